@@ -1,0 +1,69 @@
+"""Everything the brain can cause, on one screen. Each decision says why, and names what it saw.
+
+``swarm.runtime.effects`` carries them out; an effect that finds the world changed answers Stale and does nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Decision(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class FileDropIn(_Decision, frozen=True, kw_only=True):
+    """Check a drop-in and move it to its lane, to ``blocked`` or to ``corrupt``."""
+
+    file_name: str
+
+
+class RecoverWorker(_Decision, frozen=True, kw_only=True):
+    """Take back what a dead worker held: requeue, or dead-letter past the crash limit. Needs its free life lock."""
+
+    worker: str
+
+
+class KillWorker(_Decision, frozen=True, kw_only=True):
+    """Kill a hung worker, so that its tasks may be taken back once it is proven dead."""
+
+    worker: str
+    epoch: int
+
+
+class LoadModel(_Decision, frozen=True, kw_only=True):
+    """Insert a targeted ``load_llm`` task with a deterministic id."""
+
+    worker: str
+    model: str
+    task_id: str
+
+
+class WithdrawResource(_Decision, frozen=True, kw_only=True):
+    """Cancel a waiting resource task that is no longer wanted."""
+
+    task_id: str
+    worker: str
+
+
+class ReleaseTask(_Decision, frozen=True, kw_only=True):
+    """Move a blocked task whose time or turn has come to its lane."""
+
+    task_id: str
+    attempt: int
+
+
+class FailBlocked(_Decision, frozen=True, kw_only=True):
+    """Fail a blocked task whose dependency failed."""
+
+    task_id: str
+    attempt: int
+
+
+class Warn(_Decision, frozen=True, kw_only=True):
+    """Tell people: logged at WARNING when it changes. ``key`` names the condition, so that it is said once."""
+
+    key: str
+
+
+Decision = FileDropIn | RecoverWorker | KillWorker | LoadModel | WithdrawResource | ReleaseTask | FailBlocked | Warn

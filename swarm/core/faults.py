@@ -1,0 +1,19 @@
+"""Faults of an attempt, sorted by who is to blame; the class decides what happens next (``swarm.core.retry``)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+FaultClass = Literal["infra", "transient", "deterministic", "crash", "cancelled"]
+"""infra: server, card or host (uses up no attempt of the task). transient: worth another try after a backoff.
+deterministic: would fail again. crash: the worker died holding it. cancelled: somebody asked."""
+
+
+class TaskFault(Exception):
+    """An attempt failed in a way that was foreseen; ``kind`` is one word for machines (``timeout``, ``server_down`` …)."""
+
+    def __init__(self, fault: FaultClass, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.fault: FaultClass = fault
+        self.kind = kind
+        self.message = message

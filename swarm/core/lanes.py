@@ -1,0 +1,68 @@
+"""Lanes: the names of the queues inside ``pending/``, and which of them a worker may claim from.
+
+A lane is the task class, for llm ``llm@<model>`` and for resource tasks ``resource@<worker>`` (only the target may
+claim those). ``/`` and ``%`` of a model name are percent-encoded so that a lane is one directory name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm.core.task import Task, TaskClass, canonical_model
+
+
+def encode(text: str) -> str:
+    """A model name as part of a file name."""
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
+def decode(text: str) -> str:
+    """The inverse of ``encode``."""
+    return text.replace("%2F", "/").replace("%25", "%")
+
+
+def llm_lane(model: str) -> str:
+    """The lane of a model's tasks; names that mean the same model give the same lane."""
+    return f"{TaskClass.LLM}@{encode(canonical_model(model))}"
+
+
+def resource_lane(worker: str) -> str:
+    """The lane only this worker reads."""
+    return f"{TaskClass.RESOURCE}@{worker}"
+
+
+def lane_of(task: Task) -> str:
+    """The lane a valid task belongs to."""
+    match task.task_class:
+        case TaskClass.LLM:
+            return llm_lane(task.model or "")
+        case TaskClass.RESOURCE:
+            return resource_lane(task.target_worker or "")
+        case TaskClass.CPU | TaskClass.SCRIPT:
+            return str(task.task_class)
+
+
+def parse_lane(lane: str) -> tuple[TaskClass, str | None] | None:
+    """Class and argument (model or worker) of a lane name; None if it is no lane."""
+    head, _, tail = lane.partition("@")
+    try:
+        task_class = TaskClass(head)
+    except ValueError:
+        return None
+    if task_class in (TaskClass.CPU, TaskClass.SCRIPT):
+        return (task_class, None) if not tail else None
+    return (task_class, decode(tail)) if tail else None
+
+
+def preference(*, worker: str, model: str | None, free: Sequence[TaskClass]) -> tuple[str, ...]:
+    """Lanes a worker may claim from, best first: resource, then llm of the loaded model, then script, cpu.
+
+    ``free`` are the classes with a free slot. A worker without a model reads no llm lane.
+    """
+    lanes: list[str] = []
+    if TaskClass.RESOURCE in free:
+        lanes.append(resource_lane(worker))
+    if model is not None and TaskClass.LLM in free:
+        lanes.append(llm_lane(model))
+    lanes.extend(str(c) for c in (TaskClass.SCRIPT, TaskClass.CPU) if c in free)
+    return tuple(lanes)

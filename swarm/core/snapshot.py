@@ -1,0 +1,106 @@
+"""The frozen picture the brain decides on. Everything a decision needs is in it, time included.
+
+A snapshot is stale by nature: whoever applies a decision re-checks, and ``Stale`` is an ordinary answer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from swarm.core.gpu import GpuReading
+from swarm.core.task import TaskClass
+from swarm.core.worker import Heartbeat, WorkerRow
+
+
+class LaneView(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane of ``pending/``: tasks that any worker eligible for it may claim."""
+
+    lane: str
+    """``llm@<model>``, ``cpu``, ``script`` or ``resource@<worker>``; see ``swarm.core.lanes``."""
+    task_class: TaskClass
+    model: str | None = None
+    """Canonical model name of an llm lane."""
+    target_worker: str | None = None
+    pending: int = 0
+    oldest_wait_s: float = 0.0
+    """Age of the oldest waiting task, by the wall clock (for people and warnings), never negative."""
+    first_ids: tuple[str, ...] = ()
+    """Ids at the head; all of them (at most 64) for resource lanes."""
+
+
+class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
+    """One file in ``processing/<worker>/``."""
+
+    task_id: str
+    attempt: int
+    worker: str
+    task_class: str | None = None
+    name: str = ""
+    model: str | None = None
+    elapsed_s: float = 0.0
+    """Since the observer first saw this claim, on its monotonic clock."""
+    quiet_s: float = 0.0
+    """Since the observer last saw its progress change, on its monotonic clock."""
+    progress: int = 0
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as the observer sees it."""
+
+    name: str
+    alive: bool
+    """Its life lock is held: the kernel vouches for it."""
+    row: WorkerRow | None = None
+    heartbeat: Heartbeat | None = None
+    """The last one of this life; None if it has not beaten yet (a heartbeat of an earlier epoch does not count)."""
+    quiet_s: float = 0.0
+    """Since the observer last saw the heartbeat number change, on its monotonic clock."""
+    turn_quiet_s: float = 0.0
+    """The same for the work loop's turn counter."""
+    claims: int = 0
+    """Files in its processing directory."""
+
+
+class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
+    """One file in ``blocked/`` and what it waits for."""
+
+    task_id: str
+    attempt: int
+    due_in_s: float | None = None
+    """Seconds until its not-before or retry time (0 or less: due); None when it waits for no time."""
+    waiting_for: tuple[str, ...] = ()
+    """Ids of dependencies not yet completed."""
+    failed_dependency: str | None = None
+    session_turn: bool = True
+    """No earlier task of its session is unfinished."""
+
+
+class DropIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A file put directly into ``pending/``."""
+
+    file_name: str
+    quiet_s: float
+    """Since it was last written to; a half-copied file is left alone until it is quiet."""
+
+
+class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All the brain knows at one moment. Wall time is for people; all ages are monotonic unless said otherwise."""
+
+    now_iso: str
+    mono_s: float
+    grace: bool = False
+    """The observer itself was late (suspend, overload): nobody is judged by age in this turn."""
+    lanes: tuple[LaneView, ...] = ()
+    claims: tuple[ClaimView, ...] = ()
+    workers: tuple[WorkerView, ...] = ()
+    blocked: tuple[BlockedView, ...] = ()
+    drop_ins: tuple[DropIn, ...] = ()
+    gpus: tuple[GpuReading, ...] = ()
+
+    def worker(self, name: str) -> WorkerView | None:
+        """The worker of that name, or None."""
+        return next((w for w in self.workers if w.name == name), None)
+
+    def llm_pending(self) -> dict[str, int]:
+        """Waiting llm tasks by canonical model name, none with zero."""
+        return {lane.model: lane.pending for lane in self.lanes if lane.model is not None and lane.pending}

@@ -1,0 +1,134 @@
+"""What a task is: its fields, its states, its attempts, and the document it ends as.
+
+A task's body is written once and never changed. While it moves, its state is told by the directory it lies in and
+the number in its file name; what happened to it is a second part of the same document (see ``swarm.taskqueue.codec``).
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NewType
+
+import msgspec
+
+TaskId = NewType("TaskId", str)
+WorkerName = NewType("WorkerName", str)
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+ID_RE = re.compile(ID_PATTERN)
+MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$"
+MAX_TASK_BYTES = 1 << 20
+DEFAULT_PRIORITY = 5
+RESOURCE_PRIORITY = 9
+
+IdText = Annotated[str, msgspec.Meta(pattern=ID_PATTERN)]
+ModelText = Annotated[str, msgspec.Meta(pattern=MODEL_PATTERN)]
+Priority = Annotated[int, msgspec.Meta(ge=0, le=9)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class TaskClass(StrEnum):
+    """The four kinds of work."""
+
+    LLM = "llm"
+    CPU = "cpu"
+    SCRIPT = "script"
+    RESOURCE = "resource"
+
+
+class TaskState(StrEnum):
+    """The state directories; a task is in exactly one of them."""
+
+    PENDING = "pending"
+    BLOCKED = "blocked"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CORRUPT = "corrupt"
+
+
+TERMINAL = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+
+Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
+
+
+class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The immutable body of a task, as in the first line of its file. Unknown fields stay in the file untouched."""
+
+    task_id: IdText
+    task_class: TaskClass
+    created_at: str = ""
+    """ISO 8601 with milliseconds and offset; set when the task is accepted."""
+    name: str = ""
+    batch_id: IdText | None = None
+    custom_id: str | None = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    priority: Priority = DEFAULT_PRIORITY
+    model: ModelText | None = None
+    endpoint: Endpoint = "/api/chat"
+    request: dict[str, Any] = msgspec.field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    cwd: str | None = None
+    action: Literal["load_llm", "unload_llm"] | None = None
+    target_worker: str | None = None
+    depends_on: tuple[str, ...] = ()
+    on_dependency_failure: Literal["fail", "run"] = "fail"
+    session: str | None = None
+    not_before: str | None = None
+    """ISO 8601; the task waits in ``blocked`` until then."""
+    timeout_s: PositiveSeconds | None = None
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    notify: tuple[str, ...] = ()
+
+
+class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt or a task failed."""
+
+    type: str
+    """One word for machines: ``timeout``, ``server``, ``crash``, ``exit_code``, ``cancelled`` …"""
+    message: str
+    retryable: bool = False
+
+
+Outcome = Literal["completed", "failed", "retried", "released", "crashed", "cancelled"]
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One attempt: who, when, and how it ended."""
+
+    attempt: int
+    worker: str
+    gpu: str | None = None
+    model_digest: str | None = None
+    started_at: str = ""
+    ended_at: str = ""
+    outcome: Outcome = "completed"
+    fault: Literal["infra", "transient", "deterministic", "crash", "cancelled"] | None = None
+    """The class of the error, see ``swarm.core.retry``; None when it completed."""
+    error: TaskError | None = None
+
+
+class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The second part of a task's file: what happened to it so far, and how it ended.
+
+    While the task is not terminal only ``attempts`` (and ``not_before``) may be set.
+    """
+
+    status: Literal["completed", "failed", "cancelled"] | None = None
+    completed_at: str | None = None
+    result: dict[str, Any] | None = None
+    error: TaskError | None = None
+    attempts: tuple[Attempt, ...] = ()
+    retry_at: str | None = None
+    """ISO 8601; a failed attempt waits in ``blocked`` until then."""
+    simulated: bool = False
+    """The answer came from a simulated server."""
+
+
+def canonical_model(name: str) -> str:
+    """Ollama's identity of a model name: lower case, ``:latest`` where no tag is given."""
+    lowered = name.lower()
+    return lowered if ":" in lowered.rsplit("/", 1)[-1] else f"{lowered}:latest"

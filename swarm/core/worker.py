@@ -1,0 +1,123 @@
+"""What a worker says about itself: its registry row (who it is) and its heartbeat (how it is)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class WorkerStatus(StrEnum):
+    """The phases of a worker's life."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    LOADING = "loading"
+    DRAINING = "draining"
+    UNREADY = "unready"
+    """Alive, but refuses llm work: its server does not answer, its card is lost, its model spilled."""
+    STOPPED = "stopped"
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """A process that cannot be confused with a later one of the same number."""
+
+    pid: int
+    start_ticks: int
+    """Field 22 of ``/proc/<pid>/stat``: clock ticks after boot."""
+    boot_id: str
+
+
+class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """``workers/<name>.json``: written by its process once it holds the life lock. Only the lock tells whether it lives."""
+
+    name: str
+    role: str = "worker"
+    """``worker``, ``brain``, ``supervisor`` or ``server``."""
+    process: ProcessIdentity
+    started_at: str
+    epoch: int
+    """Counts the lives under this name, durably; goes into the ids of resource tasks."""
+    gpus: tuple[int, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()
+    port: int | None = None
+    url: str | None = None
+    """Base URL of the worker's model server; None for a worker without one (cpu and script work only)."""
+    adopted: bool = False
+    """The server was running already and is never stopped by us."""
+    simulated: bool = False
+    llm_slots: int = 1
+    version: str = ""
+
+
+class SlotView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One task in flight."""
+
+    task_id: str
+    task_class: str
+    name: str = ""
+    model: str | None = None
+    attempt: int = 1
+    phase: str = "running"
+    progress: int = 0
+    """Grows with each token or output chunk. Standing still past ``brain.stuck_after_s`` means stuck."""
+    elapsed_s: float = 0.0
+
+
+class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What one worker learned of one model in this life. Sums; seconds are monotonic durations."""
+
+    completed: int = 0
+    failed: int = 0
+    busy_s: float = 0.0
+    """Sum of request durations (several slots count several times)."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    loads: int = 0
+    load_s: float = 0.0
+    size_mib: int = 0
+    size_vram_mib: int = 0
+    context_length: int = 0
+    digest: str = ""
+
+
+class Tally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Counters of one worker life."""
+
+    claims: int = 0
+    lost_races: int = 0
+    completed: int = 0
+    failed: int = 0
+    retried: int = 0
+    released: int = 0
+    fenced: int = 0
+    """Results that came too late: the claim had been taken back."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """``heartbeats/<name>.json``: replaced every ``heartbeat_s`` by a thread of its own.
+
+    ``seq`` counts the writes (the process lives); ``turn`` counts turns of the work loop (the loop lives). Readers judge
+    ages on their own monotonic clock, from when they last saw a number change; never by ``written_at``.
+    """
+
+    name: str
+    pid: int
+    epoch: int
+    seq: int
+    turn: int
+    written_at: str
+    status: WorkerStatus
+    reason: str = ""
+    """Why it idles or refuses, for people."""
+    model: str | None = None
+    """Canonical name of the model the server last *proved* to hold; None when cold."""
+    resource_seq: int = 0
+    """Resource tasks ended in this life; with ``epoch`` it numbers the next one."""
+    idle_s: float = 0.0
+    slots: tuple[SlotView, ...] = ()
+    tally: Tally = Tally()
+    models: dict[str, ModelTally] = msgspec.field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""One family of errors. Each says what happened and, in ``hint``, what to try next.
+
+Expected outcomes (a lost race, a stale decision) are values, not errors; see ``swarm.core``.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_TASKS_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_RUNNING = 3
+EXIT_INTERRUPTED = 130
+
+
+class SwarmError(Exception):
+    """Something went wrong in swarm."""
+
+    exit_code = EXIT_USAGE
+    """Exit status of a command that ends with this error."""
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+        self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """The sentence without the hint."""
+        return str(self.args[0])
+
+
+class ConfigError(SwarmError):
+    """The configuration is wrong; the message names file and key."""
+
+
+class InputError(SwarmError):
+    """The user's input is wrong; ``problems`` lists every finding, one line each (file, line, field)."""
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class QueueError(SwarmError):
+    """The task queue could not do what was asked."""
+
+
+class TaskInvalid(QueueError):
+    """A document is no valid task; the message names the field."""
+
+
+class DuplicateTask(QueueError):
+    """A task with this id exists already."""
+
+
+class UnknownTask(QueueError):
+    """There is no task with this id."""
+
+
+class StorageFault(QueueError):
+    """The disk is full, read-only or broken; nothing was accepted. Work resumes when it recovers."""
+
+
+class LockHeld(SwarmError):
+    """Another process holds this life lock; the message names the holder."""
+
+    exit_code = EXIT_USAGE
+
+
+class NotRunning(SwarmError):
+    """No swarm is running on this queue root."""
+
+    exit_code = EXIT_NOT_RUNNING
+
+
+class ModelServerError(SwarmError):
+    """A model server could not do what was asked."""
+
+    exit_code = EXIT_NOT_RUNNING
+
+
+class ServerNotReady(ModelServerError):
+    """The model server did not become ready in time."""
+
+
+class ModelNotFound(ModelServerError):
+    """No server has this model."""
+
+    exit_code = EXIT_USAGE
+
+
+class EngineError(SwarmError):
+    """A process could not be started or stopped."""
+
+
+class GpuError(SwarmError):
+    """The GPUs could not be read."""

@@ -1,0 +1,175 @@
+"""The ports: everything the running processes ask of the outside, as Protocols. ``wiring`` names who fits them.
+
+Adapters fit by shape; they import neither this module nor one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from swarm.core.claim import Claim
+from swarm.core.gpu import GpuReading
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, WorkerView
+from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.worker import Heartbeat
+
+
+class Clock(Protocol):
+    """Time. Decisions use ``mono_s``; ``iso`` is for people and documents."""
+
+    def mono_s(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def iso(self, offset_s: float = 0.0) -> str:
+        """Now (plus an offset) in ISO 8601 with milliseconds and zone offset."""
+        ...
+
+
+class WorkerQueue(Protocol):
+    """The queue as one worker sees it. Calls are safe from several threads of that worker."""
+
+    lost_races: int
+
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
+        """The best waiting task of the first lane that has one, moved into ``processing/<worker>/``; None if none has.
+
+        Atomic: one rename. The attempt is counted before this returns. Raises ``StorageFault`` when the disk refuses.
+        """
+        ...
+
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
+        """Write the outcome and move the claimed file to ``state`` (completed, failed or cancelled).
+
+        False: fenced, the file is gone; the late result was set aside and nothing changed. Raises ``StorageFault``.
+        """
+        ...
+
+    def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
+        """Give the task back for another attempt, with its history: at once, or from ``blocked`` after ``delay_s``.
+
+        ``counts`` False: this attempt is not counted (infra faults). False: fenced.
+        """
+        ...
+
+    def release(self, claim: Claim) -> bool:
+        """Give the task back untouched, the attempt not counted (drain, stop). False: fenced."""
+        ...
+
+    def waiting(self) -> Mapping[str, int]:
+        """Waiting tasks per lane, for log lines; not on the hot path."""
+        ...
+
+    def cancel_requested(self, claim: Claim) -> bool:
+        """Whether somebody asked to cancel this running task (cheap: one ``access`` call)."""
+        ...
+
+
+class Bell(Protocol):
+    """The change hint: whoever puts work rings it, idle loops wait on it. Losing a ring costs one poll period."""
+
+    def ring(self) -> None:
+        """Wake everybody who waits."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a ring; False after ``timeout_s``. Also returns at once when ``wake_self`` was called."""
+        ...
+
+    def wake_self(self) -> None:
+        """Wake this process's own waiter, from any thread."""
+        ...
+
+
+class BrainQueue(Protocol):
+    """The queue as the brain sees it."""
+
+    def lanes(self) -> tuple[LaneView, ...]:
+        """All lanes with waiting tasks. Incremental: costs what changed since the last call."""
+        ...
+
+    def claims(self) -> tuple[ClaimView, ...]:
+        """All files in ``processing/`` (ages left 0: the observer knows them)."""
+        ...
+
+    def blocked(self) -> tuple[BlockedView, ...]:
+        """All files in ``blocked/`` with what they wait for. Incremental."""
+        ...
+
+    def drop_ins(self) -> tuple[DropIn, ...]:
+        """Regular and foreign files directly in ``pending/``."""
+        ...
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        """Registered workers and owners of processing directories: lock state, row, heartbeat, claims (ages left 0)."""
+        ...
+
+    def file_drop_in(self, file_name: str) -> str:
+        """Check one drop-in and move it on. Returns a line for the log: where it went, or why it is corrupt."""
+        ...
+
+    def recover(self, worker: str) -> tuple[str, ...] | None:
+        """Take back all that a dead worker held. One log line per task; None: its lock is held, so it lives."""
+        ...
+
+    def enqueue(self, document: Mapping[str, Any]) -> str:
+        """Accept one task; returns its id. Raises ``DuplicateTask``, ``TaskInvalid``, ``StorageFault``."""
+        ...
+
+    def exists(self, task_id: str) -> bool:
+        """Whether a task of this id is in any state."""
+        ...
+
+    def withdraw(self, task_id: str, reason: str) -> bool:
+        """Move a pending or blocked task to ``cancelled``. False: it was not there any more."""
+        ...
+
+    def release_blocked(self, task_id: str, attempt: int) -> bool:
+        """Move a blocked task to its lane. False: it was not there any more."""
+        ...
+
+    def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
+        """Move a blocked task to ``failed``. False: it was not there any more."""
+        ...
+
+
+class HeartbeatSink(Protocol):
+    """Where heartbeats go."""
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Replace the heartbeat file. Raises ``StorageFault``; a worker that cannot beat is not dead."""
+        ...
+
+
+class GpuReader(Protocol):
+    """Reads the cards."""
+
+    def read(self) -> tuple[GpuReading, ...]:
+        """All cards now. Never raises for a lost card: that is a reading with ``fault``."""
+        ...
+
+
+class CancelToken(Protocol):
+    """Carries "stop this attempt" into an executor."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was cancelled (``cancelled``, ``timeout``, ``stopping``), or None while it is not."""
+        ...
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this when cancelled (at once if it already is); it must unblock the executor, say by closing its socket."""
+        ...
+
+
+Progress = Callable[[int], None]
+"""Called with the number of new tokens or output chunks."""
+
+
+class Executor(Protocol):
+    """Runs one attempt of one class of task, in a thread of its own."""
+
+    def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
+        """Do the work; return a trail with ``result`` (and ``simulated``). Raises ``TaskFault``."""
+        ...

@@ -1,0 +1,193 @@
+"""Every setting there is: frozen, typed, with its default. ``swarm.configfile`` reads them from file and environment.
+
+Units live in the names: ``_s`` seconds, ``_mib`` mebibytes. Constraints live in the types, so a wrong value is refused
+where it is read, with its key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: unknown keys are refused."""
+
+
+class QueueSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where tasks live and how hard they are flushed."""
+
+    root: str = "./queue"
+    durability: Literal["full", "fast"] = "full"
+    """``full``: what was accepted or finished survives a power cut. ``fast``: it survives ``kill -9`` only."""
+
+
+class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often the brain looks, and when it speaks up."""
+
+    tick_s: Positive = 1.0
+    stuck_after_s: Positive = 300.0
+    """A claimed task without progress for so long is flagged as stuck."""
+    stale_queued_s: Positive = 300.0
+    """A task waiting longer than this is counted as stale."""
+    load_warn_s: Positive = 60.0
+    """A ``load_llm`` task waiting longer than this is warned about."""
+    max_wait_s: Positive = 600.0
+    """No lane waits longer than this while cards serve other models."""
+    monitor_s: Positive = 30.0
+    """The MONITOR line is logged at least this often while there is work."""
+    retention_days: NotNegative = 0.0
+    """Finished tasks older than this are purged; 0 keeps everything."""
+
+
+class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One worker process."""
+
+    heartbeat_s: Positive = 2.0
+    heartbeat_stale_s: Positive = 15.0
+    """A worker whose heartbeat number stands still for so long is hung; it is killed and its tasks are taken back."""
+    poll_s: Positive = 0.05
+    """Idle workers look into the queue this often, even when no change hint arrives."""
+    max_tasks_per_worker: Count = 5
+    cpu_slots: Count = 1
+
+
+class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Requests to model servers."""
+
+    slots: Count = 1
+    """Requests a worker keeps in flight: the server's parallel slots (``OLLAMA_NUM_PARALLEL``)."""
+    timeout_s: Positive = 600.0
+    """Whole request, unless the task says otherwise."""
+    first_token_s: Positive = 300.0
+    token_gap_s: Positive = 120.0
+    max_reply_mib: Positive = 16.0
+    """A longer answer is cut off and fails: no output is unbounded."""
+    on_cpu_spill: Literal["refuse", "warn", "allow"] = "refuse"
+    num_predict: int = 2048
+    """Cap on generated tokens where neither task nor model names one; Ollama's own default is open-ended."""
+
+
+class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Tasks of class ``cpu`` and ``script``."""
+
+    timeout_s: Positive = 600.0
+    stop_grace_s: Positive = 5.0
+    output_cap_kib: Count = 256
+    """Kept from each of stdout and stderr; the rest is read and dropped."""
+
+
+class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often a task is tried again."""
+
+    max_attempts: Count = 3
+    crash_limit: Count = 3
+    """Worker deaths while holding a task before it is dead-lettered."""
+    infra_limit: Count = 20
+    """Faults of server or card (they use up no attempt) before a task is dead-lettered all the same."""
+    backoff_base_s: Positive = 1.0
+    backoff_cap_s: Positive = 300.0
+
+
+class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The model servers swarm starts."""
+
+    binary: str = "ollama"
+    base_port: Port = 11435
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    start_timeout_s: Positive = 120.0
+    stop_grace_s: Positive = 10.0
+
+
+class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Simulated cards and servers (``--simulate N``)."""
+
+    vram_mib: Count = 24576
+    start_delay_s: NotNegative = 0.1
+    load_s: NotNegative = 1.0
+    tokens_per_s: Positive = 500.0
+    request_s: NotNegative = 0.0
+    """If above 0, every request takes exactly so long, whatever its length."""
+    models: tuple[str, ...] = (
+        "llama3.2:1b",
+        "llama3.2:3b",
+        "llama3.1:8b",
+        "qwen2.5:7b",
+        "qwen2.5:32b",
+        "nomic-embed-text:latest",
+    )
+
+
+class WorkerSpec(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One worker as written in ``[[workers]]``."""
+
+    name: WorkerNameText
+    gpus: tuple[int, ...] = ()
+    port: Port | None = None
+    ollama_url: str | None = None
+    """Use this running server; swarm neither starts nor stops it."""
+
+
+class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fixed per model, so that nothing reloads by accident."""
+
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    keep_alive: str | int | float | None = -1
+    gpus_needed: Count = 1
+
+
+class FeedSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Marks between which a feed keeps its lane."""
+
+    min: Count = 5
+    target: Count = 10
+
+
+class LoggingSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Log files."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    max_mb: Count = 100
+    keep: Count = 3
+    """Rotated files kept beside the current one."""
+
+
+class MetricsSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The metrics endpoint."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+
+
+class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told when a task or batch ends."""
+
+    timeout_s: Positive = 10.0
+
+
+class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration; each part of the program is given only its own section."""
+
+    queue: QueueSettings = QueueSettings()
+    brain: BrainSettings = BrainSettings()
+    worker: WorkerSettings = WorkerSettings()
+    llm: LlmSettings = LlmSettings()
+    command: CommandSettings = CommandSettings()
+    retry: RetrySettings = RetrySettings()
+    ollama: OllamaSettings = OllamaSettings()
+    sim: SimSettings = SimSettings()
+    workers: tuple[WorkerSpec, ...] = ()
+    models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
+    scripts: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """The allow-list of ``cpu`` and ``script`` tasks: a name and the argv it stands for. Empty: none may run."""
+    feed: FeedSettings = FeedSettings()
+    notify: NotifySettings = NotifySettings()
+    logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
