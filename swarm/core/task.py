@@ -93,7 +93,8 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
 
-Outcome = Literal["completed", "failed", "retried", "released", "crashed", "cancelled"]
+Outcome = Literal["completed", "failed", "retried", "released", "crashed", "cancelled", "forgiven"]
+"""``forgiven``: an attempt before somebody put the dead letter back by hand; it counts no longer."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

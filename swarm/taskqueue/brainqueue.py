@@ -1,0 +1,131 @@
+"""The brain's view of the queue, used by one thread under the brain's life lock. Fits the ``BrainQueue`` port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swarm.core.lanes import lane_of
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, WorkerView
+from swarm.core.task import TaskError, TaskState
+from swarm.taskqueue import dropins, lookup, registry
+from swarm.taskqueue.bell import ring
+from swarm.taskqueue.blockedindex import BlockedIndex
+from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
+from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.lanecounts import LaneCounts
+from swarm.taskqueue.layout import Layout, parse_task_file
+from swarm.taskqueue.lifelock import LifeLock, is_held
+from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.settle import Settler
+from swarm.taskqueue.storage import Storage, storage_faults
+from swarm.taskqueue.takeback import CrashRule, take_back
+
+
+class BrainFileQueue:
+    """Incremental observation, and the moves only the brain makes."""
+
+    def __init__(self, layout: Layout, storage: Storage, crash_rule: CrashRule) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._crash_rule = crash_rule
+        self._lanes = LaneCounts(layout)
+        self._blocked = BlockedIndex(layout, storage)
+        self._drop_ins = dropins.DropInFiler(layout, storage)
+        self._producer = Producer(layout, storage)
+        self._settler = Settler(layout, storage)
+        self._buckets = BucketChooser(layout, storage, IdMaker())
+
+    def lanes(self) -> tuple[LaneView, ...]:
+        """All lanes with waiting tasks."""
+        return self._lanes.look()
+
+    def claims(self) -> tuple[ClaimView, ...]:
+        """All files in ``processing/``, by worker and id."""
+        found = []
+        for worker in sorted(list_names(self._layout.processing)):
+            for name in sorted(list_names(self._layout.held_by(worker))):
+                parsed = parse_task_file(name)
+                if parsed:
+                    found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
+        return tuple(found)
+
+    def blocked(self) -> tuple[BlockedView, ...]:
+        """All blocked tasks with what they wait for."""
+        return self._blocked.look()
+
+    def drop_ins(self) -> tuple[DropIn, ...]:
+        """What lies directly in ``pending/``."""
+        return dropins.drop_ins(self._layout)
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        """Everybody with a row or a processing directory."""
+        names = {*registry.names(self._layout), *list_names(self._layout.processing)}
+        return tuple(self._worker(name) for name in sorted(names))
+
+    def _worker(self, name: str) -> WorkerView:
+        row = registry.read_row(self._layout, name)
+        heartbeat = registry.read_heartbeat(self._layout, name)
+        if heartbeat is not None and row is not None and heartbeat.epoch != row.epoch:
+            heartbeat = None
+        held = sum(1 for n in list_names(self._layout.held_by(name)) if not n.startswith("."))
+        return WorkerView(name=name, alive=is_held(self._layout, name), row=row, heartbeat=heartbeat, claims=held)
+
+    def file_drop_in(self, file_name: str) -> str:
+        """Check one drop-in and move it on; returns a line for the log."""
+        line = self._drop_ins.file(file_name)
+        ring(self._layout)
+        return line
+
+    def recover(self, worker: str) -> tuple[str, ...] | None:
+        """Take back what a dead worker held, under its own life lock; None: it lives."""
+        lock = LifeLock(self._layout, worker)
+        if not lock.try_acquire():
+            return None
+        try:
+            lines = take_back(self._layout, self._storage, worker, self._crash_rule)
+        finally:
+            lock.release()
+        ring(self._layout)
+        return lines
+
+    def enqueue(self, document: Mapping[str, Any]) -> str:
+        """Accept one task."""
+        return self._producer.enqueue(document)
+
+    def exists(self, task_id: str) -> bool:
+        """Whether a task of this id is in any state."""
+        return lookup.find(self._layout, task_id) is not None
+
+    def withdraw(self, task_id: str, reason: str) -> bool:
+        """Move a waiting task to ``cancelled``."""
+        located = lookup.find(self._layout, task_id)
+        if located is None or located.state not in (TaskState.PENDING, TaskState.BLOCKED):
+            return False
+        error = TaskError(type="cancelled", message=reason)
+        return self._settler.end_waiting(located.path, task_id, TaskState.CANCELLED, error)
+
+    def release_blocked(self, task_id: str, attempt: int) -> bool:
+        """Move a blocked task to its lane: to the front if it ran before, else to the end."""
+        found = self._blocked.entry(task_id, attempt)
+        if found is None:
+            return False
+        path, entry = found
+        lane = lane_of(entry.task)
+        with storage_faults(f"cannot release {task_id}"):
+            try:
+                self._blocked.note_turn(entry.task)
+                priority = entry.task.priority
+                bucket = returned_bucket(priority) if attempt else self._buckets.at_end(lane, priority)
+                self._buckets.move_in(path, lane, bucket, task_id, attempt)
+            except FileNotFoundError:
+                return False
+        ring(self._layout)
+        return True
+
+    def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
+        """Move a blocked task to ``failed``."""
+        found = self._blocked.entry(task_id, attempt)
+        if found is None:
+            return False
+        return self._settler.end_waiting(found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason))

@@ -1,0 +1,98 @@
+"""One queue root, opened: the door for commands and for the wiring of the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from swarm.core.task import TaskState
+from swarm.errors import NotRunning
+from swarm.taskqueue import lookup, people, registry, root
+from swarm.taskqueue.bell import FileBell
+from swarm.taskqueue.brainqueue import BrainFileQueue
+from swarm.taskqueue.claims import WorkerFileQueue
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lookup import Counts, Located
+from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.registry import FileHeartbeats
+from swarm.taskqueue.storage import Storage
+from swarm.taskqueue.takeback import CrashRule
+
+
+class FileQueue:
+    """Submit, look, cancel, retry; and the special views of workers and brain."""
+
+    def __init__(self, root_path: str, durability: str = "full") -> None:
+        self.layout = Layout(root_path)
+        self.storage = Storage(durability)
+        self._producer = Producer(self.layout, self.storage)
+
+    def prepare(self) -> FileQueue:
+        """Make the directories that are missing and check their modes. Raises ``QueueError``, ``StorageFault``."""
+        root.prepare(self.layout, self.storage)
+        return self
+
+    def must_exist(self) -> FileQueue:
+        """For commands that only look. Raises ``NotRunning`` when there is no queue at this root."""
+        if not root.exists(self.layout):
+            raise NotRunning(
+                f"there is no queue at {self.layout.root}",
+                hint="name another root with --root, or start one with `swarm up`",
+            )
+        return self
+
+    def new_id(self) -> str:
+        """A fresh task id."""
+        return self._producer.new_id()
+
+    def enqueue(self, document: Mapping[str, Any]) -> str:
+        """See ``Producer.enqueue``."""
+        return self._producer.enqueue(document)
+
+    def enqueue_many(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[int]:
+        """See ``Producer.enqueue_many``: a generator of how many are durable so far."""
+        return self._producer.enqueue_many(documents)
+
+    def find(self, task_id: str) -> Located | None:
+        """Where a task is."""
+        return lookup.find(self.layout, task_id)
+
+    def read(self, task_id: str) -> dict[str, Any]:
+        """A whole document with its ``state``. Raises ``UnknownTask``, ``TaskInvalid``."""
+        return lookup.read(self.layout, task_id)
+
+    def list(self, state: TaskState) -> Iterator[Located]:
+        """All tasks of one state; streams."""
+        return lookup.list_state(self.layout, state)
+
+    def stats(self) -> Counts:
+        """Counts of everything."""
+        return lookup.counts(self.layout)
+
+    def cancel(self, task_id: str, reason: str) -> str:
+        """See ``people.cancel``."""
+        return people.cancel(self.layout, self.storage, task_id, reason)
+
+    def retry(self, task_id: str) -> str:
+        """See ``people.retry``."""
+        return people.retry(self.layout, self.storage, task_id)
+
+    def worker_view(self, worker: str) -> WorkerFileQueue:
+        """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
+        return WorkerFileQueue(self.layout, self.storage, worker)
+
+    def brain_view(self, crash_rule: CrashRule) -> BrainFileQueue:
+        """The ``BrainQueue``; the caller holds the brain's life lock."""
+        return BrainFileQueue(self.layout, self.storage, crash_rule)
+
+    def bell(self, *, drop_ins: bool = False) -> FileBell:
+        """A bell to wait on."""
+        return FileBell(self.layout, drop_ins=drop_ins)
+
+    def heartbeats(self) -> FileHeartbeats:
+        """The ``HeartbeatSink``."""
+        return FileHeartbeats(self.layout, self.storage)
+
+    def worker_names(self) -> tuple[str, ...]:
+        """Names of all registered workers."""
+        return registry.names(self.layout)

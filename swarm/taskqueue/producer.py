@@ -1,0 +1,177 @@
+"""Submitting: one task, or many with shared flushes. When a call returns, the tasks are there and stay."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from swarm.clock import SystemClock
+from swarm.core.lanes import lane_of
+from swarm.core.task import Task
+from swarm.errors import DuplicateTask
+from swarm.taskqueue import lookup
+from swarm.taskqueue.bell import ring
+from swarm.taskqueue.buckets import BucketChooser
+from swarm.taskqueue.codec import encode_body
+from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
+from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
+from swarm.taskqueue.validate import validate
+
+FLUSH_EVERY = 16 * BUCKET_SIZE
+"""Tasks of a bulk submission that share one flush: bounds both memory and what an interruption leaves unaccepted."""
+
+
+class Producer:
+    """Puts tasks into the queue."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._ids = IdMaker()
+        self._clock = SystemClock()
+        self._buckets = BucketChooser(layout, storage, self._ids)
+
+    def new_id(self) -> str:
+        """A fresh task id; ids of one producer rise."""
+        return self._ids.new()
+
+    def enqueue(self, document: Mapping[str, Any]) -> str:
+        """Accept one task and return its id; it is durable then, and eligible or blocked.
+
+        Raises ``TaskInvalid``, ``DuplicateTask`` (an id of the caller's that is taken in any state), ``StorageFault``.
+        """
+        task, body = self._prepare(document)
+        with storage_faults("the task was not accepted"):
+            if "task_id" not in document:
+                self._publish(task, body)
+            else:
+                with self._one_submitter():
+                    if lookup.find(self._layout, task.task_id) is not None:
+                        raise DuplicateTask(
+                            f"task {task.task_id} exists already",
+                            hint=f"`swarm queue show {task.task_id}`; leave task_id out to get a fresh one",
+                        )
+                    self._publish(task, body)
+        ring(self._layout)
+        return task.task_id
+
+    def enqueue_many(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[int]:
+        """Accept many tasks in order; yields how many are durable so far, after each shared flush.
+
+        Ids in the documents must come from ``new_id`` (they are not looked up). A generator: nothing happens until it is
+        consumed. Interrupted, what was yielded is accepted and the rest is not there. Raises as ``enqueue``.
+        """
+        staged = _Staged(self._layout, self._storage, self._ids)
+        accepted = 0
+        with storage_faults("submission stopped"):
+            for document in documents:
+                task, body = self._prepare(document)
+                staged.add(task, body)
+                if staged.count == FLUSH_EVERY:
+                    accepted += staged.publish()
+                    ring(self._layout)
+                    yield accepted
+            if staged.count:
+                accepted += staged.publish()
+                ring(self._layout)
+                yield accepted
+
+    def _prepare(self, document: Mapping[str, Any]) -> tuple[Task, bytes]:
+        whole = dict(document)
+        whole.setdefault("task_id", None)
+        if whole["task_id"] is None:
+            whole["task_id"] = self._ids.new()
+        whole["created_at"] = whole.get("created_at") or self._clock.iso()
+        task = validate(whole)
+        return task, encode_body(whole)
+
+    def _publish(self, task: Task, body: bytes) -> None:
+        staged = f"{self._layout.staging}/{task.task_id}.{os.getpid()}"
+        try:
+            self._storage.write_new(staged, body)
+            if waits(task):
+                self._storage.move(staged, self._layout.blocked_file(task.task_id, 0))
+                return
+            lane = lane_of(task)
+            self._buckets.move_in(staged, lane, self._buckets.at_end(lane, task.priority), task.task_id, 0)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(staged)
+            raise
+
+    @contextmanager
+    def _one_submitter(self) -> Iterator[None]:
+        """Held while an id of the caller's is looked up and published, so that two of the same cannot slip in together."""
+        fd = os.open(f"{self._layout.staging}/.submit.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def waits(task: Task) -> bool:
+    """Whether a fresh task must wait in ``blocked`` first."""
+    return bool(task.depends_on) or task.session is not None or task.not_before is not None
+
+
+class _Staged:
+    """Whole buckets under construction: files are made under their final names, then each directory moves in at once."""
+
+    def __init__(self, layout: Layout, storage: Storage, ids: IdMaker) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._ids = ids
+        self._home = f"{layout.staging}/{ids.new()}"
+        self._open: dict[tuple[str, int], tuple[str, int]] = {}
+        self._full: list[tuple[str, str]] = []
+        self._blocked: list[Task] = []
+        self.count = 0
+
+    def add(self, task: Task, body: bytes) -> None:
+        self.count += 1
+        if waits(task):
+            self._blocked.append(task)
+            folder = f"{self._home}/blocked"
+            self._storage.make_dir(folder)
+        else:
+            folder = self._folder(lane_of(task), task.priority, task.task_id)
+        self._storage.write_new(f"{folder}/{task_file(task.task_id, 0)}", body, flush=False)
+
+    def _folder(self, lane: str, priority: int, first_id: str) -> str:
+        folder, count = self._open.get((lane, priority), ("", BUCKET_SIZE))
+        if count == BUCKET_SIZE:
+            folder, count = f"{self._home}/{lane}/{bucket_name(priority, first_id)}", 0
+            self._storage.make_dir(folder)
+            self._full.append((lane, folder))
+        self._open[(lane, priority)] = (folder, count + 1)
+        return folder
+
+    def publish(self) -> int:
+        """Flush all that was added and let it appear. Returns how many tasks that were."""
+        self._storage.flush_all(self._home)
+        lanes = set()
+        for lane, folder in self._full:
+            lane_path = self._layout.lane(lane)
+            self._storage.make_dir(lane_path)
+            os.rename(folder, f"{lane_path}/{os.path.basename(folder)}")
+            lanes.add(lane_path)
+        for task in self._blocked:
+            name = task_file(task.task_id, 0)
+            self._storage.move(f"{self._home}/blocked/{name}", f"{self._layout.blocked}/{name}", flush=False)
+        for lane_path in lanes:
+            self._storage.flush_dir(lane_path)
+        if self._blocked:
+            self._storage.flush_dir(self._layout.blocked)
+        done, self.count = self.count, 0
+        self._open, self._full, self._blocked = {}, [], []
+        self._remove_empty()
+        return done
+
+    def _remove_empty(self) -> None:
+        for folder, _, _ in os.walk(self._home, topdown=False):
+            os.rmdir(folder)

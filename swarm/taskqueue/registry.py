@@ -1,0 +1,78 @@
+"""Registry rows and heartbeats: who works here and how it is. Hints both; whether somebody lives is told by its lock."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from swarm.core.worker import Heartbeat, WorkerRow
+from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+
+_LIMIT_BYTES = 1 << 20
+_rows = msgspec.json.Decoder(WorkerRow)
+_beats = msgspec.json.Decoder(Heartbeat)
+_encode = msgspec.json.Encoder().encode
+
+
+def read_row(layout: Layout, name: str) -> WorkerRow | None:
+    """The row of this name; None if there is none or it is unreadable (it is a hint)."""
+    try:
+        return _rows.decode(read_regular(layout.row(name), _LIMIT_BYTES))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
+    """The last heartbeat of this name; None if there is none or it is unreadable."""
+    try:
+        return _beats.decode(read_regular(layout.heartbeat(name), _LIMIT_BYTES))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def next_epoch(layout: Layout, name: str) -> int:
+    """Number of the life that begins now; call it under the life lock."""
+    row = read_row(layout, name)
+    return 1 if row is None else row.epoch + 1
+
+
+def register(layout: Layout, storage: Storage, row: WorkerRow) -> None:
+    """Write a row durably, under the life lock. Raises ``StorageFault``."""
+    with storage_faults(f"cannot register {row.name}"):
+        storage.replace(layout.row(row.name), _encode(row), durable=True)
+
+
+def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
+    """Names of all rows of one role, sorted."""
+    found = []
+    for file_name in list_names(layout.workers):
+        if file_name.endswith(".json") and not file_name.startswith(".") and file_name.count(".") == 1:
+            row = read_row(layout, file_name[:-5])
+            if row is not None and row.role == role:
+                found.append(row.name)
+    return tuple(sorted(found))
+
+
+class FileHeartbeats:
+    """Fits the ``HeartbeatSink`` port."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Replace the heartbeat file, unflushed: it says nothing after a power cut anyway. Raises ``StorageFault``."""
+        with storage_faults(f"cannot write the heartbeat of {heartbeat.name}"):
+            self._storage.replace(self._layout.heartbeat(heartbeat.name), _encode(heartbeat), durable=False)
+
+
+def forget(layout: Layout, name: str) -> None:
+    """Remove row and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
+    for path in (layout.row(name), layout.heartbeat(name)):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue

@@ -1,0 +1,182 @@
+"""The file calls that change the queue, with their flushes; all mutations go through here.
+
+``durability = "full"`` flushes what a caller is told is done (file, then the directory that names it) before returning;
+``"fast"`` leaves that to the kernel: everything still survives ``kill -9``, but not a power cut. A rename is durable on ext4
+and xfs once either of its directories is flushed, so only the one that gains the name is; a journal-less file system
+may then show the task in both places after a power cut, which the finishing move (no overwrite) and recovery settle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from swarm.errors import StorageFault
+
+FILE_MODE = 0o600
+DIR_MODE = 0o700
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_HINTS = {
+    errno.ENOSPC: "free some space; work resumes by itself",
+    errno.EDQUOT: "the user's quota is used up; work resumes by itself when there is room",
+    errno.EROFS: "the file system is read-only: see `dmesg`, remount it; work resumes by itself",
+    errno.EIO: "the disk reports errors: see `dmesg`",
+    errno.EMFILE: "too many open files in this process: raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "the kernel is out of memory",
+    errno.EACCES: "the queue root belongs to another user",
+    errno.EPERM: "the queue root belongs to another user",
+}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def storage_faults(what: str) -> Iterator[None]:
+    """Turn faults of disk and host into ``StorageFault``; ENOENT, EEXIST and the like pass, they are answers."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _HINTS:
+            raise StorageFault(f"{what}: {exc.strerror}", hint=_HINTS[exc.errno]) from exc
+        raise
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``, however short the kernel's writes are."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """The content of a regular file, without following links or hanging on a FIFO.
+
+    Raises ``FileNotFoundError``, ``ValueError`` for anything that is no regular file of at most ``limit`` bytes.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise ValueError("is a symbolic link") from exc
+        if exc.errno in (errno.ENXIO, errno.ENODEV):
+            raise ValueError("is no regular file") from exc
+        raise
+    try:
+        status = os.fstat(fd)
+        if (status.st_mode & 0o170000) != 0o100000:
+            raise ValueError("is no regular file")
+        if status.st_size > limit:
+            raise ValueError(f"has {status.st_size} bytes; {limit} are allowed")
+        chunks = []
+        while chunk := os.read(fd, max(status.st_size + 1, 4096)):
+            chunks.append(chunk)
+        return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+    finally:
+        os.close(fd)
+
+
+def _renameat2(source: str, target: str) -> int:
+    """``renameat2(…, RENAME_NOREPLACE)``: 0, or the errno."""
+    done = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE))
+    return 0 if done == 0 else ctypes.get_errno()
+
+
+class Storage:
+    """File calls under one durability."""
+
+    def __init__(self, durability: str) -> None:
+        self.full = durability == "full"
+
+    def move(self, source: str, target: str, *, flush: bool = True) -> None:
+        """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""
+        failed = _renameat2(source, target)
+        if failed in (errno.EINVAL, errno.ENOSYS):  # a file system without the flag
+            os.link(source, target, follow_symlinks=False)
+            os.unlink(source)
+        elif failed:
+            raise OSError(failed, os.strerror(failed), source, None, target)
+        if flush:
+            self.flush_dir(os.path.dirname(target))
+
+    def claim_move(self, source: str, target: str) -> None:
+        """The plain rename of a claim: the target name carries worker and attempt and cannot be taken."""
+        os.rename(source, target)
+        if self.full:
+            self.flush_dir(os.path.dirname(target))
+
+    def write_new(self, path: str, data: bytes, *, flush: bool = True) -> None:
+        """Create a file that must not exist, with its content; its directory is not flushed."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        try:
+            write_all(fd, data, 0)
+            if flush and self.full:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, path: str, data: bytes, *, durable: bool) -> None:
+        """Replace a whole file atomically. ``durable`` False skips the flush even under full durability."""
+        folder, name = os.path.split(path)
+        beside = f"{folder}/.{name}.{os.getpid()}.new"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        try:
+            write_all(fd, data, 0)
+            if durable and self.full:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+        if durable:
+            self.flush_dir(folder)
+
+    def rewrite_tail(self, path: str, offset: int, tail: bytes, *, shrink: bool) -> None:
+        """Overwrite a file from ``offset`` on and flush it. The bytes before stay as they are, also in a torn write."""
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            write_all(fd, tail, offset)
+            if shrink:
+                os.ftruncate(fd, offset + len(tail))
+            if self.full:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def make_dir(self, path: str) -> None:
+        """Make a directory with its parents if it is missing, durably; many may do so at once."""
+        try:
+            os.mkdir(path, DIR_MODE)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self.make_dir(os.path.dirname(path))
+            self.make_dir(path)
+            return
+        self.flush_dir(os.path.dirname(path))
+
+    def flush_dir(self, path: str) -> None:
+        """Make the names in a directory durable (full durability only)."""
+        if not self.full:
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def flush_all(self, path: str) -> None:
+        """Make everything written to the file system of ``path`` durable with one call (full durability only)."""
+        if not self.full:
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                failed = ctypes.get_errno()
+                raise OSError(failed, os.strerror(failed), path)
+        finally:
+            os.close(fd)

@@ -1,0 +1,109 @@
+"""Taking back what a dead worker held. Runs under the dead worker's own life lock, so nobody can be alive behind it."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.errors import TaskInvalid
+from swarm.taskqueue import codec
+from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.corrupt import set_aside
+from swarm.taskqueue.layout import Layout, TaskName, parse_task_file
+from swarm.taskqueue.settle import Settler
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+
+
+class CrashRule(Protocol):
+    """What to do with a task whose worker died: the delay before the next attempt, or None to give up."""
+
+    def __call__(self, attempts: tuple[Attempt, ...]) -> float | None:
+        """``attempts`` include the one that just crashed."""
+        ...
+
+
+def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> tuple[str, ...]:
+    """Requeue or dead-letter every task in ``processing/<worker>``; one line per task for the log.
+
+    The caller holds the worker's life lock. Safe to repeat: a crash in here leaves each task where it was or where it
+    goes. Raises ``StorageFault``.
+    """
+    taker = _Taker(layout, storage, worker, rule)
+    lines = []
+    for name in sorted(list_names(layout.held_by(worker))):
+        path = f"{layout.held_by(worker)}/{name}"
+        parsed = parse_task_file(name)
+        with storage_faults(f"cannot take back {name} of {worker}"):
+            if parsed is None:
+                set_aside(layout, storage, path, f"a foreign file among the tasks of {worker}")
+                lines.append(f"Set aside {name}: not a task file")
+            else:
+                lines.append(taker.take(path, parsed))
+    return tuple(line for line in lines if line)
+
+
+class _Taker:
+    def __init__(self, layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._settler = Settler(layout, storage)
+        self._worker = worker
+        self._rule = rule
+
+    def take(self, path: str, name: TaskName) -> str:
+        try:
+            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            return ""
+        except (TaskInvalid, ValueError) as exc:
+            set_aside(self._layout, self._storage, path, str(exc))
+            return f"Set aside {name.task_id}: {exc}"
+        if parts.trail.status is not None:  # the work was done and written, only the commit is missing
+            self._settler.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
+            return f"Recorded {name.task_id}: {self._worker} died between writing its outcome and filing it"
+        return self._again_or_never(path, name, parts)
+
+    def _again_or_never(self, path: str, name: TaskName, parts: codec.Parts) -> str:
+        trail = _crash_recorded(parts.trail, path, name.attempt, self._worker)
+        delay_s = self._rule(trail.attempts)
+        if delay_s is None:
+            error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
+            dead = msgspec.structs.replace(trail, status="failed", completed_at=SystemClock().iso(), error=error)
+            self._settler.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
+            return f"Gave up on {name.task_id}: {error.message}"
+        if delay_s > 0:
+            trail = msgspec.structs.replace(trail, retry_at=SystemClock().iso(delay_s))
+        self._settler.give_back(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)
+        return f"Requeued {name.task_id}: {self._worker} died in attempt {name.attempt}"
+
+
+def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail:
+    """The trail with the crashed attempt in it."""
+    crashed = Attempt(
+        attempt=attempt,
+        worker=worker,
+        started_at=_claimed_at(path),
+        ended_at=SystemClock().iso(),
+        outcome="crashed",
+        fault="crash",
+        error=TaskError(type="crash", message="the worker died", retryable=True),
+    )
+    return Trail(attempts=(*trail.attempts, crashed))
+
+
+def _claimed_at(path: str) -> str:
+    """When the file was renamed into ``processing``: the inode's change time, or later if a tail was begun."""
+    try:
+        changed_s = os.stat(path).st_ctime
+    except FileNotFoundError:
+        return ""
+    return datetime.fromtimestamp(changed_s, UTC).astimezone().isoformat(timespec="milliseconds")
+
+
+def _crashes(trail: Trail) -> int:
+    return sum(1 for a in trail.attempts if a.outcome == "crashed")

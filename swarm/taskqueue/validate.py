@@ -1,0 +1,73 @@
+"""From any document to a valid task, or a message that names the field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from swarm.clock import parse_iso
+from swarm.core.task import ID_PATTERN, ID_RE, RESOURCE_PRIORITY, Task, TaskClass
+from swarm.errors import TaskInvalid
+
+_FIELDS = frozenset(Task.__struct_fields__)
+_OUTCOME_FIELDS = frozenset({"status", "completed_at", "result", "error", "attempts", "retry_at"})
+
+
+def validate(document: Mapping[str, Any]) -> Task:
+    """The task a document describes. Raises ``TaskInvalid`` naming the field and what was expected."""
+    unexpected = _OUTCOME_FIELDS.intersection(document)
+    if unexpected:
+        raise TaskInvalid(f"field `{min(unexpected)}` belongs to finished tasks and cannot be submitted")
+    try:
+        task = msgspec.convert({k: v for k, v in document.items() if k in _FIELDS}, Task)
+    except msgspec.ValidationError as exc:
+        raise TaskInvalid(_explain(str(exc))) from exc
+    _check_class(task)
+    if task.not_before is not None:
+        _check_time(task.not_before)
+    if task.task_id in task.depends_on:
+        raise TaskInvalid("field `depends_on`: the task depends on itself")
+    return task
+
+
+def _explain(message: str) -> str:
+    """Put the library's sentence with the field first."""
+    text, separator, path = message.partition(" - at `$.")
+    if "Invalid enum value" in text:
+        text += "; known classes are llm, cpu, script, resource"
+    if "matching regex" in text and ID_PATTERN in text:
+        text = "must be 1 to 64 letters, digits, `_` or `-`, beginning with a letter or digit"
+    return f"field `{path.rstrip('`')}`: {text}" if separator else text
+
+
+def _check_class(task: Task) -> None:
+    match task.task_class:
+        case TaskClass.LLM:
+            if not task.model:
+                raise TaskInvalid("field `model`: an llm task needs one, for example llama3.2:3b")
+            if not task.request:
+                raise TaskInvalid('field `request`: an llm task needs one, for example {"messages": […]}')
+        case TaskClass.CPU | TaskClass.SCRIPT:
+            if not task.command:
+                raise TaskInvalid(f"field `command`: a {task.task_class} task needs an argv list")
+        case TaskClass.RESOURCE:
+            _check_resource(task)
+
+
+def _check_resource(task: Task) -> None:
+    for field in ("action", "target_worker", "model"):
+        if not getattr(task, field):
+            raise TaskInvalid(f"field `{field}`: a resource task needs it")
+    if not ID_RE.match(task.target_worker or ""):
+        raise TaskInvalid(f"field `target_worker`: {task.target_worker!r} is no worker's name")
+    if task.priority != RESOURCE_PRIORITY:
+        raise TaskInvalid(f"field `priority`: resource tasks have priority {RESOURCE_PRIORITY}")
+
+
+def _check_time(text: str) -> None:
+    try:
+        parse_iso(text)
+    except ValueError as exc:
+        raise TaskInvalid(f"field `not_before`: {text!r} is no ISO 8601 time") from exc

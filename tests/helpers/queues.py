@@ -1,0 +1,45 @@
+"""Small words for queue tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from swarm.core.task import TaskState
+from swarm.taskqueue.filequeue import FileQueue
+
+LANE = "llm@llama3.2:3b"
+
+
+def llm(text: str = "hello", **fields: Any) -> dict[str, Any]:
+    """An llm task document."""
+    return {
+        "task_class": "llm",
+        "model": "llama3.2:3b",
+        "request": {"messages": [{"role": "user", "content": text}]},
+        **fields,
+    }
+
+
+def open_queue(path: Path, durability: str = "fast") -> FileQueue:
+    """A prepared queue."""
+    return FileQueue(str(path / "queue"), durability).prepare()
+
+
+def whereabouts(queue: FileQueue) -> dict[str, list[TaskState]]:
+    """All states each id is in; a sound queue shows one each."""
+    places: dict[str, list[TaskState]] = {}
+    for state in TaskState:
+        if state is not TaskState.CORRUPT:
+            for located in queue.list(state):
+                places.setdefault(located.task_id, []).append(state)
+    return places
+
+
+def assert_one_state_each(queue: FileQueue, ids: list[str]) -> Counter[TaskState]:
+    """Every id is in exactly one state, and nothing else is there. Returns how many are where."""
+    places = whereabouts(queue)
+    assert sorted(places) == sorted(ids)
+    assert all(len(states) == 1 for states in places.values()), places
+    return Counter(states[0] for states in places.values())

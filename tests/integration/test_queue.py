@@ -1,0 +1,450 @@
+"""The file queue on real files: order, exclusion, fence, durability of bulk, drop-ins, recovery, look-ups."""
+
+import json
+import multiprocessing
+import os
+import stat
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from swarm.core.lanes import resource_lane
+from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
+from swarm.taskqueue.lifelock import LifeLock, is_held
+from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.wait import wait_until
+
+DONE = Trail(result={"message": {"content": "hi"}})
+
+
+def crash_rule(attempts):
+    return None if sum(a.outcome == "crashed" for a in attempts) >= 3 else 0.0
+
+
+@pytest.fixture(params=["fast", "full"])
+def queue(request, tmp_path):
+    return open_queue(tmp_path, request.param)
+
+
+def test_a_task_goes_through_its_life(queue):
+    task_id = queue.enqueue(llm(name="first", extra_field=[1, 2]))
+    assert queue.read(task_id)["state"] == "pending"
+    worker = queue.worker_view("worker-1")
+    claim = worker.claim([LANE])
+    assert claim.task.name == "first"
+    assert claim.attempt == 1
+    assert os.path.basename(claim.path) == f"{task_id}.1.json"
+    assert queue.read(task_id)["worker"] == "worker-1"
+    assert worker.finish(claim, TaskState.COMPLETED, DONE)
+    document = queue.read(task_id)
+    assert document["status"] == document["state"] == "completed"
+    assert document["extra_field"] == [1, 2]
+    assert document["result"] == {"message": {"content": "hi"}}
+    assert_one_state_each(queue, [task_id])
+    assert worker.claim([LANE]) is None
+
+
+def test_order_is_priority_then_submission(queue):
+    ids = {}
+    for priority in (5, 1, 9, 5, 7, 1):
+        ids.setdefault(priority, []).append(queue.enqueue(llm(priority=priority)))
+    worker = queue.worker_view("w")
+    got = [worker.claim([LANE]).task.task_id for _ in range(6)]
+    assert got == [i for p in sorted(ids, reverse=True) for i in ids[p]]
+
+
+def test_an_urgent_task_overtakes_a_listing_already_made(queue):
+    for _ in range(5):
+        queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    worker.claim([LANE])
+    urgent = queue.enqueue(llm(priority=9))
+    assert worker.claim([LANE]).task.task_id == urgent
+
+
+def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
+    documents = [llm(str(i), priority=9 if i % 10 == 0 else 5, model="m:1" if i % 3 else "org/m:2") for i in range(2500)]
+    assert list(queue.enqueue_many(documents)) == [2500]
+    stats = queue.stats()
+    assert stats.pending == {"llm@m:1": 1666, "llm@org%2Fm:2": 834}
+    worker = queue.worker_view("w")
+    texts = []
+    while claim := worker.claim(["llm@m:1"]):
+        texts.append((-claim.task.priority, int(claim.task.request["messages"][0]["content"])))
+    assert texts == sorted(texts)
+    assert len(texts) == 1666
+    assert os.listdir(f"{queue.layout.pending}/llm@m:1") == [], "used-up buckets are removed"
+
+
+def test_an_interrupted_bulk_leaves_whole_flushes_only(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.producer.FLUSH_EVERY", 10)
+
+    def documents():
+        for i in range(25):
+            yield llm(str(i))
+        raise KeyboardInterrupt
+
+    accepted = 0
+    with pytest.raises(KeyboardInterrupt):
+        for accepted in queue.enqueue_many(documents()):
+            pass
+    assert accepted == 20
+    assert queue.stats().pending == {LANE: 20}
+
+
+def test_a_bad_task_in_a_bulk_stops_it_with_its_field(queue):
+    with pytest.raises(TaskInvalid, match="`priority`"):
+        list(queue.enqueue_many([llm(), llm(priority=11)]))
+    assert queue.stats().pending == {}
+
+
+@pytest.mark.parametrize("where", ["pending", "processing", "completed", "failed"])
+def test_an_id_is_taken_in_every_state(queue, where):
+    queue.enqueue(llm(task_id="mine"))
+    worker = queue.worker_view("w")
+    if where != "pending":
+        claim = worker.claim([LANE])
+        if where != "processing":
+            worker.finish(claim, TaskState(where), DONE)
+    with pytest.raises(DuplicateTask, match="mine"):
+        queue.enqueue(llm("other", task_id="mine"))
+    assert_one_state_each(queue, ["mine"])
+
+
+def test_a_late_result_changes_nothing(queue):
+    task_id = queue.enqueue(llm())
+    late = queue.worker_view("w").claim([LANE])
+    os.rename(late.path, f"{queue.layout.pending}/{LANE}/{task_id}.1.json")  # taken back behind its back
+    os.makedirs(f"{queue.layout.pending}/{LANE}/4-x", exist_ok=True)
+    os.rename(f"{queue.layout.pending}/{LANE}/{task_id}.1.json", f"{queue.layout.pending}/{LANE}/4-x/{task_id}.1.json")
+    before = queue.read(task_id)
+    assert queue.worker_view("w").finish(late, TaskState.COMPLETED, DONE) is False
+    assert queue.worker_view("w").retry(late, [], delay_s=0, counts=True) is False
+    assert queue.worker_view("w").release(late) is False
+    assert queue.read(task_id) == before
+    again = queue.worker_view("v").claim([LANE])
+    assert again.attempt == 2
+
+
+def test_a_record_is_never_overwritten(queue):
+    task_id = queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+    data = Path(claim.path).read_bytes()
+    worker.finish(claim, TaskState.COMPLETED, DONE)
+    with open(claim.path, "wb") as twin:  # as a power cut on a journal-less disk can leave it
+        twin.write(data)
+    assert worker.finish(claim, TaskState.COMPLETED, Trail(result={"message": {"content": "other"}})) is False
+    assert queue.read(task_id)["result"] == {"message": {"content": "hi"}}
+    assert queue.stats().corrupt == 1
+
+
+def test_retry_keeps_history_and_goes_to_the_front(queue):
+    first = queue.enqueue(llm("a"))
+    queue.enqueue(llm("b"))
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+    attempt = Attempt(attempt=1, worker="w", outcome="retried", fault="transient", error=TaskError("busy", "503"))
+    assert worker.retry(claim, [attempt], delay_s=0, counts=True)
+    again = worker.claim([LANE])
+    assert (again.task.task_id, again.attempt) == (first, 2)
+    assert again.attempts == (attempt,)
+    assert worker.retry(again, [attempt, attempt], delay_s=0, counts=False)
+    third = worker.claim([LANE])
+    assert (third.attempt, len(third.attempts)) == (2, 2)
+    assert worker.finish(third, TaskState.COMPLETED, DONE)
+    json.loads(Path(queue.find(first).path).read_text())
+
+
+def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
+    task_id = queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    worker.retry(worker.claim([LANE]), [], delay_s=0.15, counts=True)
+    brain = queue.brain_view(crash_rule)
+    (view,) = brain.blocked()
+    assert view.task_id == task_id
+    assert 0 < view.due_in_s <= 0.15
+    wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
+    assert brain.release_blocked(task_id, 1)
+    assert not brain.release_blocked(task_id, 1)
+    assert worker.claim([LANE]).attempt == 2
+
+
+def test_release_does_not_count_the_attempt(queue):
+    queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    assert worker.release(worker.claim([LANE]))
+    assert worker.claim([LANE]).attempt == 1
+
+
+def test_dependencies_and_sessions_wait_their_turn(queue):
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"]))
+    queue.enqueue(llm(task_id="s1", session="chat"))
+    queue.enqueue(llm(task_id="s2", session="chat"))
+    brain = queue.brain_view(crash_rule)
+    worker = queue.worker_view("w")
+    views = {v.task_id: v for v in brain.blocked()}
+    assert views["b"].waiting_for == ("a",)
+    assert (views["s1"].session_turn, views["s2"].session_turn) == (True, False)
+    assert brain.release_blocked("s1", 0)
+    assert {v.task_id: v.session_turn for v in queue.brain_view(crash_rule).blocked()}["s2"] is False
+    done = {}
+    while claim := worker.claim([LANE]):
+        worker.finish(claim, TaskState.FAILED if claim.task.task_id == "a" else TaskState.COMPLETED, DONE)
+        done[claim.task.task_id] = claim
+    views = {v.task_id: v for v in brain.blocked()}
+    assert views["b"].failed_dependency == "a"
+    assert views["s2"].session_turn is True
+    assert brain.fail_blocked("b", 0, "a failed")
+    assert queue.read("b")["error"]["message"] == "a failed"
+
+
+def test_recovery_requeues_what_the_dead_held_and_gives_up_on_poison(queue):
+    task_id = queue.enqueue(llm())
+    queue.enqueue(llm())
+    for attempt in (1, 2, 3):
+        lock = LifeLock(queue.layout, "w")
+        lock.acquire()
+        claim = queue.worker_view("w").claim([LANE])
+        assert (claim.task.task_id, claim.attempt) == (task_id, attempt)
+        brain = queue.brain_view(crash_rule)
+        assert brain.recover("w") is None, "it lives"
+        lock.release()
+        (line,) = brain.recover("w")
+        assert task_id in line
+        assert brain.recover("w") == ()
+    document = queue.read(task_id)
+    assert document["status"] == "failed"
+    assert [a["outcome"] for a in document["attempts"]] == ["crashed"] * 3
+    assert queue.stats().pending == {LANE: 1}
+
+
+def test_recovery_files_an_outcome_that_was_written_but_not_committed(queue, monkeypatch):
+    task_id = queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+
+    def die(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker._settler._storage, "move", die)
+    with pytest.raises(KeyboardInterrupt):
+        worker.finish(claim, TaskState.COMPLETED, DONE)
+    monkeypatch.undo()
+    assert queue.find(task_id).state is TaskState.PROCESSING
+    queue.brain_view(crash_rule).recover("w")
+    assert queue.read(task_id)["result"] == {"message": {"content": "hi"}}
+
+
+def test_two_cannot_hold_one_life(queue):
+    lock = LifeLock(queue.layout, "w")
+    assert not is_held(queue.layout, "w")
+    lock.acquire()
+    assert is_held(queue.layout, "w")
+    with pytest.raises(LockHeld, match="w is running already"):
+        LifeLock(queue.layout, "w").acquire(timeout_s=0.05)
+    lock.release()
+    assert not is_held(queue.layout, "w")
+
+
+def _drain(root, gate, results, name):
+    from swarm.taskqueue.filequeue import FileQueue
+
+    queue = FileQueue(root, "fast")
+    worker = queue.worker_view(name)
+    gate.wait()
+    mine = []
+    while claim := worker.claim([LANE]):
+        if worker.finish(claim, TaskState.COMPLETED, DONE):
+            mine.append(claim.task.task_id)
+    results.put(mine)
+
+
+def test_eight_racing_processes_share_the_work_exactly(tmp_path):
+    queue = open_queue(tmp_path)
+    ids = [queue.new_id() for _ in range(2000)]
+    list(queue.enqueue_many(llm(task_id=i) for i in ids))
+    context = multiprocessing.get_context("spawn")
+    gate, results = context.Barrier(8), context.Queue()
+    crew = [context.Process(target=_drain, args=(queue.layout.root, gate, results, f"w{i}")) for i in range(8)]
+    for process in crew:
+        process.start()
+    done = Counter(i for _ in crew for i in results.get(timeout=60))
+    for process in crew:
+        process.join(10)
+    assert set(done) == set(ids)
+    assert set(done.values()) == {1}
+    assert assert_one_state_each(queue, ids) == {TaskState.COMPLETED: 2000}
+
+
+def drop(queue, name, content):
+    path = f"{queue.layout.pending}/{name}"
+    with open(path, "w") as file:
+        file.write(content if isinstance(content, str) else json.dumps(content, indent=2))
+    os.utime(path, (time.time() - 60,) * 2)
+
+
+def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
+    drop(queue, "good.json", llm(unknown={"kept": True}))
+    drop(queue, "wrong-id.json", llm(task_id="another"))
+    drop(queue, "not-json.json", "{oops")
+    drop(queue, "list.json", "[]")
+    drop(queue, "bad field.json", llm())
+    drop(queue, "no-model.json", {"task_class": "llm", "request": {"prompt": "x"}})
+    os.mkfifo(f"{queue.layout.pending}/fifo.json")
+    os.symlink("/etc/passwd", f"{queue.layout.pending}/link.json")
+    brain = queue.brain_view(crash_rule)
+    for entry in brain.drop_ins():
+        brain.file_drop_in(entry.file_name)
+    assert brain.drop_ins() == ()
+    assert queue.stats().pending == {LANE: 1}
+    claim = queue.worker_view("w").claim([LANE])
+    assert claim.task.task_id == "good"
+    assert b'"unknown":{"kept":true}' in Path(claim.path).read_bytes()
+    reasons = {p.name: p.read_text() for p in Path(queue.layout.corrupt).glob("*.reason")}
+    assert "must equal the file's name" in reasons["wrong-id.json.reason"]
+    assert "not a JSON object" in reasons["not-json.json.reason"]
+    assert "`model`" in reasons["no-model.json.reason"]
+    assert "symbolic link" in reasons["link.json.reason"]
+    assert "no regular file" in reasons["fifo.json.reason"]
+    assert len(reasons) == 7
+
+
+def test_a_drop_in_that_is_still_being_copied_is_left_alone(queue):
+    path = f"{queue.layout.pending}/slow.json"
+    with open(path, "w") as file:
+        file.write('{"task_class": "llm", "mod')
+    brain = queue.brain_view(crash_rule)
+    assert "still be" in brain.file_drop_in("slow.json")
+    with open(path, "w") as file:
+        json.dump(llm(), file)
+    assert "Filed" in brain.file_drop_in("slow.json")
+
+
+def test_a_drop_in_with_a_known_id_leaves_the_record_untouched(queue):
+    queue.enqueue(llm(task_id="known"))
+    drop(queue, "known.json", llm("other"))
+    queue.brain_view(crash_rule).file_drop_in("known.json")
+    assert queue.read("known")["request"] == llm()["request"]
+    assert queue.stats().corrupt == 1
+
+
+def test_broken_files_in_a_bucket_do_not_stop_a_worker(queue):
+    queue.enqueue(llm(task_id="a"))
+    bucket = os.path.dirname(queue.find("a").path)
+    for name, content in [
+        ("0.0.json", "{"),
+        ("00.0.json", ""),
+        ("foreign.txt", "x"),
+        ("1.0.json", json.dumps(llm(task_id="2"))),
+    ]:
+        with open(f"{bucket}/{name}", "w") as file:
+            file.write(content)
+    os.mkdir(f"{bucket}/3.0.json")
+    worker = queue.worker_view("w")
+    assert worker.claim([LANE]).task.task_id == "a"
+    assert worker.claim([LANE]) is None
+    assert queue.stats().corrupt == 4
+
+
+def test_cancel_and_retry_by_hand(queue):
+    waiting, running, done = (queue.enqueue(llm(str(i))) for i in range(3))
+    assert queue.cancel(waiting, "not wanted") == "cancelled"
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+    assert claim.task.task_id == running
+    assert not worker.cancel_requested(claim)
+    assert queue.cancel(running, "not wanted") == "asked"
+    assert worker.cancel_requested(claim)
+    worker.finish(claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "not wanted")))
+    assert not worker.cancel_requested(claim)
+    other = worker.claim([LANE])
+    failed = Attempt(attempt=1, worker="w", outcome="failed", fault="deterministic")
+    worker.finish(other, TaskState.FAILED, Trail(error=TaskError("bad", "no"), attempts=(failed,)))
+    with pytest.raises(QueueError, match="failed already"):
+        queue.cancel(done, "x")
+    assert queue.retry(done) == LANE
+    assert queue.retry(waiting) == LANE
+    again = {c.task.task_id: c for c in (worker.claim([LANE]), worker.claim([LANE]))}
+    assert again[done].attempt == 1
+    assert again[done].attempts[0].outcome == "forgiven"
+    with pytest.raises(QueueError, match="only failed and cancelled"):
+        queue.retry(done)
+    with pytest.raises(UnknownTask):
+        queue.cancel("nobody", "x")
+
+
+def test_lane_counts_follow_changes(queue):
+    brain = queue.brain_view(crash_rule)
+    assert brain.lanes() == ()
+    queue.enqueue(llm())
+    assert brain.lanes()[0].pending == 1
+    queue.enqueue(llm())
+    assert brain.lanes()[0].pending == 2
+    worker = queue.worker_view("w")
+    worker.claim([LANE])
+    assert brain.lanes()[0].pending == 1
+    queue.enqueue(
+        {
+            "task_id": "load-1",
+            "task_class": "resource",
+            "action": "load_llm",
+            "target_worker": "w",
+            "model": "m",
+            "priority": 9,
+        }
+    )
+    lanes = {v.lane: v for v in brain.lanes()}
+    assert lanes[resource_lane("w")].first_ids == ("load-1",)
+    assert worker.claim([resource_lane("v")]) is None
+    assert worker.claim([resource_lane("w")]).task.task_id == "load-1"
+
+
+def test_the_bell_wakes_who_waits(queue):
+    bell = queue.bell(drop_ins=True)
+    try:
+        bell.drain()
+        assert bell.wait(0.0) is False
+        queue.enqueue(llm())
+        assert bell.wait(5.0) is True
+        drop(queue, "x.json", llm())
+        assert bell.wait(5.0) is True
+        bell.wake_self()
+        assert bell.wait(5.0) is True
+        assert bell.wait(0.0) is False
+    finally:
+        bell.close()
+
+
+def test_modes_are_private_and_open_roots_are_refused(tmp_path):
+    queue = open_queue(tmp_path)
+    task_id = queue.enqueue(llm())
+    assert stat.S_IMODE(os.stat(queue.layout.root).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(queue.find(task_id).path).st_mode) == 0o600
+    os.chmod(queue.layout.pending, 0o777)
+    with pytest.raises(QueueError, match="can be written to by others"):
+        open_queue(tmp_path)
+
+
+def test_a_full_disk_refuses_and_loses_nothing(queue, monkeypatch):
+    task_id = queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageFault, match="not accepted: No space left") as caught:
+            queue.enqueue(llm())
+        assert "resumes by itself" in caught.value.hint
+        with pytest.raises(StorageFault):
+            worker.finish(claim, TaskState.COMPLETED, DONE)
+    assert_one_state_each(queue, [task_id])
+    assert worker.finish(claim, TaskState.COMPLETED, DONE)
+    assert os.listdir(queue.layout.staging) in ([], [".submit.lock"])

@@ -1,0 +1,68 @@
+"""Ids sort by time and survive a clock that steps back; file names take apart to what they were made of."""
+
+import re
+import time
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.core.task import ID_PATTERN, ID_RE, TaskState
+from swarm.taskqueue.ids import IdMaker, made_here, time_of
+from swarm.taskqueue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
+
+IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
+
+
+def test_ids_rise_and_tell_their_time():
+    maker = IdMaker()
+    ids = [maker.new() for _ in range(50_000)]
+    assert ids == sorted(set(ids))
+    assert all(made_here(i) and ID_RE.match(i) for i in ids)
+    assert abs(time_of(ids[0]) - time.time()) < 5
+
+
+def test_ids_rise_when_the_clock_steps_back():
+    maker = IdMaker()
+    first = maker.new()
+    with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=time.time_ns() - 7_200_000_000_000):
+        assert maker.new() > first
+
+
+def test_two_makers_do_not_collide():
+    a, b = IdMaker(), IdMaker()
+    ids = {m.new() for _ in range(5000) for m in (a, b)}
+    assert len(ids) == 10_000
+
+
+@given(IDS, st.integers(0, 999_999))
+def test_task_file_names_round_trip(task_id, attempt):
+    assert parse_task_file(task_file(task_id, attempt)) == (task_id, attempt)
+
+
+@given(st.text(max_size=40))
+def test_foreign_names_are_no_task_files(name):
+    parsed = parse_task_file(name)
+    assert parsed is None or task_file(*parsed) == name or name.split(".")[1].startswith("0")
+
+
+def test_buckets_sort_by_priority_then_time():
+    maker = IdMaker()
+    early, late = maker.new(), maker.new()
+    names = [bucket_name(5, late), bucket_name(9, late), bucket_name(5, early), bucket_name(0, early)]
+    assert sorted(names) == [
+        bucket_name(9, late),
+        bucket_name(5, early),
+        bucket_name(5, late),
+        bucket_name(0, early),
+    ]
+    assert [bucket_priority(n) for n in sorted(names)] == [9, 5, 5, 0]
+    assert bucket_priority("lost+found") is None
+
+
+@given(IDS)
+def test_a_shard_depends_on_the_id_alone(task_id):
+    assert shard_of(task_id) == shard_of(task_id)
+    assert "/" not in shard_of(task_id)
+    path = Layout("/q").terminal(TaskState.COMPLETED, task_id)
+    assert path == f"/q/completed/{shard_of(task_id)}/{task_id}.json"
