@@ -24,6 +24,8 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     pending: int = 0
     oldest_wait_s: float = 0.0
     """Age of the oldest waiting task, by the wall clock (for people and warnings), never negative."""
+    unserved_s: float = 0.0
+    """Since the observer last saw this lane empty or a living worker hold its model, on its monotonic clock."""
     first_ids: tuple[str, ...] = ()
     """Ids at the head; all of them (at most 64) for resource lanes."""
 
@@ -59,6 +61,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """The same for the work loop's turn counter."""
     claims: int = 0
     """Files in its processing directory."""
+    held_s: float = 0.0
+    """Since the observer last saw the model it holds change."""
+    load_failed_s: dict[str, float] = msgspec.field(default_factory=dict)
+    """For each model this life could not load: since the observer last saw its count of failures change."""
 
 
 class BlockedView(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,8 @@ class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     tokens_out: int = 0
     loads: int = 0
     load_s: float = 0.0
+    load_failures: int = 0
+    """Loads that failed in a row; 0 again after a success. The brain waits longer after each."""
     size_mib: int = 0
     size_vram_mib: int = 0
     context_length: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swarm.core.lanes import lane_of
@@ -25,7 +25,14 @@ from swarm.taskqueue.takeback import CrashRule, take_back
 class BrainFileQueue:
     """Incremental observation, and the moves only the brain makes."""
 
-    def __init__(self, layout: Layout, storage: Storage, crash_rule: CrashRule) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        storage: Storage,
+        crash_rule: CrashRule,
+        end_remains: Callable[[str], bool] = lambda _name: True,
+    ) -> None:
+        self._end_remains = end_remains
         self._layout = layout
         self._storage = storage
         self._crash_rule = crash_rule
@@ -78,11 +85,13 @@ class BrainFileQueue:
         return line
 
     def recover(self, worker: str) -> tuple[str, ...] | None:
-        """Take back what a dead worker held, under its own life lock; None: it lives."""
+        """Take back what a dead worker held, under its own life lock; None: it lives, or a program of it cannot be ended."""
         lock = LifeLock(self._layout, worker)
         if not lock.try_acquire():
             return None
         try:
+            if not self._end_remains(worker):
+                return None
             lines = take_back(self._layout, self._storage, worker, self._crash_rule)
         finally:
             lock.release()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from swarm.core.task import TaskState
 from swarm.errors import NotRunning
 from swarm.taskqueue import lookup, people, registry, root
-from swarm.taskqueue.bell import FileBell
+from swarm.taskqueue.batches import BatchBook
+from swarm.taskqueue.bell import FileBell, ring
 from swarm.taskqueue.brainqueue import BrainFileQueue
 from swarm.taskqueue.claims import WorkerFileQueue
 from swarm.taskqueue.layout import Layout
@@ -81,13 +82,21 @@ class FileQueue:
         """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
         return WorkerFileQueue(self.layout, self.storage, worker)
 
-    def brain_view(self, crash_rule: CrashRule) -> BrainFileQueue:
-        """The ``BrainQueue``; the caller holds the brain's life lock."""
-        return BrainFileQueue(self.layout, self.storage, crash_rule)
+    def brain_view(self, crash_rule: CrashRule, end_remains: Callable[[str], bool] = lambda _name: True) -> BrainFileQueue:
+        """The ``BrainQueue``; the caller holds the brain's life lock. ``end_remains`` ends programs that a dead worker left."""
+        return BrainFileQueue(self.layout, self.storage, crash_rule, end_remains)
+
+    def batches(self) -> BatchBook:
+        """What was submitted together."""
+        return BatchBook(self.layout, self.storage)
 
     def bell(self, *, drop_ins: bool = False) -> FileBell:
         """A bell to wait on."""
         return FileBell(self.layout, drop_ins=drop_ins)
+
+    def ring(self) -> None:
+        """Wake all who wait on this root."""
+        ring(self.layout)
 
     def heartbeats(self) -> FileHeartbeats:
         """The ``HeartbeatSink``."""

@@ -14,10 +14,9 @@ from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import LaneView
 from swarm.core.task import TaskClass
 from swarm.taskqueue.buckets import list_names, sorted_buckets
-from swarm.taskqueue.layout import Layout, parse_task_file
+from swarm.taskqueue.layout import GRAIN_NS, Layout, parse_task_file
 from swarm.taskqueue.lookup import oldest_of, task_names
 
-_GRAIN_NS = 40_000_000
 _HEAD = 64
 
 
@@ -75,7 +74,7 @@ class LaneCounts:
         if known is not None and known.changed_ns == changed_ns:
             return known
         names = task_names(path)
-        if time.time_ns() - changed_ns < _GRAIN_NS:
+        if time.time_ns() - changed_ns < GRAIN_NS:
             changed_ns = -1  # a second change may hide behind the same time: look again next turn
         return _Bucket(changed_ns, len(names), oldest_of(path, names) if names else 0.0)
 

@@ -10,10 +10,7 @@ import os
 import time
 
 from swarm.taskqueue.buckets import list_names, sorted_buckets
-from swarm.taskqueue.layout import TaskName, parse_task_file
-
-_GRAIN_NS = 40_000_000
-"""Directory times move in steps of a scheduler tick (measured: up to 20 ms); twice that is safe."""
+from swarm.taskqueue.layout import GRAIN_NS, TaskName, parse_task_file
 
 
 class LaneCursor:
@@ -47,7 +44,7 @@ class LaneCursor:
         except FileNotFoundError:
             self._seen_ns, self._buckets, self._names = -1, [], []
             return False
-        fresh = time.time_ns() - changed_ns < _GRAIN_NS
+        fresh = time.time_ns() - changed_ns < GRAIN_NS
         if changed_ns != self._seen_ns or fresh:
             self._seen_ns = changed_ns
             self._buckets = sorted_buckets(self.lane_path)
@@ -82,5 +79,5 @@ class LaneCursor:
                 self._seen_ns = -1  # somebody just put a task in, or took the bucket away: look again
                 return
             self._barren.pop(bucket, None)
-        elif time.time_ns() - changed_ns > _GRAIN_NS:
+        elif time.time_ns() - changed_ns > GRAIN_NS:
             self._barren[bucket] = changed_ns

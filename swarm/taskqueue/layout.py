@@ -15,6 +15,8 @@ from swarm.core.task import DEFAULT_PRIORITY, ID_RE, TERMINAL, TaskState
 from swarm.taskqueue.ids import made_here
 
 BUCKET_SIZE = 1000
+GRAIN_NS = 40_000_000
+"""Directory times move in steps (measured: up to 20 ms); a change younger than twice that may hide another."""
 _SHARD_CHARS = 6
 STATE_DIRS = tuple(str(s) for s in TaskState)
 

@@ -1,0 +1,1 @@
+"""The command line: thin functions over views; everything heavy is imported inside the commands."""

@@ -1,0 +1,83 @@
+"""How commands end: one place that turns what went wrong into a message, a hint and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
+
+
+class Group(TyperGroup):
+    """A command group whose commands end as described here."""
+
+    def invoke(self, ctx: Any) -> object:  # noqa: ANN401  (its type moved house between versions of typer)
+        """Run the command; every way it can end becomes an exit code."""
+        with endings():
+            answer: object = super().invoke(ctx)
+            sys.stdout.flush()  # so that a closed pipe shows here and not in the interpreter's last breath
+            return answer
+
+
+@contextmanager
+def endings() -> Iterator[None]:
+    """Turn errors that leave this block into a message on standard error and ``typer.Exit``."""
+    try:
+        yield
+    except SwarmError as error:
+        _say(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as interrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+    except BrokenPipeError as closed:
+        # The reader has all it wanted. What is still buffered would fail again at exit, so it goes to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_OK) from closed
+    except OSError as error:
+        _say(SwarmError(_os_words(error), hint=_os_hint(error)))
+        raise typer.Exit(EXIT_USAGE) from error
+
+
+def _say(error: SwarmError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if isinstance(error, InputError):
+        for line in error.problems:
+            print(f"  {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _os_words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _os_hint(error: OSError) -> str | None:
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return f"the file belongs to somebody else; run as its owner, or choose another --root{_owner(error.filename)}"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room on that disk and run the command again"
+        case errno.EROFS:
+            return "the file system is read-only; choose another --root"
+        case _:
+            return None
+
+
+def _owner(path: object) -> str:
+    if not isinstance(path, str):
+        return ""
+    while path and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        return f" (owner of {path}: uid {os.lstat(path).st_uid})"
+    except OSError:
+        return ""

@@ -1,0 +1,47 @@
+"""``swarm explain``: finds what is meant, lets ``swarm.core.explain`` say why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from swarm.cli.build import worker_lines
+from swarm.cli.overview import brain_alive
+from swarm.cli.views import Explanation
+from swarm.configcheck import near
+from swarm.core.explain import explain_task, explain_worker
+from swarm.core.liveness import workers_of
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import Task, TaskState, Trail
+from swarm.errors import InputError, TaskInvalid, UnknownTask
+from swarm.settings import Settings
+
+
+def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+    """Why a worker does what it does, or does nothing."""
+    line = next(w for w in worker_lines(snapshot, settings) if w.name == view.name)
+    reasons = tuple(explain_worker(view, snapshot, settings))
+    return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
+
+
+def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+    """Why a task is where it is. Raises ``TaskInvalid`` for a document that is none."""
+    try:
+        body, trail = msgspec.convert(document, Task), msgspec.convert(document, Trail)
+        state = TaskState(document["state"])
+    except (msgspec.ValidationError, ValueError, KeyError) as problem:
+        raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
+    reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain_alive(snapshot))
+    return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
+
+
+def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
+    """The error for a target that is neither; names the worker that was probably meant."""
+    names = [view.name for view in workers_of(snapshot)]
+    meant = near(target, names)
+    if meant:
+        return InputError(f"there is no task or worker {target}", hint=f"did you mean {meant}?")
+    known = f"workers: {', '.join(names)}; " if names else ""
+    return UnknownTask(f"there is no task or worker {target}", hint=f"{known}`swarm queue list` shows tasks")

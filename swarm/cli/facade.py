@@ -1,0 +1,186 @@
+"""What the commands ask of the rest of the program, as Protocols, and the one place that gets it (late: it is heavy)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from swarm.cli.progress import RunView
+from swarm.configfile import Loaded
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.task import TaskState
+from swarm.settings import Settings
+
+
+class Counts(Protocol):
+    """``queue.stats()``."""
+
+    @property
+    def pending(self) -> Mapping[str, int]:
+        """Waiting tasks by lane."""
+        ...
+
+    @property
+    def processing(self) -> Mapping[str, int]:
+        """Claimed tasks by worker."""
+        ...
+
+    @property
+    def blocked(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def cancelled(self) -> int: ...
+    @property
+    def corrupt(self) -> int: ...
+    @property
+    def drop_ins(self) -> int: ...
+    @property
+    def oldest_pending_s(self) -> float | None: ...
+
+
+class Located(Protocol):
+    """Where a task's file lies."""
+
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def state(self) -> TaskState: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def worker(self) -> str | None: ...
+    @property
+    def lane(self) -> str | None: ...
+
+
+class Queue(Protocol):
+    """The queue as a person looks at it and corrects it."""
+
+    def stats(self) -> Counts:
+        """Everything counted."""
+        ...
+
+    def find(self, task_id: str) -> Located | None:
+        """Where this task is; None: nowhere."""
+        ...
+
+    def read(self, task_id: str) -> dict[str, Any]:
+        """The whole document plus ``state``. Raises ``UnknownTask``."""
+        ...
+
+    def list(self, state: TaskState) -> Iterator[Located]:
+        """Files of one state, first in line first; streams."""
+        ...
+
+    def cancel(self, task_id: str, reason: str) -> str:
+        """``cancelled``, or ``asked`` where its worker was asked to. Raises ``UnknownTask``, ``QueueError``."""
+        ...
+
+    def retry(self, task_id: str) -> str:
+        """Put a failed or cancelled task back; returns its lane. Raises ``UnknownTask``, ``QueueError``."""
+        ...
+
+
+class Observer(Protocol):
+    """Looks at everything once."""
+
+    def snapshot(self) -> SwarmSnapshot:
+        """The swarm now."""
+        ...
+
+
+class Wiring(Protocol):
+    """``swarm.runtime.wiring`` as the command line uses it."""
+
+    def open_queue(self, settings: Settings) -> Queue:
+        """The queue under ``settings.queue.root``."""
+        ...
+
+    def open_observer(self, settings: Settings) -> Observer:
+        """An observer of that queue, its processes and cards."""
+        ...
+
+    def run_supervisor(self, loaded: Loaded, *, simulate: int | None, verbose: bool, for_pid: int | None) -> int:
+        """Start all, look after it until told to stop; the exit code. Raises ``LockHeld``, ``ConfigError``, ``GpuError``."""
+        ...
+
+    def start_detached(self, loaded: Loaded, *, simulate: int | None, verbose: bool) -> int:
+        """The same in a session of its own; returns once it is up."""
+        ...
+
+    def stop_swarm(self, settings: Settings, *, now: bool) -> Sequence[str]:
+        """Drain (or, ``now``, stop) what runs on this root; a line per process that ended. Raises ``NotRunning``."""
+        ...
+
+    def run_brain(self, loaded: Loaded, *, verbose: bool) -> int:
+        """The brain in this process, until told to stop; the exit code."""
+        ...
+
+    def run_worker(self, loaded: Loaded, name: str, *, simulate: int | None, verbose: bool) -> int:
+        """One worker in this process, until told to stop; the exit code."""
+        ...
+
+
+def wiring() -> Wiring:
+    """The concrete parts."""
+    return cast("Wiring", importlib.import_module("swarm.runtime.wiring"))
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `swarm run` and `swarm submit` were asked to do. Exactly one of ``source``, ``prompt`` and ``task`` is given."""
+
+    source: str | None = None
+    """A path, or ``-`` for standard input."""
+    prompt: str | None = None
+    task: Path | None = None
+    output: Path | None = None
+    """None for `submit`."""
+    model: str | None = None
+    prompt_field: str | None = None
+    template: str | None = None
+    system: str | None = None
+    priority: int = 5
+    limit: int | None = None
+    simulate: int | None = None
+    verbose: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How it ended: ``document`` for ``--json``, ``lines`` for people."""
+
+    exit_code: int
+    document: dict[str, Any]
+    lines: tuple[str, ...]
+
+
+Show = Callable[[RunView], None]
+
+
+class Batches(Protocol):
+    """``swarm.cli.batches`` as the commands use it."""
+
+    def run(self, loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
+        """Submit, work, collect; resumes. Raises ``InputError`` before any work starts."""
+        ...
+
+    def submit(self, loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
+        """Put it into the queue; with ``show`` wait until it has ended."""
+        ...
+
+    def results(self, settings: Settings, batch_id: str, output: Path) -> Outcome:
+        """Write the results of a batch."""
+        ...
+
+
+def batches() -> Batches:
+    """The main job."""
+    return cast("Batches", importlib.import_module("swarm.cli.batches"))

@@ -1,0 +1,187 @@
+"""``swarm logs``: all logs at once in time order, filtered, followed."""
+
+# ruff: noqa: D301, PLR0917  (the help texts carry \b, which keeps their examples as they are; options are many and named)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root
+
+if TYPE_CHECKING:
+    import re
+    from collections import deque
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from swarm.cli.logfiles import Entry, Wanted
+
+DEFAULT_LINES = 100
+POLL_S = 0.2
+_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+
+
+def logs(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="brain, worker-1, ollama-worker-1 …")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines as they come; Ctrl-C ends.")] = False,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=0, help="Only the last N. [default: 100; all with --since]")
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option("--level", metavar="LEVEL", help="debug, info, warning or error, and worse.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="AGE", help="Not older than this: 90s, 15m, 24h, 2d.")
+    ] = None,
+    grep: Annotated[
+        str | None, typer.Option("--grep", metavar="REGEX", help="Only records that match, such as a task id.")
+    ] = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the logs of all processes, merged by time.
+
+    Without a NAME: brain, workers and model servers together. With --json and -f: one JSON object per line.
+
+    \b
+    Examples:
+      swarm logs -f
+      swarm logs worker-1 -n 50
+      swarm logs --since 24h --level warning
+      swarm logs --grep d5de16d7          the life of one task, across workers
+    """
+    from swarm.cli.options import settings
+
+    folder = f"{settings(root, config).queue.root}/logs"
+    wanted = _wanted(level, since, grep)
+    chosen = _choose(folder, names or [], follow=follow)
+    if lines is None and since is None:
+        lines = DEFAULT_LINES
+    if follow:
+        _follow(folder, chosen, wanted, lines, as_json=as_json)
+    elif as_json:
+        from swarm.cli.render import to_json
+
+        print(to_json({"lines": [_document(entry) for entry in _history(folder, chosen, wanted, lines)]}))
+    else:
+        _print(_history(folder, chosen, wanted, lines))
+
+
+def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
+    import time
+
+    from swarm.cli.logfiles import LEVELS, Wanted
+    from swarm.cli.units import parse_duration_s
+    from swarm.errors import InputError
+
+    if level is not None:
+        level = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level.upper(), level.upper())
+        if level not in LEVELS:
+            raise InputError(f"--level {level!r} is none", hint=f"one of: {', '.join(name.lower() for name in LEVELS)}")
+    since_s = 0.0 if since is None else time.time() - parse_duration_s(since)
+    return Wanted(level=level, since_s=since_s, pattern=_pattern(grep))
+
+
+def _pattern(grep: str | None) -> re.Pattern[str] | None:
+    import re
+
+    from swarm.errors import InputError
+
+    try:
+        return None if grep is None else re.compile(grep)
+    except re.error as problem:
+        hint = r"a regular expression; for text with ( [ . * or \ in it write a backslash before each"
+        raise InputError(f"--grep {grep!r} cannot be used: {problem}", hint=hint) from problem
+
+
+def _choose(folder: str, names: Sequence[str], *, follow: bool) -> tuple[str, ...]:
+    """The logs asked for (empty: all). Raises ``NotRunning`` when there are none, ``InputError`` for an unknown one."""
+    import os
+
+    from swarm.cli.logfiles import sources
+    from swarm.configcheck import near
+    from swarm.errors import InputError, NotRunning
+
+    known = sources(folder) if os.path.isdir(folder) else {}
+    if not known and not (follow and os.path.isdir(os.path.dirname(folder))):
+        raise NotRunning(
+            f"there are no logs in {folder}", hint="start with `swarm up`, or name the queue's directory with --root"
+        )
+    for name in names:
+        if known and name not in known:
+            meant = near(name, known)
+            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}"
+            raise InputError(f"there is no log of {name!r}", hint=hint)
+    return tuple(names)
+
+
+def _history(folder: str, names: Sequence[str], wanted: Wanted, lines: int | None) -> Iterator[Entry]:
+    import os
+
+    from swarm.cli import logfiles
+
+    files = logfiles.sources(folder) if os.path.isdir(folder) else {}
+    chosen = {name: paths for name, paths in files.items() if not names or name in names}
+    if lines is None:
+        streams = [logfiles.forwards(name, paths, wanted.since_s) for name, paths in chosen.items()]
+        yield from filter(wanted, logfiles.merged(streams))
+        return
+    tails = [iter(logfiles.last(name, paths, lines, wanted)) for name, paths in chosen.items()]
+    everything = list(logfiles.merged(tails))
+    yield from everything[max(0, len(everything) - lines) :]
+
+
+def _follow(folder: str, names: Sequence[str], wanted: Wanted, lines: int | None, *, as_json: bool) -> None:
+    import time
+    from collections import deque
+
+    from swarm.cli.logfollow import Follower
+
+    follower = Follower(folder, names)  # before the history is read, so that no line falls between the two
+    shown: deque[Entry] = deque(maxlen=1000)
+    try:
+        _print(_keeping(_history(folder, names, wanted, lines), shown), json_lines=as_json)
+        first = {(entry.source, entry.lines) for entry in shown}
+        _print((e for e in follower.poll() if wanted(e) and (e.source, e.lines) not in first), json_lines=as_json)
+        while True:
+            time.sleep(POLL_S)
+            _print(filter(wanted, follower.poll()), json_lines=as_json)
+    finally:
+        follower.close()
+
+
+def _keeping(entries: Iterator[Entry], kept: deque[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        kept.append(entry)
+        yield entry
+
+
+def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
+    import os
+    import sys
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for entry in entries:
+        if json_lines:
+            import msgspec
+
+            print(msgspec.json.encode(_document(entry)).decode())
+            continue
+        for line in entry.lines:
+            text = line if line.startswith("[2") else f"[{entry.source}] {line}"
+            code = _COLOURS.get(entry.level or "") if colour else None
+            print(f"\x1b[{code}m{text}\x1b[0m" if code else text)
+    sys.stdout.flush()
+
+
+def _document(entry: Entry) -> dict[str, object]:
+    from datetime import UTC, datetime
+
+    time = (
+        datetime.fromtimestamp(entry.time_s, UTC).astimezone().isoformat(timespec="milliseconds") if entry.time_s else None
+    )
+    return {"time": time, "source": entry.source, "level": entry.level, "text": "\n".join(entry.lines)}

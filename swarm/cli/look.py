@@ -1,0 +1,122 @@
+"""``swarm status``, ``workers``, ``gpus``, ``models``, ``explain``: what the swarm is and does."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing
+
+if TYPE_CHECKING:
+    from swarm.core.snapshot import SwarmSnapshot
+    from swarm.settings import Settings
+
+
+def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Alarms, cards, workers, queue, throughput on one screen.
+
+    Exit code 3 when nothing is running.
+
+    \b
+    Examples:
+      swarm status
+      watch -c swarm status
+      swarm status --json | jq '.alarms[].text'
+    """
+    from swarm.cli import overview, screens
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import show
+    from swarm.errors import EXIT_NOT_RUNNING
+
+    settings = existing(root, config)
+    view = overview.status(_snapshot(settings), wiring().open_queue(settings).stats(), settings)
+    show(view, screens.status(view), as_json=as_json)
+    if not view.running:
+        raise typer.Exit(EXIT_NOT_RUNNING)
+
+
+def workers(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Workers: state, model, slots, what they do or wait for.
+
+    \b
+    Example:
+      swarm workers
+    """
+    from swarm.cli import build, screens
+    from swarm.cli.render import show
+
+    settings = existing(root, config)
+    rows = build.worker_lines(_snapshot(settings), settings)
+    show({"workers": rows}, [screens.workers(rows)], as_json=as_json)
+
+
+def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Cards: memory, load, temperature, power, worker.
+
+    \b
+    Example:
+      swarm gpus --json | jq '.gpus[] | select(.temperature_c > 80)'
+    """
+    from swarm.cli import build, screens
+    from swarm.cli.options import settings
+    from swarm.cli.render import show
+
+    rows = build.card_rows(_snapshot(settings(root, config)))
+    show({"gpus": rows}, [screens.cards(rows)], as_json=as_json)
+
+
+def models(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Models: where loaded, what waits, how fast.
+
+    \b
+    Example:
+      swarm models
+    """
+    from swarm.cli import build, screens
+    from swarm.cli.render import show
+
+    rows = build.model_rows(_snapshot(existing(root, config)))
+    show({"models": rows}, [screens.models(rows)], as_json=as_json)
+
+
+def explain(
+    target: Annotated[str, typer.Argument(metavar="TASK|WORKER", help="A task's id or a worker's name.")],
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Why a task does not run, why a worker idles, what to do.
+
+    \b
+    Examples:
+      swarm explain worker-3
+      swarm explain d5de16d7
+    """
+    from swarm.cli import explain as explaining
+    from swarm.cli import screens
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import show
+    from swarm.core.liveness import workers_of
+    from swarm.errors import UnknownTask
+
+    settings = existing(root, config)
+    snapshot = _snapshot(settings)
+    view = next((w for w in workers_of(snapshot) if w.name == target), None)
+    if view is not None:
+        found = explaining.worker(view, snapshot, settings)
+    else:
+        try:
+            document = wiring().open_queue(settings).read(target)
+        except UnknownTask as unknown:
+            raise explaining.no_such(target, snapshot) from unknown
+        found = explaining.task(document, snapshot, settings)
+    show(found, screens.explanation(found), as_json=as_json)
+
+
+def _snapshot(settings: Settings) -> SwarmSnapshot:
+    from swarm.cli.facade import wiring
+
+    return wiring().open_observer(settings).snapshot()

@@ -1,0 +1,151 @@
+"""The one-screen picture: alarms first, then what the swarm does and how long that will take. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.cli.build import card_rows, heartbeat_tally, queue_stats, worker_lines
+from swarm.cli.facade import Counts
+from swarm.cli.units import duration, plural
+from swarm.cli.views import Alarm, QueueStats, StatusView, Throughput
+from swarm.core.alarms import alarms as brain_warnings
+from swarm.core.liveness import condition, workers_of
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.stuck import stuck
+from swarm.settings import Settings
+
+HOT_C = 85
+"""A card at this temperature or above is worth a warning; drivers throttle a little later."""
+
+
+def status(snapshot: SwarmSnapshot, counts: Counts, settings: Settings) -> StatusView:
+    """Everything `swarm status` shows."""
+    queue = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
+    workers = worker_lines(snapshot, settings)
+    cards = card_rows(snapshot)
+    brain = brain_alive(snapshot)
+    return StatusView(
+        root=settings.queue.root,
+        at=snapshot.now_iso,
+        running=brain or any(w.alive for w in workers),
+        brain_alive=brain,
+        simulated=any(w.simulated and w.alive for w in workers),
+        alarms=alarms(snapshot, queue, settings),
+        cards=cards,
+        workers=workers,
+        queue=queue,
+        throughput=throughput(snapshot, queue),
+    )
+
+
+def brain_alive(snapshot: SwarmSnapshot) -> bool:
+    """A process with the brain's role holds its life lock."""
+    return any(w.alive and w.row is not None and w.row.role == "brain" for w in snapshot.workers)
+
+
+def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
+    """Busy slots over learned seconds per request, summed over the workers that live."""
+    tasks = tokens = 0.0
+    completed = 0
+    for view in workers_of(snapshot):
+        if not view.alive or view.heartbeat is None:
+            continue
+        completed += view.heartbeat.tally.completed
+        tally = heartbeat_tally(view.heartbeat, view.heartbeat.model)
+        busy = sum(1 for slot in view.heartbeat.slots if slot.task_class == "llm")
+        if tally and tally.busy_s > 0 and tally.completed + tally.failed and busy:
+            tasks += busy * (tally.completed + tally.failed) / tally.busy_s
+            tokens += busy * tally.tokens_out / tally.busy_s
+    left = queue.pending.by_class.get("llm", 0) + queue.processing
+    return Throughput(
+        tasks_per_s=tasks or None,
+        tokens_out_per_s=tokens or None,
+        eta_s=left / tasks if tasks and left else None,
+        completed=completed,
+    )
+
+
+def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings) -> tuple[Alarm, ...]:
+    """What a person should know first: critical before warnings, each with the next thing to do."""
+    found = [
+        *_process_alarms(snapshot, queue),
+        *_worker_alarms(snapshot, settings),
+        *_brain_alarms(snapshot, settings),
+        *_card_alarms(snapshot),
+        *_queue_alarms(snapshot, queue, settings),
+    ]
+    return tuple(sorted(found, key=lambda alarm: alarm.level != "critical"))
+
+
+def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats) -> Iterator[Alarm]:
+    alive = [w for w in workers_of(snapshot) if w.alive]
+    brain = brain_alive(snapshot)
+    if not alive and not brain:
+        text = f"nothing is running; {plural(queue.pending.total, 'task')} waiting"
+        yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
+        return
+    if not brain:
+        text = "the brain is not running: no models are placed, nothing is released or taken back"
+        yield Alarm(level="critical", text=text, next="swarm logs brain -n 30; swarm up")
+    if not alive:
+        yield Alarm(level="critical", text="no worker is alive", next="swarm logs --level warning --since 1h")
+
+
+def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
+    for view in workers_of(snapshot):
+        verdict = condition(view, snapshot, settings)
+        look = f"swarm logs {view.name} -n 30"
+        if verdict.state == "dead" and view.claims:
+            text = f"{view.name} is dead and held {plural(view.claims, 'task')}"
+            yield Alarm(level="critical", text=text, next=f"{look} (the brain takes its tasks back)")
+        elif verdict.state == "hung":
+            yield Alarm(level="critical", text=verdict.text, next=look)
+
+
+def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
+    """What the brain warns about, but for what is said above already."""
+    hung = {f"heartbeat:{w.name}" for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "hung"}
+    for warning in brain_warnings(snapshot, settings):
+        kind, _, about = warning.key.partition(":")
+        match kind:
+            case "no-worker":
+                continue
+            case "no-llm-worker":
+                step = "swarm workers"
+            case "fits-nowhere":
+                step = "swarm models"
+            case _:
+                step = f"swarm explain {about.partition(':')[0].partition(',')[0]}"
+        if warning.key not in hung:
+            yield Alarm(level="critical" if kind == "card_lost" else "warning", text=warning.reason, next=step)
+
+
+def _card_alarms(snapshot: SwarmSnapshot) -> Iterator[Alarm]:
+    for gpu in snapshot.gpus:
+        if gpu.fault is not None:
+            yield Alarm(
+                level="critical", text=f"GPU {gpu.index} cannot be read: {gpu.fault}", next="nvidia-smi; dmesg | grep -i xid"
+            )
+        elif gpu.temperature_c is not None and gpu.temperature_c >= HOT_C:
+            yield Alarm(
+                level="warning",
+                text=f"GPU {gpu.index} is hot: {gpu.temperature_c} °C",
+                next="check fans and air; swarm gpus",
+            )
+
+
+def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings) -> Iterator[Alarm]:
+    for claim in stuck(snapshot, settings):
+        text = f"{claim.task_id} on {claim.worker} has made no progress for {duration(claim.quiet_s)}"
+        yield Alarm(level="warning", text=text, next=f"swarm explain {claim.task_id}")
+    llm = queue.pending.by_class.get("llm", 0)
+    views = [w for w in workers_of(snapshot) if w.alive and w.heartbeat]
+    if llm and views and not any(w.heartbeat and (w.heartbeat.model or w.heartbeat.status == "loading") for w in views):
+        text = f"{plural(llm, 'llm task')} waiting, but no worker holds a model"
+        yield Alarm(level="warning", text=text, next=f"swarm explain {views[0].name}")
+    if queue.oldest_pending_s is not None and queue.oldest_pending_s > settings.brain.stale_queued_s:
+        text = f"the oldest task has been waiting for {duration(queue.oldest_pending_s)}"
+        yield Alarm(level="warning", text=text, next="swarm queue list -n 1; swarm explain TASK")
+    if queue.drop_ins and not brain_alive(snapshot):
+        text = f"{plural(queue.drop_ins, 'drop-in file')} in pending/ not filed: that is the brain's work"
+        yield Alarm(level="warning", text=text, next="swarm up")

@@ -1,0 +1,180 @@
+"""The progress of a batch: a bar with rates and a line per card on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Self, TextIO
+
+import msgspec
+
+from swarm.cli.render import clean
+from swarm.cli.units import count, duration, rate
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console, Group
+    from rich.live import Live
+
+LINE_EVERY_S = 5.0
+
+
+class RunCard(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's part."""
+
+    worker: str
+    status: str
+    model: str | None = None
+    slots_busy: int = 0
+    slots: int = 1
+    done: int = 0
+    tokens_per_s: float | None = None
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch at one moment. ``done`` and ``failed`` count since this run began; ``earlier`` were done before it."""
+
+    done: int
+    failed: int
+    total: int
+    earlier: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    elapsed_s: float = 0.0
+    items_per_s: float | None = None
+    """Of late, not over the whole run; None while nothing can be said."""
+    tokens_in_per_s: float | None = None
+    tokens_out_per_s: float | None = None
+    cards: tuple[RunCard, ...] = ()
+    simulated: bool = False
+    state: Literal["running", "draining", "finished"] = "running"
+
+    @property
+    def left(self) -> int:
+        """Items that are neither done nor failed."""
+        return max(0, self.total - self.earlier - self.done - self.failed)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go at the present rate."""
+        return self.left / self.items_per_s if self.items_per_s else None
+
+
+def headline(view: RunView) -> str:
+    """All of it in one line, for logs and pipes."""
+    ended = view.earlier + view.done + view.failed
+    share = ended / view.total * 100 if view.total else 100.0
+    parts = [
+        f"{ended:,}/{view.total:,} ({share:.0f}%)",
+        f"{view.done:,} done",
+        f"{view.failed:,} failed",
+        f"{view.left:,} left",
+    ]
+    if view.earlier:
+        parts.append(f"{view.earlier:,} from before")
+    parts += [f"{rate(view.items_per_s)} items", f"tokens {rate(view.tokens_in_per_s)} in {rate(view.tokens_out_per_s)} out"]
+    parts.append(f"{duration(view.elapsed_s)} gone" if view.state == "finished" else f"ETA {duration(view.eta_s)}")
+    return ", ".join(parts) + (", draining" if view.state == "draining" else "") + (", simulated" if view.simulated else "")
+
+
+def card_line(card: RunCard) -> str:
+    """One worker in one line of at most 78 characters, whatever its names are."""
+    model = clean(card.model or "no model")
+    tokens = f"{rate(card.tokens_per_s)} tok" if card.tokens_per_s is not None else ""
+    slots = f"{card.slots_busy}/{card.slots}"
+    line = f"{clean(card.worker)[:14]:14} {card.status[:9]:9} {model[:24]:24} {slots} {count(card.done):>6} done {tokens}"
+    return line.rstrip()[:78]
+
+
+def picture(view: RunView, width: int) -> Group:
+    """Bar, rates and cards for a terminal of this width."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    ended = view.earlier + view.done + view.failed
+    share = f"{ended / view.total * 100:.0f}%" if view.total else "100%"
+    top = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(view.total, 1), completed=ended if view.total else 1, width=max(10, min(40, width - 45)))
+    numbers = Text.assemble(
+        (f"{view.done:,} done", "green"), "  ", (f"{view.failed:,} failed", "red" if view.failed else "dim")
+    )
+    numbers.append(f"  {view.left:,} left")
+    top.add_row(bar, share, numbers)
+    eta = (
+        f"{duration(view.elapsed_s)} gone, ETA {duration(view.eta_s)}"
+        if view.state != "finished"
+        else f"{duration(view.elapsed_s)} in all"
+    )
+    rates = (
+        f"{rate(view.items_per_s)} items  tokens {rate(view.tokens_in_per_s)} in {rate(view.tokens_out_per_s)} out  {eta}"
+    )
+    lines: list[Text] = [Text(rates, no_wrap=True, overflow="ellipsis")]
+    if view.earlier:
+        lines.append(Text(f"{view.earlier:,} were done by an earlier run", style="dim"))
+    if view.simulated:
+        lines.append(Text("simulated: answers come from simulated model servers", style="yellow"))
+    if view.state == "draining":
+        lines.append(Text("draining: running items end, then this stops; Ctrl-C again stops now", style="yellow"))
+    lines += [
+        Text(card_line(card), style="" if card.slots_busy else "dim", no_wrap=True, overflow="ellipsis")
+        for card in view.cards
+    ]
+    return Group(top, *lines)
+
+
+class Progress:
+    """Shows views as they come. Use as a context manager; ``update`` is cheap and may be called often."""
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        every_s: float = LINE_EVERY_S,
+        out: TextIO | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Goes to standard error (``out``), so that results may be piped; ``quiet`` shows nothing."""
+        import time
+
+        self._quiet = quiet
+        self._every_s = every_s
+        self._out = out or sys.stderr
+        self._clock = clock or time.monotonic
+        self._next_s = 0.0
+        self._last: RunView | None = None
+        self._console: Console | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        if not self._quiet and self._out.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._console = Console(file=self._out, highlight=False)
+            self._live = Live(console=self._console, refresh_per_second=8, transient=False)
+            self._live.start()
+        self._next_s = self._clock()
+        return self
+
+    def update(self, view: RunView) -> None:
+        """Show this now (terminal), or when the next line is due."""
+        self._last = view
+        if self._live is not None and self._console is not None:
+            self._live.update(picture(view, self._console.width))
+        elif not self._quiet and self._clock() >= self._next_s:
+            self._line(view)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Leave the last view standing."""
+        if self._live is not None:
+            self._live.stop()
+        elif not self._quiet and self._last is not None:
+            self._line(self._last)
+
+    def _line(self, view: RunView) -> None:
+        self._next_s = self._clock() + self._every_s
+        print(headline(view), file=self._out, flush=True)

@@ -1,0 +1,201 @@
+"""Waiting for a batch: what has ended, at what rate, which worker does what; and obeying Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from swarm.cli.explain import task as explain_task
+from swarm.cli.facade import Show
+from swarm.cli.progress import RunCard, RunView
+from swarm.cli.servers import Hosting
+from swarm.core.worker import Heartbeat, WorkerRow
+from swarm.errors import EngineError, SwarmError
+from swarm.runtime.wiring import open_observer
+from swarm.runtime.wiring.supervisor import swarm_lives
+from swarm.settings import Settings
+from swarm.taskqueue import registry
+from swarm.taskqueue.batches import BatchWatch, Submitted
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lifelock import is_held
+
+LOOK_S = 0.1
+LOOK_SHARE = 20
+"""A look that costs long is taken seldom: at most one part in so many of the time goes into looking."""
+RATE_WINDOW_S = 10.0
+QUIET_S = 15.0
+"""When nothing has ended for so long, the reason is shown."""
+GONE_S = 5.0
+
+
+class RunWatch:
+    """Follows one batch to its end."""
+
+    def __init__(self, queue: FileQueue, batch_id: str, settings: Settings, submitted: Submitted, began_s: float) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._watch = BatchWatch(queue.layout, queue.batches().task_ids(batch_id))
+        self._began_s = began_s
+        self.ended = self._watch.look()
+        self._earlier = self.ended.total - self.ended.left if submitted.again else 0
+        self._earlier_failed = self.ended.failed + self.ended.cancelled if submitted.again else 0
+        self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
+        self._marks: deque[tuple[float, int, int, int]] = deque()
+        self._changed_s = time.monotonic()
+        self._last_reason = ""
+        self._alone_since_s: float | None = None
+
+    def wait(self, show: Show, host: Hosting) -> bool:
+        """Until all has ended; False when Ctrl-C ended it before. Raises ``EngineError`` when the swarm goes away."""
+        with _interrupts(host) as asked:
+            while True:
+                look_began_s = time.monotonic()
+                left_before = self.ended.left
+                self.ended = self._watch.look()
+                if self.ended.left != left_before:
+                    self._changed_s = time.monotonic()
+                state: Literal["running", "draining", "finished"] = "draining" if asked() else "running"
+                show(self._view(state if self.ended.left else "finished"))
+                if not self.ended.left:
+                    return True
+                if asked() and (host.own is None or host.ended()):
+                    return False
+                if not asked():
+                    self._check_alive(host)
+                    self._say_why()
+                cost_s = time.monotonic() - look_began_s
+                time.sleep(max(LOOK_S, cost_s * LOOK_SHARE))
+
+    def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
+        layout = self._queue.layout
+        for name in registry.names(layout):
+            if is_held(layout, name):
+                yield name, registry.read_row(layout, name), registry.read_heartbeat(layout, name)
+
+    def _view(self, state: Literal["running", "draining", "finished"]) -> RunView:
+        now_s = time.monotonic()
+        cards, tokens_in, tokens_out, simulated = [], 0, 0, False
+        for name, row, beat in self._workers():
+            simulated = simulated or bool(row and row.simulated)
+            if beat is None:
+                continue
+            base = self._baseline.get(name, (0, None))
+            before = base[1] if base[0] == beat.epoch else None
+            tokens_in += beat.tally.tokens_in - (before.tally.tokens_in if before else 0)
+            tokens_out += beat.tally.tokens_out - (before.tally.tokens_out if before else 0)
+            cards.append(self._card(name, row, beat, before))
+        failed = self.ended.failed + self.ended.cancelled - self._earlier_failed
+        done = self.ended.completed - (self._earlier - self._earlier_failed)
+        items_s, in_s, out_s = self._rates(now_s, done + failed, tokens_in, tokens_out)
+        return RunView(
+            done=done,
+            failed=failed,
+            total=self.ended.total,
+            earlier=self._earlier,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            elapsed_s=now_s - self._began_s,
+            items_per_s=items_s,
+            tokens_in_per_s=in_s,
+            tokens_out_per_s=out_s,
+            cards=tuple(cards),
+            simulated=simulated,
+            state=state,
+        )
+
+    def _card(self, name: str, row: WorkerRow | None, beat: Heartbeat, before: Heartbeat | None) -> RunCard:
+        model = beat.models.get(beat.model) if beat.model else None
+        rate = model.tokens_out / model.busy_s if model and model.busy_s > 0 else None
+        slots = row.llm_slots if row else 1
+        done = sum(m.completed for m in beat.models.values())
+        done -= sum(m.completed for m in before.models.values()) if before else 0
+        return RunCard(
+            worker=name,
+            status=str(beat.status),
+            model=beat.model,
+            slots_busy=len(beat.slots),
+            slots=slots,
+            done=done,
+            tokens_per_s=rate * slots if rate is not None else None,
+        )
+
+    def _rates(self, now_s: float, ended: int, tokens_in: int, tokens_out: int) -> tuple[float | None, ...]:
+        """Per second over the last seconds: items, tokens in, tokens out."""
+        if not ended and not tokens_out:
+            return None, None, None
+        self._marks.append((now_s, ended, tokens_in, tokens_out))
+        while len(self._marks) > 2 and self._marks[1][0] < now_s - RATE_WINDOW_S:
+            self._marks.popleft()
+        then_s, *then = self._marks[0]
+        span_s = now_s - then_s
+        if span_s < 1.0:
+            return None, None, None
+        return tuple((new - old) / span_s for new, old in zip((ended, tokens_in, tokens_out), then, strict=True))
+
+    def _check_alive(self, host: Hosting) -> None:
+        if host.ended():
+            raise EngineError(
+                "the swarm of this run has ended; what was done is kept",
+                hint=f"see {self._queue.layout.logs}/supervisor.log; run the same command again to go on",
+            )
+        if host.own is not None or swarm_lives(self._settings):
+            self._alone_since_s = None
+            return
+        now_s = time.monotonic()
+        self._alone_since_s = self._alone_since_s or now_s
+        if now_s - self._alone_since_s > GONE_S:
+            raise EngineError(
+                "no swarm is running any more; what was done is kept",
+                hint="`swarm up`, then run the same command again to go on",
+            )
+
+    def _say_why(self) -> None:
+        """No silence: when nothing has ended for a while, say why the oldest open item is not done."""
+        if time.monotonic() - self._changed_s < QUIET_S:
+            return
+        self._changed_s = time.monotonic()
+        oldest = self._watch.open_ids(1)
+        if not oldest:
+            return
+        try:
+            snapshot = open_observer(self._settings).snapshot()
+            reasons = explain_task(self._queue.read(oldest[0]), snapshot, self._settings).reasons
+        except SwarmError as error:
+            text = str(error)
+        else:
+            text = "; ".join(f"{r.text} ({r.next_step})" if r.next_step else r.text for r in reasons[:2])
+        if text != self._last_reason:
+            self._last_reason = text
+            print(f"waiting: {oldest[0]}: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _interrupts(host: Hosting) -> Iterator[_Asked]:
+    """Ctrl-C once drains our own swarm, twice stops it; the wait goes on until it is gone."""
+    asked = _Asked()
+
+    def note(_number: int, _frame: object) -> None:
+        asked.times += 1
+        (host.drain if asked.times == 1 else host.stop)()
+
+    before = [signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Asked:
+    """How often somebody asked to stop."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> bool:
+        return self.times > 0

@@ -1,0 +1,123 @@
+"""The swarm that works on a run: the one that is up, or one of the run's own; and whether its servers have the models."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from swarm.core.faults import TaskFault
+from swarm.core.task import canonical_model
+from swarm.errors import EngineError, ModelNotFound
+from swarm.ollama.client import OllamaClient
+from swarm.runtime.wiring import open_queue
+from swarm.runtime.wiring.process import RunOptions
+from swarm.runtime.wiring.supervisor import start_background, supervisor_lives, swarm_lives, wait_until_up
+from swarm.settings import Settings
+from swarm.taskqueue import registry
+from swarm.taskqueue.lifelock import is_held
+
+READY_MARGIN_S = 30.0
+STOP_MARGIN_S = 60.0
+
+
+@dataclass
+class Hosting:
+    """Who works on a run. ``own`` is the supervisor started for it; None: a swarm was up already and stays up."""
+
+    own: subprocess.Popen[bytes] | None
+    asked: int = field(default=0)
+
+    def drain(self) -> None:
+        """Ask our own swarm to finish what runs and end; a swarm of others is left alone."""
+        self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ask our own swarm to end now."""
+        self._signal(signal.SIGQUIT)
+
+    def ended(self) -> bool:
+        """Our own swarm is gone."""
+        return self.own is not None and self.own.poll() is not None
+
+    def _signal(self, number: int) -> None:
+        if self.own is not None and self.own.poll() is None:
+            self.own.send_signal(number)
+
+
+@contextmanager
+def hosting(options: RunOptions) -> Iterator[Hosting]:
+    """A swarm for the time of the block: the living one, or a fresh one that is drained at the end.
+
+    Raises ``ConfigError`` (no GPU and no ``--simulate``), ``EngineError`` when no worker comes up.
+    """
+    if swarm_lives(options.settings):
+        if options.simulate:
+            print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
+        elif not supervisor_lives(options.settings):
+            print("note: workers started alone do the work", file=sys.stderr)
+        yield Hosting(own=None)
+        return
+    process = start_background(options, parent=True)
+    host = Hosting(own=process)
+    try:
+        wait_until_up(options, process, timeout_s=options.settings.ollama.start_timeout_s + READY_MARGIN_S)
+        yield host
+    finally:
+        host.drain()
+        _reap(process, options.settings)
+
+
+def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
+    patience_s = STOP_MARGIN_S + settings.llm.timeout_s
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired as exc:
+        raise EngineError(f"the swarm of this run did not end within {patience_s:.0f} s", hint="`swarm down --now`") from exc
+
+
+def check_models(settings: Settings, models: Iterable[str]) -> None:
+    """Whether the living workers' servers have these models. Raises ``ModelNotFound`` naming the near ones.
+
+    A server that does not answer now is not asked again here: its worker says so itself.
+    """
+    installed = _installed(settings)
+    if not installed:
+        return
+    missing = sorted({m for m in models if canonical_model(m) not in installed})
+    if missing:
+        raise ModelNotFound(f"no server has {_named(missing)}", hint=_hint(missing[0], installed))
+
+
+def _installed(settings: Settings) -> Mapping[str, int]:
+    """Canonical names of models, with the number of servers that have each."""
+    layout = open_queue(settings).layout
+    found: dict[str, int] = {}
+    for name in registry.names(layout):
+        row = registry.read_row(layout, name)
+        if row is None or row.url is None or not is_held(layout, name):
+            continue
+        client = OllamaClient(row.url)
+        try:
+            for model in client.tags(5.0):
+                found[canonical_model(model.name)] = found.get(canonical_model(model.name), 0) + 1
+        except TaskFault as fault:
+            print(f"note: {name} does not say which models it has: {fault.message}", file=sys.stderr)
+        finally:
+            client.close()
+    return found
+
+
+def _named(models: list[str]) -> str:
+    shown = ", ".join(models[:3])
+    return f"the model {shown}" if len(models) == 1 else f"the models {shown}{' …' if len(models) > 3 else ''}"
+
+
+def _hint(model: str, installed: Mapping[str, int]) -> str:
+    near = difflib.get_close_matches(canonical_model(model), installed, 3, cutoff=0.5)
+    there = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(installed)[:8])}"
+    return f"{there} Get it with `ollama pull {model}`"

@@ -1,0 +1,94 @@
+"""What the operator should be told: each condition once, under a stable key, until it clears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.core.decisions import Warn
+from swarm.core.demand import demands
+from swarm.core.fit import failing, misfit
+from swarm.core.liveness import condition, workers_of
+from swarm.core.loads import outstanding
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.task import TaskClass
+from swarm.settings import Settings
+
+
+def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
+    """Every alarm that stands now."""
+    return (
+        *_silent_workers(snapshot, settings),
+        *_stale_loads(snapshot, settings),
+        *_failing_loads(snapshot, settings),
+        *_no_worker(snapshot, settings),
+        *_no_llm_worker(snapshot, settings),
+        *_fits_nowhere(snapshot, settings),
+    )
+
+
+def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Living workers whose heartbeat or work loop stands still, or that refuse llm work."""
+    for view in workers_of(snapshot):
+        verdict = condition(view, snapshot, settings)
+        if verdict.state in ("stale", "hung"):
+            yield Warn(key=f"heartbeat:{view.name}", reason=verdict.text)
+        elif verdict.state in ("unready", "card_lost"):
+            yield Warn(key=f"{verdict.state}:{view.name}", reason=verdict.text)
+
+
+def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Load tasks that nobody claims although their worker lives and is cold."""
+    waits: dict[str, float] = {}
+    for name, tasks in outstanding(snapshot).items():
+        view = snapshot.worker(name)
+        cold = view is not None and view.alive and (view.heartbeat is None or view.heartbeat.model is None)
+        oldest_s = max((t.wait_s for t in tasks if t.where == "pending"), default=0.0)
+        if cold and oldest_s > settings.brain.load_warn_s:
+            waits[name] = oldest_s
+    if waits:
+        names = sorted(waits)
+        text = f"load_llm task available for {max(waits.values()):.0f}s but workers {names} still have no model"
+        yield Warn(key=f"load-stale:{','.join(names)}", reason=text)
+
+
+def _failing_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    for view in workers_of(snapshot):
+        models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
+        for model in sorted(models):
+            text = failing(view, model, settings)
+            if text is not None:
+                yield Warn(key=f"load-failed:{view.name}:{model}", reason=text)
+
+
+def _no_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    waiting = sum(lane.pending for lane in snapshot.lanes)
+    patient = max((lane.unserved_s for lane in snapshot.lanes), default=0.0) < settings.worker.heartbeat_stale_s
+    if waiting and not patient and not any(w.alive for w in workers_of(snapshot)):
+        yield Warn(
+            key="no-worker", reason=f"Tasks waiting ({waiting}) but no worker is running - start them with `swarm up`"
+        )
+
+
+def _no_llm_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Workers live, yet none of them could ever serve a model."""
+    llm = [lane for lane in snapshot.lanes if lane.task_class is TaskClass.LLM and lane.pending]
+    alive = [w for w in workers_of(snapshot) if w.alive]
+    patient = max((lane.unserved_s for lane in llm), default=0.0) < settings.worker.heartbeat_stale_s
+    if patient or not alive or any(w.row is not None and w.row.url is not None for w in alive):
+        return
+    waiting = sum(lane.pending for lane in llm)
+    text = f"LLM tasks waiting ({waiting}) but none of the workers {[w.name for w in alive]} has a model server"
+    yield Warn(key="no-llm-worker", reason=text)
+
+
+def _fits_nowhere(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """A model with waiting tasks that no ready worker can be given."""
+    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    for model, demand in demands(snapshot).items():
+        if not demand.waiting or not ready:
+            continue
+        reasons = [misfit(w, demand, snapshot, settings) for w in ready]
+        holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
+        if not holds and all(reasons):
+            text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[0]}"
+            yield Warn(key=f"fits-nowhere:{model}", reason=text)

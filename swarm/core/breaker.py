@@ -1,0 +1,41 @@
+"""A circuit breaker as a value: after some faults in a row, stop asking for a while, then try one, then all again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+TRIP_AFTER = 3
+"""Infra faults in a row that open it: one may be chance, three are a broken server or card."""
+BACKOFF_BASE_S = 1.0
+BACKOFF_CAP_S = 60.0
+
+
+class Breaker(msgspec.Struct, frozen=True):
+    """``faults`` in a row, how often it ``tripped`` since the last success, and its end (monotonic seconds)."""
+
+    faults: int = 0
+    tripped: int = 0
+    open_until_s: float = 0.0
+
+
+def after_infra_fault(breaker: Breaker, now_s: float) -> Breaker:
+    """One more fault. Open for 1, 2, 4 … 60 s once there were ``TRIP_AFTER`` in a row, again after each failed trial."""
+    faults = breaker.faults + 1
+    if faults < TRIP_AFTER or (breaker.tripped and now_s < breaker.open_until_s):
+        return Breaker(faults, breaker.tripped, breaker.open_until_s)
+    wait_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(breaker.tripped, 30))
+    return Breaker(faults, breaker.tripped + 1, now_s + wait_s)
+
+
+def after_success(_breaker: Breaker) -> Breaker:
+    """The server works: closed."""
+    return Breaker()
+
+
+def position(breaker: Breaker, now_s: float) -> Literal["closed", "open", "trial"]:
+    """``trial``: it was open long enough; one task at a time may find out."""
+    if not breaker.tripped:
+        return "closed"
+    return "open" if now_s < breaker.open_until_s else "trial"

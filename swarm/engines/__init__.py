@@ -1,0 +1,1 @@
+"""Engines: what runs work that is no request to a model server."""

@@ -1,0 +1,165 @@
+"""Finished tasks to lines of an OpenAI batch output: the three response bodies, and errors."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+_FINGERPRINT = "fp_ollama"
+
+
+def output_line(document: Mapping[str, Any], finished: Mapping[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    """One line of the output, and whether it is a success (output file) or not (errors file).
+
+    ``document`` is the task's body, ``finished`` the whole finished document, None when the task has not ended.
+    Ids are made of the task's, so exporting twice gives the same lines.
+    """
+    task_id = (finished or {}).get("task_id") or document.get("task_id") or document.get("custom_id")
+    line: dict[str, Any] = {
+        "id": f"batch_req_{task_id}",
+        "custom_id": document.get("custom_id"),
+        "response": None,
+        "error": None,
+    }
+    if finished is None or finished.get("status") != "completed" or not isinstance(finished.get("result"), dict):
+        return line | {"error": _error(finished)}, False
+    body = response_body(document, finished)
+    return line | {"response": {"status_code": 200, "request_id": f"req_{task_id}", "body": body}}, True
+
+
+def response_body(document: Mapping[str, Any], finished: Mapping[str, Any]) -> dict[str, Any]:
+    """The body OpenAI's endpoint would have answered with; ``"simulated": true`` is added where a simulation answered."""
+    metadata = document.get("metadata") or {}
+    result: Mapping[str, Any] = finished["result"]
+    task_id = str(finished.get("task_id", ""))
+    model = finished.get("model") or document.get("model") or ""
+    match metadata.get("url"):
+        case "/v1/chat/completions":
+            body = _text_body("chatcmpl", "chat.completion", task_id, model, finished)
+            body["choices"] = [_chat_choice(result, task_id)]
+        case "/v1/completions":
+            body = _text_body("cmpl", "text_completion", task_id, model, finished)
+            body["choices"] = [_text_choice(result)]
+        case _:
+            vectors = result.get("embeddings") or []
+            in_base64 = metadata.get("encoding_format") == "base64"
+            body = {
+                "object": "list",
+                "data": [_vector(i, v, in_base64=in_base64) for i, v in enumerate(vectors)],
+                "model": model,
+            }
+            prompt_tokens = usage_of(result)["prompt_tokens"]
+            body["usage"] = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return body | ({"simulated": True} if finished.get("simulated") else {})
+
+
+def usage_of(result: Mapping[str, Any]) -> dict[str, int]:
+    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0."""
+    usage = result.get("usage") or {}
+    prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
+    completion = usage.get("completion_tokens", result.get("eval_count")) or 0
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def finish_reason(result: Mapping[str, Any]) -> str:
+    """``stop``, ``length`` or ``tool_calls``."""
+    if (result.get("message") or {}).get("tool_calls"):
+        return "tool_calls"
+    return "length" if result.get("done_reason") == "length" else "stop"
+
+
+def _text_body(prefix: str, name: str, task_id: str, model: str, finished: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"{prefix}-{task_id}",
+        "object": name,
+        "created": _epoch_s(finished.get("completed_at") or finished.get("created_at")),
+        "model": model,
+        "choices": [],
+        "usage": usage_of(finished["result"]),
+        "system_fingerprint": _FINGERPRINT,
+    }
+
+
+def _chat_choice(result: Mapping[str, Any], task_id: str) -> dict[str, Any]:
+    said = result.get("message") or {}
+    calls = said.get("tool_calls") or []
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": said.get("content") or (None if calls else ""),
+        "refusal": None,
+    }
+    if said.get("thinking"):
+        message["reasoning"] = said["thinking"]
+    if calls:
+        message["tool_calls"] = [_tool_call(call, i, task_id) for i, call in enumerate(calls)]
+    tokens = result.get("logprobs")
+    logprobs = {"content": [_token(token) for token in tokens], "refusal": None} if tokens else None
+    return {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(result)}
+
+
+def _text_choice(result: Mapping[str, Any]) -> dict[str, Any]:
+    tokens = result.get("logprobs")
+    return {
+        "index": 0,
+        "text": result.get("response") or "",
+        "logprobs": _old_logprobs(tokens) if tokens else None,
+        "finish_reason": finish_reason(result),
+    }
+
+
+def _tool_call(call: Mapping[str, Any], index: int, task_id: str) -> dict[str, Any]:
+    function = call.get("function") or {}
+    arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
+    return {
+        "id": call.get("id") or f"call_{task_id}_{index}",
+        "type": "function",
+        "function": {"name": function.get("name", ""), "arguments": arguments},
+    }
+
+
+def _token(token: Mapping[str, Any]) -> dict[str, Any]:
+    top = [_token({**other, "top_logprobs": ()}) for other in token.get("top_logprobs") or ()]
+    text = str(token.get("token", ""))
+    found = {"token": text, "logprob": token.get("logprob", 0.0), "bytes": token.get("bytes") or list(text.encode())}
+    return found | ({} if token.get("top_logprobs") == () else {"top_logprobs": top})
+
+
+def _old_logprobs(tokens: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Four parallel lists, as text completions have it."""
+    texts = [str(token.get("token", "")) for token in tokens]
+    offsets = [0]
+    for text in texts[:-1]:
+        offsets.append(offsets[-1] + len(text))
+    top = [{str(o.get("token", "")): o.get("logprob", 0.0) for o in token.get("top_logprobs") or ()} for token in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.get("logprob", 0.0) for token in tokens],
+        "top_logprobs": top,
+        "text_offset": offsets,
+    }
+
+
+def _vector(index: int, values: list[float], *, in_base64: bool) -> dict[str, Any]:
+    packed = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode() if in_base64 else values
+    return {"object": "embedding", "index": index, "embedding": packed}
+
+
+def _error(finished: Mapping[str, Any] | None) -> dict[str, str]:
+    if finished is None:
+        return {"code": "unfinished", "message": "the task has not ended yet"}
+    status = str(finished.get("status") or "unfinished")
+    error = finished.get("error") or {}
+    code = error.get("type") or ("cancelled" if status == "cancelled" else "failed")
+    return {"code": str(code), "message": str(error.get("message") or f"the task is {status} and has no result")}
+
+
+def _epoch_s(moment: str | None) -> int:
+    try:
+        return int(datetime.fromisoformat(moment).timestamp()) if moment else 0
+    except ValueError:
+        return 0

@@ -1,0 +1,47 @@
+"""How an input is to be read: what the command line says about a batch, as one frozen value."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Format = Literal["openai", "jsonl", "csv", "text"]
+Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
+
+
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that turns lines into tasks. Whatever a line says itself wins over what is said here.
+
+    The one exception is ``model`` with OpenAI input: there every line must name a model, most often one that no local
+    server has, so ``model`` replaces it.
+    """
+
+    format: Format | None = None
+    """None: told by the file's extension; for ``.jsonl`` its first line tells OpenAI batches from plain ones."""
+    prompt_field: str | None = None
+    """Column that holds the prompt (text) or the messages (list). None: ``prompt`` or ``messages``."""
+    template: str | None = None
+    """Prompt made of columns: ``Translate {text} to {lang}``; ``{{`` and ``}}`` stand for braces."""
+    system: str | None = None
+    """System prompt; a line whose messages bring their own keeps its own."""
+    model: str | None = None
+    endpoint: Endpoint = "/api/chat"
+    """Where plain lines go; OpenAI lines say it by their ``url``."""
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Generation options in Ollama's words, such as ``{"temperature": 0, "num_predict": 200}``."""
+    limit: int | None = None
+    """Read only so many items. No part of the batch's identity: a later run without it does the rest."""
+    name_field: str | None = None
+    """Column whose value names the task in lists and logs."""
+
+    def meaning(self) -> dict[str, Any]:
+        """The options that change what is asked, ready to be hashed; ``format`` is left to whoever resolved it."""
+        return {
+            "model": self.model,
+            "template": self.template,
+            "prompt_field": self.prompt_field,
+            "system": self.system,
+            "endpoint": self.endpoint,
+            "options": self.options,
+        }

@@ -1,0 +1,1 @@
+"""Readers of cards: NVIDIA's through NVML, and simulated ones."""

@@ -1,0 +1,65 @@
+"""Simulated cards: their memory use is what the simulated servers' runners say they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from swarm.core.gpu import GpuProcess, GpuReading
+from swarm.proc.stat import read_stat
+
+
+class RunnerNote(msgspec.Struct, frozen=True):
+    """``<card_dir>/<pid>.json``: written by the runner of a simulated server."""
+
+    pid: int
+    used_mib: int
+    model: str = ""
+
+
+class SimulatedReader:
+    """Fits the ``GpuReader`` port: ``count`` cards ``SIM-GPU-<i>`` of ``vram_mib`` each, one directory per card."""
+
+    unavailable: str | None = None
+
+    def __init__(self, count: int, vram_mib: int, card_dirs: Sequence[Path]) -> None:
+        if len(card_dirs) != count:
+            raise ValueError(f"{count} cards need as many directories, got {len(card_dirs)}")
+        self._vram_mib = vram_mib
+        self._card_dirs = tuple(card_dirs)
+
+    def read(self) -> tuple[GpuReading, ...]:
+        """All cards now. What a dead runner left behind does not count, as memory of a dead process does not."""
+        return tuple(self._card(index, path) for index, path in enumerate(self._card_dirs))
+
+    def _card(self, index: int, path: Path) -> GpuReading:
+        notes = _living_notes(path)
+        used_mib = sum(note.used_mib for note in notes)
+        return GpuReading(
+            index=index,
+            uuid=f"SIM-GPU-{index}",
+            name="Simulated GPU",
+            simulated=True,
+            memory_total_mib=self._vram_mib,
+            memory_used_mib=used_mib,
+            processes=tuple(GpuProcess(pid=note.pid, used_mib=note.used_mib) for note in notes),
+        )
+
+
+def _living_notes(card_dir: Path) -> list[RunnerNote]:
+    notes = []
+    try:
+        paths = sorted(card_dir.glob("*.json"))
+    except FileNotFoundError:
+        return []
+    for path in paths:
+        try:
+            note = msgspec.json.decode(path.read_bytes(), type=RunnerNote)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            continue  # gone or half-written in this instant: the next reading will see it
+        stat = read_stat(note.pid)
+        if stat is not None and stat.alive:
+            notes.append(note)
+    return notes

@@ -1,0 +1,90 @@
+"""What a model server tells: frozen structs, sizes in MiB, durations in seconds, model names canonical."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+MIB = 1 << 20
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one request. Seconds are monotonic."""
+
+    total_s: float = 600.0
+    first_token_s: float = 300.0
+    """Until the first line of the answer; covers a model load and the wait for a slot."""
+    token_gap_s: float = 120.0
+    max_reply_bytes: int = 16 * MIB
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer. ``final`` is Ollama's last object with the text, thinking and tool calls of all lines merged in."""
+
+    final: dict[str, Any]
+    tokens_in: int = 0
+    tokens_out: int = 0
+    """Includes thinking tokens."""
+    first_token_s: float = 0.0
+    total_s: float = 0.0
+    simulated: bool = False
+
+
+class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The server says that the model is ready; whether it is on the card is for ``ps`` and the driver to say."""
+
+    done_reason: str
+    total_s: float
+
+
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``/api/ps``."""
+
+    name: str
+    digest: str = ""
+    size_mib: int = 0
+    size_vram_mib: int = 0
+    """The part on GPUs; less than ``size_mib`` means that the rest runs on the CPU."""
+    context_length: int = 0
+    """Per slot, as allocated; 0 where the release does not say."""
+    expires_at: str = ""
+
+    @property
+    def spilled(self) -> bool:
+        """Whether a part of the model is not on a GPU."""
+        return self.size_vram_mib < self.size_mib
+
+
+class InstalledModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``/api/tags``."""
+
+    name: str
+    digest: str = ""
+    size_mib: int = 0
+    capabilities: tuple[str, ...] = ()
+    """``completion``, ``embedding``, ``vision``, ``thinking``, ``tools`` …; empty where the release does not say."""
+
+
+class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``/api/show`` says of one model."""
+
+    name: str
+    capabilities: tuple[str, ...] = ()
+    architecture: str = ""
+    context_length: int = 0
+    """The trained limit; 0 if unknown."""
+    parameters: str = ""
+    """The model's own options, one per line."""
+    model_info: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class PullStep(msgspec.Struct, frozen=True):
+    """One line of a download's progress."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    """Bytes of this layer."""
+    completed: int = 0
+    """Bytes of this layer that are here."""

@@ -1,0 +1,151 @@
+"""What went wrong, and who is to blame: status codes, error texts and broken connections as ``TaskFault``.
+
+Pure. Texts are matched loosely (any case, anywhere), because their wording moves between Ollama releases.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+
+from swarm.core.faults import FaultClass, TaskFault
+
+SHOWN_CHARS: Final = 500
+"""Error texts are cut to this length; runners append whole logs."""
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    fault: FaultClass
+    kind: str
+
+
+def _rule(fault: FaultClass, kind: str, *texts: str) -> _Rule:
+    return _Rule(re.compile("|".join(texts), re.IGNORECASE), fault, kind)
+
+
+# The first match wins: a crash report quotes its cause, so causes come before crashes.
+_TEXT_RULES: Final = (
+    _rule("deterministic", "model_incompatible", "may be incompatible with your version of ollama"),
+    _rule("infra", "does_not_fit", "requires more system memory", "unable to load full model on gpu"),
+    _rule(
+        "infra",
+        "out_of_memory",
+        "out of memory",
+        "cudamalloc failed",
+        "failed to allocate",
+        "insufficient memory",
+        "not enough memory",
+        "allocation failed",
+        "erroroutofmemory",
+    ),
+    _rule("transient", "aborted", "context canceled", "request canceled"),
+    _rule("transient", "token_repeat", "token repeat limit"),
+    _rule("transient", "busy", "server busy", "maximum pending requests"),
+    _rule("infra", "load_timeout", r"timed out waiting for (llama|runner)"),
+    _rule("infra", "load_failed", "process has terminated", "error starting llama-server", "error loading model"),
+    _rule(
+        "infra",
+        "runner_died",
+        "has unexpectedly stopped",
+        "error was encountered while running the model",
+        "cuda error",
+        "gpu is lost",
+        "connection refused",
+        "connection reset",
+        r"\bEOF\b",
+    ),
+    _rule("infra", "disk_full", "no space left on device"),
+    _rule(
+        "deterministic", "model_missing", r"model ['\"].*not found", "try pulling it first", "manifest: file does not exist"
+    ),
+    _rule(
+        "deterministic",
+        "bad_request",
+        "must be of type",
+        "invalid format",
+        "does not support",
+        "context length",
+        "invalid model name",
+        "invalid input",
+        "is required",
+        "missing request body",
+    ),
+)
+
+
+def fault_of_text(text: str) -> TaskFault:
+    """Class an error text of the server. An unknown text is transient: it is tried again, but not for ever."""
+    shown = text.strip()[:SHOWN_CHARS] or "the server gave no reason"
+    for rule in _TEXT_RULES:
+        if rule.pattern.search(text):
+            return TaskFault(rule.fault, rule.kind, shown)
+    return TaskFault("transient", "server_error", shown)
+
+
+def fault_of_status(status: int, body: str, *, endpoint: str) -> TaskFault:
+    """Class a reply whose status is not 200. ``body`` is its text as received."""
+    text = error_text(body)
+    if text is None:
+        return _foreign_status(status, body)
+    fault, kind = _class_of_status(status, text, endpoint)
+    return TaskFault(fault, kind, f"HTTP {status}: {text.strip()[:SHOWN_CHARS]}")
+
+
+def _class_of_status(status: int, text: str, endpoint: str) -> tuple[FaultClass, str]:
+    known = fault_of_text(text)
+    # Embedding answers 400 to whatever fails after loading, a dead runner included: only the text can tell.
+    text_decides = status >= 500 or (status == 400 and endpoint == "/api/embed" and known.kind != "server_error")
+    match status:
+        case 404:
+            return "deterministic", "model_missing"
+        case 401 | 403:
+            return "deterministic", "forbidden"
+        case 408 | 429 | 499 | 502 | 503 | 504:
+            return "transient", "busy"
+        case _ if text_decides:
+            return known.fault, known.kind
+        case _:
+            return "deterministic", "bad_request"
+
+
+def _foreign_status(status: int, body: str) -> TaskFault:
+    """An error that is not in Ollama's form: a proxy or another program answers, or our Host header was refused."""
+    if status == 403:
+        return TaskFault(
+            "infra", "forbidden", "HTTP 403: the server refuses this address; use a loopback URL or set OLLAMA_HOST"
+        )
+    if status == 503:
+        return TaskFault("transient", "busy", f"HTTP 503: {body.strip()[:SHOWN_CHARS]}")
+    return TaskFault(
+        "infra", "garbage", f"HTTP {status} without an Ollama error: {body.strip()[:120]!r}; is this URL an Ollama server?"
+    )
+
+
+def error_text(body: str) -> str | None:
+    """The text in ``{"error": "…"}`` (or the nested form); None if the body is not of that form."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return error if isinstance(error, str) else None
+
+
+def fault_of_transport(error: Exception, *, url: str) -> TaskFault:
+    """Class a broken connection: always the server's or the host's fault, never the task's."""
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, ConnectionRefusedError):
+        return TaskFault("infra", "server_down", f"nothing listens at {url}; is the server running?")
+    if isinstance(error, (ConnectionError, http.client.IncompleteRead)):
+        return TaskFault(
+            "infra", "connection_lost", f"the server at {url} closed the connection before its answer was whole ({what})"
+        )
+    if isinstance(error, http.client.HTTPException):
+        return TaskFault("infra", "garbage", f"what answers at {url} does not speak HTTP ({what})")
+    return TaskFault("infra", "server_down", f"cannot reach {url} ({what})")

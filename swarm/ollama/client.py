@@ -1,0 +1,239 @@
+"""The Ollama client: native API, always streamed, every call bounded, every attempt cancellable from another thread.
+
+Every failure is a ``TaskFault`` whose class says what to do next; see ``swarm.ollama.classify``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from swarm.core.faults import TaskFault
+from swarm.ollama import replies
+from swarm.ollama.answers import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.ollama.classify import fault_of_status, fault_of_transport
+from swarm.ollama.pool import Abort, CancelLike, Exchange, Pool
+from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines
+from swarm.ollama.wire import Address
+
+KeepAlive = str | int | float | None
+_MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+_ERROR_BYTES = 1 * MIB
+
+
+class OllamaClient:
+    """Speaks to one server. Thread-safe; keeps a few connections alive. Uses no proxy."""
+
+    def __init__(self, base_url: str) -> None:
+        """Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``."""
+        self.base_url = base_url.rstrip("/")
+        self._pool = Pool(Address(base_url))
+
+    def close(self) -> None:
+        """Close idle connections; requests in flight go on."""
+        self._pool.close()
+
+    def __enter__(self) -> OllamaClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def version(self, timeout_s: float = 5.0) -> str:
+        """The server's version; answers even when the scheduler is wedged. ``is_simulated`` tells a simulated one."""
+        return replies.version(self._get("/api/version", timeout_s))
+
+    def ps(self, timeout_s: float = 5.0) -> tuple[LoadedModel, ...]:
+        """Models that are loaded now. A model that is still loading is not listed."""
+        return replies.loaded_models(self._get("/api/ps", timeout_s))
+
+    def tags(self, timeout_s: float = 10.0) -> tuple[InstalledModel, ...]:
+        """Models on disk, newest first."""
+        return replies.installed_models(self._get("/api/tags", timeout_s))
+
+    def show(self, model: str, timeout_s: float = 10.0) -> ModelDetails:
+        """What the server knows of one model. Raises ``TaskFault`` kind ``model_missing``."""
+        return replies.model_details(
+            model, self._post_object("/api/show", {"model": model}, Limits(total_s=timeout_s)).final
+        )
+
+    # -- models --------------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        model: str,
+        *,
+        options: Mapping[str, Any],
+        keep_alive: KeepAlive = -1,
+        embedding: bool = False,
+        timeout_s: float = 600.0,
+        cancel: CancelLike | None = None,
+    ) -> LoadAnswer:
+        """Preload a model, with exactly the options its tasks will use, else their first request loads it again.
+
+        Cancelling (or the timeout) hangs up, which makes the server abort the load.
+        """
+        body: dict[str, Any] = {"model": model, "options": dict(options), "keep_alive": keep_alive}
+        if keep_alive is None:
+            del body["keep_alive"]
+        endpoint = "/api/embed" if embedding else "/api/generate"
+        if embedding:
+            body["input"] = []
+        else:
+            body["stream"] = False
+        reply = self._post_object(endpoint, body, Limits(total_s=timeout_s), cancel)
+        reason = "load" if embedding else str(reply.final.get("done_reason") or "")
+        if not embedding and reply.final.get("done") is not True:
+            raise half_stream()
+        return LoadAnswer(done_reason=reason, total_s=reply.total_s)
+
+    def unload(self, model: str, timeout_s: float = 30.0) -> None:
+        """Order a model out. It goes once its requests have ended: poll ``ps``, then the card, to know that it has."""
+        body = {"model": model, "keep_alive": 0, "stream": False}
+        self._post_object("/api/generate", body, Limits(total_s=timeout_s))
+
+    def pull(
+        self,
+        model: str,
+        progress: Callable[[PullStep], None] | None = None,
+        *,
+        limits: Limits | None = None,
+        cancel: CancelLike | None = None,
+    ) -> None:
+        """Download a model. Returns only if the server said ``success``; most failures come inside a 200."""
+        limits = limits or Limits(total_s=24 * 3600.0, first_token_s=60.0, token_gap_s=300.0, max_reply_bytes=1024 * MIB)
+        last = ""
+        with self._exchange("POST", "/api/pull", {"model": model, "stream": True}, limits, cancel=cancel) as (
+            exchange,
+            deadlines,
+        ):
+            for line in read_lines(exchange, deadlines, limits.max_reply_bytes):
+                step = replies.pull_step(line)
+                last = step.status
+                if progress is not None:
+                    progress(step)
+        if last != "success":
+            raise TaskFault(
+                "transient", "pull_incomplete", f"the download of {model} ended after {last or 'nothing'!r}; pull it again"
+            )
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        limits: Limits,
+        cancel: CancelLike | None = None,
+        progress: Callable[[int], None] | None = None,
+        marker: str | None = None,
+    ) -> Reply:
+        """Run one request (``/api/chat``, ``/api/generate`` or ``/api/embed``); ``body`` names the model.
+
+        ``progress`` is called with 1 for each piece of text. ``marker`` travels as header ``X-Swarm-Task``.
+        """
+        if endpoint == "/api/embed":
+            return self._post_object(endpoint, body, limits, cancel, marker)
+        with self._exchange("POST", endpoint, {**body, "stream": True}, limits, cancel=cancel, marker=marker) as (
+            exchange,
+            deadlines,
+        ):
+            final = merge_stream(read_lines(exchange, deadlines, limits.max_reply_bytes), progress)
+            return replies.whole_reply(final, deadlines)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, timeout_s: float) -> dict[str, Any]:
+        with self._exchange("GET", path, None, Limits(total_s=timeout_s), streamed=False) as (exchange, deadlines):
+            return decode_object(read_all(exchange, deadlines, 64 * MIB))
+
+    def _post_object(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        limits: Limits,
+        cancel: CancelLike | None = None,
+        marker: str | None = None,
+    ) -> Reply:
+        """Post, and read one JSON object; only the total limit holds, since nothing comes before the end."""
+        with self._exchange("POST", path, body, limits, cancel=cancel, marker=marker, streamed=False) as (
+            exchange,
+            deadlines,
+        ):
+            return replies.whole_reply(decode_object(read_all(exchange, deadlines, limits.max_reply_bytes)), deadlines)
+
+    @contextmanager
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        limits: Limits,
+        *,
+        cancel: CancelLike | None = None,
+        marker: str | None = None,
+        streamed: bool = True,
+    ) -> Iterator[tuple[Exchange, Deadlines]]:
+        """One request whose reply has status 200; whatever goes wrong in the block leaves as ``TaskFault``."""
+        raw = None if body is None else _encode(body)
+        request = self._pool.address.request(method, path, raw, _headers(marker))
+        deadlines = Deadlines(limits, streamed=streamed)
+        abort = Abort(cancel)
+        exchange: Exchange | None = None
+        reusable = False
+        try:
+            if abort.fired:
+                raise _cancelled(abort)
+            exchange = self._pool.open(request, method, deadline=deadlines.next, abort=abort)
+            if exchange.status != 200:
+                raw = read_all(exchange, deadlines, _ERROR_BYTES)
+                reusable = True
+                raise fault_of_status(exchange.status, raw.decode("utf-8", "replace"), endpoint=path)
+            yield exchange, deadlines
+            reusable = drain(exchange, deadlines)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._fault(error, abort, deadlines) from error
+        except TaskFault as fault:
+            if abort.fired and fault.fault != "cancelled":
+                raise _cancelled(abort) from fault
+            raise
+        finally:
+            if exchange is not None:
+                exchange.close(reusable=reusable)
+
+    def _fault(self, error: Exception, abort: Abort, deadlines: Deadlines) -> TaskFault:
+        """A cut connection looks like many things; that we cut it ourselves comes first."""
+        if abort.fired:
+            return _cancelled(abort)
+        return deadlines.fault() if isinstance(error, TimeoutError) else fault_of_transport(error, url=self.base_url)
+
+
+def is_simulated(version: str) -> bool:
+    """Whether this version is that of a simulated server."""
+    return version.endswith("-simulated")
+
+
+def _cancelled(abort: Abort) -> TaskFault:
+    reason = abort.reason
+    if reason == "timeout":
+        return TaskFault("transient", "timeout", "the attempt took longer than its limit and was stopped")
+    return TaskFault("cancelled", reason, f"the request was stopped: {reason}")
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TaskFault("deterministic", "bad_request", f"the request cannot be written as JSON: {error}") from error
+
+
+def _headers(marker: str | None) -> dict[str, str]:
+    return {"X-Swarm-Task": marker} if marker and _MARKER_RE.fullmatch(marker) else {}

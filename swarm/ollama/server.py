@@ -1,0 +1,222 @@
+"""One model server process: found or started, ready or not, ended with its runners. Nothing here waits for long."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from swarm.core.worker import ProcessIdentity
+from swarm.errors import ModelServerError
+from swarm.ollama.readiness import ReadinessProbe
+from swarm.ollama.spec import ServerSpec
+from swarm.proc.child import Child, Exit
+from swarm.proc.identity import is_same
+from swarm.proc.logfile import rotate_if_large
+from swarm.proc.markers import find_marked, kill_marked
+from swarm.proc.notes import read_note, remove_note, write_note
+from swarm.proc.ports import describe, is_free, who_listens
+
+ORPHAN_GRACE_S = 2.0
+"""Between SIGTERM and SIGKILL of what an earlier life left behind; short, since the caller waits."""
+log = logging.getLogger(__name__)
+
+
+class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
+    """``workers/<worker>.server.json``: who runs, so that a later supervisor can adopt or stop it."""
+
+    worker: str
+    process: ProcessIdentity
+    url: str
+    port: int
+    fingerprint: str
+    simulated: bool = False
+
+
+def find_binary(spec: ServerSpec) -> str:
+    """Path of the program to run. Raises ``ModelServerError`` saying how to get it."""
+    binary = shutil.which(spec.argv[0], path=spec.env.get("PATH", os.defpath))
+    if binary is None:
+        raise ModelServerError(
+            f"there is no program {spec.argv[0]!r} to serve models for {spec.worker}",
+            hint="install Ollama (https://ollama.com/download), set ollama.binary, or try --simulate 4",
+        )
+    return binary
+
+
+class ServerProcess:
+    """Keeps to one ``ServerSpec``. Not thread-safe; ``on_ready`` is called from the probe's thread."""
+
+    role = "server"
+
+    def __init__(self, spec: ServerSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.spec = spec
+        self.name = f"ollama-{spec.worker}"
+        self._on_ready = on_ready
+        self._child: Child | None = None
+        self._probe: ReadinessProbe | None = None
+
+    @property
+    def identity(self) -> ProcessIdentity | None:
+        """The living process, None while there is none."""
+        return self._child.identity if self._child is not None else None
+
+    @property
+    def pidfd(self) -> int | None:
+        """Readable once the process has ended."""
+        return self._child.pidfd if self._child is not None and self._child.pidfd >= 0 else None
+
+    def start(self) -> str:
+        """Adopt the running server of an earlier supervisor if it is the right one, else start a new one.
+
+        Orphans of an earlier life are ended first; other people's processes are named, never touched. Returns a line for
+        the log. Raises ``ModelServerError``: no such program, port taken, orphan that cannot be killed.
+        """
+        adopted = self._adopt()
+        if adopted:
+            return adopted
+        orphans = self._end_orphans()
+        self._check_port()
+        self._spawn()
+        child = self._child
+        assert child is not None
+        self._write_note(child.identity)
+        self._watch(child)
+        cleared = f", after ending {orphans} left over from an earlier life" if orphans else ""
+        return f"{self.name} started as pid {child.identity.pid} on port {self.spec.port}{cleared}"
+
+    def ready(self) -> bool:
+        """Whether it has answered ``/api/version`` and ``/api/ps`` in this life."""
+        return self._probe is not None and self._probe.ready
+
+    def overdue(self) -> str | None:
+        """Why it must be given up: not ready within ``start_timeout_s``. None while it is not overdue."""
+        probe = self._probe
+        if probe is None or probe.ready or probe.age_s < self.spec.start_timeout_s:
+            return None
+        return f"not ready within {self.spec.start_timeout_s:g} s: {probe.last_answer}; see {self.spec.log_path}"
+
+    def poll(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        return self._child.poll() if self._child is not None else None
+
+    def drain(self) -> None:
+        """A server cannot drain: its requests are cut. The same as ``stop``; its worker is drained before."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin its end: SIGTERM to the group, SIGKILL after the grace. ``stop_step`` sees it through."""
+        self._end_probe()
+        if self._child is not None:
+            self._child.begin_stop(grace_s=self.spec.stop_grace_s, sig=signal.SIGTERM)
+
+    def stop_step(self) -> bool | None:
+        """True: the server and its runners are proven gone. False: something cannot be killed. None: call again."""
+        gone = self._child.stop_step() if self._child is not None else not self._end_remains()
+        if gone:
+            self._forget()
+        return gone
+
+    def clean_up(self) -> str | None:
+        """After its end: kill the runners it left. Returns a complaint if one cannot be killed."""
+        self._end_probe()
+        left = self._child.clean_up() if self._child is not None else []
+        self._forget()
+        return f"cannot kill {', '.join(describe(i.pid) for i in left)}" if left else None
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Living processes of ours that carry this server's marker, for people."""
+        return tuple(describe(i.pid) for i in find_marked(**self.spec.markers))
+
+    def close(self) -> None:
+        """Let go without stopping it: the next supervisor adopts it."""
+        self._end_probe()
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _adopt(self) -> str | None:
+        note = read_note(Path(self.spec.note_path), ServerNote)
+        if note is None or note.fingerprint != self.spec.fingerprint:
+            return None
+        # The note is only a hint: that very process, alive and with our marker in its environment, is the proof.
+        if note.process not in find_marked(**self.spec.markers):
+            return None
+        child = Child.adopt(note.process, markers=self.spec.markers)
+        if child is None:
+            return None
+        self._child = child
+        self._watch(child)
+        return f"{self.name} adopted: it runs as pid {note.process.pid} on port {self.spec.port}"
+
+    def _end_orphans(self) -> int:
+        orphans = len(find_marked(**self.spec.markers))
+        if orphans and self._end_remains():
+            names = "; ".join(self.leftovers())
+            raise ModelServerError(
+                f"{self.name}: {names} of an earlier life cannot be killed",
+                hint="it is stuck in the kernel, most likely in the GPU driver: see `dmesg`; a reboot frees the card",
+            )
+        return orphans
+
+    def _end_remains(self) -> list[ProcessIdentity]:
+        return kill_marked(min(ORPHAN_GRACE_S, self.spec.stop_grace_s), **self.spec.markers)
+
+    def _check_port(self) -> None:
+        if not is_free(self.spec.host, self.spec.port):
+            raise ModelServerError(
+                f"{self.name}: port {self.spec.port} is taken by {who_listens(self.spec.port) or 'an unknown process'}",
+                hint="stop it, choose another ollama.base_port, or adopt that server with ollama_url in [[workers]]",
+            )
+
+    def _spawn(self) -> None:
+        spec = self.spec
+        binary = find_binary(spec)
+        for directory in spec.card_dirs:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        log_path = Path(spec.log_path)
+        rotate_if_large(log_path)
+        try:
+            self._child = Child.spawn((binary, *spec.argv[1:]), env=spec.env, markers=spec.markers, log_path=log_path)
+        except OSError as error:
+            raise ModelServerError(
+                f"{self.name}: cannot start {binary}: {error.strerror}", hint=f"run `{binary} serve` by hand to see why"
+            ) from error
+
+    def _watch(self, child: Child) -> None:
+        identity = child.identity
+        self._probe = ReadinessProbe(
+            self.spec.host, self.spec.port, alive=lambda: is_same(identity), on_ready=self._on_ready
+        )
+        self._probe.start()
+
+    def _write_note(self, identity: ProcessIdentity) -> None:
+        spec = self.spec
+        note = ServerNote(
+            worker=spec.worker,
+            process=identity,
+            url=spec.url,
+            port=spec.port,
+            fingerprint=spec.fingerprint,
+            simulated=spec.simulated,
+        )
+        try:
+            write_note(Path(spec.note_path), note)
+        except OSError as error:
+            # Only adoption is lost: a later supervisor finds the server by its marker and replaces it.
+            log.warning("%s: cannot write %s: %s", self.name, spec.note_path, error.strerror)
+
+    def _end_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+
+    def _forget(self) -> None:
+        self._child = None
+        self._end_probe()
+        remove_note(Path(self.spec.note_path))

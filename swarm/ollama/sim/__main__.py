@@ -1,0 +1,10 @@
+"""``python -m swarm.ollama.sim``."""
+
+from __future__ import annotations
+
+import sys
+
+from swarm.ollama.sim import main
+
+if __name__ == "__main__":
+    sys.exit(main())

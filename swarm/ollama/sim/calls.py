@@ -1,0 +1,100 @@
+"""Reading request bodies, and refusing them in Ollama's words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from swarm.ollama.sim.environment import parse_duration
+from swarm.ollama.sim.errors import ApiError
+from swarm.ollama.sim.store import SimModel
+
+GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"
+
+
+@dataclass(slots=True)
+class Call:
+    """A generate, chat or embed request as understood."""
+
+    endpoint: str
+    body: dict[str, Any]
+    name: str
+    options: dict[str, Any]
+    stream: bool
+    keep_alive_s: float | None
+    """Infinite: for ever; None: as before."""
+    arrived: float
+    """On the loop's clock."""
+    fault: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to compute: the request is about loading or unloading."""
+        return not self.body.get({GENERATE: "prompt", CHAT: "messages", EMBED: "input"}[self.endpoint])
+
+    @property
+    def unloads(self) -> bool:
+        return self.empty and self.keep_alive_s == 0 and self.endpoint != EMBED
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a request. Raises ``ApiError`` 400."""
+    if not raw.strip():
+        raise ApiError(400, "missing request body")
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ApiError(400, f"invalid request body: {error}") from error
+
+
+def model_name(body: dict[str, Any]) -> str:
+    """The model a request names, also under the old key. Raises ``ApiError`` 400."""
+    name = body.get("model") or body.get("name")
+    if not name or not isinstance(name, str):
+        raise ApiError(400, "model is required")
+    return name
+
+
+def read_call(endpoint: str, raw: bytes, arrived: float) -> Call:
+    """Understand a request. Raises ``ApiError``."""
+    body = read_body(raw)
+    options = body.get("options") or {}
+    stream = body.get("stream", True)
+    wanted = {"options": (options, dict), "stream": (stream, bool)}
+    if endpoint == CHAT:
+        wanted["messages"] = (body.get("messages") or [], list)
+    for field, (value, kind) in wanted.items():
+        if not isinstance(value, kind):
+            raise ApiError(400, f"json: cannot unmarshal {field} of type {type(value).__name__}")
+    return Call(endpoint, body, model_name(body), options, stream, _keep_alive_s(body.get("keep_alive")), arrived)
+
+
+def _keep_alive_s(value: object) -> float | None:
+    match value:
+        case None:
+            return None
+        case bool():
+            raise ApiError(400, "invalid keep_alive")
+        case int() | float():
+            return math.inf if value < 0 else float(value)
+        case str():
+            try:
+                return parse_duration(value)
+            except ValueError as error:
+                raise ApiError(400, str(error)) from error
+        case _:
+            raise ApiError(400, "invalid keep_alive")
+
+
+def check_abilities(call: Call, model: SimModel) -> None:
+    """Raises ``ApiError`` where the model cannot do what is asked, or the format is none."""
+    if model.embedding and call.endpoint != EMBED:
+        raise ApiError(400, f'"{call.name}" does not support {call.endpoint.removeprefix("/api/")}')
+    if call.body.get("think") and not model.thinking:
+        raise ApiError(400, f'"{call.name}" does not support thinking')
+    form = call.body.get("format")
+    if form and form != "json" and not isinstance(form, dict):
+        raise ApiError(500, f'invalid format: "{form}"; expected "json" or a JSON schema')

@@ -1,0 +1,155 @@
+"""One process we keep: started by us or adopted, watched through a pidfd, ended with all it started."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal as signals
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from swarm.core.worker import ProcessIdentity
+from swarm.proc import identity as identities
+from swarm.proc.kill import GroupStop, LoneStop, kill_group
+from swarm.proc.markers import find_marked, kill_marked
+from swarm.proc.stat import read_stat
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended; both None for an adopted one, whose status only its parent learns."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by {signals.Signals(self.signal).name}"
+        return (
+            f"exit code {self.code}" if self.code is not None else "ended (started by an earlier supervisor: no exit status)"
+        )
+
+
+class Child:
+    """A process in a session of its own, and a marker that all its descendants carry.
+
+    Not reaped before its group is gone: until then its number stays reserved, so a signal to the group hits no other.
+    """
+
+    def __init__(
+        self, identity: ProcessIdentity, pidfd: int, popen: subprocess.Popen[bytes] | None, markers: Mapping[str, str]
+    ) -> None:
+        self.identity = identity
+        self.pidfd = pidfd
+        self._popen = popen
+        self._markers = dict(markers)
+        self._exit: Exit | None = None
+        self._stop: GroupStop | LoneStop | None = None
+
+    @classmethod
+    def spawn(cls, argv: Sequence[str], *, env: Mapping[str, str], markers: Mapping[str, str], log_path: Path) -> Child:
+        """Start ``argv`` with ``env`` plus ``markers``; stdin is null, stdout and stderr are appended to ``log_path``.
+
+        Raises ``OSError`` (``FileNotFoundError``: no such program).
+        """
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            popen = subprocess.Popen(
+                list(argv),
+                env={**env, **markers},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        # Unreaped, so both hold even if it has ended already.
+        identity = identities.of_pid(popen.pid)
+        assert identity is not None
+        return cls(identity, os.pidfd_open(popen.pid), popen, markers)
+
+    @classmethod
+    def adopt(cls, identity: ProcessIdentity, *, markers: Mapping[str, str]) -> Child | None:
+        """Take over a running process that somebody else started; None if it has ended."""
+        pidfd = identities.open_pidfd(identity)
+        if pidfd is None:
+            return None
+        child = cls(identity, pidfd, None, markers)
+        if child.poll() is None:
+            return child
+        child.close()
+        return None
+
+    @property
+    def adopted(self) -> bool:
+        """Whether another process started it."""
+        return self._popen is None
+
+    def poll(self) -> Exit | None:
+        """How it ended, or None while it runs. Does not reap."""
+        if self._exit is None:
+            self._exit = self._look()
+        return self._exit
+
+    def _look(self) -> Exit | None:
+        if self._popen is None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            return Exit() if poll.poll(0) else None
+        info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None:
+            return None
+        return Exit(code=info.si_status) if info.si_code == os.CLD_EXITED else Exit(signal=info.si_status)
+
+    def signal(self, sig: int) -> bool:
+        """Signal the process itself, not its group. False: it has ended."""
+        try:
+            signals.pidfd_send_signal(self.pidfd, sig)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def begin_stop(self, *, grace_s: float, sig: int = signals.SIGTERM) -> None:
+        """Ask the whole group to end; ``stop_step`` sees it through. Calling it again may only shorten the grace."""
+        if self.adopted and self.poll() is not None:
+            return  # its number is free again: only markers can tell what it left behind
+        stat = read_stat(self.identity.pid)
+        if stat is not None and stat.group == self.identity.pid:
+            self._stop = GroupStop(self.identity.pid, grace_s=grace_s, sig=sig)
+        else:
+            self._stop = LoneStop(self.identity, grace_s=grace_s, sig=sig)
+
+    def stop_step(self) -> bool | None:
+        """One step towards the end. True: proven gone, marked descendants too. False: something cannot be killed."""
+        if self._stop is not None and not (self.adopted and self.poll() is not None):
+            gone = self._stop.step()
+            if gone is not True:
+                return gone
+        return not self.clean_up()
+
+    def clean_up(self) -> list[ProcessIdentity]:
+        """After the end of the process: kill what it left behind, reap it, close. Returns what would not die."""
+        if not self.adopted:
+            kill_group(self.identity.pid, 0.0)
+        left = kill_marked(0.0, **self._markers) if self._markers else []
+        if self._popen is not None and self.poll() is not None:
+            self._popen.wait()
+        if self.poll() is not None:
+            self.close()
+        return left
+
+    def marked(self) -> list[ProcessIdentity]:
+        """All living processes with this child's marker."""
+        return find_marked(**self._markers) if self._markers else []
+
+    def close(self) -> None:
+        """Let go of it, running or not; harmless when done twice."""
+        if self._popen is not None and self._popen.returncode is None:
+            # Popen complains of a child that outlives it; here that is the point: the next supervisor adopts it.
+            self._popen.returncode = 0
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1

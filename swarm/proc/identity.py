@@ -1,0 +1,57 @@
+"""Who a process is: its number alone is no identity, since numbers come round again."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+
+from swarm.core.worker import ProcessIdentity
+from swarm.proc.stat import read_stat
+
+
+def current() -> ProcessIdentity:
+    """The identity of this process."""
+    identity = of_pid(os.getpid())
+    assert identity is not None, "this process is missing from /proc"
+    return identity
+
+
+def of_pid(pid: int) -> ProcessIdentity | None:
+    """The identity of whoever has that number now (a zombie counts); None if nobody has."""
+    stat = read_stat(pid) if pid > 0 else None
+    return stat.identity if stat is not None else None
+
+
+def is_same(identity: ProcessIdentity) -> bool:
+    """Whether that very process still runs. False once it is a zombie, or its number belongs to another."""
+    stat = read_stat(identity.pid)
+    return stat is not None and stat.alive and stat.identity == identity
+
+
+def open_pidfd(identity: ProcessIdentity) -> int | None:
+    """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended.
+
+    The identity is checked *after* opening: if it still holds then, the descriptor cannot mean a later process.
+    """
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    if of_pid(identity.pid) == identity:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def signal(identity: ProcessIdentity, sig: int) -> bool:
+    """Signal that very process and no other. False: it had ended. Raises ``PermissionError`` for a foreign user's."""
+    pidfd = open_pidfd(identity)
+    if pidfd is None:
+        return False
+    try:
+        signals.pidfd_send_signal(pidfd, sig)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True

@@ -1,0 +1,60 @@
+"""TCP ports: finding a free one, and naming who holds one."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import psutil
+
+from swarm.proc.stat import read_stat
+
+_COMMAND_CHARS = 120
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port nobody listens on now. It is only advice: another process may take it first."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((host, 0))
+        port = sock.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now. Raises ``OSError`` for an address this machine does not have."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        # Connections of a server that just ended linger for a minute; a new server may listen all the same.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def who_listens(port: int) -> str | None:
+    """Names the holder of a port: ``pid 4711 (ollama serve)``. None if nobody listens there."""
+    holders = [
+        c for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+    ]
+    if not holders:
+        return None
+    pid = next((c.pid for c in holders if c.pid is not None), None)
+    return describe(pid) if pid is not None else "a process of another user"
+
+
+def describe(pid: int) -> str:
+    """A process for people: ``pid 4711 (ollama serve)``."""
+    if read_stat(pid) is None:
+        return f"pid {pid} (ended)"
+    try:
+        words = psutil.Process(pid).cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return f"pid {pid}"
+    command = " ".join(words)
+    if len(command) > _COMMAND_CHARS:
+        command = command[:_COMMAND_CHARS] + "…"
+    return f"pid {pid} ({command})" if command else f"pid {pid}"

@@ -1,0 +1,89 @@
+"""Asks the queue for the next task that suits, and says why there is none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from swarm.core.claim import Claim
+from swarm.core.idling import idle_reason, suits
+from swarm.core.lanes import preference
+from swarm.core.slots import SlotLimits, free_classes
+from swarm.errors import StorageFault
+from swarm.runtime.heartbeats import WorkerState
+from swarm.runtime.ports import Clock, WorkerQueue
+from swarm.runtime.running import Running
+from swarm.runtime.storagecare import StorageCare
+
+IDLE_LOOK_S = 1.0
+"""Why nothing suits is worked out at most this often …"""
+IDLE_LOOK_SHARE = 300.0
+"""… and less often where counting is slow: it may take one part in so many of the time."""
+
+
+class Claimer:
+    """Owned by the work loop."""
+
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        *,
+        limits: SlotLimits,
+        state: WorkerState,
+        running: Running,
+        storage: StorageCare,
+        clock: Clock,
+        log: logging.Logger,
+    ) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._state = state
+        self._running = running
+        self._storage = storage
+        self._clock = clock
+        self._log = log
+        self._quiet = False
+        self._look_s = 0.0
+        self._idle_key = ""
+        self.idle_text = ""
+
+    def next(self, closed: str) -> Claim | Literal["full", "nothing"]:
+        """The best task for a free slot; ``full``: no slot is free. ``closed``: why no work for the server is taken."""
+        open_classes = free_classes(self._limits, self._running.tasks, server_open=not closed)
+        free = tuple(c for c in open_classes if c in self._running.classes)
+        if not free:
+            return "full"
+        lanes = preference(worker=self._state.name, model=self._state.model, free=free)
+        if not self._quiet:
+            self._log.debug("Attempting claim: from %s", lanes)
+        self._quiet = True
+        try:
+            claim = self._queue.claim(lanes)
+        except StorageFault as fault:
+            self._storage.failed(fault, "nothing is claimed")
+            return "nothing"
+        self._storage.worked()
+        if claim is None:
+            self._note_idle(lanes, closed)
+            return "nothing"
+        self._quiet = False
+        self._idle_key = self.idle_text = ""
+        self._state.count(claims=1)
+        task = claim.task
+        self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, task.name or "unnamed")
+        return claim
+
+    def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:
+        """INFO when the reason changes, DEBUG each time it is looked into; polls in between are silent."""
+        now_s = self._clock.mono_s()
+        if self._running.runs or now_s < self._look_s:
+            return
+        waiting = self._queue.waiting()
+        took_s = self._clock.mono_s() - now_s
+        self._look_s = now_s + max(IDLE_LOOK_S, took_s * IDLE_LOOK_SHARE)
+        self._quiet = False
+        if suits(waiting, lanes):  # it came just now, or another worker is about to get it
+            return
+        reason = idle_reason(waiting, worker=self._state.name, model=self._state.model, closed=closed)
+        self._log.log(logging.DEBUG if reason.key == self._idle_key else logging.INFO, "%s", reason.line)
+        self._idle_key, self.idle_text = reason.key, reason.text

@@ -1,0 +1,201 @@
+"""Carries out one decision: the only place where the brain changes the world, and where that is logged.
+
+The owner of each thing re-checks: a decision that finds the world changed is ``Stale`` and does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from swarm.core.decisions import (
+    Decision,
+    FailBlocked,
+    FileDropIn,
+    KillWorker,
+    LoadModel,
+    RecoverWorker,
+    ReleaseTask,
+    Warn,
+    WithdrawResource,
+)
+from swarm.core.task import RESOURCE_PRIORITY, TaskClass
+from swarm.errors import DuplicateTask, EngineError, StorageFault
+from swarm.runtime.ports import BrainQueue, Clock
+from swarm.settings import Settings
+
+Killer = Callable[[str, int], bool]
+"""``kill(worker, epoch)``: SIGKILL that life of that worker. False: it is gone already. Raises ``EngineError``."""
+
+_MAX_AGAIN = 99
+_MAX_NOTES = 1000
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """It was done; ``detail`` is what was logged."""
+
+    decision: Decision
+    detail: str
+
+
+class Stale(msgspec.Struct, frozen=True):
+    """The world had changed; nothing was done."""
+
+    decision: Decision
+    detail: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It could not be done now (a full disk, a process that may not be killed); it is decided again while it is due."""
+
+    decision: Decision
+    detail: str
+
+
+Outcome = Applied | Stale | Failed
+
+
+class Effects:
+    """Used by the brain's one thread."""
+
+    def __init__(self, queue: BrainQueue, kill: Killer, clock: Clock, settings: Settings, log: logging.Logger) -> None:
+        self._queue = queue
+        self._kill = kill
+        self._clock = clock
+        self._log = log
+        self._believe_s = 2 * settings.worker.heartbeat_s + 1.0
+        self._failures: dict[str, str] = {}
+        self._refused_s: dict[str, float] = {}
+        self._killed: set[tuple[str, int]] = set()
+
+    def apply(self, decision: Decision) -> Outcome:
+        """Do one thing. A fault of the disk or of a signal is an answer, logged when it changes; bugs are raised."""
+        subject = _subject(decision)
+        try:
+            outcome = self._apply(decision)
+        except (StorageFault, EngineError) as fault:
+            if self._failures.get(subject) != str(fault):
+                self._log.error("Could not %s: %s", subject, fault)
+            self._failures[subject] = str(fault)
+            return Failed(decision, str(fault))
+        if self._failures.pop(subject, None) is not None:
+            self._log.info("Possible again: %s", subject)
+        if isinstance(outcome, Stale):
+            self._log.debug("Stale: %s (%s)", subject, outcome.detail)
+        return outcome
+
+    def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
+        """Drop notes on what is no longer decided, so that nothing grows without bound."""
+        subjects = {_subject(d) for d in decisions}
+        self._failures = {s: text for s, text in self._failures.items() if s in subjects}
+        ids = {d.task_id for d in decisions if isinstance(d, LoadModel)}
+        self._refused_s = {i: s for i, s in self._refused_s.items() if i in ids}
+        if len(self._killed) > _MAX_NOTES:
+            self._killed.clear()
+
+    def _apply(self, decision: Decision) -> Outcome:
+        match decision:
+            case FileDropIn():
+                return self._done(decision, self._queue.file_drop_in(decision.file_name))
+            case RecoverWorker():
+                return self._recover(decision)
+            case KillWorker():
+                return self._kill_worker(decision)
+            case LoadModel():
+                return self._load(decision)
+            case WithdrawResource() | ReleaseTask() | FailBlocked():
+                return self._move(decision)
+            case Warn():
+                # Said by the announcer, which knows what has been said before.
+                return Applied(decision, decision.reason)
+
+    def _done(self, decision: Decision, line: str, *, level: int = logging.INFO) -> Applied:
+        self._log.log(level, "%s", line)
+        return Applied(decision, line)
+
+    def _recover(self, decision: RecoverWorker) -> Outcome:
+        lines = self._queue.recover(decision.worker)
+        if lines is None:
+            return Stale(decision, "its life lock is held: it lives")
+        if not lines:
+            return Stale(decision, "it held nothing any more")
+        self._log.warning("%s - took back %d", decision.reason, len(lines))
+        for line in lines:
+            self._log.info("%s", line)
+        return Applied(decision, "; ".join(lines))
+
+    def _kill_worker(self, decision: KillWorker) -> Outcome:
+        if not self._kill(decision.worker, decision.epoch):
+            return Stale(decision, "that life of it has ended")
+        # A process that does not die at once (uninterruptible sleep) is signalled each turn, and said once.
+        again = (decision.worker, decision.epoch) in self._killed
+        self._killed.add((decision.worker, decision.epoch))
+        line = f"{decision.reason} - killing it, so that its tasks can be taken back"
+        return self._done(decision, line, level=logging.DEBUG if again else logging.WARNING)
+
+    def _load(self, decision: LoadModel) -> Outcome:
+        if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
+            return Stale(decision, f"{decision.instead_of} has been claimed")
+        task_id = self._free_id(decision.task_id)
+        if task_id is None:
+            return Stale(decision, f"{decision.task_id} exists")
+        document = {
+            "task_id": task_id,
+            "task_class": str(TaskClass.RESOURCE),
+            "action": "load_llm",
+            "name": f"load {decision.model} on {decision.worker}",
+            "target_worker": decision.worker,
+            "model": decision.model,
+            "priority": RESOURCE_PRIORITY,
+        }
+        try:
+            self._queue.enqueue(document)
+        except DuplicateTask:
+            return Stale(decision, f"{task_id} exists")
+        return self._done(decision, f"{decision.reason} for {decision.worker}: {decision.model} ({task_id})")
+
+    def _free_id(self, task_id: str) -> str | None:
+        """The id to use; None while an existing task of that id may still become visible as done.
+
+        Right after a load ended, the heartbeat that says so may be a period old. An id that stays used beyond that
+        belongs to a load that was withdrawn or cancelled before it ran, and the deficit has come back: number it on.
+        """
+        if not self._queue.exists(task_id):
+            return task_id
+        now_s = self._clock.mono_s()
+        if now_s - self._refused_s.setdefault(task_id, now_s) < self._believe_s:
+            return None
+        again = (f"{task_id}-{n}" for n in range(2, _MAX_AGAIN + 1))
+        return next((i for i in again if not self._queue.exists(i)), None)
+
+    def _move(self, decision: WithdrawResource | ReleaseTask | FailBlocked) -> Outcome:
+        match decision:
+            case WithdrawResource():
+                moved = self._queue.withdraw(decision.task_id, decision.reason)
+                line = f"Withdrew {decision.task_id}: {decision.reason}"
+            case ReleaseTask():
+                moved = self._queue.release_blocked(decision.task_id, decision.attempt)
+                line = f"Released {decision.task_id}: {decision.reason}"
+            case FailBlocked():
+                moved = self._queue.fail_blocked(decision.task_id, decision.attempt, decision.reason)
+                line = f"Failed {decision.task_id}: {decision.reason}"
+        return self._done(decision, line) if moved else Stale(decision, "it has moved on")
+
+
+def _subject(decision: Decision) -> str:
+    """What a decision is about, stable from turn to turn, worded to follow "could not"."""
+    match decision:
+        case FileDropIn():
+            return f"file the drop-in {decision.file_name}"
+        case RecoverWorker():
+            return f"take back what {decision.worker} held"
+        case KillWorker():
+            return f"kill {decision.worker}"
+        case LoadModel():
+            return f"insert {decision.task_id}"
+        case WithdrawResource() | ReleaseTask() | FailBlocked():
+            return f"move {decision.task_id}"
+        case Warn():
+            return f"say {decision.key}"

@@ -1,0 +1,57 @@
+"""The loop around a ``step``: runs turns, waits between them, and reports a crash once, with its traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+EXIT_CRASHED = 70
+"""Exit status after an unexpected exception (EX_SOFTWARE); the supervisor restarts the process."""
+
+
+class Actor(Protocol):
+    """Something that runs in turns."""
+
+    @property
+    def title(self) -> str:
+        """How log lines call it: ``Worker worker-1``."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """No further turn is wanted."""
+        ...
+
+    def step(self) -> float:
+        """One turn; returns the seconds to wait before the next (0: at once)."""
+        ...
+
+    def close(self) -> None:
+        """The last words of an orderly end."""
+        ...
+
+    def abandon(self) -> None:
+        """After a crash: end what runs in this process, change nothing on disk."""
+        ...
+
+
+def run_loop(actor: Actor, *, wait: Callable[[float], object], log: logging.Logger) -> int:
+    """Run turns until ``finished``; returns the exit status: 0, or ``EXIT_CRASHED`` after an unexpected exception.
+
+    ``wait(seconds)`` returns early when there is something to do. Crash-only: nothing is tidied up on disk after a
+    crash, because what a broken process would tidy is not to be trusted; recovery under the freed life lock does it.
+    """
+    log.info("%s starting main loop", actor.title)
+    try:
+        while not actor.finished:
+            pause_s = actor.step()
+            if pause_s > 0 and not actor.finished:
+                wait(pause_s)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        log.exception("%s crashed in main loop: %s", actor.title, what)
+        actor.abandon()
+        return EXIT_CRASHED
+    actor.close()
+    return 0

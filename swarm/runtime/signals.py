@@ -1,0 +1,35 @@
+"""Signals of a long-running process: handlers only note the wish and wake the loop, the loop acts."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+
+class StopWish:
+    """How urgently somebody asked the process to stop: 0 not at all, 1 finish what runs, 2 or more stop now."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._asked = 0
+
+    @property
+    def urgency(self) -> int:
+        """Times it was asked."""
+        return self._asked
+
+    def ask(self) -> None:
+        """One more wish to stop."""
+        self._asked += 1
+        self._wake()
+
+
+def install(wish: StopWish) -> None:
+    """SIGTERM and SIGINT become wishes. For the main thread, once."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        wish.ask()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)

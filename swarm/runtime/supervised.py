@@ -1,0 +1,195 @@
+"""Keeps one process running: starts it, watches it, starts it again, ends it. A small state machine without waiting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from swarm.core.restart import RestartPolicy, RestartRecord, after_end, after_ready
+from swarm.errors import SwarmError
+from swarm.runtime.children import ChildState, ChildStatus, Supervised
+from swarm.runtime.ports import Clock
+
+log = logging.getLogger(__name__)
+SOON_S = 0.02
+"""How soon to look again while something starts or ends."""
+SOON_MAX_S = 0.25
+IDLE_S = 1.0
+
+
+class Keeper:
+    """Keeps one ``Supervised`` running until told to drain or stop. ``wait_for`` says why it may not start yet, or None."""
+
+    def __init__(
+        self,
+        process: Supervised,
+        *,
+        policy: RestartPolicy,
+        clock: Clock,
+        wait_for: Callable[[], str | None] = lambda: None,
+        fault: str | None = None,
+    ) -> None:
+        self.process = process
+        self.state = ChildState.BACKOFF
+        self._policy = policy
+        self._clock = clock
+        self._wait_for = wait_for
+        self._record = RestartRecord()
+        self._ready_since_s: float | None = None
+        self._reason = "about to start"
+        self._since = clock.iso()
+        self._last_exit: str | None = None
+        self._wanted = True
+        self._forced = False
+        self._soon_s = SOON_S
+        if fault is not None:
+            self._record = RestartRecord(quarantined=True, due_s=float("inf"))
+            self._enter(ChildState.QUARANTINED, fault)
+
+    @property
+    def status(self) -> ChildStatus:
+        """What to show of it."""
+        identity = self.process.identity
+        return ChildStatus(
+            name=self.process.name,
+            role=self.process.role,
+            state=self.state,
+            since=self._since,
+            reason=self._reason,
+            pid=identity.pid if identity is not None else None,
+            restarts=self._record.restarts,
+            last_exit=self._last_exit,
+        )
+
+    @property
+    def watch_fd(self) -> int | None:
+        """A pidfd worth waiting on; None when its end is known already (it would be readable for ever)."""
+        return self.process.pidfd if self.process.poll() is None else None
+
+    def step(self) -> float:
+        """One turn; returns the seconds until the next is due (an ended process comes earlier, through its pidfd)."""
+        match self.state:
+            case ChildState.BACKOFF | ChildState.QUARANTINED:
+                return self._waiting()
+            case ChildState.STARTING:
+                return self._starting()
+            case ChildState.RUNNING:
+                return self._running()
+            case ChildState.STOPPING:
+                return self._stopping()
+            case ChildState.EXITED:
+                return IDLE_S
+            case _:
+                assert_never(self.state)
+
+    def drain(self) -> None:
+        """It is no longer wanted: let it finish its work."""
+        self._wanted = False
+        if self.state in (ChildState.STARTING, ChildState.RUNNING):
+            self._enter(ChildState.STOPPING, "finishing its work")
+            self.process.drain()
+        elif self.state in (ChildState.BACKOFF, ChildState.QUARANTINED):
+            self._enter(ChildState.EXITED, "not started")
+
+    def stop(self) -> None:
+        """It is no longer wanted: end it, by force after a grace. Harmless when repeated."""
+        self._wanted = False
+        if self.state in (ChildState.BACKOFF, ChildState.QUARANTINED):
+            self._enter(ChildState.EXITED, "not started")
+        elif self.state is not ChildState.EXITED and not self._forced:
+            self._force("stopping")
+
+    def _waiting(self) -> float:
+        blocked = self._wait_for()
+        if blocked is not None:
+            self._say(blocked)
+            return IDLE_S
+        left_s = self._record.due_s - self._clock.mono_s()
+        if left_s > 0:
+            return min(left_s, IDLE_S)
+        try:
+            line = self.process.start()
+        except SwarmError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._ended(f"could not start: {error.message}{hint}")
+            return 0.0
+        log.info("%s", line)
+        self._ready_since_s = None
+        self._soon_s = SOON_S
+        self._enter(ChildState.STARTING, "")
+        return SOON_S
+
+    def _starting(self) -> float:
+        if self.process.ready():
+            self._ready_since_s = self._clock.mono_s()
+            self._record = after_ready(self._record)
+            self._enter(ChildState.RUNNING, "")
+            log.info("%s is ready", self.process.name)
+            return 0.0
+        overdue = self.process.overdue()
+        if overdue is not None:
+            self._force(overdue)
+            return 0.0
+        return self._running()
+
+    def _running(self) -> float:
+        exit_ = self.process.poll()
+        if exit_ is None:
+            return self._soon() if self.state is ChildState.STARTING else IDLE_S
+        complaint = self.process.clean_up()
+        self._ended(str(exit_) if complaint is None else f"{exit_}; {complaint}", orderly=exit_.code == 0)
+        return 0.0
+
+    def _stopping(self) -> float:
+        if self._forced:
+            gone = self.process.stop_step()
+        else:
+            exit_ = self.process.poll()
+            gone = None if exit_ is None else self.process.clean_up() is None
+            self._last_exit = str(exit_) if exit_ is not None else self._last_exit
+        if gone is None:
+            return self._soon()
+        reason = self._reason if gone else f"{self._reason}; it cannot be killed: {'; '.join(self.process.leftovers())}"
+        if self._wanted:
+            self._ended(reason)
+        else:
+            self._enter(ChildState.EXITED, "stopped" if gone else reason)
+            (log.info if gone else log.error)("%s %s", self.process.name, self._reason)
+        return 0.0
+
+    def _force(self, reason: str) -> None:
+        self._forced = True
+        self._soon_s = SOON_S
+        self._enter(ChildState.STOPPING, reason)
+        self.process.stop()
+
+    def _ended(self, how: str, *, orderly: bool = False) -> None:
+        """A life that was wanted is over: plan the next one."""
+        now_s = self._clock.mono_s()
+        self._forced = False
+        self._last_exit = how
+        self._record = after_end(
+            self._record, now_s=now_s, ready_since_s=self._ready_since_s, policy=self._policy, orderly=orderly
+        )
+        self._ready_since_s = None
+        wait_s = self._record.due_s - now_s
+        if self._record.quarantined:
+            self._enter(ChildState.QUARANTINED, f"{self._record.never_ready} starts never got ready; last: {how}")
+            log.error("%s quarantined, tried again in %.0f s: %s", self.process.name, wait_s, self._reason)
+        else:
+            self._enter(ChildState.BACKOFF, how)
+            log.warning("%s ended: %s; next start in %.0f s", self.process.name, how, wait_s)
+
+    def _enter(self, state: ChildState, reason: str) -> None:
+        self.state = state
+        self._reason = reason
+        self._since = self._clock.iso()
+
+    def _say(self, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+
+    def _soon(self) -> float:
+        soon_s, self._soon_s = self._soon_s, min(self._soon_s * 1.5, SOON_MAX_S)
+        return soon_s

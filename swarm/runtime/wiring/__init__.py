@@ -1,0 +1,86 @@
+"""The one place that names concrete adapters: which queue, cards, servers and processes fit the ports.
+
+Commands enter here; each function imports only what it needs, so that a quick look stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarm.settings import Settings
+
+if TYPE_CHECKING:
+    from swarm.configfile import Loaded
+    from swarm.runtime.observe import Observer
+    from swarm.runtime.wiring.process import RunOptions
+    from swarm.taskqueue.filequeue import FileQueue
+
+# ruff: noqa: PLC0415  (see the docstring)
+
+
+def open_queue(settings: Settings) -> FileQueue:
+    """The queue under ``settings.queue.root``; makes nothing."""
+    from swarm.taskqueue.filequeue import FileQueue
+
+    return FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
+
+
+def open_observer(settings: Settings) -> Observer:
+    """An observer of that queue, its processes and cards; it moves nothing."""
+    from swarm.runtime.wiring.look import open_observer as make
+
+    return make(settings)
+
+
+def run_options(loaded: Loaded, *, simulate: int | None = None, verbose: bool = False) -> RunOptions:
+    """What the processes are given. Log lines go to a terminal too, where there is one."""
+    from swarm.runtime.wiring.process import RunOptions
+
+    return RunOptions(
+        settings=loaded.settings, config=loaded.path, simulate=simulate, verbose=verbose, console=sys.stderr.isatty()
+    )
+
+
+def run_supervisor(loaded: Loaded, *, simulate: int | None, verbose: bool, for_pid: int | None = None) -> int:
+    """Start all and look after it until told to stop; the exit status. With ``for_pid`` until that process ends."""
+    from swarm.errors import EngineError
+    from swarm.proc import identity
+    from swarm.runtime.wiring.supervisor import run_supervisor as run
+
+    parent = None
+    if for_pid is not None:
+        parent = identity.of_pid(for_pid)
+        if parent is None:
+            raise EngineError(f"--for-pid {for_pid}: there is no such process")
+    return run(run_options(loaded, simulate=simulate, verbose=verbose), parent=parent)
+
+
+def start_detached(loaded: Loaded, *, simulate: int | None, verbose: bool) -> int:
+    """The same in a session of its own; returns once it is up."""
+    from swarm.runtime.wiring.supervisor import start_detached as start
+
+    return start(run_options(loaded, simulate=simulate, verbose=verbose))
+
+
+def stop_swarm(settings: Settings, *, now: bool) -> Sequence[str]:
+    """Drain (or, ``now``, stop) what runs on this root; a line per process that ended. Raises ``NotRunning``."""
+    from swarm.runtime.wiring.supervisor import stop_swarm as stop
+
+    return stop(settings, now=now)
+
+
+def run_brain(loaded: Loaded, *, verbose: bool) -> int:
+    """The brain in this process, until told to stop; the exit status."""
+    from swarm.runtime.wiring.brain import run_brain as run
+
+    return run(run_options(loaded, verbose=verbose))
+
+
+def run_worker(loaded: Loaded, name: str, *, simulate: int | None, verbose: bool) -> int:
+    """One worker in this process, until told to stop; the exit status."""
+    from swarm.runtime.wiring.worker import run_worker as run
+
+    return run(run_options(loaded, simulate=simulate, verbose=verbose), name)

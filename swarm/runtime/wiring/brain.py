@@ -1,0 +1,88 @@
+"""The brain process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+
+from swarm.clock import SystemClock
+from swarm.core.retry import crash_delay_s
+from swarm.errors import EngineError
+from swarm.proc import identity
+from swarm.proc.markers import ROOT_MARKER, kill_marked
+from swarm.runtime.brain import Brain
+from swarm.runtime.deathwatch import DeathWatch
+from swarm.runtime.effects import Effects, Killer
+from swarm.runtime.loop import run_loop
+from swarm.runtime.observe import Observer
+from swarm.runtime.signals import StopWish, install
+from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.taskqueue import registry
+from swarm.taskqueue.filequeue import FileQueue
+
+log = logging.getLogger(__name__)
+WORKER_MARKER = "SWARM_WORKER"
+"""The worker for which a task's program runs; see ``swarm.engines.command``."""
+
+
+def run_brain(options: RunOptions) -> int:
+    """Be the brain of this root until told to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
+    queue = open_root(options)
+    with living(queue, own_row("brain", "brain")) as row, logging_as("brain", options) as brain_log:
+        bell = queue.bell(drop_ins=True)
+        wish = StopWish(bell.wake_self)
+        install(wish)
+        watch = DeathWatch(bell_fds=[] if bell.fd is None else [bell.fd], urgent_fd=bell.self_fd, drain=bell.drain)
+        brain = _brain(queue, options, watch, wish, row.epoch, brain_log)
+        try:
+            return run_loop(brain, wait=brain.wait, log=brain_log)
+        finally:
+            watch.close()
+            bell.close()
+
+
+def _brain(
+    queue: FileQueue, options: RunOptions, watch: DeathWatch, wish: StopWish, epoch: int, brain_log: logging.Logger
+) -> Brain:
+    settings = options.settings
+    clock = SystemClock()
+    view = queue.brain_view(
+        lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=random.random()),
+        lambda worker: end_remains(str(options.root), worker),
+    )
+    return Brain(
+        observer=Observer(view, gpu_reader(settings), clock, settings),
+        effects=Effects(view, _killer(queue), clock, settings, brain_log),
+        waiter=watch,
+        heart=queue.heartbeats(),
+        clock=clock,
+        settings=settings,
+        pid=os.getpid(),
+        epoch=epoch,
+        stopping=lambda: wish.urgency > 0,
+        log=brain_log,
+    )
+
+
+def end_remains(root: str, worker: str) -> bool:
+    """End the programs that a dead worker's tasks left running, so that none of them runs beside its next attempt."""
+    left = kill_marked(0.0, **{ROOT_MARKER: root, WORKER_MARKER: worker})
+    if left:
+        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, [i.pid for i in left])
+    return not left
+
+
+def _killer(queue: FileQueue) -> Killer:
+    def kill(worker: str, epoch: int) -> bool:
+        row = registry.read_row(queue.layout, worker)
+        if row is None or row.epoch != epoch:
+            return False
+        try:
+            return identity.signal(row.process, signal.SIGKILL)
+        except PermissionError as exc:
+            raise EngineError(f"cannot kill {worker} (pid {row.process.pid}): it belongs to another user") from exc
+
+    return kill

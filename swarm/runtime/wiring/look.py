@@ -1,0 +1,36 @@
+"""Observer and cards, for the brain and for commands that look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarm.clock import SystemClock
+from swarm.core.retry import crash_delay_s
+from swarm.gpu.nvml import NvmlReader
+from swarm.gpu.patient import PatientReader
+from swarm.gpu.simulated import SimulatedReader
+from swarm.ollama.spec import card_dir
+from swarm.runtime.observe import Observer
+from swarm.runtime.ports import GpuReader
+from swarm.runtime.supervisor_files import load_plan
+from swarm.settings import Settings
+from swarm.taskqueue.filequeue import FileQueue
+
+
+def open_observer(settings: Settings) -> Observer:
+    """An observer for one look; it moves nothing."""
+    queue = FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
+    view = queue.brain_view(lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=0.0))
+    return Observer(view, gpu_reader(settings), SystemClock(), settings)
+
+
+def gpu_reader(settings: Settings, simulate: int | None = None) -> GpuReader:
+    """The cards of the running swarm's plan, or of this machine; simulated ones where the plan says so."""
+    root = Path(settings.queue.root).absolute()
+    if simulate is None:
+        plans = load_plan(root / "workers") or ()
+        simulate = sum(len(p.gpus) for p in plans if p.simulated)
+    if simulate:
+        dirs = [card_dir(root, f"SIM-GPU-{i}") for i in range(simulate)]
+        return SimulatedReader(simulate, settings.sim.vram_mib, dirs)
+    return PatientReader(NvmlReader())

@@ -1,0 +1,235 @@
+"""``swarm up`` and ``swarm down``: the supervisor process, starting one in the background, and ending one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.worker import ProcessIdentity
+from swarm.engines.local import LocalEngine
+from swarm.errors import EngineError, LockHeld, NotRunning
+from swarm.ollama.server import ServerProcess
+from swarm.ollama.spec import env_warnings, server_spec
+from swarm.proc import identity
+from swarm.proc.ports import describe
+from swarm.runtime.children import ChildState, ChildStatus, Supervised
+from swarm.runtime.loop import run_loop
+from swarm.runtime.supervisor import NAME, Supervisor
+from swarm.runtime.supervisor_files import SupervisorStatus, load_status
+from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.process import RunOptions, command_of, life_lock, logging_as, open_root, own_row
+from swarm.settings import Settings
+from swarm.taskqueue import registry
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lifelock import is_held
+
+START_POLL_S = 0.05
+STOP_MARGIN_S = 60.0
+
+
+def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None) -> int:
+    """Be the supervisor of this root until told to stop; returns the exit status.
+
+    With ``parent`` it ends by itself when that process does. Raises ``LockHeld`` naming the holder, ``ConfigError``.
+    """
+    plans = _plans(options)
+    queue = open_root(options)
+    with logging_as(NAME, options) as log:
+        for warning in env_warnings(options.settings):
+            log.warning("%s", warning)
+        supervisor = _supervisor(queue, options, plans, parent)
+        supervisor.start()
+        _install(supervisor)
+        code = run_loop(supervisor, wait=supervisor.wait, log=log)
+        return 1 if code == 0 and supervisor.leftovers else code
+
+
+def _plans(options: RunOptions) -> tuple[WorkerPlan, ...]:
+    cards = () if options.simulate else gpu_reader(options.settings).read()
+    return plan_workers(options.settings, cards, simulate=options.simulate)
+
+
+def _supervisor(
+    queue: FileQueue, options: RunOptions, plans: tuple[WorkerPlan, ...], parent: ProcessIdentity | None
+) -> Supervisor:
+    layout = queue.layout
+
+    def register() -> None:
+        epoch = registry.next_epoch(layout, NAME)
+        registry.register(layout, queue.storage, msgspec.structs.replace(own_row(NAME, NAME), epoch=epoch))
+
+    def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> Supervised:
+        spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
+        return ServerProcess(spec, on_ready=on_ready)
+
+    engine = LocalEngine(
+        options.root,
+        lock_held=lambda name: is_held(layout, name),
+        read_row=lambda name: registry.read_row(layout, name),
+        pause=time.sleep,
+    )
+    return Supervisor(
+        plans,
+        root=options.root,
+        clock=SystemClock(),
+        life_lock=life_lock(layout, NAME),
+        register=register,
+        make_process=engine.process,
+        make_server=make_server,
+        brain_argv=command_of("brain", options=options),
+        worker_argv=lambda name: command_of("worker", name, options=options),
+        parent=parent,
+    )
+
+
+def _install(supervisor: Supervisor) -> None:
+    """SIGTERM and SIGINT drain, the second one stops; SIGQUIT stops at once."""
+    asked = 0
+
+    def wish(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        (supervisor.request_drain if asked == 1 else supervisor.request_stop)()
+
+    signal.signal(signal.SIGTERM, wish)
+    signal.signal(signal.SIGINT, wish)
+    signal.signal(signal.SIGQUIT, lambda _number, _frame: supervisor.request_stop())
+
+
+def supervisor_lives(settings: Settings) -> bool:
+    """Whether a supervisor runs on this root."""
+    return is_held(Layout(_root(settings)), NAME)
+
+
+def swarm_lives(settings: Settings) -> bool:
+    """Whether anything that works runs on this root: a supervisor, or workers started alone."""
+    layout = Layout(_root(settings))
+    return supervisor_lives(settings) or any(is_held(layout, name) for name in registry.names(layout))
+
+
+def start_background(options: RunOptions, *, parent: bool) -> subprocess.Popen[bytes]:
+    """Start ``swarm up`` in a session of its own, output to ``logs/supervisor.err``.
+
+    With ``parent`` it ends when this process does. Raises ``LockHeld`` when one runs already.
+    """
+    _plans(options)  # what is wrong with the configuration is said here, not in a log
+    queue = open_root(options)
+    if is_held(queue.layout, NAME):
+        _refuse(queue.layout)
+    words = ["up"]
+    if options.simulate:
+        words += ["--simulate", str(options.simulate)]
+    if parent:
+        words += ["--for-pid", str(os.getpid())]
+    log_path = Path(queue.layout.logs) / f"{NAME}.err"
+    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as err:
+        return subprocess.Popen(
+            command_of(*words, options=options),
+            stdin=subprocess.DEVNULL,
+            stdout=err,
+            stderr=err,
+            start_new_session=True,
+        )
+
+
+def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, timeout_s: float) -> SupervisorStatus:
+    """Until a worker runs and no other is starting; returns the status. Raises ``EngineError`` when none comes up."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        status = load_status(options.root / "workers")
+        mine = status if status is not None and status.process.pid == process.pid else None
+        if mine is not None and _settled(mine):
+            return mine
+        if process.poll() is not None:
+            raise EngineError(f"the swarm ended at its start: {_last_words(options)}", hint=_where(options))
+        if time.monotonic() > deadline_s:
+            raise EngineError(f"no worker came up within {timeout_s:.0f} s: {_reasons(mine)}", hint=_where(options))
+        time.sleep(START_POLL_S)
+
+
+def _settled(status: SupervisorStatus) -> bool:
+    workers = [c for c in status.children if c.role == "worker"]
+    servers = {c.name: c for c in status.children if c.role == "server"}
+    up = [w for w in workers if w.state is ChildState.RUNNING]
+    coming = [c for c in (*workers, *servers.values()) if c.state is ChildState.STARTING]
+    waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _hopeless(w.name, servers)]
+    return bool(up) and not coming and not waiting
+
+
+def _hopeless(worker: str, servers: dict[str, ChildStatus]) -> bool:
+    server = servers.get(f"ollama-{worker}")
+    return server is not None and server.state in (ChildState.QUARANTINED, ChildState.BACKOFF)
+
+
+def _reasons(status: SupervisorStatus | None) -> str:
+    if status is None:
+        return "the supervisor says nothing"
+    late = [f"{c.name} is {c.state}{f' ({c.reason})' if c.reason else ''}" for c in status.children]
+    return "; ".join(late)
+
+
+def _last_words(options: RunOptions) -> str:
+    try:
+        lines = (options.root / "logs" / f"{NAME}.err").read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return "it left no words"
+    return lines[-1] if lines else "it left no words"
+
+
+def _where(options: RunOptions) -> str:
+    return f"see {options.root}/logs/{NAME}.log and `swarm logs --root {options.root}`"
+
+
+def start_detached(options: RunOptions) -> int:
+    """Start ``swarm up`` in the background and return once it is up."""
+    process = start_background(options, parent=False)
+    patience_s = options.settings.ollama.start_timeout_s + 30.0
+    status = wait_until_up(options, process, timeout_s=patience_s)
+    up = sum(1 for c in status.children if c.role == "worker" and c.state is ChildState.RUNNING)
+    every = sum(1 for c in status.children if c.role == "worker")
+    simulated = " on simulated cards" if status.simulated else ""
+    print(f"swarm is up: {up} of {every} workers{simulated}, supervisor pid {process.pid}")  # noqa: T201
+    return 0
+
+
+def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
+    """Drain (or stop) what runs on this root and wait until it is gone; what ended, a line each.
+
+    Raises ``NotRunning``, ``EngineError`` when something would not end.
+    """
+    layout = Layout(_root(settings))
+    row = registry.read_row(layout, NAME)
+    if not is_held(layout, NAME) or row is None:
+        raise NotRunning(f"no swarm is running on {layout.root}", hint="`swarm status` shows what is there")
+    if not identity.signal(row.process, signal.SIGQUIT if now else signal.SIGTERM):
+        raise NotRunning(f"the supervisor of {layout.root} has just ended")
+    patience_s = STOP_MARGIN_S + (0.0 if now else settings.llm.timeout_s + settings.command.timeout_s)
+    deadline_s = time.monotonic() + patience_s
+    while is_held(layout, NAME):
+        if time.monotonic() > deadline_s:
+            hint = "`swarm down --now`, then `swarm logs`"
+            raise EngineError(f"the swarm did not end within {patience_s:.0f} s", hint=hint)
+        time.sleep(START_POLL_S)
+    status = load_status(Path(layout.workers))
+    children = status.children if status is not None and status.process == row.process else ()
+    return (*(f"{c.role} {c.name} ended" for c in children), f"supervisor ended (pid {row.process.pid})")
+
+
+def _refuse(layout: Layout) -> None:
+    row = registry.read_row(layout, NAME)
+    who = f"{describe(row.process.pid)}, since {row.started_at}" if row is not None else "holder unknown"
+    raise LockHeld(f"a swarm is running already on {layout.root} ({who})", hint="`swarm status`, or `swarm down` first")
+
+
+def _root(settings: Settings) -> str:
+    return str(Path(settings.queue.root).absolute())

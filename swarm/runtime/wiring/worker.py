@@ -1,0 +1,143 @@
+"""One worker process."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import random
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.retry import crash_delay_s
+from swarm.core.task import Attempt, TaskClass
+from swarm.core.worker import WorkerRow
+from swarm.engines.command import CommandExecutor
+from swarm.errors import ConfigError
+from swarm.ollama.client import OllamaClient
+from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
+from swarm.runtime.llm import LlmExecutor
+from swarm.runtime.loop import run_loop
+from swarm.runtime.ports import Executor
+from swarm.runtime.probe import ModelServerProbe
+from swarm.runtime.resource import ResourceExecutor
+from swarm.runtime.signals import StopWish, install
+from swarm.runtime.supervisor_files import load_plan
+from swarm.runtime.wiring.brain import end_remains
+from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.worker import Worker
+from swarm.runtime.workerparts import WorkerPorts, worker_config
+from swarm.taskqueue.bell import FileBell
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.takeback import take_back
+
+
+def run_worker(options: RunOptions, name: str) -> int:
+    """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``."""
+    plan = _own_plan(options, name)
+    queue = open_root(options)
+    with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
+        _take_back_own(queue, options, name, log)
+        bell = queue.bell()
+        wish = StopWish(bell.wake_self)
+        install(wish)
+        state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch, clock=SystemClock())
+        beats = HeartbeatThread(
+            beat_of=state.heartbeat,
+            sink=queue.heartbeats(),
+            clock=SystemClock(),
+            period_s=options.settings.worker.heartbeat_s,
+            log=log,
+        )
+        beats.start()
+        worker = _worker(queue, options, plan, bell, beats, state, wish, log)
+        try:
+            return run_loop(worker, wait=bell.wait, log=log)
+        finally:
+            bell.close()
+
+
+def _own_plan(options: RunOptions, name: str) -> WorkerPlan:
+    """From the supervisor's plan; started alone, from the configuration and the cards there are."""
+    plans = load_plan(options.root / "workers")
+    if plans is None or not any(p.name == name for p in plans):
+        cards = () if options.simulate else gpu_reader(options.settings).read()
+        plans = plan_workers(options.settings, cards, simulate=options.simulate)
+    found = next((p for p in plans if p.name == name), None)
+    if found is None:
+        names = [p.name for p in plans]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+        raise ConfigError(f"no worker is called {name}", hint=hint)
+    return found
+
+
+def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
+    return msgspec.structs.replace(
+        own_row(plan.name, "worker"),
+        gpus=plan.gpus,
+        gpu_uuids=plan.gpu_uuids,
+        port=plan.port,
+        url=plan.url,
+        adopted=plan.adopted,
+        simulated=plan.simulated,
+        llm_slots=options.settings.llm.slots,
+    )
+
+
+def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> None:
+    """What an earlier life of this name held is given back before anything is claimed, also without a brain."""
+    retry = options.settings.retry
+    if not end_remains(str(options.root), name):
+        return
+
+    def rule(attempts: tuple[Attempt, ...]) -> float | None:
+        return crash_delay_s(attempts, settings=retry, jitter=random.random())
+
+    for line in take_back(queue.layout, queue.storage, name, rule):
+        log.warning("%s", line)
+    queue.ring()
+
+
+def _worker(
+    queue: FileQueue,
+    options: RunOptions,
+    plan: WorkerPlan,
+    bell: FileBell,
+    beats: HeartbeatThread,
+    state: WorkerState,
+    wish: StopWish,
+    log: logging.Logger,
+) -> Worker:
+    settings = options.settings
+    command = CommandExecutor(settings.command, scripts=settings.scripts, root=str(options.root))
+    executors: dict[TaskClass, Executor] = {TaskClass.CPU: command, TaskClass.SCRIPT: command}
+    probe = None
+    if plan.url is not None:
+        client = OllamaClient(plan.url)
+        probe = ModelServerProbe(client, models=settings.models, on_cpu_spill=settings.llm.on_cpu_spill)
+        executors[TaskClass.LLM] = LlmExecutor(client, settings.llm, models=settings.models)
+        executors[TaskClass.RESOURCE] = ResourceExecutor(client, settings.llm, models=settings.models, log=log)
+    ports = WorkerPorts(
+        queue=queue.worker_view(plan.name),
+        bell=bell,
+        clock=SystemClock(),
+        executors=executors,
+        probe=probe,
+        beats=beats,
+        jitter=random.random,
+        log=log,
+    )
+    config = worker_config(settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
+    return Worker(ports, config, state, wish)
+
+
+def _place(plan: WorkerPlan) -> str:
+    if plan.url is None:
+        return "no GPU, no model server"
+    where = "GPU " + ",".join(map(str, plan.gpus)) if plan.gpus else "no GPU"
+    server = f"Ollama port {plan.port}" if plan.port else f"server {plan.url}"
+    return f"{where}{' (simulated)' if plan.simulated else ''}, {server}"

@@ -1,0 +1,257 @@
+"""The worker: claims tasks by preference, runs each in a slot, puts the outcome on record.
+
+One turn, in order: obey wishes to stop, settle attempts that ended, hear what the server says, stop what is overdue or
+unwanted, claim and start until no slot is free or nothing suits, publish how it is. The loop's thread owns all state;
+attempts and looks at the server run on pool threads and come back through queues.
+"""
+
+from __future__ import annotations
+
+from swarm.core.claim import Claim
+from swarm.core.task import TaskClass
+from swarm.core.worker import WorkerStatus
+from swarm.errors import StorageFault, SwarmError
+from swarm.runtime.attempt import Run
+from swarm.runtime.claiming import Claimer
+from swarm.runtime.heartbeats import WorkerState
+from swarm.runtime.ledger import ModelLedger
+from swarm.runtime.pool import ThreadPool
+from swarm.runtime.running import Running
+from swarm.runtime.settle import Settler
+from swarm.runtime.signals import StopWish
+from swarm.runtime.storagecare import StorageCare
+from swarm.runtime.watch import ServerWatch
+from swarm.runtime.workerparts import WorkerConfig, WorkerPorts
+
+FULL_PAUSE_S = 0.2
+"""Longest pause while nothing can be claimed; also how often running tasks are checked for a wish to cancel them."""
+LONG_IDLE_S = 1.0
+LONG_IDLE_FACTOR = 5
+"""After so long without work it polls so much more seldom: the bell tells of new work at once, polls only make up for it."""
+STOP_LIMIT_S = 15.0
+"""How long the second wish to stop waits for attempts to end."""
+BUSY_BEAT_S = 0.5
+"""Changes between idle and busy are written out within this; all others at once."""
+
+_LOOKS = 2
+"""Threads for looks at the server: one may hang in a server that is being replaced."""
+_SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
+
+
+class Worker:
+    """Fits ``swarm.runtime.loop.Actor``. Whoever makes it holds the life lock of its name, and started ``beats``."""
+
+    def __init__(self, ports: WorkerPorts, config: WorkerConfig, state: WorkerState, wish: StopWish) -> None:
+        self._ports = ports
+        self._config = config
+        self._state = state
+        self._wish = wish
+        self._clock, self._log = ports.clock, ports.log
+        clock, log = ports.clock, ports.log
+        pool = ThreadPool(config.limits.total + _LOOKS, f"{state.name}-slot")
+        wake = ports.bell.wake_self
+        self._watch = None if ports.probe is None else ServerWatch(ports.probe, pool=pool, wake=wake, clock=clock, log=log)
+        self._running = Running(ports.executors, limit_s=config.limit_s, pool=pool, wake=wake, clock=clock, log=log)
+        self._storage = StorageCare(clock=clock, log=log)
+        self._ledger = ModelLedger(state)
+        self._claimer = Claimer(
+            ports.queue,
+            limits=config.limits,
+            state=state,
+            running=self._running,
+            storage=self._storage,
+            clock=clock,
+            log=log,
+        )
+        self._settler = Settler(
+            ports.queue,
+            worker=state.name,
+            gpu=config.gpu,
+            retry=config.retry,
+            clock=clock,
+            jitter=ports.jitter,
+            log=log,
+        )
+        self._to_settle: list[Run] = []
+        self._obeyed = 0
+        self._give_up_s = float("inf")
+        self._cancel_check_s = 0.0
+        log.info("Worker initialized: %s on %s", state.name, config.place)
+
+    # -- what the loop asks ----------------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        """For log lines."""
+        return f"Worker {self._state.name}"
+
+    @property
+    def finished(self) -> bool:
+        """Drained; or told twice to stop, and what ran has ended or had its time."""
+        return self._obeyed > 0 and (not self._running.runs or self._clock.mono_s() >= self._give_up_s)
+
+    def step(self) -> float:
+        """One turn; returns the seconds to wait for the bell before the next."""
+        self._state.turn += 1
+        if self._ports.beats.failed:
+            raise SwarmError("the heartbeat thread has ended; without it the worker would be taken for hung")
+        before = self._outside()
+        self._obey()
+        self._settle_ended()
+        self._hear_server()
+        self._police()
+        full = self._claim_all()
+        self._begin_ready()
+        self._publish(before)
+        return self._pause_s(full=full)
+
+    def close(self) -> None:
+        """An orderly end: the last log line and the last heartbeat."""
+        for run in self._running.runs:
+            self._log.error("Task %s could not be put on record in time; it is left to recovery", run.claim.task.task_id)
+        self._log.info("%s shutting down - completed %d tasks", self.title, self._state.tally.completed)
+        self._last_beat("")
+
+    def abandon(self) -> None:
+        """After a crash: end the programs and requests that run here, settle nothing."""
+        self._running.wait_for_threads(STOP_LIMIT_S)
+        self._last_beat("crashed in main loop; see its log")
+
+    # -- the parts of a turn ---------------------------------------------------------------------------------------
+
+    def _obey(self) -> None:
+        urgency = self._wish.urgency
+        if urgency == self._obeyed:
+            return
+        runs = self._running.runs
+        if self._obeyed == 0:
+            self._log.info("%s received shutdown signal - finishing %d tasks", self.title, len(runs))
+        if urgency > 1:
+            self._log.info("%s received shutdown signal again - giving back %d tasks", self.title, len(runs))
+            self._give_up_s = self._clock.mono_s() + (STOP_LIMIT_S if urgency == 2 else 0.0)
+        for run in runs:
+            if urgency > 1 or not run.begun:
+                self._running.stop(run, "stopping")
+        self._obeyed = urgency
+
+    def _settle_ended(self) -> None:
+        """Put on record what ended. While the disk refuses, results stay in memory and nothing new is claimed."""
+        for run in self._running.ended():
+            self._ledger.ended(run)
+            self._tell_watch(run)
+            self._to_settle.append(run)
+        while self._to_settle and self._storage.may_try:
+            run = self._to_settle[0]
+            try:
+                outcome = self._settler.settle(run, digest=self._ledger.digest(run))
+            except StorageFault as fault:
+                self._storage.failed(fault, "results are kept in memory and nothing is claimed")
+                return
+            self._storage.worked()
+            self._to_settle.pop(0)
+            self._running.drop(run)
+            self._ledger.settled(run, outcome)
+
+    def _tell_watch(self, run: Run) -> None:
+        if self._watch is None or run.claim.task.task_class not in _SERVED or not run.begun:
+            return
+        if run.verdict == "completed":
+            self._watch.succeeded()
+        elif run.verdict == "infra":
+            self._watch.faulted()
+        if run.claim.task.task_class is TaskClass.RESOURCE:
+            self._watch.ask_soon()
+
+    def _hear_server(self) -> None:
+        if self._watch is None:
+            return
+        loading = self._running.loading
+        reading = self._watch.turn(loading=loading)
+        if reading is None or loading or not reading.usable:
+            return
+        before = self._state.model
+        self._ledger.saw(reading)
+        if reading.model is None and before is not None:
+            self._log.warning("Model %s is no longer loaded%s", before, f": {reading.reason}" if reading.reason else "")
+        elif reading.model != before:
+            self._log.info("Model loaded: %s", reading.model)
+
+    def _police(self) -> None:
+        now_s = self._clock.mono_s()
+        check = now_s >= self._cancel_check_s
+        if check:
+            self._cancel_check_s = now_s + FULL_PAUSE_S
+        self._running.police(self._ports.queue.cancel_requested if check else None)
+
+    def _claim_all(self) -> bool:
+        """Claim until no slot is free or nothing may be claimed (True), or nothing suits (False)."""
+        if self._obeyed or self._to_settle or not self._storage.may_try:
+            return True
+        while True:
+            got = self._claimer.next(self._closed_reason())
+            if not isinstance(got, Claim):
+                return got == "full"
+            self._running.take(got)
+            self._begin_ready()
+
+    def _begin_ready(self) -> None:
+        for run in self._running.begin_ready():
+            self._ledger.begun(run.claim.task)
+
+    def _closed_reason(self) -> str:
+        if self._watch is None:
+            return "it has no model server"
+        in_flight = sum(1 for task in self._running.tasks if task.task_class in _SERVED)
+        return self._watch.closed_reason(in_flight=in_flight)
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def _outside(self) -> tuple[WorkerStatus, str | None, int]:
+        """What others act upon."""
+        return self._state.status, self._state.model, self._state.resource_seq
+
+    def _publish(self, before: tuple[WorkerStatus, str | None, int]) -> None:
+        state = self._state
+        state.runs = self._running.runs
+        if state.runs:
+            state.idle_since_s = None
+        elif state.idle_since_s is None:
+            state.idle_since_s = self._clock.mono_s()
+        lost = self._ports.queue.lost_races
+        if lost != state.tally.lost_races:
+            state.count(lost_races=lost - state.tally.lost_races)
+        state.status, state.reason = self._condition()
+        after = self._outside()
+        if after != before:
+            flips = {before[0], after[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY} and after[1:] == before[1:]
+            self._ports.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
+
+    def _condition(self) -> tuple[WorkerStatus, str]:
+        runs = self._running.runs
+        if self._obeyed:
+            return WorkerStatus.DRAINING, f"stopping: {len(runs)} tasks still run"
+        if self._storage.trouble:
+            return WorkerStatus.UNREADY, f"the disk refuses: {self._storage.trouble}"
+        if self._watch is not None and self._watch.unready:
+            status = WorkerStatus.STARTING if self._watch.reading is None else WorkerStatus.UNREADY
+            return status, self._closed_reason()
+        held = next((run for run in runs if run.claim.task.task_class is TaskClass.RESOURCE), None)
+        if held is not None:
+            what = f"{held.claim.task.action} {held.claim.task.model}"
+            return WorkerStatus.LOADING, what if held.begun else f"{what}: waits for running requests to end"
+        if runs:
+            return WorkerStatus.BUSY, ""
+        return WorkerStatus.IDLE, self._claimer.idle_text
+
+    def _pause_s(self, *, full: bool) -> float:
+        longest_s = FULL_PAUSE_S if full else self._config.poll_s
+        if not full and self._state.idle_s > LONG_IDLE_S:
+            longest_s *= LONG_IDLE_FACTOR
+        if self._storage.trouble:
+            longest_s = min(longest_s, max(self._storage.wait_s, 0.01))
+        return max(0.0, min(longest_s, self._running.next_deadline_s()))
+
+    def _last_beat(self, reason: str) -> None:
+        self._state.runs = self._running.runs
+        self._state.status, self._state.reason = WorkerStatus.STOPPED, reason
+        self._ports.beats.stop()

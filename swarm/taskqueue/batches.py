@@ -1,0 +1,302 @@
+"""Batches: what was submitted together, and the memory that lets the same command resume.
+
+``batches/<id>.json`` the manifest; ``<id>.items`` one line ``<item key> <task id>`` per item ever submitted, written and
+flushed *before* the tasks it names appear; ``<id>.order`` the task ids of the last submission in the input's order. Items
+are known by their key (content), never by their line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Self
+
+import msgspec
+
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import LockHeld, QueueError
+from swarm.taskqueue import codec, lookup
+from swarm.taskqueue.layout import GRAIN_NS, Layout
+from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults, write_all
+
+CHUNK = 8000
+"""Items that share one flush."""
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a batch is; replaced when it is submitted again."""
+
+    batch_id: str
+    source: str
+    format: str
+    created_at: str
+    items: int = 0
+    submitted: bool = False
+    """False while a submission is under way or was cut off."""
+    models: dict[str, int] = msgspec.field(default_factory=dict)
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    version: str = ""
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a submission is."""
+
+    items: int
+    """Items of the input looked at so far."""
+    new: int
+    """Of these, accepted now."""
+    again: int
+    """Of these, known from an earlier submission: finished, failed, waiting or running."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands, counted from the state directories."""
+
+    completed: int
+    failed: int
+    cancelled: int
+    left: int
+
+    @property
+    def total(self) -> int:
+        """All items."""
+        return self.completed + self.failed + self.cancelled + self.left
+
+
+class BatchBook:
+    """The batches of one queue."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+
+    def _path(self, batch_id: str, ending: str) -> str:
+        return f"{self._layout.batches}/{batch_id}.{ending}"
+
+    def manifest(self, batch_id: str) -> Manifest:
+        """Raises ``QueueError`` for an unknown batch."""
+        try:
+            return msgspec.json.decode(read_regular(self._path(batch_id, "json"), 1 << 20), type=Manifest)
+        except FileNotFoundError as exc:
+            known = ", ".join(self.names()[:8]) or "none yet"
+            raise QueueError(f"there is no batch {batch_id}", hint=f"known batches: {known}") from exc
+
+    def names(self) -> list[str]:
+        """Ids of all batches."""
+        return sorted(n[:-5] for n in os.listdir(self._layout.batches) if n.endswith(".json") and n[0] != ".")
+
+    def known(self, batch_id: str) -> dict[str, str]:
+        """Task ids by item key, of all submissions so far; empty for a batch never seen."""
+        return dict(self._known(batch_id))
+
+    def submit(self, manifest: Manifest, items: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Submitted]:
+        """Accept what is new of these (item key, task document) pairs; yields the state after each shared flush.
+
+        Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
+        Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
+        """
+        with self._alone(manifest.batch_id), storage_faults(f"batch {manifest.batch_id}: submission stopped"):
+            known = self.known(manifest.batch_id)
+            present = _Presence(self._layout, known)
+            self._write_manifest(manifest)
+            rest = iter(items)
+            total = Submitted(items=0, new=0, again=0)
+            with _Order(self._path(manifest.batch_id, "order")) as order:
+                while chunk := list(islice(rest, CHUNK)):
+                    new = self._accept(manifest.batch_id, chunk, known, present, order)
+                    total = Submitted(
+                        items=total.items + len(chunk), new=total.new + new, again=total.again + len(chunk) - new
+                    )
+                    yield total
+            self._write_manifest(msgspec.structs.replace(manifest, items=total.items, submitted=True))
+
+    def _accept(
+        self,
+        batch_id: str,
+        chunk: list[tuple[str, Mapping[str, Any]]],
+        known: dict[str, str],
+        present: _Presence,
+        order: _Order,
+    ) -> int:
+        producer = Producer(self._layout, self._storage)
+        lines, documents = [], []
+        for key, document in chunk:
+            task_id = known.get(key)
+            if task_id is None:
+                task_id = producer.new_id()
+                lines.append(f"{key} {task_id}\n")
+            order.add(task_id)
+            if key not in known or not present.has(task_id):
+                documents.append({"task_id": task_id, "batch_id": batch_id, **document})
+        self._remember(batch_id, "".join(lines).encode())
+        return sum(1 for _ in producer.enqueue_many(documents)) and len(documents)
+
+    def _known(self, batch_id: str) -> Iterator[tuple[str, str]]:
+        """Pairs of the items file; a torn last line is passed over."""
+        try:
+            with open(self._path(batch_id, "items"), encoding="ascii", errors="replace") as file:
+                for line in file:
+                    key, _, task_id = line.partition(" ")
+                    if line.endswith("\n") and task_id:
+                        yield key, task_id[:-1]
+        except FileNotFoundError:
+            return
+
+    def _remember(self, batch_id: str, lines: bytes) -> None:
+        if not lines:
+            return
+        fd = os.open(self._path(batch_id, "items"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            end = os.fstat(fd).st_size
+            while end and os.pread(fd, 1, end - 1) != b"\n":  # a line torn by an earlier death
+                end -= 1
+            write_all(fd, lines, end)
+            os.ftruncate(fd, end + len(lines))
+            if self._storage.full:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._storage.flush_dir(self._layout.batches)
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+        self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
+
+    @contextmanager
+    def _alone(self, batch_id: str) -> Iterator[None]:
+        fd = os.open(self._path(batch_id, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(fd)
+            raise LockHeld(f"batch {batch_id} is being submitted by another process", hint="wait for it to end") from exc
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def task_ids(self, batch_id: str) -> Iterator[str]:
+        """Task ids of the last submission, in the input's order; of a cut-off first one, those it knew."""
+        self.manifest(batch_id)
+        try:
+            with open(self._path(batch_id, "order"), encoding="ascii") as file:
+                for line in file:
+                    yield line[:-1]
+        except FileNotFoundError:
+            yield from (task_id for _, task_id in self._known(batch_id))
+
+    def documents(self, batch_id: str) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+        """In the input's order: each stored task, and again as finished document (None while it has not ended)."""
+        for task_id in self.task_ids(batch_id):
+            finished = read_ended(self._layout, task_id)
+            if finished is not None:
+                yield finished, finished
+            elif (located := lookup.find(self._layout, task_id)) is not None:
+                yield _body(located.path, task_id), None
+
+
+def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
+    """A finished document (``status`` always set, from the directory), or None."""
+    for state in TERMINAL:
+        try:
+            document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            continue
+        document["status"] = str(state)
+        return document
+    return None
+
+
+def _body(path: str, task_id: str) -> dict[str, Any]:
+    try:
+        return codec.parse_document(read_regular(path, codec.MAX_FILE_BYTES))
+    except FileNotFoundError:  # it moved on in this moment
+        return {"task_id": task_id}
+
+
+class _Presence:
+    """Whether a known task is still somewhere: looked up by name lists, not one search each."""
+
+    def __init__(self, layout: Layout, known: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._active: set[str] = set()
+        if known:
+            for _ in range(2):  # a task given back between two listings is in neither: look twice
+                for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
+                    self._active.update(located.task_id for located in lookup.list_state(layout, state))
+
+    def has(self, task_id: str) -> bool:
+        return task_id in self._active or any(os.path.lexists(self._layout.terminal(s, task_id)) for s in TERMINAL)
+
+
+class _Order:
+    """The order file: written beside, put in place when the whole input went through."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._beside = f"{path}.{os.getpid()}.new"
+
+    def __enter__(self) -> Self:
+        self._file = open(self._beside, "w", encoding="ascii")
+        return self
+
+    def add(self, task_id: str) -> None:
+        self._file.write(task_id + "\n")
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._beside, self._path)
+        else:
+            os.unlink(self._beside)
+
+
+class BatchWatch:
+    """Follows a batch to its end by listing only shards that changed. Memory: one id per item not yet ended."""
+
+    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
+        self._layout = layout
+        self._open: dict[str, set[str]] = {}
+        self._seen: dict[str, int] = {}
+        self._ended = dict.fromkeys(TERMINAL, 0)
+        for task_id in task_ids:
+            shard = os.path.dirname(layout.terminal(TaskState.COMPLETED, task_id)).rpartition("/")[2]
+            self._open.setdefault(shard, set()).add(task_id)
+
+    def look(self) -> Ended:
+        """How it stands now. Costs one ``stat`` per shard, and a listing of each shard that changed."""
+        for shard in list(self._open):
+            for state in TERMINAL:
+                self._look_at(shard, state)
+            if not self._open[shard]:
+                del self._open[shard]
+        return Ended(
+            completed=self._ended[TaskState.COMPLETED],
+            failed=self._ended[TaskState.FAILED],
+            cancelled=self._ended[TaskState.CANCELLED],
+            left=sum(len(ids) for ids in self._open.values()),
+        )
+
+    def _look_at(self, shard: str, state: TaskState) -> None:
+        folder = f"{self._layout.root}/{state}/{shard}"
+        try:
+            changed_ns = os.stat(folder).st_mtime_ns
+        except FileNotFoundError:
+            return
+        if self._seen.get(folder) == changed_ns:
+            return
+        waiting = self._open[shard]
+        ended = waiting.intersection(n[:-5] for n in os.listdir(folder))
+        waiting.difference_update(ended)
+        self._ended[state] += len(ended)
+        # Directory times move in steps: a change may hide behind one of the same step, so a fresh listing is not trusted.
+        self._seen[folder] = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
+
+    def open_ids(self, limit: int) -> list[str]:
+        """Some ids that have not ended, oldest first."""
+        return sorted(i for ids in self._open.values() for i in ids)[:limit]

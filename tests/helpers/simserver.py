@@ -1,0 +1,149 @@
+"""A simulated Ollama as a real process, reaped however the test ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.sim.knobs import environment_of
+from tests.helpers.wait import wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class SimServer:
+    """``with SimServer(load_s=0.1, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim: sim.client.version()``
+
+    Knobs are keyword arguments (see ``swarm.ollama.sim.knobs``). ``wait=False`` returns before HTTP is answered.
+    """
+
+    def __init__(self, *, env: dict[str, str] | None = None, port: int = 0, wait: bool = True, **knobs: Any) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_SIM_", "OLLAMA_", "CUDA_"))}
+        settings = {"load_s": 0.05, "start_delay_s": 0.0, "request_s": 0.02} | knobs
+        self._env = inherited | environment_of(settings) | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
+        self._argv = [sys.executable, "-m", "swarm.ollama.sim", "--host", f"127.0.0.1:{port}"]
+        self._wait = wait
+        self._directory = tempfile.TemporaryDirectory(prefix="sim-")
+        self._log = Path(self._directory.name) / "log"
+        self._client: OllamaClient | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> OllamaClient:
+        """One client, made when first asked for."""
+        if self._client is None:
+            self._client = OllamaClient(self.url)
+        return self._client
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> SimServer:
+        """Start it (again, on the same port, after ``kill``)."""
+        with open(self._log, "wb") as log:
+            self.process = subprocess.Popen(
+                self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self.port = wait_until(self._told_port, what="the simulated server to listen")
+            self._argv[-1] = f"127.0.0.1:{self.port}"
+            if self._wait:
+                self.state()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _told_port(self) -> int | None:
+        assert self.process is not None
+        log = self.log()
+        assert self.process.poll() is None, f"the simulated server ended at its start: {log}"
+        found = re.search(r"^Listening on \S+:(\d+)", log, re.MULTILINE)
+        return int(found.group(1)) if found else None
+
+    def log(self) -> str:
+        """All it has written."""
+        return self._log.read_text()
+
+    def state(self) -> dict[str, Any]:
+        """``GET /sim/state``."""
+        return self._ask("/sim/state", None)
+
+    def set(self, **knobs: Any) -> dict[str, Any]:
+        """Turn knobs; those not named stay."""
+        return self._ask("/sim/knobs", json.dumps(knobs).encode())
+
+    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
+        with _OPENER.open(urllib.request.Request(self.url + path, data=body), timeout=10) as reply:
+            return json.load(reply)
+
+    def runner_pids(self) -> list[int]:
+        """Children of loaded models."""
+        return [runner["pid"] for runner in self.state()["runners"]]
+
+    def kill(self) -> None:
+        """SIGKILL the server alone: its runners stay."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, timeout_s: float = 5.0) -> int:
+        """SIGTERM the server; its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the server and all that it left in its group."""
+        if self._client is not None:
+            self._client.close()
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # all gone already, which is what we want
+            self.process.wait()
+        self._directory.cleanup()
+
+    def __enter__(self) -> SimServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+class Cancel:
+    """A cancel token that fits the port."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._callbacks: list[Any] = []
+
+    def on_cancel(self, callback: Any) -> None:
+        if self.reason:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def fire(self, reason: str = "cancelled") -> None:
+        self.reason = reason
+        for callback in self._callbacks:
+            callback()

@@ -1,0 +1,367 @@
+"""The worker's surroundings in memory: queue, bell, model server, and a harness that holds a worker and its parts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarm.clock import SystemClock
+from swarm.core.claim import Claim
+from swarm.core.faults import TaskFault
+from swarm.core.lanes import lane_of
+from swarm.core.slots import SlotLimits
+from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
+from swarm.core.worker import Heartbeat
+from swarm.errors import StorageFault
+from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
+from swarm.runtime.loop import run_loop
+from swarm.runtime.ports import CancelToken, Executor, Progress
+from swarm.runtime.signals import StopWish
+from swarm.runtime.watch import ServerReading
+from swarm.runtime.worker import Worker
+from swarm.runtime.workerparts import WorkerConfig, WorkerPorts
+from swarm.settings import RetrySettings
+from tests.helpers.wait import wait_until
+
+
+class MemoryBell:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    def wake_self(self) -> None:
+        self._event.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        rung = self._event.wait(timeout_s)
+        self._event.clear()
+        return rung
+
+
+class MemoryQueue:
+    """Keeps the ordering promises of the real one: best lane first, oldest first, a claim is gone for others."""
+
+    def __init__(self, worker: str, bell: MemoryBell) -> None:
+        self.lost_races = 0
+        self.worker = worker
+        self.bell = bell
+        self.pending: dict[str, deque[tuple[Task, int, tuple[Attempt, ...]]]] = defaultdict(deque)
+        self.held: dict[str, Claim] = {}
+        self.ended: dict[str, tuple[TaskState, Trail]] = {}
+        self.retries: list[tuple[str, float, bool, tuple[Attempt, ...]]] = []
+        self.released: list[str] = []
+        self.cancel_wanted: set[str] = set()
+        self.broken = ""
+        self.claim_log: list[str] = []
+        self._lock = threading.Lock()
+
+    def put(self, *tasks: Task) -> None:
+        with self._lock:
+            for task in tasks:
+                self.pending[lane_of(task)].append((task, 0, ()))
+        self.bell.ring()
+
+    def take_back(self, task_id: str) -> None:
+        """What recovery does: the claim's file is gone."""
+        del self.held[task_id]
+
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
+        self._refuse()
+        with self._lock:
+            for lane in lanes:
+                if self.pending[lane]:
+                    task, attempts, history = self.pending[lane].popleft()
+                    claim = Claim(
+                        task=task, attempt=attempts + 1, worker=self.worker, path="-", body_size=1, attempts=history
+                    )
+                    self.held[task.task_id] = claim
+                    self.claim_log.append(task.task_id)
+                    return claim
+        return None
+
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
+        self._refuse()
+        if self.held.pop(claim.task.task_id, None) is None:
+            return False
+        self.ended[claim.task.task_id] = (state, trail)
+        return True
+
+    def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
+        self._refuse()
+        if self.held.pop(claim.task.task_id, None) is None:
+            return False
+        self.retries.append((claim.task.task_id, delay_s, counts, tuple(attempts)))
+        number = claim.attempt if counts else claim.attempt - 1
+        self.pending[lane_of(claim.task)].append((claim.task, number, tuple(attempts)))
+        return True
+
+    def release(self, claim: Claim) -> bool:
+        self._refuse()
+        if self.held.pop(claim.task.task_id, None) is None:
+            return False
+        self.released.append(claim.task.task_id)
+        return True
+
+    def waiting(self) -> Mapping[str, int]:
+        with self._lock:
+            return {lane: len(tasks) for lane, tasks in self.pending.items() if tasks}
+
+    def cancel_requested(self, claim: Claim) -> bool:
+        return claim.task.task_id in self.cancel_wanted
+
+    def _refuse(self) -> None:
+        if self.broken:
+            raise StorageFault(self.broken)
+
+
+class Beats:
+    """A heartbeat sink."""
+
+    def __init__(self) -> None:
+        self.all: list[Heartbeat] = []
+        self.broken = ""
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        if self.broken:
+            raise StorageFault(self.broken)
+        self.all.append(heartbeat)
+
+    @property
+    def last(self) -> Heartbeat:
+        return self.all[-1]
+
+
+class Work:
+    """An executor under the test's control: by default every task ends at once with its id as result."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.faults: dict[str, list[Exception]] = {}
+        self.running: set[str] = set()
+        self.most = 0
+        self.deaf = False
+        """Ignores being cancelled."""
+        self._lock = threading.Lock()
+
+    def fail(self, task_id: str, *faults: Exception) -> None:
+        self.faults[task_id] = list(faults)
+
+    def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
+        task_id = claim.task.task_id
+        with self._lock:
+            self.running.add(task_id)
+            self.most = max(self.most, len(self.running))
+        try:
+            stopped = threading.Event()
+            cancel.on_cancel(stopped.set)
+            while not self.gate.wait(0.002):
+                progress(1)
+                if stopped.is_set() and not self.deaf:
+                    raise TaskFault("infra", "cut", "the connection was cut")
+            if self.faults.get(task_id):
+                raise self.faults[task_id].pop(0)
+            return Trail(result={"id": task_id, "usage": {"prompt_tokens": 2, "completion_tokens": 3}})
+        finally:
+            with self._lock:
+                self.running.discard(task_id)
+
+
+@dataclass
+class Probe:
+    """A server probe that says what the test wants."""
+
+    reading: ServerReading = field(default_factory=lambda: ServerReading(usable=True))
+    looks: int = 0
+    gate: threading.Event | None = None
+
+    def look(self) -> ServerReading:
+        self.looks += 1
+        if self.gate is not None:
+            self.gate.wait(5)
+        return self.reading
+
+
+@dataclass
+class FakeLoaded:
+    name: str
+    digest: str = "d1"
+    size_mib: int = 1000
+    size_vram_mib: int = 1000
+    context_length: int = 4096
+
+
+@dataclass
+class FakeDetails:
+    capabilities: tuple[str, ...] = ("completion",)
+
+
+@dataclass
+class FakeReply:
+    final: dict[str, Any]
+    tokens_in: int = 5
+    tokens_out: int = 7
+    first_token_s: float = 0.1
+    total_s: float = 0.2
+    simulated: bool = True
+
+
+@dataclass
+class FakeServer:
+    """A model server: unloads and loads show in ``ps`` only some looks later, as with a real one."""
+
+    held: list[FakeLoaded] = field(default_factory=list)
+    lag_looks: int = 2
+    vram_mib: int | None = None
+    known: tuple[str, ...] = ("a:latest", "b:latest", "embed:latest")
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    load_fault: TaskFault | None = None
+    stuck: bool = False
+    on_run: Callable[[Mapping[str, Any]], FakeReply] = lambda body: FakeReply({"done": True})
+    _leaving: dict[str, int] = field(default_factory=dict)
+    _coming: dict[str, int] = field(default_factory=dict)
+
+    def ps(self, timeout_s: float) -> Sequence[FakeLoaded]:
+        for name in [n for n, left in self._leaving.items() if left <= 0 and not self.stuck]:
+            del self._leaving[name]
+            self.held = [m for m in self.held if m.name != name]
+        self._leaving = {n: left - 1 for n, left in self._leaving.items()}
+        shown = [m for m in self.held if self._coming.get(m.name, 0) <= 0]
+        self._coming = {n: left - 1 for n, left in self._coming.items()}
+        return shown
+
+    def show(self, model: str, timeout_s: float) -> FakeDetails:
+        if model not in self.known:
+            raise TaskFault("deterministic", "model_missing", f"model '{model}' not found")
+        return FakeDetails(("embedding",) if model.startswith("embed") else ("completion",))
+
+    def load(self, model: str, **how: Any) -> object:
+        self.calls.append(("load", model, how))
+        if self.load_fault is not None:
+            raise self.load_fault
+        size = FakeLoaded(name=canonical_model(model))
+        if self.vram_mib is not None:
+            size.size_vram_mib = min(size.size_mib, self.vram_mib)
+        self.held.append(size)
+        self._coming[size.name] = self.lag_looks
+        return None
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        self.calls.append(("unload", model))
+        self._leaving[canonical_model(model)] = self.lag_looks
+
+    def run(self, endpoint: str, body: Mapping[str, Any], **how: Any) -> FakeReply:
+        self.calls.append(("run", endpoint, body, how))
+        return self.on_run(body)
+
+
+def llm(task_id: str, model: str = "a", **more: Any) -> Task:
+    return Task(task_id=task_id, task_class=TaskClass.LLM, model=model, name=f"name of {task_id}", **more)
+
+
+def script(task_id: str, *command: str, **more: Any) -> Task:
+    return Task(task_id=task_id, task_class=TaskClass.SCRIPT, command=command, **more)
+
+
+def cpu(task_id: str, *command: str, **more: Any) -> Task:
+    return Task(task_id=task_id, task_class=TaskClass.CPU, command=command, **more)
+
+
+def load(task_id: str, model: str = "a", worker: str = "worker-1", action: str = "load_llm") -> Task:
+    return Task(task_id=task_id, task_class=TaskClass.RESOURCE, model=model, target_worker=worker, action=action)  # type: ignore[arg-type]
+
+
+def claim_of(task: Task, **more: Any) -> Claim:
+    return Claim(task=task, attempt=1, worker="worker-1", path="-", body_size=1, **more)
+
+
+class Harness:
+    """A worker with all its parts, run by hand (``turn``) or by its loop in a thread (``start``)."""
+
+    def __init__(
+        self,
+        *,
+        slots: int = 1,
+        limits: SlotLimits | None = None,
+        probe: Probe | None = None,
+        executors: Mapping[TaskClass, Executor] | None = None,
+        retry: RetrySettings | None = None,
+        limit_s: float = 30.0,
+        log: logging.Logger | None = None,
+        heartbeat_s: float = 60.0,
+    ) -> None:
+        self.bell = MemoryBell()
+        self.queue = MemoryQueue("worker-1", self.bell)
+        self.work = Work()
+        self.sink = Beats()
+        self.probe = probe or Probe(ServerReading(usable=True, model="a:latest", digest="d1"))
+        self.wish = StopWish(self.bell.wake_self)
+        clock = SystemClock()
+        log = log or logging.getLogger("worker-1")
+        self.state = WorkerState(name="worker-1", pid=1, epoch=3, clock=clock)
+        self.beats = HeartbeatThread(
+            beat_of=self.state.heartbeat, sink=self.sink, clock=clock, period_s=heartbeat_s, log=log
+        )
+        self.beats.start()
+        ports = WorkerPorts(
+            queue=self.queue,
+            bell=self.bell,
+            clock=clock,
+            executors=executors or dict.fromkeys(TaskClass, self.work),
+            probe=self.probe,
+            beats=self.beats,
+            jitter=lambda: 0.5,
+            log=log,
+        )
+        config = WorkerConfig(
+            limits=limits or SlotLimits(llm=slots, total=max(5, slots)),
+            retry=retry or RetrySettings(),
+            poll_s=0.02,
+            limit_s=dict.fromkeys(TaskClass, limit_s),
+            gpu="GPU-1",
+            place="GPU 1, Ollama port 11437",
+        )
+        self.log = log
+        self.worker = Worker(ports, config, self.state, self.wish)
+        self.exit_code: int | None = None
+        self._thread: threading.Thread | None = None
+
+    def turn(self) -> float:
+        pause_s = self.worker.step()
+        self.bell.wait(min(pause_s, 0.02))
+        return pause_s
+
+    def until(self, predicate: Callable[[], object], what: str = "condition", timeout_s: float = 5.0) -> None:
+        """Take turns until it holds."""
+        end_s = time.monotonic() + timeout_s
+        while not predicate():
+            assert time.monotonic() < end_s, f"{what}: not within {timeout_s} s; {self.state.heartbeat(0)}"
+            self.turn()
+
+    def warm(self) -> Harness:
+        self.until(lambda: self.state.model is not None, "the probe's first answer")
+        return self
+
+    def start(self) -> Harness:
+        def run() -> None:
+            self.exit_code = run_loop(self.worker, wait=self.bell.wait, log=self.log)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self, times: int = 1) -> int:
+        assert self._thread is not None
+        for _ in range(times):
+            self.wish.ask()
+        wait_until(lambda: self.exit_code is not None, what="the worker's end")
+        self._thread.join(5)
+        assert self.exit_code is not None
+        return self.exit_code

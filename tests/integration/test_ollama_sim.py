@@ -1,0 +1,313 @@
+"""The simulated Ollama behaves as the real one is known to behave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.core.faults import TaskFault
+from swarm.ollama.answers import Limits
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.sim.runner import is_alive
+from tests.helpers.simserver import Cancel, SimServer
+from tests.helpers.wait import wait_until
+
+MODEL = "llama3.2:3b"
+LIMITS = Limits(total_s=8)
+
+
+def body(text: str = "hello", model: str = MODEL, **more: Any) -> dict[str, Any]:
+    return {"model": model, "prompt": text, **more}
+
+
+def raw(sim: SimServer, request: bytes, *, until: bytes = b"") -> bytes:
+    """Send bytes, read until the server closes or ``until`` was seen."""
+    with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as connection:
+        connection.sendall(request)
+        seen = b""
+        while data := connection.recv(65536):
+            seen += data
+            if until and until in seen:
+                break
+        return seen
+
+
+def get(sim: SimServer, path: str, *, host: str = "127.0.0.1", method: str = "GET") -> bytes:
+    return raw(sim, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+
+
+def test_manners_of_http() -> None:
+    with SimServer() as sim:
+        assert b"Ollama is running" in get(sim, "/")
+        assert get(sim, "/", method="HEAD").endswith(b"\r\n\r\n")
+        unknown = get(sim, "/nothing")
+        assert unknown.startswith(b"HTTP/1.1 404") and b"text/plain" in unknown
+        assert get(sim, "/api/version", method="POST").startswith(b"HTTP/1.1 405")
+        foreign = get(sim, "/api/version", host="evil.example:80")
+        assert foreign.startswith(b"HTTP/1.1 403") and foreign.endswith(b"\r\n\r\n")
+        assert get(sim, "/api/version", host="localhost:1").startswith(b"HTTP/1.1 200")
+        assert raw(sim, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+        twice = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+        assert raw(sim, twice, until=b'd"}HTTP/1.1 200').count(b"200 OK") == 2, "pipelined requests are answered in turn"
+
+
+def test_lines_are_flushed_one_by_one_and_omit_zeros() -> None:
+    with SimServer(request_s=0.4, lines=4) as sim:
+        sim.client.load(MODEL, options={})
+        payload = json.dumps(body()).encode()
+        head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload)
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as connection:
+            connection.sendall(head + payload)
+            seen, moments = b"", []
+            while b"0\r\n\r\n" not in seen:
+                seen += connection.recv(65536)
+                moments.append(time.monotonic())
+        assert moments[-1] - moments[0] > 0.2
+        lines = [json.loads(line) for line in seen.split(b"\r\n") if line.startswith(b"{")]
+        assert len(lines) == 5
+        assert all(set(line) == {"model", "created_at", "response", "done"} for line in lines[:-1])
+        final = lines[-1]
+        assert final["simulated"] and final["done"] and "context" in final
+        assert all(final.values()) or final["response"] == "", "zero counters are left out"
+        assert 0.3e9 < final["total_duration"] < 2e9, "durations are nanoseconds"
+
+
+def test_models_load_one_at_a_time_and_reload_for_other_options() -> None:
+    with SimServer(
+        load_s=0.2, request_s=0.01, env={"OLLAMA_MAX_LOADED_MODELS": "2", "OLLAMA_CONTEXT_LENGTH": "4096"}
+    ) as sim:
+        started = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            names = [MODEL, "llama3.2:1b", MODEL.upper()]
+            list(pool.map(lambda name: sim.client.run("/api/generate", body(model=name), limits=LIMITS), names))
+        assert time.monotonic() - started >= 0.4
+        assert sim.state()["loads"] == 2
+        sim.client.run("/api/generate", body(options={"num_ctx": 8192}), limits=LIMITS)
+        assert sim.state()["loads"] == 3
+        assert {model.name: model.context_length for model in sim.client.ps()}[MODEL] == 8192
+        sim.client.run("/api/generate", body(model="llama3.1:8b"), limits=LIMITS)
+        assert len(sim.client.ps()) == 2, "the least recently used model had to go"
+
+
+def test_a_loading_model_is_not_listed_and_hanging_up_aborts_the_load() -> None:
+    with SimServer(load_s=30) as sim:
+        cancel, faults = Cancel(), []
+
+        def load() -> None:
+            try:
+                sim.client.load(MODEL, options={}, cancel=cancel)
+            except TaskFault as fault:
+                faults.append(fault)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        wait_until(lambda: sim.state()["queued_loads"] == 1, what="the load to begin")
+        assert sim.client.ps() == ()
+        cancel.fire()
+        thread.join(3)
+        assert faults[0].fault == "cancelled"
+        wait_until(lambda: sim.state()["queued_loads"] == 0, what="the load to be aborted")
+        assert sim.state()["loads"] == 0
+        sim.set(load_s=0)
+        sim.client.load(MODEL, options={}, timeout_s=5)
+
+
+def test_unload_is_ordered_not_done_and_keep_alive_expires() -> None:
+    with SimServer(request_s=0.4, unload_s=0.1) as sim:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(sim.client.run, "/api/generate", body(), limits=LIMITS)
+            wait_until(lambda: sim.client.ps(), what="the model to be loaded")
+            sim.client.unload(MODEL)
+            (loaded,) = sim.client.ps()
+            assert loaded.expires_at[:4] != "2318", "expiry was ordered, but the model is busy"
+            assert running.result().simulated
+        wait_until(lambda: not sim.client.ps(), what="the model to be gone")
+        sim.set(request_s=0.01)
+        sim.client.run("/api/generate", body(keep_alive=-1), limits=LIMITS)
+        assert int(sim.client.ps()[0].expires_at[:4]) > 2300, "for ever is 292 years"
+        sim.client.run("/api/generate", body(keep_alive="100ms"), limits=LIMITS)
+        wait_until(lambda: not sim.client.ps(), what="the keep-alive to expire")
+        sim.client.unload(MODEL)
+
+
+def test_slots_wait_without_503_but_loads_do_not() -> None:
+    env = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_QUEUE": "1"}
+    with SimServer(request_s=0.1, env=env) as sim:
+        sim.client.load(MODEL, options={})
+        started = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: sim.client.run("/api/generate", body(str(n)), limits=LIMITS), range(8)))
+        assert 0.4 <= time.monotonic() - started < 1.2
+        assert sim.client.load("nomic-embed-text", options={}, embedding=True)
+        slots = {runner["model"]: runner["slots"] for runner in sim.state()["runners"]}
+        assert slots == {MODEL: 2, "nomic-embed-text:latest": 1}
+        sim.set(load_s=20)
+        with ThreadPoolExecutor(1) as pool:
+            cancel = Cancel()
+            first = pool.submit(sim.client.load, "llama3.1:8b", options={}, cancel=cancel)
+            wait_until(lambda: sim.state()["queued_loads"] == 1, what="the first load")
+            with pytest.raises(TaskFault) as caught:
+                sim.client.load("qwen2.5:7b", options={})
+            assert caught.value.kind == "busy"
+            assert sim.client.run("/api/generate", body(), limits=LIMITS).simulated, "a loaded model is served meanwhile"
+            cancel.fire()
+            assert isinstance(first.exception(), TaskFault)
+
+
+def test_memory_decides_where_models_go(tmp_path: Path) -> None:
+    env = {"OLLAMA_CONTEXT_LENGTH": "1024", "CUDA_VISIBLE_DEVICES": "GPU-1"}
+    with SimServer(vram_mib=8000, card_dir=str(tmp_path), models=("small=2000", "big=20000"), env=env) as sim:
+        sim.client.load("small", options={})
+        (small,) = sim.client.ps()
+        entries = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+        assert [(entry["pid"], entry["used_mib"]) for entry in entries] == [(sim.runner_pids()[0], small.size_vram_mib)]
+        sim.client.load("big", options={})
+        (big,) = sim.client.ps()
+        assert big.spilled and big.size_vram_mib == 8000
+        sim.set(overflow="refuse")
+        sim.client.unload("big")
+        wait_until(lambda: not sim.client.ps() and not list(tmp_path.glob("*.json")), what="the card to be empty")
+        with pytest.raises(TaskFault) as caught:
+            sim.client.load("big", options={})
+        assert caught.value.kind == "does_not_fit"
+        sim.set(placement="none")
+        sim.client.load("small", options={})
+        assert sim.client.ps()[0].size_vram_mib == 0
+    with SimServer(env={"CUDA_VISIBLE_DEVICES": "nonsense"}) as sim:
+        sim.client.load(MODEL, options={})
+        assert sim.client.ps()[0].size_vram_mib == 0, "an unknown id hides every card"
+
+
+def test_the_runner_survives_a_kill_and_takes_memory_from_the_next(tmp_path: Path) -> None:
+    env = {"SWARM_TEST_MARKER": "here", "OLLAMA_CONTEXT_LENGTH": "1024"}
+    with SimServer(vram_mib=4000, card_dir=str(tmp_path), models=("one=3000",), env=env) as sim:
+        sim.client.load("one", options={})
+        (orphan,) = sim.runner_pids()
+        port = sim.state()["runners"][0]["port"]
+        assert b"SWARM_TEST_MARKER=here" in Path(f"/proc/{orphan}/environ").read_bytes()
+        sim.kill()
+        assert is_alive(orphan)
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+        sim.start()
+        sim.client.load("one", options={})
+        assert sim.client.ps()[0].spilled, "the orphan holds the memory"
+        (second,) = sim.runner_pids()
+        assert sim.terminate() == 0
+        assert not is_alive(second), "SIGTERM takes the runner along"
+        assert is_alive(orphan)
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_ignored_sigterm_and_death_on_request() -> None:
+    with SimServer(ignore_sigterm=True, exit_after=1) as sim:
+        os.kill(sim.pid, signal.SIGTERM)
+        assert sim.client.run("/api/generate", body(), limits=LIMITS).simulated
+        with pytest.raises(TaskFault) as caught:
+            sim.client.run("/api/generate", body(), limits=LIMITS)
+        assert caught.value.fault == "infra"
+        assert sim.process is not None and sim.process.wait(3) == -signal.SIGKILL
+
+
+def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
+    with SimServer(start_delay_s=0.5, wait=False) as sim:
+        socket.create_connection(("127.0.0.1", sim.port), timeout=1).close()
+        with pytest.raises(TaskFault) as caught:
+            sim.client.version(timeout_s=0.1)
+        assert caught.value.kind == "timeout"
+        env = os.environ | {"OLLAMA_HOST": f"127.0.0.1:{sim.port}"}
+        second = subprocess.run(
+            [sys.executable, "-m", "swarm.ollama.sim"], env=env, capture_output=True, text=True, timeout=10
+        )
+        assert second.returncode == 1
+        assert "address already in use" in second.stderr
+        assert sim.client.version(timeout_s=5)
+
+
+def test_bad_flags_are_named() -> None:
+    for flags, word in ((["--load-s", "-1"], "load_s"), (["--faults", "boom"], "boom"), (["--host", "x:y"], "x:y")):
+        done = subprocess.run([sys.executable, "-m", "swarm.ollama.sim", *flags], capture_output=True, text=True, timeout=10)
+        assert done.returncode == 2
+        assert word in done.stderr
+
+
+def test_knobs_turn_while_it_runs_and_the_ledger_counts(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    with SimServer(ledger=str(ledger)) as sim:
+        sim.client.run("/api/generate", body(), limits=LIMITS, marker="task-1")
+        sim.set(faults=["error_500"], fault_after=1, fault_limit=1)
+        outcomes = []
+        for n in range(3):
+            try:
+                sim.client.run("/api/generate", body(), limits=LIMITS, marker=f"task-{n + 2}")
+                outcomes.append("ok")
+            except TaskFault as fault:
+                outcomes.append(fault.kind)
+        assert outcomes == ["ok", "runner_died", "ok"]
+        assert sim.state()["faults"] == {"error_500": 1}
+        assert [json.loads(line)["task"] for line in ledger.read_text().splitlines()] == [f"task-{n}" for n in (1, 2, 3, 4)]
+        with pytest.raises(OSError, match="400"):
+            sim.set(no_such_knob=1)
+        with pytest.raises(OSError, match="400"):
+            sim.set(faults=["no_such_fault"])
+        sim.set(fail_after=0)
+        with pytest.raises(TaskFault):
+            sim.client.run("/api/generate", body(), limits=LIMITS)
+
+
+def test_a_length_cut_leaves_json_that_does_not_parse() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "why": {"type": "string"}}}
+    with SimServer() as sim:
+        whole = sim.client.run("/api/generate", body(format=schema), limits=LIMITS).final
+        assert set(json.loads(whole["response"])) == {"n", "why"}
+        sim.set(faults=["length_cut"])
+        cut = sim.client.run("/api/generate", body(format=schema), limits=LIMITS).final
+        assert cut["done_reason"] == "length"
+        with pytest.raises(ValueError, match="."):
+            json.loads(cut["response"])
+        sim.set(faults=[])
+        short = sim.client.run("/api/generate", body(options={"num_predict": 3}), limits=LIMITS)
+        assert (short.tokens_out, short.final["done_reason"]) == (3, "length")
+
+
+def test_servers_share_a_models_directory_and_prune_it_at_start(tmp_path: Path) -> None:
+    shared = tmp_path / "models"
+    env = {"OLLAMA_MODELS": str(shared)}
+    with SimServer(env=env | {"OLLAMA_NOPRUNE": "1"}) as one, SimServer(env=env | {"OLLAMA_NOPRUNE": "1"}) as two:
+        one.client.pull("fresh:1b")
+        assert "fresh:1b" in [model.name for model in two.client.tags()]
+        partial = shared / "blobs" / "sha256-partial"
+        partial.write_text("half a download")
+        two.kill()
+        two.start()
+        assert partial.exists()
+    with SimServer(env=env):
+        assert not partial.exists()
+    foreign = tmp_path / "real"
+    (foreign / "blobs").mkdir(parents=True)
+    precious = foreign / "blobs" / "sha256-precious"
+    precious.write_text("weights")
+    with SimServer(env={"OLLAMA_MODELS": str(foreign)}) as sim:
+        assert precious.exists(), "a directory that is not ours is left alone"
+        assert "left alone" in sim.log()
+        assert sim.client.tags()
+
+
+def test_a_fresh_client_per_thread_is_not_needed() -> None:
+    with SimServer(request_s=0.05, env={"OLLAMA_NUM_PARALLEL": "8"}) as sim, OllamaClient(sim.url) as client:
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(lambda n: client.run("/api/generate", body(f"q{n % 4}"), limits=LIMITS), range(40)))
+        texts = {n % 4: reply.final["response"] for n, reply in enumerate(replies)}
+        assert all(reply.final["response"] == texts[n % 4] for n, reply in enumerate(replies)), (
+            "no answer went to another thread"
+        )

@@ -1,0 +1,389 @@
+"""The supervisor with real processes: start order, restarts, quarantine, adoption, and an end that leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swarm.clock import SystemClock
+from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.restart import RestartPolicy
+from swarm.core.worker import WorkerRow
+from swarm.engines.local import LocalEngine
+from swarm.errors import LockHeld
+from swarm.ollama.server import ServerProcess
+from swarm.ollama.spec import server_spec
+from swarm.proc import identity as identities
+from swarm.proc.markers import find_marked, find_marked_values, kill_marked
+from swarm.proc.ports import free_port, is_free
+from swarm.runtime.children import ChildState, ChildStatus
+from swarm.runtime.supervisor import Limits, Supervisor
+from swarm.runtime.supervisor_files import load_plan, load_status
+from swarm.settings import OllamaSettings, Settings, SimSettings, WorkerSpec
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lifelock import LifeLock, is_held
+from swarm.taskqueue.registry import read_row
+from tests.helpers.wait import wait_until
+
+CHILD = """
+import json, os, signal, sys, time
+from filelock import FileLock
+root, name, mode = sys.argv[1:4]
+from swarm.proc.identity import current
+import msgspec
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+signal.signal(signal.SIGINT, lambda *_: asked.append(1))
+lock = FileLock(f"{root}/workers/{name}.lock")
+lock.acquire(timeout=1)
+plan = {p["name"]: p for p in json.load(open(f"{root}/workers/supervisor.plan.json"))}.get(name, {})
+row = dict(name=name, process=msgspec.to_builtins(current()), started_at="x", epoch=1,
+           url=plan.get("url"), gpu_uuids=plan.get("gpu_uuids", []))
+open(f"{root}/workers/{name}.tmp", "w").write(json.dumps(row))
+os.rename(f"{root}/workers/{name}.tmp", f"{root}/workers/{name}.json")
+open(f"{root}/lives", "a").write(f"{name} {os.getpid()}\\n")
+if mode == "crash": sys.exit(3)
+if mode == "orphan" and os.fork() == 0:
+    os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60); os._exit(0)
+while not asked: time.sleep(0.01)
+if mode == "busy":
+    while len(asked) < 2 and not os.path.exists(f"{root}/done"): time.sleep(0.01)
+if mode == "deaf": time.sleep(60)
+open(f"{root}/ends", "a").write(f"{name} {len(asked)}\\n")
+"""
+FAST = RestartPolicy(base_s=0.05, cap_s=0.2)
+FAST_SERVER = RestartPolicy(base_s=0.05, cap_s=0.1, never_ready_limit=3)
+
+
+class Swarm:
+    """A supervisor run by a thread of its own, over little stand-ins for brain and workers."""
+
+    def __init__(self, root: Path, plans: tuple[WorkerPlan, ...], settings: Settings, mode: str, **options) -> None:
+        self.root = root
+        self.plans = plans
+        layout = Layout(str(root))
+        engine = LocalEngine(
+            root, lock_held=lambda n: is_held(layout, n), read_row=lambda n: read_row(layout, n), pause=time.sleep
+        )
+
+        def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> ServerProcess:
+            return ServerProcess(server_spec(plan, settings, root=root, base_env=os.environ), on_ready=on_ready)
+
+        def argv(name: str) -> tuple[str, ...]:
+            return (sys.executable, "-c", CHILD, str(root), name, mode if name != "brain" else "plain")
+
+        self.supervisor = Supervisor(
+            plans,
+            root=root,
+            clock=SystemClock(),
+            life_lock=LifeLock(layout, "supervisor"),
+            register=lambda: None,
+            make_process=engine.process,
+            make_server=make_server,
+            brain_argv=argv("brain"),
+            worker_argv=argv,
+            limits=Limits(worker=FAST, server=FAST_SERVER, drain_s=options.pop("drain_s", 20.0)),
+            **options,
+        )
+        self.crash = False
+        self.turns = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def up(self) -> Swarm:
+        self.supervisor.start()
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self.supervisor.finished and not self.crash:
+            pause_s = self.supervisor.step()
+            self.turns += 1
+            if not self.supervisor.finished:
+                self.supervisor.wait(pause_s)
+        if self.crash:
+            self.supervisor.abandon()
+        else:
+            self.supervisor.close()
+
+    def die(self) -> None:
+        """As after a SIGKILL: the children go on."""
+        self.crash = True
+        self.supervisor.wake()
+        self._thread.join(10)
+
+    def join(self, timeout_s: float = 20.0) -> None:
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), self.supervisor.children
+
+    def down(self) -> None:
+        if self._thread.is_alive():
+            self.supervisor.request_stop()
+            self.join()
+
+    def child(self, name: str) -> ChildStatus:
+        return next(c for c in self.supervisor.children if c.name == name)
+
+    def running(self, *names: str) -> list[int]:
+        """Pids of these, once all run."""
+        wanted = names or tuple(c.name for c in self.supervisor.children)
+        wait_until(lambda: all(self.child(n).state is ChildState.RUNNING for n in wanted), what=f"{wanted} run")
+        return [pid for n in wanted if (pid := self.child(n).pid) is not None]
+
+    def lines(self, name: str) -> list[str]:
+        path = self.root / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    for name in ("workers", "logs"):
+        (tmp_path / name).mkdir()
+    yield tmp_path
+    kill_marked(0.0, SWARM_ROOT=str(tmp_path))
+
+
+@pytest.fixture
+def swarm(root: Path) -> Iterator[Callable[..., Swarm]]:
+    swarms: list[Swarm] = []
+
+    def make(*, simulate: int | None = None, mode: str = "plain", env: dict[str, str] | None = None, **options) -> Swarm:
+        ollama = OllamaSettings(
+            base_port=free_port(), env=env or {}, stop_grace_s=2.0, start_timeout_s=options.pop("start_timeout_s", 10)
+        )
+        workers = () if simulate else tuple(WorkerSpec(name=n) for n in ("w1", "w2"))
+        settings = Settings(ollama=options.pop("ollama", ollama), workers=workers, sim=SimSettings(start_delay_s=0.0))
+        plans = plan_workers(settings, (), simulate=simulate)
+        swarms.append(Swarm(root, plans, settings, mode, **options))
+        swarms[-1].settings = settings
+        return swarms[-1]
+
+    yield make
+    for one in swarms:
+        one.down()
+
+
+def ours(root: Path) -> list[int]:
+    return [i.pid for i in find_marked(SWARM_ROOT=str(root))]
+
+
+def test_up_and_down_leave_nothing(swarm, root):
+    one = swarm(simulate=2).up()
+    pids = one.running()
+    assert len(pids) == 5
+    assert set(pids) == set(ours(root))
+    status = load_status(root / "workers")
+    assert status is not None
+    assert {c.name: c.state for c in status.children} == dict.fromkeys(
+        ["brain", "ollama-worker-1", "ollama-worker-2", "worker-1", "worker-2"], ChildState.RUNNING
+    )
+    assert load_plan(root / "workers") == one.plans
+    one.supervisor.request_drain()
+    one.join()
+    assert one.supervisor.leftovers == ()
+    assert ours(root) == []
+    assert all(is_free("127.0.0.1", p.port) for p in one.plans)
+    assert load_plan(root / "workers") is None
+    status = load_status(root / "workers")
+    assert status is not None
+    assert (status.phase, {c.state for c in status.children}) == ("ended", {ChildState.EXITED})
+    assert [line.split()[0] for line in one.lines("ends")][-1] == "brain"
+    assert one.lines("ends")[:2] in (["worker-1 1", "worker-2 1"], ["worker-2 1", "worker-1 1"])
+
+
+def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm):
+    one = swarm(simulate=1, env={"SWARM_SIM_START_DELAY_S": "0.6"}).up()
+    one.running("brain")
+    assert one.child("worker-1").state is ChildState.BACKOFF
+    assert "waits for its server" in one.child("worker-1").reason
+    one.running()
+
+
+def test_a_killed_worker_is_back_at_once_with_its_status(swarm):
+    one = swarm().up()
+    old = one.running("w1")[0]
+    os.kill(old, signal.SIGKILL)
+    began = time.monotonic()
+    wait_until(lambda: one.child("w1").restarts == 1 and one.child("w1").pid not in (None, old))
+    assert time.monotonic() - began < 0.5
+    assert one.child("w1").last_exit == "killed by SIGKILL"
+    one.running()
+
+
+def test_a_crashing_worker_is_restarted_ever_more_slowly(swarm):
+    one = swarm(mode="crash").up()
+    wait_until(lambda: one.child("w1").restarts >= 4)
+    assert one.child("w1").last_exit == "exit code 3"
+    assert one.child("brain").restarts == 0
+
+
+def test_what_a_killed_worker_left_running_is_killed(swarm, root):
+    one = swarm(mode="orphan").up()
+    one.running()
+    wait_until(lambda: len(find_marked(SWARM_ROOT=str(root), SWARM_PROCESS="w1")) == 2)
+    before = set(find_marked(SWARM_ROOT=str(root), SWARM_PROCESS="w1"))
+    os.kill(one.running("w1")[0], signal.SIGKILL)
+    wait_until(lambda: not any(identities.is_same(i) for i in before), what="worker and orphan are gone", timeout_s=3)
+
+
+def test_a_killed_server_is_back_and_its_worker_goes_on(swarm):
+    one = swarm(simulate=1).up()
+    _, server, worker = one.running()
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: one.child("ollama-worker-1").restarts == 1)
+    assert one.running()[2] == worker
+
+
+def test_a_server_that_never_gets_ready_is_quarantined_while_the_rest_runs(swarm, root):
+    one = swarm(simulate=1, start_timeout_s=0.2, env={"SWARM_SIM_NEVER_READY": "1"}).up()
+    wait_until(lambda: one.child("ollama-worker-1").state is ChildState.QUARANTINED)
+    reason = one.child("ollama-worker-1").reason
+    assert "3 starts never got ready" in reason
+    assert "ollama-worker-1.log" in reason
+    one.running("brain")
+    wait_until(lambda: "quarantined" in one.child("worker-1").reason)
+    assert one.lines("lives") == [f"brain {one.child('brain').pid}"]
+    wait_until(lambda: (s := load_status(root / "workers")) and s.child("ollama-worker-1").state is ChildState.QUARANTINED)
+
+
+def test_a_lost_card_gets_no_server(root, swarm):
+    one = swarm(simulate=1)
+    plans = tuple(msgspec.structs.replace(p, fault="card 0: GPU is lost") for p in one.plans)
+    lost = Swarm(root, plans, one.settings, "plain").up()
+    try:
+        wait_until(lambda: "card 0: GPU is lost" in lost.child("worker-1").reason)
+        assert lost.child("ollama-worker-1").state is ChildState.QUARANTINED
+    finally:
+        lost.down()
+
+
+def test_drain_waits_for_the_work_and_a_second_wish_does_not(swarm):
+    one = swarm(mode="busy").up()
+    one.running()
+    one.supervisor.request_drain()
+    wait_until(lambda: one.child("w1").state is ChildState.STOPPING)
+    assert one.child("w1").reason == "finishing its work"
+    assert one.child("brain").state is ChildState.RUNNING
+    one.supervisor.request_stop()
+    one.join(5)
+    ends = [line.split() for line in one.lines("ends")[:2]]
+    assert sorted(name for name, _ in ends) == ["w1", "w2"]
+    assert all(int(asked) >= 2 for _, asked in ends)
+
+
+def test_a_finished_drain_needs_no_force(swarm, root):
+    one = swarm(mode="busy").up()
+    one.running()
+    one.supervisor.request_drain()
+    wait_until(lambda: one.child("w1").state is ChildState.STOPPING)
+    (root / "done").touch()
+    one.join(5)
+    assert sorted(one.lines("ends")[:2]) == ["w1 1", "w2 1"]
+
+
+def test_a_drain_without_end_is_cut_off(swarm):
+    one = swarm(mode="busy", drain_s=0.3).up()
+    one.running()
+    one.supervisor.request_drain()
+    one.join(10)
+
+
+def test_stop_at_once_while_things_start(swarm, root):
+    one = swarm(simulate=2).up()
+    one.supervisor.request_stop()
+    one.join(10)
+    assert ours(root) == []
+
+
+def test_a_second_supervisor_is_refused(swarm):
+    one = swarm().up()
+    one.running()
+    with pytest.raises(LockHeld):
+        swarm().supervisor.start()
+
+
+def test_the_next_supervisor_adopts_what_runs(swarm, root):
+    one = swarm(simulate=2).up()
+    before = one.running()
+    one.die()
+    two = swarm(simulate=2, ollama=one.settings.ollama).up()
+    assert two.running() == before
+    assert len(one.lines("lives")) == 3
+    os.kill(two.child("worker-1").pid, signal.SIGKILL)
+    wait_until(lambda: two.child("worker-1").restarts == 1)
+    two.running()
+    two.supervisor.request_drain()
+    two.join()
+    assert ours(root) == []
+
+
+def test_another_plan_replaces_what_no_longer_fits(swarm, root):
+    one = swarm(simulate=3).up()
+    before = one.running()
+    one.die()
+    two = swarm(simulate=2).up()
+    two.running()
+    assert set(find_marked_values("SWARM_PROCESS", SWARM_ROOT=str(root)).values()) == {"brain", "worker-1", "worker-2"}
+    assert set(find_marked_values("SWARM_SERVER", SWARM_ROOT=str(root)).values()) == {"worker-1", "worker-2"}
+    assert set(before) & set(two.running()) == {before[0]}
+
+
+def test_a_stale_row_with_a_recycled_number_harms_nobody(swarm, root):
+    innocent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        identity = identities.of_pid(innocent.pid)
+        assert identity is not None
+        row = WorkerRow(name="w1", process=msgspec.structs.replace(identity, start_ticks=1), started_at="x", epoch=1)
+        (root / "workers" / "w1.json").write_bytes(msgspec.json.encode(row))
+        one = swarm().up()
+        one.running()
+        one.supervisor.request_drain()
+        one.join()
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.communicate()
+
+
+def test_it_ends_by_itself_when_its_parent_is_gone(swarm, root):
+    parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    one = swarm(parent=identities.of_pid(parent.pid)).up()
+    one.running()
+    parent.kill()
+    parent.communicate()
+    one.join(5)
+    assert ours(root) == []
+
+
+def test_an_idle_supervisor_hardly_wakes(swarm):
+    one = swarm().up()
+    one.running()
+    wait_until(lambda: one.child("w2").state is ChildState.RUNNING)
+    turns = one.turns
+    began = time.process_time()
+    threading.Event().wait(1.2)
+    assert one.turns - turns <= 4
+    assert time.process_time() - began < 0.1
+
+
+def test_a_full_disk_does_not_stop_it(swarm, root):
+    one = swarm().up()
+    one.running()
+    status = root / "workers" / "supervisor.status.json"
+    status.unlink()
+    status.mkdir()
+    old = one.child("w1").pid
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: one.child("w1").restarts == 1)
+    one.running()
+    status.rmdir()
+    wait_until(lambda: status.is_file() and json.loads(status.read_bytes())["phase"] == "running")

@@ -1,0 +1,123 @@
+"""The observer's ages: its own clock, its own eyes."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from swarm.core.worker import ModelTally, SlotView
+from swarm.runtime.observe import Observer
+from swarm.settings import Settings
+from swarm.testing.builders import MODEL, a_card, a_heartbeat, a_worker
+from swarm.testing.fakes import FakeBrainQueue, FakeClock
+
+replace = msgspec.structs.replace
+
+
+class World:
+    def __init__(self):
+        self.queue = FakeBrainQueue()
+        self.clock = FakeClock()
+        self.reads = 0
+        self.observer = Observer(self.queue, self, self.clock, Settings())
+
+    def read(self):
+        self.reads += 1
+        return (a_card(),)
+
+    def worker(self, **heartbeat):
+        view = a_worker(beating=False)
+        self.queue.add_worker(replace(view, heartbeat=a_heartbeat("worker-1", **heartbeat)))
+
+    def after(self, seconds, *, step_s=1.0):
+        """The snapshot after looking each second for so long."""
+        snapshot = self.observer.snapshot()
+        end_s = self.clock.now_s + seconds
+        while self.clock.now_s < end_s:
+            self.clock.advance(min(step_s, end_s - self.clock.now_s))
+            snapshot = self.observer.snapshot()
+        return snapshot
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_a_heartbeat_ages_from_when_its_number_was_last_seen_to_change(world):
+    world.worker(seq=1, turn=1)
+    assert world.after(5).workers[0].quiet_s == 5
+    world.worker(seq=2, turn=1)
+    view = world.after(0).workers[0]
+    assert (view.quiet_s, view.turn_quiet_s) == (0, 5)
+
+
+def test_a_new_life_starts_young(world):
+    world.worker(seq=1)
+    world.after(5)
+    world.queue.add_worker(a_worker(epoch=2, beating=False))
+    assert world.after(0).workers[0].quiet_s == 0
+    assert world.after(3).workers[0].quiet_s == 3
+
+
+def test_after_a_gap_of_its_own_nobody_is_judged(world):
+    world.worker(seq=1)
+    assert world.after(5).workers[0].quiet_s == 5
+    world.clock.advance(600)
+    late = world.observer.snapshot()
+    assert late.grace
+    assert late.workers[0].quiet_s == 0
+    world.clock.advance(1)
+    next_one = world.observer.snapshot()
+    assert not next_one.grace
+    assert next_one.workers[0].quiet_s == 1
+
+
+def test_claims_take_class_model_and_progress_from_the_heartbeat(world):
+    slot = SlotView(task_id="t0", task_class="llm", name="q1", model=MODEL, attempt=1, progress=5)
+    world.worker(seq=1, slots=[slot])
+    world.queue.add_llm(1, MODEL)
+    world.queue.claim("t0", "worker-1")
+    claim = world.after(4).claims[0]
+    assert (claim.task_class, claim.name, claim.model, claim.progress) == ("llm", "q1", MODEL, 5)
+    assert (claim.elapsed_s, claim.quiet_s) == (4, 4)
+    world.worker(seq=2, slots=[replace(slot, progress=6)])
+    claim = world.after(0).claims[0]
+    assert (claim.elapsed_s, claim.quiet_s) == (4, 0)
+    world.worker(seq=3, slots=[replace(slot, attempt=9)])
+    assert world.after(0).claims[0].task_class is None, "a slot of another attempt says nothing of this claim"
+
+
+def test_a_lane_is_unserved_while_nobody_holds_its_model(world):
+    world.queue.add_llm(3, MODEL)
+    world.worker(seq=1)
+    assert world.after(7).lanes[0].unserved_s == 7
+    world.worker(seq=2, holding=MODEL)
+    assert world.after(2).lanes[0].unserved_s == 0
+    world.worker(seq=3)
+    assert world.after(2).lanes[0].unserved_s == 2
+
+
+def test_how_long_a_model_is_held_and_a_failure_is_old(world):
+    world.worker(seq=1, holding=MODEL, learned={"b:1": ModelTally(load_failures=1)})
+    view = world.after(6).workers[0]
+    assert (view.held_s, view.load_failed_s) == (6, {"b:1": 6})
+    world.worker(seq=2, holding="b:1", learned={"b:1": ModelTally(load_failures=2)})
+    view = world.after(0).workers[0]
+    assert (view.held_s, view.load_failed_s) == (0, {"b:1": 0})
+
+
+def test_cards_are_read_seldom(world):
+    assert world.after(10, step_s=0.5).gpus == (a_card(),)
+    assert 4 <= world.reads <= 6
+
+
+def test_what_is_gone_is_forgotten(world):
+    world.queue.add_llm(50, MODEL)
+    for n in range(50):
+        world.queue.claim(f"t{n}", "worker-1")
+    world.after(0)
+    world.queue.held.clear()
+    world.after(1)
+    assert len(world.observer._judged._seen) <= 1
+    assert len(world.observer._elapsed._seen) <= 1

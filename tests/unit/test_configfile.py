@@ -1,0 +1,229 @@
+"""Configuration: file, environment, options; every mistake is named with its place."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.configfile import load
+from swarm.errors import ConfigError
+from swarm.settings import Settings
+
+
+def plain(value: object) -> dict:
+    """As it would be read from a file: tuples are lists."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+EXAMPLE = Path(__file__).parents[2] / "config/swarm.toml"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def given_file(text: str) -> Path:
+    path = Path("my.toml")
+    path.write_text(text)
+    return path
+
+
+def refusal(text: str, env: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(given_file(text), env or {}, None)
+    assert caught.value.exit_code == 2
+    return caught.value.message
+
+
+def test_without_file_and_environment_the_defaults_hold(tmp_path):
+    loaded = load(None, {}, None)
+    assert loaded.path is None
+    assert loaded.sources == {}
+    expected = plain(Settings())
+    expected["queue"]["root"] = str(tmp_path / "queue")
+    assert plain(loaded.settings) == expected
+
+
+def test_which_file_is_read():
+    assert load(None, {}, None).path is None
+    Path("config").mkdir()
+    Path("config/swarm.toml").write_text("[llm]\nslots = 2\n")
+    Path("other.toml").write_text("[llm]\nslots = 3\n")
+    assert load(None, {}, None).settings.llm.slots == 2
+    assert load(None, {"SWARM_CONFIG": ""}, None).settings.llm.slots == 2
+    assert load(None, {"SWARM_CONFIG": "other.toml"}, None).settings.llm.slots == 3
+    assert load(Path("other.toml"), {"SWARM_CONFIG": "config/swarm.toml"}, None).settings.llm.slots == 3
+
+
+def test_which_root_is_taken(tmp_path):
+    path = given_file('[queue]\nroot = "from-file"\n')
+    assert load(path, {}, None).settings.queue.root == str(tmp_path / "from-file")
+    env = {"SWARM_QUEUE__ROOT": "from-key"}
+    assert load(path, env, None).settings.queue.root == str(tmp_path / "from-key")
+    assert load(path, env | {"SWARM_ROOT": "from-root"}, None).settings.queue.root == str(tmp_path / "from-root")
+    loaded = load(path, env | {"SWARM_ROOT": "from-root"}, Path("from-option"))
+    assert loaded.settings.queue.root == str(tmp_path / "from-option")
+    assert loaded.sources["queue.root"] == "--root"
+
+
+def test_the_environment_wins_and_is_typed():
+    env = {
+        "SWARM_BRAIN__TICK_S": "0.5",
+        "SWARM_LLM__SLOTS": "4",
+        "SWARM_OLLAMA__ENV": '{"OLLAMA_DEBUG": "1"}',
+        "SWARM_SIM__MODELS": '["a", "b"]',
+        "SWARM_METRICS__PORT": "9400",
+        "SWARM_SCRIPTS__RESIZE": '["/usr/bin/convert"]',
+        "SWARM_WORKERS": '[{"name": "w1", "gpus": [0]}]',
+        "SWARM_QUEUE__DURABILITY": "fast",
+    }
+    loaded = load(given_file("[brain]\ntick_s = 9\nmonitor_s = 8\n"), env, None)
+    found = loaded.settings
+    assert (found.brain.tick_s, found.brain.monitor_s, found.llm.slots, found.metrics.port) == (0.5, 8.0, 4, 9400)
+    assert found.ollama.env == {"OLLAMA_DEBUG": "1"}
+    assert found.sim.models == ("a", "b")
+    assert found.scripts == {"resize": ("/usr/bin/convert",)}
+    assert found.workers[0].gpus == (0,)
+    assert loaded.sources["brain.tick_s"] == "$SWARM_BRAIN__TICK_S"
+    assert loaded.sources["brain.monitor_s"] == "file"
+
+
+def test_every_simple_key_can_be_set_by_a_variable():
+    for section, keys in plain(Settings()).items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            text = msgspec.json.encode(value).decode().strip('"') if value is not None else ""
+            name = f"SWARM_{section}__{key}".upper()
+            loaded = load(None, {name: text}, None)
+            assert loaded.sources[f"{section}.{key}"] == f"${name}"
+
+
+@pytest.mark.parametrize(
+    "name", ["SWARM_ROOT", "SWARM_SIM_LOAD_S", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK", "SWARM_FOO", "HOME"]
+)
+def test_other_variables_are_left_alone(name):
+    load(None, {name: "x"}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[brain]\ntick = 1\n", ["my.toml, line 2", "'brain.tick'", "did you mean 'tick_s'?"]),
+        ("[loging]\nlevel = 'INFO'\n", ["my.toml, line 1", "unknown section 'loging'", "'logging'"]),
+        ("\n[brain]\n\ntick_s = 'x'\n", ["my.toml, line 4", "brain.tick_s: expected float, got str"]),
+        ("brain.tick_s = -1\n", ["my.toml, line 1", "brain.tick_s", "> 0"]),
+        ("[brain]\ntick_s = inf\n", ["line 2", "inf is no usable number"]),
+        ("[brain]\ntick_s = nan\n", ["line 2", "nan is no usable number"]),
+        ("[llm]\nslots = true\n", ["line 2", "expected int, got bool"]),
+        ("[llm]\non_cpu_spill = 'maybe'\n", ["line 2", "one of: refuse, warn, allow"]),
+        ("brain = 3\n", ["line 1", "brain: expected a table, got 3"]),
+        ("[[workers]]\nname = 'a'\n[[workers]]\ngpus = [0]\n", ["line 3", "workers[1]", "'name' is missing"]),
+        ("[[workers]]\nname = 'a b'\n", ["line 2", "workers[0].name", "letters, digits"]),
+        ("[[workers]]\nname = 'a'\nprt = 1\n", ["line 3", "'workers[0].prt'", "'port'"]),
+        ('[models."llama3.2:3b"]\ngpus = 2\n', ["line 2", 'models."llama3.2:3b".gpus', "'gpus_needed'"]),
+        ("[scripts]\nresize = 'x'\n", ["line 2", "scripts.resize: expected array"]),
+        ("[feed]\nmin = 20\n", ["my.toml", "feed.min (20)", "feed.target (10)"]),
+        ("[[workers]]\nname = 'a'\n[[workers]]\nname = 'a'\n", ["workers[1].name: 'a' is taken by workers[0]"]),
+        (
+            "[[workers]]\nname = 'a'\nport = 1\n[[workers]]\nname = 'b'\nport = 1\n",
+            ["workers[1].port: 1 is taken by worker 'a'"],
+        ),
+        ("[[workers]]\nname = 'brain'\n", ["reserved"]),
+        ("[[workers]]\nname = 'a'\nport = 1\nollama_url = 'http://x'\n", ["not both"]),
+        ("[[workers]]\nname = 'a'\nollama_url = 'x:1'\n", ["http://"]),
+        ("[ollama]\nbase_port = 65530\n", ["ollama.base_port = 65530"]),
+        ("[ollama]\nbase_port = 80\n", ["ollama.base_port = 80"]),
+        ("[worker]\nheartbeat_s = 10\n", ["heartbeat_stale_s"]),
+        ("[brain\n", ["my.toml: is no valid TOML", "line 1"]),
+    ],
+)
+def test_mistakes_in_the_file_are_named(text, said):
+    message = refusal(text)
+    for words in said:
+        assert words in message, message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SWARM_BRAIN__TICKS", "1", "did you mean $SWARM_BRAIN__TICK_S?"),
+        ("SWARM_BRAIN_TICK_S", "1", "did you mean $SWARM_BRAIN__TICK_S?"),
+        ("SWARM_QWXZ__Y", "1", "no such setting"),
+        ("SWARM_LLM__SLOTS", "many", "(llm.slots) = 'many': expected int"),
+        ("SWARM_LLM__SLOTS", "0", "expected int >= 1"),
+        ("SWARM_OLLAMA__ENV", "{", "(ollama.env) = '{'"),
+        ("SWARM_OLLAMA__ENV", "[]", "expected object, got array"),
+    ],
+)
+def test_mistakes_in_the_environment_are_named(name, value, said):
+    message = refusal("", {name: value})
+    assert f"${name}" in message
+    assert said in message
+
+
+def test_all_mistakes_are_told_at_once():
+    message = refusal("[brain]\ntick = 1\nmonitor_s = 0\n[x]\n", {"SWARM_LLM__SLOTS": "0"})
+    assert len(message.splitlines()) == 4
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.toml: there is no such"):
+        load(Path("nowhere.toml"), {}, None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path, {}, None)
+    Path("latin.toml").write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(Path("latin.toml"), {}, None)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=5), st.dictionaries(st.text(max_size=8), st.floats()))
+    )
+)
+def test_no_document_gets_through_unchecked(document):
+    """Whatever is written there, it is either a ``Settings`` or a ``ConfigError``."""
+    env = {f"SWARM_{name}".replace("\0", ""): str(value).replace("\0", "") for name, value in document.items()}
+    try:
+        assert isinstance(load(None, env, None).settings, Settings)
+    except ConfigError as refused:
+        assert refused.message
+
+
+def uncommented(marks: str) -> dict[str, object]:
+    """The example with the lines marked ``# key = …`` (or ``## key = …``) in force."""
+    lines = EXAMPLE.read_text().splitlines()
+    pattern = re.compile(rf"^{marks}(?: ?)((?:\[\[?|\w+ = ).*)$")
+    return tomllib.loads("\n".join(hit[1] if (hit := pattern.match(line)) else line for line in lines))
+
+
+def test_the_example_changes_nothing_and_shows_every_key_with_its_default():
+    assert load(EXAMPLE, {}, None).settings == load(None, {}, None).settings
+    defaults = plain(Settings())
+    free = {name: defaults.pop(name) for name in ("workers", "models", "scripts")}
+    assert free == {"workers": [], "models": {}, "scripts": {}}
+    del defaults["metrics"]["port"]  # has none
+    assert uncommented("#") == defaults
+
+
+def test_the_examples_of_what_has_no_default_are_right(tmp_path):
+    document = uncommented("##")
+    assert {"workers", "models", "scripts"} <= set(document)
+    settings = msgspec.convert(document, Settings)
+    assert [worker.name for worker in settings.workers] == ["worker-1", "big", "elsewhere"]
+    Path("ex.toml").write_text(re.sub(r"(?m)^## ?(?=\[|\w+ = )", "", EXAMPLE.read_text()))
+    assert load(Path("ex.toml"), {}, None).settings.models["llama3.2:3b"].options == {"num_ctx": 8192}
+
+
+def test_reading_the_configuration_is_quick():
+    code = "import sys; import swarm.configfile; heavy = {'rich', 'typer', 'psutil', 'pynvml', 'asyncio'} & set(sys.modules); print(heavy)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=EXAMPLE.parents[1])
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,142 @@
+"""Whatever the swarm looks like: same answer twice, no load that should not be, nothing new once all is applied."""
+
+from __future__ import annotations
+
+import string
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.core.decide import decide
+from swarm.core.decisions import LoadModel, Warn
+from swarm.core.liveness import condition
+from swarm.core.loads import load_id, model_of_load, outstanding
+from swarm.core.snapshot import BlockedView, DropIn
+from swarm.core.task import ID_RE
+from swarm.core.worker import ModelTally, WorkerStatus
+from swarm.settings import Settings
+from swarm.testing.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_waiting, resource_waiting
+from swarm.testing.model import after
+
+S = Settings()
+MODELS = ["a:1", "b:1", "c:1", "d:1"]
+seconds = st.sampled_from([0.0, 1.0, 20.0, 50.0, 100.0, 700.0])
+models = st.sampled_from(MODELS)
+tallies = st.builds(
+    ModelTally,
+    completed=st.integers(0, 50),
+    busy_s=st.floats(0, 500),
+    loads=st.integers(0, 3),
+    load_s=st.floats(0, 60),
+    load_failures=st.sampled_from([0, 0, 0, 1, 5]),
+)
+
+
+@st.composite
+def workers(draw, name, *, healthy):
+    status = WorkerStatus.IDLE if healthy else draw(st.sampled_from(list(WorkerStatus)))
+    return a_worker(
+        name,
+        holding=draw(st.none() | models),
+        status=status,
+        alive=healthy or draw(st.booleans()),
+        beating=healthy or draw(st.booleans()),
+        with_server=draw(st.sampled_from([True, True, True, False])),
+        slots=draw(st.integers(1, 4)),
+        epoch=draw(st.integers(1, 3)),
+        resource_seq=draw(st.integers(0, 3)),
+        quiet_s=0.0 if healthy else draw(seconds),
+        turn_quiet_s=0.0 if healthy else draw(seconds),
+        held_s=draw(seconds),
+        learned=draw(st.dictionaries(models, tallies, max_size=3)),
+        load_failed_s=draw(st.dictionaries(models, seconds, max_size=3)),
+    )
+
+
+@st.composite
+def snapshots(draw, *, healthy=False):
+    names = [f"worker-{n}" for n in range(1, draw(st.integers(0, 6)) + 1)]
+    views, lanes, claims = [], [], []
+    for name in names:
+        view = draw(workers(name, healthy=healthy))
+        held = [a_claim(f"t-{name}-{n}", worker=name, model=draw(models)) for n in range(draw(st.integers(0, 3)))]
+        match draw(st.sampled_from(["", "", "", "ours", "claimed", "theirs"])):
+            case "ours":
+                lanes.append(load_waiting(name, draw(models)))
+            case "theirs":
+                lanes.append(resource_waiting(name, f"mine-{name}"))
+            case "claimed" if view.alive:
+                held.append(a_claim(load_id(name, draw(models), epoch=1, resource_seq=9), worker=name, task_class=None))
+        claims += held
+        views.append(type(view)(**{f: getattr(view, f) for f in view.__struct_fields__} | {"claims": len(held)}))
+    counts = {model: draw(st.sampled_from([0, 0, 1, 3, 20, 400])) for model in MODELS}
+    lanes += [llm_waiting(count, model, unserved_s=draw(seconds)) for model, count in counts.items() if count]
+    return a_snapshot(
+        workers=draw(st.permutations(views)),
+        lanes=lanes,
+        claims=claims,
+        blocked=draw(st.lists(st.builds(BlockedView, task_id=st.just("b1"), attempt=st.just(1)), max_size=1)),
+        drop_ins=draw(st.lists(st.builds(DropIn, file_name=st.just("d.json"), quiet_s=seconds), max_size=1)),
+        grace=not healthy and draw(st.booleans()),
+    )
+
+
+calm = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def acts(snapshot):
+    return tuple(d for d in decide(snapshot, S) if not isinstance(d, Warn))
+
+
+@calm
+@given(snapshots())
+def test_the_same_picture_gives_the_same_answer(snapshot):
+    assert decide(snapshot, S) == decide(snapshot, S)
+    flipped = a_snapshot(
+        **{f: getattr(snapshot, f) for f in ("lanes", "claims", "blocked", "drop_ins", "grace")},
+        workers=reversed(snapshot.workers),
+    )
+    assert decide(flipped, S) == decide(snapshot, S), "the order of a listing is no reason"
+
+
+@calm
+@given(snapshots())
+def test_loads_go_one_to_a_worker_that_can_serve_and_has_none_outstanding(snapshot):
+    loads = [d for d in decide(snapshot, S) if isinstance(d, LoadModel)]
+    assert len({d.worker for d in loads}) == len(loads)
+    for load in loads:
+        view = snapshot.worker(load.worker)
+        assert view.alive
+        assert condition(view, snapshot, S).state == "ready"
+        assert view.heartbeat.model != load.model
+        assert {t.task_id for t in outstanding(snapshot).get(load.worker, ())} == {load.instead_of} - {None}
+        assert any(lane.model == load.model for lane in snapshot.lanes) or snapshot.claims
+        assert ID_RE.match(load.task_id)
+
+
+@calm
+@given(snapshots(healthy=True))
+def test_once_applied_nothing_new_is_decided(snapshot):
+    done = after(snapshot, acts(snapshot))
+    assert acts(done) == ()
+
+
+@calm
+@given(snapshots())
+def test_deaths_and_kills_settle_within_a_few_turns(snapshot):
+    for _ in range(4):
+        todo = acts(snapshot)
+        snapshot = after(snapshot, todo)
+    assert acts(snapshot) == ()
+
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
+any_model = st.text(string.ascii_lowercase + string.digits + "._:/-", min_size=1, max_size=150).map(lambda t: "m" + t)
+
+
+@given(names, any_model, st.integers(0, 10**9), st.integers(0, 10**9))
+def test_a_load_id_is_legal_and_read_back(worker, model, epoch, resource_seq):
+    task_id = load_id(worker, model, epoch=epoch, resource_seq=resource_seq)
+    assert ID_RE.match(task_id)
+    assert model_of_load(task_id, worker, frozenset([model, "other:1"])) == model
+    assert model_of_load(f"{task_id}-2", worker, frozenset([model])) == model

@@ -1,0 +1,143 @@
+"""Every place a task can be in, and every way a worker can idle, has its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.core.explain import explain_task, explain_worker
+from swarm.core.snapshot import BlockedView
+from swarm.core.task import Attempt, Task, TaskClass, TaskError, TaskState, Trail
+from swarm.core.worker import ModelTally, WorkerStatus
+from swarm.settings import Settings
+from swarm.testing.builders import (
+    MODEL,
+    a_claim,
+    a_snapshot,
+    a_worker,
+    cold_workers,
+    cpu_waiting,
+    llm_waiting,
+    load_waiting,
+)
+
+S = Settings()
+LLM = Task(task_id="t3", task_class=TaskClass.LLM, model=MODEL)
+CPU = Task(task_id="c1", task_class=TaskClass.CPU)
+LOAD = Task(task_id="l1", task_class=TaskClass.RESOURCE, target_worker="worker-1", model=MODEL, action="load_llm")
+HOT = a_worker(holding=MODEL)
+LOAD_ID = load_waiting("worker-1").first_ids[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "picture", "code", "words"),
+    [
+        (LLM, {}, "no_worker", "No worker is running"),
+        (LLM, {"workers": [a_worker(with_server=False)]}, "no_llm_worker", "ready for llm"),
+        (LLM, {"workers": [a_worker(status=WorkerStatus.UNREADY, reason="spilled")]}, "no_llm_worker", "ready"),
+        (LLM, {"workers": cold_workers(1)}, "not_loaded", "none is loading"),
+        (LLM, {"workers": cold_workers(1), "lanes": [load_waiting("worker-1")]}, "load_waiting", LOAD_ID),
+        (
+            LLM,
+            {"workers": cold_workers(1), "claims": [a_claim(LOAD_ID, task_class="resource")]},
+            "loading",
+            "worker-1 is loading llama3.2:3b",
+        ),
+        (
+            LLM,
+            {"workers": cold_workers(1), "blocked": [BlockedView(task_id=LOAD_ID, attempt=1, due_in_s=9)]},
+            "load_retry",
+            "could not load",
+        ),
+        (LLM, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "3 tasks are ahead"),
+        (CPU, {"workers": [a_worker(with_server=False)]}, "soon", "worker-1 is free"),
+        (CPU, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "busy"),
+        (LOAD, {"workers": [a_worker("worker-2")]}, "no_such_worker", "worker-1 is not registered"),
+        (LOAD, {"workers": [a_worker(), a_worker("worker-2", alive=False)]}, "target_busy", "Only worker-1"),
+        (LOAD, {"workers": [a_worker(alive=False), a_worker("worker-2")]}, "dead", "life lock is free"),
+    ],
+)
+def test_why_a_pending_task_waits(task, picture, code, words):
+    lanes = [llm_waiting(8), *picture.pop("lanes", ())] if task is LLM else picture.pop("lanes", ())
+    reasons = explain_task(task, TaskState.PENDING, a_snapshot(lanes=lanes, **picture), S)
+    assert reasons[0].code == code
+    assert words in reasons[0].text
+
+
+def test_a_pending_task_whose_model_cannot_be_loaded_says_why():
+    broken = a_worker(learned={MODEL: ModelTally(load_failures=2)}, load_failed_s={MODEL: 1.0})
+    reasons = explain_task(LLM, TaskState.PENDING, a_snapshot(workers=[broken], lanes=[llm_waiting(8)]), S)
+    assert [r.code for r in reasons] == ["not_loaded", "misfit", "placement"]
+    assert "failed to load llama3.2:3b 2x" in reasons[1].text
+
+
+def test_without_a_brain_that_comes_first():
+    reasons = explain_task(LLM, TaskState.PENDING, a_snapshot(workers=cold_workers(1)), S, brain_alive=False)
+    assert reasons[0].code == "no_brain"
+
+
+@pytest.mark.parametrize(
+    ("blocked", "words"),
+    [
+        ({"waiting_for": ("a", "b")}, "It waits for task a and 1 more to complete."),
+        ({"session_turn": False}, "It waits for an earlier task of its session to end."),
+        ({"due_in_s": 9.0}, "It waits until its time comes in 9s."),
+        ({"failed_dependency": "a"}, "Its dependency a failed."),
+        ({}, "It is due and will be released at the brain's next turn."),
+    ],
+)
+def test_why_a_blocked_task_waits(blocked, words):
+    picture = a_snapshot(blocked=[BlockedView(task_id="t3", attempt=1, **blocked)])
+    assert explain_task(LLM, TaskState.BLOCKED, picture, S)[0].text == words
+
+
+def test_a_retry_names_the_error_before():
+    failed = Attempt(attempt=1, worker="worker-1", error=TaskError("timeout", "no token for 120 s"))
+    picture = a_snapshot(blocked=[BlockedView(task_id="t3", attempt=1, due_in_s=2.0)])
+    reasons = explain_task(LLM, TaskState.BLOCKED, picture, S, trail=Trail(attempts=(failed,), retry_at="2026-02-07"))
+    assert "no token for 120 s" in reasons[1].text
+
+
+@pytest.mark.parametrize(
+    ("worker", "claim", "codes"),
+    [
+        (HOT, a_claim("t3"), ["running"]),
+        (HOT, a_claim("t3", quiet_s=301), ["stuck"]),
+        (a_worker(alive=False), a_claim("t3"), ["owner_dead"]),
+        (a_worker(quiet_s=20), a_claim("t3"), ["running", "stale"]),
+    ],
+)
+def test_what_happens_to_a_task_in_flight(worker, claim, codes):
+    reasons = explain_task(LLM, TaskState.PROCESSING, a_snapshot(workers=[worker], claims=[claim]), S)
+    assert [r.code for r in reasons] == codes
+
+
+def test_the_last_word_on_ended_tasks():
+    trail = Trail(status="failed", error=TaskError("exit_code", "exit code 3"))
+    assert "exit code 3" in explain_task(LLM, TaskState.FAILED, a_snapshot(), S, trail=trail)[0].text
+    for state in (TaskState.COMPLETED, TaskState.CANCELLED, TaskState.CORRUPT):
+        assert explain_task(LLM, state, a_snapshot(), S)[0].code == str(state)
+
+
+@pytest.mark.parametrize(
+    ("worker", "picture", "codes"),
+    [
+        (a_worker(alive=False), {}, ["dead"]),
+        (a_worker(beating=False), {}, ["silent"]),
+        (a_worker(quiet_s=20), {}, ["stale"]),
+        (a_worker(status=WorkerStatus.UNREADY, reason="server down"), {}, ["unready"]),
+        (a_worker(), {}, ["cold", "queue_empty"]),
+        (a_worker(), {"lanes": [llm_waiting(9)]}, ["load_due", "other_lanes"]),
+        (a_worker(), {"lanes": [llm_waiting(9), load_waiting("worker-1")]}, ["load_waiting", "soon"]),
+        (HOT, {}, ["hot_idle", "queue_empty"]),
+        (HOT, {"lanes": [llm_waiting(9)]}, ["hot_idle", "soon"]),
+        (HOT, {"lanes": [llm_waiting(99, "b:1")]}, ["load_due", "other_lanes"]),
+        (HOT, {"lanes": [llm_waiting(9)], "claims": [a_claim()]}, ["running"]),
+        (a_worker(), {"claims": [a_claim(LOAD_ID, task_class=None, model=None)]}, ["loading", "running"]),
+        (a_worker(with_server=False), {"lanes": [cpu_waiting(1)]}, ["no_server", "soon"]),
+        (a_worker(with_server=False), {"lanes": [llm_waiting(9)]}, ["no_server", "other_lanes"]),
+    ],
+)
+def test_why_a_worker_idles(worker, picture, codes):
+    reasons = explain_worker(worker, a_snapshot(workers=[worker], **picture), S)
+    assert [r.code for r in reasons] == codes
+    assert all(r.text.endswith(".") for r in reasons)

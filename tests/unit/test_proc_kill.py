@@ -1,0 +1,177 @@
+"""Groups end for good: stopped, stubborn and orphaned members too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from swarm.proc import identity as identities
+from swarm.proc.child import Child, Exit
+from swarm.proc.kill import group_members, kill_group, signal_group
+from swarm.proc.logfile import rotate_if_large, truncate_if_large
+from swarm.proc.markers import kill_marked
+from tests.helpers.wait import wait_until
+
+FAMILY = """
+import os, signal, sys, time
+if {ignore}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+MARK = {"SWARM_TEST_CHILD": "kill"}
+
+
+@pytest.fixture
+def family() -> Iterator:
+    leaders: list[subprocess.Popen] = []
+
+    def start(ignore=False):
+        leader = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", FAMILY.format(ignore=ignore)], stdout=subprocess.PIPE, start_new_session=True
+        )
+        leaders.append(leader)
+        wait_until(lambda: len(group_members(leader.pid)) == 2, what="parent and child are up")
+        leader.stdout.readline()
+        leader.stdout.readline()
+        return leader
+
+    yield start
+    for leader in leaders:
+        if leader.returncode is None:
+            kill_group(leader.pid, 0.0)
+        leader.communicate()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_willing_group_ends_by_sigterm(family, stopped):
+    leader = family()
+    if stopped:
+        os.killpg(leader.pid, signal.SIGSTOP)
+    assert kill_group(leader.pid, 5.0)
+    assert leader.wait(1) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_stubborn_and_stopped_groups_are_killed_within_the_grace(family, stopped):
+    leader = family(ignore=True)
+    if stopped:
+        os.killpg(leader.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert kill_group(leader.pid, 0.1)
+    assert time.monotonic() - began < 3.0
+    assert leader.wait(1) == -signal.SIGKILL
+
+
+def test_a_group_outlives_its_dead_leader_and_is_still_ended(family):
+    leader = family()
+    os.kill(leader.pid, signal.SIGKILL)
+    wait_until(lambda: len(group_members(leader.pid)) == 1, what="only the orphan is left")
+    assert kill_group(leader.pid, 0.0)
+    assert group_members(leader.pid) == ()
+
+
+def test_a_group_that_is_gone_is_gone(family):
+    leader = family()
+    kill_group(leader.pid, 0.0)
+    leader.wait()
+    assert kill_group(leader.pid, 5.0)
+
+
+@pytest.mark.parametrize("pgid", [0, 1, os.getpgrp()])
+def test_our_own_group_is_refused(pgid):
+    with pytest.raises(ValueError, match="refusing"):
+        signal_group(pgid, signal.SIGTERM)
+
+
+@pytest.fixture
+def spawn(tmp_path) -> Iterator:
+    children: list[Child] = []
+
+    def spawn_(code):
+        argv = [sys.executable, "-I", "-S", "-c", code]
+        children.append(Child.spawn(argv, env=os.environ, markers=MARK, log_path=tmp_path / "log"))
+        return children[-1]
+
+    yield spawn_
+    for child in children:
+        child.begin_stop(grace_s=0.0)
+        wait_until(child.stop_step, what="child is gone")
+    kill_marked(0.0, **MARK)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_"),
+    [("raise SystemExit(3)", Exit(code=3)), ("import os; os.kill(os.getpid(), 9)", Exit(signal=9))],
+)
+def test_exit_status_is_kept_and_readable_twice(spawn, code, exit_):
+    child = spawn(code)
+    assert wait_until(child.poll) == exit_
+    assert child.clean_up() == []
+    assert child.poll() == exit_
+    assert child.pidfd == -1
+
+
+def test_output_goes_to_the_log(spawn, tmp_path):
+    child = spawn("import sys; print('out', flush=True); print('err', file=sys.stderr)")
+    wait_until(child.poll)
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+def test_stop_takes_escaped_descendants_along(spawn):
+    child = spawn("import os, time\nif os.fork() == 0: os.setsid()\ntime.sleep(60)")
+    wait_until(lambda: len(child.marked()) == 2 and len(group_members(child.identity.pid)) == 1, what="one has escaped")
+    child.begin_stop(grace_s=2.0)
+    assert wait_until(lambda: child.stop_step() is not None)
+    assert child.marked() == []
+
+
+def test_an_adopted_child_can_be_watched_and_ended(spawn):
+    child = spawn("import time; time.sleep(60)")
+    adopted = Child.adopt(child.identity, markers=MARK)
+    assert adopted is not None
+    assert adopted.adopted
+    assert adopted.poll() is None
+    adopted.begin_stop(grace_s=2.0)
+    assert wait_until(lambda: adopted.stop_step() is not None)
+    assert adopted.poll() == Exit()
+    assert wait_until(child.poll) == Exit(signal=signal.SIGTERM)
+    assert Child.adopt(child.identity, markers=MARK) is None
+
+
+def test_adopted_in_a_foreign_group_only_itself_is_signalled():
+    argv = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
+    innocent = subprocess.Popen(argv, process_group=0)
+    adoptee = subprocess.Popen(argv, process_group=innocent.pid)
+    try:
+        identity = identities.of_pid(adoptee.pid)
+        assert identity is not None
+        adopted = Child.adopt(identity, markers={})
+        assert adopted is not None
+        adopted.begin_stop(grace_s=2.0)
+        assert wait_until(lambda: adopted.stop_step() is not None)
+        assert adoptee.wait(5) == -signal.SIGTERM
+        assert innocent.poll() is None
+    finally:
+        for process in (innocent, adoptee):
+            process.kill()
+            process.wait()
+
+
+def test_logs_are_moved_aside_or_emptied(tmp_path: Path):
+    log = tmp_path / "x.log"
+    assert not rotate_if_large(log, 3)
+    log.write_text("abcd")
+    assert not truncate_if_large(log, 4)
+    assert truncate_if_large(log, 3)
+    assert (log.read_text(), (tmp_path / "x.log.1").read_text()) == ("", "abcd")
+    log.write_text("efgh")
+    assert rotate_if_large(log, 3)
+    assert not log.exists()

@@ -1,0 +1,106 @@
+"""Blocks as plain text, on a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from swarm.cli import overview, screens, tasktables
+from swarm.cli.build import active_rows, card_rows, model_rows, worker_lines
+from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_plain, to_terminal
+from swarm.settings import Settings
+from tests.helpers.cli_world import Counts, card, healthy, swarm
+
+SETTINGS = Settings()
+COUNTS = Counts(pending={"llm@llama3.2:3b": 123}, processing={"worker-1": 1}, completed=200, failed=4, oldest_pending_s=12.0)
+
+
+def on_terminal(blocks: list[Block], width: int) -> list[str]:
+    out = io.StringIO()
+    to_terminal(blocks, Console(file=out, width=width, force_terminal=True, color_system=None, highlight=False))
+    return out.getvalue().splitlines()
+
+
+def test_plain_tables_are_aligned_whole_and_without_trailing_blanks():
+    columns = (Column("name"), Column("n", right=True), Column("why", gives_way=True))
+    table = Table(columns=columns, rows=(("a", "1", "x" * 200), (Cell("long-name", "red"), "1,000", "")))
+    first, second, third = to_plain([table]).splitlines()
+    assert first == "NAME           N  WHY"
+    assert second == "a              1  " + "x" * 200
+    assert third == "long-name  1,000"
+
+
+def test_an_empty_table_says_so():
+    assert to_plain([Table(columns=(Column("a"),), rows=(), empty="nothing here")]) == "nothing here\n"
+    assert on_terminal([Table(columns=(Column("a"),), rows=(), empty="nothing here")], 80) == ["nothing here"]
+
+
+def test_text_from_outside_cannot_move_the_cursor_or_break_the_line():
+    evil = "a\x1b[2Jb\nc\u202ed\udc80"
+    assert clean(evil) == "a\\x1b[2Jb\\nc\\u202ed\\udc80"
+    for text in (
+        to_plain([Line(evil)]),
+        to_plain([Table(columns=(Column("x"),), rows=((evil,),))]),
+        "\n".join(on_terminal([Line(evil)], 80)),
+    ):
+        assert "\x1b" not in text
+        assert "\\x1b[2Jb\\nc" in text
+
+
+def test_rich_markup_in_names_is_shown_not_obeyed():
+    table = Table(columns=(Column("x"),), rows=(("[red]a[/red]",),))
+    assert any("[red]a[/red]" in line for line in on_terminal([Line("[bold]b[/bold]"), table], 80))
+
+
+def test_json_is_one_document_with_every_field():
+    view = overview.status(healthy(), COUNTS, SETTINGS)
+    document = json.loads(to_json(view))
+    assert document["queue"]["pending"] == {"total": 123, "by_class": {"llm": 123}, "by_model": {"llama3.2:3b": 123}}
+    wanted = {"pending", "blocked", "processing", "completed", "failed", "cancelled", "corrupt", "stuck", "oldest_pending_s"}
+    assert wanted <= set(document["queue"])
+    assert document["cards"][0]["fault"] is None
+
+
+def test_status_fits_80_columns_and_one_screen():
+    blocks = screens.status(overview.status(healthy(), COUNTS, SETTINGS))
+    lines = on_terminal(blocks, 80)
+    assert max(len(line) for line in lines) <= 80
+    assert len(lines) <= 24
+    text = "\n".join(lines)
+    for word in ("worker-1", "worker-2", "busy", "idle", "d5de16d7", "3.3/24.0G", "87%", "61C", "211W", "123", "simulated"):
+        assert word in text, word
+
+
+def test_every_table_fits_80_columns_and_keeps_its_names():
+    picture = healthy()
+    tables = {
+        "workers": screens.workers(worker_lines(picture, SETTINGS)),
+        "gpus": screens.cards(card_rows(picture)),
+        "models": screens.models(model_rows(picture)),
+        "active": tasktables.active(active_rows(picture, SETTINGS)),
+    }
+    for name, table in tables.items():
+        lines = on_terminal([table], 80)
+        assert max(len(line.rstrip()) for line in lines) <= 80, name
+        assert "worker-1" in "\n".join(lines), name
+
+
+def test_a_card_that_says_nothing_and_a_lost_one_are_shown():
+    silent = card(0, memory_used_mib=None, memory_total_mib=None, utilisation_pct=None, temperature_c=None, power_w=None)
+    text = to_plain([screens.cards(card_rows(swarm(gpus=(silent, card(1, fault="GPU is lost")))))])
+    assert "GPU is lost" in text
+    assert text.splitlines()[1].split()[-6:] == ["-", "-", "-", "-", "-", "-"]
+
+
+def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
+    document = {
+        "task_id": "t1", "task_class": "llm", "model": "m", "state": "failed", "simulated": True,
+        "request": {"messages": [{"role": "user", "content": "x" * 500}]},
+        "error": {"type": "timeout", "message": "no token for 120 s"},
+        "attempts": [{"attempt": 1, "worker": "worker-1", "outcome": "retried", "error": {"type": "server", "message": "gone"}}],
+    }  # fmt: skip
+    text = to_plain(tasktables.task(document))
+    for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "server: gone", "--json shows all"):
+        assert words in text

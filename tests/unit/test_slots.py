@@ -1,0 +1,69 @@
+"""Which classes have a free slot, and what must not run beside what."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.core.slots import SlotLimits, free_classes, may_start, slot_limits
+from swarm.core.task import TaskClass
+from swarm.settings import LlmSettings, WorkerSettings
+from tests.helpers.worker_fakes import cpu, llm, load, script
+
+LLM, CPU, SCRIPT, RESOURCE = TaskClass.LLM, TaskClass.CPU, TaskClass.SCRIPT, TaskClass.RESOURCE
+LIMITS = SlotLimits(llm=2, cpu=1, script=1, resource=1, total=4)
+
+
+@pytest.mark.parametrize(
+    ("running", "server_open", "expected"),
+    [
+        ([], True, {LLM, CPU, SCRIPT, RESOURCE}),
+        ([], False, {CPU, SCRIPT}),
+        ([llm("1")], True, {LLM, CPU, SCRIPT, RESOURCE}),
+        ([llm("1"), llm("2")], True, {CPU, SCRIPT, RESOURCE}),
+        ([load("1")], True, {CPU, SCRIPT}),
+        ([llm("1"), load("2")], True, {CPU, SCRIPT}),
+        ([script("1"), cpu("2")], True, {LLM, RESOURCE}),
+        ([llm("1"), llm("2"), cpu("3"), script("4")], True, set()),
+    ],
+)
+def test_free_classes(running, server_open, expected):
+    assert set(free_classes(LIMITS, running, server_open=server_open)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "running", "expected"),
+    [
+        (load("l", "a"), [], True),
+        (load("l", "a"), [llm("1", "b")], False),
+        (load("l", "a"), [llm("1", "A:latest")], True),
+        (load("l", "a"), [llm("1", "a"), llm("2", "b")], False),
+        (load("l", "a"), [script("1")], True),
+        (load("u", "a", action="unload_llm"), [llm("1", "a")], False),
+        (load("u", "a", action="unload_llm"), [cpu("1")], True),
+        (llm("1"), [llm("2")], True),
+    ],
+)
+def test_a_load_waits_for_requests_to_other_models(task, running, expected):
+    assert may_start(task, running) is expected
+
+
+def test_more_llm_slots_than_the_total_raise_it():
+    assert slot_limits(WorkerSettings(max_tasks_per_worker=5), LlmSettings(slots=8)).total == 8
+    assert slot_limits(WorkerSettings(max_tasks_per_worker=5, cpu_slots=2), LlmSettings(slots=4)).total == 5
+
+
+tasks = st.sampled_from([llm("x"), cpu("x"), script("x"), load("x")])
+
+
+@given(st.lists(tasks, max_size=30), st.integers(1, 6), st.integers(1, 6), st.booleans())
+def test_never_over_capacity(offers, slots, total, server_open):
+    limits = SlotLimits(llm=slots, cpu=2, total=max(total, slots))
+    running = []
+    for offer in offers:
+        if offer.task_class in free_classes(limits, running, server_open=server_open):
+            running.append(offer)
+    assert len(running) <= limits.total
+    for task_class in TaskClass:
+        assert sum(task.task_class is task_class for task in running) <= limits.of(task_class)

@@ -1,0 +1,147 @@
+"""Loads and unloads are done when the server shows it; and what a look at the server means."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from swarm.core.faults import TaskFault
+from swarm.core.task import Task
+from swarm.runtime.attempt import Cancel
+from swarm.runtime.modelserver import ModelTable
+from swarm.runtime.probe import ModelServerProbe, judge
+from swarm.runtime.resource import ResourceExecutor
+from swarm.settings import LlmSettings, ModelSettings
+from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
+
+MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}
+
+
+def run(server: FakeServer, task: Task, settings: LlmSettings | None = None, cancel: Cancel | None = None) -> dict:
+    executor = ResourceExecutor(server, settings or LlmSettings(), models=MODELS, log=logging.getLogger("worker-1"))
+    trail = executor.run(claim_of(task), cancel=cancel or Cancel(), progress=lambda n: None)
+    assert trail.result is not None
+    return trail.result
+
+
+def fault(server: FakeServer, task: Task, settings: LlmSettings | None = None) -> TaskFault:
+    with pytest.raises(TaskFault) as caught:
+        run(server, task, settings)
+    return caught.value
+
+
+def test_others_go_first_and_the_model_comes_with_its_options():
+    server = FakeServer(held=[FakeLoaded("b:latest")])
+    result = run(server, load("l1", "a"))
+    assert [call[:2] for call in server.calls] == [("unload", "b:latest"), ("load", "a:latest")]
+    how = server.calls[1][2]
+    assert (how["options"], how["keep_alive"], how["embedding"]) == ({"num_ctx": 4096}, "1h", False)
+    assert [m.name for m in server.ps(1)] == ["a:latest"]
+    assert (result["model"], result["digest"], result["size_mib"]) == ("a:latest", "d1", 1000)
+    assert result["load_s"] > 0
+
+
+def test_what_is_loaded_already_is_left_alone():
+    server = FakeServer(held=[FakeLoaded("a:latest")])
+    assert run(server, load("l1", "A"))["already_loaded"]
+    assert server.calls == []
+
+
+def test_a_foreign_context_is_loaded_anew():
+    server = FakeServer(held=[FakeLoaded("a:latest", context_length=32768)])
+    assert "already_loaded" not in run(server, load("l1", "a"))
+    assert [call[0] for call in server.calls] == ["unload", "load"]
+
+
+def test_embedding_models_are_loaded_by_their_own_endpoint():
+    server = FakeServer()
+    run(server, load("l1", "embed"))
+    assert server.calls[0][2]["embedding"]
+
+
+def test_a_missing_model_does_not_cost_the_loaded_one():
+    server = FakeServer(held=[FakeLoaded("b:latest")])
+    assert fault(server, load("l1", "nope")).kind == "model_missing"
+    assert server.calls == []
+
+
+def test_spill_is_refused_with_the_numbers_and_undone():
+    server = FakeServer(vram_mib=600)
+    refused = fault(server, load("l1", "a"))
+    assert (refused.fault, refused.kind) == ("deterministic", "cpu_spill")
+    assert "size 1000 MiB, on GPU 600 MiB" in refused.message
+    assert list(server.ps(1)) == []
+
+
+def test_spill_may_be_warned_about_or_allowed(caplog):
+    assert run(FakeServer(vram_mib=600), load("l1", "a"), LlmSettings(on_cpu_spill="warn"))["size_vram_mib"] == 600
+    assert "size 1000 MiB, on GPU 600 MiB" in caplog.text
+    caplog.clear()
+    run(FakeServer(vram_mib=600), load("l1", "a"), LlmSettings(on_cpu_spill="allow"))
+    assert "on GPU" not in caplog.text
+
+
+def test_no_room_fails_the_load_at_once():
+    server = FakeServer(load_fault=TaskFault("infra", "out_of_memory", "cudaMalloc failed"))
+    assert fault(server, load("l1", "a")).fault == "deterministic"
+
+
+def test_a_load_that_never_shows_is_no_success(monkeypatch):
+    monkeypatch.setattr("swarm.runtime.resource.SHOWN_WITHIN_S", 0.05)
+    assert fault(FakeServer(lag_looks=10_000), load("l1", "a")).kind == "load_unproven"
+
+
+def test_a_runner_that_will_not_go_is_named(monkeypatch):
+    monkeypatch.setattr("swarm.runtime.resource.UNLOAD_LIMIT_S", 0.05)
+    server = FakeServer(held=[FakeLoaded("b:latest")], stuck=True)
+    stuck = fault(server, load("l1", "a"))
+    assert (stuck.fault, stuck.kind) == ("infra", "unload_stuck")
+
+
+def test_unload_is_done_when_it_is_gone():
+    server = FakeServer(held=[FakeLoaded("a:latest")])
+    assert run(server, load("u1", "a", action="unload_llm"))["was_loaded"]
+    assert list(server.ps(1)) == []
+    assert not run(server, load("u2", "a", action="unload_llm"))["was_loaded"]
+
+
+def test_a_cancel_ends_the_wait():
+    server = FakeServer(held=[FakeLoaded("b:latest")], stuck=True)
+    cancel = Cancel()
+    cancel.cancel("stopping")
+    began_s = time.monotonic()
+    with pytest.raises(TaskFault) as caught:
+        run(server, load("l1", "a"), cancel=cancel)
+    assert caught.value.fault == "cancelled"
+    assert time.monotonic() - began_s < 1
+
+
+@pytest.mark.parametrize(
+    ("held", "policy", "model", "words"),
+    [
+        ([], "refuse", None, ""),
+        ([FakeLoaded("a:latest")], "refuse", "a:latest", ""),
+        ([FakeLoaded("b:latest", size_vram_mib=10), FakeLoaded("a:latest")], "refuse", "a:latest", ""),
+        ([FakeLoaded("b:latest", size_vram_mib=10)], "refuse", None, "size 1000 MiB, on GPU 10 MiB"),
+        ([FakeLoaded("b:latest", size_vram_mib=10)], "warn", "b:latest", ""),
+        ([FakeLoaded("a:latest", context_length=9999)], "refuse", None, "num_ctx 9999, configured is 4096"),
+    ],
+)
+def test_what_counts_as_loaded(held, policy, model, words):
+    reading = judge(held, ModelTable(MODELS), on_cpu_spill=policy)
+    assert reading.usable
+    assert reading.model == model
+    assert words in reading.reason
+
+
+def test_a_server_that_does_not_answer_is_a_reading():
+    server = FakeServer()
+
+    def refuse(timeout_s: float) -> list[FakeLoaded]:
+        raise TaskFault("infra", "server_down", "connection refused")
+
+    server.ps = refuse  # type: ignore[method-assign]
+    reading = ModelServerProbe(server, models=MODELS, on_cpu_spill="refuse").look()
+    assert (reading.usable, reading.reason) == (False, "connection refused")
