@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -20,7 +19,7 @@ from swarm.errors import ConfigError
 from swarm.settings import Settings
 
 DEFAULT_FILE = Path("config/swarm.toml")
-NOT_SETTINGS = frozenset({"SWARM_ROOT", "SWARM_CONFIG", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK"})
+NOT_SETTINGS = frozenset({"SWARM_ROOT", "SWARM_CONFIG", "SWARM_PROCESS", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK"})
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +160,7 @@ def _typed(text: str, kind: Any) -> object:  # noqa: ANN401  (a type form, which
         value = msgspec.json.decode(text)
         msgspec.convert(value, kind)
         return value
-    if get_origin(kind) is types.UnionType and text == "" and type(None) in get_args(kind):
+    if text == "" and type(None) in get_args(kind):
         return None
     return msgspec.convert(text, kind, strict=False)
 

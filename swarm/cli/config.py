@@ -77,7 +77,7 @@ def _toml(document: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[s
     from swarm.configcheck import dotted
 
     for section, value in document.items():
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
                 yield f"\n[[{section}]]"
                 yield from _lines(item, f"{section}[{index}]", sources)

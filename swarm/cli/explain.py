@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from swarm.cli.build import worker_lines
-from swarm.cli.overview import brain_alive
 from swarm.cli.views import Explanation
 from swarm.configcheck import near
 from swarm.core.explain import explain_task, explain_worker
@@ -26,14 +25,14 @@ def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Exp
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
-def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
     """Why a task is where it is. Raises ``TaskInvalid`` for a document that is none."""
     try:
         body, trail = msgspec.convert(document, Task), msgspec.convert(document, Trail)
         state = TaskState(document["state"])
     except (msgspec.ValidationError, ValueError, KeyError) as problem:
         raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
-    reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain_alive(snapshot))
+    reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
 
 

@@ -130,6 +130,14 @@ class Wiring(Protocol):
         ...
 
 
+def brain_lives(settings: Settings) -> bool:
+    """Whether a brain runs on this root: its life lock is held."""
+    from swarm.taskqueue.layout import Layout
+    from swarm.taskqueue.lifelock import is_held
+
+    return is_held(Layout(settings.queue.root), "brain")
+
+
 def wiring() -> Wiring:
     """The concrete parts."""
     return cast("Wiring", importlib.import_module("swarm.runtime.wiring"))

@@ -90,7 +90,7 @@ def _seconds(text: str, otherwise: float) -> float:
 
 
 def records(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Entries with what continues them, in reading order; a clock set back does not turn a file's lines round."""
+    """Entries with what continues them, in reading order."""
     current: Entry | None = None
     for entry in entries:
         if current is not None and entry.continues:
@@ -98,8 +98,6 @@ def records(entries: Iterable[Entry]) -> Iterator[Entry]:
             continue
         if current is not None:
             yield current
-            if entry.time_s < current.time_s:
-                entry = msgspec.structs.replace(entry, time_s=current.time_s)  # noqa: PLW2901  (the same entry, put right)
         current = entry
     if current is not None:
         yield current
@@ -126,7 +124,7 @@ def _lines_forwards(source: str, paths: Iterable[str], since_s: float) -> Iterat
 
 
 def merged(streams: Iterable[Iterator[Entry]]) -> Iterator[Entry]:
-    """Several logs as one, by time; lines of one log keep their order."""
+    """Several logs as one, by time; lines of one log keep their order even where its clock was set back."""
     return heapq.merge(*streams, key=lambda entry: entry.time_s)
 
 

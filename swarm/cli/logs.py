@@ -1,6 +1,6 @@
 """``swarm logs``: all logs at once in time order, filtered, followed."""
 
-# ruff: noqa: D301, PLR0917  (the help texts carry \b, which keeps their examples as they are; options are many and named)
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 
 from __future__ import annotations
 

@@ -27,12 +27,13 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
       swarm status --json | jq '.alarms[].text'
     """
     from swarm.cli import overview, screens
-    from swarm.cli.facade import wiring
+    from swarm.cli.facade import brain_lives, wiring
     from swarm.cli.render import show
     from swarm.errors import EXIT_NOT_RUNNING
 
     settings = existing(root, config)
-    view = overview.status(_snapshot(settings), wiring().open_queue(settings).stats(), settings)
+    counts = wiring().open_queue(settings).stats()
+    view = overview.status(_snapshot(settings), counts, settings, brain=brain_lives(settings))
     show(view, screens.status(view), as_json=as_json)
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)
@@ -97,7 +98,7 @@ def explain(
     """
     from swarm.cli import explain as explaining
     from swarm.cli import screens
-    from swarm.cli.facade import wiring
+    from swarm.cli.facade import brain_lives, wiring
     from swarm.cli.render import show
     from swarm.core.liveness import workers_of
     from swarm.errors import UnknownTask
@@ -112,7 +113,7 @@ def explain(
             document = wiring().open_queue(settings).read(target)
         except UnknownTask as unknown:
             raise explaining.no_such(target, snapshot) from unknown
-        found = explaining.task(document, snapshot, settings)
+        found = explaining.task(document, snapshot, settings, brain=brain_lives(settings))
     show(found, screens.explanation(found), as_json=as_json)
 
 

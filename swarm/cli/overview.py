@@ -18,29 +18,23 @@ HOT_C = 85
 """A card at this temperature or above is worth a warning; drivers throttle a little later."""
 
 
-def status(snapshot: SwarmSnapshot, counts: Counts, settings: Settings) -> StatusView:
-    """Everything `swarm status` shows."""
+def status(snapshot: SwarmSnapshot, counts: Counts, settings: Settings, *, brain: bool) -> StatusView:
+    """Everything `swarm status` shows; ``brain`` tells whether one lives (a snapshot holds the workers only)."""
     queue = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
     workers = worker_lines(snapshot, settings)
     cards = card_rows(snapshot)
-    brain = brain_alive(snapshot)
     return StatusView(
         root=settings.queue.root,
         at=snapshot.now_iso,
         running=brain or any(w.alive for w in workers),
         brain_alive=brain,
         simulated=any(w.simulated and w.alive for w in workers),
-        alarms=alarms(snapshot, queue, settings),
+        alarms=alarms(snapshot, queue, settings, brain=brain),
         cards=cards,
         workers=workers,
         queue=queue,
         throughput=throughput(snapshot, queue),
     )
-
-
-def brain_alive(snapshot: SwarmSnapshot) -> bool:
-    """A process with the brain's role holds its life lock."""
-    return any(w.alive and w.row is not None and w.row.role == "brain" for w in snapshot.workers)
 
 
 def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
@@ -65,21 +59,20 @@ def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
     )
 
 
-def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings) -> tuple[Alarm, ...]:
+def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> tuple[Alarm, ...]:
     """What a person should know first: critical before warnings, each with the next thing to do."""
     found = [
-        *_process_alarms(snapshot, queue),
+        *_process_alarms(snapshot, queue, brain=brain),
         *_worker_alarms(snapshot, settings),
         *_brain_alarms(snapshot, settings),
         *_card_alarms(snapshot),
-        *_queue_alarms(snapshot, queue, settings),
+        *_queue_alarms(snapshot, queue, settings, brain=brain),
     ]
     return tuple(sorted(found, key=lambda alarm: alarm.level != "critical"))
 
 
-def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats) -> Iterator[Alarm]:
+def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool) -> Iterator[Alarm]:
     alive = [w for w in workers_of(snapshot) if w.alive]
-    brain = brain_alive(snapshot)
     if not alive and not brain:
         text = f"nothing is running; {plural(queue.pending.total, 'task')} waiting"
         yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
@@ -134,7 +127,7 @@ def _card_alarms(snapshot: SwarmSnapshot) -> Iterator[Alarm]:
             )
 
 
-def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings) -> Iterator[Alarm]:
+def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> Iterator[Alarm]:
     for claim in stuck(snapshot, settings):
         text = f"{claim.task_id} on {claim.worker} has made no progress for {duration(claim.quiet_s)}"
         yield Alarm(level="warning", text=text, next=f"swarm explain {claim.task_id}")
@@ -146,6 +139,6 @@ def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings
     if queue.oldest_pending_s is not None and queue.oldest_pending_s > settings.brain.stale_queued_s:
         text = f"the oldest task has been waiting for {duration(queue.oldest_pending_s)}"
         yield Alarm(level="warning", text=text, next="swarm queue list -n 1; swarm explain TASK")
-    if queue.drop_ins and not brain_alive(snapshot):
+    if queue.drop_ins and not brain:
         text = f"{plural(queue.drop_ins, 'drop-in file')} in pending/ not filed: that is the brain's work"
         yield Alarm(level="warning", text=text, next="swarm up")

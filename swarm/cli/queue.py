@@ -1,6 +1,6 @@
 """``swarm queue …``: count, list, look into, retry and cancel tasks."""
 
-# ruff: noqa: D301, PLR0917  (the help texts carry \b, which keeps their examples as they are; options are many and named)
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 
 from __future__ import annotations
 

@@ -12,9 +12,14 @@ import msgspec
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Style = Literal["", "bold", "dim", "red", "yellow", "green", "bold red"]
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+MIN_WIDTH = 6
+"""No column is cut to less than this."""
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -90,7 +95,7 @@ def to_terminal(blocks: Sequence[Block], console: Console) -> None:
                 for line in _plain_table(block):
                     console.print(Text(line, style="dim"))
             case Table():
-                _rich_table(block, console)
+                _terminal_table(block, console)
 
 
 def clean(text: str) -> str:
@@ -121,32 +126,44 @@ def _plain_table(table: Table) -> list[str]:
     return head + lines
 
 
-def _rich_table(table: Table, console: Console) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
+def _terminal_table(table: Table, console: Console) -> None:
+    """Laid out here and not by rich, which would rather cut every column than the ones that give way."""
     from rich.text import Text
 
-    view = RichTable(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        title=clean(table.title) or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        padding=(0, 1, 0, 0),
-    )
-    for column in table.columns:
-        # the columns that must stay whole are given their width; only the others are cut where the terminal is narrow
-        width = None if column.gives_way else max(len(column.name), *(len(t) for t in _column_texts(table, column)))
-        view.add_column(
-            column.name, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis", min_width=width
-        )
-    for row in table.rows:
-        view.add_row(*(Text(cell.text, style=cell.style) for cell in _cells(row)))
-    console.print(view)
+    grid = [_cells(row) for row in table.rows]
+    natural = [max(len(c.name), *(len(row[i].text) for row in grid)) for i, c in enumerate(table.columns)]
+    widths = fit(natural, table.columns, console.width)
+    head = tuple(Cell(column.name, "dim") for column in table.columns)
+    if table.title:
+        console.print(Text(clean(table.title), style="bold"))
+    console.print(_terminal_row(head, widths, table.columns), no_wrap=True, overflow="ellipsis")
+    console.print(Text("─" * min(sum(widths) + 2 * (len(widths) - 1), console.width), style="dim"))
+    for row in grid:
+        console.print(_terminal_row(row, widths, table.columns), no_wrap=True, overflow="ellipsis")
 
 
-def _column_texts(table: Table, column: Column) -> list[str]:
-    index = table.columns.index(column)
-    return [_cells(row)[index].text for row in table.rows]
+def _terminal_row(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> Text:
+    from rich.text import Text
+
+    line = Text()
+    for cell, width, column in zip(cells, widths, columns, strict=True):
+        part = Text(cell.text, style=cell.style)
+        part.truncate(width, overflow="ellipsis")
+        gap = " " * (width - part.cell_len)
+        line.append_text(Text(gap) + part if column.right else part + gap).append("  ")
+    line.rstrip()
+    return line
+
+
+def fit(natural: Sequence[int], columns: Sequence[Column], limit: int) -> list[int]:
+    """Column widths for a terminal of ``limit``: where that is too narrow the widest of those that give way give first."""
+    widths = list(natural)
+    givers = [i for i, column in enumerate(columns) if column.gives_way]
+    excess = sum(widths) + 2 * (len(widths) - 1) - limit
+    while excess > 0:
+        widest = max(givers, key=lambda i: widths[i], default=None)
+        if widest is None or widths[widest] <= MIN_WIDTH:
+            break
+        widths[widest] -= 1
+        excess -= 1
+    return widths

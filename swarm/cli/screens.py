@@ -100,7 +100,7 @@ def workers(rows: Sequence[WorkerLine], *, short: bool = False) -> Table:
     ]
     columns += [Column("failed", right=True)]
     if not short:
-        columns += [Column("tokens", right=True), Column("gpus"), Column("port", right=True), Column("pid", right=True)]
+        columns += [Column("tokens", right=True), Column("gpus")]
     columns.append(Column("doing", gives_way=True))
     table = tuple(_worker(row, short=short) for row in rows)
     return Table(columns=tuple(columns), rows=table, empty="no workers are registered: `swarm up` starts one per card")
@@ -116,7 +116,7 @@ def _worker(row: WorkerLine, *, short: bool) -> tuple[Cell | str, ...]:
     ]
     cells.append(Cell(count(row.failed), "red" if row.failed else "dim"))
     if not short:
-        cells += [count(row.tokens_out), ",".join(map(str, row.gpus)) or "-", str(row.port or "-"), str(row.pid or "-")]
+        cells += [count(row.tokens_out), ",".join(map(str, row.gpus)) or "-"]
     idle = f"idle {duration(row.idle_s)}" if row.idle_s else ""
     doing = ", ".join(row.tasks) if row.tasks and row.alive else "; ".join(part for part in (idle, row.reason) if part)
     cells.append(doing or "-")
@@ -156,11 +156,21 @@ def throughput(now: Throughput) -> Line:
 
 def models(rows: Sequence[ModelRow]) -> Table:
     """Models, where they are and what was learned of them."""
-    columns = (Column("model"), Column("loaded on", gives_way=True), *(Column(n, right=True) for n in _MODEL_NUMBERS))
+    columns = (
+        Column("model", gives_way=True),
+        Column("loaded on", gives_way=True),
+        *(Column(n, right=True) for n in _MODEL_NUMBERS),
+    )
     return Table(columns=columns, rows=tuple(_model(row) for row in rows), empty="no model is loaded or waited for")
 
 
-_MODEL_NUMBERS = ("waiting", "running", "done", "failed", "on card", "load", "task", "tok/s")
+_MODEL_NUMBERS = ("waiting", "run", "done", "failed", "on card", "load", "task", "tok/s")
+
+
+def _first_of(names: Sequence[str]) -> Cell:
+    if not names:
+        return Cell("-", "dim")
+    return Cell(names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}")
 
 
 def _model(row: ModelRow) -> tuple[Cell | str, ...]:
@@ -168,7 +178,7 @@ def _model(row: ModelRow) -> tuple[Cell | str, ...]:
     spilled = row.size_mib is not None and (row.size_vram_mib or 0) < row.size_mib
     return (
         row.model,
-        ", ".join(row.loaded_on) or Cell("-", "dim"),
+        _first_of(row.loaded_on),
         f"{row.waiting:,}",
         str(row.running),
         count(row.completed),

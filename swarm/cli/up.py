@@ -16,7 +16,9 @@ sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated p
 def up(
     simulate: Simulate = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background once everything is up.")] = False,
-    for_pid: Annotated[int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")] = None,
+    for_pid: Annotated[
+        int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
+    ] = None,
     verbose: Verbose = False,
     root: Root = None,
     config: Config = None,

@@ -106,7 +106,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model_digest: str | None = None
     started_at: str = ""
     ended_at: str = ""
-    outcome: Outcome = "completed"
+    outcome: Outcome
     fault: Literal["infra", "transient", "deterministic", "crash", "cancelled"] | None = None
     """The class of the error, see ``swarm.core.retry``; None when it completed."""
     error: TaskError | None = None

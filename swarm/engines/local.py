@@ -10,7 +10,6 @@ from typing import NoReturn
 
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EngineError
-from swarm.proc import identity as identities
 from swarm.proc.child import Child, Exit
 from swarm.proc.kill import KILL_WAIT_S
 from swarm.proc.logfile import rotate_if_large
@@ -112,11 +111,9 @@ class LocalProcess:
 
     def _adopt(self) -> str | None:
         row = self._engine.read_row(self.name)
-        if row is None or not identities.is_same(row.process):
+        child = Child.adopt(row.process, markers=self._markers) if row is not None else None
+        if row is None or child is None:
             self._refuse_unknown_holder()
-        child = Child.adopt(row.process, markers=self._markers)
-        if child is None:
-            return None
         self._child = child
         if self._fits(row):
             return f"{self.name} adopted: it runs as pid {row.process.pid}"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import http.client
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -33,12 +34,13 @@ class OllamaClient:
         """Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``."""
         self.base_url = base_url.rstrip("/")
         self._pool = Pool(Address(base_url))
+        weakref.finalize(self, self._pool.close)
 
     def close(self) -> None:
         """Close idle connections; requests in flight go on."""
         self._pool.close()
 
-    def __enter__(self) -> OllamaClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault, SwarmError
 from swarm.runtime.attempt import Run
 from swarm.runtime.claiming import Claimer
+from swarm.runtime.condition import condition, served_count
 from swarm.runtime.heartbeats import WorkerState
 from swarm.runtime.ledger import ModelLedger
 from swarm.runtime.pool import ThreadPool
@@ -35,7 +36,6 @@ BUSY_BEAT_S = 0.5
 
 _LOOKS = 2
 """Threads for looks at the server: one may hang in a server that is being replaced."""
-_SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
 
 
 class Worker:
@@ -153,7 +153,7 @@ class Worker:
             self._ledger.settled(run, outcome)
 
     def _tell_watch(self, run: Run) -> None:
-        if self._watch is None or run.claim.task.task_class not in _SERVED or not run.begun:
+        if self._watch is None or not run.begun or not served_count((run,)):
             return
         if run.verdict == "completed":
             self._watch.succeeded()
@@ -185,7 +185,7 @@ class Worker:
 
     def _claim_all(self) -> bool:
         """Claim until no slot is free or nothing may be claimed (True), or nothing suits (False)."""
-        if self._obeyed or self._to_settle or not self._storage.may_try:
+        if self._obeyed or not self._storage.may_try:
             return True
         while True:
             got = self._claimer.next(self._closed_reason())
@@ -201,8 +201,7 @@ class Worker:
     def _closed_reason(self) -> str:
         if self._watch is None:
             return "it has no model server"
-        in_flight = sum(1 for task in self._running.tasks if task.task_class in _SERVED)
-        return self._watch.closed_reason(in_flight=in_flight)
+        return self._watch.closed_reason(in_flight=served_count(self._running.runs))
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -220,28 +219,17 @@ class Worker:
         lost = self._ports.queue.lost_races
         if lost != state.tally.lost_races:
             state.count(lost_races=lost - state.tally.lost_races)
-        state.status, state.reason = self._condition()
+        state.status, state.reason = condition(
+            state.runs,
+            draining=self._obeyed > 0,
+            disk_trouble=self._storage.trouble,
+            watch=self._watch,
+            idle_text=self._claimer.idle_text,
+        )
         after = self._outside()
         if after != before:
             flips = {before[0], after[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY} and after[1:] == before[1:]
             self._ports.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
-
-    def _condition(self) -> tuple[WorkerStatus, str]:
-        runs = self._running.runs
-        if self._obeyed:
-            return WorkerStatus.DRAINING, f"stopping: {len(runs)} tasks still run"
-        if self._storage.trouble:
-            return WorkerStatus.UNREADY, f"the disk refuses: {self._storage.trouble}"
-        if self._watch is not None and self._watch.unready:
-            status = WorkerStatus.STARTING if self._watch.reading is None else WorkerStatus.UNREADY
-            return status, self._closed_reason()
-        held = next((run for run in runs if run.claim.task.task_class is TaskClass.RESOURCE), None)
-        if held is not None:
-            what = f"{held.claim.task.action} {held.claim.task.model}"
-            return WorkerStatus.LOADING, what if held.begun else f"{what}: waits for running requests to end"
-        if runs:
-            return WorkerStatus.BUSY, ""
-        return WorkerStatus.IDLE, self._claimer.idle_text
 
     def _pause_s(self, *, full: bool) -> float:
         longest_s = FULL_PAUSE_S if full else self._config.poll_s

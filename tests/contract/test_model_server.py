@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -290,9 +291,14 @@ def test_cancelled_before_it_began(sim: SimServer) -> None:
 
 def test_a_late_cancel_leaves_the_next_request_alone(sim: SimServer) -> None:
     cancel = Cancel()
-    sim.client.run("/api/chat", CHAT, limits=LIMITS, cancel=cancel)
-    cancel.fire()
-    assert sim.client.run("/api/chat", CHAT, limits=LIMITS).simulated
+    with OllamaClient(sim.url) as client, ThreadPoolExecutor(1) as pool:
+        client.run("/api/chat", CHAT, limits=LIMITS, cancel=cancel)
+        sim.set(request_s=0.3)
+        steps: list[int] = []
+        following = pool.submit(client.run, "/api/chat", CHAT, limits=LIMITS, progress=steps.append)
+        wait_until(lambda: steps, what="the next answer to arrive, on the same connection")
+        cancel.fire()
+        assert following.result().simulated
 
 
 # -- the server goes away --------------------------------------------------------------------------------------------
@@ -376,7 +382,8 @@ def test_strange_replies(data: bytes, fault: str, kind: str) -> None:
 def test_strange_answers_to_questions(body: bytes) -> None:
     canned = Canned(_ok(body))
     try:
-        assert fault_of(OllamaClient(canned.url).ps).kind == "garbage"
+        with OllamaClient(canned.url) as client:
+            assert fault_of(client.ps).kind == "garbage"
     finally:
         canned.close()
 

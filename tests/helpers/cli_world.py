@@ -179,7 +179,6 @@ def swarm(*workers: WorkerView, **more: Any) -> SwarmSnapshot:
 def healthy() -> SwarmSnapshot:
     """Two cards, one at work, one idle, 123 tasks waiting."""
     return swarm(
-        brain(),
         worker("worker-1", 0, status=WorkerStatus.BUSY, task_id="d5de16d7"),
         worker("worker-2", 1),
         lanes=(lane(123),),

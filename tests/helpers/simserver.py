@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.sim.knobs import environment_of
@@ -56,7 +57,7 @@ class SimServer:
         assert self.process is not None
         return self.process.pid
 
-    def start(self) -> SimServer:
+    def start(self) -> Self:
         """Start it (again, on the same port, after ``kill``)."""
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
@@ -116,15 +117,14 @@ class SimServer:
         if self._client is not None:
             self._client.close()
         if self.process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # all gone already, which is what we want
             self.process.wait()
         self._directory.cleanup()
 
-    def __enter__(self) -> SimServer:
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()

@@ -294,6 +294,7 @@ class Harness:
         executors: Mapping[TaskClass, Executor] | None = None,
         retry: RetrySettings | None = None,
         limit_s: float = 30.0,
+        poll_s: float = 0.02,
         log: logging.Logger | None = None,
         heartbeat_s: float = 60.0,
     ) -> None:
@@ -323,7 +324,7 @@ class Harness:
         config = WorkerConfig(
             limits=limits or SlotLimits(llm=slots, total=max(5, slots)),
             retry=retry or RetrySettings(),
-            poll_s=0.02,
+            poll_s=poll_s,
             limit_s=dict.fromkeys(TaskClass, limit_s),
             gpu="GPU-1",
             place="GPU 1, Ollama port 11437",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 import time
@@ -112,7 +113,13 @@ def test_a_given_directory_stays(bench, tmp_path):
 
 
 def test_stdin_is_empty_and_core_dumps_are_off(bench):
-    assert bench.run("sh", "cat; sleep 0.05; ulimit -c")["stdout"] == "0\n"
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        result = bench.run("sh", "cat; sleep 0.05; ulimit -c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert result["stdout"] == "0\n"
 
 
 @pytest.mark.parametrize(
@@ -165,19 +172,19 @@ def cancelled(bench: Bench, *command: str, ready: str = "", reason: Any = "timeo
     return time.monotonic() - times[0]
 
 
-def test_a_cancel_ends_the_program_politely(bench):
-    assert cancelled(bench, "sh", "trap 'exit 0' TERM; echo up; sleep 60 & wait") < 0.3
+def test_a_cancel_ends_the_program_politely():
+    assert cancelled(Bench(stop_grace_s=30), "sh", "trap 'exit 0' TERM; echo up; sleep 60 & wait") < 5
 
 
 def test_one_that_ignores_sigterm_is_killed_after_the_grace(bench):
     took_s = cancelled(
         bench, "python", "import signal,time;signal.signal(15,signal.SIG_IGN);print(1,flush=True);time.sleep(60)"
     )
-    assert 0.25 < took_s < 2
+    assert 0.25 < took_s < 5
 
 
 def test_one_blocked_on_a_full_pipe_can_still_obey(bench):
-    assert cancelled(bench, "sh", "trap 'exit 0' TERM; while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done") < 2
+    assert cancelled(bench, "sh", "trap 'exit 0' TERM; while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done") < 5
 
 
 def test_an_attempt_cancelled_before_it_started_ends_at_once(bench):

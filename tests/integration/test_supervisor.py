@@ -210,7 +210,10 @@ def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm):
 
 def test_a_killed_worker_is_back_at_once_with_its_status(swarm):
     one = swarm().up()
+    one.running()
     old = one.running("w1")[0]
+    turns = one.turns
+    wait_until(lambda: one.turns > turns, what="a turn: the next is a second away, unless the death itself causes it")
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
     wait_until(lambda: one.child("w1").restarts == 1 and one.child("w1").pid not in (None, old))
@@ -352,6 +355,22 @@ def test_a_stale_row_with_a_recycled_number_harms_nobody(swarm, root):
     finally:
         innocent.kill()
         innocent.communicate()
+
+
+@pytest.mark.parametrize("stale_row", [False, True])
+def test_a_life_lock_held_by_an_unknown_process_is_respected(swarm, root, stale_row):
+    if stale_row:
+        dead = msgspec.structs.replace(identities.current(), start_ticks=1)
+        row = WorkerRow(name="w1", process=dead, started_at="x", epoch=1)
+        (root / "workers" / "w1.json").write_bytes(msgspec.json.encode(row))
+    lock = LifeLock(Layout(str(root)), "w1")
+    lock.acquire()
+    one = swarm().up()
+    wait_until(lambda: "has not registered" in (one.child("w1").last_exit or ""))
+    one.running("brain", "w2")
+    assert not [line for line in one.lines("lives") if line.startswith("w1 ")]
+    lock.release()
+    one.running("w1")
 
 
 def test_it_ends_by_itself_when_its_parent_is_gone(swarm, root):

@@ -91,7 +91,7 @@ def test_why_a_blocked_task_waits(blocked, words):
 
 
 def test_a_retry_names_the_error_before():
-    failed = Attempt(attempt=1, worker="worker-1", error=TaskError("timeout", "no token for 120 s"))
+    failed = Attempt(attempt=1, worker="worker-1", outcome="failed", error=TaskError("timeout", "no token for 120 s"))
     picture = a_snapshot(blocked=[BlockedView(task_id="t3", attempt=1, due_in_s=2.0)])
     reasons = explain_task(LLM, TaskState.BLOCKED, picture, S, trail=Trail(attempts=(failed,), retry_at="2026-02-07"))
     assert "no token for 120 s" in reasons[1].text

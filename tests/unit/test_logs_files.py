@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
@@ -13,7 +14,8 @@ from swarm.cli.logfiles import Wanted
 
 
 def stamp(second: float, name: str = "worker-1", level: str = "INFO ", text: str = "x") -> str:
-    return f"[2026-02-07T21:{int(second) // 60:02d}:{int(second) % 60:02d}.{int(second * 1000) % 1000:03d}+01:00] [{name}] {level} {text}"
+    clock = f"{int(second) // 60:02d}:{int(second) % 60:02d}.{int(second * 1000) % 1000:03d}"
+    return f"[2026-02-07T21:{clock}+01:00] [{name}] {level} {text}"
 
 
 def write(folder: Path, name: str, *lines: str) -> None:
@@ -104,7 +106,7 @@ def test_reading_backwards_gives_the_end_of_reading_forwards(tmp_path_factory, s
         for i, size in enumerate(sizes)
     ]
     edges = [0, *sorted(min(c, len(lines)) for c in cuts), len(lines)]
-    parts = [lines[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [lines[a:b] for a, b in pairwise(edges)]
     for age, part in enumerate(reversed(parts)):
         write(folder, "a.log" + (f".{age}" if age else ""), *part)
     (paths,) = logfiles.sources(str(folder)).values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ class Pieces:
 
     def __init__(self, data: bytes, cuts: list[int]) -> None:
         edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-        self._pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+        self._pieces = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
     def read(self, _deadline: float) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""

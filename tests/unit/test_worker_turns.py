@@ -64,6 +64,15 @@ def test_all_slots_are_filled_and_refilled_without_waiting():
     assert swarm.stop() == 0
 
 
+def test_a_freed_slot_is_refilled_at_once():
+    swarm = Harness(slots=1, poll_s=1.0).warm().start()
+    began_s = time.monotonic()
+    swarm.queue.put(*(llm(f"t{n}") for n in range(30)))
+    wait_until(lambda: len(swarm.queue.ended) == 30)
+    assert time.monotonic() - began_s < 2, "waiting for the next poll would cost a second each"
+    swarm.stop()
+
+
 def test_a_cold_worker_takes_scripts_but_no_llm_work_and_says_why(caplog):
     swarm = Harness(probe=cold())
     swarm.queue.put(llm("t1"), script("s1"), cpu("c1"))
@@ -203,6 +212,35 @@ def test_a_hanging_look_does_not_hold_up_the_loop():
     assert probe.gate is not None
     probe.gate.set()
     swarm.until(lambda: swarm.state.model == "a:latest")
+
+
+def test_an_answer_from_before_the_world_changed_is_dropped():
+    probe = Probe(ServerReading(usable=True, model="a:latest"), gate=threading.Event())
+    swarm = Harness(probe=probe)
+    swarm.turn()
+    wait_until(lambda: probe.looks == 1)
+    watch = swarm.worker._watch
+    assert watch is not None
+    watch.ask_soon()
+    swarm.turn()
+    wait_until(lambda: probe.looks == 2)
+    late, probe.reading = probe.reading, ServerReading(usable=True, model="b:latest")
+    watch._arrived.put((0, late))
+    swarm.turn()
+    assert watch.reading is None
+    assert probe.gate is not None
+    probe.gate.set()
+    swarm.until(lambda: swarm.state.model == "b:latest")
+
+
+def test_only_a_load_that_ended_is_counted():
+    swarm = Harness(probe=cold())
+    swarm.work.fail("l1", TaskFault("transient", "busy", "later"))
+    swarm.queue.put(load("l1"))
+    swarm.until(lambda: swarm.queue.retries)
+    assert swarm.state.resource_seq == 0, "it will come again under the same id"
+    swarm.until(lambda: "l1" in swarm.queue.ended)
+    assert swarm.state.resource_seq == 1
 
 
 def test_a_full_disk_stops_claims_and_keeps_the_result(caplog):

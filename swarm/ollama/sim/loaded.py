@@ -24,13 +24,13 @@ class LoadOptions(msgspec.Struct, frozen=True):
     """The options that are fixed when a model is loaded; a request with others makes it load again."""
 
     num_ctx: int
-    num_batch: int | None = None
+    num_batch: int = 512
     num_gpu: int | None = None
-    main_gpu: int | None = None
+    main_gpu: int = 0
     num_thread: int | None = None
     draft_num_predict: int | None = None
     use_mmap: bool | None = None
-    shift: bool | None = None
+    shift: bool = True
 
 
 def load_options(options: dict[str, Any], shift: bool | None, default_ctx: int) -> LoadOptions:  # noqa: FBT001
@@ -47,7 +47,7 @@ def load_options(options: dict[str, Any], shift: bool | None, default_ctx: int) 
     if fixed.get("num_gpu", 0) < 0:
         del fixed["num_gpu"]
     fixed.setdefault("num_ctx", default_ctx)
-    return LoadOptions(**fixed, use_mmap=options.get("use_mmap"), shift=shift)
+    return LoadOptions(**fixed, use_mmap=options.get("use_mmap"), shift=shift is not False)
 
 
 class Loaded:

@@ -13,18 +13,18 @@ from types import FrameType
 import msgspec
 
 from swarm.clock import SystemClock
-from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.plan import HOST, WorkerPlan, plan_workers
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.errors import EngineError, LockHeld, NotRunning
-from swarm.ollama.server import ServerProcess
+from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import env_warnings, server_spec
 from swarm.proc import identity
-from swarm.proc.ports import describe
+from swarm.proc.ports import describe, is_free
 from swarm.runtime.children import ChildState, ChildStatus, Supervised
 from swarm.runtime.loop import run_loop
-from swarm.runtime.supervisor import NAME, Supervisor
-from swarm.runtime.supervisor_files import SupervisorStatus, load_status
+from swarm.runtime.supervisor import NAME, Limits, Supervisor
+from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, command_of, life_lock, logging_as, open_root, own_row
 from swarm.settings import Settings
@@ -34,6 +34,8 @@ from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
 START_POLL_S = 0.05
+DRAIN_MARGIN_S = 30.0
+LAST_PORT = 65535
 STOP_MARGIN_S = 60.0
 
 
@@ -55,8 +57,27 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
 
 
 def _plans(options: RunOptions) -> tuple[WorkerPlan, ...]:
-    cards = () if options.simulate else gpu_reader(options.settings).read()
-    return plan_workers(options.settings, cards, simulate=options.simulate)
+    """Who works where. Raises ``ConfigError``; ``ModelServerError`` when there is no program to serve models."""
+    if options.simulate:
+        return _simulated_plans(options, options.simulate)
+    plans = plan_workers(options.settings, gpu_reader(options.settings).read(), simulate=None)
+    for plan in plans:
+        if plan.owns_server:
+            find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
+    return plans
+
+
+def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]:
+    """Simulated servers give way to whoever has their ports; those of an earlier supervisor that died keep theirs."""
+    earlier = load_plan(options.root / "workers") or ()
+    base = earlier[0].port if len(earlier) == number and all(p.simulated for p in earlier) else None
+    wanted = options.settings.ollama
+    if base is None:
+        base = wanted.base_port
+        while not all(is_free(HOST, port) for port in range(base, base + number)) and base + 2 * number < LAST_PORT:
+            base += number
+    ollama = msgspec.structs.replace(wanted, base_port=base)
+    return plan_workers(msgspec.structs.replace(options.settings, ollama=ollama), (), simulate=number)
 
 
 def _supervisor(
@@ -89,6 +110,7 @@ def _supervisor(
         brain_argv=command_of("brain", options=options),
         worker_argv=lambda name: command_of("worker", name, options=options),
         parent=parent,
+        limits=Limits(drain_s=max(options.settings.llm.timeout_s, options.settings.command.timeout_s) + DRAIN_MARGIN_S),
     )
 
 

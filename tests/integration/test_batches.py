@@ -1,0 +1,123 @@
+"""Batches: submitted once, resumed by content, followed to their end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swarm.core.task import TaskState, Trail
+from swarm.errors import LockHeld, QueueError
+from swarm.taskqueue import batches as batches_module
+from swarm.taskqueue.batches import BatchWatch, Manifest, Submitted
+from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+
+MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
+
+
+def items(*texts):
+    return [(f"key-{t}", llm(t)) for t in texts]
+
+
+def submit(queue, pairs):
+    total = None
+    for total in queue.batches().submit(MANIFEST, pairs):  # noqa: B007
+        pass
+    return total
+
+
+def work(queue, limit=1000, state=TaskState.COMPLETED):
+    worker = queue.worker_view("w")
+    done = 0
+    while done < limit and (claim := worker.claim([LANE])):
+        worker.finish(claim, state, Trail(result={"message": {"content": claim.task.request["messages"][0]["content"]}}))
+        done += 1
+    return done
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+def test_the_same_again_submits_nothing(queue):
+    assert submit(queue, items("a", "b", "c")) == Submitted(items=3, new=3, again=0)
+    assert work(queue, 1) == 1
+    assert submit(queue, items("a", "b", "c")) == Submitted(items=3, new=0, again=3)
+    assert work(queue) == 2
+    assert submit(queue, items("a", "b", "c")).new == 0
+    assert queue.stats().pending == {}
+    assert queue.batches().manifest("b-1").submitted
+
+
+def test_items_are_known_by_content_not_by_line(queue):
+    submit(queue, items("a", "b"))
+    work(queue)
+    assert submit(queue, items("new", "b", "a")) == Submitted(items=3, new=1, again=2)
+    work(queue)
+    texts = [finished["result"]["message"]["content"] for _, finished in queue.batches().documents("b-1")]
+    assert texts == ["new", "b", "a"]
+
+
+def test_results_come_in_input_order_with_holes_for_what_has_not_ended(queue):
+    submit(queue, items(*"abcde"))
+    work(queue, 2)
+    pairs = list(queue.batches().documents("b-1"))
+    assert [t["request"]["messages"][0]["content"] for t, _ in pairs] == list("abcde")
+    assert [f is not None for _, f in pairs] == [True, True, False, False, False]
+
+
+def test_an_interrupted_submission_is_completed_by_the_next(queue, monkeypatch):
+    monkeypatch.setattr(batches_module, "CHUNK", 10)
+
+    def broken():
+        yield from items(*(str(i) for i in range(25)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(queue, broken())
+    assert queue.stats().pending == {LANE: 20}
+    assert not queue.batches().manifest("b-1").submitted
+    work(queue, 5)
+    assert submit(queue, items(*(str(i) for i in range(25)))) == Submitted(items=25, new=5, again=20)
+    ids = [i for _, i in queue.batches().known("b-1").items()]
+    assert len(set(ids)) == 25
+    assert_one_state_each(queue, ids)
+
+
+def test_ids_written_down_without_their_tasks_are_submitted_then(queue):
+    """A death between the items file and the tasks: the ids are known, nothing is there."""
+    with Path(f"{queue.layout.batches}/b-1.items").open("w") as file:
+        file.write("key-a 1m81kk1s4000n9rjh\nkey-b 1m81kk1s4001n9rjh\nkey-c 1m81kk")
+    assert submit(queue, items("a", "b", "c")).items == 3
+    assert queue.stats().pending == {LANE: 3}
+    assert queue.find("1m81kk1s4000n9rjh").state is TaskState.PENDING
+    assert submit(queue, items("a", "b", "c")).new == 0
+
+
+def test_two_submissions_of_one_batch_do_not_mix(queue):
+    first = queue.batches().submit(MANIFEST, items("a"))
+    next(first)
+    with pytest.raises(LockHeld, match="another process"):
+        next(queue.batches().submit(MANIFEST, items("a")))
+    first.close()
+    assert not [n for n in os.listdir(queue.layout.batches) if n.endswith(".new")]
+
+
+def test_a_watch_follows_to_the_end(queue):
+    submit(queue, items(*"abcdef"))
+    watch = BatchWatch(queue.layout, queue.batches().task_ids("b-1"))
+    assert watch.look().left == 6
+    work(queue, 2)
+    work(queue, 1, TaskState.FAILED)
+    ended = watch.look()
+    assert (ended.completed, ended.failed, ended.left, ended.total) == (2, 1, 3, 6)
+    work(queue, 3)
+    assert watch.look().left == 0
+    assert BatchWatch(queue.layout, queue.batches().task_ids("b-1")).look().completed == 5
+
+
+def test_an_unknown_batch_is_named_with_the_known_ones(queue):
+    submit(queue, items("a"))
+    with pytest.raises(QueueError, match="no batch nope") as caught:
+        queue.batches().manifest("nope")
+    assert "b-1" in caught.value.hint
