@@ -58,7 +58,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         scan = validate(source, options)
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
-        interrupted = False
+        interrupted = idle = False
         submitted = Submitted(items=scan.items, new=0, again=scan.items)
         if _work_left(queue, book, source, options, scan):
             with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose)) as host:
@@ -68,9 +68,11 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
                 interrupted = not watch.wait(show, host)
                 written = _write(book, scan.batch_id, output)
         else:
+            idle = True
             submitted = _submit(book, source, options, scan, request.priority)
             written = _write(book, scan.batch_id, output)
-    return _report(scan, submitted, written, output, time.monotonic() - began_s, interrupted=interrupted)
+    elapsed_s = time.monotonic() - began_s
+    return _report(scan, submitted, written, output, elapsed_s, interrupted=interrupted, idle=idle)
 
 
 def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
@@ -265,11 +267,19 @@ def _write(book: BatchBook, batch_id: str, output: str) -> _Collected:
 
 
 def _report(
-    scan: Scan, submitted: Submitted, collected: _Collected, output: str, elapsed_s: float, *, interrupted: bool
+    scan: Scan,
+    submitted: Submitted,
+    collected: _Collected,
+    output: str,
+    elapsed_s: float,
+    *,
+    interrupted: bool,
+    idle: bool,
 ) -> Outcome:
     written = collected.written
-    lines = [f"batch {scan.batch_id}: {_tally_words(written)} in {duration(elapsed_s)}"]
-    if submitted.new == 0 and not written.unfinished and not interrupted:
+    took = "" if idle else f" in {duration(elapsed_s)}"
+    lines = [f"batch {scan.batch_id}: {_tally_words(written)}{took}"]
+    if idle:
         lines.append("nothing to do: every item was done by an earlier run")
     elif submitted.again:
         lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 FaultClass = Literal["infra", "transient", "deterministic", "crash", "cancelled"]
 """infra: server, card or host (uses up no attempt of the task). transient: worth another try after a backoff.
@@ -12,8 +12,10 @@ deterministic: would fail again. crash: the worker died holding it. cancelled: s
 class TaskFault(Exception):
     """An attempt failed in a way that was foreseen; ``kind`` is one word for machines (``timeout``, ``server_down`` …)."""
 
-    def __init__(self, fault: FaultClass, kind: str, message: str) -> None:
+    def __init__(self, fault: FaultClass, kind: str, message: str, result: dict[str, Any] | None = None) -> None:
         super().__init__(message)
+        self.result = result
+        """What the attempt produced all the same (a program's output); kept with the task when it fails for good."""
         self.fault: FaultClass = fault
         self.kind = kind
         self.message = message

@@ -69,9 +69,10 @@ class CommandExecutor:
         code = program.reap()
         if program.stopped:
             raise TaskFault("cancelled", str(cancel.reason), f"the program was stopped: {cancel.reason}")
+        result = _result(code, out, err, time.monotonic() - began_s)
         if code != 0:
-            raise TaskFault("transient", "exit_code", _ending(code, err))
-        return Trail(result=_result(code, out, err, time.monotonic() - began_s))
+            raise TaskFault("transient", "exit_code", _ending(code, err), result)
+        return Trail(result=result)
 
 
 @contextmanager

@@ -42,7 +42,6 @@ class Claimer:
         self._storage = storage
         self._clock = clock
         self._log = log
-        self._quiet = False
         self._look_s = 0.0
         self._idle_key = ""
         self.idle_text = ""
@@ -54,9 +53,6 @@ class Claimer:
         if not free:
             return "full"
         lanes = preference(worker=self._state.name, model=self._state.model, free=free)
-        if not self._quiet:
-            self._log.debug("Attempting claim: from %s", lanes)
-        self._quiet = True
         try:
             claim = self._queue.claim(lanes)
         except StorageFault as fault:
@@ -66,11 +62,10 @@ class Claimer:
         if claim is None:
             self._note_idle(lanes, closed)
             return "nothing"
-        self._quiet = False
         self._idle_key = self.idle_text = ""
         self._state.count(claims=1)
         task = claim.task
-        self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, task.name or "unnamed")
+        self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, task.name or task.custom_id or "unnamed")
         return claim
 
     def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:
@@ -81,7 +76,6 @@ class Claimer:
         waiting = self._queue.waiting()
         took_s = self._clock.mono_s() - now_s
         self._look_s = now_s + max(IDLE_LOOK_S, took_s * IDLE_LOOK_SHARE)
-        self._quiet = False
         if suits(waiting, lanes):  # it came just now, or another worker is about to get it
             return
         reason = idle_reason(waiting, worker=self._state.name, model=self._state.model, closed=closed)

@@ -68,6 +68,10 @@ class ModelLedger:
                 pass
         if task.task_class is TaskClass.RESOURCE and outcome not in ("retried", "released"):
             self._state.resource_seq += 1
+        if task.action == "load_llm" and task.model is not None and outcome == "failed":
+            model = canonical_model(task.model)
+            known = self._state.models.get(model, ModelTally())
+            self._learn(model, load_failures=known.load_failures + 1)
         if task.task_class is TaskClass.LLM and task.model is not None:
             self._count_request(canonical_model(task.model), run, outcome)
 
@@ -93,6 +97,7 @@ class ModelLedger:
         self._state.model = model
         names = ("digest", "size_mib", "size_vram_mib", "context_length")
         facts: dict[str, Any] = {name: result[name] for name in names if name in result}
+        facts["load_failures"] = 0
         if not result.get("already_loaded"):
             known = self._state.models.get(model, ModelTally())
             facts |= {"loads": known.loads + 1, "load_s": known.load_s + float(result.get("load_s") or 0.0)}

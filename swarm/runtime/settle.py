@@ -89,7 +89,13 @@ class Settler:
             case Again(delay_s=delay_s, counts=counts):
                 done = self._queue.retry(claim, attempts, delay_s=delay_s, counts=counts)
             case GiveUp():
-                trail = Trail(status="failed", completed_at=attempt.ended_at, error=error, attempts=attempts)
+                trail = Trail(
+                    status="failed",
+                    completed_at=attempt.ended_at,
+                    result=fault.result,
+                    error=error,
+                    attempts=attempts,
+                )
                 done = self._queue.finish(claim, TaskState.FAILED, trail)
             case Cancelled():
                 trail = Trail(status="cancelled", completed_at=attempt.ended_at, error=error, attempts=attempts)

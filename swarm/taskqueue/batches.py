@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Self
 
@@ -100,18 +100,18 @@ class BatchBook:
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
         Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
         """
-        with self._alone(manifest.batch_id), storage_faults(f"batch {manifest.batch_id}: submission stopped"):
+        with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self._alone(manifest.batch_id):
             known = self.known(manifest.batch_id)
             present = _Presence(self._layout, known)
             self._write_manifest(manifest)
             rest = iter(items)
             total = Submitted(items=0, new=0, again=0)
-            with _Order(self._path(manifest.batch_id, "order")) as order:
+            with _Order(self._path(manifest.batch_id, "order"), flush=self._storage.full) as order:
                 while chunk := list(islice(rest, CHUNK)):
                     new = self._accept(manifest.batch_id, chunk, known, present, order)
-                    total = Submitted(
-                        items=total.items + len(chunk), new=total.new + new, again=total.again + len(chunk) - new
-                    )
+                    order.write()
+                    again = total.again + len(chunk) - new
+                    total = Submitted(items=total.items + len(chunk), new=total.new + new, again=again)
                     yield total
             self._write_manifest(msgspec.structs.replace(manifest, items=total.items, submitted=True))
 
@@ -237,23 +237,41 @@ class _Presence:
 class _Order:
     """The order file: written beside, put in place when the whole input went through."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, flush: bool) -> None:
         self._path = path
         self._beside = f"{path}.{os.getpid()}.new"
+        self._flush = flush
+        self._size = 0
+        self._lines: list[str] = []
 
     def __enter__(self) -> Self:
-        self._file = open(self._beside, "w", encoding="ascii")
+        self._fd = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
         return self
 
     def add(self, task_id: str) -> None:
-        self._file.write(task_id + "\n")
+        self._lines.append(task_id + "\n")
+
+    def write(self) -> None:
+        """Write out what was added."""
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        write_all(self._fd, data, self._size)
+        self._size += len(data)
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._beside, self._path)
-        else:
-            os.unlink(self._beside)
+        try:
+            if kind is None:
+                if self._flush:  # without it a power cut can leave an empty order under a manifest that says all is there
+                    os.fsync(self._fd)
+                os.rename(self._beside, self._path)
+        except OSError:
+            kind = OSError
+            raise
+        finally:
+            os.close(self._fd)
+            if kind is not None:
+                with suppress(OSError):
+                    os.unlink(self._beside)
 
 
 class BatchWatch:

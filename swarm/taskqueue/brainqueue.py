@@ -21,6 +21,8 @@ from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, storage_faults
 from swarm.taskqueue.takeback import CrashRule, take_back
 
+_LOOK = storage_faults("cannot look into the queue")
+
 
 class BrainFileQueue:
     """Incremental observation, and the moves only the brain makes."""
@@ -43,10 +45,12 @@ class BrainFileQueue:
         self._settler = Settler(layout, storage)
         self._buckets = BucketChooser(layout, storage, IdMaker())
 
+    @_LOOK
     def lanes(self) -> tuple[LaneView, ...]:
         """All lanes with waiting tasks."""
         return self._lanes.look()
 
+    @_LOOK
     def claims(self) -> tuple[ClaimView, ...]:
         """All files in ``processing/``, by worker and id."""
         found = []
@@ -57,14 +61,17 @@ class BrainFileQueue:
                     found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
         return tuple(found)
 
+    @_LOOK
     def blocked(self) -> tuple[BlockedView, ...]:
         """All blocked tasks with what they wait for."""
         return self._blocked.look()
 
+    @_LOOK
     def drop_ins(self) -> tuple[DropIn, ...]:
         """What lies directly in ``pending/``."""
         return dropins.drop_ins(self._layout)
 
+    @_LOOK
     def workers(self) -> tuple[WorkerView, ...]:
         """Everybody with a row or a processing directory."""
         names = {*registry.names(self._layout), *list_names(self._layout.processing)}
@@ -116,12 +123,12 @@ class BrainFileQueue:
 
     def release_blocked(self, task_id: str, attempt: int) -> bool:
         """Move a blocked task to its lane: to the front if it ran before, else to the end."""
-        found = self._blocked.entry(task_id, attempt)
-        if found is None:
-            return False
-        path, entry = found
-        lane = lane_of(entry.task)
         with storage_faults(f"cannot release {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
+            if found is None:
+                return False
+            path, entry = found
+            lane = lane_of(entry.task)
             try:
                 self._blocked.note_turn(entry.task)
                 priority = entry.task.priority
@@ -134,7 +141,8 @@ class BrainFileQueue:
 
     def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
         """Move a blocked task to ``failed``."""
-        found = self._blocked.entry(task_id, attempt)
+        with storage_faults(f"cannot fail {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
         if found is None:
             return False
         return self._settler.end_waiting(found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason))

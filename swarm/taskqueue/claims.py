@@ -5,6 +5,7 @@ Fits the ``WorkerQueue`` port.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from swarm.taskqueue.layout import Layout, TaskName, task_file
 from swarm.taskqueue.lookup import count_lane
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+
+log = logging.getLogger(__name__)
 
 
 class WorkerFileQueue:
@@ -55,10 +58,12 @@ class WorkerFileQueue:
         while (candidate := cursor.next()) is not None:
             bucket, name, (task_id, attempts) = candidate
             path = f"{self._mine}/{task_file(task_id, attempts + 1)}"
+            log.debug("Attempting claim: %s", task_id)
             try:
                 self._storage.claim_move(f"{bucket}/{name}", path)
             except FileNotFoundError:
                 self.lost_races += 1
+                log.debug("Lost race: %s (claimed by another worker)", task_id)
                 continue
             claim = self._open(path, TaskName(task_id, attempts + 1))
             if claim is not None:

@@ -7,10 +7,13 @@ import os
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage
 
+_NAME_BYTES = 100
+"""A name cut in the middle of a character may grow by this once more; with ``.reason`` and more it must stay below 255."""
+
 
 def set_aside(layout: Layout, storage: Storage, path: str, reason: str) -> str | None:
     """Move ``path`` to ``corrupt/`` and write ``<name>.reason``; returns the new name, None if the file is gone."""
-    base = os.path.basename(path)[:200] or "unnamed"
+    base = os.fsencode(os.path.basename(path))[:_NAME_BYTES].decode(errors="replace").replace("\ufffd", "_") or "unnamed"
     name = base
     for number in range(1, 10_000):
         try:

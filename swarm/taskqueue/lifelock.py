@@ -37,7 +37,8 @@ class LifeLock:
     def try_acquire(self) -> bool:
         """Take it now or not at all."""
         try:
-            self._lock.acquire(timeout=0)
+            with storage_faults(f"cannot take the life lock of {self._name}"):
+                self._lock.acquire(timeout=0)
         except Timeout:
             return False
         return True
@@ -47,6 +48,7 @@ class LifeLock:
         self._lock.release(force=True)
 
 
+@storage_faults("cannot look at a life lock")
 def is_held(layout: Layout, name: str) -> bool:
     """Whether the process of this name lives: its lock cannot be shared now. No lock file: it never lived."""
     try:

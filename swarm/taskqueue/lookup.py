@@ -20,7 +20,7 @@ from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import list_names, sorted_buckets
 from swarm.taskqueue.ids import time_of
 from swarm.taskqueue.layout import Layout, parse_task_file, task_file
-from swarm.taskqueue.storage import read_regular
+from swarm.taskqueue.storage import read_regular, storage_faults
 
 _PROBED_ATTEMPTS = 8
 
@@ -51,6 +51,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """By the wall clock; None when nothing waits."""
 
 
+@storage_faults("cannot look for a task")
 def find(layout: Layout, task_id: str) -> Located | None:
     """Where the task is, or None. Costs a few calls per bucket, however full the buckets are."""
     return _find_once(layout, task_id) or _find_once(layout, task_id)
@@ -98,6 +99,7 @@ def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:
     return None
 
 
+@storage_faults("cannot read a task")
 def read(layout: Layout, task_id: str) -> dict[str, Any]:
     """The whole document, with ``state`` (and ``worker``, ``attempt``) added. Raises ``UnknownTask``, ``TaskInvalid``."""
     for _ in range(10):  # it may move between the finding and the reading
@@ -173,6 +175,7 @@ def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
                 yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
 
 
+@storage_faults("cannot count the queue")
 def counts(layout: Layout) -> Counts:
     """Count everything by listing directories; no file is opened."""
     pending: dict[str, int] = {}

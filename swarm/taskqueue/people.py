@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -51,7 +53,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list --state failed` shows dead letters")
     if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
-    with storage_faults(f"task {task_id} could not be put back"):
+    with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
         parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
         forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
         tail = codec.encode_trail(Trail(attempts=forgiven))
@@ -62,6 +64,15 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
     ring(layout)
     return lane
+
+
+@contextmanager
+def _on_the_move(task_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError) as exc:
+        hint = f"`swarm queue show {task_id}`"
+        raise QueueError(f"somebody else has just put task {task_id} back already", hint=hint) from exc
 
 
 def _forget_cancel(layout: Layout, task_id: str) -> None:

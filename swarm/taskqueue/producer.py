@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -67,18 +68,21 @@ class Producer:
         """
         staged = _Staged(self._layout, self._storage, self._ids)
         accepted = 0
-        with storage_faults("submission stopped"):
-            for document in documents:
-                task, body = self._prepare(document)
-                staged.add(task, body)
-                if staged.count == FLUSH_EVERY:
+        try:
+            with storage_faults("submission stopped"):
+                for document in documents:
+                    task, body = self._prepare(document)
+                    staged.add(task, body)
+                    if staged.count == FLUSH_EVERY:
+                        accepted += staged.publish()
+                        ring(self._layout)
+                        yield accepted
+                if staged.count:
                     accepted += staged.publish()
                     ring(self._layout)
                     yield accepted
-            if staged.count:
-                accepted += staged.publish()
-                ring(self._layout)
-                yield accepted
+        finally:
+            staged.discard()
 
     def _prepare(self, document: Mapping[str, Any]) -> tuple[Task, bytes]:
         whole = dict(document)
@@ -90,7 +94,7 @@ class Producer:
         return task, encode_body(whole)
 
     def _publish(self, task: Task, body: bytes) -> None:
-        staged = f"{self._layout.staging}/{task.task_id}.{os.getpid()}"
+        staged = f"{self._layout.staging}/{self._ids.new()}.{os.getpid()}"
         try:
             self._storage.write_new(staged, body)
             if waits(task):
@@ -99,7 +103,7 @@ class Producer:
             lane = lane_of(task)
             self._buckets.move_in(staged, lane, self._buckets.at_end(lane, task.priority), task.task_id, 0)
         except OSError:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone already, or cleared when it is old and its maker dead
                 os.unlink(staged)
             raise
 
@@ -126,7 +130,7 @@ class _Staged:
         self._layout = layout
         self._storage = storage
         self._ids = ids
-        self._home = f"{layout.staging}/{ids.new()}"
+        self._home = f"{layout.staging}/{ids.new()}.{os.getpid()}"
         self._open: dict[tuple[str, int], tuple[str, int]] = {}
         self._full: list[tuple[str, str]] = []
         self._blocked: list[Task] = []
@@ -171,6 +175,10 @@ class _Staged:
         self._open, self._full, self._blocked = {}, [], []
         self._remove_empty()
         return done
+
+    def discard(self) -> None:
+        """Remove what was made and not published, so that a refused submission leaves a full disk no fuller."""
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def _remove_empty(self) -> None:
         for folder, _, _ in os.walk(self._home, topdown=False):

@@ -17,6 +17,7 @@ _beats = msgspec.json.Decoder(Heartbeat)
 _encode = msgspec.json.Encoder().encode
 
 
+@storage_faults("cannot read a registry row")
 def read_row(layout: Layout, name: str) -> WorkerRow | None:
     """The row of this name; None if there is none or it is unreadable (it is a hint)."""
     try:
@@ -25,6 +26,7 @@ def read_row(layout: Layout, name: str) -> WorkerRow | None:
         return None
 
 
+@storage_faults("cannot read a heartbeat")
 def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
     """The last heartbeat of this name; None if there is none or it is unreadable."""
     try:

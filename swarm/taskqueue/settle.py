@@ -10,6 +10,7 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.core.lanes import lane_of
 from swarm.core.task import Task, TaskError, TaskState, Trail
+from swarm.errors import TaskInvalid
 from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.codec import MAX_FILE_BYTES, encode_trail, parse
 from swarm.taskqueue.corrupt import set_aside
@@ -48,11 +49,22 @@ class Settler:
                     self._storage.make_dir(os.path.dirname(target))
                     self._storage.move(path, target)
             except FileNotFoundError:
-                return False
+                return self._recorded_before(target, trail)
             except FileExistsError:
                 set_aside(self._layout, self._storage, path, f"task {task.task_id} has a record already: {target}")
                 return False
         return True
+
+    def _recorded_before(self, target: str, trail: Trail) -> bool:
+        """Whether the record there is this very one, filed by an earlier try whose last flush failed; flushed again then."""
+        try:
+            there = parse(read_regular(target, MAX_FILE_BYTES)).trail
+        except (FileNotFoundError, ValueError, TaskInvalid):
+            return False
+        same = msgspec.structs.replace(there, completed_at=trail.completed_at) == trail
+        if same:
+            self._storage.flush_dir(os.path.dirname(target))
+        return same
 
     def give_back(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
         """Move a file to the front of its lane (or to ``blocked``), its trail rewritten first unless None."""
@@ -87,7 +99,7 @@ class Settler:
             try:
                 self._storage.make_dir(os.path.dirname(target))
                 self._storage.move(path, target)
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
                 return False
             parts = parse(read_regular(target, MAX_FILE_BYTES))
             trail = Trail(

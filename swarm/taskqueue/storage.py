@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from swarm.errors import StorageFault
 
@@ -126,12 +126,17 @@ class Storage:
         beside = f"{folder}/.{name}.{os.getpid()}.new"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
-            write_all(fd, data, 0)
-            if durable and self.full:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(beside, path)
+            try:
+                write_all(fd, data, 0)
+                if durable and self.full:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(beside, path)
+        except OSError:
+            with suppress(OSError):  # what cannot be removed now is cleared at the brain's next start
+                os.unlink(beside)
+            raise
         if durable:
             self.flush_dir(folder)
 

@@ -35,7 +35,9 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
     """
     taker = _Taker(layout, storage, worker, rule)
     lines = []
-    for name in sorted(list_names(layout.held_by(worker))):
+    with storage_faults(f"cannot see what {worker} held"):
+        names = sorted(list_names(layout.held_by(worker)))
+    for name in names:
         path = f"{layout.held_by(worker)}/{name}"
         parsed = parse_task_file(name)
         with storage_faults(f"cannot take back {name} of {worker}"):
@@ -93,7 +95,10 @@ def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail
         fault="crash",
         error=TaskError(type="crash", message="the worker died", retryable=True),
     )
-    return Trail(attempts=(*trail.attempts, crashed))
+    earlier = trail.attempts
+    if earlier and (earlier[-1].attempt, earlier[-1].outcome) == (attempt, "crashed"):
+        return Trail(attempts=earlier)  # a recovery that died after writing it down: one death is counted once
+    return Trail(attempts=(*earlier, crashed))
 
 
 def _claimed_at(path: str) -> str:

@@ -1,0 +1,70 @@
+"""Cards that are out of use: a note per worker that outlives restarts, ended by a command or by a trial that goes well."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from swarm.core.ladder import QUARANTINE_CAP_S, quarantine_s
+from swarm.proc.notes import read_note, remove_note, write_note
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """``workers/<worker>.quarantine.json``. Wall-clock seconds since the epoch, since it must survive a reboot."""
+
+    worker: str
+    gpu_uuids: tuple[str, ...]
+    reason: str
+    since: float
+    until: float
+    """From then on one trial: a success ends the quarantine, a failure doubles it."""
+    times: int = 1
+    """How often in a row."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the trial; 0 when it is due. A clock that was set back does not make it longer than the longest."""
+        return min(max(self.until - time.time(), 0.0), QUARANTINE_CAP_S)
+
+
+def quarantine_path(workers_dir: Path, worker: str) -> Path:
+    """Where the note of a worker lies."""
+    return workers_dir / f"{worker}.quarantine.json"
+
+
+def read(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...] | None = None) -> Quarantine | None:
+    """The quarantine of a worker, due for a trial or not; None if there is none.
+
+    With ``gpu_uuids`` only one of these very cards counts: a worker moved to another card starts afresh.
+    """
+    found = read_note(quarantine_path(workers_dir, worker), Quarantine)
+    if found is None or (gpu_uuids is not None and found.gpu_uuids != gpu_uuids):
+        return None
+    return found
+
+
+def put(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], reason: str) -> Quarantine:
+    """Quarantine a worker's cards, for longer each time in a row. Raises ``OSError``."""
+    before = read(workers_dir, worker, gpu_uuids)
+    times = 1 if before is None else before.times + 1
+    now = time.time()
+    made = Quarantine(
+        worker=worker, gpu_uuids=gpu_uuids, reason=reason, since=now, until=now + quarantine_s(times), times=times
+    )
+    write_note(quarantine_path(workers_dir, worker), made)
+    return made
+
+
+def release(workers_dir: Path, worker: str) -> Quarantine | None:
+    """End the quarantine of a worker; returns it, or None if there was none. The worker takes work again within seconds."""
+    found = read(workers_dir, worker)
+    remove_note(quarantine_path(workers_dir, worker))
+    return found
+
+
+def all_of(workers_dir: Path) -> tuple[Quarantine, ...]:
+    """Every quarantine there is, by worker."""
+    notes = (read_note(path, Quarantine) for path in sorted(workers_dir.glob("*.quarantine.json")))
+    return tuple(note for note in notes if note is not None)

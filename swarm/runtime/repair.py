@@ -1,0 +1,184 @@
+"""The repair ladder at work: a model server whose hangs lead to ever stronger repairs, each with its log line.
+
+``RepairingServer`` stands between the executors and the real client and fits ``ModelServer``. Repairs run on the thread
+that met the fault, one at a time; the fault itself goes on to the attempt, which is retried by its own rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, assert_never
+
+from swarm.core.faults import TaskFault
+from swarm.core.ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
+from swarm.runtime.modelserver import Details, Loaded, ModelServer, Reply
+from swarm.runtime.ports import CancelToken, Progress
+
+HANGS = frozenset({"first_token_timeout", "token_gap_timeout"})
+CRASHES = frozenset({"runner_died", "load_timeout"})
+WEDGED_AFTER_S = 30.0
+"""``/api/ps`` stalls for seconds in normal life, while a runner is killed; silence this long is a wedge."""
+
+
+class Hands(Protocol):
+    """What can be done to a server. No method raises for what is gone already."""
+
+    def kill_runners(self) -> tuple[str, ...]:
+        """End the runner processes, not the server; names them. Empty: none found, or the server is not ours."""
+        ...
+
+    def restart_server(self) -> str | None:
+        """End the server so that its supervisor starts it anew; names it. None: it is not ours, or not there."""
+        ...
+
+    def quarantine(self, reason: str) -> str:
+        """Put card and server out of use, across restarts; a line that says for how long and how to release them."""
+        ...
+
+    def quarantined(self) -> str:
+        """Why they are out of use; empty if they are not, or the time has come for a trial."""
+        ...
+
+    def recovered(self) -> None:
+        """The server did work: a quarantine whose trial this was is over."""
+        ...
+
+
+class RepairingServer:
+    """Fits ``ModelServer``; while its card is quarantined every call fails with kind ``quarantined``."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        hands: Hands,
+        *,
+        log: logging.Logger,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._hands = hands
+        self._log = log
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._ladder = Ladder()
+        self._silent_since_s: float | None = None
+
+    def run(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        limits: Any,  # noqa: ANN401 - Limits by shape
+        cancel: CancelToken | None,
+        progress: Progress | None,
+        marker: str | None,
+    ) -> Reply:
+        """As the server's; a hang or a crash is answered by a repair before the fault goes on."""
+        with self._judged():
+            return self._server.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+
+    def load(
+        self,
+        model: str,
+        *,
+        options: Mapping[str, Any],
+        keep_alive: str | float | None,
+        embedding: bool,
+        timeout_s: float,
+        cancel: CancelToken | None,
+    ) -> object:
+        """As the server's."""
+        self._refuse_quarantined()
+        return self._server.load(
+            model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
+        )
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """As the server's; allowed in quarantine, since it frees the card."""
+        self._server.unload(model, timeout_s)
+
+    def show(self, model: str, timeout_s: float) -> Details:
+        """As the server's."""
+        return self._server.show(model, timeout_s)
+
+    def ps(self, timeout_s: float) -> Sequence[Loaded]:
+        """As the server's. Silence for ``WEDGED_AFTER_S`` in all is a wedged scheduler, and answered by a repair."""
+        self._refuse_quarantined()
+        began_s = self._now_s()
+        try:
+            held = self._server.ps(timeout_s)
+        except TaskFault as fault:
+            if fault.kind == "timeout":
+                self._silent(began_s)
+            raise
+        self._silent_since_s = None
+        return held
+
+    def unload_stuck(self, model: str, began_s: float) -> None:
+        """A model that was ordered out at ``began_s`` (monotonic) is still there: its runner cannot end."""
+        with self._lock:
+            self._ladder, rung = after_wedge(self._ladder, began_s=began_s, now_s=self._now_s())
+            self._repair(rung, f"{model} does not go although it was ordered out")
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        self._refuse_quarantined()
+        began_s = self._now_s()
+        try:
+            yield
+        except TaskFault as fault:
+            if fault.kind in HANGS or fault.kind in CRASHES:
+                self._climb(fault, began_s)
+            raise
+        with self._lock:
+            trial = self._ladder.hangs or self._ladder.crashes
+            self._ladder = after_success(self._ladder)
+        if trial:
+            self._log.info("Server repaired: requests are answered again")
+        self._hands.recovered()
+
+    def _climb(self, fault: TaskFault, began_s: float) -> None:
+        after = after_hang if fault.kind in HANGS else after_crash
+        with self._lock:
+            self._ladder, rung = after(self._ladder, began_s=began_s, now_s=self._now_s())
+            self._repair(rung, fault.message)
+
+    def _silent(self, began_s: float) -> None:
+        with self._lock:
+            since_s = max(self._silent_since_s or began_s, self._ladder.repaired_s)
+            self._silent_since_s = since_s
+            if self._now_s() - since_s < WEDGED_AFTER_S:
+                return
+            self._ladder, rung = after_wedge(self._ladder, began_s=since_s, now_s=self._now_s())
+            self._repair(rung, f"/api/ps has not answered for {WEDGED_AFTER_S:.0f} s")
+
+    def _repair(self, rung: Rung | None, why: str) -> None:
+        match rung:
+            case None:
+                return
+            case "cancel":
+                self._log.warning("Repair 1 of 4, request cut: %s", why)
+            case "kill_runner":
+                killed = self._hands.kill_runners()
+                self._log.warning(
+                    "Repair 2 of 4, runner killed: %s (%s)", why, "; ".join(killed) or "no runner of ours found"
+                )
+            case "restart_server":
+                ended = self._hands.restart_server()
+                self._log.warning(
+                    "Repair 3 of 4, server ended to be started anew: %s (%s)", why, ended or "no server of ours"
+                )
+            case "quarantine":
+                self._log.error("Repair 4 of 4, quarantined: %s; %s", why, self._hands.quarantine(why))
+            case _:
+                assert_never(rung)
+        self._silent_since_s = None
+
+    def _refuse_quarantined(self) -> None:
+        reason = self._hands.quarantined()
+        if reason:
+            raise TaskFault("infra", "quarantined", reason)

@@ -1,0 +1,108 @@
+"""Leftovers: what a death leaves beside the tasks, and who vouches that its maker is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+from swarm.core.task import TERMINAL
+from swarm.taskqueue import lookup, registry
+from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.fsckrules import Action, Finding
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lifelock import is_held
+
+STAGING_AGE_S = 3600.0
+"""A submission that was cut off is cleared away after this; its maker may be slow, or on a machine whose pids are not ours."""
+TEMP_AGE_S = 10.0
+"""Between the making of a temporary file and its renaming pass milliseconds."""
+_TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.new$")
+_MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
+
+
+def leftovers(layout: Layout) -> Iterator[Finding]:
+    """All of them. Cheap: no directory of tasks is listed."""
+    yield from stale_staging(layout)
+    yield from temporaries(layout)
+    yield from _cancel_marks(layout)
+    yield from _hints(layout)
+    yield from _abandoned(layout)
+    yield from _reasons(layout)
+
+
+def stale_staging(layout: Layout) -> Iterator[Finding]:
+    """Unaccepted submissions of dead processes, old enough."""
+    for name in list_names(layout.staging):
+        path = f"{layout.staging}/{name}"
+        if name.startswith(".") or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
+            continue
+        what = "a submission that was cut off: nothing in it was accepted"
+        yield Finding("staging", path, what, "removed", Action.REMOVE)
+
+
+def temporaries(layout: Layout) -> Iterator[Finding]:
+    """``.<name>.<pid>.new``: half a replacement, whose maker died before it was put in place."""
+    for folder in (layout.workers, layout.heartbeats, layout.batches, layout.sessions, layout.corrupt, layout.pending):
+        for name in list_names(folder):
+            path = f"{folder}/{name}"
+            if not _TEMP_RE.match(name) or not (name.startswith(".") or folder == layout.batches):
+                continue
+            if _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name):
+                yield Finding("temporary", path, "its maker died before putting it in place", "removed", Action.REMOVE)
+
+
+def _maker_lives(pattern: re.Pattern[str], name: str) -> bool:
+    """Whether a process of the number in the name lives. A number that came round again only delays the clearing."""
+    found = pattern.match(name)
+    return found is not None and os.path.exists(f"/proc/{found.group(1)}")
+
+
+def _old(path: str, age_s: float) -> bool:
+    try:
+        return time.time() - os.lstat(path).st_mtime > age_s
+    except FileNotFoundError:
+        return False
+
+
+def _cancel_marks(layout: Layout) -> Iterator[Finding]:
+    for name in list_names(layout.cancels):
+        located = lookup.find(layout, name)
+        if located is None or located.state in TERMINAL:
+            what = f"asks to cancel {name}, which {'does not exist' if located is None else f'is {located.state}'}"
+            yield Finding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)
+
+
+def _hints(layout: Layout) -> Iterator[Finding]:
+    """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
+    left = "none: `swarm up` writes it afresh, and nothing is decided by it"
+    for name in _documents(layout.workers):
+        if name.count(".") or os.path.exists(layout.lock(name)):
+            continue
+        yield Finding("row", layout.row(name), f"a registry row without a life lock: {name} never lived here", left)
+    for name in _documents(layout.heartbeats):
+        if registry.read_row(layout, name) is None and not is_held(layout, name):
+            yield Finding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
+
+
+def _documents(folder: str) -> list[str]:
+    return [n[:-5] for n in list_names(folder) if n.endswith(".json") and not n.startswith(".")]
+
+
+def _abandoned(layout: Layout) -> Iterator[Finding]:
+    for worker in list_names(layout.processing):
+        held = list_names(layout.held_by(worker))
+        if held and not is_held(layout, worker):
+            what = f"{worker} is dead and holds {len(held)}"
+            yield Finding(
+                "abandoned", layout.held_by(worker), what, "none: the brain, or the worker's next life, takes them back"
+            )
+
+
+def _reasons(layout: Layout) -> Iterator[Finding]:
+    names = set(list_names(layout.corrupt))
+    for name in sorted(names):
+        if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
+            what = "set aside without a reason: whoever did it died, or the disk was full"
+            yield Finding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)

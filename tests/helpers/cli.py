@@ -1,0 +1,91 @@
+"""Running swarm as a user does: real commands, real processes, everything reaped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swarm.proc.markers import ROOT_MARKER, find_marked
+from swarm.taskqueue.filequeue import FileQueue
+from tests.helpers.wait import wait_until
+
+QUICK = {"SWARM_SIM__LOAD_S": "0.2", "SWARM_SIM__TOKENS_PER_S": "2000", "SWARM_SIM__START_DELAY_S": "0"}
+
+
+class User:
+    """Somebody at a shell in a folder of their own, with a queue root there."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.folder = folder
+        self.root = folder / "queue"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_", "OLLAMA_"))}
+        self.env = {**kept, **QUICK, **env}
+
+    @property
+    def queue(self) -> FileQueue:
+        return FileQueue(str(self.root), "fast")
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "swarm", *words],
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as late:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"swarm {' '.join(words)}: not within {timeout_s} s\n{out}\n{err}") from late
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words: str, timeout_s: float = 60.0) -> str:
+        done = self.run(*words, timeout_s=timeout_s)
+        assert done.returncode == 0, f"swarm {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *words: str) -> dict:
+        return json.loads(self.ok(*words, "--json"))
+
+    def log(self, name: str) -> str:
+        path = self.root / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def ours(self) -> list[int]:
+        """Living processes of this root."""
+        return [identity.pid for identity in find_marked(**{ROOT_MARKER: str(self.root)})]
+
+    def prompts(self, number: int, name: str = "prompts.jsonl", **more: object) -> Path:
+        path = self.folder / name
+        path.write_text("".join(json.dumps({"prompt": f"question {i}", "n": i, **more}) + "\n" for i in range(number)))
+        return path
+
+
+@contextmanager
+def user(folder: Path, **env: str) -> Iterator[User]:
+    """A user whose every process is gone at the end, however the test ends."""
+    person = User(folder, **env)
+    try:
+        yield person
+    finally:
+        if person.root.exists():
+            person.run("down", "--now")
+        for pid in person.ours():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        wait_until(lambda: not person.ours(), what="all processes gone")
