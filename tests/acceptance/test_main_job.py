@@ -80,7 +80,7 @@ def test_a_killed_run_takes_its_swarm_along_and_can_be_resumed(someone):
 
 def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
     """125 tasks for one model: each of four cold workers gets its own load, all work; what a killed one held is not lost."""
-    with user(tmp_path, SWARM_SIM__REQUEST_S="0.3") as someone:
+    with user(tmp_path, SWARM_SIM__REQUEST_S="0.15") as someone:
         someone.ok("up", "--simulate", "4", "--detach")
         someone.prompts(125)
         batch = someone.json("submit", "prompts.jsonl", "--model", MODEL)["batch_id"]
