@@ -281,7 +281,7 @@ class BatchWatch:
         self._layout = layout
         self._open: dict[str, set[str]] = {}
         self._seen: dict[str, int] = {}
-        self._ended = dict.fromkeys(TERMINAL, 0)
+        self._ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
         for task_id in task_ids:
             shard = os.path.dirname(layout.terminal(TaskState.COMPLETED, task_id)).rpartition("/")[2]
             self._open.setdefault(shard, set()).add(task_id)

@@ -23,7 +23,9 @@ BODY = {"task_id": "a1", "task_class": "llm", "model": "m", "request": {"message
 @given(JSON, st.text(), JSON)
 def test_body_and_trail_make_one_json_document(extra, answer, unknown):
     body = codec.encode_body({**BODY, "metadata": {"x": extra}, "unknown_field": unknown})
-    trail = Trail(status="completed", result={"text": answer}, attempts=(Attempt(attempt=1, worker="w", outcome="completed"),))
+    trail = Trail(
+        status="completed", result={"text": answer}, attempts=(Attempt(attempt=1, worker="w", outcome="completed"),)
+    )
     whole = body[:-2] + codec.encode_trail(trail)
     document = json.loads(whole)
     assert document["result"] == {"text": answer}

@@ -70,7 +70,8 @@ def _plans(options: RunOptions) -> tuple[WorkerPlan, ...]:
 def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]:
     """Simulated servers give way to whoever has their ports; those of an earlier supervisor that died keep theirs."""
     earlier = load_plan(options.root / "workers") or ()
-    base = earlier[0].port if len(earlier) == number and all(p.simulated for p in earlier) else None
+    ports = [p.port for p in earlier if p.simulated]
+    base = ports[0] if len(ports) == len(earlier) == number else None
     wanted = options.settings.ollama
     if base is None:
         base = wanted.base_port
