@@ -83,7 +83,7 @@ class FileQueue:
         return WorkerFileQueue(self.layout, self.storage, worker)
 
     def brain_view(self, crash_rule: CrashRule, end_remains: Callable[[str], bool] = lambda _name: True) -> BrainFileQueue:
-        """The ``BrainQueue``; the caller holds the brain's life lock. ``end_remains`` ends programs that a dead worker left."""
+        """The ``BrainQueue``, for who holds the brain's life lock. ``end_remains`` ends programs that a dead worker left."""
         return BrainFileQueue(self.layout, self.storage, crash_rule, end_remains)
 
     def batches(self) -> BatchBook:

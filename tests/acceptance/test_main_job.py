@@ -140,7 +140,7 @@ def test_a_swarm_that_stays_up(tmp_path):
         assert queue.read("echo")["result"]["stdout"] == "hello world\n"
         assert queue.read("big")["result"]["stdout_bytes"] == 10_000_000
         assert queue.read("evil")["error"]["type"] == "not_allowed"
-        wait_until(lambda: (someone.root / "corrupt" / "bad.json.reason").exists(), what="bad drop-in set aside")
+        wait_until((someone.root / "corrupt" / "bad.json.reason").exists, what="bad drop-in set aside")
         stats = someone.json("queue", "stats")
         assert stats["pending"]["total"] == 0
         assert stats["failed"] == 1
