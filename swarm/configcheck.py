@@ -79,6 +79,10 @@ def cross_checks(settings: Settings) -> Iterator[str]:
         yield f"feed.min ({settings.feed.min}) must not be above feed.target ({settings.feed.target})"
     if settings.retry.backoff_base_s > settings.retry.backoff_cap_s:
         yield "retry.backoff_base_s must not be above retry.backoff_cap_s"
+    if settings.gpu.resume_c >= settings.gpu.warn_c:
+        yield f"gpu.resume_c ({settings.gpu.resume_c:g}) must be below gpu.warn_c ({settings.gpu.warn_c:g})"
+    if settings.repair.quarantine_s > settings.repair.quarantine_cap_s:
+        yield "repair.quarantine_s must not be above repair.quarantine_cap_s"
     if settings.worker.heartbeat_stale_s <= 2 * settings.worker.heartbeat_s:
         yield "worker.heartbeat_stale_s must be more than twice worker.heartbeat_s, or healthy workers are taken for hung"
     last = settings.ollama.base_port + max(16, len(settings.workers)) - 1

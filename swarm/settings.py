@@ -13,6 +13,7 @@ import msgspec
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+NoOrMore = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
@@ -44,7 +45,9 @@ class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     monitor_s: Positive = 30.0
     """The MONITOR line is logged at least this often while there is work."""
     retention_days: NotNegative = 0.0
-    """Finished tasks older than this are purged; 0 keeps everything."""
+    """Finished tasks older than this are purged; 0 keeps everything. Longer than your longest batch takes, at least."""
+    retention_count: NoOrMore = 0
+    """Beyond so many finished tasks the oldest are purged, none of them within a day of its end; 0: no such limit."""
 
 
 class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,6 +99,15 @@ class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     backoff_cap_s: Positive = 300.0
 
 
+class SupervisorSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How soon what died is started again: at once, then after ``restart_base_s``, twice that, and so on."""
+
+    restart_base_s: Positive = 10.0
+    restart_cap_s: Positive = 300.0
+    healthy_s: NotNegative = 600.0
+    """After so long in good service earlier deaths are forgotten."""
+
+
 class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The model servers swarm starts."""
 
@@ -104,6 +116,32 @@ class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     env: dict[str, str] = msgspec.field(default_factory=dict)
     start_timeout_s: Positive = 120.0
     stop_grace_s: Positive = 10.0
+
+
+class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The cards' health. Temperatures in degrees Celsius."""
+
+    warn_c: Positive = 85.0
+    """A card this hot is given no more llm work; what runs on it goes on."""
+    resume_c: Positive = 80.0
+    """It works again once it is down to this."""
+    check_s: Positive = 5.0
+    """A worker reads its own cards this often."""
+
+
+class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The repair ladder: how many hangs in a row each rung answers before the next, harder one."""
+
+    cut_requests: Annotated[int, msgspec.Meta(ge=0)] = 1
+    kill_runners: Annotated[int, msgspec.Meta(ge=0)] = 1
+    restart_servers: Annotated[int, msgspec.Meta(ge=0)] = 1
+    crashes: Count = 3
+    """Runner deaths in a row that count like a hang past the killed runner."""
+    wedged_after_s: Positive = 30.0
+    """A status request unanswered for so long, repeats included, counts as a hang."""
+    quarantine_s: Positive = 900.0
+    """A card given up is tried again after this; after twice that the next time, and so on."""
+    quarantine_cap_s: Positive = 14400.0
 
 
 class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -170,6 +208,10 @@ class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     """Who is told when a task or batch ends."""
 
     timeout_s: Positive = 10.0
+    max_tries: Count = 12
+    """Waits grow from 2 s to 10 min between them; then the message is undeliverable."""
+    targets: dict[str, str] = msgspec.field(default_factory=dict)
+    """Names for targets, so that tasks need not hold addresses and secrets: http(s)://…, script:NAME, or an apprise URL."""
 
 
 class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -181,7 +223,10 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     llm: LlmSettings = LlmSettings()
     command: CommandSettings = CommandSettings()
     retry: RetrySettings = RetrySettings()
+    supervisor: SupervisorSettings = SupervisorSettings()
     ollama: OllamaSettings = OllamaSettings()
+    gpu: GpuSettings = GpuSettings()
+    repair: RepairSettings = RepairSettings()
     sim: SimSettings = SimSettings()
     workers: tuple[WorkerSpec, ...] = ()
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)

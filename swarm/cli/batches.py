@@ -3,89 +3,115 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from swarm import __version__
+from swarm.cli.batchreport import write_report
+from swarm.cli.collect import Collected, collect, results, tally_words, where_words, written_document
+from swarm.cli.dryrun import dry_run
 from swarm.cli.facade import Outcome, RunRequest, Show
+from swarm.cli.reading import read_options
 from swarm.cli.runwatch import RunWatch
 from swarm.cli.servers import Hosting, check_models, hosting
+from swarm.cli.single import one_task, somebody_works, submit_one
+from swarm.cli.sorting import by_length
 from swarm.cli.units import count, duration
 from swarm.clock import SystemClock
 from swarm.configfile import Loaded
-from swarm.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_TASKS_FAILED,
-    DuplicateTask,
-    InputError,
-    NotRunning,
-    TaskInvalid,
-)
-from swarm.files import (
-    Draft,
-    ReadOptions,
-    Scan,
-    Source,
-    Written,
-    check_writable,
-    drafts,
-    errors_path_of,
-    opened,
-    validate,
-    write_results,
-)
+from swarm.core.dag import Links
+from swarm.core.task import ID_RE
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
+from swarm.files import Draft, ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
+from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
 from swarm.runtime.wiring.supervisor import swarm_lives
-from swarm.settings import Settings
 from swarm.taskqueue.batches import BatchBook, Manifest, Submitted, read_ended
+from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.notes import Note, write_note
 
 
 def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     """Submit, work, collect. Raises ``InputError`` and the like before any work starts; the same call again resumes."""
     began_s = time.monotonic()
     output = str(request.output)
-    check_writable(output)
+    _check_targets(loaded, request)
+    check_writable(output, input_path=None if request.source in (None, "-") else request.source)
     with opened(request.source or "-") as source:
-        options = _read_options(request)
+        options = read_options(request)
         scan = validate(source, options)
+        _check_errors(request, scan)
+        linked = _links(open_queue(loaded.settings), source, options, scan)
+        if request.dry_run:
+            return dry_run(open_queue(loaded.settings), source, options, scan)
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
+        put_back = _put_back(queue, scan.batch_id) if request.retry_failed else 0
         interrupted = idle = False
         submitted = Submitted(items=scan.items, new=0, again=scan.items)
         if _work_left(queue, book, source, options, scan):
             with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose)) as host:
                 check_models(loaded.settings, scan.models)
-                submitted = _submit(book, source, options, scan, request.priority)
+                submitted = _submit(queue, source, options, scan, request, linked)
                 watch = RunWatch(queue, scan.batch_id, loaded.settings, submitted, began_s)
                 interrupted = not watch.wait(show, host)
-                written = _write(book, scan.batch_id, output)
+                collected = collect(book, scan.batch_id, output, request.errors)
+                if not interrupted:
+                    write_report(queue, loaded.settings, book.manifest(scan.batch_id), collected.tally)
         else:
             idle = True
-            submitted = _submit(book, source, options, scan, request.priority)
-            written = _write(book, scan.batch_id, output)
+            submitted = _submit(queue, source, options, scan, request, linked)
+            collected = collect(book, scan.batch_id, output, request.errors)
     elapsed_s = time.monotonic() - began_s
-    return _report(scan, submitted, written, output, elapsed_s, interrupted=interrupted, idle=idle)
+    outcome = _report(scan, submitted, collected, output, elapsed_s, interrupted=interrupted, idle=idle)
+    if not put_back:
+        return outcome
+    lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
+    return msgspec.structs.replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+
+
+def _check_targets(loaded: Loaded, request: RunRequest) -> None:
+    for target in request.notify:
+        check_target(target, loaded.settings)
+
+
+def _check_errors(request: RunRequest, scan: Scan) -> None:
+    if request.errors is None:
+        return
+    if scan.format != "openai" or str(request.output).lower().endswith(".csv"):
+        hint = "each line of this output has a `status` and an `error` of its own"
+        raise InputError("--errors belongs to OpenAI batches", hint=hint)
+    check_writable(str(request.errors))
+
+
+def _put_back(queue: FileQueue, batch_id: str) -> int:
+    """Failed and cancelled items of this batch are put back into the queue; how many."""
+    return retry_tasks(queue.layout, queue.storage, queue.batches().known(batch_id).values())
 
 
 def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     """Put it into the queue; with ``show`` wait until it has ended. Raises ``NotRunning`` if nobody is there to wait for."""
-    queue = open_queue(loaded.settings).prepare()
+    _check_targets(loaded, request)
+    queue = open_queue(loaded.settings)
     if request.source is None:
-        return _submit_one(queue, loaded.settings, _one_task(request), wait=show is not None)
+        if request.dry_run or request.sort != "input":
+            raise InputError("--dry-run and --sort need an input file")
+        queue.prepare()
+        return submit_one(queue, loaded.settings, one_task(request), wait=show is not None)
     with opened(request.source) as source:
-        options = _read_options(request)
+        options = read_options(request)
         scan = validate(source, options)
+        linked = _links(queue, source, options, scan)
+        if request.dry_run:
+            return dry_run(queue, source, options, scan)
+        queue.prepare()
         if swarm_lives(loaded.settings):
             check_models(loaded.settings, scan.models)
-        submitted = _submit(queue.batches(), source, options, scan, request.priority)
+        submitted = _submit(queue, source, options, scan, request, linked)
     lines = (
         f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted"
         + (f", {count(submitted.again)} known already" if submitted.again else ""),
@@ -99,7 +125,7 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     }
     if show is None:
         return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
-    _somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
+    somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
     watch = RunWatch(queue, scan.batch_id, loaded.settings, submitted, time.monotonic())
     finished = watch.wait(show, Hosting(own=None))
     ended = watch.ended
@@ -111,33 +137,7 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     return Outcome(exit_code=code, document=document, lines=(*lines, end_line))
 
 
-def results(settings: Settings, batch_id: str, output: Path) -> Outcome:
-    """Write what a batch has produced so far; exit code 1 if some of it failed."""
-    check_writable(str(output))
-    book = open_queue(settings).must_exist().batches()
-    manifest = book.manifest(batch_id)
-    written = _write(book, batch_id, str(output))
-    scan_like = f"batch {manifest.batch_id} from {manifest.source}"
-    lines = (
-        f"{scan_like}: {_tally_words(written.written)}",
-        *_where_words(str(output), written),
-    )
-    document = {"batch_id": batch_id, "source": manifest.source, **_written_document(str(output), written)}
-    failed = written.written.failed
-    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=document, lines=lines)
-
-
 # -- submitting ----------------------------------------------------------------------------------------------------
-
-
-def _read_options(request: RunRequest) -> ReadOptions:
-    return ReadOptions(
-        prompt_field=request.prompt_field,
-        template=request.template,
-        system=request.system,
-        model=request.model,
-        limit=request.limit,
-    )
 
 
 def _items(source: Source, options: ReadOptions, scan: Scan, priority: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -158,7 +158,17 @@ def _work_left(queue: FileQueue, book: BatchBook, source: Source, options: ReadO
     return any(task_id is None or read_ended(queue.layout, task_id) is None for task_id in ids)
 
 
-def _submit(book: BatchBook, source: Source, options: ReadOptions, scan: Scan, priority: int) -> Submitted:
+def _links(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> Links | None:
+    def exists(task_id: str) -> bool:
+        return ID_RE.match(task_id) is not None and queue.find(task_id) is not None
+
+    return links(source, options, scan, exists)
+
+
+def _submit(
+    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, request: RunRequest, linked: Links | None
+) -> Submitted:
+    book = queue.batches()
     manifest = Manifest(
         batch_id=scan.batch_id,
         source=source.label if source.label == "-" else os.path.abspath(source.path),
@@ -167,109 +177,33 @@ def _submit(book: BatchBook, source: Source, options: ReadOptions, scan: Scan, p
         models=scan.models,
         options={k: v for k, v in options.meaning().items() if v},
         version=__version__,
+        max_fails=request.max_fails,
     )
+    if request.notify:
+        write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
+    items = _items(source, options, scan, request.priority)
+    if request.sort == "input":
+        return _last(book.submit(manifest, items, linked))
+    total = _last(book.submit(manifest, by_length(items, longest_first=request.sort == "longest"), linked))
+    in_order = _items(source, options, scan, request.priority)
+    _last(book.submit(manifest, in_order, linked))  # all known now: notes the input's order
+    return total
+
+
+def _last(steps: Iterator[Submitted]) -> Submitted:
     total = Submitted(items=0, new=0, again=0)
-    for total in book.submit(manifest, _items(source, options, scan, priority)):  # noqa: B007 - the last one counts
+    for total in steps:  # noqa: B007 - the last one counts
         pass
     return total
 
 
-def _one_task(request: RunRequest) -> dict[str, Any]:
-    if request.prompt is not None:
-        if not request.model:
-            raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
-        messages = [{"role": "system", "content": request.system}] if request.system else []
-        messages.append({"role": "user", "content": request.prompt})
-        return {
-            "task_class": "llm",
-            "model": request.model,
-            "request": {"messages": messages},
-            "priority": request.priority,
-        }
-    path = str(request.task)
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-    except OSError as exc:
-        raise InputError(f"{path}: {exc.strerror}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path}: not a JSON object: {exc}") from exc
-    return document
-
-
-def _submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
-    if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
-        check_models(settings, {str(document["model"]): 1})
-    try:
-        task_id = queue.enqueue(document)
-    except (TaskInvalid, DuplicateTask) as exc:
-        raise InputError(exc.message, hint=exc.hint) from exc
-    if not wait:
-        return Outcome(
-            exit_code=EXIT_OK,
-            document={"task_id": task_id},
-            lines=(f"accepted {task_id}", f"see: swarm queue show {task_id}"),
-        )
-    _somebody_works(settings, f"task {task_id} is accepted")
-    ended = None
-    while ended is None:
-        time.sleep(0.02)
-        ended = read_ended(queue.layout, task_id)
-    failed = ended["status"] != "completed"
-    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=ended, lines=_answer_lines(ended))
-
-
-def _answer_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
-    if document["status"] != "completed":
-        error = document.get("error") or {}
-        return (f"{document['status']}: {error.get('message', 'no reason was recorded')}",)
-    result = document.get("result") or {}
-    text = (result.get("message") or {}).get("content") or result.get("response") or result.get("stdout") or "done"
-    return (str(text), "(simulated)") if document.get("simulated") else (str(text),)
-
-
-def _somebody_works(settings: Settings, accepted: str) -> None:
-    if not swarm_lives(settings):
-        raise NotRunning(
-            f"{accepted}, but no swarm is running to work on it", hint="`swarm up` (or `swarm up --simulate 2`)"
-        )
-
-
-# -- collecting ----------------------------------------------------------------------------------------------------
-
-
-class _Collected(msgspec.Struct, frozen=True):
-    written: Written
-    by_worker: dict[str, int]
-    simulated: int
-    tokens_in: int
-    tokens_out: int
-
-
-def _write(book: BatchBook, batch_id: str, output: str) -> _Collected:
-    by_worker: Counter[str] = Counter()
-    sums: Counter[str] = Counter()
-
-    def pairs() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-        for task, finished in book.documents(batch_id):
-            if finished is not None:
-                attempts = finished.get("attempts") or [{}]
-                if finished["status"] == "completed":
-                    by_worker[attempts[-1].get("worker", "?")] += 1
-                usage = (finished.get("result") or {}).get("usage") or {}
-                sums["in"] += usage.get("prompt_tokens", 0)
-                sums["out"] += usage.get("completion_tokens", 0)
-                sums["simulated"] += bool(finished.get("simulated"))
-            yield task, finished
-
-    written = write_results(output, pairs(), errors_path=None if output == "-" else errors_path_of(output))
-    return _Collected(written, dict(sorted(by_worker.items())), sums["simulated"], sums["in"], sums["out"])
+# -- telling --------------------------------------------------------------------------------------------------------
 
 
 def _report(
     scan: Scan,
     submitted: Submitted,
-    collected: _Collected,
+    collected: Collected,
     output: str,
     elapsed_s: float,
     *,
@@ -278,15 +212,15 @@ def _report(
 ) -> Outcome:
     written = collected.written
     took = "" if idle else f" in {duration(elapsed_s)}"
-    lines = [f"batch {scan.batch_id}: {_tally_words(written)}{took}"]
+    lines = [f"batch {scan.batch_id}: {tally_words(written)}{took}"]
     if idle:
         lines.append("nothing to do: every item was done by an earlier run")
     elif submitted.again:
         lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")
-    split = ", ".join(f"{worker} {count(n)}" for worker, n in collected.by_worker.items())
+    split = ", ".join(f"{worker} {count(n)}" for worker, n in sorted(collected.tally.completed.by_worker.items()))
     if split:
         lines.append(f"by worker: {split}")
-    lines += _where_words(output, collected)
+    lines += where_words(output, collected)
     if interrupted:
         lines.append("interrupted: run the same command again to go on where it stopped")
     document = {
@@ -295,42 +229,10 @@ def _report(
         "known_already": submitted.again,
         "elapsed_s": round(elapsed_s, 3),
         "interrupted": interrupted,
-        **_written_document(output, collected),
+        **written_document(output, collected),
     }
     code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if written.failed else EXIT_OK
     return Outcome(exit_code=code, document=document, lines=tuple(lines))
-
-
-def _tally_words(written: Written) -> str:
-    words = f"{count(written.completed)} completed, {count(written.failed)} failed"
-    return words + (f", {count(written.unfinished)} not finished" if written.unfinished else "")
-
-
-def _where_words(output: str, collected: _Collected) -> list[str]:
-    lines = [] if output == "-" else [f"results: {output} ({count(collected.written.rows)} items)"]
-    if collected.written.errors_path:
-        lines.append(f"failures: {collected.written.errors_path}")
-    if collected.written.failed:
-        lines.append("why: swarm queue list --state failed; again: swarm queue retry ID")
-    if collected.simulated:
-        lines.append(f"simulated: {count(collected.simulated)} of these answers come from simulated model servers")
-    return lines
-
-
-def _written_document(output: str, collected: _Collected) -> dict[str, Any]:
-    written = collected.written
-    return {
-        "output": output,
-        "errors_output": written.errors_path,
-        "items": written.rows,
-        "completed": written.completed,
-        "failed": written.failed,
-        "unfinished": written.unfinished,
-        "by_worker": collected.by_worker,
-        "tokens_in": collected.tokens_in,
-        "tokens_out": collected.tokens_out,
-        "simulated": collected.simulated,
-    }
 
 
 __all__ = ["results", "run", "submit"]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from swarm.cli.facade import Counts, Located
-from swarm.cli.views import ActiveRow, CardRow, ModelRow, PendingStats, QueueStats, TaskRow, WorkerLine
+from swarm.cli.views import ActiveRow, CardRow, LaneRow, ModelRow, PendingStats, QueueStats, TaskRow, WorkerLine
 from swarm.core.lanes import parse_lane
 from swarm.core.liveness import condition, workers_of
-from swarm.core.snapshot import ClaimView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.stuck import stuck
 from swarm.core.worker import Heartbeat, ModelTally, SlotView, WorkerStatus
 from swarm.settings import Settings
+
+if TYPE_CHECKING:
+    from swarm.cli.installed import OnDisk
 
 
 def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:
@@ -106,11 +111,12 @@ def _worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Wo
         alive=view.alive,
         model=beat.model if beat and view.alive else None,
         tasks=tuple(c.task_id for c in snapshot.claims if c.worker == view.name),
-        slots_busy=view.claims,
+        slots_busy=sum(1 for c in snapshot.claims if c.worker == view.name and c.task_class in (None, "llm")),
         slots=row.llm_slots if row else 1,
         completed=beat.tally.completed if beat else 0,
         failed=beat.tally.failed if beat else 0,
         tokens_out=beat.tally.tokens_out if beat else 0,
+        tokens_per_s=busy_rates(view)[1] or None,
         idle_s=beat.idle_s if beat and beat.status is WorkerStatus.IDLE else 0.0,
         gpus=row.gpus if row else (),
         port=row.port if row else None,
@@ -119,6 +125,43 @@ def _worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Wo
         simulated=bool(row and row.simulated),
         pid=row.process.pid if row and view.alive else None,
         started_at=row.started_at if row else None,
+    )
+
+
+def busy_rates(view: WorkerView) -> tuple[float, float]:
+    """Tasks and generated tokens per second of what a worker answers now: busy slots over learned seconds per request."""
+    beat = view.heartbeat if view.alive else None
+    tally = heartbeat_tally(beat, beat.model if beat else None)
+    ended = tally.completed + tally.failed if tally else 0
+    if beat is None or tally is None or tally.busy_s <= 0 or not ended:
+        return 0.0, 0.0
+    busy = sum(1 for slot in beat.slots if slot.task_class == "llm")
+    return busy * ended / tally.busy_s, busy * tally.tokens_out / tally.busy_s
+
+
+def lane_rows(snapshot: SwarmSnapshot) -> tuple[LaneRow, ...]:
+    """Every lane with waiting tasks, the fullest first."""
+    rows = [_lane(lane, snapshot) for lane in snapshot.lanes if lane.pending]
+    return tuple(sorted(rows, key=lambda row: (-row.waiting, row.lane)))
+
+
+def _lane(lane: LaneView, snapshot: SwarmSnapshot) -> LaneRow:
+    views = [v for v in workers_of(snapshot) if v.alive and v.heartbeat]
+    holders = [v for v in views if lane.model is not None and v.heartbeat and v.heartbeat.model == lane.model]
+    per_s = 0.0
+    for view in holders:
+        tally = heartbeat_tally(view.heartbeat, lane.model)
+        ended = tally.completed + tally.failed if tally else 0
+        if tally and ended and tally.busy_s > 0:
+            per_s += (view.row.llm_slots if view.row else 1) * ended / tally.busy_s
+    return LaneRow(
+        lane=lane.lane,
+        task_class=str(lane.task_class),
+        model=lane.model,
+        waiting=lane.pending,
+        oldest_s=lane.oldest_wait_s,
+        loaded_on=tuple(v.name for v in holders),
+        eta_s=lane.pending / per_s if per_s else None,
     )
 
 
@@ -148,8 +191,9 @@ def card_rows(snapshot: SwarmSnapshot) -> tuple[CardRow, ...]:
     return tuple(rows)
 
 
-def model_rows(snapshot: SwarmSnapshot) -> tuple[ModelRow, ...]:
-    """Every model that is loaded, waited for, or was run by a worker that is known."""
+def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None = None) -> tuple[ModelRow, ...]:
+    """Every model that is loaded, waited for, was run by a worker that is known, or lies on a server's disk."""
+    disk = installed or {}
     views = workers_of(snapshot)
     loaded = {v.name: v.heartbeat.model for v in views if v.alive and v.heartbeat and v.heartbeat.model}
     waiting = snapshot.llm_pending()
@@ -158,9 +202,16 @@ def model_rows(snapshot: SwarmSnapshot) -> tuple[ModelRow, ...]:
     for view in views:
         for model, tally in (view.heartbeat.models if view.heartbeat else {}).items():
             tallies.setdefault(model, []).append(tally)
-    names = sorted({*loaded.values(), *waiting, *running, *tallies})
+    names = sorted({*loaded.values(), *waiting, *running, *tallies, *disk})
     where = {name: tuple(w for w, m in loaded.items() if m == name) for name in names}
-    return tuple(_model(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, [])) for n in names)
+    rows = (_model(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, [])) for n in names)
+    return tuple(_on_disk(row, disk.get(row.model)) for row in rows)
+
+
+def _on_disk(row: ModelRow, found: OnDisk | None) -> ModelRow:
+    if found is None:
+        return row
+    return msgspec.structs.replace(row, installed_on=found.workers, disk_mib=found.size_mib)
 
 
 def _model(name: str, loaded_on: tuple[str, ...], waiting: int, running: int, tallies: list[ModelTally]) -> ModelRow:

@@ -7,21 +7,23 @@ from typing import Any
 
 import msgspec
 
+from swarm.cli import installed
 from swarm.cli.build import worker_lines
 from swarm.cli.views import Explanation
 from swarm.configcheck import near
 from swarm.core.explain import explain_task, explain_worker
+from swarm.core.explain_model import explain_model, models_to_explain
 from swarm.core.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
-from swarm.core.task import Task, TaskState, Trail
+from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import InputError, TaskInvalid, UnknownTask
 from swarm.settings import Settings
 
 
-def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
     """Why a worker does what it does, or does nothing."""
     line = next(w for w in worker_lines(snapshot, settings) if w.name == view.name)
-    reasons = tuple(explain_worker(view, snapshot, settings))
+    reasons = tuple(explain_worker(view, snapshot, settings, brain_alive=brain))
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
@@ -34,6 +36,24 @@ def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Setting
         raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
     reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
+
+
+def is_model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> bool:
+    """Whether it names a model that something is known of; a task's id holds neither ``:`` nor ``.`` nor ``/``."""
+    if any(mark in target for mark in ":./"):
+        return True
+    return canonical_model(target) in models_to_explain(snapshot, settings)
+
+
+def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+    """Why a model is on some cards and not on others."""
+    name = canonical_model(target)
+    holders = sum(1 for w in workers_of(snapshot) if w.alive and w.heartbeat is not None and w.heartbeat.model == name)
+    state = f"loaded on {holders}" if holders else "not loaded"
+    disk = installed.installed_models(snapshot)
+    have = disk[name].workers if name in disk else () if disk else None
+    reasons = tuple(explain_model(name, snapshot, settings, installed_on=have))
+    return Explanation(subject=name, kind="model", state=state, reasons=reasons)
 
 
 def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -89,6 +89,23 @@ class Queue(Protocol):
         """Put a failed or cancelled task back; returns its lane. Raises ``UnknownTask``, ``QueueError``."""
         ...
 
+    def uncancel(self, task_id: str) -> None:
+        """Take back the wish that a running task be cancelled."""
+        ...
+
+    def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> Mapping[TaskState, Removed]:
+        """Remove finished documents that ended longer ago. Raises ``InputError`` for a state that is not terminal."""
+        ...
+
+
+class Removed(Protocol):
+    """How much a purge took."""
+
+    @property
+    def documents(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
 
 class Observer(Protocol):
     """Looks at everything once."""
@@ -109,6 +126,10 @@ class Wiring(Protocol):
         """An observer of that queue, its processes and cards."""
         ...
 
+    def take_back(self, settings: Settings, worker: str) -> Sequence[str] | None:
+        """Take back what a dead worker held; a line per task, None: it lives."""
+        ...
+
     def run_supervisor(self, loaded: Loaded, *, simulate: int | None, verbose: bool, for_pid: int | None) -> int:
         """Start all, look after it until told to stop; the exit code. Raises ``LockHeld``, ``ConfigError``, ``GpuError``."""
         ...
@@ -125,6 +146,14 @@ class Wiring(Protocol):
         """The brain in this process, until told to stop; the exit code."""
         ...
 
+    def run_server(self, loaded: Loaded, worker: str, *, simulate: int | None, verbose: bool) -> int:
+        """The model server of one worker, kept running until told to stop; the exit code."""
+        ...
+
+    def restart(self, settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
+        """Restart processes of the running swarm; a line as each is back. Raises ``NotRunning``, ``InputError``."""
+        ...
+
     def run_worker(self, loaded: Loaded, name: str, *, simulate: int | None, verbose: bool) -> int:
         """One worker in this process, until told to stop; the exit code."""
         ...
@@ -136,6 +165,14 @@ def brain_lives(settings: Settings) -> bool:
     from swarm.taskqueue.lifelock import is_held
 
     return is_held(Layout(settings.queue.root), "brain")
+
+
+def supervisor_lives(settings: Settings) -> bool:
+    """Whether a supervisor runs on this root: its life lock is held."""
+    from swarm.taskqueue.layout import Layout
+    from swarm.taskqueue.lifelock import is_held
+
+    return is_held(Layout(settings.queue.root), "supervisor")
 
 
 def wiring() -> Wiring:
@@ -158,6 +195,18 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     priority: int = 5
     limit: int | None = None
+    format: str | None = None
+    endpoint: str | None = None
+    options: tuple[str, ...] = ()
+    """Generation options as ``NAME=VALUE``."""
+    schema: Path | None = None
+    errors: Path | None = None
+    sort: Literal["input", "longest", "shortest"] = "input"
+    max_fails: int | None = None
+    retry_failed: bool = False
+    dry_run: bool = False
+    notify: tuple[str, ...] = ()
+    """Who is told when all of it has ended."""
     simulate: int | None = None
     verbose: bool = False
 
@@ -184,8 +233,10 @@ class Batches(Protocol):
         """Put it into the queue; with ``show`` wait until it has ended."""
         ...
 
-    def results(self, settings: Settings, batch_id: str, output: Path) -> Outcome:
-        """Write the results of a batch."""
+    def results(
+        self, settings: Settings, batch_id: str, output: Path, errors: Path | None = None, *, report: bool = False
+    ) -> Outcome:
+        """Write the results of a batch, and its report where asked."""
         ...
 
 

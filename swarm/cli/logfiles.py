@@ -24,7 +24,9 @@ MAX_LINE_BYTES = 1 << 16
 _OURS = re.compile(r"\[(\d{4}-\d\d-\d\dT[^\]]{12,24})\] \[([^\]]*)\] (\w+) +(.*)$")
 _SERVER_TIME = re.compile(r"\btime=(\S+)|^\[GIN\] (\d{4}/\d\d/\d\d - \d\d:\d\d:\d\d)")
 _SERVER_LEVEL = re.compile(r"\blevel=(\w+)")
-_ROTATED = re.compile(r"(.+)\.log(?:\.(\d+))?$")
+_ROTATED = re.compile(r"(.+?)(?:\.log|(\.err))(?:\.(\d+))?$")
+ERR = ".err"
+"""End of the name of a log that holds what a process said on standard error; see ``swarm.cli.stderrlog``."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +60,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sources(folder: str) -> dict[str, list[str]]:
-    """The files of each log, oldest first: ``worker-1`` -> ``…/worker-1.log.1``, ``…/worker-1.log``."""
+    """The files of each log, oldest first: ``worker-1`` -> ``…/worker-1.log.1``, ``…/worker-1.log``.
+
+    ``worker-1.err`` -> ``…/worker-1.err``: what it said on standard error.
+    """
     found: dict[str, list[tuple[int, str]]] = {}
     for name in os.listdir(folder):
         if hit := _ROTATED.fullmatch(name):
-            found.setdefault(hit[1], []).append((int(hit[2] or 0), f"{folder}/{name}"))
+            found.setdefault(hit[1] + (hit[2] or ""), []).append((int(hit[3] or 0), f"{folder}/{name}"))
     return {name: [path for _, path in sorted(files, reverse=True)] for name, files in sorted(found.items())}
 
 

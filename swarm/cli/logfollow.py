@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from swarm.cli.logfiles import MAX_LINE_BYTES, Entry, merged, parse, records, sources, text_of
+from swarm.cli.logfiles import ERR, MAX_LINE_BYTES, Entry, merged, parse, records, sources, text_of
 
 
 class Follower:
@@ -45,7 +45,8 @@ class _Tail:
 
     def __init__(self, name: str, paths: list[str], *, at_end: bool) -> None:
         self._name = name
-        self._path = f"{os.path.dirname(paths[0])}/{name}.log"
+        self._is_err = name.endswith(ERR)
+        self._path = f"{os.path.dirname(paths[0])}/{name}{'' if self._is_err else '.log'}"
         self._file: BinaryIO | None = None
         self._partial = b""
         self._time_s = 0.0
@@ -58,6 +59,8 @@ class _Tail:
         """Lines added since the last call. The old file is read to its end before its successors are."""
         if self._file is None:
             self._open(self._path)
+        if self._is_err and self._file is not None:
+            self._time_s = os.fstat(self._file.fileno()).st_mtime  # these lines carry no time
         yield from self._rest()
         for path in self._successors():
             yield from self._rest()  # written between our last read and the rotation

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from swarm.cli.logfiles import Entry, Wanted
+    from swarm.settings import Settings
 
 DEFAULT_LINES = 100
 POLL_S = 0.2
@@ -39,36 +40,45 @@ def logs(
     grep: Annotated[
         str | None, typer.Option("--grep", metavar="REGEX", help="Only records that match, such as a task id.")
     ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="The life of one task, whoever had it in hand.")
+    ] = None,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show the logs of all processes, merged by time.
 
-    Without a NAME: brain, workers and model servers together. With --json and -f: one JSON object per line.
+    Without a NAME: brain, workers and model servers together. What a process said on standard error when it died is
+    shown at that time. With --json and -f: one JSON object per line.
 
     \b
     Examples:
       swarm logs -f
       swarm logs worker-1 -n 50
       swarm logs --since 24h --level warning
-      swarm logs --grep d5de16d7          the life of one task, across workers
+      swarm logs --task d5de16d7          its life, from all logs and its own record
     """
     from swarm.cli.options import settings
 
-    folder = f"{settings(root, config).queue.root}/logs"
+    found = settings(root, config)
+    folder = f"{found.queue.root}/logs"
     wanted = _wanted(level, since, grep)
-    chosen = _choose(folder, names or [], follow=follow)
-    if lines is None and since is None:
+    record: tuple[Entry, ...] = ()
+    if task is not None:
+        wanted, record = _of_task(found, task, wanted)
+    chosen = _choose(folder, names or [], follow=follow, needed=not record)
+    if lines is None and since is None and task is None:
         lines = DEFAULT_LINES
+    history = _history(folder, chosen, wanted, lines, record)
     if follow:
-        _follow(folder, chosen, wanted, lines, as_json=as_json)
+        _follow(folder, chosen, wanted, history, as_json=as_json)
     elif as_json:
         from swarm.cli.render import to_json
 
-        print(to_json({"lines": [_document(entry) for entry in _history(folder, chosen, wanted, lines)]}))
+        print(to_json({"lines": [_document(entry) for entry in history]}))
     else:
-        _print(_history(folder, chosen, wanted, lines))
+        _print(history)
 
 
 def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
@@ -86,6 +96,22 @@ def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
     return Wanted(level=level, since_s=since_s, pattern=_pattern(grep))
 
 
+def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, tuple[Entry, ...]]:
+    """What to look for, and what the task's document tells. Raises ``InputError`` beside --grep, ``UnknownTask``."""
+    import msgspec
+
+    from swarm.cli import tasklife
+    from swarm.cli.facade import wiring
+    from swarm.errors import InputError
+
+    if wanted.pattern is not None:
+        raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
+    document = wiring().open_queue(settings).read(task_id)
+    looking = msgspec.structs.replace(wanted, pattern=tasklife.pattern(task_id))
+    kept = msgspec.structs.replace(wanted, pattern=None)
+    return looking, tuple(filter(kept, tasklife.entries(document)))
+
+
 def _pattern(grep: str | None) -> re.Pattern[str] | None:
     import re
 
@@ -98,58 +124,69 @@ def _pattern(grep: str | None) -> re.Pattern[str] | None:
         raise InputError(f"--grep {grep!r} cannot be used: {problem}", hint=hint) from problem
 
 
-def _choose(folder: str, names: Sequence[str], *, follow: bool) -> tuple[str, ...]:
-    """The logs asked for (empty: all). Raises ``NotRunning`` when there are none, ``InputError`` for an unknown one."""
+def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) -> tuple[str, ...]:
+    """The logs asked for (empty: all), each with what its process said on standard error.
+
+    Raises ``NotRunning`` when there are none although they are ``needed``, ``InputError`` for an unknown one.
+    """
     import os
 
-    from swarm.cli.logfiles import sources
+    from swarm.cli.logfiles import ERR, sources
     from swarm.configcheck import near
     from swarm.errors import InputError, NotRunning
 
     known = sources(folder) if os.path.isdir(folder) else {}
-    if not known and not (follow and os.path.isdir(os.path.dirname(folder))):
+    if not known and needed and not (follow and os.path.isdir(os.path.dirname(folder))):
         raise NotRunning(
             f"there are no logs in {folder}", hint="start with `swarm up`, or name the queue's directory with --root"
         )
     for name in names:
-        if known and name not in known:
-            meant = near(name, known)
-            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}"
+        if known and name not in known and f"{name}{ERR}" not in known:
+            there = sorted({k.removesuffix(ERR) for k in known})
+            meant = near(name, there)
+            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(there)}"
             raise InputError(f"there is no log of {name!r}", hint=hint)
-    return tuple(names)
+    return tuple(part for name in names for part in (name, f"{name}{ERR}"))
 
 
-def _history(folder: str, names: Sequence[str], wanted: Wanted, lines: int | None) -> Iterator[Entry]:
+def _history(
+    folder: str, names: Sequence[str], wanted: Wanted, lines: int | None, record: Sequence[Entry] = ()
+) -> Iterator[Entry]:
+    """What the logs hold, with ``record`` merged into it by time; ``lines``: only the last of them."""
     import os
 
-    from swarm.cli import logfiles
+    from swarm.cli import logfiles, stderrlog
 
     files = logfiles.sources(folder) if os.path.isdir(folder) else {}
     chosen = {name: paths for name, paths in files.items() if not names or name in names}
+    logs = {name: paths for name, paths in chosen.items() if not name.endswith(logfiles.ERR)}
+    words = [iter(stderrlog.entries(name, paths[-1])) for name, paths in chosen.items() if name not in logs]
+    said = [filter(wanted, stream) for stream in words]
     if lines is None:
-        streams = [logfiles.forwards(name, paths, wanted.since_s) for name, paths in chosen.items()]
-        yield from filter(wanted, logfiles.merged(streams))
+        streams = [filter(wanted, logfiles.forwards(name, paths, wanted.since_s)) for name, paths in logs.items()]
+        yield from logfiles.merged([iter(record), *streams, *said])
         return
-    tails = [iter(logfiles.last(name, paths, lines, wanted)) for name, paths in chosen.items()]
-    everything = list(logfiles.merged(tails))
+    tails = [iter(logfiles.last(name, paths, lines, wanted)) for name, paths in logs.items()]
+    everything = list(logfiles.merged([iter(record), *tails, *said]))
     yield from everything[max(0, len(everything) - lines) :]
 
 
-def _follow(folder: str, names: Sequence[str], wanted: Wanted, lines: int | None, *, as_json: bool) -> None:
+def _follow(folder: str, names: Sequence[str], wanted: Wanted, history: Iterator[Entry], *, as_json: bool) -> None:
     import time
     from collections import deque
 
     from swarm.cli.logfollow import Follower
+    from swarm.cli.stderrlog import is_start
 
-    follower = Follower(folder, names)  # before the history is read, so that no line falls between the two
+    follower = Follower(folder, names)  # before the history is read (it is lazy), so that no line falls between the two
     shown: deque[Entry] = deque(maxlen=1000)
     try:
-        _print(_keeping(_history(folder, names, wanted, lines), shown), json_lines=as_json)
+        _print(_keeping(history, shown), json_lines=as_json)
         first = {(entry.source, entry.lines) for entry in shown}
         _print((e for e in follower.poll() if wanted(e) and (e.source, e.lines) not in first), json_lines=as_json)
         while True:
             time.sleep(POLL_S)
-            _print(filter(wanted, follower.poll()), json_lines=as_json)
+            _print((e for e in follower.poll() if wanted(e) and not is_start(e)), json_lines=as_json)
     finally:
         follower.close()
 

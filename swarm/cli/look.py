@@ -27,31 +27,17 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
       swarm status --json | jq '.alarms[].text'
     """
     from swarm.cli import overview, screens
-    from swarm.cli.facade import brain_lives, wiring
+    from swarm.cli.facade import brain_lives, supervisor_lives, wiring
     from swarm.cli.render import show
     from swarm.errors import EXIT_NOT_RUNNING
 
     settings = existing(root, config)
     counts = wiring().open_queue(settings).stats()
-    view = overview.status(_snapshot(settings), counts, settings, brain=brain_lives(settings))
+    brain, supervisor = brain_lives(settings), supervisor_lives(settings)
+    view = overview.status(_snapshot(settings), counts, settings, brain=brain, supervisor=supervisor)
     show(view, screens.status(view), as_json=as_json)
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)
-
-
-def workers(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Workers: state, model, slots, what they do or wait for.
-
-    \b
-    Example:
-      swarm workers
-    """
-    from swarm.cli import build, screens
-    from swarm.cli.render import show
-
-    settings = existing(root, config)
-    rows = build.worker_lines(_snapshot(settings), settings)
-    show({"workers": rows}, [screens.workers(rows)], as_json=as_json)
 
 
 def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> None:
@@ -69,32 +55,19 @@ def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> Non
     show({"gpus": rows}, [screens.cards(rows)], as_json=as_json)
 
 
-def models(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Models: where loaded, what waits, how fast.
-
-    \b
-    Example:
-      swarm models
-    """
-    from swarm.cli import build, screens
-    from swarm.cli.render import show
-
-    rows = build.model_rows(_snapshot(existing(root, config)))
-    show({"models": rows}, [screens.models(rows)], as_json=as_json)
-
-
 def explain(
-    target: Annotated[str, typer.Argument(metavar="TASK|WORKER", help="A task's id or a worker's name.")],
+    target: Annotated[str, typer.Argument(metavar="TASK|WORKER|MODEL", help="A task's id, a worker's or a model's name.")],
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Why a task does not run, why a worker idles, what to do.
+    """Why a task does not run, why a worker idles, why a model is where it is.
 
     \b
     Examples:
       swarm explain worker-3
       swarm explain d5de16d7
+      swarm explain llama3.2:3b
     """
     from swarm.cli import explain as explaining
     from swarm.cli import screens
@@ -107,7 +80,9 @@ def explain(
     snapshot = _snapshot(settings)
     view = next((w for w in workers_of(snapshot) if w.name == target), None)
     if view is not None:
-        found = explaining.worker(view, snapshot, settings)
+        found = explaining.worker(view, snapshot, settings, brain=brain_lives(settings))
+    elif explaining.is_model(target, snapshot, settings):
+        found = explaining.model(target, snapshot, settings)
     else:
         try:
             document = wiring().open_queue(settings).read(target)

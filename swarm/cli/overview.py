@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from swarm.cli.build import card_rows, heartbeat_tally, queue_stats, worker_lines
+from swarm.cli.build import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
 from swarm.cli.facade import Counts
 from swarm.cli.units import duration, plural
 from swarm.cli.views import Alarm, QueueStats, StatusView, Throughput
@@ -14,12 +14,11 @@ from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.stuck import stuck
 from swarm.settings import Settings
 
-HOT_C = 85
-"""A card at this temperature or above is worth a warning; drivers throttle a little later."""
 
-
-def status(snapshot: SwarmSnapshot, counts: Counts, settings: Settings, *, brain: bool) -> StatusView:
-    """Everything `swarm status` shows; ``brain`` tells whether one lives (a snapshot holds the workers only)."""
+def status(
+    snapshot: SwarmSnapshot, counts: Counts, settings: Settings, *, brain: bool, supervisor: bool = False
+) -> StatusView:
+    """Everything `swarm status` shows; whether brain and supervisor live is told (a snapshot holds the workers only)."""
     queue = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
     workers = worker_lines(snapshot, settings)
     cards = card_rows(snapshot)
@@ -28,10 +27,13 @@ def status(snapshot: SwarmSnapshot, counts: Counts, settings: Settings, *, brain
         at=snapshot.now_iso,
         running=brain or any(w.alive for w in workers),
         brain_alive=brain,
+        supervisor_alive=supervisor,
         simulated=any(w.simulated and w.alive for w in workers),
         alarms=alarms(snapshot, queue, settings, brain=brain),
         cards=cards,
         workers=workers,
+        active=active_rows(snapshot, settings),
+        lanes=lane_rows(snapshot),
         queue=queue,
         throughput=throughput(snapshot, queue),
     )
@@ -45,11 +47,8 @@ def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
         if not view.alive or view.heartbeat is None:
             continue
         completed += view.heartbeat.tally.completed
-        tally = heartbeat_tally(view.heartbeat, view.heartbeat.model)
-        busy = sum(1 for slot in view.heartbeat.slots if slot.task_class == "llm")
-        if tally and tally.busy_s > 0 and tally.completed + tally.failed and busy:
-            tasks += busy * (tally.completed + tally.failed) / tally.busy_s
-            tokens += busy * tally.tokens_out / tally.busy_s
+        rates = busy_rates(view)
+        tasks, tokens = tasks + rates[0], tokens + rates[1]
     left = queue.pending.by_class.get("llm", 0) + queue.processing
     return Throughput(
         tasks_per_s=tasks or None,
@@ -65,7 +64,7 @@ def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, br
         *_process_alarms(snapshot, queue, brain=brain),
         *_worker_alarms(snapshot, settings),
         *_brain_alarms(snapshot, settings),
-        *_card_alarms(snapshot),
+        *_card_alarms(snapshot, settings),
         *_queue_alarms(snapshot, queue, settings, brain=brain),
     ]
     return tuple(sorted(found, key=lambda alarm: alarm.level != "critical"))
@@ -103,6 +102,8 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
         match kind:
             case "no-worker":
                 continue
+            case "paused":
+                step = next(p.way_out for p in snapshot.pauses.pauses if f"{p.kind}:{p.name}" == about)
             case "no-llm-worker":
                 step = "swarm workers"
             case "fits-nowhere":
@@ -113,13 +114,13 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
             yield Alarm(level="critical" if kind == "card_lost" else "warning", text=warning.reason, next=step)
 
 
-def _card_alarms(snapshot: SwarmSnapshot) -> Iterator[Alarm]:
+def _card_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
     for gpu in snapshot.gpus:
         if gpu.fault is not None:
             yield Alarm(
                 level="critical", text=f"GPU {gpu.index} cannot be read: {gpu.fault}", next="nvidia-smi; dmesg | grep -i xid"
             )
-        elif gpu.temperature_c is not None and gpu.temperature_c >= HOT_C:
+        elif gpu.temperature_c is not None and gpu.temperature_c >= settings.gpu.warn_c:
             yield Alarm(
                 level="warning",
                 text=f"GPU {gpu.index} is hot: {gpu.temperature_c} °C",

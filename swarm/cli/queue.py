@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarm.cli import pause as pausing
+from swarm.cli import tidy
+from swarm.cli.fsck import fsck
 from swarm.cli.options import Config, Json, Root, existing
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from swarm.core.task import TaskState
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Tasks: count, list, show, retry, cancel.")
+app.command(name="clear-stuck")(tidy.clear_stuck)
+app.command()(tidy.purge)
+app.command()(fsck)
+app.command()(pausing.pause)
+app.command()(pausing.resume)
 Ids = Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids of tasks.")]
 
 

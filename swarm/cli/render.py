@@ -127,19 +127,27 @@ def _plain_table(table: Table) -> list[str]:
 
 
 def _terminal_table(table: Table, console: Console) -> None:
-    """Laid out here and not by rich, which would rather cut every column than the ones that give way."""
     from rich.text import Text
 
-    grid = [_cells(row) for row in table.rows]
-    natural = [max(len(c.name), *(len(row[i].text) for row in grid)) for i, c in enumerate(table.columns)]
-    widths = fit(natural, table.columns, console.width)
-    head = tuple(Cell(column.name, "dim") for column in table.columns)
     if table.title:
         console.print(Text(clean(table.title), style="bold"))
-    console.print(_terminal_row(head, widths, table.columns), no_wrap=True, overflow="ellipsis")
-    console.print(Text("─" * min(sum(widths) + 2 * (len(widths) - 1), console.width), style="dim"))
-    for row in grid:
-        console.print(_terminal_row(row, widths, table.columns), no_wrap=True, overflow="ellipsis")
+    head, *rows = table_lines(table, console.width)
+    console.print(head, no_wrap=True, overflow="ellipsis")
+    console.print(Text("─" * min(max(line.cell_len for line in (head, *rows)), console.width), style="dim"))
+    for row in rows:
+        console.print(row, no_wrap=True, overflow="ellipsis")
+
+
+def table_lines(table: Table, width: int) -> list[Text]:
+    """Head and rows, a line each, for a terminal of that width.
+
+    Laid out here and not by rich, which would rather cut every column than the ones that give way.
+    """
+    grid = [_cells(row) for row in table.rows]
+    natural = [max([len(c.name), *(len(row[i].text) for row in grid)]) for i, c in enumerate(table.columns)]
+    widths = fit(natural, table.columns, width)
+    head = tuple(Cell(column.name, "dim") for column in table.columns)
+    return [_terminal_row(cells, widths, table.columns) for cells in (head, *grid)]
 
 
 def _terminal_row(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> Text:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,35 @@ Template = Annotated[
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")]
 Priority = Annotated[int, typer.Option("--priority", min=0, max=9, help="Higher sooner.")]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N items.")]
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: told by IN]")
+]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", metavar="E", help="chat, generate or embed. [default: chat]")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Generation option: num_predict=64, temperature=0 …"),
+]
+Schema = Annotated[
+    Path | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must fit, or its item fails.")
+]
+Sort = Annotated[
+    Literal["input", "longest", "shortest"],
+    typer.Option(
+        "--sort", help="Which prompts first; longest leaves the fewest cards idle at the end. Output keeps IN's order."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option("--notify", metavar="TARGET", help="Told at the end: http(s)://…, script:NAME, a name of [notify]."),
+]
+Errors = Annotated[
+    Path | None,
+    typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch. [default: OUT's name.errors.jsonl]"),
+]
+MaxFails = Annotated[
+    int | None, typer.Option("--max-fails", metavar="N", min=0, help="With more failures, what waits of it is cancelled.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
 
 
@@ -33,6 +62,18 @@ def run(
     system: System = None,
     priority: Priority = 5,
     limit: Limit = None,
+    format: Format = None,  # noqa: A002 - the option's name
+    endpoint: Endpoint = None,
+    option: Options = None,
+    schema: Schema = None,
+    sort: Sort = "input",
+    max_fails: MaxFails = None,
+    dry_run: DryRun = False,
+    notify: Notify = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Put failed and cancelled items of this batch back first.")
+    ] = False,
+    errors: Errors = None,
     simulate: Simulate = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -49,7 +90,8 @@ def run(
     Examples:
       swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b
       swarm run gsm8k.jsonl --prompt-field question --model llama3.2:3b --simulate 4 -o out.jsonl
-      swarm run openai-batch.jsonl -o out.jsonl
+      swarm run openai-batch.jsonl -o out.jsonl --errors failures.jsonl
+      swarm run prompts.csv --template "Sum up: {text}" --model llama3.2:3b --option num_predict=64 --dry-run -o out.jsonl
     """
     from swarm.cli.facade import RunRequest, batches
     from swarm.cli.progress import Progress
@@ -63,6 +105,16 @@ def run(
         system=system,
         priority=priority,
         limit=limit,
+        format=format,
+        endpoint=endpoint,
+        options=tuple(option or ()),
+        schema=schema,
+        sort=sort,
+        max_fails=max_fails,
+        dry_run=dry_run,
+        notify=tuple(notify or ()),
+        retry_failed=retry_failed,
+        errors=errors,
         simulate=simulate,
         verbose=verbose,
     )
@@ -86,6 +138,14 @@ def submit(
     system: System = None,
     priority: Priority = 5,
     limit: Limit = None,
+    format: Format = None,  # noqa: A002 - the option's name
+    endpoint: Endpoint = None,
+    option: Options = None,
+    schema: Schema = None,
+    sort: Sort = "input",
+    max_fails: MaxFails = None,
+    dry_run: DryRun = False,
+    notify: Notify = None,
     quiet: Quiet = False,
     root: Root = None,
     config: Config = None,
@@ -119,6 +179,14 @@ def submit(
         system=system,
         priority=priority,
         limit=limit,
+        format=format,
+        endpoint=endpoint,
+        options=tuple(option or ()),
+        schema=schema,
+        sort=sort,
+        max_fails=max_fails,
+        dry_run=dry_run,
+        notify=tuple(notify or ()),
     )
     with Progress(quiet=quiet or as_json or not wait) as progress:
         outcome = batches().submit(load(root, config), request, progress.update if wait else None)

@@ -20,7 +20,8 @@ from swarm.runtime.wiring import open_observer
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
 from swarm.taskqueue import registry
-from swarm.taskqueue.batches import BatchWatch, Submitted
+from swarm.taskqueue.batches import Submitted
+from swarm.taskqueue.batchwatch import BatchWatch
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import is_held
 

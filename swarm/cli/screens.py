@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from swarm.cli.render import Block, Cell, Column, Line, Style, Table
 from swarm.cli.units import count, duration, mib, percent, rate
 from swarm.cli.views import (
+    ActiveRow,
     Alarm,
     CardRow,
     Explanation,
+    LaneRow,
     ModelRow,
     QueueStats,
     StatusView,
@@ -49,7 +51,8 @@ def status(view: StatusView) -> list[Block]:
     blocks += alarms(view.alarms)
     if view.cards:
         blocks += [Line(""), cards(view.cards)]
-    blocks += [Line(""), workers(view.workers, short=True), Line(""), *queue(view.queue), throughput(view.throughput)]
+    blocks += [Line(""), workers(view.workers, short=True, active=view.active), Line("")]
+    blocks += [*queue(view.queue, lanes=view.lanes), throughput(view.throughput)]
     return blocks
 
 
@@ -89,8 +92,8 @@ def _card(row: CardRow) -> tuple[Cell | str, ...]:
     return (str(row.index), name, row.worker or "-", memory, percent(row.utilisation_pct), temperature, power, model)
 
 
-def workers(rows: Sequence[WorkerLine], *, short: bool = False) -> Table:
-    """Workers; ``short`` leaves out what the cards' table and `swarm workers` show."""
+def workers(rows: Sequence[WorkerLine], *, short: bool = False, active: Sequence[ActiveRow] = ()) -> Table:
+    """Workers; ``short`` leaves out what the cards' table and `swarm workers` show. ``active``: how far their tasks are."""
     columns = [
         Column("worker"),
         Column("state"),
@@ -98,15 +101,31 @@ def workers(rows: Sequence[WorkerLine], *, short: bool = False) -> Table:
         Column("slots", right=True),
         Column("done", right=True),
     ]
-    columns += [Column("failed", right=True)]
+    columns += [Column("failed", right=True), Column("tok/s", right=True)]
     if not short:
         columns += [Column("tokens", right=True), Column("gpus")]
     columns.append(Column("doing", gives_way=True))
-    table = tuple(_worker(row, short=short) for row in rows)
+    held = {task.task_id: task for task in active}
+    table = tuple(_worker(row, short=short, held=held) for row in rows)
     return Table(columns=tuple(columns), rows=table, empty="no workers are registered: `swarm up` starts one per card")
 
 
-def _worker(row: WorkerLine, *, short: bool) -> tuple[Cell | str, ...]:
+def doing(row: WorkerLine, held: Mapping[str, ActiveRow]) -> str:
+    """``d5de16d7 7s +42``: the tasks in a worker's hands with age and progress, else why it does nothing."""
+    if row.tasks and row.alive:
+        return ", ".join(_task_words(task_id, held.get(task_id)) for task_id in row.tasks)
+    idle = f"idle {duration(row.idle_s)}" if row.idle_s else ""
+    return "; ".join(part for part in (idle, row.reason) if part) or "-"
+
+
+def _task_words(task_id: str, task: ActiveRow | None) -> str:
+    if task is None:
+        return task_id
+    stuck = " STUCK" if task.stuck else ""
+    return f"{task_id} {duration(task.elapsed_s)}{f' +{count(task.progress)}' if task.progress else ''}{stuck}"
+
+
+def _worker(row: WorkerLine, *, short: bool, held: Mapping[str, ActiveRow]) -> tuple[Cell | str, ...]:
     cells: list[Cell | str] = [
         row.name,
         state_cell(row.state),
@@ -115,16 +134,37 @@ def _worker(row: WorkerLine, *, short: bool) -> tuple[Cell | str, ...]:
         count(row.completed),
     ]
     cells.append(Cell(count(row.failed), "red" if row.failed else "dim"))
+    cells.append("-" if row.tokens_per_s is None else count(row.tokens_per_s))
     if not short:
         cells += [count(row.tokens_out), ",".join(map(str, row.gpus)) or "-"]
-    idle = f"idle {duration(row.idle_s)}" if row.idle_s else ""
-    doing = ", ".join(row.tasks) if row.tasks and row.alive else "; ".join(part for part in (idle, row.reason) if part)
-    cells.append(doing or "-")
+    cells.append(doing(row, held))
     return tuple(cells)
 
 
-def queue(stats: QueueStats) -> list[Block]:
-    """The queue by state, class and model."""
+def lanes_table(rows: Sequence[LaneRow]) -> Table:
+    """What waits, by class and model."""
+    columns = (
+        Column("waiting for", gives_way=True),
+        Column("tasks", right=True),
+        Column("oldest", right=True),
+        Column("to go", right=True),
+        Column("loaded on", gives_way=True),
+    )
+    return Table(columns=columns, rows=tuple(_lane(row) for row in rows), empty="nothing waits")
+
+
+def _lane(row: LaneRow) -> tuple[Cell | str, ...]:
+    on = (
+        Cell(", ".join(row.loaded_on))
+        if row.loaded_on
+        else Cell("nobody" if row.model else "-", "yellow" if row.model else "")
+    )
+    name = f"llm {row.model}" if row.task_class == "llm" else row.lane.replace("@", " ")
+    return (name, f"{row.waiting:,}", duration(row.oldest_s), duration(row.eta_s), on)
+
+
+def queue(stats: QueueStats, *, lanes: Sequence[LaneRow] = ()) -> list[Block]:
+    """The queue by state, class and model; with ``lanes`` also for how long, and until when."""
     states = ("blocked", "processing", "completed", "failed", "cancelled", "corrupt")
     columns = (Column("pending", right=True), *(Column(name, right=True) for name in states), Column("stuck", right=True))
     numbers = [
@@ -135,7 +175,9 @@ def queue(stats: QueueStats) -> list[Block]:
     if stats.pending.total:
         classes = ", ".join(f"{name} {number:,}" for name, number in stats.pending.by_class.items())
         blocks.append(Line(f"waiting: {classes}; the oldest for {duration(stats.oldest_pending_s)}"))
-    if stats.pending.by_model:
+    if lanes:
+        blocks += [Line(""), lanes_table(lanes)]
+    elif stats.pending.by_model:
         columns = (Column("model"), Column("waiting", right=True))
         rows = tuple((model, f"{number:,}") for model, number in stats.pending.by_model.items())
         blocks += [Line(""), Table(columns=columns, rows=rows)]
@@ -161,10 +203,12 @@ def models(rows: Sequence[ModelRow]) -> Table:
         Column("loaded on", gives_way=True),
         *(Column(n, right=True) for n in _MODEL_NUMBERS),
     )
-    return Table(columns=columns, rows=tuple(_model(row) for row in rows), empty="no model is loaded or waited for")
+    return Table(
+        columns=columns, rows=tuple(_model(row) for row in rows), empty="no model is loaded, waited for or installed"
+    )
 
 
-_MODEL_NUMBERS = ("waiting", "run", "done", "failed", "on card", "load", "task", "tok/s")
+_MODEL_NUMBERS = ("waiting", "run", "done", "failed", "on disk", "on card", "load", "task", "tok/s")
 
 
 def _first_of(names: Sequence[str]) -> Cell:
@@ -183,6 +227,7 @@ def _model(row: ModelRow) -> tuple[Cell | str, ...]:
         str(row.running),
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else "dim"),
+        "-" if row.disk_mib is None else f"{row.disk_mib / 1024:.1f}G",
         Cell(size, "yellow" if spilled else ""),
         duration(row.load_s),
         duration(row.task_s),
@@ -193,7 +238,7 @@ def _model(row: ModelRow) -> tuple[Cell | str, ...]:
 def explanation(found: Explanation) -> list[Block]:
     """Why, and what to do."""
     blocks: list[Block] = [Line(f"{found.kind} {found.subject}: {found.state}", "bold")]
-    for reason in found.reasons or (Reason("none", "nothing stands in its way"),):
+    for reason in found.reasons or (Reason("none", "nothing stands in its way", "swarm status"),):
         blocks.append(Line(f"  - {reason.text}"))
         if reason.next_step:
             blocks.append(Line(f"    try: {reason.next_step}", "dim"))

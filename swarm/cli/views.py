@@ -86,6 +86,8 @@ class WorkerLine(_View, frozen=True, kw_only=True):
     completed: int
     failed: int
     tokens_out: int
+    tokens_per_s: float | None
+    """Of what it does now, reckoned from what it learned of its model; None while it answers nothing."""
     idle_s: float
     gpus: tuple[int, ...]
     port: int | None
@@ -130,6 +132,9 @@ class ModelRow(_View, frozen=True, kw_only=True):
     """Mean seconds per request."""
     tokens_per_s: float | None
     """Generated tokens per second of one request."""
+    installed_on: tuple[str, ...] = ()
+    """Living workers whose servers have it on disk."""
+    disk_mib: int | None = None
 
 
 class Alarm(_View, frozen=True, kw_only=True):
@@ -138,6 +143,20 @@ class Alarm(_View, frozen=True, kw_only=True):
     level: Literal["critical", "warning"]
     text: str
     next: str
+
+
+class LaneRow(_View, frozen=True, kw_only=True):
+    """What waits in one lane."""
+
+    lane: str
+    task_class: str
+    model: str | None
+    waiting: int
+    oldest_s: float
+    loaded_on: tuple[str, ...]
+    """Workers that hold its model."""
+    eta_s: float | None
+    """Until the last of them is done, by those workers at the speed they learned; None while nobody can tell."""
 
 
 class Throughput(_View, frozen=True, kw_only=True):
@@ -159,10 +178,15 @@ class StatusView(_View, frozen=True, kw_only=True):
     running: bool
     """The brain or a worker lives."""
     brain_alive: bool
+    supervisor_alive: bool
     simulated: bool
     alarms: tuple[Alarm, ...]
     cards: tuple[CardRow, ...]
     workers: tuple[WorkerLine, ...]
+    active: tuple[ActiveRow, ...]
+    """What the workers hold."""
+    lanes: tuple[LaneRow, ...]
+    """What waits, most first."""
     queue: QueueStats
     throughput: Throughput
 
@@ -171,6 +195,6 @@ class Explanation(_View, frozen=True, kw_only=True):
     """Why a task does not run, or a worker idles, and what to do; the most telling reason first."""
 
     subject: str
-    kind: Literal["task", "worker"]
+    kind: Literal["task", "worker", "model"]
     state: str
     reasons: tuple[Reason, ...]

@@ -17,6 +17,7 @@ from swarm.settings import Settings
 def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
     """Every alarm that stands now."""
     return (
+        *_paused(snapshot),
         *_silent_workers(snapshot, settings),
         *_stale_loads(snapshot, settings),
         *_failing_loads(snapshot, settings),
@@ -24,6 +25,11 @@ def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
         *_no_llm_worker(snapshot, settings),
         *_fits_nowhere(snapshot, settings),
     )
+
+
+def _paused(snapshot: SwarmSnapshot) -> Iterator[Warn]:
+    for pause in snapshot.pauses.pauses:
+        yield Warn(key=f"paused:{pause.kind}:{pause.name}", reason=f"{pause.words}; `{pause.way_out}` ends that")
 
 
 def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from swarm.core.alarms import alarms
 from swarm.core.decisions import (
+    AdvanceMap,
     Decision,
     FailBlocked,
     FileDropIn,
@@ -17,12 +18,14 @@ from swarm.core.decisions import (
     LoadModel,
     RecoverWorker,
     ReleaseTask,
+    StopBatch,
     WithdrawResource,
 )
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import Outstanding, is_of_life, load_id, outstanding
 from swarm.core.placement import Want, desired
 from swarm.core.releases import due, waits_for
+from swarm.core.retention import retention
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.settings import Settings
 
@@ -37,8 +40,10 @@ def decide(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Decision, ...]:
         *_kill_the_hung(snapshot, settings),
         *_file_drop_ins(snapshot),
         *_settle_blocked(snapshot),
+        *_stop_hopeless(snapshot),
         *_place_models(snapshot, settings),
         *_withdraw_from_the_dead(snapshot),
+        *retention(snapshot, settings.brain),
         *alarms(snapshot, settings),
     )
 
@@ -68,8 +73,17 @@ def _settle_blocked(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     for blocked in sorted(snapshot.blocked, key=lambda b: b.task_id):
         if blocked.failed_dependency is not None:
             yield FailBlocked(task_id=blocked.task_id, attempt=blocked.attempt, reason=waits_for(blocked))
+        elif due(blocked) and blocked.step != "release":
+            why = "the list is there" if blocked.step == "expand" else "all its parts have ended"
+            yield AdvanceMap(task_id=blocked.task_id, attempt=blocked.attempt, step=blocked.step, reason=why)
         elif due(blocked):
             yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="nothing holds it back any more")
+
+
+def _stop_hopeless(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for batch in snapshot.hopeless:
+        why = f"{batch.failed} tasks of batch {batch.batch_id} have failed; its limit is {batch.max_fails}"
+        yield StopBatch(batch_id=batch.batch_id, reason=why)
 
 
 def _place_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:

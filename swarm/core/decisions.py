@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+from swarm.core.task import TaskState
 
 
 class _Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +59,33 @@ class ReleaseTask(_Decision, frozen=True, kw_only=True):
     attempt: int
 
 
+class AdvanceMap(_Decision, frozen=True, kw_only=True):
+    """Make the children of a task mapped over a list, or gather their answers once they have ended."""
+
+    task_id: str
+    attempt: int
+    step: Literal["expand", "gather"]
+
+
 class FailBlocked(_Decision, frozen=True, kw_only=True):
     """Fail a blocked task whose dependency failed."""
 
     task_id: str
     attempt: int
+
+
+class StopBatch(_Decision, frozen=True, kw_only=True):
+    """Cancel what waits of a batch that is past its limit of failures, some at a time."""
+
+    batch_id: str
+
+
+class Purge(_Decision, frozen=True, kw_only=True):
+    """Let go of finished documents: up to ``limit`` in these (state, shard), those that ended more than that long ago."""
+
+    shards: tuple[tuple[TaskState, str], ...]
+    older_than_s: float
+    limit: int
 
 
 class Warn(_Decision, frozen=True, kw_only=True):
@@ -68,4 +94,16 @@ class Warn(_Decision, frozen=True, kw_only=True):
     key: str
 
 
-Decision = FileDropIn | RecoverWorker | KillWorker | LoadModel | WithdrawResource | ReleaseTask | FailBlocked | Warn
+Decision = (
+    FileDropIn
+    | RecoverWorker
+    | KillWorker
+    | LoadModel
+    | WithdrawResource
+    | ReleaseTask
+    | AdvanceMap
+    | FailBlocked
+    | StopBatch
+    | Purge
+    | Warn
+)

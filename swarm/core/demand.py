@@ -46,7 +46,8 @@ def demands(snapshot: SwarmSnapshot) -> dict[str, Demand]:
     """Demand of every model that has tasks waiting or running, by model name."""
     alive = {w.name for w in snapshot.workers if w.alive}
     holds = {w.name: w.heartbeat.model for w in snapshot.workers if w.heartbeat is not None}
-    waiting = {lane.model: lane.pending for lane in snapshot.lanes if lane.model and lane.pending}
+    open_lanes = (lane for lane in snapshot.lanes if lane.pending and not snapshot.pauses.model(lane.model))
+    waiting = {lane.model: lane.pending for lane in open_lanes if lane.model}
     unserved_s = {lane.model: lane.unserved_s for lane in snapshot.lanes if lane.model}
     running: dict[str, int] = {}
     for claim in snapshot.claims:

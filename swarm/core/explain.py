@@ -18,11 +18,15 @@ from swarm.settings import Settings
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One reason: a code for machines, a sentence for people, and what to do next (empty: nothing, it will pass)."""
+    """One reason: a code for machines, a sentence for people, and a command that goes on from there."""
 
     code: str
     text: str
-    next_step: str = ""
+    next_step: str
+
+
+NO_BRAIN = Reason("no_brain", "No brain is running: nothing is released, loaded or taken back.", "swarm up")
+_NEEDS_BRAIN = frozenset({"dead", "load_due", "cold", "load_retry"})
 
 
 def explain_task(
@@ -55,15 +59,22 @@ def explain_task(
         case TaskState.CANCELLED:
             reasons = [Reason("cancelled", "It was cancelled.", f"swarm queue retry {task.task_id}")]
         case TaskState.CORRUPT:
-            reasons = [Reason("corrupt", "Its file was no task; the reason lies beside it in corrupt/.")]
+            reasons = [Reason("corrupt", "Its file was no task; the reason lies beside it in corrupt/.", "swarm queue fsck")]
     waits_on_brain = state is TaskState.BLOCKED or (state is TaskState.PENDING and task.task_class is TaskClass.LLM)
-    if waits_on_brain and not brain_alive:
-        reasons.insert(0, Reason("no_brain", "No brain is running: nothing is released, loaded or taken back.", "swarm up"))
-    return reasons
+    waits_on_brain = waits_on_brain or any(reason.code == "owner_dead" for reason in reasons)
+    return reasons if brain_alive or not waits_on_brain else [NO_BRAIN, *reasons]
 
 
-def explain_worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+def explain_worker(
+    view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain_alive: bool = True
+) -> list[Reason]:
     """Why a worker does not work, or on what it does."""
+    reasons = _worker_reasons(view, snapshot, settings)
+    needed = any(reason.code in _NEEDS_BRAIN for reason in reasons)
+    return [NO_BRAIN, *reasons] if needed and not brain_alive else reasons
+
+
+def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
     verdict = condition(view, snapshot, settings)
     if verdict.state not in ("ready", "no_server"):
         return [_not_ready(view, verdict)]
@@ -72,21 +83,24 @@ def explain_worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings
     if claims:
         return [*(r for r in reasons if r.code == "loading"), *(_busy(c, snapshot, settings) for c in claims)]
     if verdict.state == "no_server":
-        return [*reasons, Reason("no_server", f"{verdict.text}."), *_other_work(view, snapshot)]
+        return [*reasons, Reason("no_server", f"{verdict.text}.", "swarm config check"), *_other_work(view, snapshot)]
     want = desired(snapshot, settings)[view.name]
     holds = view.heartbeat.model if view.heartbeat is not None else None
     if want.model != holds and not reasons:
         text = f"{view.name} should hold {want.model}: {want.reason}. The brain inserts the load at its next turn."
-        reasons.append(Reason("load_due", text))
+        reasons.append(Reason("load_due", text, "swarm logs brain -n 20"))
     elif holds is None and not reasons:
-        reasons.append(Reason("cold", f"{view.name} has no model: {want.reason}."))
+        reasons.append(Reason("cold", f"{view.name} has no model: {want.reason}.", "swarm queue stats"))
     elif not reasons:
-        reasons.append(Reason("hot_idle", f"{view.name} holds {holds}: {want.reason}."))
+        reasons.append(Reason("hot_idle", f"{view.name} holds {holds}: {want.reason}.", "swarm queue stats"))
     return [*reasons, *_other_work(view, snapshot)]
 
 
 def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings, ahead: int | None) -> list[Reason]:
     workers = workers_of(snapshot)
+    pause = snapshot.pauses.model(task.model) or snapshot.pauses.batch(task.batch_id)
+    if pause is not None:
+        return [Reason("paused", f"It is not begun, for {pause.words}.", pause.way_out)]
     if not any(w.alive for w in workers):
         return [Reason("no_worker", "No worker is running.", "swarm up")]
     if task.task_class is TaskClass.LLM:
@@ -95,7 +109,7 @@ def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings, ahead: int
         return _pending_resource(task, snapshot, settings)
     free = [w.name for w in workers if w.alive and not any(c.worker == w.name for c in snapshot.claims)]
     if free:
-        return [Reason("soon", f"{free[0]} is free and will claim it.")]
+        return [Reason("soon", f"{free[0]} is free and will claim it.", f"swarm logs --task {task.task_id}")]
     return [Reason("slots_busy", f"Every worker is busy{_ahead(task, snapshot, ahead)}.", "swarm queue active")]
 
 
@@ -131,7 +145,7 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
             reasons.append(Reason("misfit", f"{why_not}.", f"swarm logs {view.name}"))
     for name, want in desired(snapshot, settings).items():
         due = "; it is to load it at the brain's next turn" if want.model == model else ""
-        reasons.append(Reason("placement", f"{name}: {want.reason}{due}."))
+        reasons.append(Reason("placement", f"{name}: {want.reason}{due}.", f"swarm explain {name}"))
     return reasons
 
 
@@ -139,11 +153,12 @@ def _blocked(task: Task, snapshot: SwarmSnapshot, trail: Trail | None) -> list[R
     view = next((b for b in snapshot.blocked if b.task_id == task.task_id), None)
     if view is None:
         return [Reason("blocked", "It was blocked and has just moved on.", f"swarm queue show {task.task_id}")]
-    next_step = f"swarm explain {view.waiting_for[0]}" if view.waiting_for else ""
+    next_step = f"swarm explain {view.waiting_for[0]}" if view.waiting_for else f"swarm queue show {task.task_id}"
     reasons = [Reason("blocked", f"It {waits_for(view)}.".replace("It its", "Its"), next_step)]
     if trail is not None and trail.retry_at is not None and trail.attempts and trail.attempts[-1].error is not None:
         last = trail.attempts[-1].error.message
-        reasons.append(Reason("retrying", f"Attempt {trail.attempts[-1].attempt} failed and is tried again: {last}"))
+        text = f"Attempt {trail.attempts[-1].attempt} failed and is tried again: {last}"
+        reasons.append(Reason("retrying", text, f"swarm logs --task {task.task_id}"))
     return reasons
 
 
@@ -154,7 +169,7 @@ def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list
     view = snapshot.worker(claim.worker)
     verdict = condition(view, snapshot, settings) if view is not None else None
     if view is None or verdict is None or verdict.state == "dead":
-        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain takes it back at once.", "swarm status")]
+        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain takes it back.", "swarm logs brain -n 20")]
     reasons = [_busy(claim, snapshot, settings)]
     if verdict.state in ("stale", "hung"):
         reasons.append(_not_ready(view, verdict))
@@ -166,7 +181,8 @@ def _busy(claim: ClaimView, snapshot: SwarmSnapshot, settings: Settings) -> Reas
     if claim in stuck(snapshot, settings):
         text = f"{claim.worker} works on {what}, which has made no progress for {claim.quiet_s:.0f}s."
         return Reason("stuck", text, "swarm queue clear-stuck")
-    return Reason("running", f"{claim.worker} works on {what}, attempt {claim.attempt}.")
+    text = f"{claim.worker} works on {what}, attempt {claim.attempt}."
+    return Reason("running", text, f"swarm logs --task {claim.task_id}")
 
 
 def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
@@ -183,7 +199,9 @@ def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
 
 
 def _not_ready(view: WorkerView, verdict: Condition) -> Reason:
-    steps = {"dead": "swarm up", "draining": "", "starting": f"swarm logs {view.name}", "silent": f"swarm logs {view.name}"}
+    log = f"swarm logs {view.name} -n 30"
+    way_out = "swarm queue resume all" if "everything" in verdict.text else f"swarm queue resume --worker {view.name}"
+    steps = {"dead": f"swarm doctor {view.name}", "draining": log, "starting": log, "silent": log, "paused": way_out}
     return Reason(verdict.state, f"{verdict.text}.", steps.get(verdict.state, f"swarm doctor {view.name}"))
 
 
@@ -192,12 +210,12 @@ def _other_work(view: WorkerView, snapshot: SwarmSnapshot) -> list[Reason]:
     holds = view.heartbeat.model if view.heartbeat is not None else None
     waiting = [lane for lane in snapshot.lanes if lane.pending]
     if not waiting:
-        return [Reason("queue_empty", "Nothing waits in the queue.", "swarm submit")]
+        return [Reason("queue_empty", "Nothing waits in the queue.", "swarm submit --help")]
     others = [lane for lane in waiting if not _may_claim(lane, view.name, holds)]
     if len(others) < len(waiting):
-        return [Reason("soon", f"{view.name} has work waiting and will claim it.")]
+        return [Reason("soon", f"{view.name} has work waiting and will claim it.", f"swarm logs {view.name} -f")]
     listed = ", ".join(f"{lane.lane}: {lane.pending}" for lane in others)
-    return [Reason("other_lanes", f"What waits is for others ({listed}).")]
+    return [Reason("other_lanes", f"What waits is for others ({listed}).", "swarm models")]
 
 
 def _may_claim(lane: LaneView, worker: str, holds: str | None) -> bool:

@@ -24,6 +24,8 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     utilisation_pct: int | None = None
     temperature_c: int | None = None
     power_w: float | None = None
+    energy_j: float | None = None
+    """Used since the driver was loaded; only newer cards count it."""
     processes: tuple[GpuProcess, ...] | None = None
     fault: str | None = None
     """Set when the card is lost or unreadable: the driver's words."""

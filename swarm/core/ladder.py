@@ -10,12 +10,9 @@ from typing import Literal
 
 import msgspec
 
+from swarm.settings import RepairSettings
+
 Rung = Literal["cancel", "kill_runner", "restart_server", "quarantine"]
-RUNGS: tuple[Rung, ...] = ("cancel", "kill_runner", "restart_server", "quarantine")
-CRASHES_PER_RUNG = 3
-"""Runner deaths in a row that count like one hang: the server starts a new runner by itself, and most often that helps."""
-QUARANTINE_S = 900.0
-QUARANTINE_CAP_S = 4 * 3600.0
 
 
 class Ladder(msgspec.Struct, frozen=True):
@@ -26,27 +23,42 @@ class Ladder(msgspec.Struct, frozen=True):
     repaired_s: float = 0.0
 
 
-def after_hang(ladder: Ladder, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
+def rungs(limits: RepairSettings) -> tuple[Rung, ...]:
+    """What is done about the first hang, the second, and so on; the last one for all that follow."""
+    steps: tuple[tuple[Rung, int], ...] = (
+        ("cancel", limits.cut_requests),
+        ("kill_runner", limits.kill_runners),
+        ("restart_server", limits.restart_servers),
+        ("quarantine", 1),
+    )
+    return tuple(rung for rung, times in steps for _ in range(times))
+
+
+def after_hang(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
     """The next rung; None for a request that began before the last repair, and was hit by it or by what it mended."""
     if began_s < ladder.repaired_s:
         return ladder, None
-    rung = RUNGS[min(ladder.hangs, len(RUNGS) - 1)]
+    every = rungs(limits)
+    rung = every[min(ladder.hangs, len(every) - 1)]
     return Ladder(ladder.hangs + 1, 0, now_s), rung
 
 
-def after_wedge(ladder: Ladder, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
+def after_wedge(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
     """Like ``after_hang`` where there is no request to cut: the server's scheduler, or a model that will not go."""
-    return after_hang(Ladder(max(ladder.hangs, 1), 0, ladder.repaired_s), began_s=began_s, now_s=now_s)
+    return after_hang(_at_least(ladder, limits.cut_requests), limits, began_s=began_s, now_s=now_s)
 
 
-def after_crash(ladder: Ladder, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
-    """A runner died under a request. Every ``CRASHES_PER_RUNG`` of them are a reason to restart the server, then to stop."""
+def after_crash(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
+    """A runner died under a request. ``limits.crashes`` of them in a row are a reason to restart the server, then to stop.
+
+    Fewer are not: the server starts a new runner by itself, and most often that helps.
+    """
     if began_s < ladder.repaired_s:
         return ladder, None
     crashes = ladder.crashes + 1
-    if crashes < CRASHES_PER_RUNG:
+    if crashes < limits.crashes:
         return Ladder(ladder.hangs, crashes, ladder.repaired_s), None
-    return after_hang(Ladder(max(ladder.hangs, 2), 0, ladder.repaired_s), began_s=began_s, now_s=now_s)
+    return after_hang(_at_least(ladder, limits.cut_requests + limits.kill_runners), limits, began_s=began_s, now_s=now_s)
 
 
 def after_success(ladder: Ladder) -> Ladder:
@@ -54,6 +66,10 @@ def after_success(ladder: Ladder) -> Ladder:
     return Ladder(0, 0, ladder.repaired_s)
 
 
-def quarantine_s(times: int) -> float:
-    """How long the quarantine number ``times`` (from 1, in a row) lasts: 15 minutes, doubled up to 4 hours."""
-    return min(QUARANTINE_CAP_S, QUARANTINE_S * 2.0 ** min(max(times, 1) - 1, 30))
+def quarantine_s(times: int, limits: RepairSettings) -> float:
+    """How long the quarantine number ``times`` (from 1, in a row) lasts: doubled each time, up to the cap."""
+    return min(limits.quarantine_cap_s, limits.quarantine_s * 2.0 ** min(max(times, 1) - 1, 30))
+
+
+def _at_least(ladder: Ladder, hangs: int) -> Ladder:
+    return Ladder(max(ladder.hangs, hangs), 0, ladder.repaired_s)

@@ -17,7 +17,9 @@ from swarm.settings import Settings
 HUNG_FACTOR = 4
 """A worker is warned about at ``heartbeat_stale_s`` and killed at this many times it."""
 
-State = Literal["dead", "silent", "stale", "hung", "starting", "unready", "draining", "no_server", "card_lost", "ready"]
+State = Literal[
+    "dead", "silent", "stale", "hung", "starting", "unready", "draining", "no_server", "card_lost", "paused", "ready"
+]
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -39,6 +41,9 @@ def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> 
     silence = _silence(view, snapshot, settings)
     if silence is not None:
         return silence
+    pause = snapshot.pauses.worker(view.name)
+    if pause is not None:
+        return Condition("paused", f"{view.name} takes no new work: {pause.words}")
     return _own_word(view) or _card_lost(view, snapshot) or Condition("ready", f"{view.name} is ready")
 
 

@@ -28,8 +28,9 @@ def monitor_line(snapshot: SwarmSnapshot, settings: Settings) -> str:
         f"Processing: {len(snapshot.claims)}",
         f"Stuck: {len(stuck(snapshot, settings))}",
     ]
-    if snapshot.blocked:
-        parts.append(f"Blocked: {len(snapshot.blocked)}")
+    blocked = snapshot.blocked_total or len(snapshot.blocked)
+    if blocked:
+        parts.append(f"Blocked: {blocked}")
     return f"MONITOR: {', '.join(parts)}"
 
 

@@ -11,6 +11,7 @@ def due(blocked: BlockedView) -> bool:
         blocked.failed_dependency is None
         and not blocked.waiting_for
         and blocked.session_turn
+        and blocked.batch_paused is None
         and (blocked.due_in_s is None or blocked.due_in_s <= 0)
     )
 
@@ -27,4 +28,6 @@ def waits_for(blocked: BlockedView) -> str:
         return "waits for an earlier task of its session to end"
     if blocked.due_in_s is not None and blocked.due_in_s > 0:
         return f"waits until its time comes in {blocked.due_in_s:.0f}s"
+    if blocked.batch_paused is not None:
+        return f"waits because batch {blocked.batch_paused} is paused"
     return "is due and will be released at the brain's next turn"

@@ -5,10 +5,13 @@ A snapshot is stale by nature: whoever applies a decision re-checks, and ``Stale
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from swarm.core.gpu import GpuReading
-from swarm.core.task import TaskClass
+from swarm.core.pauses import Pauses
+from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import Heartbeat, WorkerRow
 
 
@@ -79,6 +82,10 @@ class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
     failed_dependency: str | None = None
     session_turn: bool = True
     """No earlier task of its session is unfinished."""
+    step: Literal["release", "expand", "gather"] = "release"
+    """What is to be done with it once it is due; the others are for a task mapped over a list."""
+    batch_paused: str | None = None
+    """Its batch, while people have paused that."""
 
 
 class DropIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +94,32 @@ class DropIn(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str
     quiet_s: float
     """Since it was last written to; a half-copied file is left alone until it is quiet."""
+
+
+class FinishedShard(msgspec.Struct, frozen=True, kw_only=True):
+    """Finished documents that lie together."""
+
+    state: TaskState
+    shard: str
+    documents: int
+    oldest_age_s: float
+    """Since the first of them ended, by the wall clock as far as it may be trusted."""
+
+
+class FinishedView(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies finished, as far as it is known yet; for retention."""
+
+    documents: int = 0
+    old: tuple[FinishedShard, ...] = ()
+    """Shards that hold something old enough to be let go, the oldest first; not all at once."""
+
+
+class HopelessView(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch past its limit of failures, of which something has not ended."""
+
+    batch_id: str
+    failed: int
+    max_fails: int
 
 
 class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +133,15 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[ClaimView, ...] = ()
     workers: tuple[WorkerView, ...] = ()
     blocked: tuple[BlockedView, ...] = ()
+    """For the brain only those that may go, must fail or come due next; for who explains, all."""
+    blocked_total: int = 0
     drop_ins: tuple[DropIn, ...] = ()
     gpus: tuple[GpuReading, ...] = ()
+    finished: FinishedView = FinishedView()
+    """Empty unless the configuration asks for retention, and for observers that only look."""
+
+    hopeless: tuple[HopelessView, ...] = ()
+    pauses: Pauses = Pauses()
 
     def worker(self, name: str) -> WorkerView | None:
         """The worker of that name, or None."""

@@ -54,6 +54,15 @@ TERMINAL = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
 
 
+class MapSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Run the request once for each element of a list; ``{item}`` in it stands for the element."""
+
+    over: str
+    """Whose result holds the list: an entry of ``depends_on``."""
+    path: str = ""
+    """Where the list is in that result read as JSON: fields and indices with dots between; empty: it is the list."""
+
+
 class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The immutable body of a task, as in the first line of its file. Unknown fields stay in the file untouched."""
 
@@ -75,6 +84,9 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     action: Literal["load_llm", "unload_llm"] | None = None
     target_worker: str | None = None
     depends_on: tuple[str, ...] = ()
+    results: dict[str, str] = msgspec.field(default_factory=dict)
+    """Task ids by the names under which the request asks for results (``{results.NAME.text}``); ids need no entry."""
+    map: MapSpec | None = None
     on_dependency_failure: Literal["fail", "run"] = "fail"
     session: str | None = None
     not_before: str | None = None
@@ -125,6 +137,8 @@ class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     retry_at: str | None = None
     """ISO 8601; a failed attempt waits in ``blocked`` until then."""
+    children: int | None = None
+    """Of a mapped task: how many children it has; -1 while they are being made."""
     simulated: bool = False
     """The answer came from a simulated server."""
 

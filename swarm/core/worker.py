@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from swarm.core.histogram import Histogram
+
 
 class WorkerStatus(StrEnum):
     """The phases of a worker's life."""
@@ -63,6 +65,8 @@ class SlotView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     progress: int = 0
     """Grows with each token or output chunk. Standing still past ``brain.stuck_after_s`` means stuck."""
     elapsed_s: float = 0.0
+    quiet_s: float = 0.0
+    """Since its progress last moved, on the worker's own monotonic clock: for observers without a history."""
 
 
 class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -95,6 +99,8 @@ class Tally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     released: int = 0
     fenced: int = 0
     """Results that came too late: the claim had been taken back."""
+    crashes: int = 0
+    """Tasks taken back from a dead worker: by the brain, or by the next life of that worker at its start."""
     tokens_in: int = 0
     tokens_out: int = 0
 
@@ -123,3 +129,9 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     slots: tuple[SlotView, ...] = ()
     tally: Tally = Tally()
     models: dict[str, ModelTally] = msgspec.field(default_factory=dict)
+    waits: dict[str, Histogram] = msgspec.field(default_factory=dict)
+    """By class of task: seconds from its acceptance to its first claim; wall clock, never negative."""
+    runs: dict[str, Histogram] = msgspec.field(default_factory=dict)
+    """By class of task: seconds of each attempt, however it ended."""
+    ticks: Histogram | None = None
+    """The brain's: seconds of each turn, waits left out."""

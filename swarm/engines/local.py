@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from swarm.clock import SystemClock
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EngineError
 from swarm.proc.child import Child, Exit
+from swarm.proc.identity import is_same
 from swarm.proc.kill import KILL_WAIT_S
 from swarm.proc.logfile import rotate_if_large
 from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, find_marked, kill_marked
@@ -18,6 +20,9 @@ from swarm.proc.ports import describe
 
 STOP_GRACE_S = 10.0
 """Between "stop at once" and SIGKILL: time to give claimed tasks back."""
+LOCK_WAIT_S = 1.0
+"""A look or a recovery holds a dead worker's lock for moments; only who keeps it longer is a stranger."""
+_LOCK_POLL_S = 0.02
 
 
 class LocalProcess:
@@ -51,7 +56,7 @@ class LocalProcess:
         A holder that no longer fits the plan (another card or server) is stopped first. Raises ``EngineError``: the lock
         is held by somebody unknown, a process that cannot be ended, or a program that cannot be started.
         """
-        if self._engine.lock_held(self.name):
+        if self._held_for_long():
             adopted = self._adopt()
             if adopted:
                 return adopted
@@ -109,6 +114,17 @@ class LocalProcess:
             self._child.close()
             self._child = None
 
+    def _held_for_long(self) -> bool:
+        """Whether a process lives under this name; the brain, taking a dead one's tasks back, is waited out."""
+        for _ in range(round(LOCK_WAIT_S / _LOCK_POLL_S)):
+            if not self._engine.lock_held(self.name):
+                return False
+            row = self._engine.read_row(self.name)
+            if row is not None and is_same(row.process):
+                return True
+            self._engine.pause(_LOCK_POLL_S)
+        return True
+
     def _adopt(self) -> str | None:
         row = self._engine.read_row(self.name)
         child = Child.adopt(row.process, markers=self._markers) if row is not None else None
@@ -149,12 +165,22 @@ class LocalProcess:
         log_path = self._engine.root / "logs" / f"{self.name}.err"
         rotate_if_large(log_path)
         try:
+            _note_start(log_path, self.name)
             return Child.spawn(self._argv, env=self._engine.env, markers=self._markers, log_path=log_path)
         except OSError as error:
             raise EngineError(
                 f"{self.name}: cannot start {self._argv[0]}: {error.strerror}",
                 hint=f"the command was: {' '.join(self._argv)}",
             ) from error
+
+
+def _note_start(path: Path, name: str) -> None:
+    """A line between the lives, so that what was said on standard error can be told apart."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, f"[{SystemClock().iso()}] [{name}] INFO  started; what it says on standard error follows\n".encode())
+    finally:
+        os.close(fd)
 
 
 class LocalEngine:

@@ -5,6 +5,7 @@ the work is done ``write_results(out, pairs)``.
 """
 
 from swarm.files.drafts import Draft, drafts
+from swarm.files.links import links
 from swarm.files.options import Format, ReadOptions
 from swarm.files.outfile import check_writable
 from swarm.files.scan import Scan, batch_id, validate
@@ -22,6 +23,7 @@ __all__ = [
     "check_writable",
     "drafts",
     "errors_path_of",
+    "links",
     "opened",
     "validate",
     "write_results",

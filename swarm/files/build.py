@@ -67,6 +67,8 @@ def _check_options(options: ReadOptions) -> None:
         raise InputError(f"model: {options.model!r} is no model name", hint="write it like llama3.2:3b")
     if options.system and options.endpoint == "/api/embed":
         raise InputError("system: embeddings take no system prompt", hint="leave --system out")
+    if options.schema is not None and options.endpoint == "/api/embed":
+        raise InputError("schema: embeddings are no JSON", hint="leave --schema out")
 
 
 def _document(fields: Mapping[str, Any], endpoint: str, request: dict[str, Any], model: str | None) -> dict[str, Any]:
@@ -93,6 +95,8 @@ def _openai_document(record: Mapping[str, Any], options: ReadOptions) -> dict[st
     request = mapped.request
     if options.options and mapped.endpoint != "/api/embed":
         request["options"] = {**options.options, **request.get("options", {})}
+    if options.schema is not None and mapped.endpoint != "/api/embed":
+        request.setdefault("format", options.schema)
     _add_system(request, options.system)
     model = options.model or mapped.model
     if model is None:

@@ -51,12 +51,13 @@ def drafts(path: str | Source, options: ReadOptions, scan: Scan) -> Iterator[Dra
         if built.digest in scan.repeated:
             occurrence = seen.get(built.digest, 0)
             seen[built.digest] = occurrence + 1
-        yield Draft(_key(built.digest, occurrence), built.line_no, built.document.get("custom_id"), built.document)
+        yield Draft(item_key(built.digest, occurrence), built.line_no, built.document.get("custom_id"), built.document)
     problems.raise_if_any()
     _check_same(source, scan)
 
 
-def _key(digest: bytes, occurrence: int) -> str:
+def item_key(digest: bytes, occurrence: int) -> str:
+    """20 hex digits for the n-th (from 0) item of this content."""
     if occurrence == 0:
         return digest[:_KEY_BYTES].hex()
     return hashlib.blake2b(digest + occurrence.to_bytes(8, "big"), digest_size=_KEY_BYTES).hexdigest()

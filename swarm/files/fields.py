@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swarm.core.task import Endpoint, ModelText, PositiveSeconds, Priority
+from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Priority
 from swarm.files.problems import FieldError
 
-CONTENT_FIELDS = ("custom_id", "name", "session", "depends_on", "on_dependency_failure")
+CONTENT_FIELDS = ("custom_id", "name", "session", "depends_on", "on_dependency_failure", "map")
 """Fields that belong to an item's identity; the others only say when and how often it runs."""
 
 
@@ -28,6 +28,7 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     endpoint: Endpoint | None = None
     request: dict[str, Any] | None = None
     depends_on: list[str] | None = None
+    map: MapSpec | None = None
     on_dependency_failure: Literal["fail", "run"] | None = None
     session: str | None = None
     not_before: str | None = None
@@ -38,7 +39,7 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 FIELD_NAMES = frozenset(TaskFields.__struct_fields__)
 _LISTS = ("depends_on", "notify")
-_OBJECTS = ("metadata", "request")
+_OBJECTS = ("metadata", "request", "map")
 _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<field>.*)`$", re.DOTALL)
 
 
@@ -68,6 +69,8 @@ def task_fields(record: Mapping[str, Any], *, text_only: bool, prompt_field: str
     if fields.not_before is not None:
         _check_time(fields.not_before)
     checked: dict[str, Any] = msgspec.to_builtins(fields)
+    if fields.map is not None and fields.map.over not in checked.setdefault("depends_on", []):
+        checked["depends_on"].append(fields.map.over)  # it cannot but wait for that
     return checked
 
 

@@ -30,6 +30,8 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where plain lines go; OpenAI lines say it by their ``url``."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Generation options in Ollama's words, such as ``{"temperature": 0, "num_predict": 200}``."""
+    schema: dict[str, Any] | None = None
+    """A JSON Schema that every answer must fit; a line that brings its own ``format`` keeps it."""
     limit: int | None = None
     """Read only so many items. No part of the batch's identity: a later run without it does the rest."""
     name_field: str | None = None
@@ -37,7 +39,8 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def meaning(self) -> dict[str, Any]:
         """The options that change what is asked, ready to be hashed; ``format`` is left to whoever resolved it."""
-        return {
+        told = {} if self.schema is None else {"schema": self.schema}
+        return told | {
             "model": self.model,
             "template": self.template,
             "prompt_field": self.prompt_field,

@@ -37,6 +37,8 @@ def build_request(
     request = _with_prompt(value, column or "template", endpoint, options.system)
     if options.options or extra:
         _merge(request, options.options, extra)
+    if options.schema is not None:
+        request.setdefault("format", options.schema)
     return request, column
 
 

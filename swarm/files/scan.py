@@ -34,6 +34,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """Digests of contents that occur more than once; those items are told apart by their number of occurrence."""
     stamp: tuple[int, int]
     """Size and modification time (ns) of the file when it was read."""
+    linked: bool = False
+    """Some item depends on another task; see ``swarm.files.links``."""
 
 
 def validate(path: str | Source, options: ReadOptions) -> Scan:
@@ -46,10 +48,11 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
     stamp = source.stamp()
     form = resolve_format(source, options)
     problems = Problems(source.label)
-    items, models = 0, Counter[str]()
+    items, models, linked = 0, Counter[str](), False
     with Repeats() as contents, Repeats() as ids:
         for built in built_items(source, form, options, problems):
             items += 1
+            linked = linked or "depends_on" in built.document
             models[built.document["model"]] += 1
             contents.add(built.digest, built.line_no)
             custom_id = built.document.get("custom_id")
@@ -68,6 +71,7 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
         models=dict(models),
         repeated=repeated,
         stamp=stamp,
+        linked=linked,
     )
 
 

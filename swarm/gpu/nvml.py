@@ -89,6 +89,7 @@ class NvmlReader:
             load = _reading(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
             temperature = _reading(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
             power_mw = _reading(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
+            energy_mj = _reading(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
             running = _reading(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle)
         except nvml.NVMLError as error:
             return self._lost(index, _words(error))
@@ -101,6 +102,7 @@ class NvmlReader:
             utilisation_pct=int(load.gpu) if load is not None else None,
             temperature_c=int(temperature) if temperature is not None else None,
             power_w=power_mw / 1000 if power_mw is not None else None,
+            energy_j=energy_mj / 1000 if energy_mj is not None else None,
             processes=tuple(_process(p) for p in running) if running is not None else None,
         )
 

@@ -10,6 +10,8 @@ import msgspec
 from swarm.core.gpu import GpuProcess, GpuReading
 from swarm.proc.stat import read_stat
 
+STATE_FILE = "state.json"
+
 
 class RunnerNote(msgspec.Struct, frozen=True):
     """``<card_dir>/<pid>.json``: written by the runner of a simulated server."""
@@ -17,6 +19,13 @@ class RunnerNote(msgspec.Struct, frozen=True):
     pid: int
     used_mib: int
     model: str = ""
+
+
+class CardState(msgspec.Struct, frozen=True):
+    """``<card_dir>/state.json``, if somebody put one there: what the card is to say of itself."""
+
+    temperature_c: int | None = None
+    fault: str | None = None
 
 
 class SimulatedReader:
@@ -36,6 +45,7 @@ class SimulatedReader:
 
     def _card(self, index: int, path: Path) -> GpuReading:
         notes = _living_notes(path)
+        state = _state(path)
         used_mib = sum(note.used_mib for note in notes)
         return GpuReading(
             index=index,
@@ -44,7 +54,9 @@ class SimulatedReader:
             simulated=True,
             memory_total_mib=self._vram_mib,
             memory_used_mib=used_mib,
+            temperature_c=state.temperature_c,
             processes=tuple(GpuProcess(pid=note.pid, used_mib=note.used_mib) for note in notes),
+            fault=state.fault,
         )
 
 
@@ -63,3 +75,10 @@ def _living_notes(card_dir: Path) -> list[RunnerNote]:
         if stat is not None and stat.alive:
             notes.append(note)
     return notes
+
+
+def _state(card_dir: Path) -> CardState:
+    try:
+        return msgspec.json.decode((card_dir / STATE_FILE).read_bytes(), type=CardState)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return CardState()

@@ -17,6 +17,11 @@ SHOWN_CHARS: Final = 500
 """Error texts are cut to this length; runners append whole logs."""
 
 
+_ADVICE: Final = {
+    "too_long": '; raise the model\'s num_ctx, or let the server cut the prompt: "truncate": true in the request'
+}
+
+
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]
     fault: FaultClass
@@ -42,6 +47,7 @@ _TEXT_RULES: Final = (
         "allocation failed",
         "erroroutofmemory",
     ),
+    _rule("deterministic", "too_long", "exceeds? the context length", "exceeds the available context size"),
     _rule("transient", "aborted", "context canceled", "request canceled"),
     _rule("transient", "token_repeat", "token repeat limit"),
     _rule("transient", "busy", "server busy", "maximum pending requests"),
@@ -68,7 +74,6 @@ _TEXT_RULES: Final = (
         "must be of type",
         "invalid format",
         "does not support",
-        "context length",
         "invalid model name",
         "invalid input",
         "is required",
@@ -92,13 +97,18 @@ def fault_of_status(status: int, body: str, *, endpoint: str) -> TaskFault:
     if text is None:
         return _foreign_status(status, body)
     fault, kind = _class_of_status(status, text, endpoint)
-    return TaskFault(fault, kind, f"HTTP {status}: {text.strip()[:SHOWN_CHARS]}")
+    advice = _ADVICE.get(kind, "")
+    return TaskFault(fault, kind, f"HTTP {status}: {text.strip()[:SHOWN_CHARS]}{advice}")
 
 
 def _class_of_status(status: int, text: str, endpoint: str) -> tuple[FaultClass, str]:
     known = fault_of_text(text)
     # Embedding answers 400 to whatever fails after loading, a dead runner included: only the text can tell.
-    text_decides = status >= 500 or (status == 400 and endpoint == "/api/embed" and known.kind != "server_error")
+    text_decides = (
+        status >= 500
+        or known.kind == "too_long"
+        or (status == 400 and endpoint == "/api/embed" and known.kind != "server_error")
+    )
     match status:
         case 404:
             return "deterministic", "model_missing"

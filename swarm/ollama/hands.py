@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from swarm.core.worker import ProcessIdentity
@@ -14,6 +15,7 @@ from swarm.proc import identity as identities
 from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.notes import read_note
 from swarm.proc.ports import describe
+from swarm.settings import RepairSettings
 
 END_WAIT_S = 5.0
 """For a killed process to be gone; longer means that it is stuck in the kernel."""
@@ -31,7 +33,18 @@ class ServerHands:
     Only processes that carry its markers are touched: a server that was running already, and is only used, is never stopped.
     """
 
-    def __init__(self, worker: str, *, root: Path, gpu_uuids: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        *,
+        root: Path,
+        gpu_uuids: tuple[str, ...],
+        limits: RepairSettings,
+        supervised: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``supervised`` tells whether somebody would start the server again once it is ended."""
+        self._limits = limits
+        self._supervised = supervised
         self._worker = worker
         self._workers_dir = root / "workers"
         self._uuids = gpu_uuids
@@ -52,9 +65,12 @@ class ServerHands:
         return names
 
     def restart_server(self) -> str | None:
-        """SIGTERM, then SIGKILL. Its supervisor sees the end, ends the runners it left and starts it anew."""
+        """SIGTERM, then SIGKILL. Its supervisor sees the end, ends the runners it left and starts it anew.
+
+        Without a supervisor it is left alone: a server that hangs is more than none.
+        """
         server = self._server()
-        if server is None:
+        if server is None or not self._supervised():
             return None
         name = describe(server.pid)
         identities.signal(server, signal.SIGTERM)
@@ -66,7 +82,7 @@ class ServerHands:
     def quarantine(self, reason: str) -> str:
         """Write it down, so that a restarted worker knows."""
         try:
-            note = notes.put(self._workers_dir, self._worker, self._uuids, reason)
+            note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
         except OSError as error:
             return f"the quarantine cannot be written down ({error.strerror}): it is tried again at the next fault"
         self._looked_s = float("-inf")
@@ -83,6 +99,11 @@ class ServerHands:
             f"release it with `swarm workers release {self._worker}`"
         )
 
+    def on_trial(self) -> bool:
+        """The note is still there, but its time is up."""
+        note = self._current()
+        return note is not None and note.left_s <= 0
+
     def recovered(self) -> None:
         """The trial went well."""
         if self._current() is not None:
@@ -96,6 +117,10 @@ class ServerHands:
             self._looked_s = now_s
             self._note = notes.read(self._workers_dir, self._worker, self._uuids)
         return self._note
+
+    def pids(self) -> frozenset[int]:
+        """The numbers of the server and its runners; none for a server that is only used."""
+        return frozenset(one.pid for one in find_marked(**self._markers))
 
     def _server(self) -> ProcessIdentity | None:
         """The living server by the supervisor's note; only that very process with our markers counts."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.core.ladder import QUARANTINE_CAP_S, quarantine_s
+from swarm.core.ladder import quarantine_s
 from swarm.proc.notes import read_note, remove_note, write_note
+from swarm.settings import RepairSettings
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +26,8 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left_s(self) -> float:
-        """Seconds until the trial; 0 when it is due. A clock that was set back does not make it longer than the longest."""
-        return min(max(self.until - time.time(), 0.0), QUARANTINE_CAP_S)
+        """Seconds until the trial; 0 when it is due. A clock that was set back does not make it longer than it was."""
+        return min(max(self.until - time.time(), 0.0), self.until - self.since)
 
 
 def quarantine_path(workers_dir: Path, worker: str) -> Path:
@@ -45,13 +46,13 @@ def read(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...] | None = Non
     return found
 
 
-def put(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], reason: str) -> Quarantine:
+def put(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], reason: str, limits: RepairSettings) -> Quarantine:
     """Quarantine a worker's cards, for longer each time in a row. Raises ``OSError``."""
     before = read(workers_dir, worker, gpu_uuids)
     times = 1 if before is None else before.times + 1
     now = time.time()
     made = Quarantine(
-        worker=worker, gpu_uuids=gpu_uuids, reason=reason, since=now, until=now + quarantine_s(times), times=times
+        worker=worker, gpu_uuids=gpu_uuids, reason=reason, since=now, until=now + quarantine_s(times, limits), times=times
     )
     write_note(quarantine_path(workers_dir, worker), made)
     return made
@@ -68,3 +69,26 @@ def all_of(workers_dir: Path) -> tuple[Quarantine, ...]:
     """Every quarantine there is, by worker."""
     notes = (read_note(path, Quarantine) for path in sorted(workers_dir.glob("*.quarantine.json")))
     return tuple(note for note in notes if note is not None)
+
+
+class QuarantineBook:
+    """Fits ``runtime.children.QuarantineBook`` for one worker."""
+
+    def __init__(self, workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], limits: RepairSettings) -> None:
+        self._workers_dir = workers_dir
+        self._worker = worker
+        self._uuids = gpu_uuids
+        self._limits = limits
+
+    def standing(self) -> tuple[float, str] | None:
+        """Seconds until its trial, and why; None when there is no quarantine or its trial is due."""
+        found = read(self._workers_dir, self._worker, self._uuids)
+        return None if found is None or found.left_s <= 0 else (found.left_s, found.reason)
+
+    def enter(self, reason: str) -> None:
+        """Write it down. Raises ``OSError``."""
+        put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
+
+    def release(self) -> None:
+        """Somebody wants it back now."""
+        release(self._workers_dir, self._worker)

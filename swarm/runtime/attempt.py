@@ -17,7 +17,7 @@ from swarm.runtime.ports import Clock, Executor
 
 log = logging.getLogger(__name__)
 
-CancelReason = Literal["cancelled", "timeout", "stopping"]
+CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
 
 class Cancel:
@@ -70,7 +70,8 @@ class Run:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
-        self.progress = 0
+        self._progress = 0
+        self._moved_s = clock.mono_s()
         self.phase = "waiting"
         self.started_at = ""
         self.started_s = clock.mono_s()
@@ -83,7 +84,17 @@ class Run:
         """It leaves the waiting phase: the deadline counts from now."""
         self.phase = "running"
         self.started_at = self._clock.iso()
-        self.started_s = self._clock.mono_s()
+        self.started_s = self._moved_s = self._clock.mono_s()
+
+    @property
+    def progress(self) -> int:
+        """Grows with each token or output chunk."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: int) -> None:
+        if value != self._progress:
+            self._progress, self._moved_s = value, self._clock.mono_s()
 
     def perform(self, executor: Executor) -> None:
         """Run to the end and leave the ``ending``. Never raises; for a thread of its own."""
@@ -147,6 +158,7 @@ class Run:
             phase=self.phase,
             progress=self.progress,
             elapsed_s=round(self._clock.mono_s() - self.started_s, 3),
+            quiet_s=round(self._clock.mono_s() - self._moved_s, 3),
         )
 
     def _advance(self, count: int) -> None:
@@ -163,5 +175,7 @@ class Run:
                 )
             case "cancelled":
                 return TaskFault("cancelled", "cancelled", "cancelled on request")
+            case "card_lost":
+                return TaskFault("infra", "card_lost", "its card was lost while it ran")
             case "stopping":
                 return Released()

@@ -8,10 +8,11 @@ from typing import Protocol
 
 from swarm.core.decide import DROP_IN_QUIET_S, decide
 from swarm.core.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask
+from swarm.core.histogram import TICK_BOUNDS_S, empty
 from swarm.core.liveness import workers_of
 from swarm.core.monitor import has_work
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerStatus
+from swarm.core.worker import Heartbeat, ProcessIdentity, Tally, WorkerStatus
 from swarm.errors import StorageFault
 from swarm.runtime.announce import Announcer
 from swarm.runtime.effects import Applied, Effects
@@ -19,8 +20,8 @@ from swarm.runtime.observe import Observer
 from swarm.runtime.ports import Clock, HeartbeatSink
 from swarm.settings import Settings
 
-PAUSE_S = 0.1
-"""Rings within so long of the last turn are answered together, so that a busy queue costs ten turns a second at most.
+PAUSE_S = 0.05
+"""Rings within so long of the last turn are answered together, so that a busy queue costs twenty turns a second at most.
 Deaths and wishes to stop are answered at once."""
 
 
@@ -68,6 +69,7 @@ class Brain:
         self._beats = 0
         self._beat_due_s = clock.mono_s()
         self._trouble: dict[str, str] = {}
+        self._ticks = empty(TICK_BOUNDS_S)
 
     @property
     def title(self) -> str:
@@ -82,6 +84,12 @@ class Brain:
     def step(self) -> float:
         """One turn; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""
         self._turns += 1
+        began_s = self._clock.mono_s()
+        pause_s = self._turn()
+        self._ticks = self._ticks.with_one(self._clock.mono_s() - began_s)
+        return pause_s
+
+    def _turn(self) -> float:
         snapshot = self._look()
         if snapshot is None:
             return self._settings.brain.tick_s
@@ -144,6 +152,8 @@ class Brain:
             turn=self._turns,
             written_at=self._clock.iso(),
             status=status,
+            tally=Tally(crashes=self._effects.taken_back),
+            ticks=self._ticks,
         )
         try:
             self._heart.beat(heartbeat)

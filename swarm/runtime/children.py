@@ -97,6 +97,22 @@ class Supervised(Protocol):
         ...
 
 
+class QuarantineBook(Protocol):
+    """Where the quarantine of one worker's card is written down, so that it outlives us and can be ended from outside."""
+
+    def standing(self) -> tuple[float, str] | None:
+        """Seconds until its trial, and why; None when there is no quarantine or its trial is due."""
+        ...
+
+    def enter(self, reason: str) -> None:
+        """Write it down. Raises ``OSError``."""
+        ...
+
+    def release(self) -> None:
+        """Somebody wants it back now."""
+        ...
+
+
 class LifeLock(Protocol):
     """The supervisor's own life lock."""
 

@@ -18,13 +18,20 @@ def served_count(runs: Sequence[Run]) -> int:
 
 
 def condition(
-    runs: Sequence[Run], *, draining: bool, disk_trouble: str, watch: ServerWatch | None, idle_text: str
+    runs: Sequence[Run],
+    *,
+    draining: bool,
+    disk_trouble: str,
+    watch: ServerWatch | None,
+    idle_text: str,
+    card_trouble: str = "",
 ) -> tuple[WorkerStatus, str]:
     """The status to publish; what stands in the way of work comes before what it is busy with."""
     if draining:
         return WorkerStatus.DRAINING, f"stopping: {len(runs)} tasks still run"
-    if disk_trouble:
-        return WorkerStatus.UNREADY, f"the disk refuses: {disk_trouble}"
+    trouble = f"the disk refuses: {disk_trouble}" if disk_trouble else card_trouble
+    if trouble:
+        return WorkerStatus.UNREADY, trouble
     if watch is not None and watch.unready:
         status = WorkerStatus.STARTING if watch.reading is None else WorkerStatus.UNREADY
         return status, watch.closed_reason(in_flight=served_count(runs))

@@ -11,13 +11,16 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.core.decisions import (
+    AdvanceMap,
     Decision,
     FailBlocked,
     FileDropIn,
     KillWorker,
     LoadModel,
+    Purge,
     RecoverWorker,
     ReleaseTask,
+    StopBatch,
     Warn,
     WithdrawResource,
 )
@@ -69,6 +72,8 @@ class Effects:
         self._failures: dict[str, str] = {}
         self._refused_s: dict[str, float] = {}
         self._killed: set[tuple[str, int]] = set()
+        self.taken_back = 0
+        """Tasks taken back from dead workers so far."""
 
     def apply(self, decision: Decision) -> Outcome:
         """Do one thing. A fault of the disk or of a signal is an answer, logged when it changes; bugs are raised."""
@@ -95,7 +100,7 @@ class Effects:
         if len(self._killed) > _MAX_NOTES:
             self._killed.clear()
 
-    def _apply(self, decision: Decision) -> Outcome:
+    def _apply(self, decision: Decision) -> Outcome:  # noqa: PLR0911 - one answer per kind of decision
         match decision:
             case FileDropIn():
                 return self._done(decision, self._queue.file_drop_in(decision.file_name))
@@ -107,6 +112,12 @@ class Effects:
                 return self._load(decision)
             case WithdrawResource() | ReleaseTask() | FailBlocked():
                 return self._move(decision)
+            case AdvanceMap():
+                return self._advance(decision)
+            case StopBatch():
+                return self._stop(decision)
+            case Purge():
+                return self._purge(decision)
             case Warn():
                 # Said by the announcer, which knows what has been said before.
                 return Applied(decision, decision.reason)
@@ -121,6 +132,7 @@ class Effects:
             return Stale(decision, "its life lock is held: it lives")
         if not lines:
             return Stale(decision, "it held nothing any more")
+        self.taken_back += len(lines)
         self._log.warning("%s - took back %d", decision.reason, len(lines))
         for line in lines:
             self._log.info("%s", line)
@@ -134,6 +146,28 @@ class Effects:
         self._killed.add((decision.worker, decision.epoch))
         line = f"{decision.reason} - killing it, so that its tasks can be taken back"
         return self._done(decision, line, level=logging.DEBUG if again else logging.WARNING)
+
+    def _purge(self, decision: Purge) -> Outcome:
+        removed = 0
+        for state, shard in decision.shards:
+            left = decision.limit - removed
+            if left <= 0:
+                break
+            removed += self._queue.purge(state, shard, older_than_s=decision.older_than_s, limit=left)
+        if not removed:
+            return Stale(decision, "all that is left there is needed by tasks that wait")
+        return self._done(decision, f"Purged {removed} finished tasks: {decision.reason}")
+
+    def _advance(self, decision: AdvanceMap) -> Outcome:
+        act = self._queue.expand_map if decision.step == "expand" else self._queue.gather_map
+        line = act(decision.task_id, decision.attempt)
+        return Stale(decision, "it has moved on") if line is None else self._done(decision, line)
+
+    def _stop(self, decision: StopBatch) -> Outcome:
+        stopped = self._queue.stop_batch(decision.batch_id, decision.reason)
+        if not stopped:
+            return Stale(decision, "nothing of it waits; what runs may end")
+        return self._done(decision, f"Cancelled {stopped} waiting tasks: {decision.reason}", level=logging.WARNING)
 
     def _load(self, decision: LoadModel) -> Outcome:
         if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
@@ -184,7 +218,7 @@ class Effects:
         return self._done(decision, line) if moved else Stale(decision, "it has moved on")
 
 
-def _subject(decision: Decision) -> str:
+def _subject(decision: Decision) -> str:  # noqa: PLR0911 - one answer per kind of decision
     """What a decision is about, stable from turn to turn, worded to follow "could not"."""
     match decision:
         case FileDropIn():
@@ -197,5 +231,11 @@ def _subject(decision: Decision) -> str:
             return f"insert {decision.task_id}"
         case WithdrawResource() | ReleaseTask() | FailBlocked():
             return f"move {decision.task_id}"
+        case AdvanceMap():
+            return f"{decision.step} {decision.task_id}"
+        case StopBatch():
+            return f"stop batch {decision.batch_id}"
+        case Purge():
+            return "purge finished tasks"
         case Warn():
             return f"say {decision.key}"

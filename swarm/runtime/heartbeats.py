@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from swarm.core.histogram import RUN_BOUNDS_S, WAIT_BOUNDS_S, Histogram, empty
 from swarm.core.worker import Heartbeat, ModelTally, Tally, WorkerStatus
 from swarm.errors import StorageFault
 from swarm.runtime.attempt import Run
@@ -36,6 +37,8 @@ class WorkerState:
         self.runs: tuple[Run, ...] = ()
         self.tally = Tally()
         self.models: dict[str, ModelTally] = {}
+        self.waits: dict[str, Histogram] = {}
+        self.attempts: dict[str, Histogram] = {}
         self.idle_since_s: float | None = clock.mono_s()
 
     @property
@@ -61,6 +64,8 @@ class WorkerState:
             slots=tuple(run.view() for run in self.runs),
             tally=self.tally,
             models=self.models,
+            waits=self.waits,
+            runs=self.attempts,
         )
 
     def count(self, **more: int) -> None:
@@ -70,6 +75,14 @@ class WorkerState:
     def learn(self, model: str, tally: ModelTally) -> None:
         """Replace what is known of one model."""
         self.models = {**self.models, model: tally}
+
+    def waited(self, task_class: str, seconds: float) -> None:
+        """A task was claimed for the first time, so long after it had been accepted."""
+        self.waits = {**self.waits, task_class: self.waits.get(task_class, empty(WAIT_BOUNDS_S)).with_one(seconds)}
+
+    def ran(self, task_class: str, seconds: float) -> None:
+        """An attempt took so long."""
+        self.attempts = {**self.attempts, task_class: self.attempts.get(task_class, empty(RUN_BOUNDS_S)).with_one(seconds)}
 
 
 class HeartbeatThread:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from swarm.clock import parse_iso
+from swarm.core.claim import Claim
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import ModelTally
 from swarm.runtime.attempt import Run
@@ -19,6 +21,16 @@ class ModelLedger:
 
     def __init__(self, state: WorkerState) -> None:
         self._state = state
+
+    def claimed(self, claim: Claim, now_iso: str) -> None:
+        """A task was claimed. Only its first attempt tells how long it waited for a worker."""
+        if claim.attempt != 1 or claim.attempts or not claim.task.created_at:
+            return
+        try:
+            waited_s = parse_iso(now_iso) - parse_iso(claim.task.created_at)
+        except ValueError:  # a drop-in may carry any text there
+            return
+        self._state.waited(str(claim.task.task_class), waited_s)
 
     def begun(self, task: Task) -> None:
         """A resource task starts: a model that is about to be replaced or removed no longer counts as loaded."""
@@ -61,6 +73,8 @@ class ModelLedger:
     def settled(self, run: Run, outcome: Settled) -> None:
         """The outcome is on record, or the claim was lost."""
         task = run.claim.task
+        if run.begun:
+            self._state.ran(str(task.task_class), run.elapsed_s)
         match outcome:
             case "completed" | "failed" | "retried" | "released" | "fenced":
                 self._state.count(**{outcome: 1})

@@ -10,6 +10,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.modelserver import LOAD_OPTIONS, Limits, ModelServer, ModelTable, Reply
 from swarm.runtime.ports import CancelToken, Progress
+from swarm.runtime.structured import ask_in_form, wanted_schema
 from swarm.settings import LlmSettings, ModelSettings
 
 _DROPPED = ("context",)
@@ -28,9 +29,18 @@ class LlmExecutor:
         """Send the request and wait for the whole answer. Raises ``TaskFault``."""
         task = claim.task
         body = request_body(task, self._models, num_predict=self._settings.num_predict)
-        reply = self._server.run(
-            task.endpoint, body, limits=self._limits(task), cancel=cancel, progress=progress, marker=task.task_id
-        )
+
+        def ask(asked: Mapping[str, Any]) -> Reply:
+            limits = self._limits(task)
+            return self._server.run(
+                task.endpoint, asked, limits=limits, cancel=cancel, progress=progress, marker=task.task_id
+            )
+
+        schema = wanted_schema(task.request)
+        if schema is not None:
+            reply, result = ask_in_form(body, schema, ask, _result)
+            return Trail(result=result, simulated=reply.simulated)
+        reply = ask(body)
         return Trail(result=_result(reply), simulated=reply.simulated)
 
     def _limits(self, task: Task) -> Limits:
@@ -48,7 +58,8 @@ def request_body(task: Task, models: ModelTable, *, num_predict: int) -> dict[st
 
     Options of the model's configuration are defaults that the request may override, except those that only take effect
     at load time. ``keep_alive`` is the configured one whatever the request says: how long a model stays is the swarm's
-    to decide. Raises ``TaskFault`` (deterministic): ``bad_request``, ``load_option``.
+    to decide. A prompt longer than the context is refused by the server unless the request itself says ``truncate``.
+    Raises ``TaskFault`` (deterministic): ``bad_request``, ``load_option``.
     """
     if not task.model:
         raise TaskFault("deterministic", "bad_request", "an llm task needs a model")
@@ -61,6 +72,8 @@ def request_body(task: Task, models: ModelTable, *, num_predict: int) -> dict[st
     if task.endpoint != "/api/embed":
         options.setdefault("num_predict", num_predict)
     body = {key: value for key, value in task.request.items() if key not in ("model", "stream", "keep_alive")}
+    # Left to itself the server cuts a prompt that is too long, silently, and answers something else.
+    body.setdefault("truncate", False)
     body |= {"model": task.model, "options": options}
     if fixed.keep_alive is not None:
         body["keep_alive"] = fixed.keep_alive

@@ -10,7 +10,8 @@ from collections.abc import Hashable
 import msgspec
 
 from swarm.core.gpu import GpuReading
-from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.retention import old_after_s
+from swarm.core.snapshot import ClaimView, FinishedView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import BrainQueue, Clock, GpuReader
@@ -53,11 +54,15 @@ class Ages:
 class Observer:
     """Used by one thread. Costs one look into the queue per call."""
 
-    def __init__(self, queue: BrainQueue, gpu: GpuReader | None, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, queue: BrainQueue, gpu: GpuReader | None, clock: Clock, settings: Settings, *, retention: bool = False
+    ) -> None:
+        """With ``retention`` what lies finished is looked at too, if the settings ask for it to be let go some day."""
         self._queue = queue
         self._gpu = gpu
         self._clock = clock
         self._settings = settings
+        self._old_after_s = old_after_s(settings.brain) if retention else None
         self._judged = Ages()
         self._elapsed = Ages()
         self._last_s: float | None = None
@@ -83,8 +88,12 @@ class Observer:
             claims=claims,
             workers=workers,
             blocked=self._queue.blocked(),
+            blocked_total=self._queue.blocked_count(),
             drop_ins=self._queue.drop_ins(),
+            hopeless=self._queue.hopeless(),
+            pauses=self._queue.pauses(),
             gpus=self._read_cards(now_s),
+            finished=FinishedView() if self._old_after_s is None else self._queue.finished(self._old_after_s),
         )
         self._judged.prune()
         self._elapsed.prune()
@@ -114,11 +123,11 @@ class Observer:
                 model=slot.model if slot.model is not None else claim.model,
                 progress=slot.progress,
             )
-        return replace(
-            claim,
-            elapsed_s=self._elapsed.age_s(("claim", *key), None, now_s),
-            quiet_s=self._judged.age_s(("progress", *key), claim.progress, now_s),
-        )
+        quiet_s = self._judged.age_s(("progress", *key), claim.progress, now_s)
+        if slot is not None and slot.attempt == claim.attempt:
+            # Who looks for the first time has no history: the worker's own clock tells as much, and survives our restart.
+            quiet_s = max(quiet_s, slot.quiet_s)
+        return replace(claim, elapsed_s=self._elapsed.age_s(("claim", *key), None, now_s), quiet_s=quiet_s)
 
     def _aged_lane(
         self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...], now_s: float

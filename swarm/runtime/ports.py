@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from swarm.core.claim import Claim
 from swarm.core.gpu import GpuReading
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, WorkerView
+from swarm.core.pauses import Pauses
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat
 
@@ -51,6 +52,14 @@ class WorkerQueue(Protocol):
 
         ``counts`` False: this attempt is not counted (infra faults). False: fenced.
         """
+        ...
+
+    def pauses(self) -> Pauses:
+        """What people have paused (cheap: one ``stat`` call)."""
+        ...
+
+    def hold(self, claim: Claim) -> bool:
+        """Put a task whose batch is paused into ``blocked``, untouched and uncounted. False: fenced."""
         ...
 
     def release(self, claim: Claim) -> bool:
@@ -97,6 +106,10 @@ class BrainQueue(Protocol):
         """All files in ``blocked/`` with what they wait for. Incremental."""
         ...
 
+    def blocked_count(self) -> int:
+        """How many files lay in ``blocked/`` at the last look."""
+        ...
+
     def drop_ins(self) -> tuple[DropIn, ...]:
         """Regular and foreign files directly in ``pending/``."""
         ...
@@ -131,6 +144,34 @@ class BrainQueue(Protocol):
 
     def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
         """Move a blocked task to ``failed``. False: it was not there any more."""
+        ...
+
+    def expand_map(self, task_id: str, attempt: int) -> str | None:
+        """Make the children of a blocked map task. A line for the log; None: it was not there any more."""
+        ...
+
+    def gather_map(self, task_id: str, attempt: int) -> str | None:
+        """Complete a map task whose children have ended. A line for the log; None: it was not there any more."""
+        ...
+
+    def hopeless(self) -> tuple[HopelessView, ...]:
+        """Batches past their limit of failures that have not ended."""
+        ...
+
+    def stop_batch(self, batch_id: str, reason: str) -> int:
+        """Cancel some of what waits of a batch; how many."""
+        ...
+
+    def pauses(self) -> Pauses:
+        """What people have paused."""
+        ...
+
+    def finished(self, old_after_s: float) -> FinishedView:
+        """What lies finished, for retention. Goes a bounded step on with each call."""
+        ...
+
+    def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
+        """Remove finished documents of one shard that ended longer ago; how many. Keeps what waiting tasks depend on."""
         ...
 
 

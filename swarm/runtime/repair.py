@@ -17,11 +17,10 @@ from swarm.core.faults import TaskFault
 from swarm.core.ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.runtime.modelserver import Details, Loaded, ModelServer, Reply
 from swarm.runtime.ports import CancelToken, Progress
+from swarm.settings import RepairSettings
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
-WEDGED_AFTER_S = 30.0
-"""``/api/ps`` stalls for seconds in normal life, while a runner is killed; silence this long is a wedge."""
 
 
 class Hands(Protocol):
@@ -43,6 +42,10 @@ class Hands(Protocol):
         """Why they are out of use; empty if they are not, or the time has come for a trial."""
         ...
 
+    def on_trial(self) -> bool:
+        """A quarantine is over for as long as nothing goes wrong."""
+        ...
+
     def recovered(self) -> None:
         """The server did work: a quarantine whose trial this was is over."""
         ...
@@ -55,12 +58,14 @@ class RepairingServer:
         self,
         server: ModelServer,
         hands: Hands,
+        limits: RepairSettings,
         *,
         log: logging.Logger,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._hands = hands
+        self._limits = limits
         self._log = log
         self._now_s = now_s
         self._lock = threading.Lock()
@@ -106,7 +111,7 @@ class RepairingServer:
         return self._server.show(model, timeout_s)
 
     def ps(self, timeout_s: float) -> Sequence[Loaded]:
-        """As the server's. Silence for ``WEDGED_AFTER_S`` in all is a wedged scheduler, and answered by a repair."""
+        """As the server's. Silence for ``wedged_after_s`` in all is a wedged scheduler, and answered by a repair."""
         self._refuse_quarantined()
         began_s = self._now_s()
         try:
@@ -121,7 +126,7 @@ class RepairingServer:
     def unload_stuck(self, model: str, began_s: float) -> None:
         """A model that was ordered out at ``began_s`` (monotonic) is still there: its runner cannot end."""
         with self._lock:
-            self._ladder, rung = after_wedge(self._ladder, began_s=began_s, now_s=self._now_s())
+            self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, f"{model} does not go although it was ordered out")
 
     @contextmanager
@@ -144,19 +149,21 @@ class RepairingServer:
     def _climb(self, fault: TaskFault, began_s: float) -> None:
         after = after_hang if fault.kind in HANGS else after_crash
         with self._lock:
-            self._ladder, rung = after(self._ladder, began_s=began_s, now_s=self._now_s())
+            self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, fault.message)
 
     def _silent(self, began_s: float) -> None:
         with self._lock:
             since_s = max(self._silent_since_s or began_s, self._ladder.repaired_s)
             self._silent_since_s = since_s
-            if self._now_s() - since_s < WEDGED_AFTER_S:
+            if self._now_s() - since_s < self._limits.wedged_after_s:
                 return
-            self._ladder, rung = after_wedge(self._ladder, began_s=since_s, now_s=self._now_s())
-            self._repair(rung, f"/api/ps has not answered for {WEDGED_AFTER_S:.0f} s")
+            self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=since_s, now_s=self._now_s())
+            self._repair(rung, f"/api/ps has not answered for {self._now_s() - since_s:.0f} s")
 
     def _repair(self, rung: Rung | None, why: str) -> None:
+        if rung is not None and self._hands.on_trial():
+            rung = "quarantine"
         match rung:
             case None:
                 return
@@ -170,7 +177,9 @@ class RepairingServer:
             case "restart_server":
                 ended = self._hands.restart_server()
                 self._log.warning(
-                    "Repair 3 of 4, server ended to be started anew: %s (%s)", why, ended or "no server of ours"
+                    "Repair 3 of 4, server ended to be started anew: %s (%s)",
+                    why,
+                    ended or "no server of ours that a supervisor would start again",
                 )
             case "quarantine":
                 self._log.error("Repair 4 of 4, quarantined: %s; %s", why, self._hands.quarantine(why))

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
+from swarm.core.gpu import GpuReading
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.modelserver import Loaded, ModelServer, ModelTable, spilled_words
+from swarm.runtime.pinning import PinProof
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.runtime.probe import SpillPolicy, refusal
 from swarm.settings import LlmSettings, ModelSettings
@@ -32,16 +34,28 @@ class ResourceExecutor:
     """Fits the ``Executor`` port. The worker sees to it that no request to another model runs meanwhile."""
 
     def __init__(
-        self, server: ModelServer, settings: LlmSettings, *, models: Mapping[str, ModelSettings], log: logging.Logger
+        self,
+        server: ModelServer,
+        settings: LlmSettings,
+        *,
+        models: Mapping[str, ModelSettings],
+        log: logging.Logger,
+        pin: PinProof | None = None,
+        on_stuck: Callable[[str, float], None] = lambda _model, _began_s: None,
     ) -> None:
+        """``pin`` proves that a load came to the right card; ``on_stuck`` is told of a model, and when it was ordered out
+        (monotonic), that does not go.
+        """
         self._server = server
         self._settings = settings
         self._models = ModelTable(models)
         self._log = log
+        self._pin = pin
+        self._on_stuck = on_stuck
         self._one_at_a_time = threading.Lock()
 
     def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
-        """Load or unload. Raises ``TaskFault``: ``cpu_spill``, ``load_unproven``, ``unload_stuck``, the server's own …"""
+        """Load or unload. Raises ``TaskFault``: ``cpu_spill``, ``pin_refuted``, ``load_unproven``, ``unload_stuck`` …"""
         task = claim.task
         if not task.model:
             raise TaskFault("deterministic", "bad_request", f"{task.action} needs a model")
@@ -67,6 +81,7 @@ class ResourceExecutor:
         self._log.info("Loading model %s (task %s)", model, task.task_id)
         for other in held:
             self._unload(other.name, stopper)
+        before = self._pin.before() if self._pin is not None else ()
         load_began_s = time.monotonic()
         try:
             self._server.load(
@@ -81,6 +96,8 @@ class ResourceExecutor:
             raise _load_fault(model, fault) from fault
         loaded = self._proven(model, stopper)
         load_s = time.monotonic() - load_began_s
+        if self._pin is not None:
+            self._check_pin(self._pin, loaded, before, stopper)
         self._log.info("Model loaded: %s in %.1fs, %s", model, load_s, _size_words(loaded))
         return Trail(result={**_facts(loaded), "load_s": round(load_s, 3), "total_s": round(time.monotonic() - began_s, 3)})
 
@@ -94,13 +111,21 @@ class ResourceExecutor:
         spilled = spilled_words(loaded)
         if not spilled:
             return loaded
-        words = f"{model} does not fit on the card: {spilled}, the rest would run on the CPU"
+        words, advice = _spill_words(loaded, spilled)
         if self._policy == "refuse":
             self._unload(model, stopper)
-            raise TaskFault("deterministic", "cpu_spill", f'{words}; lower num_ctx, or set llm.on_cpu_spill = "warn"')
+            raise TaskFault("deterministic", "cpu_spill", f"{words}; {advice}")
         if self._policy == "warn":
             self._log.warning("%s", words)
         return loaded
+
+    def _check_pin(self, pin: PinProof, loaded: Loaded, before: tuple[GpuReading, ...], stopper: _Stopper) -> None:
+        """A model on another worker's card is unloaded at once: it takes that worker's memory."""
+        try:
+            pin.check(loaded.name, before, loaded.size_vram_mib)
+        except TaskFault:
+            self._unload(loaded.name, stopper)
+            raise
 
     def _unload_one(self, model: str, stopper: _Stopper) -> Trail:
         began_s = time.monotonic()
@@ -113,10 +138,12 @@ class ResourceExecutor:
 
     def _unload(self, model: str, stopper: _Stopper) -> None:
         """Order it out and wait until it is gone."""
+        began_s = time.monotonic()
         self._server.unload(model, min(30.0, stopper.left_s))
         gone = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model) is None, within_s=UNLOAD_LIMIT_S)
         if not gone:
             message = f"{model} is still loaded {UNLOAD_LIMIT_S:.0f} s after it was ordered out; a request may hang in it"
+            self._on_stuck(model, began_s)
             raise TaskFault("infra", "unload_stuck", message)
         self._log.info("Model unloaded: %s", model)
 
@@ -177,6 +204,15 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
 
 def _size_words(loaded: Loaded) -> str:
     return f"{loaded.size_mib} MiB ({loaded.size_vram_mib} MiB on GPU), context {loaded.context_length}"
+
+
+def _spill_words(loaded: Loaded, spilled: str) -> tuple[str, str]:
+    """What spilled, and what to do: a model of which nothing is on a card was not too big, the server has no card."""
+    if loaded.size_vram_mib == 0:
+        advice = 'see its log for the cards it found; for a worker meant to run on the CPU set llm.on_cpu_spill = "allow"'
+        return f"{loaded.name} is wholly on the CPU ({spilled}): the server uses no card", advice
+    words = f"{loaded.name} does not fit on the card: {spilled}, the rest would run on the CPU"
+    return words, 'lower num_ctx, or set llm.on_cpu_spill = "warn"'
 
 
 def _load_fault(model: str, fault: TaskFault) -> TaskFault:

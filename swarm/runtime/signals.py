@@ -26,10 +26,17 @@ class StopWish:
 
 
 def install(wish: StopWish) -> None:
-    """SIGTERM and SIGINT become wishes. For the main thread, once."""
+    """SIGTERM, SIGINT and a terminal that closes become wishes. For the main thread, once."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         wish.ask()
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    on_hangup(handle)
+
+
+def on_hangup(handle: Callable[[int, FrameType | None], None]) -> None:
+    """Handle SIGHUP, unless we were started to outlive the terminal (``nohup``)."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handle)

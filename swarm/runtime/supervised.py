@@ -8,7 +8,7 @@ from typing import assert_never
 
 from swarm.core.restart import RestartPolicy, RestartRecord, after_end, after_ready
 from swarm.errors import SwarmError
-from swarm.runtime.children import ChildState, ChildStatus, Supervised
+from swarm.runtime.children import ChildState, ChildStatus, QuarantineBook, Supervised
 from swarm.runtime.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Keeper:
         clock: Clock,
         wait_for: Callable[[], str | None] = lambda: None,
         fault: str | None = None,
+        book: QuarantineBook | None = None,
     ) -> None:
         self.process = process
         self.state = ChildState.BACKOFF
@@ -41,8 +42,14 @@ class Keeper:
         self._since = clock.iso()
         self._last_exit: str | None = None
         self._wanted = True
-        self._forced = False
+        self._forced = self._again = False
         self._soon_s = SOON_S
+        self._book = book
+        standing = book.standing() if book is not None else None
+        if standing is not None:
+            self._record = RestartRecord(quarantined=True)
+            self._enter(ChildState.QUARANTINED, standing[1])
+            log.warning("%s quarantined for another %.0f s: %s", process.name, *standing)
         if fault is not None:
             self._record = RestartRecord(quarantined=True, due_s=float("inf"))
             self._enter(ChildState.QUARANTINED, fault)
@@ -100,12 +107,35 @@ class Keeper:
         elif self.state is not ChildState.EXITED and not self._forced:
             self._force("stopping")
 
+    def restart(self, *, now: bool) -> str:
+        """A fresh start, as asked: after its work is done unless ``now`` (a server's requests are always cut); at once for
+        who waits, even in quarantine. Counts as no failure. Returns words for the log.
+        """
+        match self.state:
+            case ChildState.STARTING | ChildState.RUNNING if now or self.process.role == "server":
+                self._again = True
+                self._force("restarting, as asked")
+            case ChildState.STARTING | ChildState.RUNNING:
+                self._again = True
+                self._enter(ChildState.STOPPING, "finishing its work before it restarts, as asked")
+                self.process.drain()
+            case ChildState.STOPPING if now and not self._forced:
+                self._force(self._reason)
+            case ChildState.BACKOFF | ChildState.QUARANTINED if self._record.due_s < float("inf"):
+                self._record = RestartRecord(restarts=self._record.restarts)
+                if self._book is not None:
+                    self._book.release()
+                self._say("about to start, as asked")
+            case _:
+                return f"{self.process.name} cannot be restarted: {self.state}{f', {self._reason}' if self._reason else ''}"
+        return f"{self.process.name}: {self._reason}"
+
     def _waiting(self) -> float:
         blocked = self._wait_for()
         if blocked is not None:
             self._say(blocked)
             return IDLE_S
-        left_s = self._record.due_s - self._clock.mono_s()
+        left_s = self._left_s()
         if left_s > 0:
             return min(left_s, IDLE_S)
         try:
@@ -119,6 +149,13 @@ class Keeper:
         self._soon_s = SOON_S
         self._enter(ChildState.STARTING, "")
         return SOON_S
+
+    def _left_s(self) -> float:
+        """Until the next start. A quarantine that is written down lasts as long as its note, which people may remove."""
+        if self.state is ChildState.QUARANTINED and self._book is not None and self._record.due_s < float("inf"):
+            standing = self._book.standing()
+            return standing[0] if standing is not None else 0.0
+        return self._record.due_s - self._clock.mono_s()
 
     def _starting(self) -> float:
         if self.process.ready():
@@ -169,6 +206,11 @@ class Keeper:
         now_s = self._clock.mono_s()
         self._forced = False
         self._last_exit = how
+        if self._again:
+            self._again, self._ready_since_s = False, None
+            self._record = RestartRecord(restarts=self._record.restarts + 1, due_s=now_s)
+            self._enter(ChildState.BACKOFF, "about to start, as asked")
+            return
         self._record = after_end(
             self._record, now_s=now_s, ready_since_s=self._ready_since_s, policy=self._policy, orderly=orderly
         )
@@ -176,10 +218,23 @@ class Keeper:
         wait_s = self._record.due_s - now_s
         if self._record.quarantined:
             self._enter(ChildState.QUARANTINED, f"{self._record.never_ready} starts never got ready; last: {how}")
+            wait_s = self._write_down(wait_s)
             log.error("%s quarantined, tried again in %.0f s: %s", self.process.name, wait_s, self._reason)
         else:
             self._enter(ChildState.BACKOFF, how)
             log.warning("%s ended: %s; next start in %.0f s", self.process.name, how, wait_s)
+
+    def _write_down(self, wait_s: float) -> float:
+        """Put a quarantine on record; returns how long it lasts."""
+        if self._book is None:
+            return wait_s
+        try:
+            self._book.enter(self._reason)
+        except OSError as error:
+            log.warning("the quarantine of %s cannot be written down: %s", self.process.name, error.strerror)
+            self._book = None  # or it would count as over at once
+            return wait_s
+        return self._left_s()
 
     def _enter(self, state: ChildState, reason: str) -> None:
         self.state = state

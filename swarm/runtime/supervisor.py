@@ -19,7 +19,8 @@ from swarm.core.plan import WorkerPlan
 from swarm.core.restart import RestartPolicy
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.runtime.children import ChildState, ChildStatus, LifeLock, MakeProcess, Supervised
+from swarm.runtime import restarts
+from swarm.runtime.children import ChildState, ChildStatus, LifeLock, MakeProcess, QuarantineBook, Supervised
 from swarm.runtime.housekeeping import end_strangers, find_leftovers, trim_logs
 from swarm.runtime.ports import Clock
 from swarm.runtime.supervised import IDLE_S, Keeper
@@ -59,6 +60,7 @@ class Supervisor:
         register: Callable[[], None],
         make_process: MakeProcess,
         make_server: Callable[[WorkerPlan, Callable[[], None]], Supervised],
+        make_book: Callable[[WorkerPlan], QuarantineBook | None] = lambda _plan: None,
         brain_argv: Sequence[str],
         worker_argv: Callable[[str], Sequence[str]],
         parent: ProcessIdentity | None = None,
@@ -71,6 +73,7 @@ class Supervisor:
         self._life_lock = life_lock
         self._register = register
         self._limits = limits or Limits()
+        self._make_book = make_book
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._parent = parent
         self._parent_fd = identities.open_pidfd(parent) if parent is not None else None
@@ -107,6 +110,7 @@ class Supervisor:
         """
         self._life_lock.acquire()
         self._register()
+        restarts.forget(self._root)
         save_plan(self._root / "workers", self._plans)
         end_strangers(
             self._root,
@@ -133,6 +137,8 @@ class Supervisor:
         self._watch_parent()
         if self._drain_asked or self._stop_asked:
             self._end()
+        else:
+            restarts.obey(self._root, self._keepers)
         pauses = [keeper.step() for keeper in self._keepers]
         if all(k.state is ChildState.EXITED for k in self._keepers):
             self._finish()
@@ -167,7 +173,8 @@ class Supervisor:
         return (self._brain, *self._servers, *self._workers)
 
     def _server_keeper(self, plan: WorkerPlan, make: Callable[[WorkerPlan, Callable[[], None]], Supervised]) -> Keeper:
-        return Keeper(make(plan, self.wake), policy=self._limits.server, clock=self._clock, fault=plan.fault)
+        book = self._make_book(plan)
+        return Keeper(make(plan, self.wake), policy=self._limits.server, clock=self._clock, fault=plan.fault, book=book)
 
     def _worker_keeper(self, plan: WorkerPlan, make: MakeProcess, argv: Sequence[str], server: Keeper | None) -> Keeper:
         def wait_for() -> str | None:
@@ -184,9 +191,7 @@ class Supervisor:
             return
         log.info("pid %d, for which this swarm was started, is gone: draining", self._parent.pid)
         self._parent = None
-        if self._parent_fd is not None:
-            os.close(self._parent_fd)
-            self._parent_fd = None
+        self._close_parent_fd()
         self._drain_asked = True
 
     def _end(self) -> None:
@@ -240,8 +245,11 @@ class Supervisor:
     def _let_go(self) -> None:
         for keeper in self._keepers:
             keeper.process.close()
-        # The wake descriptor stays open until the process ends: a thread that just got an answer may still ring it.
+        # The wake descriptor stays open: a thread may still ring it.
+        self._close_parent_fd()
+        self._life_lock.release()
+
+    def _close_parent_fd(self) -> None:
         if self._parent_fd is not None:
             os.close(self._parent_fd)
             self._parent_fd = None
-        self._life_lock.release()

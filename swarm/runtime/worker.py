@@ -7,6 +7,7 @@ attempts and looks at the server run on pool threads and come back through queue
 
 from __future__ import annotations
 
+from swarm.core.cardcare import CardVerdict
 from swarm.core.claim import Claim
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
@@ -34,8 +35,8 @@ STOP_LIMIT_S = 15.0
 BUSY_BEAT_S = 0.5
 """Changes between idle and busy are written out within this; all others at once."""
 
-_LOOKS = 2
-"""Threads for looks at the server: one may hang in a server that is being replaced."""
+_LOOKS = 3
+"""Threads for looks at the server, of which one may hang in a server that is being replaced, and at the cards."""
 
 
 class Worker:
@@ -51,6 +52,7 @@ class Worker:
         pool = ThreadPool(config.limits.total + _LOOKS, f"{state.name}-slot")
         wake = ports.bell.wake_self
         self._watch = None if ports.probe is None else ServerWatch(ports.probe, pool=pool, wake=wake, clock=clock, log=log)
+        self._pool, self._verdict = pool, CardVerdict()
         self._running = Running(ports.executors, limit_s=config.limit_s, pool=pool, wake=wake, clock=clock, log=log)
         self._storage = StorageCare(clock=clock, log=log)
         self._ledger = ModelLedger(state)
@@ -99,6 +101,7 @@ class Worker:
         self._obey()
         self._settle_ended()
         self._hear_server()
+        self._hear_cards()
         self._police()
         full = self._claim_all()
         self._begin_ready()
@@ -176,6 +179,16 @@ class Worker:
         elif reading.model != before:
             self._log.info("Model loaded: %s", reading.model)
 
+    def _hear_cards(self) -> None:
+        """A hot card is left to finish what it does; what runs on a lost one is cut, for it would not end."""
+        if self._ports.cards is None:
+            return
+        self._verdict = self._ports.cards.turn(self._pool, self._ports.bell.wake_self)
+        if self._verdict.lost:
+            for run in self._running.runs:
+                if served_count((run,)):
+                    self._running.stop(run, "card_lost")
+
     def _police(self) -> None:
         now_s = self._clock.mono_s()
         check = now_s >= self._cancel_check_s
@@ -192,6 +205,7 @@ class Worker:
             if not isinstance(got, Claim):
                 return got == "full"
             self._running.take(got)
+            self._ledger.claimed(got, self._clock.iso())
             self._begin_ready()
 
     def _begin_ready(self) -> None:
@@ -201,6 +215,8 @@ class Worker:
     def _closed_reason(self) -> str:
         if self._watch is None:
             return "it has no model server"
+        if self._verdict.reason:
+            return self._verdict.reason
         return self._watch.closed_reason(in_flight=served_count(self._running.runs))
 
     # -- publishing ------------------------------------------------------------------------------------------------
@@ -225,6 +241,7 @@ class Worker:
             disk_trouble=self._storage.trouble,
             watch=self._watch,
             idle_text=self._claimer.idle_text,
+            card_trouble=self._verdict.reason,
         )
         after = self._outside()
         if after != before:

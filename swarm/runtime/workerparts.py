@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from swarm.core.slots import SlotLimits, slot_limits
 from swarm.core.task import TaskClass
+from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread
 from swarm.runtime.ports import Bell, Clock, Executor, WorkerQueue
 from swarm.runtime.watch import ServerProbe
@@ -29,6 +30,8 @@ class WorkerPorts:
     jitter: Callable[[], float]
     """Random numbers in [0, 1)."""
     log: logging.Logger
+    cards: CardWatch | None = None
+    """None: a worker whose cards are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -17,10 +16,13 @@ from typing import Any, Self
 
 import msgspec
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core import templating
+from swarm.core.dag import Links
+from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue import codec, lookup
-from swarm.taskqueue.layout import GRAIN_NS, Layout
+from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults, write_all
 
@@ -41,6 +43,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     models: dict[str, int] = msgspec.field(default_factory=dict)
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     version: str = ""
+    max_fails: int | None = None
+    """With more failures than this, what waits of it is cancelled."""
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,20 +56,6 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     """Of these, accepted now."""
     again: int
     """Of these, known from an earlier submission: finished, failed, waiting or running."""
-
-
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How a batch stands, counted from the state directories."""
-
-    completed: int
-    failed: int
-    cancelled: int
-    left: int
-
-    @property
-    def total(self) -> int:
-        """All items."""
-        return self.completed + self.failed + self.cancelled + self.left
 
 
 class BatchBook:
@@ -81,39 +71,48 @@ class BatchBook:
     def manifest(self, batch_id: str) -> Manifest:
         """Raises ``QueueError`` for an unknown batch."""
         try:
+            if not ID_RE.match(batch_id):
+                raise FileNotFoundError(batch_id)
             return msgspec.json.decode(read_regular(self._path(batch_id, "json"), 1 << 20), type=Manifest)
+        except ValueError as exc:
+            raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to write it anew") from exc
         except FileNotFoundError as exc:
             known = ", ".join(self.names()[:8]) or "none yet"
             raise QueueError(f"there is no batch {batch_id}", hint=f"known batches: {known}") from exc
 
     def names(self) -> list[str]:
         """Ids of all batches."""
-        return sorted(n[:-5] for n in os.listdir(self._layout.batches) if n.endswith(".json") and n[0] != ".")
+        names = (n[:-5] for n in list_names(self._layout.batches) if n.endswith(".json") and n[0] != ".")
+        return sorted(n for n in names if "." not in n)
 
     def known(self, batch_id: str) -> dict[str, str]:
         """Task ids by item key, of all submissions so far; empty for a batch never seen."""
         return dict(self._known(batch_id))
 
-    def submit(self, manifest: Manifest, items: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Submitted]:
+    def submit(
+        self, manifest: Manifest, items: Iterable[tuple[str, Mapping[str, Any]]], links: Links | None = None
+    ) -> Iterator[Submitted]:
         """Accept what is new of these (item key, task document) pairs; yields the state after each shared flush.
 
+        With ``links`` the names in ``depends_on`` become task ids; all ids are on record before the first task appears.
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
         Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
         """
         with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self._alone(manifest.batch_id):
             known = self.known(manifest.batch_id)
             present = _Presence(self._layout, known)
-            self._write_manifest(manifest)
-            rest = iter(items)
+            self.write(manifest)
+            ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
+            rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
             total = Submitted(items=0, new=0, again=0)
             with _Order(self._path(manifest.batch_id, "order"), flush=self._storage.full) as order:
                 while chunk := list(islice(rest, CHUNK)):
-                    new = self._accept(manifest.batch_id, chunk, known, present, order)
+                    new = self._accept(manifest.batch_id, chunk, known, present, order, ids)
                     order.write()
                     again = total.again + len(chunk) - new
                     total = Submitted(items=total.items + len(chunk), new=total.new + new, again=again)
                     yield total
-            self._write_manifest(msgspec.structs.replace(manifest, items=total.items, submitted=True))
+            self.write(msgspec.structs.replace(manifest, items=total.items, submitted=True))
 
     def _accept(
         self,
@@ -122,11 +121,12 @@ class BatchBook:
         known: dict[str, str],
         present: _Presence,
         order: _Order,
+        ids: Mapping[str, str],
     ) -> int:
         producer = Producer(self._layout, self._storage)
         lines, documents = [], []
         for key, document in chunk:
-            task_id = known.get(key)
+            task_id = ids.get(key) or known.get(key)
             if task_id is None:
                 task_id = producer.new_id()
                 lines.append(f"{key} {task_id}\n")
@@ -135,6 +135,13 @@ class BatchBook:
                 documents.append({"task_id": task_id, "batch_id": batch_id, **document})
         self._remember(batch_id, "".join(lines).encode())
         return sum(1 for _ in producer.enqueue_many(documents)) and len(documents)
+
+    def _reserve(self, batch_id: str, links: Links, known: Mapping[str, str]) -> dict[str, str]:
+        """The id of every item, in the input's order (sessions go by it), on record before any task names another."""
+        producer = Producer(self._layout, self._storage)
+        ids = {key: known.get(key) or producer.new_id() for key in links.keys}
+        self._remember(batch_id, "".join(f"{key} {i}\n" for key, i in ids.items() if key not in known).encode())
+        return ids
 
     def _known(self, batch_id: str) -> Iterator[tuple[str, str]]:
         """Pairs of the items file; a torn last line is passed over."""
@@ -163,7 +170,8 @@ class BatchBook:
             os.close(fd)
         self._storage.flush_dir(self._layout.batches)
 
-    def _write_manifest(self, manifest: Manifest) -> None:
+    def write(self, manifest: Manifest) -> None:
+        """Replace a manifest, durably."""
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
         self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
 
@@ -198,6 +206,21 @@ class BatchBook:
                 yield finished, finished
             elif (located := lookup.find(self._layout, task_id)) is not None:
                 yield _body(located.path, task_id), None
+
+
+def linked(document: Mapping[str, Any], links: Links, ids: Mapping[str, str]) -> Mapping[str, Any]:
+    """The document with task ids for names in ``depends_on``, and the names its request asks results of in ``results``."""
+    wants = document.get("depends_on")
+    if not wants:
+        return document
+    found = {name: ids[links.names[name]] for name in wants if name in links.names}
+    asked = (r for r in templating.references(document.get("request")) if r.startswith("results."))
+    used = {templating.parse(reference, wants).name for reference in asked}
+    if "map" in document:
+        used.add(document["map"]["over"])
+    results = {name: found[name] for name in found if name in used}
+    whole = {**document, "depends_on": list(dict.fromkeys(found.get(name, name) for name in wants))}
+    return {**whole, "results": results} if results else whole
 
 
 def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
@@ -272,49 +295,3 @@ class _Order:
             if kind is not None:
                 with suppress(OSError):
                     os.unlink(self._beside)
-
-
-class BatchWatch:
-    """Follows a batch to its end by listing only shards that changed. Memory: one id per item not yet ended."""
-
-    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
-        self._layout = layout
-        self._open: dict[str, set[str]] = {}
-        self._seen: dict[str, int] = {}
-        self._ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
-        for task_id in task_ids:
-            shard = os.path.dirname(layout.terminal(TaskState.COMPLETED, task_id)).rpartition("/")[2]
-            self._open.setdefault(shard, set()).add(task_id)
-
-    def look(self) -> Ended:
-        """How it stands now. Costs one ``stat`` per shard, and a listing of each shard that changed."""
-        for shard in list(self._open):
-            for state in TERMINAL:
-                self._look_at(shard, state)
-            if not self._open[shard]:
-                del self._open[shard]
-        return Ended(
-            completed=self._ended[TaskState.COMPLETED],
-            failed=self._ended[TaskState.FAILED],
-            cancelled=self._ended[TaskState.CANCELLED],
-            left=sum(len(ids) for ids in self._open.values()),
-        )
-
-    def _look_at(self, shard: str, state: TaskState) -> None:
-        folder = f"{self._layout.root}/{state}/{shard}"
-        try:
-            changed_ns = os.stat(folder).st_mtime_ns
-        except FileNotFoundError:
-            return
-        if self._seen.get(folder) == changed_ns:
-            return
-        waiting = self._open[shard]
-        ended = waiting.intersection(n[:-5] for n in os.listdir(folder))
-        waiting.difference_update(ended)
-        self._ended[state] += len(ended)
-        # Directory times move in steps: a change may hide behind one of the same step, so a fresh listing is not trusted.
-        self._seen[folder] = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
-
-    def open_ids(self, limit: int) -> list[str]:
-        """Some ids that have not ended, oldest first."""
-        return sorted(i for ids in self._open.values() for i in ids)[:limit]

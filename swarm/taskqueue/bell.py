@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+from contextlib import suppress
 
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import FILE_MODE
@@ -20,16 +21,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def ring(layout: Layout) -> None:
     """Wake all who wait on this root. A bell that cannot be rung (full or read-only disk) delays, it does not fail."""
-    try:
-        fd = os.open(layout.bell, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    except OSError:
-        return
-    try:
-        os.utime(fd)
-    except OSError:
-        return
-    finally:
-        os.close(fd)
+    with suppress(OSError):
+        try:
+            os.utime(layout.bell)
+        except FileNotFoundError:
+            os.close(os.open(layout.bell, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
 
 
 class FileBell:

@@ -1,136 +1,251 @@
-"""What each blocked task waits for. Each file is read once; a turn costs what changed and the dependencies still open.
+"""What each blocked task waits for. Each file is read once; a turn costs what changed, however many wait.
 
-A session's turn is told by a small ledger: the last task of a session that was let go is written down before it moves,
-so that a restarted brain knows who is on turn without reading all of ``pending``.
+A session's tasks go one at a time, in the order of submission: the first of those blocked is let go when the one let go
+before it has ended (``sessions.TurnLedger``).
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
-import zlib
+from collections.abc import Callable
 
-import msgspec
-
-from swarm.clock import parse_iso
+from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView
-from swarm.core.task import TERMINAL, Task, TaskState
-from swarm.errors import TaskInvalid
-from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import list_names
-from swarm.taskqueue.corrupt import set_aside
-from swarm.taskqueue.layout import Layout, parse_task_file
-from swarm.taskqueue.storage import Storage, read_regular
+from swarm.taskqueue.blockedentry import Entry, read_entry, reading_order
+from swarm.taskqueue.blockednames import BlockedNames
+from swarm.taskqueue.endings import Endings
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.sessions import Sessions
+from swarm.taskqueue.storage import Storage
 
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One blocked file, as read."""
-
-    task: Task
-    attempt: int
-    body_size: int
-    retry_at: str | None
+READING_S = 0.5
+"""Longest time one look spends on reading files: a brain that starts beside very many goes on with its other duties."""
+MOST_READY = 1000
+"""Tasks let go in one turn: the brain has other things to see to as well."""
 
 
 class BlockedIndex:
-    """Remembers blocked files between looks."""
+    """Remembers blocked files between looks; for one thread. With ``ready_only`` a look answers only what may matter now."""
 
-    def __init__(self, layout: Layout, storage: Storage) -> None:
+    def __init__(
+        self, layout: Layout, storage: Storage, pauses: Callable[[], Pauses] = Pauses, *, ready_only: bool = False
+    ) -> None:
         self._layout = layout
         self._storage = storage
+        self._ready_only = ready_only
+        self._read_pauses = pauses
+        self._pauses = Pauses()
+        self._held: dict[str, set[str]] = {}
+        self._names = BlockedNames(layout, watch=ready_only)
+        self._endings = Endings(layout, budget=ready_only)
         self._entries: dict[str, Entry] = {}
+        self._open: dict[str, set[str]] = {}
+        self._failed: dict[str, str] = {}
+        self._dependents: dict[str, set[str]] = {}
+        self._sessions = Sessions(layout, storage, self._endings, self._entries)
+        self._due: list[tuple[float, str]] = []
+        self._ready: dict[str, None] = {}
+        self._resource: set[str] = set()
+        self._unread: dict[str, None] = {}
+        self._unsettled: frozenset[str] = frozenset()
 
     def look(self) -> tuple[BlockedView, ...]:
-        """All blocked tasks, in the order of their ids (which is the order of submission for ids made here)."""
-        names = set(list_names(self._layout.blocked))
-        self._entries = {n: e for n, e in self._entries.items() if n in names}
-        for name in names.difference(self._entries):
-            entry = self._read(name)
-            if entry is not None:
-                self._entries[name] = entry
+        """All blocked tasks in the order of submission; with ``ready_only`` those that may go, must fail, or come due next.
+
+        Raises ``OSError``.
+        """
+        self._follow_pauses()
+        self._follow()
+        for task_id, completed in self._endings.news():
+            self._note_end(task_id, completed=completed)
         now_s = time.time()
-        seen_sessions: set[str] = set()
-        return tuple(self._view(self._entries[name], now_s, seen_sessions) for name in sorted(self._entries))
+        while self._due and self._due[0][0] <= now_s:
+            self._judge(heapq.heappop(self._due)[1])
+        names = self._worth_telling() if self._ready_only else self._entries
+        entries = sorted((self._entries[name] for name in names), key=lambda entry: entry.order)
+        return tuple(self._view(entry, now_s) for entry in entries)
+
+    def __len__(self) -> int:
+        """How many are blocked, as of the last look."""
+        return len(self._entries) + len(self._unread)
+
+    def dependencies(self) -> frozenset[str]:
+        """Ids that blocked tasks depend on, as of the last look."""
+        return frozenset(wanted for entry in self._entries.values() for wanted in entry.depends_on)
 
     def entry(self, task_id: str, attempt: int) -> tuple[str, Entry] | None:
         """Path and content of one blocked task; None if it is not there any more."""
         path = self._layout.blocked_file(task_id, attempt)
-        entry = self._entries.get(os.path.basename(path)) or self._read(os.path.basename(path))
+        name = os.path.basename(path)
+        entry = self._entries.get(name) or self._read(name)
         return None if entry is None else (path, entry)
 
-    def _read(self, name: str) -> Entry | None:
-        parsed = parse_task_file(name)
-        path = f"{self._layout.blocked}/{name}"
-        if parsed is None:
-            return None  # foreign: `swarm queue fsck` names it
-        try:
-            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
-        except FileNotFoundError:
-            return None
-        except (TaskInvalid, ValueError) as exc:
-            set_aside(self._layout, self._storage, path, str(exc))
-            return None
-        return Entry(task=parts.task, attempt=parsed.attempt, body_size=parts.body_size, retry_at=parts.trail.retry_at)
+    def read_again(self, task_id: str, attempt: int) -> None:
+        """Its content was changed where it lies."""
+        name = os.path.basename(self._layout.blocked_file(task_id, attempt))
+        self._drop(name)
+        entry = self._read(name)
+        if entry is not None:
+            self._add(entry)
 
-    def _view(self, entry: Entry, now_s: float, seen_sessions: set[str]) -> BlockedView:
-        task = entry.task
-        waiting, failed = self._dependencies(task)
-        return BlockedView(
-            task_id=task.task_id,
-            attempt=entry.attempt,
-            due_in_s=_due_in_s(entry, now_s),
-            waiting_for=waiting,
-            failed_dependency=failed,
-            session_turn=self._on_turn(task, seen_sessions),
+    def note_turn(self, entry: Entry) -> None:
+        """Put on record that it is its session's current task, before it is let go; with it all others about to go.
+
+        Raises ``OSError``.
+        """
+        if entry.session is None or self._sessions.on_record(entry.session) == entry.task_id:
+            return
+        turns = {entry.session: entry.task_id}
+        for other in (self._entries.get(name) for name in self._ready):
+            if other is not None and other.session is not None and self._goes(other):
+                turns.setdefault(other.session, other.task_id)
+        self._sessions.note(turns)
+
+    # -- following the files -------------------------------------------------------------------------------------------
+
+    def _follow_pauses(self) -> None:
+        before, self._pauses = self._pauses, self._read_pauses()
+        if self._pauses != before:
+            resumed = [batch for batch in self._held if self._pauses.batch(batch) is None]
+            for name in [name for batch in resumed for name in self._held.pop(batch)]:
+                self._judge(name)
+
+    def _follow(self) -> None:
+        changes = self._names.changes()
+        again = self._unsettled
+        self._unsettled = changes.unsettled
+        for name in (*changes.removed, *changes.added):
+            self._drop(name)
+            self._unread.pop(name, None)
+        if changes.added:
+            self._unread = dict.fromkeys(sorted((*self._unread, *changes.added), key=reading_order))
+        self._read_some()
+        for name in again:
+            self._judge(name)
+
+    def _read_some(self) -> None:
+        """In the order of submission: whatever is known then has no forerunner that is not, so turns can be told early."""
+        until_s = time.monotonic() + READING_S if self._ready_only else float("inf")
+        while self._unread and time.monotonic() < until_s:
+            name = next(iter(self._unread))
+            del self._unread[name]
+            entry = self._read(name)
+            if entry is not None:
+                self._add(entry)
+
+    def _read(self, name: str) -> Entry | None:
+        return read_entry(self._layout, self._storage, name)
+
+    def _add(self, entry: Entry) -> None:
+        name = entry.name
+        self._entries[name] = entry
+        for wanted in entry.depends_on:
+            self._note_dependency(entry, wanted)
+        if entry.session is not None:
+            self._sessions.add(entry.session, entry.order, name)
+        if entry.due_s is not None:
+            heapq.heappush(self._due, (entry.due_s, name))
+        if entry.resource:
+            self._resource.add(name)
+        self._judge(name)
+
+    def _note_dependency(self, entry: Entry, wanted: str) -> None:
+        completed = self._endings.ended(wanted)
+        if completed is None:
+            self._open.setdefault(entry.name, set()).add(wanted)
+            self._dependents.setdefault(wanted, set()).add(entry.name)
+            self._endings.watch(wanted)
+        elif not completed and not entry.runs_anyway:
+            self._failed.setdefault(entry.name, wanted)
+
+    def _drop(self, name: str) -> None:
+        entry = self._entries.pop(name, None)
+        if entry is None:
+            return
+        for wanted in self._open.pop(name, ()):
+            self._dependents[wanted].discard(name)
+            self._forget_if_unwanted(wanted)
+        self._failed.pop(name, None)
+        self._ready.pop(name, None)
+        self._resource.discard(name)
+        if entry.session is not None:
+            self._judge_head(entry.session)
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def _note_end(self, task_id: str, *, completed: bool) -> None:
+        for name in self._dependents.pop(task_id, ()):
+            self._open[name].discard(task_id)
+            if not completed and not self._entries[name].runs_anyway:
+                self._failed.setdefault(name, task_id)
+            self._judge(name)
+        session = self._sessions.ended(task_id)
+        if session is not None:
+            self._judge_head(session)
+
+    def _forget_if_unwanted(self, task_id: str) -> None:
+        if not self._dependents.get(task_id):
+            self._dependents.pop(task_id, None)
+            if not self._sessions.awaits(task_id):
+                self._endings.forget(task_id)
+
+    def _judge_head(self, session: str) -> None:
+        head = self._sessions.head(session)
+        if head is not None:
+            self._judge(head)
+
+    def _judge(self, name: str) -> None:
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        if name in self._failed:
+            self._ready[name] = None
+        elif self._goes(entry):
+            if entry.batch_id is not None and self._pauses.batch(entry.batch_id) is not None:
+                self._held.setdefault(entry.batch_id, set()).add(name)
+            else:
+                self._ready[name] = None
+
+    def _goes(self, entry: Entry) -> bool:
+        return (
+            not self._open.get(entry.name)
+            and (entry.due_s is None or entry.due_s <= time.time())
+            and entry.name not in self._unsettled
+            and self._sessions.on_turn(entry.session, entry.task_id, entry.name)
         )
 
-    def _dependencies(self, task: Task) -> tuple[tuple[str, ...], str | None]:
-        waiting = []
-        failed = None
-        for wanted in task.depends_on:
-            state = self._ended(wanted)
-            if state is None:
-                waiting.append(wanted)
-            elif state is not TaskState.COMPLETED and task.on_dependency_failure == "fail":
-                failed = failed or wanted
-        return tuple(waiting), failed
+    # -- telling -------------------------------------------------------------------------------------------------------
 
-    def _ended(self, task_id: str) -> TaskState | None:
-        return next((s for s in TERMINAL if os.path.lexists(self._layout.terminal(s, task_id))), None)
+    def _worth_telling(self) -> set[str]:
+        """What is ready is judged again: a newcomer may have taken its place in the session."""
+        names: set[str] = set(self._resource)
+        for name in list(self._ready):
+            if name not in self._failed:
+                del self._ready[name]
+                self._judge(name)
+                if name not in self._ready:
+                    continue
+            names.add(name)
+            if len(names) >= MOST_READY:
+                break
+        while self._due and self._due[0][1] not in self._entries:
+            heapq.heappop(self._due)
+        if self._due:
+            names.add(self._due[0][1])
+        return names
 
-    def _on_turn(self, task: Task, seen_sessions: set[str]) -> bool:
-        if task.session is None:
-            return True
-        if task.session in seen_sessions:
-            return False
-        seen_sessions.add(task.session)
-        current = self._current(task.session)
-        return current is None or current == task.task_id or self._ended(current) is not None
-
-    def _ledger(self, session: str) -> str:
-        return f"{self._layout.sessions}/{zlib.crc32(session.encode()):08x}-{len(session)}"
-
-    def _current(self, session: str) -> str | None:
-        try:
-            data = read_regular(self._ledger(session), 1 << 20)
-        except (FileNotFoundError, ValueError):
-            return None
-        table: dict[str, str] = msgspec.json.decode(data, type=dict[str, str])
-        return table.get(session)
-
-    def note_turn(self, task: Task) -> None:
-        """Write down that this task is now its session's current one; before it is let go. Raises ``OSError``."""
-        if task.session is None:
-            return
-        path = self._ledger(task.session)
-        try:
-            table: dict[str, str] = msgspec.json.decode(read_regular(path, 1 << 20), type=dict[str, str])
-        except FileNotFoundError:
-            table = {}
-        table[task.session] = task.task_id
-        self._storage.replace(path, msgspec.json.encode(table), durable=True)
-
-
-def _due_in_s(entry: Entry, now_s: float) -> float | None:
-    times = [t for t in (entry.task.not_before, entry.retry_at) if t is not None]
-    return max((parse_iso(t) - now_s for t in times), default=None)
+    def _view(self, entry: Entry, now_s: float) -> BlockedView:
+        open_ids = self._open.get(entry.name, ())
+        return BlockedView(
+            task_id=entry.task_id,
+            attempt=entry.attempt,
+            due_in_s=None if entry.due_s is None else entry.due_s - now_s,
+            waiting_for=tuple(w for w in entry.depends_on if w in open_ids),
+            failed_dependency=self._failed.get(entry.name),
+            step=entry.step,
+            batch_paused=entry.batch_id if self._pauses.batch(entry.batch_id) else None,
+            session_turn=entry.name not in self._unsettled
+            and self._sessions.on_turn(entry.session, entry.task_id, entry.name),
+        )

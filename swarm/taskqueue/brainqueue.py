@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from swarm.core.lanes import lane_of
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, WorkerView
+from swarm.core.mapping import MapFault
+from swarm.core.pauses import Pauses
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import TaskError, TaskState
 from swarm.taskqueue import dropins, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
+from swarm.taskqueue.finished import FinishedIndex
+from swarm.taskqueue.hopeless import HopelessBatches
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.lifelock import LifeLock, is_held
+from swarm.taskqueue.mapping import Mapper
+from swarm.taskqueue.pauses import PauseBook
 from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.purge import Needed
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, storage_faults
 from swarm.taskqueue.takeback import CrashRule, take_back
@@ -33,16 +39,24 @@ class BrainFileQueue:
         storage: Storage,
         crash_rule: CrashRule,
         end_remains: Callable[[str], bool] = lambda _name: True,
+        *,
+        count_finished: bool = False,
+        ready_only: bool = False,
     ) -> None:
+        """With ``ready_only`` ``blocked`` answers only what may matter now, at the cost of what changed."""
         self._end_remains = end_remains
         self._layout = layout
         self._storage = storage
         self._crash_rule = crash_rule
         self._lanes = LaneCounts(layout)
-        self._blocked = BlockedIndex(layout, storage)
+        self._pauses = PauseBook(layout)
+        self._blocked = BlockedIndex(layout, storage, self._pauses.read, ready_only=ready_only)
+        self._hopeless = HopelessBatches(layout, storage) if ready_only else None
         self._drop_ins = dropins.DropInFiler(layout, storage)
         self._producer = Producer(layout, storage)
+        self._mapper = Mapper(layout, storage, self._producer)
         self._settler = Settler(layout, storage)
+        self._finished = FinishedIndex(layout, count=count_finished)
         self._buckets = BucketChooser(layout, storage, IdMaker())
 
     @_LOOK
@@ -65,6 +79,10 @@ class BrainFileQueue:
     def blocked(self) -> tuple[BlockedView, ...]:
         """All blocked tasks with what they wait for."""
         return self._blocked.look()
+
+    def blocked_count(self) -> int:
+        """How many are blocked, as of the last look."""
+        return len(self._blocked)
 
     @_LOOK
     def drop_ins(self) -> tuple[DropIn, ...]:
@@ -128,12 +146,12 @@ class BrainFileQueue:
             if found is None:
                 return False
             path, entry = found
-            lane = lane_of(entry.task)
+            lane, priority = entry.lane, entry.priority
             try:
-                self._blocked.note_turn(entry.task)
-                priority = entry.task.priority
+                self._blocked.note_turn(entry)
                 bucket = returned_bucket(priority) if attempt else self._buckets.at_end(lane, priority)
-                self._buckets.move_in(path, lane, bucket, task_id, attempt)
+                # After a power cut either place is a good one, and thousands may be due at once.
+                self._buckets.move_in(path, lane, bucket, task_id, attempt, flush=False)
             except FileNotFoundError:
                 return False
         ring(self._layout)
@@ -146,3 +164,56 @@ class BrainFileQueue:
         if found is None:
             return False
         return self._settler.end_waiting(found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason))
+
+    def expand_map(self, task_id: str, attempt: int) -> str | None:
+        """Make the children of a blocked map task; it waits on for them. None: it is gone."""
+        return self._advance(task_id, attempt, lambda path: f"Mapped {task_id} over {self._mapper.expand(path)} elements")
+
+    def gather_map(self, task_id: str, attempt: int) -> str | None:
+        """Complete a map task with the answers of its children. None: it is gone."""
+        return self._advance(task_id, attempt, lambda path: f"Gathered {self._mapper.gather(path)} answers in {task_id}")
+
+    def _advance(self, task_id: str, attempt: int, act: Callable[[str], str]) -> str | None:
+        with storage_faults(f"cannot go on with {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
+            if found is None:
+                return None
+            try:
+                line = act(found[0])
+            except FileNotFoundError:
+                return None
+            except MapFault as fault:
+                error = TaskError(type="map", message=str(fault))
+                self._settler.end_waiting(found[0], task_id, TaskState.FAILED, error)
+                line = f"Failed {task_id}: {fault}"
+            self._blocked.read_again(task_id, attempt)
+        ring(self._layout)
+        return line
+
+    @_LOOK
+    def hopeless(self) -> tuple[HopelessView, ...]:
+        """Batches past their limit of failures that have not ended; () for who only looks."""
+        return () if self._hopeless is None else self._hopeless.look()
+
+    def stop_batch(self, batch_id: str, reason: str) -> int:
+        """Cancel some of what waits of a batch; how many."""
+        if self._hopeless is None:
+            return 0
+        with storage_faults(f"cannot stop batch {batch_id}"):
+            return self._hopeless.stop(batch_id, reason)
+
+    @_LOOK
+    def pauses(self) -> Pauses:
+        """What people have paused."""
+        return self._pauses.read()
+
+    @_LOOK
+    def finished(self, old_after_s: float) -> FinishedView:
+        """What lies finished, as far as it is known; one bounded step further each time."""
+        return self._finished.look(old_after_s)
+
+    def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
+        """Remove old documents of one shard; how many. Kept: those that blocked tasks and sessions depend on."""
+        needed = Needed(self._layout, self._blocked.dependencies())
+        with storage_faults(f"cannot purge {state}/{shard}"):
+            return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=needed).documents

@@ -56,7 +56,7 @@ class BucketChooser:
             return "", BUCKET_SIZE
         return same[-1], len(list_names(f"{lane_path}/{same[-1]}"))
 
-    def move_in(self, source: str, lane: str, bucket: str, task_id: str, attempt: int) -> str:
+    def move_in(self, source: str, lane: str, bucket: str, task_id: str, attempt: int, *, flush: bool = True) -> str:
         """Move a file into a bucket, making lane and bucket as needed; returns the new path. Atomic, never overwrites.
 
         Raises ``FileNotFoundError`` when the *source* is gone, ``FileExistsError``.
@@ -65,7 +65,7 @@ class BucketChooser:
         target = f"{folder}/{task_file(task_id, attempt)}"
         while True:
             try:
-                self._storage.move(source, target)
+                self._storage.move(source, target, flush=flush)
             except FileNotFoundError:
                 if not os.path.lexists(source):
                     raise

@@ -25,6 +25,7 @@ from swarm.taskqueue.codec import encode_body
 from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.validate import validate
@@ -104,6 +105,7 @@ class DropInFiler:
         return f"Drop-in {file_name} is no task and went to corrupt/: {reason}"
 
     def _move(self, path: str, task: Task) -> str:
+        owe_for(self._layout, self._storage, task)
         if waits(task):
             self._storage.move(path, self._layout.blocked_file(task.task_id, 0))
             return f"Filed drop-in {task.task_id} under blocked"

@@ -15,7 +15,9 @@ from swarm.taskqueue.claims import WorkerFileQueue
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import Counts, Located
 from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.purge import purge
 from swarm.taskqueue.registry import FileHeartbeats
+from swarm.taskqueue.shardpass import Removed
 from swarm.taskqueue.storage import Storage
 from swarm.taskqueue.takeback import CrashRule
 
@@ -82,9 +84,30 @@ class FileQueue:
         """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
         return WorkerFileQueue(self.layout, self.storage, worker)
 
-    def brain_view(self, crash_rule: CrashRule, end_remains: Callable[[str], bool] = lambda _name: True) -> BrainFileQueue:
-        """The ``BrainQueue``, for who holds the brain's life lock. ``end_remains`` ends programs that a dead worker left."""
-        return BrainFileQueue(self.layout, self.storage, crash_rule, end_remains)
+    def brain_view(
+        self,
+        crash_rule: CrashRule,
+        end_remains: Callable[[str], bool] = lambda _name: True,
+        *,
+        count_finished: bool = False,
+        ready_only: bool = False,
+    ) -> BrainFileQueue:
+        """The ``BrainQueue``, for who holds the brain's life lock. ``end_remains`` ends programs that a dead worker left.
+
+        ``count_finished``: what lies finished is counted too, for retention by number. ``ready_only``: for a brain that goes
+        on looking; of what is blocked it is told only what may matter now.
+        """
+        return BrainFileQueue(
+            self.layout, self.storage, crash_rule, end_remains, count_finished=count_finished, ready_only=ready_only
+        )
+
+    def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
+        """See ``purge.purge``."""
+        return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
+
+    def uncancel(self, task_id: str) -> None:
+        """Take back the wish that a running task be cancelled; harmless when there is none."""
+        people.forget_cancel(self.layout, task_id)
 
     def batches(self) -> BatchBook:
         """What was submitted together."""

@@ -41,9 +41,20 @@ def scan(layout: Layout) -> Iterator[Finding]:
             continue
         first, extra = sorted((other, found), key=_precedence)
         kept[found.task_id] = first
+        if not _two_files(first.path, extra.path):
+            continue
         what = f"task {extra.task_id} is in {extra.state} and in {first.state} too: {first.path}"
         yield aside("several-states", extra.path, what, target=first.path)
     yield from leftovers(layout)
+
+
+def _two_files(one: str, other: str) -> bool:
+    """Whether both are there and are not one file seen twice on its way; a second hard link counts as a second file."""
+    try:
+        here, there = os.lstat(one), os.lstat(other)
+    except FileNotFoundError:
+        return False
+    return here.st_ino != there.st_ino or there.st_nlink > 1
 
 
 def _precedence(placed: Placed) -> tuple[int, int, str]:
@@ -89,11 +100,9 @@ class _Repairer:
 
     def carry_out(self, finding: Finding) -> bool:
         """False: there is nothing to do, or it has moved on."""
-        if not os.path.lexists(finding.path):
+        if finding.action is Action.NONE or not os.path.lexists(finding.path):
             return False
         match finding.action:
-            case Action.NONE:
-                return False
             case Action.ASIDE:
                 return self._aside(finding)
             case Action.REMOVE:
@@ -102,10 +111,10 @@ class _Repairer:
                 return self._move(finding)
             case Action.STATUS:
                 return self._write_status(finding.path)
-            case Action.REASON:
+            case _:
                 reason = f"unknown: {finding.what}\n"
                 self._storage.replace(f"{finding.path}.reason", reason.encode(), durable=True)
-                return True
+        return True
 
     def _aside(self, finding: Finding) -> bool:
         if finding.target and not os.path.lexists(finding.target):

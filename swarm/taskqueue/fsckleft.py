@@ -15,7 +15,7 @@ from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
 STAGING_AGE_S = 3600.0
-"""A submission that was cut off is cleared away after this; its maker may be slow, or on a machine whose pids are not ours."""
+"""A submission that was cut off is cleared away after this; its maker may be slow, or on a machine of other pids."""
 TEMP_AGE_S = 10.0
 """Between the making of a temporary file and its renaming pass milliseconds."""
 _TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.new$")
@@ -44,7 +44,17 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
 
 def temporaries(layout: Layout) -> Iterator[Finding]:
     """``.<name>.<pid>.new``: half a replacement, whose maker died before it was put in place."""
-    for folder in (layout.workers, layout.heartbeats, layout.batches, layout.sessions, layout.corrupt, layout.pending):
+    flat = (
+        layout.workers,
+        layout.heartbeats,
+        layout.batches,
+        layout.feeds,
+        layout.outbox,
+        layout.sessions,
+        layout.corrupt,
+        layout.pending,
+    )
+    for folder in (*flat, layout.control):
         for name in list_names(folder):
             path = f"{folder}/{name}"
             if not _TEMP_RE.match(name) or not (name.startswith(".") or folder == layout.batches):

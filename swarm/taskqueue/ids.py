@@ -37,18 +37,23 @@ class IdMaker:
         self._last_ms = 0
         self._seq = 0
         self._random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARS))
+        self._head = _encode(0, _TIME_CHARS)
 
     def new(self) -> str:
         """A fresh id; of two, the later one sorts later."""
         with self._lock:
             now_ms = max(time.time_ns() // 1_000_000, self._last_ms)
             if now_ms > self._last_ms:
-                self._last_ms, self._seq = now_ms, 0
+                self._start(now_ms)
             elif self._seq + 1 < _SEQ_MAX:
                 self._seq += 1
             else:
-                self._last_ms, self._seq = now_ms + 1, 0
-            return _encode(self._last_ms, _TIME_CHARS) + _encode(self._seq, _SEQ_CHARS) + self._random
+                self._start(now_ms + 1)
+            seq = self._seq
+            return f"{self._head}{_ALPHABET[seq >> 10]}{_ALPHABET[seq >> 5 & 31]}{_ALPHABET[seq & 31]}{self._random}"
+
+    def _start(self, ms: int) -> None:
+        self._last_ms, self._seq, self._head = ms, 0, _encode(ms, _TIME_CHARS)
 
 
 def made_here(task_id: str) -> bool:
@@ -60,7 +65,18 @@ def time_of(task_id: str) -> float | None:
     """Seconds since the epoch at which the id was made; None for ids made by others."""
     if not made_here(task_id):
         return None
+    return _milliseconds(task_id[:_TIME_CHARS]) / 1000
+
+
+def shard_time_of(shard: str) -> float | None:
+    """Seconds since the epoch before which no id of this shard was made; None for shards of others' ids."""
+    if len(shard) >= _TIME_CHARS or not made_here(shard.ljust(ID_LENGTH, "0")):
+        return None
+    return _milliseconds(shard.ljust(_TIME_CHARS, "0")) / 1000
+
+
+def _milliseconds(text: str) -> int:
     ms = 0
-    for char in task_id[:_TIME_CHARS]:
+    for char in text:
         ms = (ms << 5) | _VALUES[char]
-    return ms / 1000
+    return ms

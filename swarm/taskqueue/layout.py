@@ -71,19 +71,23 @@ class Layout:
         self.processing = f"{root}/processing"
         self.corrupt = f"{root}/corrupt"
         self.batches = f"{root}/batches"
+        self.feeds = f"{root}/feeds"
+        self.outbox = f"{root}/outbox"
         self.workers = f"{root}/workers"
         self.heartbeats = f"{root}/heartbeats"
         self.logs = f"{root}/logs"
         self.staging = f"{root}/.staging"
         self.cancels = f"{root}/.cancel"
         self.sessions = f"{root}/.sessions"
+        self.control = f"{root}/control"
+        self.pauses = f"{root}/control/pauses.json"
         self.bell = f"{root}/.bell"
 
     def directories(self) -> tuple[str, ...]:
         """All directories of a queue root, the root first."""
         states = tuple(f"{self.root}/{name}" for name in STATE_DIRS)
-        rest = (self.batches, self.workers, self.heartbeats, self.logs, self.staging, self.cancels, self.sessions)
-        return (self.root, *states, *rest)
+        seen = (self.batches, self.workers, self.heartbeats, self.logs, self.control)
+        return (self.root, *states, *seen, self.staging, self.cancels, self.sessions)
 
     def lane(self, lane: str) -> str:
         """Directory of a lane."""

@@ -16,6 +16,7 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.producer import waits
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
 
@@ -46,6 +47,7 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
 def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     """Put a failed or cancelled task back into its lane; its attempts stay on record but count no longer. Returns the lane.
 
+    One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one.
     Raises ``UnknownTask``, ``QueueError`` for a task that has not failed, ``StorageFault``.
     """
     located = lookup.find(layout, task_id)
@@ -56,12 +58,15 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
         parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
         forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
-        tail = codec.encode_trail(Trail(attempts=forgiven))
+        tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
         storage.rewrite_tail(located.path, parts.body_size - 1, tail, shrink=True)
-        _forget_cancel(layout, task_id)
-        chooser = BucketChooser(layout, storage, IdMaker())
+        forget_cancel(layout, task_id)
         lane = lane_of(parts.task)
-        chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
+        if waits(parts.task):
+            storage.move(located.path, layout.blocked_file(task_id, 0))
+        else:
+            chooser = BucketChooser(layout, storage, IdMaker())
+            chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
     ring(layout)
     return lane
 
@@ -75,7 +80,8 @@ def _on_the_move(task_id: str) -> Iterator[None]:
         raise QueueError(f"somebody else has just put task {task_id} back already", hint=hint) from exc
 
 
-def _forget_cancel(layout: Layout, task_id: str) -> None:
+def forget_cancel(layout: Layout, task_id: str) -> None:
+    """Take back the wish that a running task be cancelled; harmless when there is none."""
     try:
         os.unlink(layout.cancel_mark(task_id))
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
+from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
 from swarm.taskqueue.validate import validate
 
@@ -94,6 +95,7 @@ class Producer:
         return task, encode_body(whole)
 
     def _publish(self, task: Task, body: bytes) -> None:
+        owe_for(self._layout, self._storage, task)
         staged = f"{self._layout.staging}/{self._ids.new()}.{os.getpid()}"
         try:
             self._storage.write_new(staged, body)
@@ -137,6 +139,7 @@ class _Staged:
         self.count = 0
 
     def add(self, task: Task, body: bytes) -> None:
+        owe_for(self._layout, self._storage, task)
         self.count += 1
         if waits(task):
             self._blocked.append(task)

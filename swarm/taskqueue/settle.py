@@ -86,8 +86,9 @@ class Settler:
 
     def end_dated(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
         """``end`` with the status and the time of now filled in."""
-        dated = msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
-        return self.end(path, task, body_size, state, dated)
+        if trail.status != _STATUS[state] or trail.completed_at is None:
+            trail = msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
+        return self.end(path, task, body_size, state, trail)
 
     def end_waiting(self, path: str, task_id: str, state: TaskState, error: TaskError) -> bool:
         """End a task that nobody holds: the rename commits, then the outcome is written where nobody else writes.
@@ -107,6 +108,7 @@ class Settler:
                 completed_at=self._clock.iso(),
                 error=error,
                 attempts=parts.trail.attempts,
+                children=parts.trail.children,
             )
             self._storage.rewrite_tail(target, parts.body_size - 1, encode_trail(trail), shrink=True)
         return True

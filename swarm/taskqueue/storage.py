@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ContextDecorator, suppress
 
 from swarm.errors import StorageFault
+from swarm.taskqueue.flush import SharedFlush
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
@@ -34,15 +34,20 @@ _HINTS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@contextmanager
-def storage_faults(what: str) -> Iterator[None]:
+class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the language, thousands of times a second
     """Turn faults of disk and host into ``StorageFault``; ENOENT, EEXIST and the like pass, they are answers."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _HINTS:
-            raise StorageFault(f"{what}: {exc.strerror}", hint=_HINTS[exc.errno]) from exc
-        raise
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
+        if isinstance(fault, OSError) and fault.errno in _HINTS:
+            raise StorageFault(f"{self._what}: {fault.strerror}", hint=_HINTS[fault.errno]) from fault
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:
@@ -73,10 +78,13 @@ def read_regular(path: str, limit: int) -> bytes:
             raise ValueError("is no regular file")
         if status.st_size > limit:
             raise ValueError(f"has {status.st_size} bytes; {limit} are allowed")
-        chunks = []
-        while chunk := os.read(fd, max(status.st_size + 1, 4096)):
+        data = os.read(fd, status.st_size + 1)
+        if len(data) == status.st_size:
+            return data
+        chunks = [data]  # it grew, or the kernel gives it in pieces
+        while chunk := os.read(fd, 65536):
             chunks.append(chunk)
-        return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        return b"".join(chunks)
     finally:
         os.close(fd)
 
@@ -87,11 +95,18 @@ def _renameat2(source: str, target: str) -> int:
     return 0 if done == 0 else ctypes.get_errno()
 
 
+def _sync_file_system(fd: int) -> None:
+    if _libc.syncfs(fd) != 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
+
+
 class Storage:
     """File calls under one durability."""
 
     def __init__(self, durability: str) -> None:
         self.full = durability == "full"
+        self._flush = SharedFlush(_sync_file_system)
 
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
         """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""
@@ -105,10 +120,8 @@ class Storage:
             self.flush_dir(os.path.dirname(target))
 
     def claim_move(self, source: str, target: str) -> None:
-        """The plain rename of a claim: the target name carries worker and attempt and cannot be taken."""
+        """The plain rename of a claim, not flushed yet: the target name carries worker and attempt and cannot be taken."""
         os.rename(source, target)
-        if self.full:
-            self.flush_dir(os.path.dirname(target))
 
     def write_new(self, path: str, data: bytes, *, flush: bool = True) -> None:
         """Create a file that must not exist, with its content; its directory is not flushed."""
@@ -116,7 +129,7 @@ class Storage:
         try:
             write_all(fd, data, 0)
             if flush and self.full:
-                os.fsync(fd)
+                self._flush.flush(fd)
         finally:
             os.close(fd)
 
@@ -145,10 +158,10 @@ class Storage:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             write_all(fd, tail, offset)
-            if shrink:
+            if shrink and os.fstat(fd).st_size > offset + len(tail):
                 os.ftruncate(fd, offset + len(tail))
             if self.full:
-                os.fsync(fd)
+                self._flush.flush(fd)
         finally:
             os.close(fd)
 
@@ -166,13 +179,8 @@ class Storage:
 
     def flush_dir(self, path: str) -> None:
         """Make the names in a directory durable (full durability only)."""
-        if not self.full:
-            return
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if self.full:
+            self._flush.flush(path)
 
     def flush_all(self, path: str) -> None:
         """Make everything written to the file system of ``path`` durable with one call (full durability only)."""
@@ -180,8 +188,6 @@ class Storage:
             return
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(fd) != 0:
-                failed = ctypes.get_errno()
-                raise OSError(failed, os.strerror(failed), path)
+            _sync_file_system(fd)
         finally:
             os.close(fd)

@@ -9,8 +9,10 @@ import msgspec
 
 from swarm.clock import parse_iso
 from swarm.core.task import ID_PATTERN, ID_RE, RESOURCE_PRIORITY, Task, TaskClass
+from swarm.core.templating import references
 from swarm.errors import TaskInvalid
 
+_MAP_ID_CHARS = 56
 _FIELDS = frozenset(Task.__struct_fields__)
 _OUTCOME_FIELDS = frozenset({"status", "completed_at", "result", "error", "attempts", "retry_at"})
 
@@ -29,6 +31,8 @@ def validate(document: Mapping[str, Any]) -> Task:
         _check_time(task.not_before)
     if task.task_id in task.depends_on:
         raise TaskInvalid("field `depends_on`: the task depends on itself")
+    if task.map is not None:
+        _check_map(task)
     return task
 
 
@@ -64,6 +68,20 @@ def _check_resource(task: Task) -> None:
         raise TaskInvalid(f"field `target_worker`: {task.target_worker!r} is no worker's name")
     if task.priority != RESOURCE_PRIORITY:
         raise TaskInvalid(f"field `priority`: resource tasks have priority {RESOURCE_PRIORITY}")
+
+
+def _check_map(task: Task) -> None:
+    assert task.map is not None
+    if task.task_class is not TaskClass.LLM:
+        raise TaskInvalid("field `map`: only llm tasks can be mapped over a list")
+    if task.results.get(task.map.over, task.map.over) not in task.depends_on:
+        raise TaskInvalid(f"field `map.over`: {task.map.over!r} is not among the task's `depends_on`")
+    if task.session is not None:
+        raise TaskInvalid("field `map`: a task of a session cannot be mapped, for its parts run side by side")
+    if len(task.task_id) > _MAP_ID_CHARS:
+        raise TaskInvalid(f"field `task_id`: of a mapped task at most {_MAP_ID_CHARS} characters: its parts add a number")
+    if not any(r.partition(".")[0] == "item" for r in references(task.request)):
+        raise TaskInvalid("field `request`: that of a mapped task must hold {item}, which stands for one element")
 
 
 def _check_time(text: str) -> None:

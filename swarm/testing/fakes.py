@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from swarm.core.lanes import llm_lane, resource_lane
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, WorkerView
-from swarm.core.task import TaskClass, canonical_model
+from swarm.core.pauses import Pauses
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
+from swarm.core.task import TaskClass, TaskState, canonical_model
 from swarm.core.worker import Heartbeat, ProcessIdentity
 from swarm.errors import DuplicateTask
 
@@ -56,7 +57,12 @@ class FakeBrainQueue:
         self.ended: dict[str, str] = {}
         """Terminal state by task id."""
         self.documents: list[dict[str, Any]] = []
+        self.hopeless_batches: tuple[HopelessView, ...] = ()
+        self.paused = Pauses()
         self.fault: Exception | None = None
+        self.finished_view = FinishedView()
+        self.purgeable: dict[tuple[TaskState, str], int] = {}
+        """Old documents by state and shard."""
 
     # -- what tests do to it
 
@@ -95,6 +101,10 @@ class FakeBrainQueue:
     def blocked(self) -> tuple[BlockedView, ...]:
         """All blocked tasks."""
         return tuple(self.blocked_views[i] for i in sorted(self.blocked_views))
+
+    def blocked_count(self) -> int:
+        """How many are blocked."""
+        return len(self.blocked_views)
 
     def drop_ins(self) -> tuple[DropIn, ...]:
         """Files put directly into pending."""
@@ -163,6 +173,39 @@ class FakeBrainQueue:
             return False
         self.ended[task_id] = "failed"
         return True
+
+    def finished(self, old_after_s: float) -> FinishedView:  # noqa: ARG002 - the port's signature
+        """What was put there."""
+        return self.finished_view
+
+    def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:  # noqa: ARG002 - see above
+        """Take from ``purgeable``."""
+        self._may_write()
+        removed = min(limit, self.purgeable.get((state, shard), 0))
+        self.purgeable[state, shard] = self.purgeable.get((state, shard), 0) - removed
+        return removed
+
+    def expand_map(self, task_id: str, attempt: int) -> str | None:
+        """No map task is ever put into it."""
+        raise AssertionError(f"{task_id}.{attempt} is no map task")
+
+    gather_map = expand_map
+
+    def hopeless(self) -> tuple[HopelessView, ...]:
+        """Batches past their limit."""
+        return self.hopeless_batches
+
+    def stop_batch(self, batch_id: str, reason: str) -> int:  # noqa: ARG002 - the port's signature
+        """All that waits is taken to be of that batch."""
+        self._may_write()
+        stopped = len(self.pending)
+        self.ended.update(dict.fromkeys(self.pending, "cancelled"))
+        self.pending.clear()
+        return stopped
+
+    def pauses(self) -> Pauses:
+        """What is paused."""
+        return self.paused
 
     def _may_write(self) -> None:
         if self.fault is not None:

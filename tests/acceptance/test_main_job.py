@@ -94,7 +94,7 @@ def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
         wait_until(lambda: os.listdir(queue.layout.held_by("worker-2")), timeout_s=30, what="worker-2 busy")
         os.kill(registry.read_row(queue.layout, "worker-2").process.pid, signal.SIGKILL)
         wait_until(lambda: "died in attempt 1" in someone.log("brain"), what="the brain takes it back")
-        wait_until(lambda: is_held(queue.layout, "worker-2"), timeout_s=8, what="the killed worker is back, without a backoff")
+        wait_until(lambda: is_held(queue.layout, "worker-2"), timeout_s=8, what="it is back without a backoff")
         wait_until(
             lambda: not sum(queue.stats().pending.values()) and not queue.stats().processing, timeout_s=60, what="end"
         )

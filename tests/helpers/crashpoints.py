@@ -1,6 +1,6 @@
 """Sees every file call under a queue root and can kill the process, or fail the call, at the k-th of them.
 
-The calls are the names that ``swarm.taskqueue`` looks up in ``os`` at each use, and the two that ``storage`` makes through libc,
+The calls are the names that ``swarm.taskqueue`` looks up in ``os`` at each use, and the two that ``storage`` makes by libc,
 so the code under test runs as it is. Flushes are seen, counted and left out: they change nothing that a kill could show.
 """
 
@@ -135,7 +135,7 @@ class _Libc:
         self._real = storage._libc
 
     def renameat2(self, from_fd: int, source: bytes, to_fd: int, target: bytes, flags: Any) -> int:
-        call = Call("rename", os.fsdecode(source), os.fsdecode(target))
+        call = Call("rename_new", os.fsdecode(source), os.fsdecode(target))
         done: int = self._seen.libc_call(call, lambda: self._real.renameat2(from_fd, source, to_fd, target, flags))
         return done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -45,9 +46,8 @@ def enqueue_waiting(one: World) -> None:
 
 def enqueue_many(one: World) -> None:
     size, producer.FLUSH_EVERY = producer.FLUSH_EVERY, 3
-    taken = {d["task_id"] for d in BULK if one.open().find(d["task_id"])}
-    fresh = [d for d in BULK if d["task_id"] not in taken]
     try:
+        fresh = [d for d in BULK if one.open().find(d["task_id"]) is None]
         done = 0
         for upto in one.open().enqueue_many(fresh):
             for document in fresh[done:upto]:
@@ -108,6 +108,26 @@ def _say_claim(one: World, queue: FileQueue) -> Any:
 
 def claim(one: World) -> None:
     alive(one, lambda queue: _say_claim(one, queue) and None)
+
+
+def claim_all(one: World) -> None:
+    """To the end of the lane: used-up buckets go away."""
+
+    def work(queue: FileQueue) -> None:
+        while _say_claim(one, queue)[1] is not None:
+            pass
+
+    alive(one, work)
+
+
+def unmade(one: World) -> None:
+    """A root with nothing in it yet."""
+    shutil.rmtree(one.root)
+    os.mkdir(one.root, 0o700)
+
+
+def prepare(one: World) -> None:
+    one.open().prepare()
 
 
 def _with_claim(settle: Callable[[World, Any, Any], None]) -> Callable[[World], None]:
@@ -217,6 +237,7 @@ def register(one: World) -> None:
 
 def session_waiting(one: World) -> None:
     one.say("accepted", one.open().enqueue(llm(task_id="s", session="chat")))
+    one.say("accepted", one.open().enqueue(llm(task_id="s2", session="chat")))
     one.say("accepted", one.open().enqueue(llm(task_id="t", depends_on=["a"])))
 
 
@@ -224,6 +245,26 @@ def release_and_fail_blocked(one: World) -> None:
     brain = one.open().brain_view(spare_rule)
     brain.release_blocked("s", 0)
     brain.fail_blocked("t", 0, "a failed")
+
+
+def map_waiting(one: World) -> None:
+    """A list that is there, and a task to be mapped over it."""
+    one.say("accepted", one.open().enqueue(llm(task_id="src")))
+
+    def work(queue: FileQueue) -> None:
+        worker = queue.worker_view(WORKER)
+        answer = Trail(result={"message": {"content": '["x", "y", "z"]'}})
+        assert worker.finish(worker.claim([LANE]), TaskState.COMPLETED, answer)
+
+    alive(one, work)
+    one.say("accepted", one.open().enqueue(llm("{item}", task_id="m", depends_on=["src"], map={"over": "src"})))
+
+
+def expand_map(one: World) -> None:
+    brain = one.open().brain_view(spare_rule)
+    if brain.expand_map("m", 0) is not None:
+        for number in range(3):
+            one.say("accepted", f"m-{number}")
 
 
 def enqueue_twice(one: World) -> None:
@@ -235,12 +276,14 @@ def enqueue_twice(one: World) -> None:
 
 
 SCENARIOS = (
+    Scenario("prepare", unmade, prepare),
     Scenario("enqueue", nothing, enqueue),
     Scenario("enqueue-fresh", two_waiting, enqueue_fresh),
     Scenario("enqueue-waiting", nothing, enqueue_waiting),
     Scenario("enqueue-twice", two_waiting, enqueue_twice),
     Scenario("enqueue-many", nothing, enqueue_many),
     Scenario("claim", two_waiting, claim),
+    Scenario("claim-all", with_history, claim_all),
     Scenario("finish", two_waiting, _with_claim(_finish)),
     Scenario("finish-after-history", with_history, _with_claim(_finish)),
     Scenario("retry", two_waiting, _with_claim(_retry)),
@@ -255,5 +298,6 @@ SCENARIOS = (
     Scenario("drop-ins", dropped, file_drop_ins),
     Scenario("batch", nothing, submit_batch),
     Scenario("register", nothing, register),
+    Scenario("map", map_waiting, expand_map),
     Scenario("blocked", session_waiting, release_and_fail_blocked),
 )

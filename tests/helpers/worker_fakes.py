@@ -14,6 +14,7 @@ from swarm.clock import SystemClock
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import lane_of
+from swarm.core.pauses import Pauses
 from swarm.core.slots import SlotLimits
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
@@ -57,6 +58,8 @@ class MemoryQueue:
         self.ended: dict[str, tuple[TaskState, Trail]] = {}
         self.retries: list[tuple[str, float, bool, tuple[Attempt, ...]]] = []
         self.released: list[str] = []
+        self.paused = Pauses()
+        self.on_hold: list[str] = []
         self.cancel_wanted: set[str] = set()
         self.broken = ""
         self.claim_log: list[str] = []
@@ -108,6 +111,13 @@ class MemoryQueue:
             return False
         self.released.append(claim.task.task_id)
         return True
+
+    def pauses(self) -> Pauses:
+        return self.paused
+
+    def hold(self, claim: Claim) -> bool:
+        self.on_hold.append(claim.task.task_id)
+        return self.held.pop(claim.task.task_id, None) is not None
 
     def waiting(self) -> Mapping[str, int]:
         with self._lock:

@@ -8,7 +8,8 @@ import pytest
 from swarm.core.task import TaskState, Trail
 from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue import batches as batches_module
-from swarm.taskqueue.batches import BatchWatch, Manifest, Submitted
+from swarm.taskqueue.batches import Manifest, Submitted
+from swarm.taskqueue.batchwatch import BatchWatch
 from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")

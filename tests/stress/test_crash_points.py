@@ -56,7 +56,7 @@ def test_a_kill_at_any_file_call_loses_and_doubles_nothing(scenario):
 def test_trouble_at_any_file_call_is_told_and_passes(scenario, fault):
     points = [c for c in calls_of(scenario) if FAULTS[fault][1](c)]
     for k, call in enumerate(points):
-        for lasting in (True, False):
+        for lasting in (True, False) if LARGE else (True,):
             with world(scenario) as one:
                 try:
                     try:
@@ -86,7 +86,7 @@ def test_short_writes_are_completed(scenario):
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 def test_a_second_kill_inside_the_recovery_changes_nothing(scenario):
     points = sum(c.mutating for c in calls_of(scenario))
-    for k in range(0, points, 1 if LARGE else 5):
+    for k in range(0, points, 1 if LARGE else 7):
         j = 0
         while True:
             with world(scenario) as one:
@@ -100,4 +100,4 @@ def test_a_second_kill_inside_the_recovery_changes_nothing(scenario):
                     raise
             if not again:
                 break
-            j += 1 if LARGE else 2
+            j += 1 if LARGE else 3

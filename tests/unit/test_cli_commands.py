@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import facade
+from swarm.cli import facade, installed
 from swarm.cli.app import app
 from swarm.cli.facade import Outcome
+from swarm.cli.installed import OnDisk
 from swarm.cli.schema import schema_text
-from tests.helpers.cli_world import Counts, MemoryQueue, Wiring, healthy, lane, swarm
+from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, Wiring, healthy, lane, swarm
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -66,6 +67,8 @@ def world(root, monkeypatch):
     made.brain = True
     monkeypatch.setattr(facade, "wiring", lambda: made)
     monkeypatch.setattr(facade, "brain_lives", lambda settings: made.brain)
+    on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}
+    monkeypatch.setattr(installed, "installed_models", lambda snapshot: on_disk)
     return made
 
 
@@ -153,7 +156,9 @@ def test_workers_gpus_models(world):
         (0, "worker-1", "llama3.2:3b"),
         (1, "worker-2", "llama3.2:3b"),
     ]
-    (model,) = json.loads(call("models", "--json"))["models"]
+    idle, model = json.loads(call("models", "--json"))["models"]
+    assert (idle["model"], idle["loaded_on"], idle["disk_mib"]) == ("idle:7b", [], 2048)
+    assert model["installed_on"] == ["worker-1"]
     assert (model["loaded_on"], model["waiting"], model["task_s"], model["load_s"]) == (
         ["worker-1", "worker-2"],
         123,
@@ -172,6 +177,8 @@ def test_explain(world):
     assert document["reasons"]
     assert "task done1: completed" in call("explain", "done1")
     assert call("explain", "worker-2").startswith("worker worker-2: idle\n  - ")
+    assert call("explain", "llama3.2:3b").startswith("model llama3.2:3b: loaded on 2\n  - 123 tasks wait for llama3.2:3b")
+    assert "try: swarm models pull other:1b" in call("explain", "other:1b")
     assert "did you mean worker-1?" in call("explain", "worker1", code=2)
     assert "there is no task or worker zzz" in call("explain", "zzz", code=2)
 

@@ -24,6 +24,7 @@ def test_options_of_the_model_are_defaults_and_the_cap_is_set():
     assert made == {
         "model": "a",
         "messages": [],
+        "truncate": False,
         "options": {"num_ctx": 4096, "temperature": 1, "num_predict": 100},
         "keep_alive": "10m",
     }
@@ -35,7 +36,12 @@ def test_a_cap_of_the_request_or_model_wins():
 
 def test_embeddings_have_no_token_cap():
     made = body(llm("t", "b", endpoint="/api/embed", request={"input": ["x"]}))
-    assert made == {"model": "b", "input": ["x"], "options": {}, "keep_alive": -1}
+    assert made == {"model": "b", "input": ["x"], "truncate": False, "options": {}, "keep_alive": -1}
+
+
+def test_long_prompts_are_cut_only_on_request():
+    assert body(llm("t"))["truncate"] is False
+    assert body(llm("t", request={"truncate": True}))["truncate"] is True
 
 
 def test_how_long_a_model_stays_is_not_the_requests_to_say():

@@ -75,6 +75,49 @@ def test_spill_is_refused_with_the_numbers_and_undone():
     assert list(server.ps(1)) == []
 
 
+def test_a_server_without_a_card_is_told_from_one_that_is_too_small():
+    refused = fault(FakeServer(vram_mib=0), load("l1", "a"))
+    assert refused.kind == "cpu_spill"
+    assert "wholly on the CPU" in refused.message
+    assert 'llm.on_cpu_spill = "allow"' in refused.message
+
+
+class Refuted:
+    """A proof that fails."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+
+    def before(self) -> tuple[str, ...]:
+        return ("cards as they were",)
+
+    def check(self, *asked: object) -> None:
+        self.asked.append(asked)
+        raise TaskFault("deterministic", "pin_refuted", "it is on another card")
+
+
+def test_a_model_on_another_workers_card_is_unloaded_at_once():
+    server, pin = FakeServer(), Refuted()
+    executor = ResourceExecutor(server, LlmSettings(), models=MODELS, log=logging.getLogger("worker-1"), pin=pin)
+    with pytest.raises(TaskFault, match="another card"):
+        executor.run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
+    assert pin.asked == [("a:latest", ("cards as they were",), 1000)]
+    assert list(server.ps(1)) == []
+
+
+def test_a_model_that_will_not_go_is_passed_on_to_the_repairs(monkeypatch):
+    monkeypatch.setattr("swarm.runtime.resource.UNLOAD_LIMIT_S", 0.05)
+    server, told = FakeServer(held=[FakeLoaded("b:latest")], stuck=True), []
+    log = logging.getLogger("worker-1")
+    executor = ResourceExecutor(server, LlmSettings(), models=MODELS, log=log, on_stuck=lambda *what: told.append(what))
+    began_s = time.monotonic()
+    with pytest.raises(TaskFault, match="still loaded"):
+        executor.run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
+    ((model, at_s),) = told
+    assert model == "b:latest"
+    assert began_s <= at_s <= time.monotonic()
+
+
 def test_spill_may_be_warned_about_or_allowed(caplog):
     assert run(FakeServer(vram_mib=600), load("l1", "a"), LlmSettings(on_cpu_spill="warn"))["size_vram_mib"] == 600
     assert "size 1000 MiB, on GPU 600 MiB" in caplog.text

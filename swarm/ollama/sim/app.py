@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -51,6 +50,7 @@ class App:
             ("HEAD", "/api/version"): self._version,
             ("GET", "/api/ps"): self._ps,
             ("GET", "/api/tags"): self._tags,
+            ("HEAD", "/api/tags"): self._tags,
             ("POST", "/api/show"): self._show,
             ("POST", "/api/pull"): self._pull,
             ("DELETE", "/api/delete"): self._delete,
@@ -60,17 +60,18 @@ class App:
             ("GET", "/sim/state"): self._state,
             ("POST", "/sim/knobs"): self._turn,
         }
-        self._paths = {path for _, path in self._routes}
+        self._methods: dict[str, list[str]] = {}
+        for method, path in self._routes:
+            self._methods.setdefault(path, []).append(method)
 
     async def handle(self, request: Request, response: Response) -> None:
         """Answer one request."""
         if not self._is_local(request.headers.get("host", "")):
-            response.send(403, b"", TEXT)
+            response.send(403, b"", "")
             return
         route = self._routes.get((request.method, request.path))
         if route is None:
-            known = request.path in self._paths
-            response.send(405 if known else 404, b"405 method not allowed" if known else b"404 page not found", TEXT)
+            self._refuse(request, response)
             return
         try:
             await route(request, response)
@@ -79,6 +80,15 @@ class App:
                 response.line({"error": error.text}, last=True)
             else:
                 response.send_object({"error": error.text}, error.status)
+
+    def _refuse(self, request: Request, response: Response) -> None:
+        """Neither is JSON, as from any web server."""
+        methods = self._methods.get(request.path)
+        if methods is None:
+            response.send(404, b"404 page not found", "text/plain")
+        else:
+            body = b"" if request.method == "HEAD" else b"405 method not allowed"
+            response.send(405, body, "text/plain", extra=f"Allow: {', '.join(methods)}\r\n")
 
     def _is_local(self, host: str) -> bool:
         """Ollama's guard against foreign pages that resolve their name to the loopback."""
@@ -104,7 +114,10 @@ class App:
         models = sorted(self.scheduler.loaded, key=lambda one: one.expires_at(), reverse=True)
         response.send_object({"models": [ps_entry(one) for one in models]})
 
-    async def _tags(self, _: Request, response: Response) -> None:
+    async def _tags(self, request: Request, response: Response) -> None:
+        if request.method == "HEAD":
+            response.send(200, b"")
+            return
         response.send_object({"models": [tags_entry(model) for model in self.store.all()]})
 
     async def _show(self, request: Request, response: Response) -> None:
@@ -162,7 +175,7 @@ class App:
             return
         check_abilities(call, model)
         loaded = await self.scheduler.acquire(
-            model, load_options(call.options, call.body.get("shift"), self.env.context_length)
+            model, load_options(call.options, call.body.get("shift"), self.env.context_length), call.keep_alive_s
         )
         try:
             if call.empty:
@@ -172,7 +185,7 @@ class App:
             else:
                 await self._work(call, loaded, response)
         finally:
-            self.scheduler.release(loaded, call.keep_alive_s)
+            self.scheduler.release(loaded)
 
     async def _work(self, call: Call, loaded: Loaded, response: Response) -> None:
         async with loaded.slots:
@@ -186,7 +199,7 @@ class App:
 def _done(call: Call, reason: str) -> dict[str, object]:
     answer: dict[str, object] = {
         "model": call.name,
-        "created_at": datetime.now(UTC).isoformat(),
+        "created_at": now_text(),
         "done": True,
         "done_reason": reason,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from swarm.ollama.sim.environment import parse_duration
 from swarm.ollama.sim.errors import ApiError
 from swarm.ollama.sim.store import SimModel
 
+_NAME_RE = re.compile(r"([\w.-]+(:\d+)?/){0,2}[\w.-]+(:[\w.-]+)?")
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"
 
 
@@ -66,10 +68,25 @@ def read_call(endpoint: str, raw: bytes, arrived: float) -> Call:
     wanted = {"options": (options, dict), "stream": (stream, bool)}
     if endpoint == CHAT:
         wanted["messages"] = (body.get("messages") or [], list)
+    if endpoint == GENERATE:
+        wanted["prompt"] = (body.get("prompt") or "", str)
     for field, (value, kind) in wanted.items():
         if not isinstance(value, kind):
-            raise ApiError(400, f"json: cannot unmarshal {field} of type {type(value).__name__}")
-    return Call(endpoint, body, model_name(body), options, stream, _keep_alive_s(body.get("keep_alive")), arrived)
+            raise ApiError(400, f"json: cannot unmarshal {type(value).__name__} into field {field}")
+    keep_alive_s = _keep_alive_s(body.get("keep_alive"))
+    return Call(endpoint, body, _called(endpoint, body), options, stream, keep_alive_s, arrived)
+
+
+def _called(endpoint: str, body: dict[str, Any]) -> str:
+    """The model to work with. Each route has its own way of missing it."""
+    name = body.get("model") or ""
+    if not isinstance(name, str):
+        raise ApiError(400, f"json: cannot unmarshal {type(name).__name__} into field model")
+    if not name:
+        raise ApiError(400, "model is required") if endpoint == CHAT else ApiError(404, "model '' not found")
+    if not _NAME_RE.fullmatch(name):
+        raise ApiError(404, f"model '{name}' not found") if endpoint == EMBED else ApiError(400, "invalid model name")
+    return name
 
 
 def _keep_alive_s(value: object) -> float | None:
@@ -77,7 +94,7 @@ def _keep_alive_s(value: object) -> float | None:
         case None:
             return None
         case bool():
-            raise ApiError(400, "invalid keep_alive")
+            raise ApiError(400, "Unsupported type: 'bool'")
         case int() | float():
             return math.inf if value < 0 else float(value)
         case str():
@@ -86,7 +103,7 @@ def _keep_alive_s(value: object) -> float | None:
             except ValueError as error:
                 raise ApiError(400, str(error)) from error
         case _:
-            raise ApiError(400, "invalid keep_alive")
+            raise ApiError(400, f"Unsupported type: '{type(value).__name__}'")
 
 
 def check_abilities(call: Call, model: SimModel) -> None:
@@ -95,6 +112,9 @@ def check_abilities(call: Call, model: SimModel) -> None:
         raise ApiError(400, f'"{call.name}" does not support {call.endpoint.removeprefix("/api/")}')
     if call.body.get("think") and not model.thinking:
         raise ApiError(400, f'"{call.name}" does not support thinking')
+    texts = call.body.get("input") if call.endpoint == EMBED else []
+    if not isinstance(texts, (str, list, type(None))) or not all(isinstance(one, str) for one in texts or ()):
+        raise ApiError(400, "invalid input type")
     form = call.body.get("format")
     if form and form != "json" and not isinstance(form, dict):
-        raise ApiError(500, f'invalid format: "{form}"; expected "json" or a JSON schema')
+        raise ApiError(500, f'invalid format: "{form}"; expected "json" or a valid JSON Schema object')

@@ -17,8 +17,13 @@ def model_missing(name: str, *, embedding: bool = False) -> ApiError:
     return ApiError(404, f'model "{name}" not found, try pulling it first' if embedding else f"model '{name}' not found")
 
 
+def runner_died() -> ApiError:
+    """What Ollama says when a runner dies under a request."""
+    return ApiError(500, "an error was encountered while running the model: unexpected EOF")
+
+
 def runner_stopped() -> ApiError:
-    """What Ollama says when a runner died under a request."""
+    """What Ollama says when the runner of a request turns out to be dead already."""
     return ApiError(
         500, "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
     )

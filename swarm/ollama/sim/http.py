@@ -98,7 +98,8 @@ class Response:
         self.started = True
         close = "" if self._keep else "Connection: close\r\n"
         phrase = HTTPStatus(status).phrase if status in _KNOWN else "Unknown"
-        return f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\n{extra}{close}\r\n".encode("latin-1")
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        return f"HTTP/1.1 {status} {phrase}\r\n{kind}{extra}{close}\r\n".encode("latin-1")
 
     def _finish(self) -> None:
         self.closed = True

@@ -14,6 +14,7 @@ from swarm.ollama.sim.store import ModelStore, SimModel, model_of
 
 MIB = 1 << 20
 TRAINED_CONTEXT = 131072
+LEAST_CONTEXT = 4
 PULL_STEPS = 5
 MODIFIED_AT = "2026-01-01T00:00:00Z"
 
@@ -43,8 +44,8 @@ def tags_entry(model: SimModel) -> dict[str, Any]:
 
 
 def ps_entry(loaded: Loaded) -> dict[str, Any]:
-    """One line of ``/api/ps``; zeros are left out."""
-    entry = {
+    """One line of ``/api/ps``; zeros are told, ``size_vram`` 0 above all."""
+    return {
         "name": loaded.model.name,
         "model": loaded.model.name,
         "size": loaded.size_mib * MIB,
@@ -52,9 +53,8 @@ def ps_entry(loaded: Loaded) -> dict[str, Any]:
         "details": _details(loaded.model),
         "expires_at": loaded.expires_at(),
         "size_vram": loaded.vram_mib * MIB,
-        "context_length": min(loaded.options.num_ctx, TRAINED_CONTEXT),
+        "context_length": max(min(loaded.options.num_ctx, TRAINED_CONTEXT), LEAST_CONTEXT),
     }
-    return {name: value for name, value in entry.items() if value}
 
 
 def show(store: ModelStore, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.ollama.sim.errors import ApiError, runner_stopped
+from swarm.ollama.sim.errors import ApiError, runner_died, runner_stopped
 from swarm.ollama.sim.runner import RunnerProcess
 from swarm.ollama.sim.store import SimModel
 
@@ -34,15 +34,17 @@ class LoadOptions(msgspec.Struct, frozen=True):
 
 
 def load_options(options: dict[str, Any], shift: bool | None, default_ctx: int) -> LoadOptions:  # noqa: FBT001
-    """The load-time part of a request's options. Raises ``ApiError`` 500 for a wrong type, as Ollama does."""
+    """The load-time part of a request's options; fractions are cut. Raises ``ApiError`` 500 for a wrong type."""
     for name in (*_INTEGERS, *_OTHER_INTEGERS):
         value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ApiError(500, f'option "{name}" must be of type integer')
     for name in _FLOATS:
         value = options.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ApiError(500, f'option "{name}" must be of type float32')
+    if not isinstance(options.get("stop", []), list):
+        raise ApiError(500, 'option "stop" must be of type array')
     fixed = {name: int(options[name]) for name in _INTEGERS if options.get(name) is not None}
     if fixed.get("num_gpu", 0) < 0:
         del fixed["num_gpu"]
@@ -63,6 +65,9 @@ class Loaded:
         self.process: RunnerProcess | None = None
         self.gone = asyncio.Event()
         self.stopping = False
+        self.dead = False
+        """Its runner died by itself. Like the real one the server does not notice, and goes on to list the model, until a
+        request wants it."""
         self.refs = 0
         self.used_at = time.monotonic()
         self.keep_alive_s = math.inf
@@ -106,7 +111,7 @@ class Loaded:
             self.timer.cancel()
         for future in self._waiters:
             if not future.done():
-                future.set_exception(runner_stopped())
+                future.set_exception(runner_died())
 
 
 def _wake(future: asyncio.Future[None]) -> None:

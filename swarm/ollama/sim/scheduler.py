@@ -35,11 +35,12 @@ class Scheduler:
         self.loads = 0
         self.unloads = 0
 
-    async def acquire(self, model: SimModel, options: LoadOptions) -> Loaded:
+    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> Loaded:
         """The model in memory with these options, loading it if need be; give it back with ``release``.
 
-        Raises ``ApiError``: 503 when too many wait for loads, 500 when the load fails. Cancelling the call that loads
-        aborts the load.
+        ``keep_alive_s`` counts from now on, so that it calls off an unload ordered before, not one ordered later; None
+        keeps what was set. Cancelling the call that loads aborts the load. Raises ``ApiError``: 503 when too many wait
+        for loads, 500 when the load fails.
         """
         found = self._usable(model, options)
         if found is None:
@@ -51,18 +52,18 @@ class Scheduler:
                     found = self._usable(model, options) or await self._load(model, options)
             finally:
                 self.queued -= 1
+        if keep_alive_s is not None and not found.evicted:
+            found.keep_alive_s = keep_alive_s
         found.refs += 1
         if found.timer is not None:
             found.timer.cancel()
             found.timer = None
         return found
 
-    def release(self, loaded: Loaded, keep_alive_s: float | None) -> None:
-        """End of a request; the countdown starts anew. ``keep_alive_s`` None keeps what was set before."""
+    def release(self, loaded: Loaded) -> None:
+        """End of a request; the countdown starts anew."""
         loaded.refs -= 1
         loaded.used_at = time.monotonic()
-        if keep_alive_s is not None and not loaded.evicted:
-            loaded.keep_alive_s = keep_alive_s
         self._arm(loaded)
 
     def unload(self, model: SimModel) -> None:
@@ -77,7 +78,7 @@ class Scheduler:
 
     def _usable(self, model: SimModel, options: LoadOptions) -> Loaded | None:
         for loaded in self.loaded:
-            if loaded.model.name == model.name and loaded.options == options and not loaded.stopping:
+            if loaded.model.name == model.name and loaded.options == options and not (loaded.stopping or loaded.dead):
                 return loaded
         return None
 
@@ -93,7 +94,7 @@ class Scheduler:
             raise ApiError(500, knobs.fail_load)
         fresh.vram_mib = self._place(fresh)
         if knobs.runner == "process":
-            fresh.process = await RunnerProcess.start(model.name, lambda: self._gone(fresh))
+            fresh.process = await RunnerProcess.start(model.name, lambda: self._died(fresh))
         try:
             await asyncio.wait_for(fresh.gone.wait(), knobs.load_s)
         except TimeoutError:
@@ -112,6 +113,8 @@ class Scheduler:
 
     async def _make_room(self, fresh: Loaded) -> None:
         """Order out what must go first, and wait until it has gone, however long its requests take."""
+        for corpse in [one for one in self.loaded if one.dead]:
+            self._gone(corpse)
         while victim := self._victim(fresh):
             victim.evicted = True
             self._expire(victim)
@@ -157,7 +160,7 @@ class Scheduler:
             self._stop(loaded)
 
     def _arm(self, loaded: Loaded) -> None:
-        if loaded.refs or loaded.stopping or loaded.gone.is_set():
+        if loaded.refs or loaded.stopping or loaded not in self.loaded:
             return
         loaded.expire_in(loaded.keep_alive_s)
         if loaded.keep_alive_s <= 0:
@@ -170,6 +173,17 @@ class Scheduler:
         if not loaded.stopping:
             loaded.stopping = True
             asyncio.get_running_loop().call_later(self._knobs().unload_s, self._gone, loaded)
+
+    def _died(self, loaded: Loaded) -> None:
+        """Its runner ended by itself: its requests fail, its memory is free, and nobody else is told."""
+        if loaded not in self.loaded:
+            self._gone(loaded)
+            return
+        loaded.dead = True
+        if loaded.process is not None:
+            self._cards.clear(loaded.process.pid)
+        loaded.mark_gone()
+        self._arm(loaded)
 
     def _gone(self, loaded: Loaded) -> None:
         if loaded.process is not None:

@@ -6,7 +6,7 @@ Commands enter here; each function imports only what it needs, so that a quick l
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +72,32 @@ def stop_swarm(settings: Settings, *, now: bool) -> Sequence[str]:
     return stop(settings, now=now)
 
 
+def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:
+    """What the brain does for a dead worker, for when none runs: a line per task; None: that worker lives."""
+    from swarm.runtime.wiring.look import take_back as take
+
+    return take(settings, worker)
+
+
 def run_brain(loaded: Loaded, *, verbose: bool) -> int:
     """The brain in this process, until told to stop; the exit status."""
     from swarm.runtime.wiring.brain import run_brain as run
 
     return run(run_options(loaded, verbose=verbose))
+
+
+def run_server(loaded: Loaded, worker: str, *, simulate: int | None, verbose: bool) -> int:
+    """The model server of one worker, kept running by this process until told to stop; the exit status."""
+    from swarm.runtime.wiring.server import run_server as run
+
+    return run(run_options(loaded, simulate=simulate, verbose=verbose), worker)
+
+
+def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
+    """Restart processes of the running swarm; yields a line as each is back. Raises ``NotRunning``, ``InputError``."""
+    from swarm.runtime.wiring.restart import restart as do
+
+    return do(settings, names, now=now)
 
 
 def run_worker(loaded: Loaded, name: str, *, simulate: int | None, verbose: bool) -> int:

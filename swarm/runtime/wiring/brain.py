@@ -11,34 +11,38 @@ from swarm.clock import SystemClock
 from swarm.core.retry import crash_delay_s
 from swarm.errors import EngineError
 from swarm.proc import identity
-from swarm.proc.markers import ROOT_MARKER, kill_marked
 from swarm.runtime.brain import Brain
 from swarm.runtime.deathwatch import DeathWatch
 from swarm.runtime.effects import Effects, Killer
 from swarm.runtime.loop import run_loop
+from swarm.runtime.notifier import notifying
 from swarm.runtime.observe import Observer
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.metrics import serving_if_wanted
 from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.wiring.remains import end_remains
+from swarm.runtime.wiring.tell import make_notifier
 from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
-
-log = logging.getLogger(__name__)
-WORKER_MARKER = "SWARM_WORKER"
-"""The worker for which a task's program runs; see ``swarm.engines.command``."""
+from swarm.taskqueue.fsck import recover_root
 
 
 def run_brain(options: RunOptions) -> int:
     """Be the brain of this root until told to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
     queue = open_root(options)
     with living(queue, own_row("brain", "brain")) as row, logging_as("brain", options) as brain_log:
+        for line in recover_root(queue.layout, queue.storage):
+            brain_log.info("%s", line)
         bell = queue.bell(drop_ins=True)
         wish = StopWish(bell.wake_self)
         install(wish)
         watch = DeathWatch(bell_fds=[] if bell.fd is None else [bell.fd], urgent_fd=bell.self_fd, drain=bell.drain)
         brain = _brain(queue, options, watch, wish, row.epoch, brain_log)
         try:
-            return run_loop(brain, wait=brain.wait, log=brain_log)
+            notifier = make_notifier(queue, options.settings, brain_log)
+            with serving_if_wanted(options.settings, brain_log), notifying(notifier, brain_log):
+                return run_loop(brain, wait=brain.wait, log=brain_log)
         finally:
             watch.close()
             bell.close()
@@ -52,9 +56,11 @@ def _brain(
     view = queue.brain_view(
         lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=random.random()),
         lambda worker: end_remains(str(options.root), worker),
+        count_finished=settings.brain.retention_count > 0,
+        ready_only=True,
     )
     return Brain(
-        observer=Observer(view, gpu_reader(settings), clock, settings),
+        observer=Observer(view, gpu_reader(settings), clock, settings, retention=True),
         effects=Effects(view, _killer(queue), clock, settings, brain_log),
         waiter=watch,
         heart=queue.heartbeats(),
@@ -65,14 +71,6 @@ def _brain(
         stopping=lambda: wish.urgency > 0,
         log=brain_log,
     )
-
-
-def end_remains(root: str, worker: str) -> bool:
-    """End the programs that a dead worker's tasks left running, so that none of them runs beside its next attempt."""
-    left = kill_marked(0.0, **{ROOT_MARKER: root, WORKER_MARKER: worker})
-    if left:
-        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, [i.pid for i in left])
-    return not left
 
 
 def _killer(queue: FileQueue) -> Killer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 from swarm.clock import SystemClock
 from swarm.core.retry import crash_delay_s
+from swarm.core.task import Attempt
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.patient import PatientReader
 from swarm.gpu.simulated import SimulatedReader
@@ -13,6 +15,7 @@ from swarm.ollama.spec import card_dir
 from swarm.runtime.observe import Observer
 from swarm.runtime.ports import GpuReader
 from swarm.runtime.supervisor_files import load_plan
+from swarm.runtime.wiring.remains import end_remains
 from swarm.settings import Settings
 from swarm.taskqueue.filequeue import FileQueue
 
@@ -22,6 +25,17 @@ def open_observer(settings: Settings) -> Observer:
     queue = FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
     view = queue.brain_view(lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=0.0))
     return Observer(view, gpu_reader(settings), SystemClock(), settings)
+
+
+def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:
+    """Take back what a dead worker held, under its free life lock; None: it is held. Raises ``StorageFault``."""
+    root = str(Path(settings.queue.root).absolute())
+    queue = FileQueue(root, settings.queue.durability)
+
+    def rule(attempts: tuple[Attempt, ...]) -> float | None:
+        return crash_delay_s(attempts, settings=settings.retry, jitter=random.random())
+
+    return queue.brain_view(rule, lambda name: end_remains(root, name)).recover(worker)
 
 
 def gpu_reader(settings: Settings, simulate: int | None = None) -> GpuReader:

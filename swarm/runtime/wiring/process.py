@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
@@ -51,6 +52,7 @@ def open_root(options: RunOptions) -> FileQueue:
 @contextmanager
 def logging_as(name: str, options: RunOptions) -> Iterator[logging.Logger]:
     """Logs go to ``logs/<name>.log`` within the block."""
+    faulthandler.enable()  # a fatal signal leaves its traceback on standard error, which is kept in logs/<name>.err
     wanted = options.settings.logging
     logs = logsetup.setup(
         name,

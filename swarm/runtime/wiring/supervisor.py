@@ -14,16 +14,19 @@ import msgspec
 
 from swarm.clock import SystemClock
 from swarm.core.plan import HOST, WorkerPlan, plan_workers
+from swarm.core.restart import RestartPolicy
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.errors import EngineError, LockHeld, NotRunning
+from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import env_warnings, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe, is_free
 from swarm.runtime.children import ChildState, ChildStatus, Supervised
 from swarm.runtime.loop import run_loop
-from swarm.runtime.supervisor import NAME, Limits, Supervisor
+from swarm.runtime.signals import on_hangup
+from swarm.runtime.supervisor import NAME, SERVER_POLICY, Limits, Supervisor
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, command_of, life_lock, logging_as, open_root, own_row
@@ -108,15 +111,26 @@ def _supervisor(
         register=register,
         make_process=engine.process,
         make_server=make_server,
+        make_book=lambda plan: QuarantineBook(options.root / "workers", plan.name, plan.gpu_uuids, options.settings.repair),
         brain_argv=command_of("brain", options=options),
         worker_argv=lambda name: command_of("worker", name, options=options),
         parent=parent,
-        limits=Limits(drain_s=max(options.settings.llm.timeout_s, options.settings.command.timeout_s) + DRAIN_MARGIN_S),
+        limits=_limits(options.settings),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    wanted = settings.supervisor
+    worker = RestartPolicy(base_s=wanted.restart_base_s, cap_s=wanted.restart_cap_s, healthy_s=wanted.healthy_s)
+    return Limits(
+        worker=worker,
+        server=msgspec.structs.replace(worker, never_ready_limit=SERVER_POLICY.never_ready_limit),
+        drain_s=max(settings.llm.timeout_s, settings.command.timeout_s) + DRAIN_MARGIN_S,
     )
 
 
 def _install(supervisor: Supervisor) -> None:
-    """SIGTERM and SIGINT drain, the second one stops; SIGQUIT stops at once."""
+    """SIGTERM, SIGINT and a terminal that closes drain, the second one stops; SIGQUIT stops at once."""
     asked = 0
 
     def wish(_number: int, _frame: FrameType | None) -> None:
@@ -126,6 +140,7 @@ def _install(supervisor: Supervisor) -> None:
 
     signal.signal(signal.SIGTERM, wish)
     signal.signal(signal.SIGINT, wish)
+    on_hangup(wish)
     signal.signal(signal.SIGQUIT, lambda _number, _frame: supervisor.request_stop())
 
 

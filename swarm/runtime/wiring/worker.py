@@ -17,17 +17,17 @@ from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
 from swarm.errors import ConfigError
 from swarm.ollama.client import OllamaClient
+from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
-from swarm.runtime.llm import LlmExecutor
 from swarm.runtime.loop import run_loop
 from swarm.runtime.ports import Executor
-from swarm.runtime.probe import ModelServerProbe
-from swarm.runtime.resource import ResourceExecutor
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervisor_files import load_plan
-from swarm.runtime.wiring.brain import end_remains
+from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.wiring.remains import end_remains
+from swarm.runtime.wiring.served import served_parts
 from swarm.runtime.worker import Worker
 from swarm.runtime.workerparts import WorkerPorts, worker_config
 from swarm.taskqueue.bell import FileBell
@@ -37,14 +37,15 @@ from swarm.taskqueue.takeback import take_back
 
 def run_worker(options: RunOptions, name: str) -> int:
     """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``."""
-    plan = _own_plan(options, name)
+    plan = own_plan(options, name)
     queue = open_root(options)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
-        _take_back_own(queue, options, name, log)
+        taken_back = _take_back_own(queue, options, name, log)
         bell = queue.bell()
         wish = StopWish(bell.wake_self)
         install(wish)
         state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch, clock=SystemClock())
+        state.count(crashes=taken_back)
         beats = HeartbeatThread(
             beat_of=state.heartbeat,
             sink=queue.heartbeats(),
@@ -60,7 +61,7 @@ def run_worker(options: RunOptions, name: str) -> int:
             bell.close()
 
 
-def _own_plan(options: RunOptions, name: str) -> WorkerPlan:
+def own_plan(options: RunOptions, name: str) -> WorkerPlan:
     """From the supervisor's plan; started alone, from the configuration and the cards there are."""
     plans = load_plan(options.root / "workers")
     if plans is None or not any(p.name == name for p in plans):
@@ -88,18 +89,20 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
     )
 
 
-def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> None:
-    """What an earlier life of this name held is given back before anything is claimed, also without a brain."""
+def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
+    """What an earlier life of this name held is given back before anything is claimed, also without a brain. How many."""
     retry = options.settings.retry
     if not end_remains(str(options.root), name):
-        return
+        return 0
 
     def rule(attempts: tuple[Attempt, ...]) -> float | None:
         return crash_delay_s(attempts, settings=retry, jitter=random.random())
 
-    for line in take_back(queue.layout, queue.storage, name, rule):
+    lines = take_back(queue.layout, queue.storage, name, rule)
+    for line in lines:
         log.warning("%s", line)
     queue.ring()
+    return len(lines)
 
 
 def _worker(
@@ -115,12 +118,12 @@ def _worker(
     settings = options.settings
     command = CommandExecutor(settings.command, scripts=settings.scripts, root=str(options.root))
     executors: dict[TaskClass, Executor] = {TaskClass.CPU: command, TaskClass.SCRIPT: command}
-    probe = None
+    probe: ServerProbe | None = None
+    cards: CardWatch | None = None
     if plan.url is not None:
-        client = OllamaClient(plan.url)
-        probe = ModelServerProbe(client, models=settings.models, on_cpu_spill=settings.llm.on_cpu_spill)
-        executors[TaskClass.LLM] = LlmExecutor(client, settings.llm, models=settings.models)
-        executors[TaskClass.RESOURCE] = ResourceExecutor(client, settings.llm, models=settings.models, log=log)
+        served = served_parts(queue.layout, options, plan, OllamaClient(plan.url), log)
+        executors |= served.executors
+        probe, cards = served.probe, served.cards
     ports = WorkerPorts(
         queue=queue.worker_view(plan.name),
         bell=bell,
@@ -130,6 +133,7 @@ def _worker(
         beats=beats,
         jitter=random.random,
         log=log,
+        cards=cards,
     )
     config = worker_config(settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
     return Worker(ports, config, state, wish)

@@ -1,0 +1,119 @@
+"""Our queue under the benchmark: the real ``FileQueue``, with everything a worker does for one task.
+
+The consumer holds its life lock, the attempt is counted by the claiming rename, the fence is the exact file name, the
+result document is written behind the body and readable by others when ``ack`` returns.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench_adapter import Adapter, mono
+from bench_work import MODEL, RESULT
+
+from swarm.core.claim import Claim
+from swarm.core.task import Attempt, TaskState, Trail
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lifelock import LifeLock
+
+LANES = [f"llm@{MODEL}"]
+
+
+class SwarmFast(Adapter):
+    name, sync, durability = "swarm (fast)", "none", "none"
+    durable = "fast"
+    waits = "inotify on the bell"
+    poll_s = 0.25
+    hears = True
+
+    def open(self, consumer: int = 0) -> None:
+        self.queue = FileQueue(f"{self.path}/queue", self.durable).prepare()
+        self.worker = f"worker-{consumer}"
+        self.bell = self.queue.bell()
+
+    def begin(self) -> None:
+        """Become a worker."""
+        self.lock = LifeLock(self.queue.layout, self.worker)
+        self.lock.acquire(10)
+        self.mine = self.queue.worker_view(self.worker)
+
+    def put(self, task: dict[str, Any]) -> None:
+        self.queue.enqueue(task)
+
+    def fill(self, tasks: Iterable[dict[str, Any]]) -> None:
+        for _ in self.queue.enqueue_many(tasks):
+            pass
+
+    def claim(self) -> tuple[str, Any] | None:
+        claim = self.mine.claim(LANES)
+        return None if claim is None else (claim.task.name, claim)
+
+    def ack(self, handle: Claim) -> None:
+        attempt = Attempt(attempt=handle.attempt, worker=self.worker, outcome="completed")
+        trail = Trail(result=RESULT, attempts=(*handle.attempts, attempt))
+        if not self.mine.finish(handle, TaskState.COMPLETED, trail):
+            raise RuntimeError("fenced")
+
+    def wait(self, timeout_s: float) -> tuple[str, Any] | None:
+        end_s = mono() + timeout_s
+        while (left_s := end_s - mono()) > 0:
+            found = self.claim()
+            if found is not None:
+                return found
+            if self.hears:
+                self.bell.wait(min(self.poll_s, left_s))
+            else:
+                time.sleep(self.poll_s)
+        return None
+
+    def recover(self) -> str:
+        brain = self.queue.brain_view(lambda _attempts: 0.0)
+        start_s = mono()
+        for name in os.listdir(self.queue.layout.processing):
+            brain.recover(name)
+        return f"back: the brain took it in {1000 * (mono() - start_s):.1f} ms"
+
+
+class SwarmFull(SwarmFast):
+    name, sync, durability = "swarm (full)", "fsync", "fsync"
+    durable = "full"
+
+
+class SwarmPolling(SwarmFast):
+    name = "swarm (fast), no hint"
+    waits = "polls every 0.25 s"
+    hears = False
+
+
+def slots_rate(adapter: SwarmFull, slots: int, limit_s: float) -> float:
+    """Tasks a second of one worker whose slots claim and finish at the same time."""
+    adapter.open(90)
+    adapter.begin()
+    done = [0] * slots
+    start_s = mono()
+
+    def run(slot: int) -> None:
+        while mono() - start_s < limit_s:
+            found = adapter.claim()
+            if found is None:
+                return
+            adapter.ack(found[1])
+            done[slot] += 1
+
+    threads = [threading.Thread(target=run, args=(slot,)) for slot in range(slots)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (mono() - start_s)
+
+
+OURS = (SwarmFast, SwarmFull)

@@ -1,0 +1,137 @@
+"""What a worker adds to each request: from the claim to the request being sent, from the last byte to the task on record.
+
+A real swarm of one simulated card runs; the worker's process is told by its environment to write down four moments of
+each task. Nothing else in it is changed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).resolve().parents[2])
+HOOK = "import sys\nif 'worker' in sys.orig_argv:\n    import bench_overhead\n    bench_overhead.watch()\n"
+
+
+def watch() -> None:
+    """In the worker: note the moments, and write them out at the end."""
+    import swarm.ollama.client as client  # noqa: PLC0415
+    from swarm.ollama import pool  # noqa: PLC0415
+    from swarm.taskqueue.claims import WorkerFileQueue  # noqa: PLC0415
+
+    moments: dict[str, dict[str, float]] = {}
+    current = threading.local()
+    real_claim, real_finish, real_open, real_drain = (
+        WorkerFileQueue.claim,
+        WorkerFileQueue.finish,
+        pool.Pool.open,
+        client.drain,
+    )
+
+    def claim(self: Any, lanes: Any) -> Any:
+        began_s = time.perf_counter()
+        found = real_claim(self, lanes)
+        if found is not None:
+            moments[found.task.task_id] = {"claim": began_s, "claimed": time.perf_counter()}
+        return found
+
+    def finish(self: Any, claim: Any, *rest: Any) -> Any:
+        moments[claim.task.task_id]["finish"] = time.perf_counter()
+        done = real_finish(self, claim, *rest)
+        moments[claim.task.task_id]["done"] = time.perf_counter()
+        return done
+
+    def opened(self: Any, request: bytes, *rest: Any, **more: Any) -> Any:
+        head = bytes(request[:2000]).partition(b"X-Swarm-Task: ")[2]
+        current.task = head.partition(b"\r\n")[0].decode()
+        moments.setdefault(current.task, {})["sent"] = time.perf_counter()
+        return real_open(self, request, *rest, **more)
+
+    def drain(*args: Any) -> Any:
+        done = real_drain(*args)
+        moments.setdefault(getattr(current, "task", ""), {})["last"] = time.perf_counter()
+        return done
+
+    WorkerFileQueue.claim, WorkerFileQueue.finish, pool.Pool.open, client.drain = claim, finish, opened, drain  # type: ignore[method-assign,assignment]
+
+    def write() -> None:
+        with open(os.environ["BENCH_MOMENTS"], "w", encoding="utf-8") as file:
+            json.dump(moments, file)
+
+    atexit.register(write)
+
+
+def overhead(work: str, durability: str, tasks: int, say: Callable[[str], None]) -> dict[str, float]:
+    """Medians in milliseconds, one task at a time."""
+    from bench_work import document  # noqa: PLC0415
+
+    from swarm.proc.ports import free_port  # noqa: PLC0415
+    from swarm.taskqueue.batchwatch import BatchWatch  # noqa: PLC0415
+    from swarm.taskqueue.filequeue import FileQueue  # noqa: PLC0415
+
+    folder = f"{work}/overhead-{durability}"
+    os.makedirs(f"{folder}/hook")
+    with open(f"{folder}/hook/sitecustomize.py", "w", encoding="utf-8") as file:
+        file.write(HOOK)
+    env = {
+        **os.environ,
+        "SWARM_ROOT": f"{folder}/queue",
+        "SWARM_OLLAMA__BASE_PORT": str(free_port("127.0.0.1")),
+        "SWARM_SIM__REQUEST_S": "0.01",
+        "SWARM_SIM__LOAD_S": "0.1",
+        "SWARM_LLM__SLOTS": "1",
+        "SWARM_QUEUE__DURABILITY": durability,
+        "BENCH_MOMENTS": f"{folder}/moments.json",
+        "PYTHONPATH": f"{folder}/hook:{os.path.dirname(__file__)}:{HERE}",
+    }
+    command = [sys.executable, "-m", "swarm"]
+    subprocess.run([*command, "up", "--simulate", "1", "--detach"], env=env, check=True, cwd=folder, stdout=2)
+    try:
+        queue = FileQueue(f"{folder}/queue")
+        ids = [queue.new_id() for _ in range(tasks)]
+        for _ in queue.enqueue_many({**document(i), "task_id": t} for i, t in enumerate(ids)):
+            pass
+        watch_ = BatchWatch(queue.layout, ids)
+        end_s = time.monotonic() + 120
+        while watch_.look().left and time.monotonic() < end_s:
+            time.sleep(0.1)
+    finally:
+        subprocess.run([*command, "down"], env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    with open(f"{folder}/moments.json", encoding="utf-8") as file:
+        moments = list(json.load(file).values())
+    whole = [m for m in moments if {"claim", "sent", "last", "done"} <= set(m)]
+    say(f"{len(whole)} of {tasks} tasks seen whole, durability {durability}")
+
+    def median(first: str, second: str) -> float:
+        return 1000 * statistics.median(m[second] - m[first] for m in whole)
+
+    both = 1000 * statistics.median(m["sent"] - m["claim"] + m["done"] - m["last"] for m in whole)
+    return {
+        "claim_itself": median("claim", "claimed"),
+        "claim_to_sent": median("claim", "sent"),
+        "last_byte_to_done": median("last", "done"),
+        "finish_itself": median("finish", "done"),
+        "together": both,
+    }
+
+
+def report(work: str, say: Callable[[str], None], tasks: int = 300) -> str:
+    lines = ["### What a worker adds to one llm request, medians in ms", ""]
+    lines += [
+        "| durability | claim begun → request sent | of it the claim | last byte → on record | of it the finish | both |"
+    ]
+    lines += ["|---|--:|--:|--:|--:|--:|"]
+    for durability in ("full", "fast"):
+        found = overhead(work, durability, tasks, say)
+        keys = ("claim_to_sent", "claim_itself", "last_byte_to_done", "finish_itself", "together")
+        lines.append(f"| {durability} | " + " | ".join(f"{found[k]:.2f}" for k in keys) + " |")
+    return "\n".join([*lines, "", f"{tasks} tasks, one at a time, each 10 ms in a simulated server. Aim: both under 5 ms."])

@@ -1,0 +1,7 @@
+"""The Python API: submit, map over an iterable, wait, results as they finish. Use it as ``from swarm import Swarm``."""
+
+from swarm.api.client import Handle, Swarm
+from swarm.api.result import Result, Usage
+from swarm.api.results import Results
+
+__all__ = ["Handle", "Result", "Results", "Swarm", "Usage"]

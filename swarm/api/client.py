@@ -1,0 +1,176 @@
+"""``Swarm``: the door for Python programs and notebooks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from swarm import __version__
+from swarm.api.documents import DocumentMaker, Made, Work
+from swarm.api.result import Result
+from swarm.api.results import Results, read_result
+from swarm.api.waiting import Alive, as_ended
+from swarm.cli.servers import Hosting, check_models, hosting
+from swarm.clock import SystemClock
+from swarm.configfile import load
+from swarm.core.task import ID_RE, TERMINAL
+from swarm.errors import InputError, NotRunning
+from swarm.files.drafts import item_key
+from swarm.runtime.wiring import open_queue, run_options
+from swarm.settings import Settings
+from swarm.taskqueue.batches import Manifest, read_ended
+from swarm.taskqueue.filequeue import FileQueue
+
+
+class Handle:
+    """One submitted task."""
+
+    def __init__(self, swarm: Swarm, task_id: str) -> None:
+        self._swarm = swarm
+        self.id = task_id
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return any(os.path.lexists(self._swarm.queue.layout.terminal(state, self.id)) for state in TERMINAL)
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for its end. A failed task is a result with ``ok`` False. Raises ``TimeoutError``; the task goes on then."""
+        return self._swarm.wait([self], timeout_s)[0]
+
+    def cancel(self) -> None:
+        """Cancel it: at once while it waits, by asking its worker while it runs; one that has ended stays as it is."""
+        if not self.done():
+            self._swarm.queue.cancel(self.id, "cancelled through the Python API")
+
+
+class Swarm:
+    """A swarm to put work into, for as long as the ``with`` block lasts.
+
+    One that runs on this root already is used and left running; otherwise one is started, and drained at the end of the
+    block. What has not ended by then stays in the queue.
+    """
+
+    def __init__(
+        self, root: str | Path | None = None, config: str | Path | None = None, simulate: int | None = None
+    ) -> None:
+        """``root`` and ``config`` as for the commands; ``simulate``: so many simulated cards instead of real ones.
+
+        Raises ``ConfigError``.
+        """
+        place = None if root is None else Path(root)
+        self._loaded = load(None if config is None else Path(config), os.environ, place)
+        self._simulate = simulate
+        self._stack: ExitStack | None = None
+        self._host = Hosting(own=None)
+        self._checked: set[str] = set()
+        self.queue: FileQueue = open_queue(self._loaded.settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in force."""
+        return self._loaded.settings
+
+    def start(self) -> Self:
+        """What entering the ``with`` block does, for notebooks; ``close`` ends it. Raises ``EngineError``, ``GpuError``."""
+        if self._stack is None:
+            stack = ExitStack()
+            self.queue.prepare()
+            self._host = stack.enter_context(hosting(run_options(self._loaded, simulate=self._simulate)))
+            self._stack = stack
+        return self
+
+    def close(self) -> None:
+        """End what ``start`` began: a swarm started here finishes what runs and ends."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def submit(self, work: Work, *, model: str | None = None, **fields: Any) -> Handle:  # noqa: ANN401 - task fields
+        """Put one task into the queue; it is safely on disk when this returns.
+
+        ``work``: a prompt, chat messages, or a dictionary (a line as in a JSONL input, or a whole task). ``fields``: task
+        fields (``priority``, ``session``, ``timeout_s`` …), ``system``, ``options={"num_predict": 64}``, ``endpoint``,
+        ``format`` (``"json"`` or a JSON Schema). Raises ``InputError``, ``ModelNotFound``, ``StorageFault``.
+        """
+        self._must_run()
+        made = DocumentMaker(model=model, fields=fields).make(work)
+        self._check_model(made)
+        return Handle(self, self.queue.enqueue(made.document))
+
+    def map(
+        self,
+        items: Iterable[Work],
+        *,
+        model: str | None = None,
+        template: str | None = None,
+        batch: str | None = None,
+        **fields: Any,  # noqa: ANN401 - task fields
+    ) -> Results:
+        """Put one task per item into the queue and return an iterator of their results as they finish.
+
+        Items as for ``submit``; with ``template`` dictionaries whose columns fill it (``"Sum up: {text}"``). ``items`` is
+        read to its end first, in chunks that are durable one by one. With ``batch`` the same call again, in another
+        process too, does not repeat what is known: items count by content. Raises as ``submit``, naming the item.
+        """
+        self._must_run()
+        if batch is not None and not ID_RE.match(batch):
+            fit = re.sub(r"[^A-Za-z0-9_-]+", "-", batch).strip("-_")[:60] or "my-batch"
+            raise InputError(f"{batch!r} is no name for a batch", hint=f"letters, digits, - and _: {fit}")
+        batch_id = batch or f"map-{self.queue.new_id()}"
+        maker = DocumentMaker(model=model, template=template, fields=fields)
+        book = self.queue.batches()
+        manifest = Manifest(
+            batch_id=batch_id,
+            source="python",
+            format="jsonl",
+            created_at=SystemClock().iso(),
+            models={model: 0} if model else {},
+            options={name: value for name, value in (("template", template), *fields.items()) if value is not None},
+            version=__version__,
+        )
+        for _ in book.submit(manifest, self._pairs(maker, items)):
+            pass
+        ids = list(book.task_ids(batch_id))
+        return Results(self.queue.layout, batch_id, ids, Alive(self.settings, self._host))
+
+    def wait(self, handles: Iterable[Handle], timeout_s: float | None = None) -> list[Result]:
+        """Wait until all have ended; results in the order of the handles. Raises ``TimeoutError``, ``EngineError``."""
+        ids = [handle.id for handle in handles]
+        if any(read_ended(self.queue.layout, task_id) is None for task_id in ids):
+            self._must_run()
+            for _ in as_ended(self.queue.layout, ids, Alive(self.settings, self._host), timeout_s):
+                pass
+        return [read_result(self.queue.layout, task_id) for task_id in ids]
+
+    def _pairs(self, maker: DocumentMaker, items: Iterable[Work]) -> Iterator[tuple[str, dict[str, Any]]]:
+        seen: dict[bytes, int] = {}
+        for index, work in enumerate(items):
+            made = maker.make(work, index)
+            self._check_model(made)
+            occurrence = seen.get(made.digest, 0)
+            seen[made.digest] = occurrence + 1
+            yield item_key(made.digest, occurrence), made.document
+
+    def _check_model(self, made: Made) -> None:
+        model = made.document.get("model")
+        if isinstance(model, str) and model not in self._checked:
+            check_models(self.settings, [model])
+            self._checked.add(model)
+
+    def _must_run(self) -> None:
+        if self._stack is None:
+            raise NotRunning("this Swarm is not started", hint="use it as `with Swarm() as swarm: …`, or call start()")

@@ -1,0 +1,74 @@
+"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from swarm.errors import InputError
+from swarm.files import ReadOptions
+from swarm.files.build import builder
+from swarm.files.fields import FIELD_NAMES
+from swarm.files.item import InputItem
+from swarm.files.problems import FieldError, did_you_mean
+
+Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""A prompt; chat messages; or a dictionary: a line as in a JSONL input, or a whole task (``request`` or ``command``)."""
+
+_READING = ("system", "endpoint", "options", "prompt_field", "name_field")
+_REQUEST = ("format", "think", "tools")
+"""Keywords that go into Ollama's request as they are; ``format`` may be a JSON Schema."""
+_WHOLE = ("command", "action", "request")
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A checked document and the digest of what it asks."""
+
+    document: dict[str, Any]
+    digest: bytes
+
+
+class DocumentMaker:
+    """Makes documents that share a model, a template and fields. Raises ``InputError`` for what cannot be meant."""
+
+    def __init__(self, *, model: str | None, template: str | None = None, fields: Mapping[str, Any]) -> None:
+        known = (*sorted(FIELD_NAMES), *_READING, *_REQUEST)
+        for name in fields:
+            if name not in known:
+                raise InputError(f"unknown field {name!r}{did_you_mean(name, known)}")
+        reading = {name: fields[name] for name in _READING if name in fields}
+        self._options = ReadOptions(format="jsonl", model=model, template=template, **reading)
+        self._build = builder("jsonl", self._options)
+        self._extra = {name: fields[name] for name in _REQUEST if name in fields}
+        self._fields = {name: value for name, value in fields.items() if name in FIELD_NAMES}
+
+    def make(self, work: Work, index: int = 0) -> Made:
+        """The document for one piece of work. Raises ``InputError`` naming the item (from 0) and the field."""
+        match work:
+            case str():
+                record: dict[str, Any] = {"prompt": work}
+            case Mapping():
+                record = dict(work)
+            case _:
+                record = {"messages": [dict(message) for message in work]}
+        if self._is_task(record):
+            document = {**self._fields, **record}
+            return Made(document, hashlib.blake2b(_encode(document), digest_size=16, person=b"swarm-item-2").digest())
+        record = {**self._fields, **record}
+        if self._extra:
+            record["request"] = {**self._extra, **(record.get("request") or {})}
+        try:
+            built = self._build(InputItem(index, record))
+        except FieldError as error:
+            where = f"{error.field}: " if error.field else ""
+            raise InputError(f"item {index}: {where}{error.message}") from error
+        return Made(built.document, built.digest)
+
+    def _is_task(self, record: Mapping[str, Any]) -> bool:
+        if self._options.template is not None or self._options.prompt_field is not None:
+            return False
+        return not {"prompt", "messages"} & record.keys() and any(name in record for name in _WHOLE)

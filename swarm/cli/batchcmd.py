@@ -1,0 +1,157 @@
+"""``swarm batches`` and ``swarm batch …``: what was submitted together, how it stands and what it cost."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing
+
+if TYPE_CHECKING:
+    from swarm.cli.batchview import BatchRow
+    from swarm.settings import Settings
+    from swarm.taskqueue.batches import Manifest
+    from swarm.taskqueue.batchtally import Tally
+    from swarm.taskqueue.filequeue import FileQueue
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="One batch: show, cancel, retry-failed, export.")
+Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id; `swarm batches` lists them.")]
+Price = Annotated[
+    float | None,
+    typer.Option("--price-per-mtok", metavar="X", min=0, help="Shows a cost: so much per million tokens, in and out."),
+]
+
+
+def batches(price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """All batches: progress, ETA, tokens, time on cards.
+
+    The first look at a large batch reads its results; later ones read only what has changed.
+
+    \b
+    Examples:
+      swarm batches
+      swarm batches --price-per-mtok 0.20
+    """
+    from swarm.cli import batchview
+    from swarm.cli.render import show
+    from swarm.runtime.wiring import open_queue
+
+    settings = existing(root, config)
+    queue = open_queue(settings)
+    rows = tuple(_row(settings, *_tally(queue, name), price_per_mtok) for name in queue.batches().names())
+    rows = tuple(sorted(rows, key=lambda row: row.submitted_at))
+    show({"batches": rows}, batchview.table(rows), as_json=as_json)
+
+
+@app.command()
+def show(
+    batch: Batch, price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False
+) -> None:
+    """One batch: progress, models by digest, workers, cards, errors.
+
+    \b
+    Example:
+      swarm batch show prompts-1a2b3c4d
+    """
+    from swarm.cli import batchview, render
+    from swarm.cli.batchreport import report
+    from swarm.runtime.wiring import open_queue
+
+    settings = existing(root, config)
+    queue = open_queue(settings)
+    manifest, tally = _tally(queue, batch)
+    row = _row(settings, manifest, tally, price_per_mtok)
+    found = report(queue, settings, manifest, tally)
+    render.show({"batch": row, "report": found}, batchview.details(row, found), as_json=as_json)
+
+
+@app.command()
+def cancel(
+    batch: Batch,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the tasks' documents.")] = "batch cancelled by hand",
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel what has not ended: waiting items at once, running ones by asking their workers.
+
+    \b
+    Example:
+      swarm batch cancel prompts-1a2b3c4d
+    """
+    from swarm.cli.render import Line
+    from swarm.cli.render import show as put
+    from swarm.cli.units import count
+    from swarm.runtime.wiring import open_queue
+    from swarm.taskqueue.batchwork import cancel_tasks
+
+    queue = open_queue(existing(root, config))
+    done = cancel_tasks(queue.layout, queue.storage, queue.batches().task_ids(batch), reason)
+    line = f"batch {batch}: {count(done.cancelled)} cancelled, {count(done.asked)} running ones asked to stop"
+    put({"batch_id": batch, "cancelled": done.cancelled, "asked": done.asked}, [Line(line)], as_json=as_json)
+
+
+@app.command(name="retry-failed")
+def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Put failed and cancelled items back into the queue; their earlier attempts no longer count.
+
+    \b
+    Example:
+      swarm batch retry-failed prompts-1a2b3c4d
+    """
+    from swarm.cli.render import Line
+    from swarm.cli.render import show as put
+    from swarm.cli.units import plural
+    from swarm.runtime.wiring import open_queue
+    from swarm.taskqueue.batchwork import retry_tasks
+
+    queue = open_queue(existing(root, config))
+    number = retry_tasks(queue.layout, queue.storage, queue.batches().task_ids(batch))
+    put(
+        {"batch_id": batch, "put_back": number}, [Line(f"batch {batch}: {plural(number, 'item')} put back")], as_json=as_json
+    )
+
+
+@app.command()
+def export(
+    batch: Batch,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where the results go.")],
+    errors: Annotated[Path | None, typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch.")] = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write the results so far, and beside the batch its report: models by digest, options, versions, cards.
+
+    Exit code 1 if some of it failed.
+
+    \b
+    Example:
+      swarm batch export prompts-1a2b3c4d -o out.jsonl
+    """
+    from swarm.cli.facade import batches as main_job
+    from swarm.cli.render import Line
+    from swarm.cli.render import show as put
+
+    outcome = main_job().results(existing(root, config), batch, output, errors, report=True)
+    put(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:
+    from swarm.taskqueue.batchtally import tally
+
+    manifest = queue.batches().manifest(batch)
+    return manifest, tally(queue.layout, queue.storage, batch, queue.batches().task_ids(batch))
+
+
+def _row(settings: Settings, manifest: Manifest, tally: Tally, price_per_mtok: float | None) -> BatchRow:
+    from swarm.cli.batchview import batch_row
+    from swarm.runtime.wiring.supervisor import swarm_lives
+
+    return batch_row(manifest, tally, alive=swarm_lives(settings), price_per_mtok=price_per_mtok)

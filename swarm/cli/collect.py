@@ -1,0 +1,105 @@
+"""Writing what a batch has produced, and what it has cost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swarm.cli.batchreport import write_report
+from swarm.cli.facade import Outcome
+from swarm.cli.units import count
+from swarm.core.task import TaskState
+from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
+from swarm.files import Written, check_writable, errors_path_of, write_results
+from swarm.runtime.wiring import open_queue
+from swarm.settings import Settings
+from swarm.taskqueue.batches import BatchBook
+from swarm.taskqueue.batchtally import Sums, Tally
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What was written, and the sums over it."""
+
+    written: Written
+    tally: Tally
+
+    @property
+    def sums(self) -> Sums:
+        """Over all that has ended."""
+        return self.tally.all
+
+
+def results(settings: Settings, batch_id: str, output: Path, errors: Path | None = None, *, report: bool = False) -> Outcome:
+    """Write what a batch has produced so far; exit code 1 if some of it failed. ``report``: its report is written, too."""
+    check_writable(str(output))
+    queue = open_queue(settings).must_exist()
+    book = queue.batches()
+    manifest = book.manifest(batch_id)
+    collected = collect(book, batch_id, str(output), errors)
+    lines = (
+        f"batch {manifest.batch_id} from {manifest.source}: {tally_words(collected.written)}",
+        *where_words(str(output), collected),
+    )
+    document = {"batch_id": batch_id, "source": manifest.source, **written_document(str(output), collected)}
+    if report:
+        document["report"] = write_report(queue, settings, manifest, collected.tally)
+        lines = (*lines, f"report: {document['report']}")
+    failed = collected.written.failed
+    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=document, lines=lines)
+
+
+def collect(book: BatchBook, batch_id: str, output: str, errors: Path | None = None) -> Collected:
+    """Write the output in the input's order, failures of an OpenAI batch to ``errors`` (else beside the output)."""
+    sums = {"completed": Sums(), "failed": Sums(), "cancelled": Sums()}
+
+    def pairs() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+        for task, finished in book.documents(batch_id):
+            if finished is not None:
+                sums[finished["status"]].note(finished)
+            yield task, finished
+
+    aside = str(errors) if errors is not None else None if output == "-" else errors_path_of(output)
+    written = write_results(output, pairs(), errors_path=aside)
+    for part in sums.values():
+        part.settle()
+    completed, failed, cancelled = (sums[str(s)] for s in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED))
+    return Collected(written, Tally(completed=completed, failed=failed, cancelled=cancelled, left=written.unfinished))
+
+
+def tally_words(written: Written) -> str:
+    """``40 completed, 0 failed``."""
+    words = f"{count(written.completed)} completed, {count(written.failed)} failed"
+    return words + (f", {count(written.unfinished)} not finished" if written.unfinished else "")
+
+
+def where_words(output: str, collected: Collected) -> list[str]:
+    """Where the results are, and what to do about failures."""
+    lines = [] if output == "-" else [f"results: {output} ({count(collected.written.rows)} items)"]
+    if collected.written.errors_path:
+        lines.append(f"failures: {collected.written.errors_path}")
+    if collected.written.failed:
+        lines.append("why: swarm queue list --state failed; again: the same command with --retry-failed")
+    if collected.sums.simulated:
+        lines.append(f"simulated: {count(collected.sums.simulated)} of these answers come from simulated model servers")
+    return lines
+
+
+def written_document(output: str, collected: Collected) -> dict[str, Any]:
+    """The same for ``--json``."""
+    written, sums = collected.written, collected.sums
+    return {
+        "output": output,
+        "errors_output": written.errors_path,
+        "items": written.rows,
+        "completed": written.completed,
+        "failed": written.failed,
+        "unfinished": written.unfinished,
+        "by_worker": dict(sorted(collected.tally.completed.by_worker.items())),
+        "tokens_in": sums.tokens_in,
+        "tokens_out": sums.tokens_out,
+        "card_s": round(sums.card_s, 3),
+        "simulated": sums.simulated,
+    }

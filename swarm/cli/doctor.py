@@ -1,0 +1,87 @@
+"""``swarm doctor``: what is wrong with this box and the swarm on it, how that is known, what to do."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, Simulate
+
+if TYPE_CHECKING:
+    from swarm.cli.render import Block
+    from swarm.core.evidence import BoxEvidence
+    from swarm.core.findings import Finding
+
+
+def doctor(
+    worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only what concerns this worker.")] = None,
+    simulate: Simulate = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Why did it stop, why can it not start: findings with their evidence and what to do.
+
+    Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models. Changes
+    nothing; also good before the first start. Exit code 0 when nothing is wrong, 1 with findings.
+
+    \b
+    Examples:
+      swarm doctor
+      swarm doctor worker-2
+      swarm doctor --json | jq '.findings[].code'
+    """
+    from swarm.cli.evidence import gather, names_of
+    from swarm.cli.options import settings
+    from swarm.cli.render import show
+    from swarm.configcheck import near
+    from swarm.core.diagnose import about, diagnose
+    from swarm.errors import EXIT_TASKS_FAILED, InputError
+
+    wanted = settings(root, config)
+    evidence = gather(wanted, simulate=simulate)
+    found = diagnose(evidence, wanted)
+    if worker is not None:
+        names = [*names_of(evidence), "brain", "supervisor"]
+        if worker not in names:
+            meant = near(worker, names)
+            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
+            raise InputError(f"there is no worker {worker}", hint=hint)
+        found = about(found, worker)
+    document = {"root": evidence.root, "worker": worker, "healthy": not found, "findings": found}
+    show(document, _blocks(evidence, worker, found), as_json=as_json)
+    if found:
+        raise typer.Exit(EXIT_TASKS_FAILED)
+
+
+def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...]) -> list[Block]:
+    from swarm.cli.render import Line, Style
+    from swarm.cli.units import plural
+
+    whom = worker or evidence.root
+    if not found:
+        return [Line(f"{whom}: nothing is wrong", "green"), *_checked(evidence)]
+    blocks: list[Block] = [Line(f"{whom}: {plural(len(found), 'finding')}", "bold")]
+    for finding in found:
+        style: Style = "bold red" if finding.severity == "critical" else "yellow"
+        blocks += [Line(""), Line(f"{finding.severity.upper()} [{finding.code}] {finding.what}", style)]
+        blocks += [Line(f"  seen: {proof}", "dim") for proof in finding.evidence]
+        blocks.append(Line(f"  do:   {finding.next}"))
+    return blocks
+
+
+def _checked(evidence: BoxEvidence) -> list[Block]:
+    """What a clean bill of health rests on."""
+    from swarm.cli.render import Line
+
+    disk = evidence.disk
+    alive = [p.name for p in evidence.processes if p.alive]
+    lines = [
+        f"disk: {disk.free_mib} of {disk.total_mib} MiB free at {disk.path}",
+        f"cards: {len(evidence.cards)}{' (simulated)' if evidence.simulated else ''}, workers planned: {len(evidence.plan)}",
+        f"running: {', '.join(alive) if alive else 'nothing; start with `swarm up`'}",
+    ]
+    return [Line(f"  {line}", "dim") for line in lines]

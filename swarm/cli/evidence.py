@@ -1,0 +1,169 @@
+"""Gathers what ``swarm doctor`` judges by: readings of this box, rows, locks, logs, servers. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, root_trouble
+from swarm.cli.processevidence import process_evidence
+from swarm.core.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
+from swarm.core.faults import TaskFault
+from swarm.core.gpu import GpuReading
+from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.task import canonical_model
+from swarm.errors import ConfigError, SwarmError
+from swarm.ollama import quarantine
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.server import ServerNote
+from swarm.proc.identity import is_same
+from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.proc.notes import read_note
+from swarm.proc.ports import is_free, who_listens
+from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
+from swarm.runtime.wiring.look import gpu_reader, open_observer
+from swarm.settings import Settings
+from swarm.taskqueue.layout import Layout
+
+ASK_S = 3.0
+"""Longest wait for one model server."""
+
+
+def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
+    """Everything there is to know from outside. Takes as long as the slowest model server, ``ASK_S`` at most."""
+    root = Path(settings.queue.root).absolute()
+    layout, now_s = Layout(str(root)), time.time()
+    trouble = root_trouble(root)
+    status = load_status(root / "workers") if not trouble else None
+    simulate = simulate or _simulated_before(root, status)
+    snapshot, look_trouble = (None, "") if trouble else _snapshot(settings)
+    cards, cards_trouble = _cards(settings, simulate, snapshot)
+    plan, plan_trouble = _plan(settings, root, cards, simulate)
+    simulated = bool(simulate) or any(p.simulated for p in plan)
+    wants_binary = not simulated and (not plan or any(p.owns_server for p in plan))
+    clock_ahead = newer_than_now(layout, now_s)
+    names = {view.name for view in snapshot.workers} | {p.name for p in plan} if snapshot is not None else set()
+    return BoxEvidence(
+        root=str(root),
+        root_exists=os.path.isdir(root),
+        root_trouble=trouble,
+        look_trouble=look_trouble,
+        snapshot=snapshot,
+        disk=disk_evidence(root),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        clock_ahead=clock_ahead,
+        simulated=simulated,
+        plan=plan,
+        plan_trouble=plan_trouble,
+        binary=settings.ollama.binary,
+        binary_found=not wants_binary or shutil.which(settings.ollama.binary) is not None,
+        cards=cards,
+        cards_trouble=cards_trouble,
+        supervisor_phase=status.phase if status is not None else "",
+        processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
+        servers=_servers(plan, status, root),
+        quarantines=() if trouble else tuple(_quarantines(root)),
+        kernel_kills=kernel_kills(),
+        cgroup_kills=boxed_kills(),
+    )
+
+
+def _simulated_before(root: Path, status: SupervisorStatus | None) -> int | None:
+    """The number of simulated cards of the swarm that ended here; a running one is known by its plan."""
+    if status is None or not status.simulated or load_plan(root / "workers") is not None:
+        return None
+    return sum(1 for child in status.children if child.role == "worker") or None
+
+
+def _snapshot(settings: Settings) -> tuple[SwarmSnapshot | None, str]:
+    try:
+        return open_observer(settings).snapshot(), ""
+    except (SwarmError, OSError) as error:
+        return None, str(error)
+
+
+def _cards(settings: Settings, simulate: int | None, snapshot: SwarmSnapshot | None) -> tuple[tuple[GpuReading, ...], str]:
+    if snapshot is not None and snapshot.gpus and not simulate:
+        return snapshot.gpus, ""
+    reader = gpu_reader(settings, simulate)
+    try:
+        return reader.read(), getattr(reader, "unavailable", None) or ""
+    except OSError:
+        return (), ""  # simulated cards live under the root; that it cannot be read is a finding of its own
+
+
+def _plan(
+    settings: Settings, root: Path, cards: tuple[GpuReading, ...], simulate: int | None
+) -> tuple[tuple[WorkerPlan, ...], str]:
+    """The plan of the running swarm, else the one that a start would make."""
+    plan = load_plan(root / "workers") if not simulate else None
+    if plan is not None:
+        return plan, ""
+    try:
+        return plan_workers(settings, cards, simulate=simulate), ""
+    except ConfigError as error:
+        return (), error.message
+
+
+def _quarantines(root: Path) -> Iterator[QuarantineEvidence]:
+    workers = root / "workers"
+    for note in quarantine.all_of(workers):
+        path = str(quarantine.quarantine_path(workers, note.worker))
+        yield QuarantineEvidence(worker=note.worker, reason=note.reason, left_s=note.left_s, path=path)
+
+
+def _servers(plan: tuple[WorkerPlan, ...], status: SupervisorStatus | None, root: Path) -> tuple[ServerEvidence, ...]:
+    """Each server asked, all at once. Before a start our own are not asked; only whether their ports are free."""
+    running = status is not None and is_same(status.process)
+    with_server = [p for p in plan if p.url is not None]
+    if not with_server:
+        return ()
+    with ThreadPoolExecutor(len(with_server)) as pool:
+        return tuple(pool.map(lambda p: _server(p, root, ask=running or p.adopted), with_server))
+
+
+def _server(plan: WorkerPlan, root: Path, *, ask: bool) -> ServerEvidence:
+    assert plan.url is not None
+    holder = _port_holder(plan, root, running=ask)
+    error, installed = _ask(plan.url) if ask and not holder else ("", None)
+    return ServerEvidence(
+        worker=plan.name,
+        url=plan.url,
+        adopted=plan.adopted,
+        error=error,
+        installed=installed,
+        port=None if plan.adopted else plan.port,
+        port_holder=holder,
+    )
+
+
+def _port_holder(plan: WorkerPlan, root: Path, *, running: bool) -> str:
+    """Who has the port of a server of ours, if it is none of ours. Simulated servers give way before a start."""
+    if plan.adopted or plan.port is None or (plan.simulated and not running) or is_free("127.0.0.1", plan.port):
+        return ""
+    note = read_note(root / "workers" / f"{plan.name}.server.json", ServerNote)
+    ours = {identity.pid for identity in find_marked(**{SERVER_MARKER: plan.name, ROOT_MARKER: str(root)})}
+    if note is not None and is_same(note.process):
+        ours.add(note.process.pid)
+    holder = who_listens(plan.port) or ""
+    return "" if any(holder == f"pid {pid}" or holder.startswith(f"pid {pid} ") for pid in ours) else holder
+
+
+def _ask(url: str) -> tuple[str, tuple[str, ...] | None]:
+    try:
+        with OllamaClient(url) as client:
+            client.version(ASK_S)
+            return "", tuple(sorted(canonical_model(model.name) for model in client.tags(ASK_S)))
+    except (TaskFault, SwarmError) as fault:
+        return str(getattr(fault, "message", fault)), None
+
+
+def names_of(evidence: BoxEvidence) -> tuple[str, ...]:
+    """Whom ``swarm doctor`` may be asked about."""
+    return tuple(sorted({p.name for p in evidence.processes if p.role == "worker"} | {p.name for p in evidence.plan}))

@@ -1,0 +1,183 @@
+"""What `swarm feed` does: wire source, queue and cursor together, and take steps until it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import msgspec
+
+from swarm import __version__
+from swarm.cli.facade import Outcome, RunRequest
+from swarm.cli.reading import read_options
+from swarm.cli.servers import check_models
+from swarm.cli.units import count
+from swarm.clock import SystemClock
+from swarm.configfile import Loaded
+from swarm.core.feed import FeedLine, FeedState
+from swarm.core.lanes import lane_of
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError, TaskInvalid
+from swarm.files import Format, ReadOptions
+from swarm.files.build import builder
+from swarm.files.detect import resolve_format
+from swarm.files.feedlines import CommandLines, FileLines
+from swarm.files.item import InputItem
+from swarm.files.problems import FieldError
+from swarm.files.read_jsonl import parse_object
+from swarm.files.source import not_utf8, source_of
+from swarm.runtime.feed import Feeder, Make, Offer
+from swarm.runtime.wiring import open_queue
+from swarm.runtime.wiring.supervisor import swarm_lives
+from swarm.taskqueue.feeds import FeedBook, FeedPool, note_batch
+from swarm.taskqueue.producer import waits
+from swarm.taskqueue.validate import validate
+
+MAX_SLUG = 30
+Tell = Callable[[FeedState], None]
+
+
+class FeedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `swarm feed` was asked to do: ``run.source`` is a file, or None with a ``command``."""
+
+    run: RunRequest
+    command: str | None = None
+    low: int
+    target: int
+    follow: bool = False
+
+
+def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
+    """Feed until the source ends, people stop it, or Ctrl-C; the same call again goes on behind the last line fed.
+
+    Raises ``InputError``, ``LockHeld`` while another feeder of it runs, ``StorageFault``.
+    """
+    if request.low > request.target:
+        raise InputError(f"--min {request.low} is above --target {request.target}")
+    options = read_options(request.run)
+    fresh = _fresh(request, options)
+    queue = open_queue(loaded.settings).prepare()
+    if not swarm_lives(loaded.settings):
+        print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
+    elif fresh.model:
+        check_models(loaded.settings, [fresh.model])
+    book = FeedBook(queue.layout, queue.storage)
+    with book.alone(fresh.feed_id):
+        known = book.find(fresh.feed_id)
+        state = fresh if known is None else _again(known, fresh)
+        if book.wish(state.feed_id) == "stop":
+            book.set_wish(state.feed_id, "run")
+        note_batch(queue.batches(), state, version=__version__)
+        with closing(_lines(request, state)) as lines, _interrupt() as asked:
+            pool = FeedPool(queue.layout, queue.storage)
+            feeder = Feeder(lines, _maker(options, state), pool, book.open(state.feed_id), state)
+            while not feeder.finished and not asked():
+                pause_s = feeder.step()
+                tell(feeder.state)
+                if pause_s:
+                    time.sleep(pause_s)
+        note_batch(queue.batches(), feeder.state, version=__version__)
+    return _outcome(feeder.state, began=state, interrupted=not feeder.finished)
+
+
+def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
+    """The state of this feed before its first line."""
+    if request.command is not None:
+        source, label = request.command, request.command.split()[0]
+        form: Format = options.format or "text"
+    else:
+        source = os.path.abspath(request.run.source or "")
+        label = os.path.splitext(os.path.basename(source))[0]
+        form = options.format or resolve_format(source_of(source), options)
+    if form == "csv":
+        hint = "make JSON lines of it, or hand the whole file to `swarm run` or `swarm submit`"
+        raise InputError("a feed reads lines, and a row of CSV may span several", hint=hint)
+    meaning = msgspec.json.encode([request.command is not None, source, form, options.meaning()], order="sorted")
+    mark = hashlib.blake2b(meaning, digest_size=4, person=b"swarm-feed-1").hexdigest()
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower()[:MAX_SLUG].strip("-")
+    return FeedState(
+        feed_id=f"feed-{slug or 'lines'}-{mark}",
+        source=source,
+        is_command=request.command is not None,
+        format=form,
+        model=options.model,
+        min=request.low,
+        target=request.target,
+        created_at=SystemClock().iso(),
+    )
+
+
+def _again(known: FeedState, fresh: FeedState) -> FeedState:
+    return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
+
+
+def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines:
+    if request.command is not None:
+        return CommandLines(shlex.split(request.command), state)
+    return FileLines(state.source, state, follow=request.follow)
+
+
+def _maker(options: ReadOptions, state: FeedState) -> Make:
+    form: Format = "openai" if state.format == "openai" else "text" if state.format == "text" else "jsonl"
+    build = builder(form, options)
+    column = options.prompt_field or "prompt"
+    priority = {"priority": 5}
+
+    def make(line: FeedLine) -> Offer | str:
+        try:
+            record = {column: _text(line.raw)} if form == "text" else parse_object(line.raw)
+            document = {**priority, **build(InputItem(line.number, record)).document}
+            task = validate({"task_id": "x", **document})
+        except FieldError as error:
+            return f"{error.field}: {error.message}" if error.field else error.message
+        except TaskInvalid as error:
+            return error.message
+        if task.depends_on:
+            return "depends_on: the lines of a feed cannot wait for one another; submit them as a batch"
+        return Offer(document, lane_of(task), waits(task))
+
+    return make
+
+
+def _text(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise FieldError("", not_utf8(error)) from error
+    if "\x00" in text:
+        raise FieldError("", "holds a NUL character; model servers cut the text there")
+    return text
+
+
+@contextmanager
+def _interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM end it between two steps."""
+    asked = []
+    before = [(n, signal.signal(n, lambda *_: asked.append(1))) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcome:
+    numbers = f"{count(state.number)} lines read, {count(state.accepted)} tasks made, {count(state.rejected)} rejected"
+    lines = [f"feed {state.feed_id}: {numbers}; {'interrupted' if interrupted else state.status}"]
+    if state.reason:
+        lines.append(state.reason)
+    if began.number:
+        lines.append(f"went on behind line {began.number:,}; {count(state.again - began.again)} were there already")
+    lines += [f"rejected {why}" for why in state.rejections[:10]]
+    if interrupted:
+        lines.append("run the same command again to go on where it stopped")
+    lines.append(f"results: swarm results {state.feed_id} -o OUT")
+    bad = state.status == "failed" or state.rejected > 0
+    code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if bad else EXIT_OK
+    return Outcome(exit_code=code, document=msgspec.to_builtins(state), lines=tuple(lines))

@@ -1,0 +1,73 @@
+"""What the command line says about how an input is to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from swarm.cli.facade import RunRequest
+from swarm.core.task import Endpoint
+from swarm.errors import InputError
+from swarm.files import Format, ReadOptions
+from swarm.files.problems import did_you_mean
+from swarm.runtime.structured import CHECKS_SCHEMAS, schema_problem
+
+T = TypeVar("T")
+FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}
+ENDPOINTS: dict[str, Endpoint] = {"chat": "/api/chat", "generate": "/api/generate", "embed": "/api/embed"}
+
+
+def read_options(request: RunRequest) -> ReadOptions:
+    """The request's reading half, checked. Raises ``InputError``."""
+    endpoint = _named("--endpoint", request.endpoint.removeprefix("/api/"), ENDPOINTS) if request.endpoint else "/api/chat"
+    return ReadOptions(
+        format=_named("--format", request.format, FORMATS) if request.format else None,
+        prompt_field=request.prompt_field,
+        template=request.template,
+        system=request.system,
+        model=request.model,
+        endpoint=endpoint,
+        options=_options(request.options),
+        limit=request.limit,
+        schema=None if request.schema is None else _schema(request.schema),
+    )
+
+
+def _named(option: str, text: str, known: Mapping[str, T]) -> T:
+    if text not in known:
+        raise InputError(f"{option}: {text!r} is not known{did_you_mean(text, known)}")
+    return known[text]
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``num_predict=64`` as a number, ``stop=END`` as a text: a value that is JSON counts as such."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name.strip():
+            raise InputError(f"--option {pair!r}: no NAME=VALUE", hint="--option num_predict=64 --option temperature=0")
+        try:
+            found[name.strip()] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            found[name.strip()] = text
+    return found
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = msgspec.json.decode(path.read_bytes())
+    except OSError as exc:
+        raise InputError(f"--schema {path}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"--schema {path}: is no JSON: {exc}") from exc
+    if not isinstance(schema, dict) or not schema:
+        raise InputError(f"--schema {path}: is no JSON Schema", hint='it looks like {"type": "object", "properties": {…}}')
+    if not CHECKS_SCHEMAS:
+        raise InputError("--schema needs the package jsonschema", hint="pip install 'gpu-swarm[schema]'")
+    problem = schema_problem(schema)
+    if problem is not None:
+        raise InputError(f"--schema {path}: is no valid JSON Schema: {problem}")
+    return schema

@@ -1,0 +1,100 @@
+"""`swarm submit` of one task: from a prompt or a document, and its answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swarm.cli.facade import Outcome, RunRequest
+from swarm.cli.reading import read_options
+from swarm.cli.servers import check_models
+from swarm.core.task import ID_RE
+from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED, DuplicateTask, InputError, NotRunning, TaskInvalid
+from swarm.files.build import builder
+from swarm.files.item import InputItem
+from swarm.files.problems import FieldError
+from swarm.runtime.wiring.supervisor import swarm_lives
+from swarm.settings import Settings
+from swarm.taskqueue.batches import read_ended
+from swarm.taskqueue.filequeue import FileQueue
+
+
+def one_task(request: RunRequest) -> dict[str, Any]:
+    """The document that ``--prompt`` or ``--task`` asks for. Raises ``InputError``."""
+    if request.prompt is not None:
+        if not request.model:
+            raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
+        told = {"notify": list(request.notify)} if request.notify else {}
+        return {**_prompt_document(request), "priority": request.priority, **told}
+    path = str(request.task)
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except OSError as exc:
+        raise InputError(f"{path}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: not a JSON object: {exc}") from exc
+    return document
+
+
+def _prompt_document(request: RunRequest) -> dict[str, Any]:
+    """As if it were the one line of an input, so that every option means the same."""
+    try:
+        built = builder("jsonl", read_options(request))(InputItem(1, {"prompt": request.prompt}))
+    except FieldError as error:
+        raise InputError(f"--prompt: {error.message}") from error
+    return {name: value for name, value in built.document.items() if name != "metadata"}
+
+
+def _check_dependencies(queue: FileQueue, document: Mapping[str, Any]) -> None:
+    """One of a task that is nowhere would be waited for without end. What is no list of texts is refused later."""
+    wants = document.get("depends_on")
+    for wanted in wants if isinstance(wants, list) else ():
+        if isinstance(wanted, str) and (ID_RE.match(wanted) is None or queue.find(wanted) is None):
+            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
+
+
+def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
+    """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
+    if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
+        check_models(settings, {str(document["model"]): 1})
+    _check_dependencies(queue, document)
+    try:
+        task_id = queue.enqueue(document)
+    except (TaskInvalid, DuplicateTask) as exc:
+        raise InputError(exc.message, hint=exc.hint) from exc
+    if not wait:
+        return Outcome(
+            exit_code=EXIT_OK,
+            document={"task_id": task_id},
+            lines=(f"accepted {task_id}", f"see: swarm queue show {task_id}"),
+        )
+    somebody_works(settings, f"task {task_id} is accepted")
+    ended = None
+    while ended is None:
+        time.sleep(0.02)
+        ended = read_ended(queue.layout, task_id)
+    failed = ended["status"] != "completed"
+    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=ended, lines=_answer_lines(ended))
+
+
+def _answer_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
+    if document["status"] != "completed":
+        error = document.get("error") or {}
+        return (f"{document['status']}: {error.get('message', 'no reason was recorded')}",)
+    result = document.get("result") or {}
+    text = (result.get("message") or {}).get("content") or result.get("response") or result.get("stdout") or "done"
+    return (str(text), "(simulated)") if document.get("simulated") else (str(text),)
+
+
+def somebody_works(settings: Settings, accepted: str) -> None:
+    """Raises ``NotRunning`` if there is nobody."""
+    if not swarm_lives(settings):
+        raise NotRunning(
+            f"{accepted}, but no swarm is running to work on it", hint="`swarm up` (or `swarm up --simulate 2`)"
+        )

@@ -1,0 +1,68 @@
+"""Items that wait for one another: their names looked up, before any of them is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from swarm.core import templating
+from swarm.core.dag import Links, Node, resolve
+from swarm.files.drafts import Draft, drafts
+from swarm.files.options import ReadOptions
+from swarm.files.problems import FieldError, Problems
+from swarm.files.scan import Scan
+from swarm.files.source import Source, source_of
+
+
+def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], bool]) -> Links | None:
+    """What the names in ``depends_on`` stand for; None, at no cost, for a batch in which none depends on any.
+
+    ``exists(task id)`` tells whether a name that no item has is a task of the queue. Memory: a few hundred bytes an item.
+    Raises ``InputError`` with the lines of unknown and ambiguous names, of circles, and of ``{results.…}`` not waited for.
+    """
+    if not scan.linked:
+        return None
+    source = source_of(path)
+    problems = Problems(source.label)
+    keys, nodes = [], []
+    for draft in drafts(source, options, scan):
+        keys.append(draft.item_key)
+        nodes.append(_node(draft))
+        try:
+            check_references(draft.document)
+        except FieldError as error:
+            problems.add(draft.line_no, error.field, error.message)
+    findings, used = resolve(nodes, exists)
+    for finding in findings:
+        problems.add(finding.line_no, "depends_on", finding.message)
+    problems.raise_if_any()
+    return Links(keys=tuple(keys), names={name: keys[index] for name, index in used.items()})
+
+
+def _node(draft: Draft) -> Node:
+    document = draft.document
+    names = [n for n in (draft.custom_id, document.get("name")) if n]
+    return Node(
+        line_no=draft.line_no,
+        names=tuple(dict.fromkeys(names)),
+        wants=tuple(document.get("depends_on", ())),
+        session=document.get("session"),
+    )
+
+
+def check_references(document: Mapping[str, Any]) -> None:
+    """Raise ``FieldError`` for a reference to a result that the task does not wait for. Without any it is plain text."""
+    wants = document.get("depends_on")
+    if not wants:
+        return
+    asked = list(templating.references(document.get("request")))
+    if "map" in document and not any(reference.partition(".")[0] == "item" for reference in asked):
+        raise FieldError("map", "its prompt must hold {item}, which stands for one element of the list")
+    if "map" in document and "session" in document:
+        raise FieldError("map", "a task of a session cannot be mapped, for its parts run side by side")
+    for reference in asked:
+        if reference.startswith("results."):
+            try:
+                templating.parse(reference, wants)
+            except templating.TemplateError as error:
+                raise FieldError("depends_on", str(error)) from error

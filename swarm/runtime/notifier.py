@@ -1,0 +1,144 @@
+"""Tells who is to be told when tasks and batches end: a loop of its own, beside the work and never in its way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import msgspec
+
+from swarm.errors import QueueError
+
+LOOK_S = 1.0
+BASE_S = 2.0
+CAP_S = 600.0
+LAST_S = 5.0
+"""How long the brain's end waits for what is being told."""
+ORPHAN_TRIES = 600
+"""Looks after which a note whose subject is nowhere is dropped: its submission was cut off."""
+
+
+class Failed(Exception):
+    """A target was not told."""
+
+    def __init__(self, message: str, *, hopeless: bool) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
+
+
+class Notes(Protocol):
+    """The outbox."""
+
+    def waiting(self) -> Sequence[Any]: ...
+    def message(self, note: Any) -> Mapping[str, Any] | None: ...  # noqa: ANN401 - the outbox's own kind of note
+    def owe(self, note: Any) -> None: ...  # noqa: ANN401
+    def done(self, note: Any) -> None: ...  # noqa: ANN401
+    def give_up(self, note: Any) -> None: ...  # noqa: ANN401
+    def exists(self, note: Any) -> bool: ...  # noqa: ANN401
+
+
+class Notifier:
+    """One ``step`` looks at every note once."""
+
+    def __init__(
+        self,
+        notes: Notes,
+        deliver: Callable[[str, Mapping[str, Any]], None],
+        *,
+        max_tries: int,
+        log: logging.Logger,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        """``deliver`` raises ``Failed``."""
+        self._notes = notes
+        self._deliver = deliver
+        self._max_tries = max_tries
+        self._log = log
+        self._now_s = now_s
+        self._unseen: dict[str, int] = {}
+
+    def step(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Tell what can be told now. Raises ``QueueError`` when the disk refuses."""
+        for note in self._notes.waiting():
+            if stopping():
+                return
+            if note.next_s > self._now_s():
+                continue
+            message = self._notes.message(note)
+            if message is not None:
+                self._tell(note, message)
+            elif self._is_orphan(note):
+                self._log.warning("Nobody is told of %s: there is no such %s", note.id, note.subject)
+                self._notes.done(note)
+
+    def _tell(self, note: Any, message: Mapping[str, Any]) -> None:  # noqa: ANN401
+        left, problems, hopeless = [], [], True
+        for target in note.targets:
+            try:
+                self._deliver(target, message)
+            except Failed as failure:
+                left.append(target)
+                problems.append(str(failure))
+                hopeless = hopeless and failure.hopeless
+        if not left:
+            self._notes.done(note)
+            self._log.info("Told %d of the end of %s %s", len(note.targets), note.subject, note.id)
+            return
+        tries = note.tries + 1
+        delay_s = min(CAP_S, BASE_S * 2**note.tries)
+        later = msgspec.structs.replace(
+            note, targets=tuple(left), tries=tries, next_s=self._now_s() + delay_s, error="; ".join(problems)[:500]
+        )
+        if hopeless or tries >= self._max_tries:
+            self._notes.give_up(later)
+            self._log.error("Could not tell of the end of %s %s: see `swarm notify list`", note.subject, note.id)
+            return
+        self._notes.owe(later)
+        self._log.warning("Telling of the end of %s %s failed; again in %.0fs", note.subject, note.id, delay_s)
+
+    def _is_orphan(self, note: Any) -> bool:  # noqa: ANN401
+        seen = self._unseen.get(note.name, 0) + 1
+        self._unseen[note.name] = seen
+        if seen % ORPHAN_TRIES or self._notes.exists(note):
+            return False
+        del self._unseen[note.name]
+        return True
+
+
+def never() -> bool:
+    """No wish to stop."""
+    return False
+
+
+@contextmanager
+def notifying(notifier: Notifier, log: logging.Logger) -> Iterator[None]:
+    """Have the notifier run in a thread of its own within the block."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        said = ""
+        while True:
+            last = stop.is_set()  # what ended just before is told still, if it does not take long
+            try:
+                notifier.step(never if last else stop.is_set)
+                said = ""
+            except (QueueError, OSError) as problem:
+                if str(problem) != said:
+                    log.warning("Notes cannot be looked at: %s", problem)
+                said = str(problem)
+            if last:
+                return
+            stop.wait(LOOK_S)
+
+    # A daemon: a target that does not answer must not hold up the brain's end; what was not told stays noted.
+    thread = threading.Thread(target=loop, name="notifier", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(LAST_S)

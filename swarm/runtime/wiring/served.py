@@ -1,0 +1,90 @@
+"""What a worker with a model server has beside the others: requests with repairs, its cards watched, its pin proven."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swarm.clock import SystemClock
+from swarm.core.plan import WorkerPlan
+from swarm.core.task import TaskClass
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.hands import ServerHands
+from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.runtime.cardwatch import CardWatch
+from swarm.runtime.earlier import WithResults
+from swarm.runtime.llm import LlmExecutor
+from swarm.runtime.pinning import PinnedProbe, PinProof
+from swarm.runtime.ports import Executor
+from swarm.runtime.probe import ModelServerProbe
+from swarm.runtime.repair import RepairingServer
+from swarm.runtime.resource import ResourceExecutor
+from swarm.runtime.supervisor import NAME as SUPERVISOR
+from swarm.runtime.watch import ServerProbe
+from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.process import RunOptions, lock_held
+from swarm.taskqueue.batches import read_ended
+from swarm.taskqueue.layout import Layout
+
+SERVE_PREFIX = "serve-"
+"""``swarm serve NAME`` holds a life lock of this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The parts."""
+
+    executors: Mapping[TaskClass, Executor]
+    probe: ServerProbe
+    cards: CardWatch | None
+
+
+def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient, log: logging.Logger) -> Served:
+    """The parts of this worker; its plan has a server URL."""
+    settings = options.settings
+
+    def kept() -> bool:
+        return lock_held(layout, SUPERVISOR) or lock_held(layout, f"{SERVE_PREFIX}{plan.name}")
+
+    hands = ServerHands(plan.name, root=options.root, gpu_uuids=plan.gpu_uuids, limits=settings.repair, supervised=kept)
+    server = RepairingServer(client, hands, settings.repair, log=log)
+    probe: ServerProbe = ModelServerProbe(server, models=settings.models, on_cpu_spill=settings.llm.on_cpu_spill)
+    pin = _pin(options, plan, log)
+    if pin is not None:
+        probe = PinnedProbe(probe, pin)
+    resource = ResourceExecutor(server, settings.llm, models=settings.models, log=log, pin=pin, on_stuck=server.unload_stuck)
+    llm = WithResults(LlmExecutor(server, settings.llm, models=settings.models), lambda task_id: read_ended(layout, task_id))
+    return Served(
+        executors={TaskClass.LLM: llm, TaskClass.RESOURCE: resource}, probe=probe, cards=_cards(options, plan, hands, log)
+    )
+
+
+def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: logging.Logger) -> CardWatch | None:
+    if not plan.gpus:
+        return None
+
+    def lost(reason: str) -> None:
+        log.error("Card quarantined: %s; %s", reason, hands.quarantine(reason))
+
+    return CardWatch(
+        gpu_reader(options.settings, max(plan.gpus) + 1 if plan.simulated else None),
+        uuids=plan.gpu_uuids,
+        settings=options.settings.gpu,
+        clock=SystemClock(),
+        log=log,
+        on_lost=lost,
+    )
+
+
+def _pin(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> PinProof | None:
+    """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
+    if not plan.gpus or plan.simulated or not plan.owns_server:
+        return None
+    markers = {SERVER_MARKER: plan.name, ROOT_MARKER: str(options.root)}
+    return PinProof(
+        gpu_reader(options.settings),
+        uuids=plan.gpu_uuids,
+        pids=lambda: {one.pid for one in find_marked(**markers)},
+        log=log,
+    )

@@ -1,0 +1,25 @@
+"""The notifier of the brain, with its outbox and its ways to deliver."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from swarm.notify import NotTold, deliver
+from swarm.runtime.notifier import Failed, Notifier
+from swarm.settings import Settings
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.outbox import Outbox
+
+
+def make_notifier(queue: FileQueue, settings: Settings, log: logging.Logger) -> Notifier:
+    """Tells by ``swarm.notify`` what the queue's outbox owes."""
+
+    def tell(target: str, message: Mapping[str, Any]) -> None:
+        try:
+            deliver(target, message, settings)
+        except NotTold as problem:
+            raise Failed(str(problem), hopeless=problem.hopeless) from problem
+
+    return Notifier(Outbox(queue.layout, queue.storage), tell, max_tries=settings.notify.max_tries, log=log)

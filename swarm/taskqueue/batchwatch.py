@@ -1,0 +1,94 @@
+"""Following tasks to their ends by listing only shards that changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from swarm.core.task import TERMINAL, TaskState
+from swarm.taskqueue.layout import GRAIN_NS, Layout, shard_of
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands, counted from the state directories."""
+
+    completed: int
+    failed: int
+    cancelled: int
+    left: int
+
+    @property
+    def total(self) -> int:
+        """All items."""
+        return self.completed + self.failed + self.cancelled + self.left
+
+
+class ShardWatch:
+    """Which of these tasks have ended since the last look. Memory: one id per task not yet ended."""
+
+    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
+        self._layout = layout
+        self._open: dict[str, set[str]] = {}
+        self._seen: dict[str, int] = {}
+        for task_id in task_ids:
+            self._open.setdefault(shard_of(task_id), set()).add(task_id)
+
+    @property
+    def left(self) -> int:
+        """How many have not ended."""
+        return sum(len(ids) for ids in self._open.values())
+
+    def look(self) -> list[tuple[str, TaskState]]:
+        """What has ended since. Costs one ``stat`` per shard and state, and a listing of each that changed."""
+        ended: list[tuple[str, TaskState]] = []
+        for shard in list(self._open):
+            for state in TERMINAL:
+                ended += [(task_id, state) for task_id in sorted(self._look_at(shard, state))]
+            if not self._open[shard]:
+                del self._open[shard]
+        return ended
+
+    def _look_at(self, shard: str, state: TaskState) -> set[str]:
+        folder = f"{self._layout.root}/{state}/{shard}"
+        try:
+            changed_ns = os.stat(folder).st_mtime_ns
+        except FileNotFoundError:
+            return set()
+        if self._seen.get(folder) == changed_ns:
+            return set()
+        waiting = self._open[shard]
+        ended = waiting.intersection(n[:-5] for n in os.listdir(folder))
+        waiting.difference_update(ended)
+        # Directory times move in steps: a change may hide behind one of the same step, so a fresh listing is not trusted.
+        self._seen[folder] = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
+        return ended
+
+    def open_ids(self, limit: int) -> list[str]:
+        """Some ids that have not ended, oldest first."""
+        return sorted(i for ids in self._open.values() for i in ids)[:limit]
+
+
+class BatchWatch:
+    """Counts a batch to its end."""
+
+    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
+        self._watch = ShardWatch(layout, task_ids)
+        self._ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
+
+    def look(self) -> Ended:
+        """How it stands now; costs what ``ShardWatch.look`` costs."""
+        for _, state in self._watch.look():
+            self._ended[state] += 1
+        return Ended(
+            completed=self._ended[TaskState.COMPLETED],
+            failed=self._ended[TaskState.FAILED],
+            cancelled=self._ended[TaskState.CANCELLED],
+            left=self._watch.left,
+        )
+
+    def open_ids(self, limit: int) -> list[str]:
+        """Some ids that have not ended, oldest first."""
+        return self._watch.open_ids(limit)

@@ -1,0 +1,83 @@
+"""What people do to a whole batch: cancel what has not ended, try again what failed. One listing, not one search each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import msgspec
+
+from swarm.core.task import TaskError, TaskState
+from swarm.errors import QueueError
+from swarm.taskqueue import lookup, people
+from swarm.taskqueue.bell import ring
+from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.layout import Layout, shard_of
+from swarm.taskqueue.settle import Settler
+from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
+
+_WAITING = (TaskState.PENDING, TaskState.BLOCKED)
+_ROUNDS = 3
+"""A task given back between two listings is in neither: look again."""
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cancelling did."""
+
+    cancelled: int
+    """Waiting ones, ended at once."""
+    asked: int
+    """Running ones, whose workers were asked to stop them."""
+
+
+def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> Cancelled:
+    """Cancel all of these that have not ended. Raises ``StorageFault``; repeating it goes on where it stopped."""
+    wanted = set(task_ids)
+    settler = Settler(layout, storage)
+    error = TaskError(type="cancelled", message=reason)
+    cancelled, asked = 0, set[str]()
+    for _ in range(_ROUNDS):
+        before = cancelled, len(asked)
+        for state in _WAITING:
+            for located in lookup.list_state(layout, state):
+                if located.task_id in wanted and settler.end_waiting(
+                    located.path, located.task_id, TaskState.CANCELLED, error
+                ):
+                    cancelled += 1
+        for located in lookup.list_state(layout, TaskState.PROCESSING):
+            if located.task_id in wanted and located.task_id not in asked:
+                with storage_faults(f"cannot ask for the cancelling of {located.task_id}"):
+                    os.close(
+                        os.open(layout.cancel_mark(located.task_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+                    )
+                asked.add(located.task_id)
+        if (cancelled, len(asked)) == before:
+            break
+    ring(layout)
+    return Cancelled(cancelled=cancelled, asked=len(asked))
+
+
+def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> int:
+    """Put the failed and cancelled ones of these back into the queue; how many. What moves meanwhile is passed over."""
+    shards: dict[str, set[str]] = {}
+    for task_id in task_ids:
+        shards.setdefault(shard_of(task_id), set()).add(task_id)
+    done = 0
+    for shard, ids in shards.items():
+        for state in (TaskState.FAILED, TaskState.CANCELLED):
+            for name in sorted(list_names(f"{layout.root}/{state}/{shard}")):
+                if name[:-5] in ids:
+                    done += _retried(layout, storage, name[:-5])
+    return done
+
+
+def _retried(layout: Layout, storage: Storage, task_id: str) -> bool:
+    try:
+        people.retry(layout, storage, task_id)
+    except QueueError as problem:
+        if lookup.find(layout, task_id) is not None:  # it cannot be put back: say so, do not pass it over
+            state = lookup.read(layout, task_id)["state"]
+            if state in (TaskState.FAILED, TaskState.CANCELLED):
+                raise problem from None
+        return False
+    return True

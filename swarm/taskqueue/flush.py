@@ -1,0 +1,131 @@
+"""Flushes shared between the threads of a process: who comes while one is under way waits for the next, which is for all.
+
+Nobody returns before what it asked for is durable. A thread by itself does what it would do without this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+TOGETHER_FROM = 4
+"""From so many targets on one flush of the whole file system costs less than one each (measured)."""
+SLOW_S = 0.05
+"""A flush of the whole file system that took longer wrote out what others had written: a model being pulled, say."""
+ALONE_FOR_S = 10.0
+"""After that, each target is flushed by itself for so long."""
+
+
+class _Wish:
+    """One thread's request: a directory by its path, or an open file by its descriptor."""
+
+    __slots__ = ("done", "failed", "target", "woken")
+
+    def __init__(self, target: str | int) -> None:
+        self.target = target
+        self.done = False
+        self.failed: OSError | None = None
+        self.woken = threading.Lock()
+        self.woken.acquire()
+
+
+class SharedFlush:
+    """Safe from any thread. ``everything`` flushes the whole file system of a descriptor, and raises ``OSError``."""
+
+    def __init__(self, everything: Callable[[int], None]) -> None:
+        self._everything = everything
+        self._kept_fd: int | None = None
+        self._alone_until_s = 0.0 if _tells_errors() else float("inf")
+        self._lock = threading.Lock()
+        self._led = False
+        self._waiting: list[_Wish] = []
+
+    def flush(self, target: str | int) -> None:
+        """Make a directory's names (a path) or an open file (a descriptor) durable. Raises ``OSError``."""
+        wish = _Wish(target)
+        with self._lock:
+            self._waiting.append(wish)
+            lead, self._led = not self._led, True
+        if not lead:
+            wish.woken.acquire()
+        if not wish.done:
+            self._lead()
+        if wish.failed is not None:
+            raise wish.failed
+
+    def _lead(self) -> None:
+        """Flush for all who wait by now, wake them, and let one who came meanwhile lead the next."""
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            self._flush(batch)
+        finally:
+            with self._lock:
+                woken = [*batch, *self._waiting[:1]]
+                self._led = bool(self._waiting)
+            for wish in batch:
+                if not wish.done:  # the flush itself came to grief: nobody may take it for durable
+                    wish.failed, wish.done = OSError(errno.EIO, "the flush was cut off"), True
+            for wish in woken:
+                wish.woken.release()
+
+    def _flush(self, batch: list[_Wish]) -> None:
+        targets = {wish.target for wish in batch}
+        together = len(targets) >= TOGETHER_FROM and time.monotonic() >= self._alone_until_s
+        if together and self._kept_fd is not None:
+            failures = dict.fromkeys(targets, self._together(self._kept_fd))
+        else:
+            failures = {target: _one(target) for target in targets}
+            if together:
+                self._keep(next(iter(targets)))
+        for wish in batch:
+            failed = failures[wish.target]
+            wish.failed = None if failed is None else OSError(failed.errno, failed.strerror, failed.filename)
+            wish.done = True
+
+    def _keep(self, target: str | int) -> None:
+        """The kernel tells a descriptor of the write errors since it was opened; so one is kept from here on."""
+        try:
+            fd = os.dup(target) if isinstance(target, int) else os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # the next batch tries again
+            return
+        self._kept_fd = fd
+        weakref.finalize(self, os.close, fd)
+
+    def _together(self, fd: int) -> OSError | None:
+        began_s = time.monotonic()
+        try:
+            self._everything(fd)
+        except OSError as exc:
+            return exc
+        if time.monotonic() - began_s > SLOW_S:
+            self._alone_until_s = time.monotonic() + ALONE_FOR_S
+        return None
+
+
+def _one(target: str | int) -> OSError | None:
+    try:
+        if isinstance(target, int):
+            os.fsync(target)
+        else:
+            fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError as exc:
+        return exc
+    return None
+
+
+def _tells_errors() -> bool:
+    """Before Linux 5.8 ``syncfs`` kept write errors to itself."""
+    try:
+        release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    except ValueError:
+        return False
+    return os.uname().sysname == "Linux" and release >= (5, 8)

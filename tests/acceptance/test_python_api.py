@@ -1,0 +1,132 @@
+"""The Python API against a running simulated swarm: the page's examples, and what is not on the page."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import swarm as package
+from swarm import Result, Swarm
+from swarm.api.documents import DocumentMaker
+from swarm.errors import InputError, ModelNotFound, NotRunning
+from tests.helpers.cli import user
+
+MODEL = "llama3.2:3b"
+PAGE = Path(__file__).parents[2] / "docs" / "python-api.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def somebody(tmp_path_factory):
+    """A swarm that is up while the tests of this module run."""
+    with user(tmp_path_factory.mktemp("api")) as person:
+        person.ok("up", "--simulate", "2", "--detach")
+        yield person
+
+
+@pytest.fixture
+def swarm(somebody, monkeypatch):
+    monkeypatch.chdir(somebody.folder)
+    with Swarm(root=somebody.root) as door:
+        yield door
+
+
+def test_there_are_three_examples():
+    assert len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_pages_examples_run(somebody, number):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EXAMPLES[number]],
+        cwd=somebody.folder,
+        env=somebody.env,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[simulated]" in done.stdout
+    assert "failed" not in done.stdout
+
+
+def test_map_gives_each_item_once_and_a_named_batch_goes_on(swarm, somebody):
+    items = [f"question {i % 15}" for i in range(20)]
+    results = swarm.map(items, model=MODEL, batch="mine", options={"num_predict": 4})
+    assert len(results) == 20
+    assert sorted(r.index for r in results) == list(range(20)), "equal items are items of their own"
+    again = list(swarm.map([*items, "one more"], model=MODEL, batch="mine", options={"num_predict": 4}).ordered())
+    assert [r.index for r in again] == list(range(21))
+    assert all(r.ok and r.simulated and r.usage.total_tokens for r in again)
+    rows = somebody.json("batches", "--price-per-mtok", "2")["batches"]
+    (row,) = [r for r in rows if r["batch_id"] == "mine"]
+    assert (row["items"], row["completed"], row["left"], row["state"]) == (21, 21, 0, "finished")
+    tokens = sum(r.usage.total_tokens for r in again)
+    assert row["tokens_in"] + row["tokens_out"] == tokens
+    assert row["cost"] == pytest.approx(tokens * 2 / 1e6, abs=1e-6)
+
+
+def test_messages_embeddings_and_whole_tasks(swarm):
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
+    assert swarm.submit(talk, model=MODEL, priority=9).result(30).document["priority"] == 9
+    vectors = swarm.submit({"prompt": "hello"}, model="nomic-embed-text:latest", endpoint="/api/embed").result(30).embeddings
+    assert len(vectors) == 1
+    assert vectors[0]
+    bad = swarm.submit({"task_class": "script", "command": ["rm", "-rf", "x"]}).result(30)
+    assert (bad.ok, bad.text) == (False, "")
+    assert bad.error.startswith("not_allowed")
+
+
+def test_an_answer_cut_short_fails_and_keeps_its_text(swarm):
+    form = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    result = swarm.submit("x", model=MODEL, format=form, options={"num_predict": 3}).result(30)
+    assert not result.ok
+    assert result.error.startswith("cut_short")
+    assert result.text.startswith('{"')
+
+
+def test_waiting_has_an_end_and_cancelling_works(swarm):
+    handle = swarm.submit("later", model=MODEL, not_before="2999-01-01T00:00:00+00:00")
+    with pytest.raises(TimeoutError, match="1 of the tasks"):
+        handle.result(timeout_s=0.05)
+    assert not handle.done()
+    handle.cancel()
+    result: Result = handle.result(10)
+    assert result.error == "cancelled: cancelled through the Python API"
+
+
+def test_what_cannot_be_meant_is_said(swarm):
+    with pytest.raises(ModelNotFound) as missing:
+        swarm.submit("x", model="llama3.2:3")
+    assert MODEL in missing.value.hint
+    with pytest.raises(InputError, match="did you mean 'priority'"):
+        swarm.submit("x", model=MODEL, prioity=3)
+    with pytest.raises(InputError, match="item 1: prompt: is empty"):
+        swarm.map(["a", ""], model=MODEL)
+    with pytest.raises(InputError, match="model: is missing"):
+        swarm.submit("x")
+    with pytest.raises(InputError, match="no name for a batch"):
+        swarm.map(["a"], model=MODEL, batch="my batch")
+
+
+def test_it_must_be_started(tmp_path):
+    with pytest.raises(NotRunning, match="not started"):
+        Swarm(root=tmp_path / "queue").submit("x", model=MODEL)
+
+
+def test_importing_the_package_loads_no_api():
+    code = "import sys, swarm; assert 'swarm.api' not in sys.modules; swarm.Swarm; assert 'swarm.api' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(package.__all__) == {"Handle", "Result", "Results", "Swarm", "Usage", "__version__"}
+    with pytest.raises(AttributeError):
+        package.nothing  # noqa: B018
+
+
+def test_fields_of_the_call_are_defaults_of_the_items():
+    maker = DocumentMaker(model=MODEL, fields={"priority": 3, "format": "json"})
+    assert maker.make("a").document["request"]["format"] == "json"
+    assert maker.make({"prompt": "a", "priority": 8}).document["priority"] == 8
+    assert maker.make("a").digest == maker.make({"prompt": "a"}).digest

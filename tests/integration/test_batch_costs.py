@@ -1,0 +1,111 @@
+"""What a batch has cost, counted by reading each document once; and what people do to whole batches."""
+
+import os
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.taskqueue import batchtally
+from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
+from swarm.taskqueue.batchwork import cancel_tasks, retry_tasks
+from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+
+MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
+AT = "2026-02-07T21:05:{:06.3f}+00:00"
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+@pytest.fixture
+def ids(queue):
+    for _ in queue.batches().submit(MANIFEST, [(f"key-{n}", llm(str(n))) for n in range(10)]):
+        pass
+    return list(queue.batches().task_ids("b-1"))
+
+
+def work(queue, limit, state=TaskState.COMPLETED, card="GPU-1", begin=10.0):
+    worker = queue.worker_view("w")
+    for number in range(limit):
+        claim = worker.claim([LANE])
+        begun = begin + 2 * number
+        attempt = Attempt(
+            attempt=1,
+            worker="w",
+            gpu=card,
+            model_digest="d1",
+            started_at=AT.format(begun),
+            ended_at=AT.format(begun + 1.5),
+            outcome="completed",
+        )
+        usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+        error = None if state is TaskState.COMPLETED else TaskError("timeout", "late")
+        worker.finish(claim, state, Trail(result={"usage": usage}, attempts=(attempt,), error=error))
+
+
+def cost(queue, ids):
+    return tally(queue.layout, queue.storage, "b-1", ids)
+
+
+def test_sums_are_of_this_batch_alone(queue, ids):
+    queue.enqueue(llm("somebody else's", priority=9))
+    work(queue, 1)
+    work(queue, 4)
+    work(queue, 2, TaskState.FAILED, card="GPU-2", begin=30)
+    found = cost(queue, ids)
+    assert (found.completed.items, found.failed.items, found.cancelled.items, found.left) == (4, 2, 0, 4)
+    assert (found.all.tokens_in, found.all.tokens_out, found.all.attempts) == (12, 18, 6)
+    assert found.all.errors == {"timeout": 2}
+    assert found.all.digests == {"llama3.2:3b": {"d1": 6}}
+    assert found.all.cards == {"GPU-1": [(found.all.span[0], found.all.span[0] + 7.5)], "GPU-2": found.failed.cards["GPU-2"]}
+    assert found.all.card_s == pytest.approx(7.5 + 3.5)
+
+
+def test_a_second_look_reads_nothing_that_it_knows(queue, ids, monkeypatch):
+    work(queue, 6)
+    for folder in (queue.layout.root + "/completed/" + name for name in os.listdir(queue.layout.root + "/completed")):
+        os.utime(folder, (1, 1))  # quiet for long
+    first = cost(queue, ids)
+    with monkeypatch.context() as patched:
+        patched.setattr(batchtally.codec, "parse_document", lambda _: pytest.fail("read again"))
+        assert cost(queue, ids).all == first.all
+    work(queue, 1, begin=40)
+    assert cost(queue, ids).completed.items == 7
+    os.unlink(f"{queue.layout.batches}/b-1.tally")
+    assert cost(queue, ids).completed.items == 7
+
+
+def test_cancelling_and_putting_back_a_batch(queue, ids):
+    other = queue.enqueue(llm("somebody else's", priority=0))
+    work(queue, 3)
+    work(queue, 2, TaskState.FAILED)
+    held = queue.worker_view("w").claim([LANE])
+    done = cancel_tasks(queue.layout, queue.storage, ids, "no longer wanted")
+    assert (done.cancelled, done.asked) == (4, 1)
+    assert os.path.exists(queue.layout.cancel_mark(held.task.task_id))
+    assert queue.read(other)["state"] == "pending"
+    assert cancel_tasks(queue.layout, queue.storage, ids, "again").cancelled == 0
+    assert retry_tasks(queue.layout, queue.storage, ids) == 6
+    states = assert_one_state_each(queue, [*ids, other])
+    assert states == {TaskState.COMPLETED: 3, TaskState.PENDING: 7, TaskState.PROCESSING: 1}
+    assert retry_tasks(queue.layout, queue.storage, ids) == 0
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 5000), st.integers(0, 9)).map(lambda s: (float(s[0]), float(s[0] + s[1]))), max_size=600
+)
+
+
+@given(SPANS)
+def test_merged_spans_are_apart_and_cover_all(spans):
+    found = merged(spans)
+    assert len(found) <= MAX_SPANS
+    assert all(b[0] - a[1] > GAP_S for a, b in pairwise(found))
+    assert all(any(begin <= s[0] and s[1] <= end for begin, end in found) for s in spans)
+    assert merged(found) == found

@@ -1,0 +1,375 @@
+"""What waits in ``blocked``: who may go when, at the cost of what changed, and never twice."""
+
+import errno
+import json
+import os
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.core.dag import Links
+from swarm.core.pauses import Pause, Pauses
+from swarm.core.task import TaskError, TaskState, Trail
+from swarm.errors import QueueError, StorageFault, TaskInvalid
+from swarm.taskqueue import pauses as pauses_module
+from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.blockedindex import BlockedIndex
+from swarm.taskqueue.endings import Endings
+from swarm.taskqueue.producer import Producer
+from swarm.taskqueue.sessions import turns_path
+from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.wait import wait_until
+
+DONE = Trail(result={"message": {"content": "done"}})
+
+
+def rule(_attempts):
+    return 0.0
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+def brain_of(queue, *, ready_only=True):
+    return queue.brain_view(rule, ready_only=ready_only)
+
+
+def turn(brain):
+    """What the brain does with what is blocked, once; ids let go."""
+    released = []
+    for view in brain.blocked():
+        if view.failed_dependency is not None:
+            brain.fail_blocked(view.task_id, view.attempt, f"{view.failed_dependency} failed")
+        elif view.waiting_for or not view.session_turn or view.batch_paused or (view.due_in_s or 0) > 0:
+            continue
+        elif view.step == "expand":
+            brain.expand_map(view.task_id, view.attempt)
+        elif view.step == "gather":
+            brain.gather_map(view.task_id, view.attempt)
+        elif brain.release_blocked(view.task_id, view.attempt):
+            released.append(view.task_id)
+    return released
+
+
+def work(worker, state=TaskState.COMPLETED, trail=DONE):
+    """Finish all that can be claimed; ids in order."""
+    done = []
+    while (claim := worker.claim([LANE])) is not None:
+        assert worker.finish(claim, state, trail)
+        done.append(claim.task.task_id)
+    return done
+
+
+@pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
+def test_a_session_goes_one_at_a_time_in_the_order_of_submission(queue, ready_only):
+    ids = [queue.enqueue(llm(session=f"s{i % 3}")) for i in range(12)]
+    brain, worker = brain_of(queue, ready_only=ready_only), queue.worker_view("w")
+    ran = []
+    for round_ in range(4):
+        assert sorted(turn(brain)) == sorted(ids[3 * round_ : 3 * round_ + 3])
+        assert turn(brain) == []
+        ran += work(worker)
+        if round_ == 1:
+            brain = brain_of(queue, ready_only=ready_only)  # a restart knows who is on turn
+    assert [i for i in ran if ids.index(i) % 3 == 0] == ids[::3]
+
+
+def test_a_session_goes_on_after_failures_cancels_and_a_retry_by_hand(queue):
+    first, second, third = (queue.enqueue(llm(session="chat")) for _ in range(3))
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    assert turn(brain) == [first]
+    work(worker, TaskState.FAILED, Trail(error=TaskError("x", "y")))
+    queue.cancel(second, "not wanted")
+    assert turn(brain) == [third]
+    queue.retry(first)
+    assert queue.find(first).state is TaskState.BLOCKED, "a session's task waits for its turn again"
+    assert turn(brain) == []
+    assert work(worker) == [third]
+    assert turn(brain) == [first]
+    brain = brain_of(queue)
+    assert turn(brain) == []
+    claim = worker.claim([LANE])
+    assert worker.retry(claim, [], delay_s=0.05, counts=True)
+    assert queue.enqueue(llm(session="chat")) not in turn(brain), "the one on turn is only having a pause"
+    wait_until(lambda: turn(brain) == [first], what="its delay over")
+
+
+def test_a_ledger_torn_by_a_death_loses_only_what_had_not_happened(queue):
+    ids = [queue.enqueue(llm(session="chat")) for _ in range(3)]
+    brain = brain_of(queue)
+    assert turn(brain) == [ids[0]]
+    with open(turns_path(queue.layout), "ab") as file:
+        file.write(b'["chat","' + ids[1].encode()[:5])
+    brain = brain_of(queue)
+    assert turn(brain) == []
+    work(queue.worker_view("w"))
+    assert turn(brain) == [ids[1]]
+    assert turn(brain_of(queue)) == []
+
+
+def test_a_worker_rings_when_something_waits_for_what_it_finished(queue):
+    queue.enqueue(llm(session="chat"))
+    queue.enqueue(llm(session="chat"))
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    turn(brain)
+    claim = worker.claim([LANE])
+    bell = queue.bell()
+    bell.drain()
+    worker.finish(claim, TaskState.COMPLETED, DONE)
+    assert bell.wait(2.0)
+    bell.close()
+
+
+def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypatch):
+    for _ in queue.enqueue_many(llm(session=f"s{i % 10}", task_id=None) for i in range(200)):
+        pass
+    reads = []
+    real = BlockedIndex._read
+    monkeypatch.setattr(BlockedIndex, "_read", lambda self, name: reads.append(name) or real(self, name))
+    brain = brain_of(queue)
+    assert len(brain.blocked()) == 10
+    assert brain.blocked_count() == 200
+    assert len(reads) == 200
+    assert len(turn(brain)) == 10
+    listings = []
+    monkeypatch.setattr("swarm.taskqueue.blockednames.list_names", lambda path: listings.append(path) or os.listdir(path))
+    assert brain.blocked() == ()
+    assert len(reads) == 200
+    assert not listings, "what changed was told"
+
+
+def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.endings.LOOKED_UP", 5)
+    ids = [queue.enqueue(llm()) for _ in range(100)]
+    endings = Endings(queue.layout, budget=True)
+    for task_id in ids:
+        endings.watch(task_id)
+    worker = queue.worker_view("w")
+    claims = [worker.claim([LANE]) for _ in range(100)]
+    assert list(endings.news()) == []
+    worker.finish(claims[97], TaskState.FAILED, DONE)
+    assert list(endings.news()) == [(ids[97], False)], "it was running a moment ago: seen at once"
+    work(worker)
+    for claim in claims[:97]:
+        worker.finish(claim, TaskState.COMPLETED, DONE)
+    found = [task_id for _ in range(40) for task_id, _ in endings.news()]
+    assert sorted(found) == sorted(ids[:97])
+
+
+def test_what_another_host_put_there_is_found_by_listing(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.blockednames.RELIST_S", 0.0)
+    brain = brain_of(queue)
+    os.close(brain._blocked._names._fd)
+    brain._blocked._names._fd = os.eventfd(0, os.EFD_NONBLOCK)  # it tells of nothing
+    task_id = queue.enqueue(llm(session="x"))
+    assert turn(brain) == [task_id]
+
+
+EDGES = st.integers(2, 8).flatmap(lambda n: st.lists(st.lists(st.integers(0, n), max_size=3), min_size=n, max_size=n))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edges=EDGES, sessions=st.lists(st.sampled_from([None, "a", "b"]), min_size=8, max_size=8), seed=st.integers(0, 99))
+def test_whatever_the_order_everything_runs_after_what_it_waits_for(tmp_path_factory, edges, sessions, seed):
+    """Any batch without circles, forward names too, submitted in parts; the brain restarts at random."""
+    rng = random.Random(seed)
+    queue = open_queue(tmp_path_factory.mktemp("q"))
+    wants = [sorted({t for t in targets if t < i}) for i, targets in enumerate(edges)]
+    keys = [f"k{i}" for i in range(len(edges))]
+    links = Links(keys=tuple(keys), names={f"n{i}": keys[i] for i in range(len(edges))})
+    items = [
+        (keys[i], llm(f"{i}", depends_on=[f"n{t}" for t in wants[i]], session=sessions[i], name=f"n{i}"))
+        for i in range(len(edges))
+    ]
+    if not any(sessions[: len(edges)]):
+        rng.shuffle(items)
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now")
+    cut = rng.randrange(len(items) + 1)
+    for part in (items[:cut], items):  # cut off, and again
+        for _ in queue.batches().submit(manifest, part, links):
+            pass
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    ran: list[int] = []
+    for _ in range(4 * len(edges) + 4):
+        if rng.random() < 0.3:
+            brain = brain_of(queue, ready_only=rng.random() < 0.5)
+        turn(brain)
+        claim = worker.claim([LANE])
+        if claim is not None:
+            worker.finish(claim, TaskState.COMPLETED, DONE)
+            ran.append(int(claim.task.name[1:]))
+    assert sorted(ran) == list(range(len(edges))), "each exactly once"
+    assert all(ran.index(t) < ran.index(i) for i, targets in enumerate(wants) for t in targets)
+    for session in ("a", "b"):
+        mine = [i for i in range(len(edges)) if sessions[i] == session]
+        assert [i for i in ran if i in mine] == mine
+
+
+def test_names_become_ids_that_a_resumed_submission_finds_again(queue):
+    links = Links(keys=("ka", "kb"), names={"a": "ka"})
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now")
+    items = [("ka", llm("a")), ("kb", llm("{results.a.text}", depends_on=["a", "a"]))]
+    for _ in queue.batches().submit(manifest, items[:1], links):
+        pass
+    ids = queue.batches().known("b")
+    assert len(ids) == 2, "both ids are on record before the first task is there"
+    for _ in queue.batches().submit(manifest, items, links):
+        pass
+    second = queue.read(ids["kb"])
+    assert (second["depends_on"], second["results"]) == ([ids["ka"]], {"a": ids["ka"]})
+
+
+def over_list(queue, answer, **more):
+    queue.enqueue(llm(task_id="list"))
+    worker = queue.worker_view("w")
+    work(worker, trail=Trail(result={"message": {"content": answer}}))
+    queue.enqueue(llm("Sum up {item}", task_id="m", depends_on=["list"], map={"over": "list"}, **more))
+    return brain_of(queue), worker
+
+
+def test_a_list_becomes_tasks_and_their_answers_one_result(queue):
+    brain, worker = over_list(queue, '```json\n[1, {"a": 2}]\n```')
+    turn(brain)
+    children = work(worker, trail=Trail(result={"message": {"content": "part"}, "usage": {"total_tokens": 3}}))
+    assert children == ["m-0", "m-1"]
+    assert queue.read("m-1")["request"]["messages"][0]["content"] == 'Sum up {"a":2}'
+    assert queue.find("m").state is TaskState.BLOCKED
+    turn(brain)
+    result = queue.read("m")["result"]
+    assert (result["message"]["content"], result["list"]) == ("part\n\npart", ["part", "part"])
+    assert (result["children"], result["usage"]["total_tokens"]) == (["m-0", "m-1"], 6)
+
+
+def test_a_brain_that_dies_while_mapping_neither_loses_nor_doubles(queue, monkeypatch):
+    brain, worker = over_list(queue, json.dumps(list(range(8))))
+    real = Producer.enqueue_many
+
+    def dies(self, documents):
+        yield from real(self, [next(documents) for _ in range(3)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Producer, "enqueue_many", dies)
+    with pytest.raises(KeyboardInterrupt):
+        turn(brain)
+    monkeypatch.setattr(Producer, "enqueue_many", real)
+    first = worker.claim([LANE])
+    worker.finish(first, TaskState.COMPLETED, DONE)
+    held = worker.claim([LANE])
+    brain = brain_of(queue)
+    turn(brain)
+    worker.finish(held, TaskState.COMPLETED, DONE)
+    rest = work(worker)
+    ran = [first.task.task_id, held.task.task_id, *rest]
+    assert sorted(ran) == [f"m-{k}" for k in range(8)]
+    turn(brain)
+    assert len(queue.read("m")["result"]["list"]) == 8
+
+
+@pytest.mark.parametrize(("answer", "words"), [("no list", "not JSON"), ('{"a":1}', "no list but dict")])
+def test_what_is_no_list_fails_the_map_task_with_the_reason(queue, answer, words):
+    brain, _ = over_list(queue, answer)
+    turn(brain)
+    assert words in queue.read("m")["error"]["message"]
+
+
+def test_a_failed_part_fails_the_whole_unless_it_is_to_run_anyway(queue):
+    brain, worker = over_list(queue, "[1, 2]")
+    queue.enqueue(llm("{item}", task_id="n", depends_on=["list"], map={"over": "list"}, on_dependency_failure="run"))
+    turn(brain)
+    for claim in iter(lambda: worker.claim([LANE]), None):
+        failed = claim.task.task_id.endswith("-1")
+        worker.finish(claim, TaskState.FAILED if failed else TaskState.COMPLETED, DONE)
+    turn(brain)
+    assert queue.read("m")["error"]["message"] == "m-1 failed"
+    assert queue.read("n")["result"]["list"] == ["done", None]
+    assert queue.read("m")["children"] == 2, "tried again, it waits for the same parts"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"map": {"over": "x"}, "depends_on": ["y"]}, "map.over"),
+        ({"map": {"over": "x", "typo": 1}, "depends_on": ["x"]}, "map"),
+        ({"map": {"over": "x"}, "depends_on": ["x"]}, "request"),
+        ({"map": {"over": "x"}, "depends_on": ["x"], "session": "s"}, "map"),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_refused(queue, fields, field):
+    with pytest.raises(TaskInvalid, match=f"field `{field}"):
+        queue.enqueue(llm("no element", **fields))
+
+
+def test_a_paused_batch_is_put_aside_and_comes_back(queue):
+    queue.enqueue(llm(batch_id="b-1"))
+    other = queue.enqueue(llm())
+    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b-1")))
+    worker, brain = queue.worker_view("w"), brain_of(queue)
+    assert worker.pauses().batch("b-1") is not None
+    claim = worker.claim([LANE])
+    assert worker.hold(claim)
+    assert work(worker) == [other]
+    assert turn(brain) == []
+    (view,) = brain_of(queue, ready_only=False).blocked()
+    assert view.batch_paused == "b-1"
+    pauses_module.change(queue.layout, queue.storage, lambda p: p.without("batch", "b-1"))
+    assert turn(brain) == [claim.task.task_id]
+    assert worker.claim([LANE]).attempt == 1, "being put aside is no attempt"
+
+
+def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypatch):
+    task_id = queue.enqueue(llm(batch_id="b-1"))
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+
+    def full(*_args, **_more):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(worker._storage), "move", full)
+        with pytest.raises(StorageFault):
+            worker.hold(claim)
+    assert worker.claim([LANE]).task.task_id == task_id
+
+
+def test_pauses_are_followed_and_a_damaged_file_changes_nothing(queue, caplog):
+    book = pauses_module.PauseBook(queue.layout)
+    assert book.read() == Pauses()
+    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "m:latest")))
+    known = book.read()
+    assert known.model("M") is not None
+    assert known.worker("w") is None
+    with open(queue.layout.pauses, "w", encoding="ascii") as file:
+        file.write("{")
+    assert book.read() == known
+    assert "damaged" in caplog.text
+    with pytest.raises(QueueError, match="damaged"):
+        pauses_module.change(queue.layout, queue.storage, lambda p: p)
+
+
+def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.hopeless.STEP", 4)
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=2)
+    items = [(f"k{i}", llm(f"{i}", **({"session": "s"} if i > 7 else {}))) for i in range(12)]
+    for _ in queue.batches().submit(manifest, items):
+        pass
+    other = queue.enqueue(llm())
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    for _ in range(2):
+        worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+    assert brain.hopeless() == ()
+    running = worker.claim([LANE])
+    worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+    (view,) = wait_until(brain.hopeless, what="its failures counted")
+    assert (view.failed, view.max_fails) == (3, 2)
+    stopped = []
+    while step := brain.stop_batch("b", "hopeless"):
+        stopped.append(step)
+    assert sum(stopped) == 8
+    assert max(stopped) <= 4
+    assert queue.find(other).state is TaskState.PENDING
+    worker.finish(running, TaskState.COMPLETED, DONE)
+    assert brain.hopeless() == (), "it has ended"

@@ -1,0 +1,256 @@
+"""Feeds: between the marks, each line exactly once whatever is killed, bad lines named, sources that changed refused."""
+
+import json
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from swarm.cli.facade import RunRequest
+from swarm.cli.feedrun import FeedRequest, feed
+from swarm.configfile import Loaded
+from swarm.core.feed import FeedLine, FeedState, refill
+from swarm.core.task import TaskState, Trail
+from swarm.errors import InputError, LockHeld
+from swarm.files.feedlines import CommandLines, FileLines
+from swarm.runtime.feed import Feeder, Offer
+from swarm.settings import QueueSettings, Settings
+from swarm.taskqueue.feeds import FeedBook
+from tests.helpers.queues import LANE, open_queue
+from tests.helpers.wait import wait_until
+
+MODEL = LANE.removeprefix("llm@")
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+def loaded(queue):
+    return Loaded(settings=Settings(queue=QueueSettings(root=queue.layout.root, durability="fast")))
+
+
+def request(source=None, *, low=20, target=40, **more):
+    reading = {name: more.pop(name) for name in ("format", "template") if name in more}
+    run = RunRequest(source=None if source is None else str(source), model=MODEL, **reading)
+    return FeedRequest(run=run, low=low, target=target, **more)
+
+
+def work(queue, limit=1 << 30):
+    worker, done = queue.worker_view("w"), 0
+    while done < limit and (claim := worker.claim([LANE])):
+        text = claim.task.request["messages"][0]["content"]
+        worker.finish(claim, TaskState.COMPLETED, Trail(result={"message": {"content": text}}))
+        done += 1
+    return done
+
+
+def in_child(queue, asked, tell=lambda state: None):
+    """A feeder in a process of its own; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            code = feed(loaded(queue), asked, tell).exit_code
+        finally:
+            os._exit(code)
+    return pid
+
+
+def answers(queue):
+    (feed_id,) = FeedBook(queue.layout, queue.storage).names()
+    return [done["result"]["message"]["content"] for _, done in queue.batches().documents(feed_id) if done]
+
+
+def numbered(path, number):
+    path.write_text("".join(json.dumps({"prompt": f"line {i}"}) + "\n" for i in range(number)))
+    return path
+
+
+def test_ten_kills_skip_and_double_nothing(queue, tmp_path):
+    """Waiting work never passes the upper mark, and 2,000 lines come out once each, in the input's order."""
+    asked = request(numbered(tmp_path / "in.jsonl", 2000), low=60, target=100)
+    dice = random.Random(7)
+    done = 0
+    for _ in range(10):
+        pid = in_child(queue, asked)
+        until = done + dice.randint(20, 250)
+        while done < until:
+            assert sum(queue.stats().pending.values()) <= 100
+            done += work(queue, dice.randint(1, 60))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    pid = in_child(queue, asked)
+    wait_until(lambda: work(queue) == 0 and os.waitpid(pid, os.WNOHANG) == (pid, 0), timeout_s=30, what="all fed")
+    work(queue)
+    found = answers(queue)
+    assert found == [f"line {i}" for i in range(2000)]
+    everywhere = Counter(located.task_id for state in TaskState for located in queue.list(state))
+    assert set(everywhere.values()) == {1}
+    assert len(everywhere) == 2000
+
+
+def test_a_kill_after_the_tasks_and_before_the_cursor(queue, tmp_path, monkeypatch):
+    """The worst moment, made certain: all of a refill is offered again and found to be there."""
+    asked = request(numbered(tmp_path / "in.jsonl", 10))
+    with monkeypatch.context() as patched:
+        patched.setattr(FeedBook, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        os.waitpid(in_child(queue, asked), 0)
+    assert sum(queue.stats().pending.values()) == 10
+    assert work(queue, 4) == 4
+    outcome = feed(loaded(queue), asked, lambda _: None)
+    assert (outcome.document["accepted"], outcome.document["again"]) == (10, 10)
+    work(queue)
+    assert answers(queue) == [f"line {i}" for i in range(10)]
+
+
+def test_bad_lines_are_counted_and_named_and_the_rest_goes_on(queue, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt":"a"}\n\noops\n{"question":"x"}\n{"prompt":"b","depends_on":["a"]}\n{"prompt":"c"}\n')
+    outcome = feed(loaded(queue), request(source), lambda _: None)
+    assert outcome.exit_code == 1
+    assert outcome.document["accepted"] == 2
+    lines = [r.split(":")[0] for r in outcome.document["rejections"]]
+    assert lines == ["line 3", "line 4", "line 5"]
+    work(queue)
+    assert answers(queue) == ["a", "c"]
+
+
+def test_a_finished_file_may_grow_and_is_gone_on_with(queue, tmp_path):
+    source = numbered(tmp_path / "in.jsonl", 3)
+    feed(loaded(queue), request(source), lambda _: None)
+    with source.open("a") as more:
+        more.write('{"prompt":"more"}\n')
+    assert feed(loaded(queue), request(source), lambda _: None).document["accepted"] == 4
+    source.write_text('{"prompt":"other"}\n' * 9)
+    with pytest.raises(InputError, match="line 4 is no longer"):
+        feed(loaded(queue), request(source), lambda _: None)
+
+
+def test_a_command_that_failed_is_run_again_from_where_it_was(queue, tmp_path):
+    gate = tmp_path / "gate"
+    command = f"sh -c 'seq 1 4; test -e {gate} && seq 5 9'"
+    first = feed(loaded(queue), request(command=command), lambda _: None)
+    assert (first.document["status"], first.document["accepted"], first.exit_code) == ("failed", 4, 1)
+    gate.touch()
+    second = feed(loaded(queue), request(command=command), lambda _: None)
+    assert (second.document["status"], second.document["accepted"], second.document["again"]) == ("finished", 9, 0)
+    work(queue)
+    assert answers(queue) == [str(i) for i in range(1, 10)]
+
+
+def test_pause_resume_and_stop(queue, tmp_path):
+    asked = request(numbered(tmp_path / "in.jsonl", 500), low=2, target=5)
+    book = FeedBook(queue.layout, queue.storage)
+    pid = in_child(queue, asked)
+    (feed_id,) = wait_until(book.names, what="the feed's state")
+    with pytest.raises(LockHeld):
+        feed(loaded(queue), asked, lambda _: None)
+    assert book.lives(feed_id)
+    book.set_wish(feed_id, "pause")
+    wait_until(lambda: book.state(feed_id).status == "paused", what="paused")
+    work(queue)
+    before = book.state(feed_id).accepted
+    book.set_wish(feed_id, "run")
+    wait_until(lambda: book.state(feed_id).accepted > before, what="fed again")
+    book.set_wish(feed_id, "stop")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert book.state(feed_id).status == "stopped"
+    assert not book.lives(feed_id)
+
+
+class MemoryPool:
+    def __init__(self):
+        self.waiting = Counter()
+        self.offered = []
+
+    def pending(self, lane, *, with_blocked):
+        return self.waiting[lane]
+
+    def offer(self, document):
+        self.offered.append(document["task_id"])
+        self.waiting[document["lane"]] += 1
+        return True
+
+
+class MemoryBook:
+    def __init__(self):
+        self.saved = []
+
+    def wish(self):
+        return "run"
+
+    def save(self, state, fresh):
+        self.saved.append(state)
+
+
+class ListLines:
+    fault = None
+
+    def __init__(self, lanes):
+        self.rest = [FeedLine(i, lane.encode(), i * 10, 10, "") for i, lane in enumerate(lanes, start=1)]
+
+    @property
+    def ended(self):
+        return not self.rest
+
+    def read(self):
+        return self.rest.pop(0) if self.rest else None
+
+
+def test_each_lane_keeps_its_own_marks():
+    pool, book = MemoryPool(), MemoryBook()
+
+    def make(line):
+        lane = line.raw.decode()
+        return Offer({"lane": lane}, lane, waits=False) if lane != "bad" else "no good"
+
+    state = FeedState(feed_id="f", source="s", format="text", min=2, target=3, created_at="")
+    feeder = Feeder(ListLines([*["a"] * 4, "b", *["bad"] * 3, *["b"] * 4]), make, pool, book, state)
+    for _ in range(10):
+        feeder.step()
+    assert pool.waiting == {"a": 3}, "the line that finds its lane full holds back those behind it"
+    pool.waiting.clear()
+    for _ in range(10):
+        feeder.step()
+    assert pool.waiting == {"a": 1, "b": 3}
+    pool.waiting["b"] = 1
+    for _ in range(10):
+        feeder.step()
+    assert feeder.finished
+    assert (feeder.state.accepted, feeder.state.rejected, feeder.state.number) == (9, 3, 12)
+    assert book.saved[-1] == feeder.state
+
+
+@pytest.mark.parametrize(("pending", "wanted"), [(0, 10), (4, 6), (5, 0), (9, 0), (30, 0)])
+def test_refill_only_below_the_lower_mark(pending, wanted):
+    assert refill(pending, 5, 10) == wanted
+
+
+def test_followed_files_wait_for_whole_lines(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntw")
+    fresh = FeedState(feed_id="f", source=str(path), format="text", min=1, target=1, created_at="")
+    lines = FileLines(str(path), fresh, follow=True)
+    assert lines.read().raw == b"one"
+    assert lines.read() is None
+    assert not lines.ended
+    with path.open("ab") as more:
+        more.write(b"o\n")
+    assert lines.read().raw == b"two"
+    lines.close()
+    whole = FileLines(str(path), fresh, follow=False)
+    assert [whole.read().number for _ in range(2)] == [1, 2]
+    assert whole.read() is None
+    assert whole.ended
+    whole.close()
+
+
+def test_a_command_that_is_not_there_is_said(tmp_path):
+    fresh = FeedState(feed_id="f", source="x", format="text", min=1, target=1, created_at="")
+    with pytest.raises(InputError, match="no-such-program"):
+        CommandLines([str(Path(tmp_path) / "no-such-program")], fresh)

@@ -1,0 +1,167 @@
+"""The repair ladder against a simulated server: each rung with its log line, its limit, and what it does to processes."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from swarm.core.faults import TaskFault
+from swarm.ollama import hands as hands_module
+from swarm.ollama import quarantine
+from swarm.ollama.answers import Limits
+from swarm.ollama.hands import ServerHands
+from swarm.ollama.server import ServerNote
+from swarm.proc import identity
+from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER
+from swarm.proc.notes import write_note
+from swarm.runtime.repair import RepairingServer
+from swarm.settings import RepairSettings
+from tests.helpers.simserver import SimServer
+from tests.helpers.wait import wait_until
+
+MODEL = "llama3.2:1b"
+SOON = Limits(total_s=5.0, first_token_s=0.25, token_gap_s=0.25)
+UUIDS = ("SIM-GPU-0",)
+
+
+class Ladder:
+    """One server under repair, with the note its supervisor would have written."""
+
+    def __init__(self, tmp_path, limits=None, *, supervised=True, **knobs):
+        self.workers = tmp_path / "workers"
+        self.workers.mkdir(exist_ok=True)
+        self.sim = SimServer(env={SERVER_MARKER: "worker-1", ROOT_MARKER: str(tmp_path)}, load_s=0.0, **knobs)
+        self.limits = limits or RepairSettings()
+        self.hands = ServerHands(
+            "worker-1", root=tmp_path, gpu_uuids=UUIDS, limits=self.limits, supervised=lambda: supervised
+        )
+
+    def start(self):
+        self.sim.start()
+        me = identity.of_pid(self.sim.pid)
+        note = ServerNote(worker="worker-1", process=me, url=self.sim.url, port=self.sim.port, fingerprint="-")
+        write_note(self.workers / "worker-1.server.json", note)
+        return self
+
+    def __enter__(self):
+        self.start()
+        self.server = RepairingServer(self.sim.client, self.hands, self.limits, log=logging.getLogger("worker-1"))
+        return self
+
+    def __exit__(self, *_):
+        self.sim.stop()
+
+    def ask(self):
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+        return self.server.run("/api/chat", body, limits=SOON, cancel=None, progress=None, marker=None)
+
+    def fault(self):
+        with pytest.raises(TaskFault) as caught:
+            self.ask()
+        return caught.value.kind
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, caplog):
+    monkeypatch.setattr(hands_module, "TERM_WAIT_S", 0.3)
+    monkeypatch.setattr(hands_module, "RECHECK_S", 0.0)
+    caplog.set_level(logging.INFO)
+
+
+def test_a_server_that_hangs_climbs_rung_by_rung_to_quarantine(tmp_path, caplog):
+    with Ladder(tmp_path, faults=["hang_mid"]) as one:
+        assert one.fault() == "token_gap_timeout"
+        assert "Repair 1 of 4, request cut" in caplog.text
+        (runner,) = one.sim.runner_pids()
+        assert one.fault() == "token_gap_timeout"
+        assert "Repair 2 of 4, runner killed" in caplog.text
+        wait_until(lambda: identity.of_pid(runner) is None, what="the runner gone")
+        assert one.sim.process.poll() is None, "the server itself is left alone"
+        one.fault()
+        assert "Repair 3 of 4, server ended to be started anew" in caplog.text
+        one.sim.process.wait(2)
+        one.start()
+        one.fault()
+        assert "Repair 4 of 4, quarantined" in caplog.text
+        assert one.fault() == "quarantined"
+        assert quarantine.read(one.workers, "worker-1", UUIDS).times == 1
+        quarantine.release(one.workers, "worker-1")
+        one.sim.set(faults=[])
+        assert one.ask().final["done"]
+
+
+def test_one_success_is_the_ground_again(tmp_path, caplog):
+    with Ladder(tmp_path, faults=["hang_mid"], fault_limit=1) as one:
+        one.fault()
+        one.ask()
+        assert "Server repaired" in caplog.text
+        one.sim.set(faults=["hang_mid"], fault_limit=-1)
+        one.fault()
+        assert "Repair 2" not in caplog.text
+
+
+def test_rungs_can_be_left_out_and_repeated(tmp_path, caplog):
+    limits = RepairSettings(cut_requests=2, kill_runners=0, restart_servers=0)
+    with Ladder(tmp_path, limits, faults=["hang_mid"]) as one:
+        for _ in range(3):
+            one.fault()
+    assert caplog.text.count("Repair 1 of 4") == 2
+    assert "Repair 2" not in caplog.text
+    assert "Repair 4 of 4" in caplog.text
+
+
+def test_a_wedged_scheduler_is_repaired_although_no_request_hangs(tmp_path, caplog):
+    with Ladder(tmp_path, RepairSettings(wedged_after_s=0.3, kill_runners=0), ps_hang=True) as one:
+
+        def silent():
+            with pytest.raises(TaskFault):
+                one.server.ps(0.1)
+            return "Repair 3 of 4" in caplog.text
+
+        wait_until(silent, what="the repair")
+        one.sim.process.wait(2)
+
+
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path):
+    with Ladder(tmp_path, ignore_sigterm=True) as one:
+        assert "swarm.ollama.sim" in one.hands.restart_server()
+        assert one.sim.process.wait(2) == -9
+
+
+def test_without_anybody_to_start_it_again_a_server_is_left_running(tmp_path):
+    with Ladder(tmp_path, supervised=False) as one:
+        assert one.hands.restart_server() is None
+        assert one.sim.process.poll() is None
+
+
+def test_an_adopted_server_is_never_touched(tmp_path):
+    with Ladder(tmp_path) as one:
+        (one.workers / "worker-1.server.json").unlink()
+        assert one.hands.kill_runners() == ()
+        assert one.hands.restart_server() is None
+        assert one.ask().final["done"]
+
+
+def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
+    limits = RepairSettings(cut_requests=0, kill_runners=0, restart_servers=0, quarantine_s=0.3)
+    with Ladder(tmp_path, limits, faults=["hang_mid"]) as one:
+        one.fault()
+        assert one.fault() == "quarantined"
+        one.server = RepairingServer(one.sim.client, one.hands, limits, log=logging.getLogger("next-life"))
+        assert one.fault() == "quarantined"
+        wait_until(lambda: not one.hands.quarantined(), what="the trial due")
+        one.fault()
+        assert quarantine.read(one.workers, "worker-1", UUIDS).times == 2, "a failed trial doubles it"
+        wait_until(lambda: not one.hands.quarantined(), what="the second trial due")
+        one.sim.set(faults=[])
+        one.ask()
+        assert quarantine.read(one.workers, "worker-1", UUIDS) is None
+
+
+def test_a_worker_moved_to_another_card_starts_afresh(tmp_path):
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    quarantine.put(workers, "worker-1", UUIDS, "test", RepairSettings())
+    other = ServerHands("worker-1", root=tmp_path, gpu_uuids=("SIM-GPU-5",), limits=RepairSettings())
+    assert other.quarantined() == ""

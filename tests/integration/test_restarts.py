@@ -1,0 +1,82 @@
+"""Restarts by request: without counting as failures, out of a wait or a quarantine, and none from an earlier life."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from swarm.runtime import restarts
+from swarm.runtime.children import ChildState
+from swarm.runtime.restarts import RestartWish
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lifelock import LifeLock
+from tests.helpers.wait import wait_until
+from tests.integration.test_supervisor import root, swarm
+
+__all__ = ["root", "swarm"]
+
+
+def back(one, name: str, old: int) -> int:
+    wait_until(lambda: one.child(name).state is ChildState.RUNNING and one.child(name).pid != old, what=f"{name} is back")
+    return one.child(name).pid
+
+
+def test_a_worker_and_a_server_are_restarted_as_asked(swarm, root):
+    one = swarm(simulate=1).up()
+    brain, server, worker = one.running("brain", "ollama-worker-1", "worker-1")
+    restarts.ask(root, RestartWish(name="worker-1"))
+    again = back(one, "worker-1", worker)
+    assert one.lines("ends") == ["worker-1 1"], "it was asked once, and finished its work"
+    restarts.ask(root, RestartWish(name="ollama-worker-1"))
+    back(one, "ollama-worker-1", server)
+    assert one.child("worker-1").pid == again, "its worker goes on"
+    assert one.child("brain").pid == brain
+    assert one.child("worker-1").restarts == one.child("ollama-worker-1").restarts == 1
+
+
+def test_now_does_not_wait_for_a_busy_worker(swarm, root):
+    one = swarm(mode="busy").up()
+    before = one.running("w1")[0]
+    restarts.ask(root, RestartWish(name="w1"))
+    wait_until(lambda: one.child("w1").state is ChildState.STOPPING, what="it drains")
+    restarts.ask(root, RestartWish(name="w1", now=True))
+    back(one, "w1", before)
+    assert one.lines("ends") == ["w1 3"], "drained, then stopped"
+
+
+def test_a_restart_that_is_under_way_does_not_outlive_the_end(swarm, root):
+    one = swarm(mode="busy").up()
+    one.running()
+    restarts.ask(root, RestartWish(name="w1"))
+    wait_until(lambda: one.child("w1").state is ChildState.STOPPING, what="it drains")
+    one.supervisor.request_drain()
+    (root / "done").touch()
+    one.join()
+    assert len([line for line in one.lines("lives") if line.startswith("w1 ")]) == 1
+
+
+def test_wishes_for_nobody_and_of_an_earlier_life_do_nothing(swarm, root, caplog):
+    caplog.set_level("INFO")
+    restarts.ask(root, RestartWish(name="brain", now=True))
+    one = swarm().up()
+    pid = one.running("brain")[0]
+    assert restarts.is_heard(root, "brain")
+    restarts.ask(root, RestartWish(name="nobody"))
+    wait_until(lambda: restarts.is_heard(root, "nobody"), what="the wish was heard")
+    assert one.child("brain").pid == pid
+    assert "as asked" not in caplog.text
+    assert "'nobody', which is none" in caplog.text
+
+
+def test_a_dead_workers_lock_that_is_held_for_a_moment_delays_nothing(swarm, root):
+    """As the brain does, while it takes back what the worker held."""
+    one = swarm().up()
+    pid = one.running("w1")[0]
+    lock = LifeLock(Layout(str(root)), "w1")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lock.try_acquire, what="the freed lock", poll_s=0.0001)
+    threading.Timer(0.2, lock.release).start()
+    back(one, "w1", pid)
+    assert "has not registered" not in (one.child("w1").last_exit or "")
+    assert one.child("w1").restarts == 1

@@ -1,0 +1,257 @@
+"""Bad luck at scale: foreign files by the ten thousand, a clock that steps back, threads and processes that share all."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from swarm.core.task import TaskState, Trail
+from swarm.errors import StorageFault
+from swarm.taskqueue import flush, ids
+from swarm.taskqueue.flush import SharedFlush
+from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.layout import BUCKET_SIZE
+from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.wait import wait_until
+
+DONE = Trail(result={"message": {"content": "hi"}})
+FOREIGN = 20_000
+
+
+def foreign(folder: str, count: int) -> None:
+    """As links to one file: making so many files takes longer than the test."""
+    os.close(os.open(f"{folder}/foreign.tmp", os.O_WRONLY | os.O_CREAT))
+    for number in range(count - 1):
+        os.link(f"{folder}/foreign.tmp", f"{folder}/{number:06d}.tmp")
+
+
+def take(worker, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        claim = worker.claim([LANE])
+        assert worker.finish(claim, TaskState.COMPLETED, DONE)
+        found.append(claim.task.task_id)
+    return found
+
+
+def test_a_bucket_full_of_foreign_files_costs_one_look(tmp_path):
+    """They sort before the work and can never be claimed; each claim after the first must not list them again."""
+    queue = open_queue(tmp_path)
+    wanted = [queue.enqueue(llm()) for _ in range(60)]
+    bucket = f"{queue.layout.lane(LANE)}/0-0"
+    os.mkdir(bucket)
+    foreign(bucket, FOREIGN)
+    wait_until(lambda: time.time_ns() - os.stat(bucket).st_mtime_ns > 50_000_000, timeout_s=5, what="the grain to pass")
+    worker = queue.worker_view("w")
+    assert take(worker, 1) == wanted[:1]
+    start_s = time.process_time()
+    assert take(worker, 59) == wanted[1:]
+    assert time.process_time() - start_s < 0.5
+    assert worker.claim([LANE]) is None
+    assert len(os.listdir(bucket)) == FOREIGN
+    assert queue.stats().pending == {}
+
+
+def test_work_amid_foreign_files_is_found_in_order(tmp_path):
+    queue = open_queue(tmp_path)
+    wanted = [queue.enqueue(llm()) for _ in range(50)]
+    (bucket,) = os.listdir(queue.layout.lane(LANE))
+    foreign(f"{queue.layout.lane(LANE)}/{bucket}", FOREIGN)
+    worker = queue.worker_view("w")
+    start_s = time.process_time()
+    assert take(worker, 50) == wanted
+    assert time.process_time() - start_s < 2.0
+    assert worker.claim([LANE]) is None
+    later = queue.enqueue(llm())
+    assert take(worker, 1) == [later]
+
+
+def test_names_rise_though_the_clock_goes_backwards(monkeypatch):
+    steps = iter([1_700_000_000_000, 1_700_000_000_000, 1_699_999_990_000, 1_600_000_000_000, 1_700_000_000_001] * 400)
+    monkeypatch.setattr(ids.time, "time_ns", lambda: next(steps) * 1_000_000)
+    maker = IdMaker()
+    made = [maker.new() for _ in range(2000)]
+    assert made == sorted(set(made))
+
+
+def test_order_survives_a_clock_that_goes_backwards(tmp_path, monkeypatch):
+    """One submitter; its wall clock is set back by an hour half-way, as buckets are made and filled."""
+    queue = open_queue(tmp_path)
+    first = [queue.enqueue(llm()) for _ in range(30)]
+    real = time.time_ns
+    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 3_600_000_000_000)
+    second = [queue.enqueue(llm()) for _ in range(30)]
+    assert take(queue.worker_view("w"), 60) == first + second
+
+
+def test_a_submitter_whose_clock_is_behind_loses_nothing(tmp_path, monkeypatch):
+    """Another process's ids then sort before: its tasks come earlier than they should, and none is missed."""
+    queue = open_queue(tmp_path)
+    worker = queue.worker_view("w")
+    first = [queue.enqueue(llm()) for _ in range(20)]
+    got = take(worker, 5)
+    real = time.time_ns
+    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 86_400_000_000_000)
+    other = open_queue(tmp_path)
+    second = [other.enqueue(llm()) for _ in range(20)]
+    third = list(other.enqueue_many(llm() for _ in range(BUCKET_SIZE + 5)))
+    got += take(worker, 35 + third[-1])
+    assert worker.claim([LANE]) is None
+    assert set(first + second) < set(got)
+    assert len(set(got)) == 40 + BUCKET_SIZE + 5
+
+
+def drain(path, name, results):
+    queue = open_queue(path)
+    worker = queue.worker_view(name)
+    got = []
+    while (claim := worker.claim([LANE])) is not None:
+        assert worker.finish(claim, TaskState.COMPLETED, DONE)
+        got.append(claim.task.task_id)
+    results.put((got, worker.lost_races))
+
+
+def test_four_processes_lose_few_races(tmp_path):
+    queue = open_queue(tmp_path)
+    wanted = [queue.new_id() for _ in range(1200)]
+    for _ in queue.enqueue_many(llm(task_id=i) for i in wanted):
+        pass
+    ctx = multiprocessing.get_context("spawn")
+    results = ctx.Queue()
+    workers = [ctx.Process(target=drain, args=(tmp_path, f"w{n}", results)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert Counter(i for got, _ in found for i in got) == Counter(wanted)
+    assert sum(lost for _, lost in found) < len(wanted) / 4
+    assert_one_state_each(queue, wanted)
+
+
+def test_slots_that_finish_together_share_flushes(tmp_path, monkeypatch):
+    queue = open_queue(tmp_path, "full")
+    ids_ = [queue.new_id() for _ in range(160)]
+    for _ in queue.enqueue_many(llm(task_id=i) for i in ids_):
+        pass
+    worker = queue.worker_view("w")
+    calls = Counter()
+    monkeypatch.setattr(flush, "_one", counted(calls, "one", flush._one))
+    everything = queue.storage._flush._everything
+    monkeypatch.setattr(queue.storage._flush, "_everything", counted(calls, "all", everything))
+
+    def slot():
+        while (claim := worker.claim([LANE])) is not None:
+            assert worker.finish(claim, TaskState.COMPLETED, DONE)
+
+    slots = [threading.Thread(target=slot) for _ in range(8)]
+    for thread in slots:
+        thread.start()
+    for thread in slots:
+        thread.join()
+    assert assert_one_state_each(queue, ids_) == {TaskState.COMPLETED: 160}
+    assert calls["one"] + calls["all"] < 3 * 160 / 2  # one by one it would be three a task
+
+
+def counted(calls, name, function):
+    def call(*args):
+        calls[name] += 1
+        time.sleep(0.002)  # a disk so slow that eight slots must meet
+        return function(*args)
+
+    return call
+
+
+def test_nobody_is_told_before_a_flush_that_began_after_it_asked():
+    """Every caller must see a whole flush, begun after its call, come to an end before it returns."""
+    began, ended = [], []
+    tick = iter(range(1_000_000))
+
+    def everything(_fd):
+        began.append(next(tick))
+        time.sleep(0.001)
+        ended.append((began[-1], next(tick)))
+
+    shared = SharedFlush(everything)
+    shared._alone_until_s = 0.0
+    wrong = []
+
+    def ask(fd):
+        for _ in range(20):
+            asked = next(tick)
+            shared.flush(fd)
+            told = next(tick)
+            if not any(asked < first and last < told for first, last in list(ended)):
+                wrong.append((asked, told))
+
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    flush_one, flush._one = flush._one, everything
+    try:
+        threads = [threading.Thread(target=ask, args=(fd,)) for fd in files]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        flush._one = flush_one
+        for fd in files:
+            os.close(fd)
+    assert wrong == []
+    assert len(ended) < 8 * 20  # and they shared
+
+
+def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path):
+    def fails(_fd):
+        raise OSError(5, "Input/output error")
+
+    shared = SharedFlush(fails)
+    shared._alone_until_s = 0.0
+    gate = threading.Barrier(7)
+    errors = []
+    with open(tmp_path / "f", "w") as file:
+        shared._kept_fd = file.fileno()
+        fds = [os.dup(file.fileno()) for _ in range(6)]
+
+        def ask(fd):
+            gate.wait()
+            try:
+                shared.flush(fd)
+            except OSError as exc:
+                errors.append(exc.errno)
+
+        threads = [threading.Thread(target=ask, args=(fd,)) for fd in fds]
+        shared._led = True  # all of them come while a flush is under way
+        for thread in threads:
+            thread.start()
+        gate.wait()
+        wait_until(lambda: len(shared._waiting) == 6, timeout_s=5, what="six waiting")
+        shared._lead()
+        for thread in threads:
+            thread.join()
+        for fd in fds:
+            os.close(fd)
+    assert errors == [5] * 6
+
+
+def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, monkeypatch):
+    queue = open_queue(tmp_path, "full")
+    task_id = queue.enqueue(llm())
+    worker = queue.worker_view("w")
+    with monkeypatch.context() as patch:
+        patch.setattr(flush, "_one", lambda _target: OSError(5, "Input/output error"))
+        with pytest.raises(StorageFault):
+            worker.claim([LANE])
+    claim = worker.claim([LANE])
+    assert claim.task.task_id == task_id
+    assert claim.attempt == 1
+
+
+def test_a_slow_flush_of_everything_is_not_repeated_at_once():
+    """Somebody else writes a lot: flushing that with ours would cost more than flushing ours one by one."""
+    shared = SharedFlush(lambda _fd: time.sleep(flush.SLOW_S * 1.2))
+    shared._alone_until_s = 0.0
+    assert shared._together(0) is None
+    assert shared._alone_until_s > time.monotonic() + flush.ALONE_FOR_S / 2

@@ -1,0 +1,121 @@
+"""What others may put into the queue or do to its processes: hostile files, a second brain, a worker that was asleep."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from swarm.core.task import TaskState
+from swarm.errors import TaskInvalid
+from swarm.proc import identity as identities
+from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, find_marked_values, kill_marked
+from swarm.proc.ports import free_port
+from swarm.taskqueue import fsck
+from swarm.taskqueue.batchwatch import BatchWatch
+from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lifelock import LifeLock
+from tests.helpers.crashworld import spare_rule
+from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.stormplan import CONFIG
+from tests.helpers.wait import wait_until
+
+HOSTILE = {
+    "empty": b"",
+    "truncated": json.dumps(llm()).encode()[:-20],
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "deep-inside": b'{"task_class":"llm","model":"m:1","request":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+    "nan": b'{"task_class":"llm","model":"m:1","request":{"prompt":NaN}}',
+    "huge-number": b'{"task_class":"llm","model":"m:1","request":{"prompt":1e999}}',
+    "list": b"[]",
+    "bytes": bytes(range(256)),
+    "surrogate": b'{"task_class":"llm","model":"m:1","request":{"prompt":"\\ud800"}}',
+    "path": json.dumps(llm(task_id="../../etc/passwd")).encode(),
+    "outcome": json.dumps(llm(status="completed", result={})).encode(),
+    "priority": json.dumps(llm(priority=10**400)).encode(),
+    "worker-path": json.dumps(
+        {"task_class": "resource", "action": "load_llm", "target_worker": "../x", "model": "m", "priority": 9}
+    ).encode(),
+}
+
+
+def drop(queue, name, data):
+    path = f"{queue.layout.pending}/{name}"
+    with open(path, "wb") as file:
+        file.write(data)
+    os.utime(path, (time.time() - 60,) * 2)
+
+
+def test_hostile_drop_ins_go_aside_and_the_others_go_on(tmp_path):
+    queue = open_queue(tmp_path)
+    for name, data in HOSTILE.items():
+        drop(queue, f"{name}.json", data)
+    with open(f"{queue.layout.pending}/gigabyte.json", "wb") as file:
+        file.truncate(1 << 30)
+    os.mkdir(f"{queue.layout.pending}/folder.json")
+    os.mkfifo(f"{queue.layout.pending}/fifo.json")
+    os.symlink("/etc/passwd", f"{queue.layout.pending}/link.json")
+    os.symlink("/", f"{queue.layout.pending}/root.json")
+    drop(queue, "good.json", json.dumps(llm()).encode())
+    brain = queue.brain_view(spare_rule)
+    for entry in brain.drop_ins():
+        brain.file_drop_in(entry.file_name)
+    assert brain.drop_ins() == ()
+    claim = queue.worker_view("w").claim([LANE])
+    assert claim.task.task_id == "good"
+    names = {n for n in os.listdir(queue.layout.corrupt) if not n.endswith(".reason")}
+    assert names == {f"{n}.json" for n in (*HOSTILE, "gigabyte", "folder", "fifo", "link", "root")}
+    assert os.path.exists("/etc/passwd")
+    assert {f.kind for f in fsck.look(queue.layout, agree_s=0)} <= {"abandoned"}
+
+
+@pytest.mark.parametrize("document", [llm(task_id="../x"), llm(task_id=""), llm(task_id="a/b"), llm(task_id="a" * 65)])
+def test_an_id_is_never_a_path(tmp_path, document):
+    with pytest.raises(TaskInvalid, match="task_id"):
+        open_queue(tmp_path).enqueue(document)
+
+
+def test_a_second_brain_is_refused_and_names_the_first(tmp_path):
+    queue = open_queue(tmp_path)
+    lock = LifeLock(queue.layout, "brain")
+    lock.acquire()
+    argv = [sys.executable, "-m", "swarm", "brain", "--root", queue.layout.root]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    lock.release()
+    assert done.returncode == 2
+    assert "brain is running already" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_is_killed_and_its_tasks_run_elsewhere(tmp_path):
+    root = f"{tmp_path}/queue"
+    config = tmp_path / "config.toml"
+    text = CONFIG.format(port=free_port(), request_s=0.3, slots=1)
+    config.write_text(text.replace("heartbeat_stale_s = 4.0", "heartbeat_stale_s = 1.5"))
+    queue = FileQueue(root).prepare()
+    ids = [queue.enqueue(llm(str(n))) for n in range(4)]
+    argv = [sys.executable, "-m", "swarm", "up", "--simulate", "2", "--root", root, "--config", str(config)]
+    with open(tmp_path / "out", "wb") as out:
+        swarm = subprocess.Popen(argv, stdout=out, stderr=out, start_new_session=True)
+    try:
+        held = wait_until(
+            lambda: [c for c in queue.list(TaskState.PROCESSING) if c.task_id in ids], timeout_s=30.0, what="work under way"
+        )[0]
+        found = find_marked_values(PROCESS_MARKER, **{ROOT_MARKER: root})
+        sleeper = next(who for who, name in found.items() if name == held.worker)
+        assert identities.signal(sleeper, signal.SIGSTOP)
+        wait_until(lambda: not identities.is_same(sleeper), timeout_s=20.0, what="the sleeper is killed")
+        watch = BatchWatch(queue.layout, ids)
+        wait_until(lambda: watch.look().left == 0, timeout_s=30.0, what="all done")
+        documents = [queue.read(i) for i in ids]
+        assert [d["state"] for d in documents] == ["completed"] * 4
+        crashed = [d for d in documents if any(a["outcome"] == "crashed" for a in d["attempts"])]
+        assert crashed, "what the sleeper held was taken back as a crash"
+        assert all(sum(a["outcome"] == "completed" for a in d["attempts"]) == 1 for d in documents)
+    finally:
+        swarm.terminate()
+        swarm.wait(30)
+        assert kill_marked(0.0, **{ROOT_MARKER: root}) == []

@@ -1,0 +1,256 @@
+"""From evidence to findings: the pure part of `swarm doctor`, and the readers of single sources."""
+
+import os
+import time
+
+import msgspec
+import pytest
+
+from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, root_trouble
+from swarm.cli.logtail import Tail
+from swarm.cli.processevidence import lock_holder
+from swarm.core.diagnose import about, diagnose
+from swarm.core.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
+from swarm.core.gpu import GpuReading
+from swarm.core.lanes import llm_lane
+from swarm.core.plan import WorkerPlan
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
+from swarm.core.task import TaskClass
+from swarm.core.worker import ModelTally
+from swarm.settings import Settings
+from swarm.taskqueue.layout import Layout
+from swarm.testing.builders import MODEL, a_worker
+
+replace = msgspec.structs.replace
+DISK = DiskEvidence(path="/q", free_mib=50_000, total_mib=100_000, free_inodes=10**6)
+HEALTHY = BoxEvidence(
+    root="/q",
+    root_exists=True,
+    disk=DISK,
+    open_files=65536,
+    snapshot=SwarmSnapshot(now_iso="", mono_s=0.0, workers=(a_worker("worker-1"),)),
+    plan=(WorkerPlan(name="worker-1", gpus=(0,), gpu_uuids=("GPU-0",), port=11435, url="http://127.0.0.1:11435"),),
+    cards=(GpuReading(index=0, uuid="GPU-0", name="x", temperature_c=60),),
+    binary="ollama",
+    supervisor_phase="running",
+    processes=(
+        ProcessEvidence(name="supervisor", role="supervisor", alive=True, pid=10, registered_runs=True),
+        ProcessEvidence(name="brain", role="brain", alive=True, pid=11, registered_runs=True, state="running"),
+        ProcessEvidence(name="worker-1", role="worker", alive=True, pid=12, registered_runs=True, state="running"),
+        ProcessEvidence(name="ollama-worker-1", role="server", alive=True, pid=13, state="running"),
+    ),
+    servers=(ServerEvidence(worker="worker-1", url="http://127.0.0.1:11435", installed=(MODEL,), port=11435),),
+)
+
+
+def box(**more) -> BoxEvidence:
+    """The healthy box with one thing changed; a name of a process with its fields changes that process."""
+    processes = list(HEALTHY.processes)
+    for name in [n for n in more if isinstance(more[n], dict)]:
+        at = next(i for i, p in enumerate(processes) if p.name == name.replace("_", "-"))
+        processes[at] = replace(processes[at], **more.pop(name))
+    return replace(HEALTHY, **{"processes": tuple(processes), **more})
+
+
+def codes(evidence: BoxEvidence, settings: Settings | None = None) -> dict[str, object]:
+    return {f.code: f for f in diagnose(evidence, settings or Settings())}
+
+
+def quote(text: str, *, age_s: float = 1.0) -> Quote:
+    return Quote(path="/q/logs/x.log", line=7, text=text, age_s=age_s)
+
+
+def waiting(model: str, number: int = 3) -> LaneView:
+    return LaneView(lane=llm_lane(model), task_class=TaskClass.LLM, model=model, pending=number)
+
+
+def test_a_healthy_box_has_no_findings():
+    assert codes(HEALTHY) == {}
+
+
+CAUSES = {
+    "disk-full": box(disk=replace(DISK, free_mib=3, refused="No space left on device")),
+    "disk-low": box(disk=replace(DISK, free_mib=200)),
+    "disk-read-only": box(disk=replace(DISK, read_only=True)),
+    "disk-refuses": box(disk=replace(DISK, refused="Input/output error")),
+    "root-permissions": box(root_trouble="/q belongs to user 7", snapshot=None),
+    "root-unreadable": box(look_trouble="cannot look", snapshot=None),
+    "open-files": box(open_files=256),
+    "clock": box(clock_ahead=quote("written 2027, the clock says 2026")),
+    "memory-pressure": box(cgroup_kills=quote("oom_kill 2")),
+    "no-plan": box(plan=(), plan_trouble="there is no GPU 9"),
+    "no-nvml": box(cards=(), cards_trouble="Driver Not Loaded"),
+    "no-ollama": box(binary_found=False),
+    "card-lost": box(cards=(GpuReading(index=0, uuid="GPU-0", name="x", fault="GPU is lost"),)),
+    "card-hot": box(cards=(GpuReading(index=0, uuid="GPU-0", name="x", temperature_c=90),)),
+    "port-taken": box(servers=(replace(HEALTHY.servers[0], port_holder="pid 4711 (ollama serve)"),)),
+    "supervisor-died": box(supervisor={"alive": False}),
+    "no-brain": box(brain={"alive": False}),
+    "server-failed": box(ollama_worker_1={"state": "backoff", "last_exit": "not ready within 120 s: connection refused"}),
+    "quarantined": box(ollama_worker_1={"state": "quarantined", "reason": "3 starts never got ready"}),
+    "lock-held": box(worker_1={"registered_runs": False, "lock_holder": "pid 9 (sleep)"}),
+    "stopped": box(worker_1={"kernel_state": "T"}),
+    "stuck-in-kernel": box(worker_1={"kernel_state": "D"}),
+    "heartbeat-stale": box(worker_1={"beat_age_s": 40.0}),
+    "out-of-memory": box(
+        worker_1={"alive": False, "last_exit": "killed by SIGKILL"},
+        kernel_kills=((12, quote("Out of memory: Killed process 12")),),
+    ),
+    "crashed": box(worker_1={"alive": False, "last_exit": "exit code 70", "crash": quote("KeyError: 'x'")}),
+    "killed": box(worker_1={"alive": False, "last_exit": "killed by SIGKILL", "ended": quote("worker-1 ended")}),
+    "exited": box(worker_1={"alive": False, "last_exit": "exit code 2"}),
+    "down": box(worker_1={"alive": False, "reason": "waits for its server"}),
+    "server-unreachable": box(servers=(replace(HEALTHY.servers[0], error="timed out", installed=None),)),
+    "model-missing": box(snapshot=replace(HEALTHY.snapshot, lanes=(waiting("other:1b"),))),
+    "not-running": box(
+        snapshot=SwarmSnapshot(now_iso="", mono_s=0.0, lanes=(waiting(MODEL),)),
+        supervisor_phase="",
+        processes=(),
+        servers=(),
+    ),
+    "disk-trouble": box(worker_1={"disk_trouble": quote("The disk refuses: Disk quota exceeded")}),
+    "stuck": box(
+        snapshot=replace(HEALTHY.snapshot, claims=(ClaimView(task_id="t", attempt=1, worker="worker-1", quiet_s=999.0),))
+    ),
+}
+
+
+@pytest.mark.parametrize("code", CAUSES)
+def test_each_cause_is_named_with_its_evidence_and_what_to_do(code):
+    found = codes(CAUSES[code])
+    assert code in found, found
+    finding = found[code]
+    assert finding.evidence or code == "no-plan"
+    assert finding.next
+    assert len(finding.what) > 20
+    critical = [f.severity for f in diagnose(CAUSES[code], Settings())]
+    assert critical == sorted(critical), "the worst first"
+
+
+def test_what_an_orderly_end_leaves_is_no_finding():
+    ended = box(supervisor_phase="ended", supervisor={"alive": False}, brain={"alive": False}, worker_1={"alive": False})
+    assert codes(ended) == {}
+
+
+def test_an_old_crash_that_was_survived_is_no_news():
+    crash = quote("KeyError: 'x'", age_s=9000.0)
+    assert codes(box(worker_1={"crash": crash, "restarts": 1})) == {}
+    assert codes(box(worker_1={"crash": replace(crash, age_s=60.0), "restarts": 1}))["crashed"].severity == "warning"
+
+
+def test_the_kernels_word_goes_before_a_guess_and_the_numbers_are_quoted():
+    said = quote("Memory cgroup out of memory: Killed process 12 (python)")
+    dead = {"alive": False, "last_exit": "killed by SIGKILL"}
+    found = codes(box(worker_1=dead, kernel_kills=((12, said),), cgroup_kills=quote("oom_kill 1")))
+    assert "killed" not in found
+    assert str(said) in found["out-of-memory"].evidence
+    guess = codes(box(worker_1=dead, cgroup_kills=quote("oom_kill 1")))["killed"]
+    assert "memory" in guess.what
+    other = codes(box(worker_1=dead, kernel_kills=((99, said),)))
+    assert "out-of-memory" not in other, "another process's death proves nothing"
+
+
+def test_a_load_that_fails_is_told_with_the_numbers():
+    view = a_worker("worker-1")
+    beat = replace(view.heartbeat, models={"big:70b": ModelTally(load_failures=3, size_mib=43_000)})
+    snapshot = replace(HEALTHY.snapshot, workers=(replace(view, heartbeat=beat),), lanes=(waiting("big:70b"),))
+    servers = (replace(HEALTHY.servers[0], installed=("big:70b",)),)
+    found = codes(box(snapshot=snapshot, servers=servers))["load-failed"]
+    assert "3x in a row" in found.what
+    assert "43000 MiB" in found.evidence[0]
+
+
+def test_a_model_is_not_called_missing_while_a_server_has_not_answered():
+    silent = replace(HEALTHY.servers[0], installed=None)
+    assert "model-missing" not in codes(box(snapshot=replace(HEALTHY.snapshot, lanes=(waiting("x:1b"),)), servers=(silent,)))
+
+
+def test_one_worker_is_shown_its_own_findings_and_those_of_the_box():
+    other = ProcessEvidence(name="worker-2", role="worker", alive=True, pid=20, registered_runs=True, kernel_state="T")
+    evidence = replace(box(open_files=1, cards=CAUSES["card-hot"].cards), processes=(*HEALTHY.processes, other))
+    found = diagnose(evidence, Settings())
+    assert {f.code for f in about(found, "worker-1")} == {"open-files", "card-hot"}
+    assert {f.code for f in about(found, "worker-2")} == {"open-files", "stopped"}
+
+
+# -- readers
+
+
+def test_the_last_traceback_is_quoted_by_its_exception_and_its_line(tmp_path):
+    path = tmp_path / "w.log"
+    head = "[2026-02-07T21:05:50.123+01:00] [w] ERROR "
+    old = [f"{head}first", f"{head}| Traceback (most recent call last):", f"{head}| ValueError: old"]
+    new = [
+        f"{head}x",
+        f"{head}| Traceback (most recent call last):",
+        f'{head}|   File "a.py", line 1',
+        f"{head}| KeyError: 'x'",
+    ]
+    path.write_text("\n".join([*old, *new, f"{head}goodbye"]) + "\n")
+    tail = Tail(str(path), time.time())
+    crash = tail.crash()
+    assert (crash.text, crash.line) == ("KeyError: 'x'", 7)
+    assert crash.age_s > 0
+    assert tail.last().text.endswith("goodbye")
+    assert tail.last().line == 8
+    assert Tail(str(tmp_path / "none.log"), 0.0).last() is None
+
+
+def test_standard_error_of_a_process_is_read_too_and_only_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("swarm.cli.logtail.TAIL_BYTES", 200)
+    path = tmp_path / "w.err"
+    path.write_text("noise\n" * 1000 + 'Traceback (most recent call last):\n  File "a.py"\nswarm.errors.QueueError: no\n')
+    crash = Tail(str(path), time.time()).crash()
+    assert (crash.text, crash.line) == ("swarm.errors.QueueError: no", 1003)
+
+
+def test_a_complaint_stands_until_it_is_over(tmp_path):
+    path = tmp_path / "w.log"
+    path.write_text("The disk refuses: full\n")
+    assert Tail(str(path), 0.0).standing("The disk refuses", "The disk works again") is not None
+    path.write_text("The disk refuses: full\nThe disk works again\n")
+    assert Tail(str(path), 0.0).standing("The disk refuses", "The disk works again") is None
+
+
+def test_the_kernels_log_names_who_was_killed_for_memory(tmp_path):
+    log = tmp_path / "kmsg"
+    log.write_text(
+        "6,1,2,-;something else\n"
+        "3,812,1307704,-;Out of memory: Killed process 4711 (ollama) total-vm:9kB, anon-rss:8kB\n"
+        "6,9,9,-;sent SIGKILL: Killed process 5 (x) by hand\n"
+    )
+    ((pid, said),) = kernel_kills(str(log))
+    assert pid == 4711
+    assert said.line == 2
+    assert said.text.startswith("Out of memory: Killed process 4711 (ollama)")
+    assert kernel_kills(str(tmp_path / "none")) == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "place"), [("0::/a/b\n", "a/b/memory.events"), ("4:memory:/a\n", "memory/a/memory.oom_control")]
+)
+def test_the_control_groups_counter_in_both_versions(tmp_path, line, place):
+    (tmp_path / "own").write_text(line)
+    counter = tmp_path / place
+    counter.parent.mkdir(parents=True)
+    counter.write_text("low 0\noom 1\noom_kill 2\n")
+    found = boxed_kills(str(tmp_path), str(tmp_path / "own"))
+    assert (found.path, found.line, found.text) == (str(counter), 3, "oom_kill 2")
+    counter.write_text("oom_kill 0\n")
+    assert boxed_kills(str(tmp_path), str(tmp_path / "own")) is None
+
+
+def test_files_of_the_future_and_foreign_roots(tmp_path):
+    layout = Layout(str(tmp_path))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").write_text("")
+    now_s = time.time()
+    assert newer_than_now(layout, now_s) is None
+    os.utime(tmp_path / "logs" / "a.log", (now_s + 3600, now_s + 3600))
+    assert "3600 s behind" in newer_than_now(layout, now_s).text
+    assert root_trouble(tmp_path / "new") == ""
+    (tmp_path / "file").write_text("")
+    assert "is no directory" in root_trouble(tmp_path / "file")
+    assert disk_evidence(tmp_path / "new" / "deeper").path == str(tmp_path)
+    assert disk_evidence(tmp_path).refused == ""
+    assert lock_holder(str(tmp_path / "none.lock"), besides=None) == "somebody"

@@ -1,0 +1,58 @@
+"""``swarm explain MODEL``: each worker's part in where a model is, or is not."""
+
+from __future__ import annotations
+
+from swarm.core.explain_model import explain_model, models_to_explain
+from swarm.core.worker import ModelTally, WorkerStatus
+from swarm.settings import ModelSettings, Settings
+from swarm.testing.builders import a_card, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
+
+BIG, SMALL = "qwen2.5:32b", "llama3.2:1b"
+
+
+def reasons(model, snapshot, settings=None, **more):
+    return {r.code: r.text for r in explain_model(model, snapshot, settings or Settings(), **more)}
+
+
+def test_the_demand_comes_first_with_its_numbers():
+    learned = {SMALL: ModelTally(completed=10, busy_s=20.0, loads=2, load_s=10.0)}
+    picture = a_snapshot(workers=[a_worker(holding=SMALL, learned=learned)], lanes=[llm_waiting(30, SMALL)])
+    first, second = explain_model(SMALL, picture, Settings())
+    assert first.text == (f"30 tasks wait for {SMALL} and 0 run: about 60s of one slot (2s a task); a load takes about 5s.")
+    assert (second.code, second.text) == ("loaded", f"worker-1 holds it: 30 tasks wait for its model {SMALL}.")
+
+
+def test_why_it_is_not_on_each_of_the_others():
+    learned = {BIG: ModelTally(size_mib=40_000)}
+    workers = [
+        a_worker("worker-1", holding=BIG, gpu=0, learned=learned),
+        a_worker("worker-2", gpu=1),
+        a_worker("worker-3", gpu=2, status=WorkerStatus.UNREADY, reason="GPU 2 is at 91 °C"),
+        a_worker("worker-4", gpu=3, alive=False),
+    ]
+    cards = [a_card(0, total_mib=81_920), a_card(1), a_card(2), a_card(3)]
+    found = reasons(BIG, a_snapshot(workers=workers, lanes=[llm_waiting(100, BIG)], gpus=cards))
+    assert found["misfit"] == f"Not on worker-2: {BIG} needs 40000 MiB and worker-2 has 24576 MiB."
+    assert "GPU 2 is at 91 °C" in found["unready"]
+    assert found["dead"].startswith("Not on worker-4: worker-4 is not running")
+
+
+def test_a_load_that_is_due_under_way_or_for_another_model():
+    picture = a_snapshot(workers=cold_workers(2), lanes=[llm_waiting(100, SMALL)])
+    assert "is to load it at the brain's next turn" in reasons(SMALL, picture)["load_due"]
+    loading = a_snapshot(workers=cold_workers(1), lanes=[llm_waiting(1, SMALL), load_waiting("worker-1", SMALL)])
+    assert reasons(SMALL, loading)["loading"] == "worker-1 is loading it, or about to."
+    busy = a_snapshot(workers=[a_worker(holding=SMALL)], lanes=[llm_waiting(100, SMALL)])
+    assert reasons(BIG, busy)["elsewhere"] == f"Not on worker-1: 100 tasks wait for its model {SMALL}."
+
+
+def test_a_model_nobody_has_says_how_to_get_it():
+    found = {r.code: r for r in explain_model("nosuch:1b", a_snapshot(), Settings(), installed_on=())}
+    assert found["not_installed"].next_step == "swarm models pull nosuch:1b"
+    assert found["no_worker"].next_step == "swarm up"
+
+
+def test_configured_models_are_known():
+    settings = Settings(models={"Mixtral": ModelSettings()})
+    picture = a_snapshot(lanes=[llm_waiting(1, SMALL)])
+    assert models_to_explain(picture, settings) == {SMALL, "mixtral:latest"}

@@ -1,0 +1,216 @@
+"""The cursor of one lane: order, urgency, stepping aside after lost races, and buckets that come and go under it."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from swarm.taskqueue import lanecursor
+from swarm.taskqueue.lanecursor import LaneCursor
+from swarm.taskqueue.layout import GRAIN_NS, bucket_name, task_file
+
+
+def put(lane: Path, number: int, priority: int = 5, bucket: str = "a") -> str:
+    folder = lane / bucket_name(priority, bucket)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = task_file(f"t{number:05d}", 0)
+    (folder / name).touch()
+    return name
+
+
+def settle(lane: Path) -> None:
+    """As if all of it had been made a while ago."""
+    for folder, _, _ in os.walk(lane):
+        os.utime(folder, ns=(1, 1_000_000_000))
+
+
+def drain(cursor: LaneCursor) -> list[str]:
+    found = []
+    while (candidate := cursor.next()) is not None:
+        bucket, name, _ = candidate
+        os.unlink(f"{bucket}/{name}")
+        found.append(name)
+    return found
+
+
+def test_one_worker_gets_everything_in_order(tmp_path):
+    lane = tmp_path / "lane"
+    late = [put(lane, n, priority=1) for n in range(5)]
+    first = [put(lane, n, bucket="b") for n in range(10, 15)]
+    assert drain(LaneCursor(str(lane))) == first + late
+    assert os.listdir(lane) == []
+
+
+def test_a_change_within_the_clock_s_grain_is_seen(tmp_path):
+    lane = tmp_path / "lane"
+    put(lane, 1)
+    cursor = LaneCursor(str(lane))
+    assert cursor.next() is not None
+    stamp = os.stat(lane).st_mtime_ns
+    urgent = put(lane, 2, priority=9, bucket="z")
+    os.utime(lane, ns=(stamp, stamp))
+    assert cursor.next()[1] == urgent
+
+
+def test_who_loses_again_and_again_steps_aside_and_misses_nothing(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    names = [put(lane, n) for n in range(200)]
+    monkeypatch.setattr(lanecursor.random, "randrange", lambda stop: stop - 1)
+    cursor = LaneCursor(str(lane))
+    starts = []
+    for lost in range(6):
+        starts.append(names.index(cursor.next()[1]))
+        cursor.lost()
+        assert cursor._window == 2 ** (lost + 1)
+    assert starts == [0, 1, 3, 7, 15, 31]
+    got = drain(cursor)
+    assert got[0] == names[63]
+    assert sorted(got) == names
+
+
+def test_a_race_lost_now_and_then_costs_at_most_one_place(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    names = [put(lane, n) for n in range(50)]
+    cursor = LaneCursor(str(lane))
+    clock = iter(range(1000))
+    monkeypatch.setattr(lanecursor.time, "monotonic", lambda: float(next(clock)))
+    for _ in range(10):
+        assert cursor.next()[1] in names[:2]
+        cursor.lost()
+
+
+def test_who_stepped_aside_comes_back_to_the_head(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    names = [put(lane, n) for n in range(100)]
+    settle(lane)
+    monkeypatch.setattr(lanecursor.random, "randrange", lambda stop: stop - 1)
+    cursor = LaneCursor(str(lane))
+    for _ in range(5):
+        cursor.next()
+        cursor.lost()
+    assert names.index(cursor.next()[1]) > 10
+    now = lanecursor.time.monotonic()
+    monkeypatch.setattr(lanecursor.time, "monotonic", lambda: now + 2)
+    assert cursor.next()[1] == names[0]
+
+
+def test_two_cursors_share_a_bucket_with_few_races(tmp_path):
+    random.seed(3)
+    lane = tmp_path / "lane"
+    names = [put(lane, n) for n in range(900)]
+    cursors = [LaneCursor(str(lane)) for _ in range(4)]
+    got, lost = [], 0
+    while True:
+        turn = [(cursor, cursor.next()) for cursor in cursors]
+        if all(candidate is None for _, candidate in turn):
+            break
+        for cursor, candidate in turn:
+            if candidate is None:
+                continue
+            try:
+                os.unlink(f"{candidate[0]}/{candidate[1]}")
+                got.append(candidate[1])
+            except FileNotFoundError:
+                cursor.lost()
+                lost += 1
+    assert sorted(got) == names
+    assert lost < len(names) / 4
+
+
+@pytest.mark.parametrize("when", ["before the listing", "after the listing"])
+def test_a_bucket_that_vanishes_under_the_scan(tmp_path, monkeypatch, when):
+    lane = tmp_path / "lane"
+    put(lane, 1, bucket="a")
+    kept = put(lane, 2, bucket="b")
+    gone = lane / bucket_name(5, "a")
+    real = lanecursor.list_names
+
+    def vanish(path):
+        if path == str(gone) and gone.exists():
+            names = real(path)
+            for name in names:
+                (gone / name).unlink()
+            gone.rmdir()
+            return names if when == "after the listing" else real(path)
+        return real(path)
+
+    monkeypatch.setattr(lanecursor, "list_names", vanish)
+    cursor = LaneCursor(str(lane))
+    seen = []
+    while (candidate := cursor.next()) is not None:
+        try:
+            os.unlink(f"{candidate[0]}/{candidate[1]}")
+            seen.append(candidate[1])
+        except FileNotFoundError:
+            cursor.lost()
+    assert seen == [kept]
+
+
+def test_a_lane_that_vanishes_and_comes_back(tmp_path):
+    lane = tmp_path / "lane"
+    put(lane, 1)
+    cursor = LaneCursor(str(lane))
+    assert len(drain(cursor)) == 1
+    lane.rmdir()
+    assert cursor.next() is None
+    name = put(lane, 2)
+    assert cursor.next()[1] == name
+
+
+def test_a_long_listing_is_not_made_again_for_every_task(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    for n in range(20):
+        put(lane, n)
+    listed = []
+    real = lanecursor.sorted_buckets
+    monkeypatch.setattr(lanecursor, "sorted_buckets", lambda path: listed.append(path) or real(path))
+    cursor = LaneCursor(str(lane))
+    times = iter(n * 0.001 for n in range(10_000))  # each listing seems to last a millisecond
+    monkeypatch.setattr(lanecursor.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(lanecursor.time, "time_ns", lambda: os.stat(lane).st_mtime_ns + GRAIN_NS // 2)
+    for _ in range(20):
+        assert cursor.next() is not None
+    assert len(listed) <= 8
+
+
+def test_a_listing_that_failed_is_made_again(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    name = put(lane, 1)
+    settle(lane)
+    cursor = LaneCursor(str(lane))
+
+    def fail(_path):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanecursor, "sorted_buckets", fail)
+        with pytest.raises(OSError, match="Too many"):
+            cursor.next()
+    assert cursor.next()[1] == name
+
+
+def test_a_change_hidden_by_the_grain_is_seen_however_late_the_next_look(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    put(lane, 1)
+    cursor = LaneCursor(str(lane))
+    assert cursor.next() is not None
+    stamp = os.stat(lane).st_mtime_ns
+    hidden = put(lane, 2, priority=9)
+    os.utime(lane, ns=(stamp, stamp))
+    monkeypatch.setattr(lanecursor.time, "time_ns", lambda: stamp + 3_600_000_000_000)
+    assert cursor.next()[1] == hidden
+
+
+def test_a_spared_listing_never_hides_the_last_task(tmp_path):
+    lane = tmp_path / "lane"
+    put(lane, 1)
+    (lane / bucket_name(5, "a") / "foreign").touch()
+    cursor = LaneCursor(str(lane))
+    assert cursor.next() is not None
+    cursor._names, cursor._listing_s = ["foreign"], 10.0  # a listing so dear that it is spared
+    stamp = os.stat(lane).st_mtime_ns
+    (lane / bucket_name(5, "a") / task_file("t00001", 0)).unlink()
+    name = put(lane, 2, bucket="b")
+    os.utime(lane, ns=(stamp, stamp))
+    assert cursor.next()[1] == name

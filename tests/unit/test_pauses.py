@@ -1,0 +1,117 @@
+"""Pauses: what they keep from being begun, in claiming, placement and explanations; and what is stopped or mapped."""
+
+import logging
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.clock import SystemClock
+from swarm.core.alarms import alarms
+from swarm.core.decide import decide
+from swarm.core.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch
+from swarm.core.explain import explain_task, explain_worker
+from swarm.core.pauses import Pause, Pauses
+from swarm.core.slots import SlotLimits
+from swarm.core.snapshot import BlockedView, HopelessView
+from swarm.core.task import Task, TaskClass, TaskState
+from swarm.runtime.claiming import Claimer
+from swarm.runtime.heartbeats import WorkerState
+from swarm.runtime.pool import ThreadPool
+from swarm.runtime.running import Running
+from swarm.runtime.storagecare import StorageCare
+from swarm.settings import Settings
+from swarm.testing.builders import MODEL, a_snapshot, cold_workers, llm_waiting
+from tests.helpers.worker_fakes import MemoryBell, MemoryQueue
+
+S = Settings()
+ANY = st.builds(
+    Pause, st.sampled_from(["all", "model", "batch", "worker"]), st.sampled_from(["", "m:latest", "w", "b"]), st.just("")
+)
+
+
+@given(st.lists(ANY), ANY)
+def test_a_pause_stands_until_it_is_ended(before, one):
+    pauses = Pauses()
+    for pause in before:
+        pauses = pauses.with_one(pause)
+    assert pauses.with_one(one).find(one.kind, one.name) is not None
+    assert pauses.with_one(one).without(one.kind, one.name).find(one.kind, one.name) is None
+    assert pauses.without("all") == Pauses()
+    assert len(pauses.pauses) == len({(p.kind, p.name) for p in before})
+
+
+def a_claimer(queue, log):
+    clock = SystemClock()
+    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
+    state.model = "m:latest"
+    pool = ThreadPool(1, "t")
+    executors = {TaskClass.LLM: object(), TaskClass.CPU: object()}
+    running = Running(executors, limit_s={}, pool=pool, wake=lambda: None, clock=clock, log=log)
+    care = StorageCare(clock=clock, log=log)
+    return Claimer(queue, limits=SlotLimits(), state=state, running=running, storage=care, clock=clock, log=log)
+
+
+def llm(task_id, **more):
+    return Task(task_id=task_id, task_class=TaskClass.LLM, model="m", request={"prompt": "x"}, **more)
+
+
+@pytest.fixture
+def queue():
+    queue = MemoryQueue("w", MemoryBell())
+    queue.put(llm("a", batch_id="b-1"), llm("b", batch_id="b-1"), llm("c", batch_id="b-2"))
+    queue.put(Task(task_id="p", task_class=TaskClass.CPU, command=("x",)))
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("pauses", "claimed", "aside"),
+    [
+        ([], "a", []),
+        ([Pause("worker", "other")], "a", []),
+        ([Pause("worker", "w")], None, []),
+        ([Pause("all")], None, []),
+        ([Pause("model", "m:latest")], "p", []),
+        ([Pause("batch", "b-1")], "c", ["a", "b"]),
+    ],
+)
+def test_a_worker_begins_nothing_that_is_paused(queue, pauses, claimed, aside, caplog):
+    queue.paused = Pauses(tuple(pauses))
+    claimer = a_claimer(queue, logging.getLogger("t"))
+    with caplog.at_level(logging.INFO):
+        got, _ = claimer.next(""), claimer.next("")
+    assert (got if claimed is None else got.task.task_id) == (claimed or "nothing")
+    assert queue.on_hold == aside
+    if claimed is None:
+        assert claimer.idle_text.startswith("paused: ")
+        assert caplog.text.count("Paused: ") == 1, "said once"
+
+
+@pytest.mark.parametrize("pause", [Pause("all"), Pause("model", MODEL), Pause("worker", "worker-1")], ids=str)
+def test_nothing_is_loaded_for_what_is_paused_and_it_is_shown(pause):
+    picture = a_snapshot(workers=cold_workers(1), lanes=[llm_waiting(3)])
+    assert any(isinstance(d, LoadModel) for d in decide(picture, S))
+    paused = msgspec.structs.replace(picture, pauses=Pauses((pause,)))
+    assert not any(isinstance(d, LoadModel) for d in decide(paused, S))
+    assert any(pause.way_out in warning.reason for warning in alarms(paused, S))
+    if pause.kind == "worker":
+        (reason,) = explain_worker(paused.workers[0], paused, S)
+    else:
+        task = Task(task_id="t3", task_class=TaskClass.LLM, model=MODEL)
+        (reason,) = explain_task(task, TaskState.PENDING, paused, S)
+    assert (reason.code, reason.next_step) == ("paused", pause.way_out)
+
+
+def test_a_paused_batch_keeps_what_is_blocked_there():
+    view = BlockedView(task_id="t", attempt=0, batch_paused="b-1")
+    assert decide(a_snapshot(blocked=[view]), S) == ()
+    assert isinstance(decide(a_snapshot(blocked=[BlockedView(task_id="t", attempt=0)]), S)[0], ReleaseTask)
+
+
+def test_a_mapped_task_is_advanced_and_a_hopeless_batch_stopped():
+    view = BlockedView(task_id="t", attempt=0, step="expand")
+    hopeless = (HopelessView(batch_id="b-1", failed=3, max_fails=2),)
+    advance, stop = decide(msgspec.structs.replace(a_snapshot(blocked=[view]), hopeless=hopeless), S)
+    assert advance == AdvanceMap(task_id="t", attempt=0, step="expand", reason="the list is there")
+    assert stop == StopBatch(batch_id="b-1", reason="3 tasks of batch b-1 have failed; its limit is 2")

@@ -1,0 +1,134 @@
+"""What heartbeats carry for metrics and for who looks for the first time: quiet times, histograms, crashes, ticks."""
+
+import logging
+
+import msgspec
+
+from swarm.core.retention import DAY_S
+from swarm.core.snapshot import FinishedShard, FinishedView
+from swarm.core.task import TaskState, Trail
+from swarm.core.worker import SlotView
+from swarm.runtime.attempt import Run
+from swarm.runtime.brain import Brain
+from swarm.runtime.effects import Effects
+from swarm.runtime.heartbeats import WorkerState
+from swarm.runtime.ledger import ModelLedger
+from swarm.runtime.observe import Observer
+from swarm.settings import BrainSettings, Settings
+from swarm.testing.builders import MODEL, a_worker
+from swarm.testing.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
+from tests.helpers.worker_fakes import claim_of, llm
+
+replace = msgspec.structs.replace
+
+
+def test_a_run_knows_since_when_it_stands_still():
+    clock = FakeClock()
+    run = Run(claim_of(llm("t1")), limit_s=10, clock=clock)
+    clock.advance(5.0)
+    run.begin()
+    assert run.view().quiet_s == 0.0, "waiting for its turn is no standing still"
+    clock.advance(3.0)
+    assert run.view().quiet_s == 3.0
+    run._advance(1)
+    clock.advance(2.0)
+    assert run.view().quiet_s == 2.0
+    run.progress = run.progress
+    assert run.view().quiet_s == 2.0, "the same number again is no progress"
+
+
+def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
+    clock = FakeClock()
+    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
+    ledger = ModelLedger(state)
+    claim = claim_of(replace(llm("t1"), created_at=clock.iso()))
+    ledger.claimed(claim, clock.iso(40.0))
+    ledger.claimed(replace(claim, attempt=2), clock.iso(400.0))
+    ledger.claimed(claim_of(replace(llm("t2"), created_at="yesterday")), clock.iso())
+    ledger.claimed(claim_of(replace(llm("t3"), created_at=clock.iso(99.0))), clock.iso())
+    assert state.waits["llm"].total == 2
+    assert state.waits["llm"].sum_s == 40.0, "a clock that stepped back gives no negative wait"
+    run = Run(claim, limit_s=10, clock=clock)
+    run.begin()
+    run.elapsed_s, run.ending = 7.5, Trail(result={})
+    ledger.settled(run, "completed")
+    never = Run(claim, limit_s=10, clock=clock)
+    never.stop("stopping")
+    ledger.settled(never, "released")
+    assert (state.attempts["llm"].total, state.attempts["llm"].sum_s) == (1, 7.5)
+    beat = msgspec.json.decode(msgspec.json.encode(state.heartbeat(1)), type=type(state.heartbeat(1)))
+    assert beat.runs == state.attempts
+    assert beat.waits == state.waits
+
+
+class World:
+    def __init__(self, settings=None):
+        self.settings = settings or Settings()
+        self.clock, self.queue, self.heart = FakeClock(), FakeBrainQueue(), FakeHeart()
+        log = logging.getLogger("test.told")
+        self.brain = Brain(
+            observer=Observer(self.queue, None, self.clock, self.settings, retention=True),
+            effects=Effects(self.queue, lambda _worker, _epoch: True, self.clock, self.settings, log),
+            waiter=FakeWaiter(self.clock),
+            heart=self.heart,
+            clock=self.clock,
+            settings=self.settings,
+            pid=1,
+            epoch=1,
+            stopping=lambda: False,
+            log=log,
+        )
+
+
+def test_an_observer_without_a_history_believes_the_workers_clock_but_only_for_this_attempt():
+    world = World()
+    view = a_worker(holding=MODEL)
+    slot = SlotView(task_id="t0", task_class="llm", model=MODEL, attempt=1, quiet_s=444.0)
+    world.queue.add_worker(replace(view, heartbeat=replace(view.heartbeat, slots=(slot,))))
+    world.queue.add_llm(1, MODEL)
+    world.queue.claim("t0", "worker-1", task_class="llm", model=MODEL)
+    look = Observer(world.queue, None, world.clock, world.settings)
+    assert look.snapshot().claims[0].quiet_s == 444.0
+    other = replace(slot, attempt=2)
+    world.queue.add_worker(replace(view, heartbeat=replace(view.heartbeat, slots=(other,))))
+    assert look.snapshot().claims[0].quiet_s < 444.0
+
+
+def test_the_brain_tells_its_ticks_and_how_many_tasks_it_took_back():
+    world = World()
+    world.queue.add_worker(a_worker(holding=MODEL))
+    world.queue.add_llm(2, MODEL)
+    world.queue.claim("t0", "worker-1", task_class="llm", model=MODEL)
+    world.brain.step()
+    world.queue.add_worker(a_worker(alive=False))
+    for _ in range(3):
+        world.clock.advance(5.0)
+        world.brain.step()
+    last = world.heart.beats[-1]
+    assert last.tally.crashes == 1
+    assert last.ticks.total == 3, "those before this turn"
+
+
+def test_the_brain_purges_in_bounded_turns_and_says_so(caplog):
+    caplog.set_level(logging.INFO, "test.told")
+    world = World(Settings(brain=BrainSettings(retention_days=7)))
+    shard = FinishedShard(state=TaskState.COMPLETED, shard="a", documents=2500, oldest_age_s=8 * DAY_S)
+    world.queue.finished_view = FinishedView(documents=2500, old=(shard,))
+    world.queue.purgeable = {(TaskState.COMPLETED, "a"): 2500}
+    for _ in range(4):
+        world.clock.advance(1.0)
+        world.brain.step()
+    assert world.queue.purgeable[TaskState.COMPLETED, "a"] == 0
+    said = [r.message for r in caplog.records if "Purged" in r.message]
+    assert [line.split()[1] for line in said] == ["1000", "1000", "500"]
+    assert "older than 7 days (brain.retention_days)" in said[0]
+
+
+def test_without_a_setting_nothing_is_looked_at_or_purged():
+    world = World()
+    world.queue.finished_view = FinishedView(
+        documents=1, old=(FinishedShard(state=TaskState.FAILED, shard="a", documents=1, oldest_age_s=1e9),)
+    )
+    world.queue.purgeable = {(TaskState.FAILED, "a"): 1}
+    world.brain.step()
+    assert world.queue.purgeable[TaskState.FAILED, "a"] == 1
