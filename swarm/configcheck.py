@@ -132,4 +132,6 @@ def words(problem: Exception, kind: object = None) -> str:
         return f"{text}; one of: {', '.join(get_args(kind))}"
     if "matching regex" in text:
         return "expected letters, digits, - and _ (at most 32, the first a letter or digit)"
+    if re.search(r"> 0(\.0)?$", text):
+        text = f"{text} (it cannot be switched off)"
     return text.replace("Expected", "expected", 1)

@@ -34,16 +34,16 @@ class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How often the brain looks, and when it speaks up."""
 
     tick_s: Positive = 1.0
-    stuck_after_s: Positive = 300.0
-    """A claimed task without progress for so long is flagged as stuck."""
-    stale_queued_s: Positive = 300.0
-    """A task waiting longer than this is counted as stale."""
-    load_warn_s: Positive = 60.0
-    """A ``load_llm`` task waiting longer than this is warned about."""
+    stuck_after_s: NotNegative = 300.0
+    """A claimed task without progress for so long is flagged as stuck; 0: none ever is."""
+    stale_queued_s: NotNegative = 300.0
+    """A task waiting longer than this is counted as stale; 0: none ever is."""
+    load_warn_s: NotNegative = 60.0
+    """A ``load_llm`` task waiting longer than this is warned about; 0: never."""
     max_wait_s: Positive = 600.0
     """No lane waits longer than this while cards serve other models."""
-    monitor_s: Positive = 30.0
-    """The MONITOR line is logged at least this often while there is work."""
+    monitor_s: NotNegative = 30.0
+    """The MONITOR line is logged at least this often while there is work; 0: never."""
     retention_days: NotNegative = 0.0
     """Finished tasks older than this are purged; 0 keeps everything. Longer than your longest batch takes, at least."""
     retention_count: NoOrMore = 0
@@ -76,6 +76,10 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     on_cpu_spill: Literal["refuse", "warn", "allow"] = "refuse"
     num_predict: int = 2048
     """Cap on generated tokens where neither task nor model names one; Ollama's own default is open-ended."""
+    cache: bool = False
+    """Answer a request from the cache when the same model (by digest) has answered it before; a task's own word wins."""
+    cache_mib: Count = 1024
+    """The cache never takes more; what was used longest ago goes first."""
 
 
 class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

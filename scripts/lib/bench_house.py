@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench_adapter import mono
-from bench_measure import in_child
+from bench_forks import in_child
 from bench_ours import SwarmFast
-from bench_work import document
+from bench_work import document, warm
 
 from swarm.clock import SystemClock
 from swarm.core.decide import decide
@@ -65,23 +65,13 @@ def finish_some(root: str, count: int, durable: str = "fast") -> float:
     return count / (mono() - start_s)
 
 
-def warm(root: str) -> None:
-    """Read what a worker will read next, so that a small queue just made and a large one are equally in memory."""
-    queue = FileQueue(root)
-    for lane in os.listdir(queue.layout.pending):
-        for bucket in sorted(os.listdir(queue.layout.lane(lane)))[:3]:
-            folder = f"{queue.layout.lane(lane)}/{bucket}"
-            for name in os.listdir(folder):
-                with open(f"{folder}/{name}", "rb") as file:
-                    file.read()
-
-
 def first_thousand(root: str, *, arriving: bool) -> float:
     """CPU milliseconds of the first thousand cycles of a fresh worker, with or without 200 new tasks a second.
 
     Of the processor, because the ratio of two times on the wall says more about what else the machine does.
     """
-    warm(root)
+    for lane in LANES:
+        warm(f"{root}/pending/{lane}", 3000)
     stop = None
     if arriving:
         code = (

@@ -6,71 +6,18 @@ its group slower, and a benchmark that cleans up between cells measures that.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 from bench_adapter import Adapter, mono
+from bench_forks import ctx, in_child, together
 from bench_ours import SwarmFull, slots_rate
 from bench_work import Floor, document
 
-ctx = multiprocessing.get_context("fork")
 Cell = dict[str, Any]
-
-
-def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """What ``function`` returns, run in a forked child. Raises ``RuntimeError`` with its error."""
-    here, there = ctx.Pipe(duplex=False)
-
-    def body() -> None:
-        try:
-            there.send((True, function(*args)))
-        except Exception as exc:  # noqa: BLE001  # told to the parent
-            there.send((False, f"{type(exc).__name__}: {exc}"))
-
-    process = ctx.Process(target=body)
-    process.start()
-    there.close()
-    try:
-        good, value = here.recv()
-    except EOFError:
-        good, value = False, "the measuring process died"
-    process.join()
-    if not good:
-        raise RuntimeError(value)
-    return value
-
-
-def _together(count: int, body: Callable[[int, Any], Any]) -> list[Any]:
-    """Run ``body(number, barrier)`` in so many processes; what each returns."""
-    barrier = ctx.Barrier(count)
-    pipes = []
-    for number in range(count):
-        here, there = ctx.Pipe(duplex=False)
-
-        def run(number: int = number, there: Any = there) -> None:
-            try:
-                there.send(body(number, barrier))
-            except Exception as exc:
-                barrier.abort()
-                there.send(exc)
-                raise
-
-        process = ctx.Process(target=run)
-        process.start()
-        there.close()
-        pipes.append((process, here))
-    found = [here.recv() for _, here in pipes]
-    for process, _ in pipes:
-        process.join()
-    for value in found:
-        if isinstance(value, Exception):
-            raise RuntimeError(f"{type(value).__name__}: {value}") from value  # noqa: TRY004
-    return found
 
 
 def floor_rate(root: str, operation: str, processes: int, sync: str, count: int, limit_s: float) -> Cell:
@@ -91,7 +38,7 @@ def floor_rate(root: str, operation: str, processes: int, sync: str, count: int,
                 break
         return done, start_s, mono(), time.process_time() - cpu_s
 
-    parts = _together(processes, body)
+    parts = together(processes, body)
     return {"rate": _rate([p[:3] for p in parts]), "cpu_us": _cpu_us([(p[0], p[3]) for p in parts]), "capped": False}
 
 
@@ -166,7 +113,7 @@ def drain_rate(adapter: Adapter, processes: int, limit_s: float, most: int = 1 <
             last_s = mono()
         return len(names), start_s, last_s, names, False, time.process_time() - cpu_s
 
-    parts = _together(processes, body)
+    parts = together(processes, body)
     names = [name for part in parts for name in part[3]]
     whole = [(p[0], p[1], p[2]) for p in parts if p[0]] or [(0, 0.0, 1.0)]
     return {
@@ -204,8 +151,10 @@ def pick_up(adapter: Adapter, samples: int, budget_s: float) -> list[float]:
     consumer.start()
 
     def produce() -> list[float]:
-        adapter.open()
+        if not here.poll(30):
+            raise RuntimeError("the waiting process did not come up")
         here.recv()
+        adapter.open()
         gaps = random.Random(7)
         end_s = mono() + budget_s
         found = []

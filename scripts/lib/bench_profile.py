@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from bench_adapter import mono
+from bench_forks import in_child
 from bench_house import LANES, submit
-from bench_measure import in_child
 from bench_ours import SwarmFast
 
 from swarm.clock import SystemClock

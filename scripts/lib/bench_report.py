@@ -138,14 +138,14 @@ def _fine(value: float) -> str:
 def _wanted(results: Results) -> Iterator[tuple[str, float, float | None, bool]]:
     for k, least in ((1, 0.75), (2, 0.9), (4, 0.9)):
         yield (
-            f"unflushed claim + finish over the floor `cycle-result`, {k} processes",
+            f"unflushed claim + finish over the floor `cycle-result`, {k} process{'es' * (k > 1)}",
             least,
             ratio(results, f"drain|{OURS_FAST}|{k}", f"floor|cycle-result, none|{k}"),
             False,
         )
         for rival in (SQLITE, BEANSTALKD):
             yield (
-                f"unflushed claim + finish over {rival}, {k} processes",
+                f"unflushed claim + finish over {rival}, {k} process{'es' * (k > 1)}",
                 1.0,
                 ratio(results, f"drain|{OURS_FAST}|{k}", f"drain|{rival}|{k}"),
                 False,
@@ -159,9 +159,19 @@ def _wanted(results: Results) -> Iterator[tuple[str, float, float | None, bool]]
     for k in (1, 2, 4):
         ours = f"drain|{OURS_FULL}|{k}"
         floor = f"floor|cycle-result, all|{k}"
-        yield f"flushed claim + finish over the flushed floor, {k} processes", 1.0, ratio(results, ours, floor), False
+        yield (
+            f"flushed claim + finish over the flushed floor, {k} process{'es' * (k > 1)}",
+            1.0,
+            ratio(results, ours, floor),
+            False,
+        )
         other = f"drain|{SQLITE_FULL}|{k}"
-        yield f"flushed claim + finish over {SQLITE_FULL}, {k} processes", 1.5, ratio(results, ours, other), False
+        yield (
+            f"flushed claim + finish over {SQLITE_FULL}, {k} process{'es' * (k > 1)}",
+            1.5,
+            ratio(results, ours, other),
+            False,
+        )
     slots = f"slots|{OURS_FULL}|{results['slots']}"
     floor = "floor|cycle-result, all|1"
     yield f"flushed, {results['slots']} slots, over the flushed floor", 2.5, ratio(results, slots, floor), False

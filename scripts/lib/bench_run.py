@@ -9,11 +9,12 @@ from typing import Any
 
 import bench_measure as measure
 from bench_adapter import Adapter
+from bench_forks import in_child
 from bench_ours import OURS, SwarmPolling
 from bench_peers import PEERS
 from bench_picture import picture
 from bench_report import render
-from bench_work import Floor, Load, bulk_floor, machine
+from bench_work import Floor, Load, bulk_floor, machine, warm
 
 Say = Callable[[str], None]
 PROCESSES = (1, 2, 4)
@@ -107,7 +108,7 @@ class Run:
                     lambda o=operation, s=sync, c=count: measure.floor_rate(self.folder(), o, processes, s, c, self.limit_s),
                 )
         if processes == 1:
-            self.note("floor|bulk|1", lambda: measure.in_child(bulk_floor, self.folder(), self.count["none"]))
+            self.note("floor|bulk|1", lambda: in_child(bulk_floor, self.folder(), self.count["none"]))
 
     def drain_cell(self, kind: type[Adapter], processes: int) -> None:
         def cell(adapter: Adapter) -> Any:
@@ -141,6 +142,7 @@ class Run:
             adapter = kind(self.folder())
             adapter.start()
             measure.fill(adapter, depth)
+        warm(adapter.path)
         most = 1000 if kind.sync == "none" else 300
         self.note(key, lambda: measure.drain_rate(adapter, 1, self.limit_s, most))
         if depth > 1000:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from swarm import __version__
 from swarm.api.documents import DocumentMaker, Made, Work
+from swarm.api.linking import is_linked, links_between
 from swarm.api.result import Result
 from swarm.api.results import Results, read_result
 from swarm.api.waiting import Alive, as_ended
@@ -123,8 +124,9 @@ class Swarm:
         """Put one task per item into the queue and return an iterator of their results as they finish.
 
         Items as for ``submit``; with ``template`` dictionaries whose columns fill it (``"Sum up: {text}"``). ``items`` is
-        read to its end first, in chunks that are durable one by one. With ``batch`` the same call again, in another
-        process too, does not repeat what is known: items count by content. Raises as ``submit``, naming the item.
+        read to its end first and accepted in chunks that are durable one by one. ``depends_on`` of an item may hold the
+        ``custom_id`` or ``name`` of others. With ``batch`` the same call again, in another process too, does not repeat
+        what is known: items count by content. Raises as ``submit``, naming the item.
         """
         self._must_run()
         if batch is not None and not ID_RE.match(batch):
@@ -133,6 +135,8 @@ class Swarm:
         batch_id = batch or f"map-{self.queue.new_id()}"
         maker = DocumentMaker(model=model, template=template, fields=fields)
         book = self.queue.batches()
+        given = items if isinstance(items, Sequence) else list(items)
+        linked = links_between(self._pairs(maker, given), self._exists) if is_linked(given, fields) else None
         manifest = Manifest(
             batch_id=batch_id,
             source="python",
@@ -142,7 +146,7 @@ class Swarm:
             options={name: value for name, value in (("template", template), *fields.items()) if value is not None},
             version=__version__,
         )
-        for _ in book.submit(manifest, self._pairs(maker, items)):
+        for _ in book.submit(manifest, self._pairs(maker, given), linked):
             pass
         ids = list(book.task_ids(batch_id))
         return Results(self.queue.layout, batch_id, ids, Alive(self.settings, self._host))
@@ -164,6 +168,9 @@ class Swarm:
             occurrence = seen.get(made.digest, 0)
             seen[made.digest] = occurrence + 1
             yield item_key(made.digest, occurrence), made.document
+
+    def _exists(self, task_id: str) -> bool:
+        return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
     def _check_model(self, made: Made) -> None:
         model = made.document.get("model")

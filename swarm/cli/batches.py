@@ -16,6 +16,7 @@ from swarm.cli.dryrun import dry_run
 from swarm.cli.facade import Outcome, RunRequest, Show
 from swarm.cli.reading import read_options
 from swarm.cli.runwatch import RunWatch
+from swarm.cli.schedule import task_fields, with_defaults
 from swarm.cli.servers import Hosting, check_models, hosting
 from swarm.cli.single import one_task, somebody_works, submit_one
 from swarm.cli.sorting import by_length
@@ -25,7 +26,7 @@ from swarm.configfile import Loaded
 from swarm.core.dag import Links
 from swarm.core.task import ID_RE
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
-from swarm.files import Draft, ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
+from swarm.files import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
 from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
 from swarm.runtime.wiring.supervisor import swarm_lives
@@ -47,14 +48,15 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         _check_errors(request, scan)
         linked = _links(open_queue(loaded.settings), source, options, scan)
         if request.dry_run:
-            return dry_run(open_queue(loaded.settings), source, options, scan)
+            return dry_run(open_queue(loaded.settings), source, options, scan, task_fields(request))
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
         put_back = _put_back(queue, scan.batch_id) if request.retry_failed else 0
         interrupted = idle = False
         submitted = Submitted(items=scan.items, new=0, again=scan.items)
         if _work_left(queue, book, source, options, scan):
-            with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose)) as host:
+            options_of_run = run_options(loaded, simulate=request.simulate, verbose=request.verbose)
+            with hosting(options_of_run, quiet=request.quiet) as host:
                 check_models(loaded.settings, scan.models)
                 submitted = _submit(queue, source, options, scan, request, linked)
                 watch = RunWatch(queue, scan.batch_id, loaded.settings, submitted, began_s)
@@ -75,6 +77,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
 
 
 def _check_targets(loaded: Loaded, request: RunRequest) -> None:
+    task_fields(request)  # refuses what is no time before anything is read or started
     for target in request.notify:
         check_target(target, loaded.settings)
 
@@ -107,7 +110,7 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
         scan = validate(source, options)
         linked = _links(queue, source, options, scan)
         if request.dry_run:
-            return dry_run(queue, source, options, scan)
+            return dry_run(queue, source, options, scan, task_fields(request))
         queue.prepare()
         if swarm_lives(loaded.settings):
             check_models(loaded.settings, scan.models)
@@ -140,13 +143,11 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
 # -- submitting ----------------------------------------------------------------------------------------------------
 
 
-def _items(source: Source, options: ReadOptions, scan: Scan, priority: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _items(
+    source: Source, options: ReadOptions, scan: Scan, defaults: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for draft in drafts(source, options, scan):
-        yield draft.item_key, _document(draft, priority)
-
-
-def _document(draft: Draft, priority: int) -> Mapping[str, Any]:
-    return draft.document if "priority" in draft.document else {**draft.document, "priority": priority}
+        yield draft.item_key, with_defaults(draft.document, defaults)
 
 
 def _work_left(queue: FileQueue, book: BatchBook, source: Source, options: ReadOptions, scan: Scan) -> bool:
@@ -181,11 +182,12 @@ def _submit(
     )
     if request.notify:
         write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
-    items = _items(source, options, scan, request.priority)
+    defaults = {"priority": request.priority, **task_fields(request)}
+    items = _items(source, options, scan, defaults)
     if request.sort == "input":
         return _last(book.submit(manifest, items, linked))
     total = _last(book.submit(manifest, by_length(items, longest_first=request.sort == "longest"), linked))
-    in_order = _items(source, options, scan, request.priority)
+    in_order = _items(source, options, scan, defaults)
     _last(book.submit(manifest, in_order, linked))  # all known now: notes the input's order
     return total
 

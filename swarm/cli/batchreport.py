@@ -69,7 +69,18 @@ def _work(sums: Sums) -> dict[str, Any]:
         "card_s": round(sums.card_s, 3),
         "cards": {card: round(sum(e - b for b, e in spans), 3) for card, spans in sorted(sums.cards.items())},
         "workers": dict(sorted(sums.by_worker.items())),
+        "cached": saved(sums),
         "simulated": sums.simulated,
+    }
+
+
+def saved(sums: Sums) -> dict[str, Any]:
+    """What answers from the cache have spared."""
+    return {
+        "requests": sums.cached,
+        "tokens_in": sums.saved_in,
+        "tokens_out": sums.saved_out,
+        "seconds": round(sums.saved_s, 3),
     }
 
 

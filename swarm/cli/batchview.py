@@ -123,6 +123,10 @@ def details(row: BatchRow, report: dict[str, Any]) -> list[Block]:
         blocks.append(Line("by worker: " + ", ".join(f"{w} {count(n)}" for w, n in report["workers"].items())))
     for card, seconds in report["cards"].items():
         blocks.append(Line(f"card {card}: busy {duration(seconds)}"))
+    saved = report["cached"]
+    if saved["requests"]:
+        spared = f"{count(saved['tokens_in'])} tokens in, {count(saved['tokens_out'])} out, {duration(saved['seconds'])}"
+        blocks.append(Line(f"cache: {plural(saved['requests'], 'request')} answered before; saved {spared} of requests"))
     for kind, number in sorted(report["errors"].items(), key=lambda pair: -pair[1]):
         blocks.append(Line(f"error {kind}: {plural(number, 'item')}", "red"))
     if row.failed:

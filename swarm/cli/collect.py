@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.batchreport import write_report
+from swarm.cli.batchreport import saved, write_report
 from swarm.cli.facade import Outcome
-from swarm.cli.units import count
+from swarm.cli.units import count, duration, plural
 from swarm.core.task import TaskState
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
 from swarm.files import Written, check_writable, errors_path_of, write_results
@@ -82,9 +82,18 @@ def where_words(output: str, collected: Collected) -> list[str]:
         lines.append(f"failures: {collected.written.errors_path}")
     if collected.written.failed:
         lines.append("why: swarm queue list --state failed; again: the same command with --retry-failed")
+    lines += saved_words(collected.sums)
     if collected.sums.simulated:
         lines.append(f"simulated: {count(collected.sums.simulated)} of these answers come from simulated model servers")
     return lines
+
+
+def saved_words(sums: Sums) -> list[str]:
+    """What the cache has saved; nothing where it was of no use."""
+    if not sums.cached:
+        return []
+    tokens = f"{count(sums.saved_in)} tokens in, {count(sums.saved_out)} out"
+    return [f"cache: {plural(sums.cached, 'request')} answered before; saved {tokens}, {duration(sums.saved_s)} of requests"]
 
 
 def written_document(output: str, collected: Collected) -> dict[str, Any]:
@@ -101,5 +110,6 @@ def written_document(output: str, collected: Collected) -> dict[str, Any]:
         "tokens_in": sums.tokens_in,
         "tokens_out": sums.tokens_out,
         "card_s": round(sums.card_s, 3),
+        "cached": saved(sums),
         "simulated": sums.simulated,
     }

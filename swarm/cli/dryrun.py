@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -19,8 +20,13 @@ SHOWN = 3
 SHOWN_CHARS = 160
 
 
-def dry_run(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> Outcome:
-    """Counts, models and the first tasks of a checked input. Nothing is written; no swarm is needed."""
+def dry_run(
+    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, defaults: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Counts, models and the first tasks of a checked input. Nothing is written; no swarm is needed.
+
+    ``defaults``: fields of tasks whose lines do not say otherwise.
+    """
     known = queue.batches().known(scan.batch_id)
     ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
     new = 0
@@ -31,7 +37,7 @@ def dry_run(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) 
             if task_id is not None and os.path.lexists(queue.layout.terminal(state, task_id)):
                 ended[state] += 1
                 break
-    first = [draft.document for draft in islice(drafts(source, options, scan), SHOWN)]
+    first = [{**(defaults or {}), **draft.document} for draft in islice(drafts(source, options, scan), SHOWN)]
     document = {
         "dry_run": True,
         "batch_id": scan.batch_id,

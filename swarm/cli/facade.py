@@ -200,6 +200,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
     """Generation options as ``NAME=VALUE``."""
     schema: Path | None = None
+    images_dir: str | None = None
     errors: Path | None = None
     sort: Literal["input", "longest", "shortest"] = "input"
     max_fails: int | None = None
@@ -207,8 +208,16 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     notify: tuple[str, ...] = ()
     """Who is told when all of it has ended."""
+    not_before: str | None = None
+    """A duration, a time of day, or a date and time."""
+    timeout: str | None = None
+    max_attempts: int | None = None
+    cache: bool | None = None
+    """None: as the worker's configuration has it."""
     simulate: int | None = None
     verbose: bool = False
+    quiet: bool = False
+    """Nothing is said meanwhile."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarm.cli.batchoptions import Endpoint, Format, Model, Options, PromptField, Quiet, Schema, System, Template
 from swarm.cli.options import Config, Json, Root, existing, load
-from swarm.cli.run import Endpoint, Format, Model, Options, PromptField, Quiet, Schema, System, Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable

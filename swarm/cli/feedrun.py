@@ -125,6 +125,8 @@ def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines:
 
 def _maker(options: ReadOptions, state: FeedState) -> Make:
     form: Format = "openai" if state.format == "openai" else "text" if state.format == "text" else "jsonl"
+    if options.images_dir is None and not state.is_command:
+        options = msgspec.structs.replace(options, images_dir=os.path.dirname(state.source))
     build = builder(form, options)
     column = options.prompt_field or "prompt"
     priority = {"priority": 5}

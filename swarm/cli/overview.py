@@ -137,7 +137,8 @@ def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings
     if llm and views and not any(w.heartbeat and (w.heartbeat.model or w.heartbeat.status == "loading") for w in views):
         text = f"{plural(llm, 'llm task')} waiting, but no worker holds a model"
         yield Alarm(level="warning", text=text, next=f"swarm explain {views[0].name}")
-    if queue.oldest_pending_s is not None and queue.oldest_pending_s > settings.brain.stale_queued_s:
+    limit_s = settings.brain.stale_queued_s
+    if limit_s and queue.oldest_pending_s is not None and queue.oldest_pending_s > limit_s:
         text = f"the oldest task has been waiting for {duration(queue.oldest_pending_s)}"
         yield Alarm(level="warning", text=text, next="swarm queue list -n 1; swarm explain TASK")
     if queue.drop_ins and not brain:

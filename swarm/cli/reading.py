@@ -32,6 +32,7 @@ def read_options(request: RunRequest) -> ReadOptions:
         endpoint=endpoint,
         options=_options(request.options),
         limit=request.limit,
+        images_dir=request.images_dir,
         schema=None if request.schema is None else _schema(request.schema),
     )
 

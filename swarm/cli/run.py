@@ -5,52 +5,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from swarm.cli.batchoptions import (
+    Cache,
+    DryRun,
+    Endpoint,
+    Errors,
+    Format,
+    ImagesDir,
+    Input,
+    Limit,
+    MaxAttempts,
+    MaxFails,
+    Model,
+    NotBefore,
+    Notify,
+    Options,
+    Output,
+    Priority,
+    PromptField,
+    Quiet,
+    Schema,
+    Sort,
+    System,
+    Template,
+    Timeout,
+)
 from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load
-
-Input = Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where the results go.")]
-Model = Annotated[str | None, typer.Option("--model", metavar="M", help="Model for lines that name none.")]
-PromptField = Annotated[str | None, typer.Option("--prompt-field", metavar="NAME", help="Column that holds the prompt.")]
-Template = Annotated[
-    str | None, typer.Option("--template", metavar="TEXT", help="Prompt made of columns: 'Sum up: {text}'.")
-]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")]
-Priority = Annotated[int, typer.Option("--priority", min=0, max=9, help="Higher sooner.")]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N items.")]
-Format = Annotated[
-    str | None, typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: told by IN]")
-]
-Endpoint = Annotated[str | None, typer.Option("--endpoint", metavar="E", help="chat, generate or embed. [default: chat]")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="NAME=VALUE", help="Generation option: num_predict=64, temperature=0 …"),
-]
-Schema = Annotated[
-    Path | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must fit, or its item fails.")
-]
-Sort = Annotated[
-    Literal["input", "longest", "shortest"],
-    typer.Option(
-        "--sort", help="Which prompts first; longest leaves the fewest cards idle at the end. Output keeps IN's order."
-    ),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
-Notify = Annotated[
-    list[str] | None,
-    typer.Option("--notify", metavar="TARGET", help="Told at the end: http(s)://…, script:NAME, a name of [notify]."),
-]
-Errors = Annotated[
-    Path | None,
-    typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch. [default: OUT's name.errors.jsonl]"),
-]
-MaxFails = Annotated[
-    int | None, typer.Option("--max-fails", metavar="N", min=0, help="With more failures, what waits of it is cancelled.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
 
 
 def run(
@@ -70,6 +54,11 @@ def run(
     max_fails: MaxFails = None,
     dry_run: DryRun = False,
     notify: Notify = None,
+    not_before: NotBefore = None,
+    timeout: Timeout = None,
+    max_attempts: MaxAttempts = None,
+    images_dir: ImagesDir = None,
+    cache: Cache = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Put failed and cancelled items of this batch back first.")
     ] = False,
@@ -92,6 +81,7 @@ def run(
       swarm run gsm8k.jsonl --prompt-field question --model llama3.2:3b --simulate 4 -o out.jsonl
       swarm run openai-batch.jsonl -o out.jsonl --errors failures.jsonl
       swarm run prompts.csv --template "Sum up: {text}" --model llama3.2:3b --option num_predict=64 --dry-run -o out.jsonl
+      swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b --not-before 22:00 --timeout 5m --max-attempts 2
     """
     from swarm.cli.facade import RunRequest, batches
     from swarm.cli.progress import Progress
@@ -113,10 +103,16 @@ def run(
         max_fails=max_fails,
         dry_run=dry_run,
         notify=tuple(notify or ()),
+        not_before=not_before,
+        timeout=timeout,
+        max_attempts=max_attempts,
+        images_dir=images_dir,
+        cache=cache,
         retry_failed=retry_failed,
         errors=errors,
         simulate=simulate,
         verbose=verbose,
+        quiet=quiet or as_json,
     )
     with Progress(quiet=quiet or as_json) as progress:
         outcome = batches().run(load(root, config), request, progress.update)
@@ -146,6 +142,11 @@ def submit(
     max_fails: MaxFails = None,
     dry_run: DryRun = False,
     notify: Notify = None,
+    not_before: NotBefore = None,
+    timeout: Timeout = None,
+    max_attempts: MaxAttempts = None,
+    images_dir: ImagesDir = None,
+    cache: Cache = None,
     quiet: Quiet = False,
     root: Root = None,
     config: Config = None,
@@ -159,6 +160,7 @@ def submit(
     Examples:
       swarm submit prompts.jsonl --model llama3.2:3b
       swarm submit --prompt "Why is the sky blue?" --model llama3.2:3b --wait
+      swarm submit nightly.jsonl --model llama3.2:3b --delay 10m --max-attempts 2
       swarm submit --task task.json
     """
     from swarm.cli.facade import RunRequest, batches
@@ -187,6 +189,11 @@ def submit(
         max_fails=max_fails,
         dry_run=dry_run,
         notify=tuple(notify or ()),
+        not_before=not_before,
+        timeout=timeout,
+        max_attempts=max_attempts,
+        images_dir=images_dir,
+        cache=cache,
     )
     with Progress(quiet=quiet or as_json or not wait) as progress:
         outcome = batches().submit(load(root, config), request, progress.update if wait else None)

@@ -33,6 +33,7 @@ _STATE_STYLES: dict[str, Style] = {
     "busy": "green",
     "completed": "green",
     "idle": "dim",
+    "stopped": "dim",
 }
 SIMULATED = "simulated: answers come from simulated model servers"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from swarm.cli.units import plural
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, ModelNotFound
@@ -50,9 +51,10 @@ class Hosting:
 
 
 @contextmanager
-def hosting(options: RunOptions) -> Iterator[Hosting]:
+def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
     """A swarm for the time of the block: the living one, or a fresh one that is drained at the end.
 
+    Unless ``quiet``, a fresh one is announced on standard error, for its servers take some seconds to start.
     Raises ``ConfigError`` (no GPU and no ``--simulate``), ``EngineError`` when no worker comes up.
     """
     if swarm_lives(options.settings):
@@ -62,7 +64,7 @@ def hosting(options: RunOptions) -> Iterator[Hosting]:
             print("note: workers started alone do the work", file=sys.stderr)
         yield Hosting(own=None)
         return
-    process = start_background(options, parent=True)
+    process = start_background(options, parent=True, planned=_say_nothing if quiet else _say_starting)
     host = Hosting(own=process)
     try:
         wait_until_up(options, process, timeout_s=options.settings.ollama.start_timeout_s + READY_MARGIN_S)
@@ -70,6 +72,14 @@ def hosting(options: RunOptions) -> Iterator[Hosting]:
     finally:
         host.drain()
         _reap(process, options.settings)
+
+
+def _say_starting(workers: int) -> None:
+    print(f"starting {plural(workers, 'worker')} …", file=sys.stderr, flush=True)
+
+
+def _say_nothing(_workers: int) -> None:
+    """For who asked for quiet."""
 
 
 def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.reading import read_options
+from swarm.cli.schedule import task_fields
 from swarm.cli.servers import check_models
 from swarm.core.task import ID_RE
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED, DuplicateTask, InputError, NotRunning, TaskInvalid
@@ -30,7 +31,7 @@ def one_task(request: RunRequest) -> dict[str, Any]:
         if not request.model:
             raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
         told = {"notify": list(request.notify)} if request.notify else {}
-        return {**_prompt_document(request), "priority": request.priority, **told}
+        return {**_prompt_document(request), "priority": request.priority, **told, **task_fields(request)}
     path = str(request.task)
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
@@ -39,7 +40,7 @@ def one_task(request: RunRequest) -> dict[str, Any]:
         raise InputError(f"{path}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: not a JSON object: {exc}") from exc
-    return document
+    return {**task_fields(request), **document}
 
 
 def _prompt_document(request: RunRequest) -> dict[str, Any]:

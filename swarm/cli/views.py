@@ -76,7 +76,7 @@ class WorkerLine(_View, frozen=True, kw_only=True):
 
     name: str
     state: str
-    """``dead``, or the verdict of ``swarm.core.liveness``; for a healthy worker its own word (idle, busy, loading)."""
+    """The verdict of ``swarm.core.liveness``; for a healthy worker its own word (idle, busy, loading)."""
     reason: str
     alive: bool
     model: str | None

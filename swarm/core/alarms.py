@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from swarm.core.decisions import Warn
 from swarm.core.demand import demands
-from swarm.core.fit import failing, misfit
+from swarm.core.fit import does_not_fit, failing, misfit, what_helps
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import outstanding
 from swarm.core.snapshot import SwarmSnapshot
@@ -44,6 +44,8 @@ def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[War
 
 def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
     """Load tasks that nobody claims although their worker lives and is cold."""
+    if not settings.brain.load_warn_s:
+        return
     waits: dict[str, float] = {}
     for name, tasks in outstanding(snapshot).items():
         view = snapshot.worker(name)
@@ -62,7 +64,7 @@ def _failing_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn
         models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
         for model in sorted(models):
             text = failing(view, model, settings)
-            if text is not None:
+            if text is not None and not models[model].no_room:  # told as a model that fits nowhere, if so it is
                 yield Warn(key=f"load-failed:{view.name}:{model}", reason=text)
 
 
@@ -97,4 +99,6 @@ def _fits_nowhere(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]
         holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
         if not holds and all(reasons):
             text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[0]}"
+            if any(does_not_fit(w, demand, snapshot, settings) for w in ready):
+                text += f"; {what_helps(model)}"
             yield Warn(key=f"fits-nowhere:{model}", reason=text)

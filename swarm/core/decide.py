@@ -113,7 +113,8 @@ def _close_deficit(
             reason=_why_load(want, snapshot),
         )
     if unwanted is not None:
-        why = f"no task waits for {unwanted.model or 'its model'} any more"
+        waits = unwanted.model in snapshot.llm_pending()
+        why = want.reason if waits else f"no task waits for {unwanted.model or 'its model'} any more"
         return WithdrawResource(task_id=unwanted.task_id, worker=view.name, reason=why)
     return None
 

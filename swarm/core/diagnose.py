@@ -16,7 +16,7 @@ _ORDER = {"critical": 0, "warning": 1}
 
 def diagnose(evidence: BoxEvidence, settings: Settings) -> tuple[Finding, ...]:
     """Everything that is wrong with this box and the swarm on it; () when nothing is."""
-    found = [*box_findings(evidence), *process_findings(evidence, settings), *work_findings(evidence, settings)]
+    found = [*box_findings(evidence, settings), *process_findings(evidence, settings), *work_findings(evidence, settings)]
     return tuple(sorted(_once(found), key=lambda finding: _ORDER[finding.severity]))
 
 

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 
 from swarm.core.evidence import BoxEvidence, DiskEvidence, ServerEvidence
 from swarm.core.findings import Finding
+from swarm.settings import Settings
 
 LOW_MIB = 500
 FULL_MIB = 20
 LOW_INODES = 10_000
 FULL_INODES = 100
 MIN_OPEN_FILES = 1024
-HOT_C = 85
-"""At this temperature and above drivers begin to slow a card down."""
 
 
-def box_findings(evidence: BoxEvidence) -> Iterator[Finding]:
+def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
     """In the order in which they would stop a start."""
     yield from _disk(evidence.disk)
     yield from _root(evidence)
     yield from _host(evidence)
     yield from _programs(evidence)
-    yield from _cards(evidence)
+    yield from _cards(evidence, settings.gpu.warn_c)
     for server in evidence.servers:
         yield from _port(server)
 
@@ -134,7 +133,7 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _cards(evidence: BoxEvidence) -> Iterator[Finding]:
+def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
     owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}
     for card in evidence.cards:
         owner = owners.get(card.uuid, "")
@@ -149,14 +148,14 @@ def _cards(evidence: BoxEvidence) -> Iterator[Finding]:
                 evidence=(reading, f"driver: {card.fault}"),
                 next="dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
             )
-        elif card.temperature_c is not None and card.temperature_c >= HOT_C:
+        elif card.temperature_c is not None and card.temperature_c >= warn_c:
             yield Finding(
                 code="card-hot",
                 severity="warning",
                 subject=f"gpu-{card.index}",
                 concerns=owner,
-                what=f"GPU {card.index} is hot: {card.temperature_c} °C, at which it slows down",
-                evidence=(f"{reading}: {card.temperature_c} °C, warned of from {HOT_C} °C",),
+                what=f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
+                evidence=(f"{reading}: {card.temperature_c} °C, warned of from {warn_c:g} °C (gpu.warn_c)",),
                 next="see to fans, air and dust; a lower power limit (nvidia-smi -pl) helps at once",
             )
     for note in evidence.quarantines:

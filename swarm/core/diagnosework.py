@@ -8,6 +8,7 @@ from swarm.core.alarms import alarms
 from swarm.core.diagnoseprocess import expected
 from swarm.core.evidence import BoxEvidence
 from swarm.core.findings import Finding
+from swarm.core.fit import what_helps
 from swarm.core.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.stuck import stuck
@@ -105,6 +106,7 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
     for warning in alarms(snapshot, settings):
         kind, _, name = warning.key.partition(":")
         worker, _, model = name.partition(":")
+        numbers = _load_numbers(snapshot, worker, model)
         match kind:
             case "heartbeat" | "card_lost" | "no-worker" | "load-stale":
                 continue
@@ -113,7 +115,8 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
             case "load-failed":
                 code, subject, step = "load-failed", worker, f"swarm logs {worker} --grep load -n 20; swarm models"
             case "fits-nowhere":
-                code, subject, step = "fits-nowhere", name, "a smaller model or quantisation, a smaller num_ctx, gpus_needed"
+                code, subject, step = "fits-nowhere", name, what_helps(name)
+                numbers = tuple(line for w in workers_of(snapshot) for line in _load_numbers(snapshot, w.name, name))
             case "no-llm-worker":
                 code, subject, step = "no-server", "box", "give a worker a card or ollama_url in [[workers]]"
             case _:
@@ -123,7 +126,7 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
             severity="critical",
             subject=subject,
             what=warning.reason,
-            evidence=_load_numbers(snapshot, worker, model) or _own_words(snapshot, worker),
+            evidence=numbers or _own_words(snapshot, worker),
             next=step,
         )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from swarm.core.demand import demands
-from swarm.core.fit import misfit
+from swarm.core.demand import Demand, demands
+from swarm.core.fit import does_not_fit, misfit, what_helps
 from swarm.core.lanes import lane_of
 from swarm.core.liveness import Condition, condition, workers_of
 from swarm.core.loads import Outstanding, outstanding
@@ -140,13 +140,25 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
     reasons = [Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers")]
     demand = demands(snapshot).get(model)
     for view in ready:
-        why_not = misfit(view, demand, snapshot, settings) if demand is not None else None
+        why_not = misfit_reason(view, demand, snapshot, settings) if demand is not None else None
         if why_not is not None:
-            reasons.append(Reason("misfit", f"{why_not}.", f"swarm logs {view.name}"))
+            reasons.append(why_not)
     for name, want in desired(snapshot, settings).items():
         due = "; it is to load it at the brain's next turn" if want.model == model else ""
         reasons.append(Reason("placement", f"{name}: {want.reason}{due}.", f"swarm explain {name}"))
     return reasons
+
+
+def misfit_reason(
+    view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings, *, before: str = ""
+) -> Reason | None:
+    """Why this worker cannot be given this model; ``before`` begins the sentence."""
+    why_not = misfit(view, demand, snapshot, settings)
+    if why_not is None:
+        return None
+    if why_not == does_not_fit(view, demand, snapshot, settings):
+        return Reason("does_not_fit", f"{before}{why_not}.", what_helps(demand.model))
+    return Reason("misfit", f"{before}{why_not}.", f"swarm logs {view.name}")
 
 
 def _blocked(task: Task, snapshot: SwarmSnapshot, trail: Trail | None) -> list[Reason]:
@@ -168,7 +180,7 @@ def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list
         return [Reason("moved", "It has just moved on.", f"swarm queue show {task.task_id}")]
     view = snapshot.worker(claim.worker)
     verdict = condition(view, snapshot, settings) if view is not None else None
-    if view is None or verdict is None or verdict.state == "dead":
+    if view is None or verdict is None or verdict.state in ("dead", "stopped"):
         return [Reason("owner_dead", f"{claim.worker} died holding it; the brain takes it back.", "swarm logs brain -n 20")]
     reasons = [_busy(claim, snapshot, settings)]
     if verdict.state in ("stale", "hung"):
@@ -201,7 +213,8 @@ def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
 def _not_ready(view: WorkerView, verdict: Condition) -> Reason:
     log = f"swarm logs {view.name} -n 30"
     way_out = "swarm queue resume all" if "everything" in verdict.text else f"swarm queue resume --worker {view.name}"
-    steps = {"dead": f"swarm doctor {view.name}", "draining": log, "starting": log, "silent": log, "paused": way_out}
+    steps = {"dead": f"swarm doctor {view.name}", "stopped": "swarm up", "paused": way_out}
+    steps |= dict.fromkeys(("draining", "starting", "silent"), log)
     return Reason(verdict.state, f"{verdict.text}.", steps.get(verdict.state, f"swarm doctor {view.name}"))
 
 

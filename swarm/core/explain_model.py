@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.core.demand import Demand, demands
-from swarm.core.explain import Reason
-from swarm.core.fit import misfit
+from swarm.core.explain import Reason, misfit_reason
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import known_models, outstanding
 from swarm.core.placement import Want, desired
@@ -61,9 +60,9 @@ def _on(
     verdict = condition(view, snapshot, settings)
     if want is None:
         return Reason(verdict.state, f"Not on {name}: {verdict.text}.", f"swarm explain {name}")
-    why_not = misfit(view, demand, snapshot, settings) if demand is not None else None
+    why_not = misfit_reason(view, demand, snapshot, settings, before=f"Not on {name}: ") if demand is not None else None
     if why_not is not None:
-        return Reason("misfit", f"Not on {name}: {why_not}.", f"swarm logs {name}")
+        return why_not
     if want.model == model:
         text = f"{name} is to load it at the brain's next turn: {want.reason}."
         return Reason("load_due", text, "swarm logs brain -n 20")

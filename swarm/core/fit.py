@@ -14,7 +14,7 @@ def misfit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: 
     """Why this worker cannot be given this model now, with the numbers; None if it can."""
     return (
         _too_few_cards(view, demand.model, settings)
-        or _too_little_memory(view, demand, snapshot)
+        or does_not_fit(view, demand, snapshot, settings)
         or failing(view, demand.model, settings)
     )
 
@@ -39,9 +39,49 @@ def _too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | No
     return f"{model} needs {needed} cards and {view.name} has {has}"
 
 
-def _too_little_memory(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot) -> str | None:
+def does_not_fit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+    """Why the model has no room on this worker's cards, with the numbers; None if it may have.
+
+    It has none where it is known to be bigger than they are, nor where it found none on cards of this size or bigger.
+    Whoever found none although its size would fit may try again after a pause, while it holds nothing: some other
+    program may have had the memory then.
+    """
+    memory_mib = card_memory_mib(view, snapshot)
+    if memory_mib is None:
+        return None
+    too_big = demand.size_mib > memory_mib and settings.llm.on_cpu_spill == "refuse"
+    if not too_big and (not _found_no_room(demand.model, memory_mib, snapshot) or _may_try_again(view, demand, settings)):
+        return None
+    needs = f"{demand.size_mib} MiB" if demand.size_mib else "more"
+    whose = f"card of {view.name} has" if view.row is None or len(view.row.gpu_uuids) == 1 else f"cards of {view.name} have"
+    return f"{demand.model} does not fit: needs {needs}, the {whose} {memory_mib} MiB"
+
+
+def what_helps(model: str) -> str:
+    """What to do about a model that does not fit."""
+    return f'set options.num_ctx (smaller) or gpus_needed in [models."{model}"], or use a smaller quantisation'
+
+
+def card_memory_mib(view: WorkerView, snapshot: SwarmSnapshot) -> int | None:
+    """Memory of this worker's cards together; None if it has none or one of them does not say."""
     uuids = view.row.gpu_uuids if view.row is not None else ()
     totals = [g.memory_total_mib for g in snapshot.gpus if g.uuid in uuids and g.memory_total_mib is not None]
-    if not demand.size_mib or not totals or len(totals) < len(uuids) or demand.size_mib <= sum(totals):
-        return None
-    return f"{demand.model} needs {demand.size_mib} MiB and {view.name} has {sum(totals)} MiB"
+    return sum(totals) if totals and len(totals) == len(uuids) else None
+
+
+def _found_no_room(model: str, memory_mib: int, snapshot: SwarmSnapshot) -> bool:
+    """Whether a living worker with this much memory, or more, had no room for it."""
+    return any(
+        view.alive and _no_room(view, model) and (card_memory_mib(view, snapshot) or 0) >= memory_mib
+        for view in snapshot.workers
+    )
+
+
+def _may_try_again(view: WorkerView, demand: Demand, settings: Settings) -> bool:
+    cold = view.heartbeat is not None and view.heartbeat.model is None
+    return cold and _no_room(view, demand.model) and failing(view, demand.model, settings) is None
+
+
+def _no_room(view: WorkerView, model: str) -> bool:
+    tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
+    return tally is not None and tally.no_room

@@ -18,7 +18,18 @@ HUNG_FACTOR = 4
 """A worker is warned about at ``heartbeat_stale_s`` and killed at this many times it."""
 
 State = Literal[
-    "dead", "silent", "stale", "hung", "starting", "unready", "draining", "no_server", "card_lost", "paused", "ready"
+    "dead",
+    "stopped",
+    "silent",
+    "stale",
+    "hung",
+    "starting",
+    "unready",
+    "draining",
+    "no_server",
+    "card_lost",
+    "paused",
+    "ready",
 ]
 
 
@@ -37,7 +48,7 @@ def workers_of(snapshot: SwarmSnapshot) -> tuple[WorkerView, ...]:
 def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Condition:
     """The first thing that keeps this worker from llm work; ``ready`` if nothing does."""
     if not view.alive:
-        return Condition("dead", f"{view.name} is not running: its life lock is free")
+        return _ended(view)
     silence = _silence(view, snapshot, settings)
     if silence is not None:
         return silence
@@ -45,6 +56,16 @@ def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> 
     if pause is not None:
         return Condition("paused", f"{view.name} takes no new work: {pause.words}")
     return _own_word(view) or _card_lost(view, snapshot) or Condition("ready", f"{view.name} is ready")
+
+
+def _ended(view: WorkerView) -> Condition:
+    """Stopped is who said goodbye, without a reason why it had to, and left nothing behind."""
+    beat = view.heartbeat
+    goodbye = beat is not None and beat.status is WorkerStatus.STOPPED
+    why = beat.reason if beat is not None and goodbye else ""
+    if goodbye and not why and not view.claims:
+        return Condition("stopped", f"{view.name} was stopped in order")
+    return Condition("dead", f"{view.name} is not running: its life lock is free{f'; it {why}' if why else ''}")
 
 
 def _silence(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Condition | None:

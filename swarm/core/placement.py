@@ -65,15 +65,15 @@ def _card(
         refused=frozenset(m for m, d in demand.items() if misfit(view, d, snapshot, settings) is not None),
         model=holds,
     )
-    kept = next((task for task in tasks if not _withdrawable(task, demand)), None)
+    kept = next((task for task in tasks if not _withdrawable(task, demand, card.refused)), None)
     if kept is None:
         return card
     return card.placed(kept.model or holds, f"its resource task {kept.task_id} is {kept.where}")
 
 
-def _withdrawable(task: Outstanding, demand: dict[str, Demand]) -> bool:
-    """A load of ours that nobody has begun, for a model that nothing waits for any more."""
-    wanted = task.model in demand and demand[task.model].waiting > 0
+def _withdrawable(task: Outstanding, demand: dict[str, Demand], refused: frozenset[str]) -> bool:
+    """A load of ours that nobody has begun, for a model that nothing waits for any more, or that turned out not to fit."""
+    wanted = task.model in demand and demand[task.model].waiting > 0 and task.model not in refused
     return task.ours and task.where == "pending" and not wanted
 
 

@@ -19,6 +19,7 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 ID_RE = re.compile(ID_PATTERN)
 MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$"
 MAX_TASK_BYTES = 1 << 20
+MAX_IMAGES = 16
 DEFAULT_PRIORITY = 5
 RESOURCE_PRIORITY = 9
 
@@ -63,6 +64,14 @@ class MapSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     """Where the list is in that result read as JSON: fields and indices with dots between; empty: it is the list."""
 
 
+class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image that goes with the request: where it lies, and what it is."""
+
+    path: str
+    """Absolute."""
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The immutable body of a task, as in the first line of its file. Unknown fields stay in the file untouched."""
 
@@ -78,6 +87,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model: ModelText | None = None
     endpoint: Endpoint = "/api/chat"
     request: dict[str, Any] = msgspec.field(default_factory=dict)
+    images: Annotated[tuple[ImageRef, ...], msgspec.Meta(max_length=MAX_IMAGES)] = ()
+    """Read when the task runs: a body of 1 MiB has no room for them."""
     command: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str | None = None
@@ -94,6 +105,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     timeout_s: PositiveSeconds | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     notify: tuple[str, ...] = ()
+    cache: bool | None = None
+    """Whether an answer given before will do; None: as ``[llm] cache`` says."""
 
 
 class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,6 +154,8 @@ class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of a mapped task: how many children it has; -1 while they are being made."""
     simulated: bool = False
     """The answer came from a simulated server."""
+    cached: bool = False
+    """The answer was given before, to the same request by the same model; its times and tokens are those of then."""
 
 
 def canonical_model(name: str) -> str:

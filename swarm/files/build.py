@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from swarm.errors import InputError
 from swarm.files.checks import kind, need_object, need_text
 from swarm.files.echo import pack
 from swarm.files.fields import CONTENT_FIELDS, FIELD_NAMES, task_fields
+from swarm.files.images import image_refs
 from swarm.files.item import InputItem
 from swarm.files.openai_map import map_body
 from swarm.files.options import Format, ReadOptions
@@ -53,6 +55,8 @@ def builder(form: Format, options: ReadOptions) -> Callable[[InputItem], Built]:
         endpoint = fields.get("endpoint", options.endpoint)
         request, column = build_request(item.record, options, template, endpoint=endpoint, extra=fields.get("request") or {})
         document = _document(fields, endpoint, request, fields.get("model") or options.model)
+        if fields.get("images"):
+            document["images"] = _images(fields["images"], endpoint, options)
         if options.name_field is not None:
             document["name"] = _name(item.record, options.name_field)
         document["metadata"] = {**fields.get("metadata", {}), "format": form}
@@ -87,6 +91,8 @@ def _openai_document(record: Mapping[str, Any], options: ReadOptions) -> dict[st
     for name in ("request", "endpoint", "model"):
         if name in record:
             raise FieldError(name, "belongs to plain lines; an OpenAI line says it by its url and body")
+    if record.get("images") is not None:
+        raise FieldError("images", "belongs to plain lines; an OpenAI line holds images in its messages, as data: URIs")
     need_text(record.get("custom_id"), "custom_id")
     if record.get("method", "POST") != "POST":
         raise FieldError("method", f"must be POST, is {record['method']!r}")
@@ -115,6 +121,12 @@ def _add_system(request: dict[str, Any], system: str | None) -> None:
         request["system"] = system
     elif "messages" in request and request["messages"][0]["role"] != "system":
         request["messages"].insert(0, {"role": "system", "content": system})
+
+
+def _images(paths: list[str], endpoint: str, options: ReadOptions) -> list[dict[str, str]]:
+    if endpoint == "/api/embed":
+        raise FieldError("images", "embeddings take no images")
+    return image_refs(paths, options.images_dir or os.curdir)
 
 
 def _name(record: Mapping[str, Any], column: str) -> str:

@@ -35,10 +35,12 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     timeout_s: PositiveSeconds | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     notify: list[str] | None = None
+    images: list[str] | None = None
+    """Paths; see ``swarm.files.images``."""
 
 
 FIELD_NAMES = frozenset(TaskFields.__struct_fields__)
-_LISTS = ("depends_on", "notify")
+_LISTS = ("depends_on", "notify", "images")
 _OBJECTS = ("metadata", "request", "map")
 _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<field>.*)`$", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from swarm.core import templating
@@ -23,9 +23,14 @@ def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable
     if not scan.linked:
         return None
     source = source_of(path)
-    problems = Problems(source.label)
+    return links_of(drafts(source, options, scan), source.label, exists)
+
+
+def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) -> Links:
+    """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
+    problems = Problems(label)
     keys, nodes = [], []
-    for draft in drafts(source, options, scan):
+    for draft in items:
         keys.append(draft.item_key)
         nodes.append(_node(draft))
         try:

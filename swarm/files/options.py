@@ -32,6 +32,9 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Generation options in Ollama's words, such as ``{"temperature": 0, "num_predict": 200}``."""
     schema: dict[str, Any] | None = None
     """A JSON Schema that every answer must fit; a line that brings its own ``format`` keeps it."""
+    images_dir: str | None = None
+    """Directory of the images that lines name. None: that of the input, for pipes the current one. No part of the batch's
+    identity, since each item's own covers its images."""
     limit: int | None = None
     """Read only so many items. No part of the batch's identity: a later run without it does the rest."""
     name_field: str | None = None

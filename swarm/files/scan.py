@@ -77,6 +77,8 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
 
 def built_items(source: Source, form: Format, options: ReadOptions, problems: Problems) -> Iterator[Built]:
     """The good items in the input's order; the others go to ``problems``."""
+    if options.images_dir is None:
+        options = msgspec.structs.replace(options, images_dir=source.folder)
     build = builder(form, options)
     left = options.limit
     for item in read_items(source, form, options, problems):

@@ -35,6 +35,11 @@ class Source(msgspec.Struct, frozen=True):
     identity: str
     """Stable across runs: the absolute path, or for a pipe a hash of what came through it."""
 
+    @property
+    def folder(self) -> str:
+        """Where what it names lies: beside it; for a pipe in the current directory."""
+        return os.curdir if self.identity.startswith("pipe:") else os.path.dirname(os.path.abspath(self.path))
+
     def stamp(self) -> tuple[int, int]:
         """Size and modification time (ns): whether the file changed between two readings."""
         info = os.stat(self.path)

@@ -55,6 +55,8 @@ class Announcer:
         self._stuck = now
 
     def _announce_monitor(self, snapshot: SwarmSnapshot) -> None:
+        if not self._settings.brain.monitor_s:
+            return
         line = monitor_line(snapshot, self._settings)
         since_s = snapshot.mono_s - self._said_s
         changed = line != self._line and since_s >= MONITOR_GAP_S

@@ -8,12 +8,15 @@ import msgspec
 
 from swarm.clock import parse_iso
 from swarm.core.claim import Claim
+from swarm.core.faults import TaskFault
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import ModelTally
 from swarm.runtime.attempt import Run
 from swarm.runtime.heartbeats import WorkerState
 from swarm.runtime.settle import Settled
 from swarm.runtime.watch import ServerReading
+
+_FACTS = ("digest", "size_mib", "size_vram_mib", "context_length")
 
 
 class ModelLedger:
@@ -84,15 +87,14 @@ class ModelLedger:
             self._state.resource_seq += 1
         if task.action == "load_llm" and task.model is not None and outcome == "failed":
             model = canonical_model(task.model)
-            known = self._state.models.get(model, ModelTally())
-            self._learn(model, load_failures=known.load_failures + 1)
+            self._load_failed(model, run)
         if task.task_class is TaskClass.LLM and task.model is not None:
             self._count_request(canonical_model(task.model), run, outcome)
 
     def _count_request(self, model: str, run: Run, outcome: Settled) -> None:
         tally = self._state.models.get(model, ModelTally())
         if outcome == "completed" and isinstance(run.ending, Trail):
-            tokens_in, tokens_out = _tokens(run.ending.result or {})
+            tokens_in, tokens_out = (0, 0) if run.ending.cached else _tokens(run.ending.result or {})
             self._state.count(tokens_in=tokens_in, tokens_out=tokens_out)
             tally = msgspec.structs.replace(
                 tally,
@@ -107,11 +109,17 @@ class ModelLedger:
             return
         self._state.learn(model, tally)
 
+    def _load_failed(self, model: str, run: Run) -> None:
+        """Why matters: what found no room here will find none on another card of this size either."""
+        known = self._state.models.get(model, ModelTally())
+        found = run.ending.result or {} if isinstance(run.ending, TaskFault) else {}
+        facts: dict[str, Any] = {name: found[name] for name in _FACTS if name in found}
+        self._learn(model, **facts, no_room=bool(found.get("no_room")), load_failures=known.load_failures + 1)
+
     def _loaded(self, model: str, result: dict[str, Any]) -> None:
         self._state.model = model
-        names = ("digest", "size_mib", "size_vram_mib", "context_length")
-        facts: dict[str, Any] = {name: result[name] for name in names if name in result}
-        facts["load_failures"] = 0
+        facts: dict[str, Any] = {name: result[name] for name in _FACTS if name in result}
+        facts |= {"load_failures": 0, "no_room": False}
         if not result.get("already_loaded"):
             known = self._state.models.get(model, ModelTally())
             facts |= {"loads": known.loads + 1, "load_s": known.load_s + float(result.get("load_s") or 0.0)}

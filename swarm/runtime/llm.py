@@ -8,6 +8,7 @@ from typing import Any
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
 from swarm.core.task import Task, Trail, canonical_model
+from swarm.runtime.images import ReadImage, with_images
 from swarm.runtime.modelserver import LOAD_OPTIONS, Limits, ModelServer, ModelTable, Reply
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.runtime.structured import ask_in_form, wanted_schema
@@ -20,7 +21,15 @@ _DROPPED = ("context",)
 class LlmExecutor:
     """Fits the ``Executor`` port."""
 
-    def __init__(self, server: ModelServer, settings: LlmSettings, *, models: Mapping[str, ModelSettings]) -> None:
+    def __init__(
+        self,
+        server: ModelServer,
+        settings: LlmSettings,
+        *,
+        models: Mapping[str, ModelSettings],
+        read_image: ReadImage | None = None,
+    ) -> None:
+        self._read_image = read_image
         self._server = server
         self._settings = settings
         self._models = ModelTable(models)
@@ -29,6 +38,10 @@ class LlmExecutor:
         """Send the request and wait for the whole answer. Raises ``TaskFault``."""
         task = claim.task
         body = request_body(task, self._models, num_predict=self._settings.num_predict)
+        if task.images:
+            if self._read_image is None:
+                raise TaskFault("deterministic", "image_unusable", "this worker reads no images")
+            body = with_images(body, task, self._read_image)
 
         def ask(asked: Mapping[str, Any]) -> Reply:
             limits = self._limits(task)

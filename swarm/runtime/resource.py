@@ -114,7 +114,8 @@ class ResourceExecutor:
         words, advice = _spill_words(loaded, spilled)
         if self._policy == "refuse":
             self._unload(model, stopper)
-            raise TaskFault("deterministic", "cpu_spill", f"{words}; {advice}")
+            learnt = {**_facts(loaded), "no_room": True} if loaded.size_vram_mib else None
+            raise TaskFault("deterministic", "cpu_spill", f"{words}; {advice}", learnt)
         if self._policy == "warn":
             self._log.warning("%s", words)
         return loaded
@@ -218,5 +219,5 @@ def _spill_words(loaded: Loaded, spilled: str) -> tuple[str, str]:
 def _load_fault(model: str, fault: TaskFault) -> TaskFault:
     """A model that has no room will have none in a second either: the load fails, and whoever placed it decides anew."""
     if fault.kind in _NO_ROOM:
-        return TaskFault("deterministic", fault.kind, f"{model} cannot be loaded here: {fault.message}")
+        return TaskFault("deterministic", fault.kind, f"{model} cannot be loaded here: {fault.message}", {"no_room": True})
     return fault

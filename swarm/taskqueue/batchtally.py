@@ -36,6 +36,11 @@ class Sums(msgspec.Struct, omit_defaults=True):
     tokens_out: int = 0
     attempts: int = 0
     simulated: int = 0
+    cached: int = 0
+    """Answers from the cache; their tokens and times count as saved and nowhere else."""
+    saved_in: int = 0
+    saved_out: int = 0
+    saved_s: float = 0.0
     by_worker: dict[str, int] = msgspec.field(default_factory=dict)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     """Items by the type of their last error."""
@@ -51,6 +56,10 @@ class Sums(msgspec.Struct, omit_defaults=True):
         self.tokens_out += other.tokens_out
         self.attempts += other.attempts
         self.simulated += other.simulated
+        self.cached += other.cached
+        self.saved_in += other.saved_in
+        self.saved_out += other.saved_out
+        self.saved_s += other.saved_s
         _add_counts(self.by_worker, other.by_worker)
         _add_counts(self.errors, other.errors)
         for model, digests in other.digests.items():
@@ -64,8 +73,15 @@ class Sums(msgspec.Struct, omit_defaults=True):
         usage = (result.get("usage") if isinstance(result, dict) else None) or {}
         attempts = document.get("attempts") or []
         self.items += 1
-        self.tokens_in += int(usage.get("prompt_tokens") or 0)
-        self.tokens_out += int(usage.get("completion_tokens") or 0)
+        tokens_in, tokens_out = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        if document.get("cached"):
+            self.cached += 1
+            self.saved_in += tokens_in
+            self.saved_out += tokens_out
+            self.saved_s += float((result or {}).get("total_s") or 0.0)
+        else:
+            self.tokens_in += tokens_in
+            self.tokens_out += tokens_out
         self.attempts += len(attempts)
         self.simulated += bool(document.get("simulated"))
         if attempts:

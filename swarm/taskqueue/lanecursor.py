@@ -16,7 +16,7 @@ from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_f
 _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
-"""How long a cursor that stepped aside stays away from the head."""
+"""How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
 _SPARE = 8
 _DEAR_S = 0.0001
 """A listing of a lane of very many buckets, dearer than this, is spared while there are names left and it is as fresh as so
@@ -61,7 +61,11 @@ class LaneCursor:
     def lost(self) -> None:
         """The candidate given last was gone: somebody else is at work here. Look anew, and step aside."""
         now_s = time.monotonic()
-        self._window = min(2 * self._window, BUCKET_SIZE) if now_s - self._lost_s < _CONTENDED_S else 2
+        since_s = now_s - self._lost_s
+        if since_s < _CONTENDED_S:
+            self._window = min(2 * self._window, BUCKET_SIZE)
+        elif since_s > _STRAYED_S:
+            self._window = 2
         self._lost_s = now_s
         self._names = []
 
@@ -75,7 +79,7 @@ class LaneCursor:
         if changed_ns != self._seen_ns:
             self._list(changed_ns)
         if self._strayed_s and self._names and time.monotonic() - self._strayed_s > _STRAYED_S:
-            self._names, self._window = [], 1
+            self._names = []
         return True
 
     def _list(self, changed_ns: int) -> None:
@@ -112,6 +116,8 @@ class LaneCursor:
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """These names, last one first to be tried: from the head on, or from a little further if others work here."""
+        if time.monotonic() - self._lost_s > _STRAYED_S:
+            self._window = 1
         aside = random.randrange(min(self._window, len(names)))
         self._strayed_s = time.monotonic() if aside else 0.0
         return names[len(names) - aside :] + names[: len(names) - aside] if aside else names

@@ -73,6 +73,7 @@ class Layout:
         self.batches = f"{root}/batches"
         self.feeds = f"{root}/feeds"
         self.outbox = f"{root}/outbox"
+        self.cache = f"{root}/cache"
         self.workers = f"{root}/workers"
         self.heartbeats = f"{root}/heartbeats"
         self.logs = f"{root}/logs"

@@ -16,6 +16,7 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
@@ -61,6 +62,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
         storage.rewrite_tail(located.path, parts.body_size - 1, tail, shrink=True)
         forget_cancel(layout, task_id)
+        owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
         lane = lane_of(parts.task)
         if waits(parts.task):
             storage.move(located.path, layout.blocked_file(task_id, 0))

@@ -27,6 +27,8 @@ def validate(document: Mapping[str, Any]) -> Task:
     except msgspec.ValidationError as exc:
         raise TaskInvalid(_explain(str(exc))) from exc
     _check_class(task)
+    if task.images and (task.task_class is not TaskClass.LLM or task.endpoint == "/api/embed"):
+        raise TaskInvalid("field `images`: only requests for text of an llm task can have any")
     if task.not_before is not None:
         _check_time(task.not_before)
     if task.task_id in task.depends_on:

@@ -125,8 +125,11 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         queue.enqueue(llm(model="nosuch:1b"))
         queue.enqueue(llm(model="qwen2.5:32b"))
         assert "nosuch:1b" in findings(someone)["model-missing"]["what"]
-        found = until(someone, "load-failed")["load-failed"]
-        assert "failed to load" in found["what"]
+        wait_until(lambda: "qwen2.5:32b does" in until(someone, "fits-nowhere")["fits-nowhere"]["what"], what="the big one")
+        found = findings(someone)["fits-nowhere"]
+        assert "does not fit: needs" in found["what"]
+        tried = [someone.log(f"worker-{n}").count("Loading model qwen2.5:32b") for n in (1, 2)]
+        assert sorted(tried) == [0, 1], "what one card had no room for is not tried on the other"
         assert any("loads of" in line for line in found["evidence"])
         someone.ok("queue", "cancel", *(task.task_id for task in queue.list("pending")))
 

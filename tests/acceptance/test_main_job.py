@@ -29,7 +29,9 @@ def someone(tmp_path):
 
 def test_run_does_all_once_and_again_does_nothing(someone):
     someone.prompts(40)
-    first = someone.json("run", "prompts.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "2")
+    done = someone.run("run", "prompts.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "2", "--json")
+    first = json.loads(done.stdout)
+    assert done.stderr == "", "asked for JSON, it says nothing else"
     assert (first["completed"], first["failed"], first["new"]) == (40, 0, 40)
     assert sum(first["by_worker"].values()) == 40
     assert min(first["by_worker"].values()) >= 8, "both workers did a fair share"
@@ -53,6 +55,7 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(someone):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, (out, err)
+    assert err.startswith("starting 2 workers"), "no silence while servers start"
     assert "run the same command again" in out
     assert not someone.ours()
     stats = someone.queue.stats()
@@ -155,6 +158,7 @@ def test_a_swarm_that_stays_up(tmp_path):
         assert someone.json("queue", "show", "good")["status"] == "completed"
         assert someone.ok("down")
         assert not someone.ours()
+        assert [w["state"] for w in someone.json("workers")["workers"]] == ["stopped", "stopped"]
         assert someone.run("submit", "--prompt", "x", "--model", MODEL, "--wait").returncode == 3
         someone.ok("up", "--simulate", "2", "--detach")
         wait_until(lambda: not sum(queue.stats().pending.values()), timeout_s=20, what="what waited is done")

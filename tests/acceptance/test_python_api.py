@@ -69,6 +69,38 @@ def test_map_gives_each_item_once_and_a_named_batch_goes_on(swarm, somebody):
     assert row["cost"] == pytest.approx(tokens * 2 / 1e6, abs=1e-6)
 
 
+def test_items_that_wait_for_one_another_are_linked_by_name(swarm):
+    items = [
+        {"custom_id": "first", "prompt": "Say a word."},
+        {"prompt": "Repeat: {results.first.text}", "depends_on": ["first"]},
+    ]
+    for given in (items, iter(items)):
+        first, second = swarm.map(given, model=MODEL, options={"num_predict": 4}).ordered()
+        assert first.ok
+        assert second.ok, second.error
+        assert second.document["depends_on"] == [first.document["task_id"]]
+        assert second.document["results"] == {"first": first.document["task_id"]}
+    (late,) = swarm.map([{"prompt": "later", "depends_on": [first.document["task_id"]]}], model=MODEL)
+    assert late.ok, "the id of a task of the queue is a name as well"
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([{"prompt": "a", "name": "first"}, {"prompt": "b", "depends_on": ["frist"]}], "did you mean 'first'"),
+        ([{"prompt": "a", "name": "x", "depends_on": ["y"]}, {"prompt": "b", "name": "y", "depends_on": ["x"]}], "x -> y"),
+        ([{"prompt": "{results.x.text}", "depends_on": ["y"]}, {"prompt": "b", "name": "y"}], "depends_on"),
+        ([{"task_class": "script", "command": ["hello"], "depends_on": "y"}], "depends_on"),
+    ],
+)
+def test_links_that_cannot_be_are_refused_before_anything_is_accepted(swarm, items, words):
+    before = swarm.queue.batches().names()
+    with pytest.raises(InputError) as refused:
+        swarm.map(items, model=MODEL)
+    assert words in f"{refused.value} {refused.value.problems}"
+    assert swarm.queue.batches().names() == before
+
+
 def test_messages_embeddings_and_whole_tasks(swarm):
     talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
     assert swarm.submit(talk, model=MODEL, priority=9).result(30).document["priority"] == 9

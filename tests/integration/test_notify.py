@@ -15,6 +15,7 @@ from swarm.runtime.notifier import Failed, Notifier, notifying
 from swarm.runtime.wiring.tell import make_notifier
 from swarm.settings import NotifySettings, Settings
 from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.notes import Note, write_note
 from swarm.taskqueue.outbox import Outbox
 from tests.helpers.cli import user
@@ -93,6 +94,23 @@ def test_a_task_is_told_of_once_it_has_ended_and_a_server_may_be_down(queue, lis
     assert message["error"]["type"] == "timeout"
     assert "secret" not in json.dumps(message)
     assert box(queue).waiting() == []
+
+
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_a_task_put_back_by_hand_is_told_of_again(queue, listener, whole_batch):
+    notifier = make_notifier(queue, Settings(), LOG)
+    task_id = queue.enqueue(llm("a", notify=[listener.url]))
+    end(queue, TaskState.FAILED)
+    notifier.step()
+    if whole_batch:
+        assert retry_tasks(queue.layout, queue.storage, [task_id]) == 1
+    else:
+        queue.retry(task_id)
+    notifier.step()
+    assert len(listener.told) == 1, "it has not ended again yet"
+    end(queue)
+    notifier.step()
+    assert [message["status"] for message in listener.told] == ["failed", "completed"]
 
 
 def test_what_cannot_be_delivered_is_listed_and_can_be_tried_again(queue):

@@ -74,6 +74,19 @@ def test_a_dead_worker_keeps_no_model_and_no_pid():
     assert (line.state, line.model, line.pid) == ("dead", None, None)
 
 
+@pytest.mark.parametrize(
+    ("reason", "held", "state"),
+    [("", {}, "stopped"), ("crashed in main loop; see its log", {}, "dead"), ("", {"task_id": "t"}, "dead")],
+)
+def test_who_said_goodbye_and_left_nothing_behind_has_stopped_not_died(reason, held, state):
+    picture = swarm(worker("v"), worker("w", 1, alive=False, status=WorkerStatus.STOPPED, reason=reason, **held))
+    line = next(line for line in worker_lines(picture, SETTINGS) if line.name == "w")
+    assert line.state == state
+    assert reason in line.reason
+    assert ("life lock" in line.reason) == (state == "dead")
+    assert any("w is" in text for _, text in said(picture)) == bool(held)
+
+
 def test_throughput_is_unknown_while_nothing_runs():
     idle = throughput(swarm(worker("w")), queue_stats(BUSY, stuck_tasks=0))
     assert (idle.tasks_per_s, idle.eta_s) == (None, None)

@@ -170,7 +170,7 @@ def test_mistakes_in_the_environment_are_named(name, value, said):
 
 
 def test_all_mistakes_are_told_at_once():
-    message = refusal("[brain]\ntick = 1\nmonitor_s = 0\n[x]\n", {"SWARM_LLM__SLOTS": "0"})
+    message = refusal("[brain]\ntick = 1\nmonitor_s = -1\n[x]\n", {"SWARM_LLM__SLOTS": "0"})
     assert len(message.splitlines()) == 4
 
 

@@ -18,7 +18,7 @@ from swarm.core.decisions import (
 from swarm.core.snapshot import BlockedView, DropIn
 from swarm.core.task import ID_RE
 from swarm.core.worker import ModelTally, WorkerStatus
-from swarm.settings import ModelSettings, Settings, WorkerSettings
+from swarm.settings import LlmSettings, ModelSettings, Settings, WorkerSettings
 from swarm.testing.builders import (
     MODEL,
     a_card,
@@ -133,7 +133,7 @@ def test_a_model_that_needs_more_cards_or_memory_is_refused_with_the_numbers():
     assert "needs 2 cards and worker-1 has 1" in found[0].reason
     knows = a_worker(learned={MODEL: ModelTally(loads=1, load_s=5, size_mib=40000)})
     found = decided(Warn, workers=[knows], lanes=[llm_waiting(3)], gpus=[a_card()])
-    assert "needs 40000 MiB and worker-1 has 24576 MiB" in found[0].reason
+    assert "does not fit: needs 40000 MiB, the card of worker-1 has 24576 MiB" in found[0].reason
     assert loads(workers=[knows], lanes=[llm_waiting(3)], gpus=[a_card()]) == []
 
 
@@ -264,3 +264,52 @@ def test_a_paused_load_of_an_earlier_life_is_withdrawn(worker, count):
     """Else the new life would stay cold for as long as the pause after the crash lasts."""
     paused = BlockedView(task_id=load_waiting("worker-1").first_ids[0], attempt=1, due_in_s=200.0)
     assert len(decided(WithdrawResource, workers=[worker], lanes=[llm_waiting(9)], blocked=[paused])) == count
+
+
+def test_a_model_that_found_no_room_is_tried_on_no_card_of_that_size_and_costs_no_hot_model():
+    spilled = ModelTally(load_failures=1, no_room=True, size_mib=24000, size_vram_mib=23000)
+    tried = a_worker("worker-1", learned={MODEL: spilled}, load_failed_s={MODEL: 1e6}, holding="a:1", gpu=0)
+    hot = a_worker("worker-2", holding="a:1", gpu=1)
+    picture = {"lanes": [llm_waiting(500, unserved_s=1e6)], "gpus": [a_card(0), a_card(1), a_card(2, total_mib=80000)]}
+    assert loads(workers=[tried, hot], **picture) == []
+    bigger = a_worker("worker-3", gpu=2)
+    assert loads(workers=[tried, hot, bigger], **picture) == [("worker-3", MODEL)]
+    assert not decided(Warn, workers=[tried, hot, bigger], **picture), "it has a place, so nobody need act"
+    (warned,) = decided(Warn, workers=[tried, hot], **picture)
+    assert warned.key == f"fits-nowhere:{MODEL}"
+    for words in (
+        "does not fit: needs 24000 MiB, the card of worker-1 has 24576 MiB",
+        "num_ctx",
+        "gpus_needed",
+        "quantisation",
+    ):
+        assert words in warned.reason
+    assert f'[models."{MODEL}"]' in warned.reason
+
+
+def test_a_load_for_which_there_turned_out_to_be_no_room_is_withdrawn_elsewhere():
+    big = ModelTally(load_failures=1, no_room=True, size_mib=40000)
+    tried = a_worker("worker-1", learned={MODEL: big}, load_failed_s={MODEL: 1.0})
+    picture = {"lanes": [llm_waiting(9), load_waiting("worker-2")], "gpus": [a_card(0), a_card(1)]}
+    (gone,) = decided(WithdrawResource, workers=[tried, a_worker("worker-2", gpu=1)], **picture)
+    assert gone.worker == "worker-2"
+    assert "cannot be given" in gone.reason
+
+
+def test_who_found_no_room_although_the_size_would_fit_tries_again_while_it_is_cold():
+    """Another program may have held the memory: that heals by itself."""
+    spilled = {MODEL: ModelTally(load_failures=1, no_room=True, size_mib=3000)}
+    picture = {"lanes": [llm_waiting(9)], "gpus": [a_card(0), a_card(1)]}
+    other = a_worker("worker-2", gpu=1)
+    for failed_s, expected in ((1.0, []), (11.0, [("worker-1", MODEL)])):
+        tried = a_worker("worker-1", learned=spilled, load_failed_s={MODEL: failed_s})
+        assert loads(workers=[tried, other], **picture) == expected
+    too_big = {MODEL: ModelTally(load_failures=1, no_room=True, size_mib=30000)}
+    tried = a_worker("worker-1", learned=too_big, load_failed_s={MODEL: 1e6})
+    assert loads(workers=[tried, other], **picture) == []
+
+
+def test_where_spilling_is_allowed_size_alone_refuses_nothing():
+    knows = a_worker(learned={MODEL: ModelTally(loads=1, load_s=5, size_mib=40000)})
+    allowed = Settings(llm=LlmSettings(on_cpu_spill="allow"))
+    assert loads(allowed, workers=[knows], lanes=[llm_waiting(3)], gpus=[a_card()]) == [("worker-1", MODEL)]

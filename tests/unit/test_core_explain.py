@@ -11,6 +11,7 @@ from swarm.core.worker import ModelTally, WorkerStatus
 from swarm.settings import Settings
 from swarm.testing.builders import (
     MODEL,
+    a_card,
     a_claim,
     a_snapshot,
     a_worker,
@@ -70,6 +71,18 @@ def test_a_pending_task_whose_model_cannot_be_loaded_says_why():
     assert "failed to load llama3.2:3b 2x" in reasons[1].text
 
 
+def test_a_pending_task_whose_model_fits_nowhere_has_the_numbers_and_what_to_do():
+    big = ModelTally(load_failures=1, no_room=True, size_mib=40000)
+    workers = [a_worker(learned={MODEL: big}), a_worker("worker-2", gpu=1, holding="a:1")]
+    picture = a_snapshot(workers=workers, lanes=[llm_waiting(8)], gpus=[a_card(0), a_card(1)])
+    reasons = [r for r in explain_task(LLM, TaskState.PENDING, picture, S) if r.code == "does_not_fit"]
+    assert [r.text for r in reasons] == [
+        f"{MODEL} does not fit: needs 40000 MiB, the card of {name} has 24576 MiB." for name in ("worker-1", "worker-2")
+    ]
+    assert f'[models."{MODEL}"]' in reasons[0].next_step
+    assert "gpus_needed" in reasons[0].next_step
+
+
 def test_without_a_brain_that_comes_first():
     reasons = explain_task(LLM, TaskState.PENDING, a_snapshot(workers=cold_workers(1)), S, brain_alive=False)
     assert reasons[0].code == "no_brain"
@@ -122,6 +135,7 @@ def test_the_last_word_on_ended_tasks():
     ("worker", "picture", "codes"),
     [
         (a_worker(alive=False), {}, ["dead"]),
+        (a_worker(alive=False, status=WorkerStatus.STOPPED), {}, ["stopped"]),
         (a_worker(beating=False), {}, ["silent"]),
         (a_worker(quiet_s=20), {}, ["stale"]),
         (a_worker(status=WorkerStatus.UNREADY, reason="server down"), {}, ["unready"]),

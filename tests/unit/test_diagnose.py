@@ -17,7 +17,7 @@ from swarm.core.plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
-from swarm.settings import Settings
+from swarm.settings import GpuSettings, Settings
 from swarm.taskqueue.layout import Layout
 from swarm.testing.builders import MODEL, a_worker
 
@@ -163,6 +163,13 @@ def test_a_load_that_fails_is_told_with_the_numbers():
 def test_a_model_is_not_called_missing_while_a_server_has_not_answered():
     silent = replace(HEALTHY.servers[0], installed=None)
     assert "model-missing" not in codes(box(snapshot=replace(HEALTHY.snapshot, lanes=(waiting("x:1b"),)), servers=(silent,)))
+
+
+def test_a_card_is_hot_from_the_configured_temperature():
+    hot = CAUSES["card-hot"]
+    assert "card-hot" not in codes(hot, Settings(gpu=GpuSettings(warn_c=91.0)))
+    found = codes(box(cards=HEALTHY.cards), Settings(gpu=GpuSettings(warn_c=60.0)))["card-hot"]
+    assert "from 60 °C" in found.evidence[0]
 
 
 def test_one_worker_is_shown_its_own_findings_and_those_of_the_box():

@@ -32,7 +32,9 @@ def test_why_it_is_not_on_each_of_the_others():
     ]
     cards = [a_card(0, total_mib=81_920), a_card(1), a_card(2), a_card(3)]
     found = reasons(BIG, a_snapshot(workers=workers, lanes=[llm_waiting(100, BIG)], gpus=cards))
-    assert found["misfit"] == f"Not on worker-2: {BIG} needs 40000 MiB and worker-2 has 24576 MiB."
+    assert found["does_not_fit"] == (
+        f"Not on worker-2: {BIG} does not fit: needs 40000 MiB, the card of worker-2 has 24576 MiB."
+    )
     assert "GPU 2 is at 91 °C" in found["unready"]
     assert found["dead"].startswith("Not on worker-4: worker-4 is not running")
 

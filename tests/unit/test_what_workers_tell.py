@@ -4,6 +4,7 @@ import logging
 
 import msgspec
 
+from swarm.core.faults import TaskFault
 from swarm.core.retention import DAY_S
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TaskState, Trail
@@ -17,7 +18,7 @@ from swarm.runtime.observe import Observer
 from swarm.settings import BrainSettings, Settings
 from swarm.testing.builders import MODEL, a_worker
 from swarm.testing.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
-from tests.helpers.worker_fakes import claim_of, llm
+from tests.helpers.worker_fakes import claim_of, llm, load
 
 replace = msgspec.structs.replace
 
@@ -59,6 +60,28 @@ def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
     beat = msgspec.json.decode(msgspec.json.encode(state.heartbeat(1)), type=type(state.heartbeat(1)))
     assert beat.runs == state.attempts
     assert beat.waits == state.waits
+
+
+def test_a_load_that_found_no_room_teaches_what_it_would_have_taken():
+    clock = FakeClock()
+    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
+    ledger = ModelLedger(state)
+    run = Run(claim_of(load("l1", "big:70b")), limit_s=10, clock=clock)
+    numbers = {"size_mib": 40_000, "size_vram_mib": 24_000, "no_room": True}
+    run.ending = TaskFault("deterministic", "cpu_spill", "too big", numbers)
+    ledger.settled(run, "failed")
+    tally = state.models["big:70b"]
+    assert (tally.no_room, tally.size_mib, tally.size_vram_mib, tally.load_failures) == (True, 40_000, 24_000, 1)
+    run.ending = TaskFault("infra", "load_unproven", "not listed")
+    ledger.settled(run, "failed")
+    tally = state.models["big:70b"]
+    assert (tally.no_room, tally.size_mib, tally.load_failures) == (False, 40_000, 2), "another reason says nothing of room"
+    run.ending = TaskFault("deterministic", "out_of_memory", "cudaMalloc failed", {"no_room": True})
+    ledger.settled(run, "failed")
+    assert state.models["big:70b"].no_room
+    run.ending = Trail(result={"size_mib": 40_000})
+    ledger.ended(run)
+    assert (state.models["big:70b"].no_room, state.models["big:70b"].load_failures) == (False, 0)
 
 
 class World:

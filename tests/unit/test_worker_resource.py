@@ -73,12 +73,15 @@ def test_spill_is_refused_with_the_numbers_and_undone():
     assert (refused.fault, refused.kind) == ("deterministic", "cpu_spill")
     assert "size 1000 MiB, on GPU 600 MiB" in refused.message
     assert list(server.ps(1)) == []
+    numbers = (refused.result["no_room"], refused.result["size_mib"], refused.result["size_vram_mib"])
+    assert numbers == (True, 1000, 600)
 
 
 def test_a_server_without_a_card_is_told_from_one_that_is_too_small():
     refused = fault(FakeServer(vram_mib=0), load("l1", "a"))
     assert refused.kind == "cpu_spill"
     assert "wholly on the CPU" in refused.message
+    assert refused.result is None, "its size was not to blame"
     assert 'llm.on_cpu_spill = "allow"' in refused.message
 
 
@@ -128,7 +131,8 @@ def test_spill_may_be_warned_about_or_allowed(caplog):
 
 def test_no_room_fails_the_load_at_once():
     server = FakeServer(load_fault=TaskFault("infra", "out_of_memory", "cudaMalloc failed"))
-    assert fault(server, load("l1", "a")).fault == "deterministic"
+    failed = fault(server, load("l1", "a"))
+    assert (failed.fault, failed.result) == ("deterministic", {"no_room": True})
 
 
 def test_a_load_that_never_shows_is_no_success(monkeypatch):

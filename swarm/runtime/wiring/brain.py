@@ -9,6 +9,7 @@ import signal
 
 from swarm.clock import SystemClock
 from swarm.core.retry import crash_delay_s
+from swarm.core.switchedoff import switched_off
 from swarm.errors import EngineError
 from swarm.proc import identity
 from swarm.runtime.brain import Brain
@@ -39,6 +40,9 @@ def run_brain(options: RunOptions) -> int:
         install(wish)
         watch = DeathWatch(bell_fds=[] if bell.fd is None else [bell.fd], urgent_fd=bell.self_fd, drain=bell.drain)
         brain = _brain(queue, options, watch, wish, row.epoch, brain_log)
+        off = switched_off(options.settings)
+        if off:
+            brain_log.info("Switched off: %s", "; ".join(off))
         try:
             notifier = make_notifier(queue, options.settings, brain_log)
             with serving_if_wanted(options.settings, brain_log), notifying(notifier, brain_log):

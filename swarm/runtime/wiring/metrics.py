@@ -37,7 +37,7 @@ def open_metrics(settings: Settings) -> SwarmCollector:
         return Seen(
             observer.snapshot(),
             ended=gauges.ended(),
-            stale=gauges.stale(settings.brain.stale_queued_s),
+            stale=gauges.stale(settings.brain.stale_queued_s) if settings.brain.stale_queued_s else {},
             brain=beat if beat is not None and row is not None and beat.epoch == row.epoch else None,
             brain_alive=is_held(layout, "brain"),
         )

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from swarm.clock import SystemClock
 from swarm.core.plan import WorkerPlan
 from swarm.core.task import TaskClass
+from swarm.files.images import read_image
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.hands import ServerHands
 from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
@@ -22,8 +25,10 @@ from swarm.runtime.repair import RepairingServer
 from swarm.runtime.resource import ResourceExecutor
 from swarm.runtime.supervisor import NAME as SUPERVISOR
 from swarm.runtime.watch import ServerProbe
+from swarm.runtime.wiring.answers import with_answers
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, lock_held
+from swarm.settings import LlmSettings
 from swarm.taskqueue.batches import read_ended
 from swarm.taskqueue.layout import Layout
 
@@ -49,15 +54,26 @@ def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: 
 
     hands = ServerHands(plan.name, root=options.root, gpu_uuids=plan.gpu_uuids, limits=settings.repair, supervised=kept)
     server = RepairingServer(client, hands, settings.repair, log=log)
-    probe: ServerProbe = ModelServerProbe(server, models=settings.models, on_cpu_spill=settings.llm.on_cpu_spill)
+    limits = _limits(settings.llm, plan, log)
+    probe: ServerProbe = ModelServerProbe(server, models=settings.models, on_cpu_spill=limits.on_cpu_spill)
     pin = _pin(options, plan, log)
     if pin is not None:
         probe = PinnedProbe(probe, pin)
-    resource = ResourceExecutor(server, settings.llm, models=settings.models, log=log, pin=pin, on_stuck=server.unload_stuck)
-    llm = WithResults(LlmExecutor(server, settings.llm, models=settings.models), lambda task_id: read_ended(layout, task_id))
+    resource = ResourceExecutor(server, limits, models=settings.models, log=log, pin=pin, on_stuck=server.unload_stuck)
+    asking = LlmExecutor(server, settings.llm, models=settings.models, read_image=read_image)
+    answering = with_answers(asking, layout, settings, client, simulated=plan.simulated, log=log)
+    llm = WithResults(answering, lambda task_id: read_ended(layout, task_id))
     return Served(
         executors={TaskClass.LLM: llm, TaskClass.RESOURCE: resource}, probe=probe, cards=_cards(options, plan, hands, log)
     )
+
+
+def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:
+    """Where there is no card there is nothing to spill from: the CPU is where such a worker is meant to run."""
+    if plan.gpu_uuids or plan.simulated or llm.on_cpu_spill != "refuse":
+        return llm
+    log.info("%s has no card: its models may run on the CPU", plan.name)
+    return msgspec.structs.replace(llm, on_cpu_spill="allow")
 
 
 def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: logging.Logger) -> CardWatch | None:

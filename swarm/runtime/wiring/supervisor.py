@@ -155,12 +155,15 @@ def swarm_lives(settings: Settings) -> bool:
     return supervisor_lives(settings) or any(is_held(layout, name) for name in registry.names(layout))
 
 
-def start_background(options: RunOptions, *, parent: bool) -> subprocess.Popen[bytes]:
+def start_background(
+    options: RunOptions, *, parent: bool, planned: Callable[[int], None] = lambda _workers: None
+) -> subprocess.Popen[bytes]:
     """Start ``swarm up`` in a session of its own, output to ``logs/supervisor.err``.
 
-    With ``parent`` it ends when this process does. Raises ``LockHeld`` when one runs already.
+    With ``parent`` it ends when this process does. ``planned`` is told how many workers are about to start.
+    Raises ``LockHeld`` when one runs already.
     """
-    _plans(options)  # what is wrong with the configuration is said here, not in a log
+    workers = len(_plans(options))  # what is wrong with the configuration is said here, not in a log
     queue = open_root(options)
     if is_held(queue.layout, NAME):
         _refuse(queue.layout)
@@ -169,6 +172,7 @@ def start_background(options: RunOptions, *, parent: bool) -> subprocess.Popen[b
         words += ["--simulate", str(options.simulate)]
     if parent:
         words += ["--for-pid", str(os.getpid())]
+    planned(workers)
     log_path = Path(queue.layout.logs) / f"{NAME}.err"
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as err:
         return subprocess.Popen(

@@ -1,0 +1,42 @@
+"""What a worker's parts are told of its cards."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from swarm.core.faults import TaskFault
+from swarm.core.plan import WorkerPlan
+from swarm.core.task import TaskClass
+from swarm.runtime.attempt import Cancel
+from swarm.runtime.wiring.process import RunOptions
+from swarm.runtime.wiring.served import served_parts
+from swarm.settings import LlmSettings, QueueSettings, Settings
+from swarm.taskqueue.layout import Layout
+from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
+
+
+def parts(tmp_path, server, **plan):
+    settings = Settings(queue=QueueSettings(root=str(tmp_path)), llm=LlmSettings(on_cpu_spill="refuse"))
+    plan = WorkerPlan(name="worker-1", url="http://127.0.0.1:1", **plan)
+    options = RunOptions(settings=settings)
+    return served_parts(Layout(str(tmp_path)), options, plan, server, logging.getLogger("worker-1"))
+
+
+def test_a_worker_without_cards_may_use_the_cpu_and_says_so_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    server = FakeServer(vram_mib=0)
+    served = parts(tmp_path, server)
+    served.executors[TaskClass.RESOURCE].run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
+    assert served.probe.look().model == "a:latest"
+    assert len([r for r in caplog.records if "no card" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("plan", [{"gpus": (0,), "gpu_uuids": ("SIM-GPU-0",)}, {}])
+def test_a_simulated_worker_or_one_with_a_card_may_not(tmp_path, plan):
+    served = parts(tmp_path, FakeServer(vram_mib=0), simulated=True, **plan)
+    with pytest.raises(TaskFault, match="on the CPU"):
+        served.executors[TaskClass.RESOURCE].run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
+    held = parts(tmp_path, FakeServer(held=[FakeLoaded("a:latest", size_vram_mib=0)]), simulated=True, **plan)
+    assert held.probe.look().model is None
