@@ -13,9 +13,8 @@ from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from swarm.core.plan import RESERVED_NAMES
 from swarm.settings import Settings, WorkerSpec
-
-RESERVED_NAMES = frozenset({"brain", "supervisor"})
 
 KeyPath = tuple[str | int, ...]
 Place = Callable[[KeyPath], str]

@@ -55,9 +55,9 @@ class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
     heartbeat_s: Positive = 2.0
     heartbeat_stale_s: Positive = 15.0
-    """A worker whose heartbeat number stands still for so long is hung; it is killed and its tasks are taken back."""
+    """A worker whose heartbeat number stands still for so long is warned about; at four times that it is killed as hung."""
     poll_s: Positive = 0.05
-    """Idle workers look into the queue this often, even when no change hint arrives."""
+    """Idle workers look into the queue this often without a change hint; after a second of idling, at five times this."""
     max_tasks_per_worker: Count = 5
     cpu_slots: Count = 1
 
