@@ -16,7 +16,10 @@ class SystemClock:
 
     def iso(self, offset_s: float = 0.0) -> str:
         """Now, plus an offset, as ISO 8601 with milliseconds and the local offset."""
-        second, millisecond = divmod(round((time.time() + offset_s) * 1000), 1000)
+        now_ms = time.time_ns() // 1_000_000
+        if offset_s:
+            now_ms += round(offset_s * 1000)
+        second, millisecond = divmod(now_ms, 1000)
         head, zone = _second(second)
         return f"{head}.{millisecond:03d}{zone}"
 

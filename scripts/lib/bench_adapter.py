@@ -24,6 +24,8 @@ class Adapter:
     """Module that must be importable, or ``program:NAME``."""
     waits = ""
     poll_s = 0.1
+    turns = False
+    """Whether the drains use ``turn`` rather than one call after the other."""
     many = True
     """Whether several processes may share it."""
 
@@ -43,6 +45,10 @@ class Adapter:
             return str(exc)
         return None
 
+    def waiting(self) -> str:
+        """The folder where what waits lies, in the order in which it will be claimed."""
+        return self.path
+
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def open(self, consumer: int = 0) -> None: ...
@@ -55,6 +61,11 @@ class Adapter:
         raise NotImplementedError
 
     def ack(self, handle: Any) -> None: ...
+
+    def turn(self, handle: Any) -> tuple[str, Any] | None:
+        """Record one as done and take the next; queues that can share a commit between the two do."""
+        self.ack(handle)
+        return self.claim()
 
     def fill(self, tasks: Iterable[dict[str, Any]]) -> None:
         for task in tasks:

@@ -99,17 +99,20 @@ def drain_rate(adapter: Adapter, processes: int, limit_s: float, most: int = 1 <
         start_s = last_s = mono()
         cpu_s = time.process_time()
         barren = 0
+        found: tuple[str, Any] | None = None
         while len(names) < most and barren < 5:
             if mono() - start_s > limit_s:
                 return len(names), start_s, mono(), names, True, time.process_time() - cpu_s
-            found = adapter.claim()
+            if found is None:
+                found = adapter.claim()
             if found is None:
                 barren += 1
                 time.sleep(0.003)
                 continue
             barren = 0
-            adapter.ack(found[1])
-            names.append(found[0])
+            name, handle = found
+            found = adapter.turn(handle) if adapter.turns else _ack(adapter, handle)
+            names.append(name)
             last_s = mono()
         return len(names), start_s, last_s, names, False, time.process_time() - cpu_s
 
@@ -123,6 +126,10 @@ def drain_rate(adapter: Adapter, processes: int, limit_s: float, most: int = 1 <
         "twice": len(names) - len(set(names)),
         "capped": any(p[4] for p in parts),
     }
+
+
+def _ack(adapter: Adapter, handle: Any) -> None:
+    adapter.ack(handle)
 
 
 def slots(path: str, count: int, number: int, limit_s: float) -> float:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench_adapter import Adapter, mono
 from bench_work import MODEL, RESULT
 
-from swarm.core.claim import Claim
+from swarm.clock import SystemClock
+from swarm.core.claim import Claim, Finish
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import LifeLock
 
+CLOCK = SystemClock()
 LANES = [f"llm@{MODEL}"]
 
 
@@ -38,6 +39,9 @@ class SwarmFast(Adapter):
         self.queue = FileQueue(f"{self.path}/queue", self.durable).prepare()
         self.worker = f"worker-{consumer}"
         self.bell = self.queue.bell()
+
+    def waiting(self) -> str:
+        return f"{self.path}/queue/pending"
 
     def begin(self) -> None:
         """Become a worker."""
@@ -57,10 +61,23 @@ class SwarmFast(Adapter):
         return None if claim is None else (claim.task.name, claim)
 
     def ack(self, handle: Claim) -> None:
-        attempt = Attempt(attempt=handle.attempt, worker=self.worker, outcome="completed")
-        trail = Trail(result=RESULT, attempts=(*handle.attempts, attempt))
-        if not self.mine.finish(handle, TaskState.COMPLETED, trail):
+        if not self.mine.finish(*self._finish(handle)):
             raise RuntimeError("fenced")
+
+    def turn(self, handle: Claim) -> tuple[str, Any] | None:
+        return next(iter(self.exchange([handle], 1)), None)
+
+    def exchange(self, handles: Sequence[Claim], most: int) -> list[tuple[str, Any]]:
+        """What a worker does when tasks have ended: record them and claim the next, in one exchange."""
+        got = self.mine.exchange([self._finish(h) for h in handles], lambda taken: LANES if len(taken) < most else ())
+        if not all(got.done):
+            raise RuntimeError("fenced")
+        return [(claim.task.name, claim) for claim in got.claims]
+
+    def _finish(self, handle: Claim) -> Finish:
+        attempt = Attempt(attempt=handle.attempt, worker=self.worker, outcome="completed")
+        whole = Trail(status="completed", completed_at=CLOCK.iso(), result=RESULT, attempts=(*handle.attempts, attempt))
+        return Finish(handle, TaskState.COMPLETED, whole)
 
     def wait(self, timeout_s: float) -> tuple[str, Any] | None:
         end_s = mono() + timeout_s
@@ -93,27 +110,22 @@ class SwarmPolling(SwarmFast):
     hears = False
 
 
+class SwarmFullTurn(SwarmFull):
+    name = "swarm (full), as its worker does it"
+    turns = True
+
+
 def slots_rate(adapter: SwarmFull, slots: int, limit_s: float) -> float:
-    """Tasks a second of one worker whose slots claim and finish at the same time."""
+    """Tasks a second of one worker whose slots have all ended at each of its turns."""
     adapter.open(90)
     adapter.begin()
-    done = [0] * slots
     start_s = mono()
-
-    def run(slot: int) -> None:
-        while mono() - start_s < limit_s:
-            found = adapter.claim()
-            if found is None:
-                return
-            adapter.ack(found[1])
-            done[slot] += 1
-
-    threads = [threading.Thread(target=run, args=(slot,)) for slot in range(slots)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (mono() - start_s)
+    done = 0
+    held = adapter.exchange([], slots)
+    while held and mono() - start_s < limit_s:
+        done += len(held)
+        held = adapter.exchange([handle for _, handle in held], slots)
+    return done / (mono() - start_s)
 
 
-OURS = (SwarmFast, SwarmFull)
+OURS = (SwarmFast, SwarmFull, SwarmFullTurn)

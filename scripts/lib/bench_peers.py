@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench_adapter import Adapter
-from bench_plain import Beanstalkd, Naive, Sqlite, SqliteFull
+from bench_plain import Beanstalkd, Naive, Sqlite, SqliteFull, SqliteFullTurn
 
 
 class HueySqlite(Adapter):
@@ -133,4 +133,4 @@ class Diskcache(Adapter):
             return None
 
 
-PEERS = (Sqlite, SqliteFull, HueySqlite, HueyFile, PersistAck, LiteQueue, Diskcache, Beanstalkd, Naive)
+PEERS = (Sqlite, SqliteFull, SqliteFullTurn, HueySqlite, HueyFile, PersistAck, LiteQueue, Diskcache, Beanstalkd, Naive)

@@ -57,6 +57,18 @@ class SqliteFull(Sqlite):
     name, sync, durability, level = "SQLite by hand, FULL", "fsync", "fsync", "FULL"
 
 
+class SqliteFullTurn(SqliteFull):
+    name = "SQLite by hand, FULL, done + next in one transaction"
+    turns = True
+
+    def turn(self, handle: Any) -> tuple[str, Any] | None:
+        self.db.execute("begin immediate")
+        self.ack(handle)
+        found = self.claim()
+        self.db.execute("commit")
+        return found
+
+
 class Beanstalkd(Adapter):
     name, durability, needs, waits = "beanstalkd -b", "log, fsync every 50 ms", "program:beanstalkd", "blocking"
 

@@ -87,11 +87,14 @@ class Run:
                     self.drain_cell(kind, processes)
         self.slot_cell()
         for kind in order:
-            self.enqueue_cell(kind)
+            if not kind.turns:
+                self.enqueue_cell(kind)
         for depth in self.depths:
             for kind in order:
                 self.depth_cell(kind, depth)
         for kind in (*order, *([SwarmPolling] if self.adapters and self.adapters[0] in OURS else [])):
+            if kind.turns:
+                continue
             self.pick_up_cell(kind)
             if number == 0 and kind is not SwarmPolling:
                 self.words[f"killed|{kind.name}"] = self.with_adapter(kind, measure.killed)
@@ -142,8 +145,8 @@ class Run:
             adapter = kind(self.folder())
             adapter.start()
             measure.fill(adapter, depth)
-        warm(adapter.path)
         most = 1000 if kind.sync == "none" else 300
+        warm(adapter.waiting(), most)
         self.note(key, lambda: measure.drain_rate(adapter, 1, self.limit_s, most))
         if depth > 1000:
             self.backlogs[(kind.name, depth)] = adapter

@@ -163,8 +163,11 @@ def machine(folder: str) -> dict[str, Any]:
     }
 
 
-def warm(root: str, most: int = 5000) -> None:
-    """Read the first files below ``root``, by name: what was made minutes ago is then as much in memory as what is new."""
+def warm(root: str, most: int) -> None:
+    """Read the first files below ``root``, by name: what was made minutes ago is then as much in memory as what is new.
+
+    No more than will be used: what comes after would push the first out of the processor's cache again.
+    """
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names)[:most]:

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm import __version__
-from swarm.api.documents import DocumentMaker, Made, Work
-from swarm.api.linking import is_linked, links_between
+from swarm.api.documents import DocumentMaker, Made, Work, plain
+from swarm.api.linking import EarlierNames, is_linked, links_between
 from swarm.api.result import Result
 from swarm.api.results import Results, read_result
 from swarm.api.waiting import Alive, as_ended
@@ -20,8 +20,9 @@ from swarm.cli.servers import Hosting, check_models, hosting
 from swarm.clock import SystemClock
 from swarm.configfile import load
 from swarm.core.task import ID_RE, TERMINAL
-from swarm.errors import InputError, NotRunning
+from swarm.errors import DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.files.drafts import item_key
+from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
 from swarm.settings import Settings
 from swarm.taskqueue.batches import Manifest, read_ended
@@ -72,6 +73,8 @@ class Swarm:
         self._stack: ExitStack | None = None
         self._host = Hosting(own=None)
         self._checked: set[str] = set()
+        self._told: set[str] = set()
+        self._names = EarlierNames(self._exists)
         self.queue: FileQueue = open_queue(self._loaded.settings)
 
     @property
@@ -105,12 +108,19 @@ class Swarm:
 
         ``work``: a prompt, chat messages, or a dictionary (a line as in a JSONL input, or a whole task). ``fields``: task
         fields (``priority``, ``session``, ``timeout_s`` …), ``system``, ``options={"num_predict": 64}``, ``endpoint``,
-        ``format`` (``"json"`` or a JSON Schema). Raises ``InputError``, ``ModelNotFound``, ``StorageFault``.
+        ``format`` (``"json"`` or a JSON Schema), ``images`` (paths) and ``images_dir``. ``depends_on`` takes handles, task
+        ids, and names (``name``, ``custom_id``) of tasks submitted before through this object.
+        Raises ``InputError``, ``ModelNotFound``, ``StorageFault``.
         """
         self._must_run()
-        made = DocumentMaker(model=model, fields=fields).make(work)
-        self._check_model(made)
-        return Handle(self, self.queue.enqueue(made.document))
+        made = DocumentMaker(model=model, fields=plain(fields)).make(work)
+        self._check(made)
+        try:
+            task_id = self.queue.enqueue(self._names.linked(made.document))
+        except (TaskInvalid, DuplicateTask) as problem:
+            raise InputError(problem.message, hint=problem.hint) from problem
+        self._names.note(made.document, task_id)
+        return Handle(self, task_id)
 
     def map(
         self,
@@ -125,17 +135,21 @@ class Swarm:
 
         Items as for ``submit``; with ``template`` dictionaries whose columns fill it (``"Sum up: {text}"``). ``items`` is
         read to its end first and accepted in chunks that are durable one by one. ``depends_on`` of an item may hold the
-        ``custom_id`` or ``name`` of others. With ``batch`` the same call again, in another process too, does not repeat
-        what is known: items count by content. Raises as ``submit``, naming the item.
+        ``custom_id`` or ``name`` of others, task ids and handles. With ``batch`` the same call again, in another process
+        too, does not repeat what is known: items count by content. Raises as ``submit``, naming the item; nothing was
+        accepted then.
         """
         self._must_run()
         if batch is not None and not ID_RE.match(batch):
             fit = re.sub(r"[^A-Za-z0-9_-]+", "-", batch).strip("-_")[:60] or "my-batch"
             raise InputError(f"{batch!r} is no name for a batch", hint=f"letters, digits, - and _: {fit}")
         batch_id = batch or f"map-{self.queue.new_id()}"
+        fields = plain(fields)
         maker = DocumentMaker(model=model, template=template, fields=fields)
         book = self.queue.batches()
         given = items if isinstance(items, Sequence) else list(items)
+        for _ in self._pairs(maker, given):
+            pass  # what cannot be meant is said before anything is accepted
         linked = links_between(self._pairs(maker, given), self._exists) if is_linked(given, fields) else None
         manifest = Manifest(
             batch_id=batch_id,
@@ -164,7 +178,7 @@ class Swarm:
         seen: dict[bytes, int] = {}
         for index, work in enumerate(items):
             made = maker.make(work, index)
-            self._check_model(made)
+            self._check(made)
             occurrence = seen.get(made.digest, 0)
             seen[made.digest] = occurrence + 1
             yield item_key(made.digest, occurrence), made.document
@@ -172,7 +186,12 @@ class Swarm:
     def _exists(self, task_id: str) -> bool:
         return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
-    def _check_model(self, made: Made) -> None:
+    def _check(self, made: Made) -> None:
+        """Whether there is the model, and whether who is to be told can be."""
+        for target in made.document.get("notify") or ():
+            if isinstance(target, str) and target not in self._told:
+                check_target(target, self.settings)
+                self._told.add(target)
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
             check_models(self.settings, [model])

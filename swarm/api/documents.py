@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from swarm.files.problems import FieldError, did_you_mean
 Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """A prompt; chat messages; or a dictionary: a line as in a JSONL input, or a whole task (``request`` or ``command``)."""
 
-_READING = ("system", "endpoint", "options", "prompt_field", "name_field")
+_READING = ("system", "endpoint", "options", "prompt_field", "name_field", "images_dir")
 _REQUEST = ("format", "think", "tools")
 """Keywords that go into Ollama's request as they are; ``format`` may be a JSON Schema."""
 _WHOLE = ("command", "action", "request")
@@ -55,6 +56,7 @@ class DocumentMaker:
                 record = dict(work)
             case _:
                 record = {"messages": [dict(message) for message in work]}
+        record = plain(record)
         if self._is_task(record):
             document = {**self._fields, **record}
             return Made(document, hashlib.blake2b(_encode(document), digest_size=16, person=b"swarm-item-2").digest())
@@ -72,3 +74,20 @@ class DocumentMaker:
         if self._options.template is not None or self._options.prompt_field is not None:
             return False
         return not {"prompt", "messages"} & record.keys() and any(name in record for name in _WHOLE)
+
+
+def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with ids for handles in ``depends_on``, and texts for paths in ``images`` and ``images_dir``."""
+    found = dict(fields)
+    if isinstance(found.get("images"), str | os.PathLike):
+        found["images"] = [found["images"]]
+    for name in ("depends_on", "images"):
+        if isinstance(found.get(name), list | tuple):
+            found[name] = [_text(getattr(one, "id", one)) for one in found[name]]
+    if found.get("images_dir") is not None:
+        found["images_dir"] = _text(found["images_dir"])
+    return found
+
+
+def _text(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

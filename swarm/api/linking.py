@@ -8,10 +8,44 @@ from typing import Any
 from swarm.core.dag import Links
 from swarm.errors import InputError
 from swarm.files.drafts import Draft
-from swarm.files.links import links_of
+from swarm.files.links import check_references, links_of
+from swarm.files.problems import FieldError, did_you_mean
+from swarm.taskqueue.batches import linked
 
 LABEL = "items"
 """Stands before the numbers (from 0) of items that are wrong."""
+
+
+class EarlierNames:
+    """Names of tasks submitted one by one, so that later ones can wait for them by name; the last of a name counts."""
+
+    def __init__(self, exists: Callable[[str], bool]) -> None:
+        self._exists = exists
+        self._ids: dict[str, str] = {}
+
+    def note(self, document: Mapping[str, Any], task_id: str) -> None:
+        """This task is in the queue."""
+        for field in ("name", "custom_id"):
+            if document.get(field):
+                self._ids[document[field]] = task_id
+
+    def linked(self, document: dict[str, Any]) -> Mapping[str, Any]:
+        """The document with task ids for names. Raises ``InputError`` for one that is neither a name nor an id."""
+        wants = document.get("depends_on")
+        if not wants:
+            return document
+        if not isinstance(wants, list | tuple) or not all(isinstance(name, str) for name in wants):
+            raise InputError("depends_on: must be a list of names, task ids or handles")
+        for name in wants:
+            if name not in self._ids and not self._exists(name):
+                meant = did_you_mean(name, self._ids)
+                raise InputError(f"depends_on: {name!r} is no name of an earlier task and no task of the queue{meant}")
+        try:
+            check_references(document)
+        except FieldError as error:
+            raise InputError(f"{error.field}: {error.message}") from error
+        used = {name: name for name in wants if name in self._ids}
+        return linked(document, Links(keys=tuple(used), names=used), self._ids)
 
 
 def is_linked(items: Sequence[Any], fields: Mapping[str, Any]) -> bool:

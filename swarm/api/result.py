@@ -30,6 +30,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """``type: message`` of what went wrong; None if nothing did."""
     simulated: bool
     """The answer comes from a simulated model server."""
+    cached: bool = False
+    """The answer was given before and comes from the cache; tokens and times are those of then."""
     index: int | None = None
     """The item's place in what was given to ``map``, from 0."""
 
@@ -58,6 +60,7 @@ def result_of(document: dict[str, Any], index: int | None = None) -> Result:
         ok=ok,
         error=None if ok else _error(document),
         simulated=bool(document.get("simulated")),
+        cached=bool(document.get("cached")),
         index=index,
     )
 

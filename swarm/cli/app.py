@@ -7,24 +7,6 @@ from typing import Annotated
 import typer
 
 from swarm import __version__
-from swarm.cli import (
-    batchcmd,
-    config,
-    doctor,
-    feed,
-    logs,
-    look,
-    metrics,
-    models,
-    notify,
-    queue,
-    restart,
-    run,
-    serve,
-    top,
-    up,
-    workers,
-)
 from swarm.cli.exits import Group
 
 app = typer.Typer(
@@ -60,31 +42,3 @@ def main(
     ] = False,
 ) -> None:
     """Options before a command."""
-
-
-app.command()(run.run)
-app.command()(run.submit)
-app.command()(run.results)
-app.command()(batchcmd.batches)
-app.add_typer(batchcmd.app, name="batch")
-app.add_typer(notify.app, name="notify")
-app.command()(feed.feed)
-app.command()(feed.feeds)
-app.command()(up.up)
-app.command()(up.down)
-app.command()(restart.restart)
-app.command()(look.status)
-app.command()(top.top)
-app.add_typer(workers.app, name="workers")
-app.command()(look.gpus)
-app.add_typer(models.app, name="models")
-app.command()(look.explain)
-app.command()(doctor.doctor)
-app.command()(logs.logs)
-app.command()(metrics.metrics)
-app.add_typer(queue.app, name="queue")
-app.add_typer(config.app, name="config")
-app.command()(up.brain)
-app.command()(up.worker)
-app.command()(serve.serve)
-app.add_typer(up.sim, name="sim")

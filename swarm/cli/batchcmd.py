@@ -42,7 +42,10 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
 
     settings = existing(root, config)
     queue = open_queue(settings)
-    rows = tuple(_row(settings, *_tally(queue, name), price_per_mtok) for name in queue.batches().names())
+    before = _active(queue)
+    tallies = [_tally(queue, name) for name in queue.batches().names()]
+    active = max(before, _active(queue))
+    rows = tuple(_row(settings, *tally, active, price_per_mtok) for tally in tallies)
     rows = tuple(sorted(rows, key=lambda row: row.submitted_at))
     show({"batches": rows}, batchview.table(rows), as_json=as_json)
 
@@ -63,8 +66,9 @@ def show(
 
     settings = existing(root, config)
     queue = open_queue(settings)
+    before = _active(queue)
     manifest, tally = _tally(queue, batch)
-    row = _row(settings, manifest, tally, price_per_mtok)
+    row = _row(settings, manifest, tally, max(before, _active(queue)), price_per_mtok)
     found = report(queue, settings, manifest, tally)
     render.show({"batch": row, "report": found}, batchview.details(row, found), as_json=as_json)
 
@@ -150,8 +154,14 @@ def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:
     return manifest, tally(queue.layout, queue.storage, batch, queue.batches().task_ids(batch))
 
 
-def _row(settings: Settings, manifest: Manifest, tally: Tally, price_per_mtok: float | None) -> BatchRow:
+def _active(queue: FileQueue) -> int:
+    """Tasks that have not ended, at the most: what is at work may be on the move and counts twice."""
+    counts = queue.stats()
+    return sum(counts.pending.values()) + counts.drop_ins + counts.blocked + 2 * sum(counts.processing.values())
+
+
+def _row(settings: Settings, manifest: Manifest, tally: Tally, active: int, price_per_mtok: float | None) -> BatchRow:
     from swarm.cli.batchview import batch_row
     from swarm.runtime.wiring.supervisor import swarm_lives
 
-    return batch_row(manifest, tally, alive=swarm_lives(settings), price_per_mtok=price_per_mtok)
+    return batch_row(manifest, tally, alive=swarm_lives(settings), active=active, price_per_mtok=price_per_mtok)

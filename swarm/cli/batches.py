@@ -27,6 +27,7 @@ from swarm.core.dag import Links
 from swarm.core.task import ID_RE
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
 from swarm.files import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
+from swarm.files.problems import Problems
 from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
 from swarm.runtime.wiring.supervisor import swarm_lives
@@ -45,6 +46,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     with opened(request.source or "-") as source:
         options = read_options(request)
         scan = validate(source, options)
+        _check_line_targets(loaded, scan)
         _check_errors(request, scan)
         linked = _links(open_queue(loaded.settings), source, options, scan)
         if request.dry_run:
@@ -82,6 +84,17 @@ def _check_targets(loaded: Loaded, request: RunRequest) -> None:
         check_target(target, loaded.settings)
 
 
+def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
+    """Who the lines themselves name: refused with the first line of each before anything is accepted."""
+    problems = Problems(scan.label)
+    for target, line_no in scan.targets.items():
+        try:
+            check_target(target, loaded.settings)
+        except InputError as error:
+            problems.add(line_no, "notify", error.message.removeprefix("notify "))
+    problems.raise_if_any()
+
+
 def _check_errors(request: RunRequest, scan: Scan) -> None:
     if request.errors is None:
         return
@@ -108,6 +121,7 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     with opened(request.source) as source:
         options = read_options(request)
         scan = validate(source, options)
+        _check_line_targets(loaded, scan)
         linked = _links(queue, source, options, scan)
         if request.dry_run:
             return dry_run(queue, source, options, scan, task_fields(request))

@@ -25,6 +25,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     """Failed and cancelled ones."""
     left: int
+    purged: int
+    """Of which nothing is left: their records were removed. Known to be at least so many while other tasks wait."""
     progress: float
     """From 0 to 1."""
     eta_s: float | None
@@ -32,14 +34,24 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     tokens_out: int
     card_s: float
     cost: float | None
+    cached: int
+    """Answers from the cache; what they saved is no part of the tokens above."""
+    saved_in: int
+    saved_out: int
+    saved_s: float
     simulated: int
     submitted_at: str
 
 
-def batch_row(manifest: Manifest, tally: Tally, *, alive: bool, price_per_mtok: float | None) -> BatchRow:
-    """A batch's row. ``alive``: somebody works. The price counts tokens in and out, in whatever currency it is given."""
+def batch_row(manifest: Manifest, tally: Tally, *, alive: bool, active: int, price_per_mtok: float | None) -> BatchRow:
+    """A batch's row. ``alive``: somebody works; ``active``: tasks of the whole queue that have not ended, at the most.
+
+    The price counts tokens in and out, in whatever currency it is given.
+    """
     sums = tally.all
-    items = sums.items + tally.left
+    purged = max(0, tally.left - active) if manifest.submitted else 0
+    tally = msgspec.structs.replace(tally, left=tally.left - purged)
+    items = sums.items + tally.left + purged
     if not manifest.submitted:
         state = "incomplete"
     elif not tally.left:
@@ -54,12 +66,17 @@ def batch_row(manifest: Manifest, tally: Tally, *, alive: bool, price_per_mtok: 
         completed=tally.completed.items,
         failed=tally.failed.items + tally.cancelled.items,
         left=tally.left,
-        progress=round(sums.items / items, 4) if items else 1.0,
+        purged=purged,
+        progress=round((sums.items + purged) / items, 4) if items else 1.0,
         eta_s=_eta_s(tally) if alive else None,
         tokens_in=sums.tokens_in,
         tokens_out=sums.tokens_out,
         card_s=round(sums.card_s, 3),
         cost=None if price_per_mtok is None else round((sums.tokens_in + sums.tokens_out) / 1e6 * price_per_mtok, 6),
+        cached=sums.cached,
+        saved_in=sums.saved_in,
+        saved_out=sums.saved_out,
+        saved_s=round(sums.saved_s, 3),
         simulated=sums.simulated,
         submitted_at=manifest.created_at,
     )
@@ -77,23 +94,33 @@ def _eta_s(tally: Tally) -> float | None:
 def table(rows: tuple[BatchRow, ...]) -> list[Block]:
     """All batches."""
     priced = any(row.cost is not None for row in rows)
+    cached = any(row.cached for row in rows)
+    purged = any(row.purged for row in rows)
     heads = ("items", "done", "failed", "left", "progress", "ETA", "tok in", "tok out", "card time")
     columns = (
         Column("id"),
         Column("source", gives_way=True),
         Column("state"),
         *(Column(head, right=True) for head in heads),
+        *((Column("purged", right=True),) if purged else ()),
+        *((Column("cached", right=True),) if cached else ()),
         *((Column("cost", right=True),) if priced else ()),
     )
     blocks: list[Block] = [
-        Table(columns=columns, rows=tuple(_cells(row, priced=priced) for row in rows), empty="no batches")
+        Table(
+            columns=columns,
+            rows=tuple(_cells(row, purged=purged, cached=cached, priced=priced) for row in rows),
+            empty="no batches",
+        )
     ]
+    if cached:
+        blocks.append(Line(_saved(rows)))
     if any(row.simulated for row in rows):
         blocks.append(Line("simulated: some of these answers come from simulated model servers", "yellow"))
     return blocks
 
 
-def _cells(row: BatchRow, *, priced: bool) -> tuple[Cell | str, ...]:
+def _cells(row: BatchRow, *, purged: bool, cached: bool, priced: bool) -> tuple[Cell | str, ...]:
     return (
         row.batch_id,
         row.source,
@@ -107,8 +134,16 @@ def _cells(row: BatchRow, *, priced: bool) -> tuple[Cell | str, ...]:
         count(row.tokens_in),
         count(row.tokens_out),
         duration(row.card_s),
+        *((count(row.purged),) if purged else ()),
+        *((count(row.cached),) if cached else ()),
         *((f"{row.cost:.4g}",) if priced and row.cost is not None else ()),
     )
+
+
+def _saved(rows: tuple[BatchRow, ...]) -> str:
+    tokens = f"{count(sum(row.saved_in for row in rows))} tokens in, {count(sum(row.saved_out for row in rows))} out"
+    requests = plural(sum(row.cached for row in rows), "request")
+    return f"cache: {requests} answered before; saved {tokens}, {duration(sum(row.saved_s for row in rows))} of requests"
 
 
 def details(row: BatchRow, report: dict[str, Any]) -> list[Block]:
@@ -123,10 +158,6 @@ def details(row: BatchRow, report: dict[str, Any]) -> list[Block]:
         blocks.append(Line("by worker: " + ", ".join(f"{w} {count(n)}" for w, n in report["workers"].items())))
     for card, seconds in report["cards"].items():
         blocks.append(Line(f"card {card}: busy {duration(seconds)}"))
-    saved = report["cached"]
-    if saved["requests"]:
-        spared = f"{count(saved['tokens_in'])} tokens in, {count(saved['tokens_out'])} out, {duration(saved['seconds'])}"
-        blocks.append(Line(f"cache: {plural(saved['requests'], 'request')} answered before; saved {spared} of requests"))
     for kind, number in sorted(report["errors"].items(), key=lambda pair: -pair[1]):
         blocks.append(Line(f"error {kind}: {plural(number, 'item')}", "red"))
     if row.failed:

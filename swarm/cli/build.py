@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli.facade import Counts, Located
+from swarm.cli.ports import Counts, Located
 from swarm.cli.views import ActiveRow, CardRow, LaneRow, ModelRow, PendingStats, QueueStats, TaskRow, WorkerLine
 from swarm.core.lanes import parse_lane
 from swarm.core.liveness import condition, workers_of

@@ -8,7 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.facade import Queue, brain_lives, wiring
+from swarm.cli.facade import brain_lives, wiring
+from swarm.cli.ports import Queue
 from swarm.configcheck import near
 from swarm.core.snapshot import ClaimView, SwarmSnapshot
 from swarm.core.stuck import stuck

@@ -12,11 +12,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from swarm.cli.places import Commands
+from swarm.cli.values import lighten
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
 
 
 class Group(TyperGroup):
-    """A command group whose commands end as described here."""
+    """All commands; they end as described here."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  (typer's, handed on)
+        super().__init__(**{**attributes, "commands": None})
+        lighten(self)
+        self.commands: Any = Commands()
 
     def invoke(self, ctx: Any) -> object:  # noqa: ANN401  (its type moved house between versions of typer)
         """Run the command; every way it can end becomes an exit code."""

@@ -9,9 +9,10 @@ import msgspec
 
 from swarm.cli import installed
 from swarm.cli.build import worker_lines
+from swarm.cli.ports import SetAside
 from swarm.cli.views import Explanation
 from swarm.configcheck import near
-from swarm.core.explain import explain_task, explain_worker
+from swarm.core.explain import Reason, explain_task, explain_worker
 from swarm.core.explain_model import explain_model, models_to_explain
 from swarm.core.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
@@ -36,6 +37,13 @@ def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Setting
         raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
     reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
+
+
+def set_aside(task_id: str, aside: SetAside) -> Explanation:
+    """What became of a task whose file was none."""
+    text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
+    reasons = (Reason("corrupt", text, f"swarm submit --task corrupt/{aside.name}  (once it is mended)"),)
+    return Explanation(subject=task_id, kind="task", state=str(TaskState.CORRUPT), reasons=reasons)
 
 
 def is_model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> bool:

@@ -1,118 +1,20 @@
-"""What the commands ask of the rest of the program, as Protocols, and the one place that gets it (late: it is heavy)."""
+"""The rest of the program as the commands see it, and the one place that gets it (late: it is heavy)."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import msgspec
 
-from swarm.cli.progress import RunView
-from swarm.configfile import Loaded
-from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.task import TaskState
-from swarm.settings import Settings
+from swarm.cli.ports import Observer, Queue, Reader
 
-
-class Counts(Protocol):
-    """``queue.stats()``."""
-
-    @property
-    def pending(self) -> Mapping[str, int]:
-        """Waiting tasks by lane."""
-        ...
-
-    @property
-    def processing(self) -> Mapping[str, int]:
-        """Claimed tasks by worker."""
-        ...
-
-    @property
-    def blocked(self) -> int: ...
-    @property
-    def completed(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-    @property
-    def cancelled(self) -> int: ...
-    @property
-    def corrupt(self) -> int: ...
-    @property
-    def drop_ins(self) -> int: ...
-    @property
-    def oldest_pending_s(self) -> float | None: ...
-
-
-class Located(Protocol):
-    """Where a task's file lies."""
-
-    @property
-    def task_id(self) -> str: ...
-    @property
-    def state(self) -> TaskState: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def worker(self) -> str | None: ...
-    @property
-    def lane(self) -> str | None: ...
-
-
-class Queue(Protocol):
-    """The queue as a person looks at it and corrects it."""
-
-    def stats(self) -> Counts:
-        """Everything counted."""
-        ...
-
-    def find(self, task_id: str) -> Located | None:
-        """Where this task is; None: nowhere."""
-        ...
-
-    def read(self, task_id: str) -> dict[str, Any]:
-        """The whole document plus ``state``. Raises ``UnknownTask``."""
-        ...
-
-    def list(self, state: TaskState) -> Iterator[Located]:
-        """Files of one state, first in line first; streams."""
-        ...
-
-    def cancel(self, task_id: str, reason: str) -> str:
-        """``cancelled``, or ``asked`` where its worker was asked to. Raises ``UnknownTask``, ``QueueError``."""
-        ...
-
-    def retry(self, task_id: str) -> str:
-        """Put a failed or cancelled task back; returns its lane. Raises ``UnknownTask``, ``QueueError``."""
-        ...
-
-    def uncancel(self, task_id: str) -> None:
-        """Take back the wish that a running task be cancelled."""
-        ...
-
-    def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> Mapping[TaskState, Removed]:
-        """Remove finished documents that ended longer ago. Raises ``InputError`` for a state that is not terminal."""
-        ...
-
-
-class Removed(Protocol):
-    """How much a purge took."""
-
-    @property
-    def documents(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-
-
-class Observer(Protocol):
-    """Looks at everything once."""
-
-    def snapshot(self) -> SwarmSnapshot:
-        """The swarm now."""
-        ...
+if TYPE_CHECKING:
+    from swarm.cli.progress import RunView
+    from swarm.configfile import Loaded
+    from swarm.settings import Settings
 
 
 class Wiring(Protocol):
@@ -122,8 +24,12 @@ class Wiring(Protocol):
         """The queue under ``settings.queue.root``."""
         ...
 
-    def open_observer(self, settings: Settings) -> Observer:
-        """An observer of that queue, its processes and cards."""
+    def open_reader(self, settings: Settings) -> Reader:
+        """The same for commands that only look; quicker to get."""
+        ...
+
+    def open_observer(self, settings: Settings, queue: Queue | None = None, *, cards: bool = True) -> Observer:
+        """An observer of that queue, its processes and cards; with ``queue`` nothing is counted twice."""
         ...
 
     def take_back(self, settings: Settings, worker: str) -> Sequence[str] | None:
@@ -228,7 +134,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[str, ...]
 
 
-Show = Callable[[RunView], None]
+Show = Callable[["RunView"], None]
 
 
 class Batches(Protocol):

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.batchoptions import Endpoint, Format, Model, Options, PromptField, Quiet, Schema, System, Template
+from swarm.cli.batchoptions import (
+    Cache,
+    Endpoint,
+    Format,
+    MaxAttempts,
+    Model,
+    Options,
+    Priority,
+    PromptField,
+    Quiet,
+    Schema,
+    System,
+    Template,
+    Timeout,
+)
 from swarm.cli.options import Config, Json, Root, existing, load
 
 if TYPE_CHECKING:
@@ -41,6 +55,10 @@ def feed(
     endpoint: Endpoint = None,
     option: Options = None,
     schema: Schema = None,
+    priority: Priority = 5,
+    timeout: Timeout = None,
+    max_attempts: MaxAttempts = None,
+    cache: Cache = None,
     quiet: Quiet = False,
     root: Root = None,
     config: Config = None,
@@ -83,6 +101,10 @@ def feed(
             endpoint=endpoint,
             options=tuple(option or ()),
             schema=schema,
+            priority=priority,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            cache=cache,
         ),
         command=command,
         low=low if low is not None else min(loaded.settings.feed.min, target or loaded.settings.feed.min),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -9,14 +10,16 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from typing import Any, cast
 
 import msgspec
 
 from swarm import __version__
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.reading import read_options
+from swarm.cli.schedule import task_fields
 from swarm.cli.servers import check_models
 from swarm.cli.units import count
 from swarm.clock import SystemClock
@@ -27,20 +30,24 @@ from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputErro
 from swarm.files import Format, ReadOptions
 from swarm.files.build import builder
 from swarm.files.detect import resolve_format
+from swarm.files.feedcsv import CsvRows
 from swarm.files.feedlines import CommandLines, FileLines
 from swarm.files.item import InputItem
 from swarm.files.problems import FieldError
 from swarm.files.read_jsonl import parse_object
 from swarm.files.source import not_utf8, source_of
+from swarm.notify import check_target
 from swarm.runtime.feed import Feeder, Make, Offer
 from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.supervisor import swarm_lives
+from swarm.settings import Settings
 from swarm.taskqueue.feeds import FeedBook, FeedPool, note_batch
 from swarm.taskqueue.producer import waits
 from swarm.taskqueue.validate import validate
 
 MAX_SLUG = 30
 Tell = Callable[[FeedState], None]
+RecordOf = Callable[[bytes], dict[str, Any]]
 
 
 class FeedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     if request.low > request.target:
         raise InputError(f"--min {request.low} is above --target {request.target}")
     options = read_options(request.run)
+    defaults = {"priority": request.run.priority, **task_fields(request.run)}
     fresh = _fresh(request, options)
     queue = open_queue(loaded.settings).prepare()
     if not swarm_lives(loaded.settings):
@@ -76,7 +84,10 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
         note_batch(queue.batches(), state, version=__version__)
         with closing(_lines(request, state)) as lines, _interrupt() as asked:
             pool = FeedPool(queue.layout, queue.storage)
-            feeder = Feeder(lines, _maker(options, state), pool, book.open(state.feed_id), state)
+            if isinstance(lines, CsvRows):
+                state = msgspec.structs.replace(state, header_digest=lines.header_digest)
+            make = _maker(options, state, _record_of(lines, state, options), defaults, loaded.settings)
+            feeder = Feeder(lines, make, pool, book.open(state.feed_id), state)
             while not feeder.finished and not asked():
                 pause_s = feeder.step()
                 tell(feeder.state)
@@ -95,9 +106,8 @@ def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
         source = os.path.abspath(request.run.source or "")
         label = os.path.splitext(os.path.basename(source))[0]
         form = options.format or resolve_format(source_of(source), options)
-    if form == "csv":
-        hint = "make JSON lines of it, or hand the whole file to `swarm run` or `swarm submit`"
-        raise InputError("a feed reads lines, and a row of CSV may span several", hint=hint)
+    if form == "csv" and request.command is not None:
+        raise InputError("--command: a command's lines cannot be CSV", hint="have it print JSON lines: --format jsonl")
     meaning = msgspec.json.encode([request.command is not None, source, form, options.meaning()], order="sorted")
     mark = hashlib.blake2b(meaning, digest_size=4, person=b"swarm-feed-1").hexdigest()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower()[:MAX_SLUG].strip("-")
@@ -117,25 +127,30 @@ def _again(known: FeedState, fresh: FeedState) -> FeedState:
     return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
 
 
-def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines:
+def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines | CsvRows:
     if request.command is not None:
         return CommandLines(shlex.split(request.command), state)
+    if state.format == "csv":
+        return CsvRows(state.source, state, follow=request.follow)
     return FileLines(state.source, state, follow=request.follow)
 
 
-def _maker(options: ReadOptions, state: FeedState) -> Make:
-    form: Format = "openai" if state.format == "openai" else "text" if state.format == "text" else "jsonl"
+def _maker(
+    options: ReadOptions, state: FeedState, record_of: RecordOf, defaults: Mapping[str, Any], settings: Settings
+) -> Make:
     if options.images_dir is None and not state.is_command:
         options = msgspec.structs.replace(options, images_dir=os.path.dirname(state.source))
-    build = builder(form, options)
-    column = options.prompt_field or "prompt"
-    priority = {"priority": 5}
+    build = builder(cast("Format", state.format), options)
+    check = functools.lru_cache(lambda target: check_target(target, settings))
 
     def make(line: FeedLine) -> Offer | str:
         try:
-            record = {column: _text(line.raw)} if form == "text" else parse_object(line.raw)
-            document = {**priority, **build(InputItem(line.number, record)).document}
+            document = {**defaults, **build(InputItem(line.first, record_of(line.raw))).document}
             task = validate({"task_id": "x", **document})
+            for target in task.notify:
+                check(target)
+        except InputError as error:
+            return error.message
         except FieldError as error:
             return f"{error.field}: {error.message}" if error.field else error.message
         except TaskInvalid as error:
@@ -145,6 +160,16 @@ def _maker(options: ReadOptions, state: FeedState) -> Make:
         return Offer(document, lane_of(task), waits(task))
 
     return make
+
+
+def _record_of(lines: FileLines | CommandLines | CsvRows, state: FeedState, options: ReadOptions) -> RecordOf:
+    """How a line is read: a row by its header, a text as a prompt, else a JSON object. It raises ``FieldError``."""
+    if isinstance(lines, CsvRows):
+        return lines.record
+    if state.format != "text":
+        return parse_object
+    column = options.prompt_field or "prompt"
+    return lambda raw: {column: _text(raw)}
 
 
 def _text(raw: bytes) -> str:

@@ -106,7 +106,7 @@ def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, 
 
     if wanted.pattern is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
-    document = wiring().open_queue(settings).read(task_id)
+    document = wiring().open_reader(settings).read(task_id)
     looking = msgspec.structs.replace(wanted, pattern=tasklife.pattern(task_id))
     kept = msgspec.structs.replace(wanted, pattern=None)
     return looking, tuple(filter(kept, tasklife.entries(document)))

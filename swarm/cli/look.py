@@ -32,9 +32,10 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
     from swarm.errors import EXIT_NOT_RUNNING
 
     settings = existing(root, config)
-    counts = wiring().open_queue(settings).stats()
+    queue = wiring().open_queue(settings)
+    counts, snapshot = queue.stats(), wiring().open_observer(settings, queue).snapshot()
     brain, supervisor = brain_lives(settings), supervisor_lives(settings)
-    view = overview.status(_snapshot(settings), counts, settings, brain=brain, supervisor=supervisor)
+    view = overview.status(snapshot, counts, settings, brain=brain, supervisor=supervisor)
     show(view, screens.status(view), as_json=as_json)
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)
@@ -84,11 +85,16 @@ def explain(
     elif explaining.is_model(target, snapshot, settings):
         found = explaining.model(target, snapshot, settings)
     else:
+        queue = wiring().open_queue(settings)
         try:
-            document = wiring().open_queue(settings).read(target)
+            document = queue.read(target)
         except UnknownTask as unknown:
-            raise explaining.no_such(target, snapshot) from unknown
-        found = explaining.task(document, snapshot, settings, brain=brain_lives(settings))
+            aside = queue.set_aside(target)
+            if aside is None:
+                raise explaining.no_such(target, snapshot) from unknown
+            found = explaining.set_aside(target, aside)
+        else:
+            found = explaining.task(document, snapshot, settings, brain=brain_lives(settings))
     show(found, screens.explanation(found), as_json=as_json)
 
 

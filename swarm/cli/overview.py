@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.cli.build import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
-from swarm.cli.facade import Counts
+from swarm.cli.ports import Counts
 from swarm.cli.units import duration, plural
 from swarm.cli.views import Alarm, QueueStats, StatusView, Throughput
 from swarm.core.alarms import alarms as brain_warnings

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from swarm.cli.facade import Located, Queue
+    from swarm.cli.ports import Located, Reader
     from swarm.cli.views import TaskRow
     from swarm.core.task import TaskState
 
@@ -45,8 +45,9 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
     from swarm.core.stuck import stuck
 
     settings = existing(root, config)
-    snapshot = wiring().open_observer(settings).snapshot()
-    found = build.queue_stats(wiring().open_queue(settings).stats(), stuck_tasks=len(stuck(snapshot, settings)))
+    queue = wiring().open_queue(settings)
+    counts, snapshot = queue.stats(), wiring().open_observer(settings, queue, cards=False).snapshot()
+    found = build.queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
     show(found, screens.queue(found), as_json=as_json)
 
 
@@ -79,7 +80,7 @@ def list_tasks(
     from swarm.cli.units import plural
 
     asked = _state(state_option or state or "pending")
-    queue = wiring().open_queue(existing(root, config))
+    queue = wiring().open_reader(existing(root, config))
     wanted = _filter(lane, model)
     found = list(islice((row for row in _rows(queue, asked, lane) if wanted(row)), limit + 1))
     rows, more = tuple(found[:limit]), len(found) > limit
@@ -102,11 +103,11 @@ def show(
     Example:
       swarm queue show d5de16d7 --json | jq .attempts
     """
-    from swarm.cli import render, tasktables
+    from swarm.cli import onetask, render
     from swarm.cli.facade import wiring
 
-    document = wiring().open_queue(existing(root, config)).read(task_id)
-    render.show(document, tasktables.task(document), as_json=as_json)
+    document = wiring().open_reader(existing(root, config)).read(task_id)
+    render.show(document, onetask.blocks(document), as_json=as_json)
 
 
 @app.command()
@@ -211,7 +212,7 @@ def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
     return lambda row: wanted is None or (row.model is not None and canonical_model(row.model) == wanted)
 
 
-def _rows(queue: Queue, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
+def _rows(queue: Reader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
     from swarm.cli.build import task_row
 
     for located in queue.list(state):
@@ -219,7 +220,7 @@ def _rows(queue: Queue, state: TaskState, lane: str | None) -> Iterator[TaskRow]
             yield task_row(located, _document(queue, located))
 
 
-def _document(queue: Queue, located: Located) -> Mapping[str, Any] | None:
+def _document(queue: Reader, located: Located) -> Mapping[str, Any] | None:
     from swarm.core.task import TaskState
     from swarm.errors import QueueError
 

@@ -54,6 +54,27 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Block = Line | Table
+_STATE_STYLES: dict[str, Style] = {
+    "dead": "bold red",
+    "hung": "bold red",
+    "card_lost": "bold red",
+    "failed": "red",
+    "corrupt": "red",
+    "stale": "yellow",
+    "unready": "yellow",
+    "draining": "yellow",
+    "loading": "yellow",
+    "busy": "green",
+    "completed": "green",
+    "idle": "dim",
+    "stopped": "dim",
+}
+SIMULATED = "simulated: answers come from simulated model servers"
+
+
+def state_cell(state: str) -> Cell:
+    """A state in its colour."""
+    return Cell(state, _STATE_STYLES.get(state, ""))
 
 
 def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:

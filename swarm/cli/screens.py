@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from swarm.cli.render import Block, Cell, Column, Line, Style, Table
+from swarm.cli.render import SIMULATED, Block, Cell, Column, Line, Style, Table, state_cell
 from swarm.cli.units import count, duration, mib, percent, rate
 from swarm.cli.views import (
     ActiveRow,
@@ -19,28 +19,6 @@ from swarm.cli.views import (
     WorkerLine,
 )
 from swarm.core.explain import Reason
-
-_STATE_STYLES: dict[str, Style] = {
-    "dead": "bold red",
-    "hung": "bold red",
-    "card_lost": "bold red",
-    "failed": "red",
-    "corrupt": "red",
-    "stale": "yellow",
-    "unready": "yellow",
-    "draining": "yellow",
-    "loading": "yellow",
-    "busy": "green",
-    "completed": "green",
-    "idle": "dim",
-    "stopped": "dim",
-}
-SIMULATED = "simulated: answers come from simulated model servers"
-
-
-def state_cell(state: str) -> Cell:
-    """A state in its colour."""
-    return Cell(state, _STATE_STYLES.get(state, ""))
 
 
 def status(view: StatusView) -> list[Block]:
@@ -168,9 +146,7 @@ def queue(stats: QueueStats, *, lanes: Sequence[LaneRow] = ()) -> list[Block]:
     """The queue by state, class and model; with ``lanes`` also for how long, and until when."""
     states = ("blocked", "processing", "completed", "failed", "cancelled", "corrupt")
     columns = (Column("pending", right=True), *(Column(name, right=True) for name in states), Column("stuck", right=True))
-    numbers = [
-        Cell(f"{getattr(stats, name):,}", _STATE_STYLES.get(name, "")) if getattr(stats, name) else "0" for name in states
-    ]
+    numbers = [Cell(f"{getattr(stats, name):,}", state_cell(name).style) if getattr(stats, name) else "0" for name in states]
     stuck = Cell(str(stats.stuck), "bold red") if stats.stuck else "0"
     blocks: list[Block] = [Table(columns=columns, rows=((f"{stats.pending.total:,}", *numbers, stuck),))]
     if stats.pending.total:

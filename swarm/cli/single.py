@@ -19,6 +19,7 @@ from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED, DuplicateTask, InputError, 
 from swarm.files.build import builder
 from swarm.files.item import InputItem
 from swarm.files.problems import FieldError
+from swarm.notify import check_target
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
 from swarm.taskqueue.batches import read_ended
@@ -60,11 +61,20 @@ def _check_dependencies(queue: FileQueue, document: Mapping[str, Any]) -> None:
             raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
 
 
+def _check_told(settings: Settings, document: Mapping[str, Any]) -> None:
+    """Who could never be told is refused now. What is no list of texts is refused later."""
+    targets = document.get("notify")
+    for target in targets if isinstance(targets, list) else ():
+        if isinstance(target, str):
+            check_target(target, settings)
+
+
 def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
     """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
     if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
         check_models(settings, {str(document["model"]): 1})
     _check_dependencies(queue, document)
+    _check_told(settings, document)
     try:
         task_id = queue.enqueue(document)
     except (TaskInvalid, DuplicateTask) as exc:

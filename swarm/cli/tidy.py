@@ -60,7 +60,8 @@ def purge(
 ) -> None:
     """Remove finished tasks with their results. Never touches what has not ended, nor what waiting tasks depend on.
 
-    A batch whose tasks were purged cannot be collected any more, and running it again does its work again.
+    A batch whose tasks were purged cannot be collected any more, and running it again does its work again; once none of
+    its tasks is left, its own files go, too.
     To have it done all the time: brain.retention_days and brain.retention_count.
 
     \b
@@ -73,11 +74,17 @@ def purge(
     from swarm.cli.units import parse_duration_s, plural
 
     age_s = parse_duration_s(older_than)
-    removed = wiring().open_queue(existing(root, config)).purge(_states(state), older_than_s=age_s, dry=dry_run)
+    queue = wiring().open_queue(existing(root, config))
+    removed = queue.purge(_states(state), older_than_s=age_s, dry=dry_run)
+    batches = queue.purge_batches(older_than_s=age_s, purged=removed, dry=dry_run)
     document = {str(s): {"documents": r.documents, "size_bytes": r.size_bytes} for s, r in removed.items()}
     verb = "would remove" if dry_run else "removed"
     lines = [Line(f"{verb} {plural(r.documents, f'{s} task')} ({_size(r.size_bytes)})") for s, r in removed.items()]
-    show({"dry_run": dry_run, "older_than_s": age_s, "removed": document}, lines, as_json=as_json)
+    if batches:
+        named = ", ".join(batches[:8]) + (" …" if len(batches) > 8 else "")
+        lines.append(Line(f"{verb} {_batches(len(batches))} of which nothing is left: {named}"))
+    told = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
+    show(told, lines, as_json=as_json)
 
 
 def _states(names: list[str] | None) -> tuple[TaskState, ...]:
@@ -91,6 +98,10 @@ def _states(names: list[str] | None) -> tuple[TaskState, ...]:
     if unknown:
         raise InputError(f"{unknown[0]!r} is no state of a task", hint="one of: completed, failed, cancelled, corrupt")
     return tuple(known[name.lower()] for name in names)
+
+
+def _batches(number: int) -> str:
+    return "1 batch" if number == 1 else f"{number:,} batches"
 
 
 def _size(size_bytes: int) -> str:

@@ -33,8 +33,8 @@ class Looker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._observer = wiring().open_observer(settings)
         self.queue = wiring().open_queue(settings)
+        self._observer = wiring().open_observer(settings, self.queue)
 
     def look(self, *, failed: bool = False, subject: str = "") -> TopData:
         """Everything once; with dead letters, and with one worker or task in detail, where asked for."""

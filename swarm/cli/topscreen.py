@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from swarm.cli import screens
-from swarm.cli.render import Cell, Column, Table, clean, table_lines
+from swarm.cli.render import Cell, Column, Table, clean, state_cell, table_lines
 from swarm.cli.topview import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
 from swarm.cli.units import count, duration, plural, rate
 from swarm.cli.views import ActiveRow, StatusView, TaskRow, WorkerLine
@@ -156,7 +156,7 @@ def _row(state: TopState, row: WorkerLine | ActiveRow | TaskRow) -> tuple[Cell |
             held = {task.task_id: task for task in state.data.status.active}
             return (
                 row.name,
-                screens.state_cell(row.state),
+                state_cell(row.state),
                 row.model or "-",
                 f"{row.slots_busy}/{row.slots}",
                 count(row.completed),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import msgspec
 
-from swarm.core.task import Attempt, Task
+from swarm.core.task import Attempt, Task, TaskState, Trail
+from swarm.errors import StorageFault
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,3 +23,25 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the task's immutable body at the start of the file."""
     attempts: tuple[Attempt, ...] = ()
     """Earlier attempts."""
+
+
+class Finish(NamedTuple):
+    """How a claim ended for good: completed, failed or cancelled, and what is put on record."""
+
+    claim: Claim
+    state: TaskState
+    trail: Trail
+
+
+LanesFor = Callable[[Sequence[Claim]], Sequence[str]]
+"""Given what this exchange has claimed so far: the lanes to claim the next one from, best first; none to stop."""
+
+
+class Exchanged(NamedTuple):
+    """What an exchange with the queue came to."""
+
+    done: tuple[bool, ...]
+    """For each finish: whether it is on record. False: fenced, nothing changed."""
+    claims: tuple[Claim, ...]
+    fault: StorageFault | None = None
+    """Why claiming stopped early; what is in ``done`` and ``claims`` holds all the same."""

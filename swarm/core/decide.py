@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from swarm.core.alarms import alarms
 from swarm.core.decisions import (
     AdvanceMap,
+    CancelChildren,
     Decision,
     FailBlocked,
     FileDropIn,
@@ -41,6 +42,7 @@ def decide(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Decision, ...]:
         *_file_drop_ins(snapshot),
         *_settle_blocked(snapshot),
         *_stop_hopeless(snapshot),
+        *_cancel_orphans(snapshot),
         *_place_models(snapshot, settings),
         *_withdraw_from_the_dead(snapshot),
         *retention(snapshot, settings.brain),
@@ -84,6 +86,11 @@ def _stop_hopeless(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     for batch in snapshot.hopeless:
         why = f"{batch.failed} tasks of batch {batch.batch_id} have failed; its limit is {batch.max_fails}"
         yield StopBatch(batch_id=batch.batch_id, reason=why)
+
+
+def _cancel_orphans(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for task_id in snapshot.orphaned:
+        yield CancelChildren(task_id=task_id, reason=f"its map task {task_id} was cancelled")
 
 
 def _place_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:

@@ -80,12 +80,24 @@ class StopBatch(_Decision, frozen=True, kw_only=True):
     batch_id: str
 
 
+class CancelChildren(_Decision, frozen=True, kw_only=True):
+    """Cancel what has not ended of the children of a mapped task that was cancelled, some at a time."""
+
+    task_id: str
+
+
 class Purge(_Decision, frozen=True, kw_only=True):
     """Let go of finished documents: up to ``limit`` in these (state, shard), those that ended more than that long ago."""
 
     shards: tuple[tuple[TaskState, str], ...]
     older_than_s: float
     limit: int
+
+
+class PurgeBatches(_Decision, frozen=True, kw_only=True):
+    """Go a step on in removing the files of batches of which nothing is left, if submitted longer ago than that."""
+
+    older_than_s: float
 
 
 class Warn(_Decision, frozen=True, kw_only=True):
@@ -104,6 +116,8 @@ Decision = (
     | AdvanceMap
     | FailBlocked
     | StopBatch
+    | CancelChildren
     | Purge
+    | PurgeBatches
     | Warn
 )

@@ -34,6 +34,8 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
     last_bytes: int = 0
     last_digest: str = ""
     """Length and digest of the last line behind the cursor: tells a source that is no longer the same."""
+    header_digest: str = ""
+    """Of a CSV file's header."""
     accepted: int = 0
     """Tasks made of these lines."""
     again: int = 0
@@ -47,14 +49,19 @@ class FeedLine(msgspec.Struct, frozen=True):
     """One line of a source."""
 
     number: int
-    """From 1; of lines that were passed over (blank ones) before it the count goes on."""
+    """From 1; of lines that were passed over (blank ones) before it the count goes on. A row of several: its last one."""
     raw: bytes
-    """Without its line end."""
+    """Without its line end; a row of CSV may have line ends within."""
     end: int
     """Bytes of the source up to and with its line end."""
     size: int
     """Bytes of it with its line end."""
     digest: str
+
+    @property
+    def first(self) -> int:
+        """The number of its first line."""
+        return self.number - self.raw.count(b"\n")
 
 
 def refill(pending: int, low: int, target: int) -> int:

@@ -19,7 +19,7 @@ def due(blocked: BlockedView) -> bool:
 def waits_for(blocked: BlockedView) -> str:
     """What a blocked task waits for, in words; the first obstacle only."""
     if blocked.failed_dependency is not None:
-        return f"its dependency {blocked.failed_dependency} failed"
+        return f"its dependency {blocked.failed_dependency} {blocked.failed_how}"
     if blocked.waiting_for:
         others = len(blocked.waiting_for) - 1
         more = f" and {others} more" if others else ""

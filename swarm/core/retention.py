@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from swarm.core.decisions import Purge
+from swarm.core.decisions import Purge, PurgeBatches
 from swarm.core.snapshot import FinishedShard, SwarmSnapshot
 from swarm.settings import BrainSettings
 
@@ -26,10 +26,19 @@ def old_after_s(settings: BrainSettings) -> float | None:
     return min(ages, default=None)
 
 
-def retention(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purge]:
-    """At most one purge a turn; in a turn of grace none."""
-    if snapshot.grace or not snapshot.finished.old:
+def retention(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purge | PurgeBatches]:
+    """At most one purge a turn; in a turn of grace none. Batches come when nothing is left to purge for now."""
+    if snapshot.grace:
         return
+    purge = next(_documents(snapshot, settings), None)
+    age_s = old_after_s(settings)
+    if purge is not None:
+        yield purge
+    elif snapshot.finished.emptied and age_s is not None:
+        yield PurgeBatches(older_than_s=age_s, reason="nothing is left of them")
+
+
+def _documents(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purge]:
     age_s = settings.retention_days * DAY_S
     old = [shard for shard in snapshot.finished.old if 0 < age_s < shard.oldest_age_s]
     if old:

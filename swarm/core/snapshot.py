@@ -80,6 +80,8 @@ class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: tuple[str, ...] = ()
     """Ids of dependencies not yet completed."""
     failed_dependency: str | None = None
+    failed_how: str = "failed"
+    """In what way it did not complete, and why, to follow its id."""
     session_turn: bool = True
     """No earlier task of its session is unfinished."""
     step: Literal["release", "expand", "gather"] = "release"
@@ -112,6 +114,8 @@ class FinishedView(msgspec.Struct, frozen=True, kw_only=True):
     documents: int = 0
     old: tuple[FinishedShard, ...] = ()
     """Shards that hold something old enough to be let go, the oldest first; not all at once."""
+    emptied: bool = False
+    """Something was let go since the batches were last looked through for such of which nothing is left."""
 
 
 class HopelessView(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +145,8 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Empty unless the configuration asks for retention, and for observers that only look."""
 
     hopeless: tuple[HopelessView, ...] = ()
+    orphaned: tuple[str, ...] = ()
+    """Mapped tasks that were cancelled, of whose children some may not have been."""
     pauses: Pauses = Pauses()
 
     def worker(self, name: str) -> WorkerView | None:

@@ -50,6 +50,20 @@ class TaskState(StrEnum):
     CORRUPT = "corrupt"
 
 
+MAX_SESSION_CHARS = 200
+
+
+def session_fault(name: str) -> str | None:
+    """What keeps a text from being a session's name; None: nothing."""
+    if not name:
+        return "is empty; leave it out for a task without one"
+    if len(name) > MAX_SESSION_CHARS:
+        return f"has {len(name):,} characters; a session's name has at most {MAX_SESSION_CHARS}"
+    if not name.isprintable():
+        return f"{name[:40]!r} holds a line break or another character that cannot be shown"
+    return None
+
+
 TERMINAL = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 
 Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]

@@ -27,7 +27,7 @@ from swarm.files.template import compile_template
 _ENVELOPE_BYTES = 1024
 """Room for what the queue adds to a document (id, times, batch)."""
 
-_SCHEDULING = ("priority", "not_before", "timeout_s", "max_attempts", "notify")
+_SCHEDULING = ("priority", "not_before", "timeout_s", "max_attempts", "notify", "cache")
 _OPENAI_FIELDS = ("custom_id", "method", "url", "body")
 _MODEL = re.compile(MODEL_PATTERN)
 _encode = msgspec.json.Encoder(order="sorted").encode

@@ -29,12 +29,12 @@ _PACKED = {".gz": "zcat", ".zst": "zstdcat", ".xz": "xzcat", ".bz2": "bzcat"}
 
 def resolve_format(source: Source, options: ReadOptions) -> Format:
     """The format to read ``source`` as. Raises ``InputError`` for an empty file and for one that cannot be told."""
-    first = next((line for _, line in lines(source, Problems(source.label))), None)
+    problems = Problems(source.label)
+    first = next((line for _, line in lines(source, problems)), None)
     if first is None:
+        problems.raise_if_any()
         if source.stamp()[0]:
-            raise InputError(
-                f"{source.label}: there are only blank or over-long lines in it", hint="give it one prompt per line"
-            )
+            raise InputError(f"{source.label}: there are only blank lines in it", hint="give it one prompt per line")
         raise InputError(f"{source.label}: the file is empty", hint="give it one prompt per line")
     if options.format is not None:
         return options.format

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from swarm.core.feed import FeedLine, FeedState
 from swarm.errors import InputError
@@ -17,7 +18,8 @@ _CHUNK = 1 << 16
 STOP_S = 5.0
 
 
-def _digest(line: bytes) -> str:
+def digest_of(line: bytes) -> str:
+    """Tells a line from another."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 
@@ -37,7 +39,22 @@ class _Cursor:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if not raw or raw.isspace():
             return None
-        return FeedLine(self.number, raw, self.offset, len(whole) if size is None else size, _digest(whole))
+        return FeedLine(self.number, raw, self.offset, len(whole) if size is None else size, digest_of(whole))
+
+
+def opened_at(path: str, state: FeedState) -> BinaryIO:
+    """The file, open at the cursor. Raises ``InputError`` for no such file, and for one that is not what it was."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed by who asked for it
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+    if state.offset:
+        file.seek(max(0, state.offset - state.last_bytes))
+        if digest_of(file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
+            file.close()
+            raise changed(path, state.number)
+    file.seek(state.offset)
+    return file
 
 
 class FileLines:
@@ -45,18 +62,9 @@ class FileLines:
 
     def __init__(self, path: str, state: FeedState, *, follow: bool) -> None:
         """Raises ``InputError`` when there is no such file, or when it is not the one the cursor belongs to."""
-        try:
-            self._file = open(path, "rb")  # noqa: SIM115 - closed by ``close``
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+        self._file = opened_at(path, state)
         self._follow = follow
         self._ended = False
-        if state.offset:
-            self._file.seek(max(0, state.offset - state.last_bytes))
-            if _digest(self._file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
-                self._file.close()
-                raise _changed(path, state)
-        self._file.seek(state.offset)
         self._at = _Cursor(state.number, state.offset)
 
     @property
@@ -131,8 +139,8 @@ class CommandLines:
         while (whole := self._whole()) is not None:
             line = self._at.line(whole)
             if self._resume is not None and self._at.number <= self._resume.number:
-                if self._at.number == self._resume.number and _digest(whole) != self._resume.last_digest:
-                    raise _changed(f"--command {self._label}", self._resume)
+                if self._at.number == self._resume.number and digest_of(whole) != self._resume.last_digest:
+                    raise changed(f"--command {self._label}", self._resume.number)
                 continue
             if line is not None:
                 return line
@@ -169,8 +177,9 @@ class CommandLines:
             return
 
 
-def _changed(label: str, state: FeedState) -> InputError:
+def changed(label: str, number: int) -> InputError:
+    """The source is another one than the cursor belongs to."""
     return InputError(
-        f"{label}: line {state.number} is no longer what it was when it was fed; nothing more is fed",
+        f"{label}: line {number} is no longer what it was when it was fed; nothing more is fed",
         hint="put the source back as it was, or feed it under another name; new lines belong at its end",
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Priority
+from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Priority, session_fault
 from swarm.files.problems import FieldError
 
 CONTENT_FIELDS = ("custom_id", "name", "session", "depends_on", "on_dependency_failure", "map")
@@ -35,6 +35,7 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     timeout_s: PositiveSeconds | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     notify: list[str] | None = None
+    cache: bool | None = None
     images: list[str] | None = None
     """Paths; see ``swarm.files.images``."""
 
@@ -42,6 +43,11 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 FIELD_NAMES = frozenset(TaskFields.__struct_fields__)
 _LISTS = ("depends_on", "notify", "images")
 _OBJECTS = ("metadata", "request", "map")
+_CHOICES = {
+    "endpoint": get_args(Endpoint),
+    "on_dependency_failure": ("fail", "run"),
+    "task_class": ("llm",),
+}
 _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<field>.*)`$", re.DOTALL)
 
 
@@ -66,8 +72,12 @@ def task_fields(record: Mapping[str, Any], *, text_only: bool, prompt_field: str
     except msgspec.ValidationError as error:
         found = _AT.match(str(error))
         what, field = (found["what"], found["field"]) if found else (str(error), "")
+        if field in _CHOICES:
+            what += f"; it is one of {', '.join(_CHOICES[field])}"
         advice = f"{what}; a column of this name sets the task's own field, so rename it if it is data"
         raise FieldError(field, advice) from error
+    if fields.session is not None and (fault := session_fault(fields.session)) is not None:
+        raise FieldError("session", fault)
     if fields.not_before is not None:
         _check_time(fields.not_before)
     checked: dict[str, Any] = msgspec.to_builtins(fields)

@@ -49,7 +49,8 @@ def _ref(path: str, field: str, folder: str) -> dict[str, str]:
     base = os.path.realpath(folder)
     real = os.path.realpath(os.path.join(base, path))
     if os.path.commonpath([base, real]) != base:
-        raise FieldError(field, f"{path!r} lies outside {base}; name the directory that holds the images with --images-dir")
+        way_out = "name the directory that holds the images with --images-dir (in Python: images_dir)"
+        raise FieldError(field, f"{path!r} lies outside {base}; {way_out}")
     try:
         with _opened(real) as file:
             info = os.fstat(file.fileno())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from swarm.core import templating
-from swarm.core.dag import Links, Node, resolve
+from swarm.core.dag import MOST_FINDINGS, Links, Node, resolve
 from swarm.files.drafts import Draft, drafts
 from swarm.files.options import ReadOptions
 from swarm.files.problems import FieldError, Problems
@@ -30,18 +30,60 @@ def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) 
     """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
     problems = Problems(label)
     keys, nodes = [], []
-    for draft in items:
+    asked = _Asked()
+    for index, draft in enumerate(items):
         keys.append(draft.item_key)
         nodes.append(_node(draft))
         try:
             check_references(draft.document)
         except FieldError as error:
             problems.add(draft.line_no, error.field, error.message)
+        else:
+            asked.note(index, draft)
     findings, used = resolve(nodes, exists)
     for finding in findings:
         problems.add(finding.line_no, "depends_on", finding.message)
+    asked.judge(nodes, used, problems)
     problems.raise_if_any()
     return Links(keys=tuple(keys), names={name: keys[index] for name, index in used.items()})
+
+
+class _Asked:
+    """What requests ask of results that only all items together can answer."""
+
+    def __init__(self) -> None:
+        self._mapped: set[int] = set()
+        self._lists: list[tuple[int, str]] = []
+        self._loose: list[tuple[int, str]] = []
+
+    def note(self, index: int, draft: Draft) -> None:
+        document = draft.document
+        if "map" in document:
+            self._mapped.add(index)
+        wants = document.get("depends_on")
+        for reference in templating.references(document.get("request")):
+            if not reference.startswith("results."):
+                continue
+            if not wants:
+                if len(self._loose) < MOST_FINDINGS:
+                    self._loose.append((draft.line_no, reference))
+                continue
+            wanted = templating.parse(reference, wants)
+            if wanted.path == ("list",):
+                self._lists.append((draft.line_no, wanted.name))
+
+    def judge(self, nodes: Sequence[Node], used: Mapping[str, int], problems: Problems) -> None:
+        """Lists of items that are not mapped; results asked for without waiting for them: elsewhere that is plain text."""
+        for line_no, name in self._lists:
+            if name in used and used[name] not in self._mapped:
+                where = f"line {nodes[used[name]].line_no} is not mapped over a list"
+                problems.add(line_no, "depends_on", f"{{results.{name}.list}}: {where}; use .text or .json")
+        names = {name for node in nodes for name in node.names} if self._loose else set[str]()
+        for line_no, reference in self._loose:
+            meant = next((n for n in names if reference == f"results.{n}" or reference.startswith(f"results.{n}.")), None)
+            if meant is not None:
+                words = f"is missing: the request asks for {{{reference}}}; add {meant!r}"
+                problems.add(line_no, "depends_on", words)
 
 
 def _node(draft: Draft) -> Node:

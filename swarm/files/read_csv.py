@@ -19,8 +19,8 @@ def read_csv(source: Source, problems: Problems) -> Iterator[InputItem]:
     csv.field_size_limit(MAX_LINE_BYTES)
     text = _Lines(source, problems)
     first = next((line for line in text if line.strip()), "")
-    header = _header(source, first, _delimiter(source, first), line_no=text.line_no)
-    rows = csv.reader(text, delimiter=_delimiter(source, first), strict=True)
+    header = header_of(source.label, first, delimiter_of(source.label, first), line_no=text.line_no)
+    rows = csv.reader(text, delimiter=delimiter_of(source.label, first), strict=True)
     while True:
         start = text.line_no + 1
         try:
@@ -67,14 +67,16 @@ class _Lines:
         self._problems.add(self.line_no, "", message)
 
 
-def _delimiter(source: Source, header: str) -> str:
-    if source.label.lower().endswith(".tsv"):
+def delimiter_of(label: str, header: str) -> str:
+    """What separates the fields: by the file's name, else by what its header holds."""
+    if label.lower().endswith(".tsv"):
         return "\t"
     return next((mark for mark in ",;\t" if mark in header), ",")
 
 
-def _header(source: Source, line: str, delimiter: str, *, line_no: int) -> list[str]:
-    where = f"{source.label}:{line_no}"
+def header_of(label: str, line: str, delimiter: str, *, line_no: int) -> list[str]:
+    """The names of the columns. Raises ``InputError``."""
+    where = f"{label}:{line_no}"
     try:
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
     except csv.Error as error:

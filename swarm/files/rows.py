@@ -22,9 +22,10 @@ OUTPUT_COLUMNS = (
     "error",
     "thinking",
     "tool_calls",
+    "cached",
     "simulated",
 )
-"""The columns swarm adds; the last three only where there is something to say."""
+"""The columns swarm adds; the last four only where there is something to say."""
 
 _NS = 1e9
 _ABSENT = object()
@@ -73,6 +74,7 @@ def _answer(document: Mapping[str, Any], finished: Mapping[str, Any] | None) -> 
     extras = {
         "thinking": message.get("thinking") or result.get("thinking"),
         "tool_calls": message.get("tool_calls"),
+        "cached": bool(ended.get("cached")),
         "simulated": bool(ended.get("simulated")),
     }
     return answer | {name: value for name, value in extras.items() if value}

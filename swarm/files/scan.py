@@ -19,6 +19,7 @@ from swarm.files.repeats import DIGEST_BYTES, Repeats
 from swarm.files.source import Source, source_of
 
 MAX_SLUG = 40
+MOST_TARGETS = 1000
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """Size and modification time (ns) of the file when it was read."""
     linked: bool = False
     """Some item depends on another task; see ``swarm.files.links``."""
+    targets: dict[str, int] = msgspec.field(default_factory=dict)
+    """Who is told of the end of items (``MOST_TARGETS`` of them), with the first line that names each."""
 
 
 def validate(path: str | Source, options: ReadOptions) -> Scan:
@@ -49,11 +52,15 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
     form = resolve_format(source, options)
     problems = Problems(source.label)
     items, models, linked = 0, Counter[str](), False
+    targets: dict[str, int] = {}
     with Repeats() as contents, Repeats() as ids:
         for built in built_items(source, form, options, problems):
             items += 1
             linked = linked or "depends_on" in built.document
             models[built.document["model"]] += 1
+            for target in built.document.get("notify", ()):
+                if len(targets) < MOST_TARGETS:
+                    targets.setdefault(target, built.line_no)
             contents.add(built.digest, built.line_no)
             custom_id = built.document.get("custom_id")
             if custom_id is not None:
@@ -72,6 +79,7 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
         repeated=repeated,
         stamp=stamp,
         linked=linked,
+        targets=targets,
     )
 
 

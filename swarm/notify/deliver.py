@@ -1,15 +1,23 @@
-"""One message to one target. Bounded in time; raises ``NotTold`` with whether another try may help."""
+"""One message to one target. Bounded in time; raises ``NotTold`` with whether another try may help.
+
+Each message has a ``message_id``: the same whenever it comes again, so that who is told can drop what comes twice.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import logging
 import os
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPMessage, InvalidURL
+from typing import IO, Any
 
 import msgspec
 
@@ -19,19 +27,25 @@ from swarm.settings import Settings
 SCRIPT = "script:"
 _HAS_APPRISE = importlib.util.find_spec("apprise") is not None
 _ASK_LATER = (408, 425, 429)
+_BUSY = (429, 502, 503, 504)
+_REASON_CHARS = 200
 
 
 class NotTold(Exception):
-    """A target could not be told. ``hopeless``: nor will it be, whatever the number of tries."""
+    """A target could not be told. ``hopeless``: nor will it be, whatever the number of tries; ``down``: nor could it be told
+    anything else just now.
+    """
 
-    def __init__(self, message: str, *, hopeless: bool) -> None:
+    def __init__(self, message: str, *, hopeless: bool, down: bool = False) -> None:
         super().__init__(message)
         self.hopeless = hopeless
+        self.down = down
 
 
 def check_target(target: str, settings: Settings) -> None:
     """Raises ``InputError`` for what can never be told: an unknown name, script or kind."""
-    problem = _problem(_resolved(target, settings), settings)
+    place = _resolved(target, settings)
+    problem = _problem(place, settings) or _malformed(place)
     if problem:
         raise InputError(f"notify {target!r}: {problem}", hint="http(s)://…, script:NAME, or a name of [notify] targets")
 
@@ -66,18 +80,45 @@ def _problem(place: str, settings: Settings) -> str | None:
     return None if _HAS_APPRISE else "this kind of URL needs apprise: pip install 'gpu-swarm[notify]'"
 
 
+def _malformed(place: str) -> str | None:
+    if place.startswith(SCRIPT):
+        return None
+    if place.startswith(("http://", "https://")):
+        return None if urllib.parse.urlsplit(place).hostname and place.isprintable() and " " not in place else "is no URL"
+    return None if importlib.import_module("apprise").Apprise.instantiate(place) else "is no URL that apprise knows"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would arrive as a GET without its body, and count as told."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        """None: the redirect is an error like any other."""
+
+
+_open = urllib.request.build_opener(_NoRedirects).open
+
+
 def _post(url: str, message: Mapping[str, Any], timeout_s: float) -> None:
     headers = {"Content-Type": "application/json", "User-Agent": "swarm"}
+    if "message_id" in message:
+        headers["Idempotency-Key"] = message["message_id"]
     try:
         request = urllib.request.Request(url, data=msgspec.json.encode(message), headers=headers, method="POST")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310 - the scheme was checked
+        with _open(request, timeout=timeout_s):
             return
     except urllib.error.HTTPError as error:
         with error:
-            hopeless = 400 <= error.code < 500 and error.code not in _ASK_LATER
-            raise NotTold(f"it answered HTTP {error.code}", hopeless=hopeless) from error
-    except (OSError, ValueError) as error:
-        raise NotTold(f"{type(error).__name__}: {error}", hopeless=isinstance(error, ValueError)) from error
+            hopeless = 300 <= error.code < 500 and error.code not in _ASK_LATER
+            elsewhere = f" and sends elsewhere: {error.headers.get('Location')}" if error.code < 400 else ""
+            raise NotTold(
+                f"it answered HTTP {error.code}{elsewhere}", hopeless=hopeless, down=error.code in _BUSY
+            ) from error
+    except (ValueError, InvalidURL) as error:
+        raise NotTold(f"{type(error).__name__}: {error}", hopeless=True) from error
+    except (OSError, HTTPException) as error:
+        raise NotTold(f"{type(error).__name__}: {error}", hopeless=False, down=True) from error
 
 
 def _run(argv: tuple[str, ...], message: Mapping[str, Any], timeout_s: float) -> None:
@@ -94,7 +135,7 @@ def _run(argv: tuple[str, ...], message: Mapping[str, Any], timeout_s: float) ->
             start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotTold(f"{argv[0]}: {error}", hopeless=False) from error
+        raise NotTold(f"{argv[0]}: {error}", hopeless=False, down=True) from error
     if done.returncode:
         raise NotTold(f"{argv[0]} ended with {done.returncode}", hopeless=False)
 
@@ -105,5 +146,25 @@ def _apprise(url: str, message: Mapping[str, Any]) -> None:
         raise NotTold("apprise does not know this kind of URL", hopeless=True)
     subject = message.get("batch_id") if message["event"] == "batch_ended" else message.get("task_id")
     title = f"swarm: {message['event'].replace('_', ' ')}: {subject}"
-    if not teller.notify(title=title, body=msgspec.json.format(msgspec.json.encode(message), indent=2).decode()):
-        raise NotTold("apprise could not deliver it", hopeless=False)
+    with _said("apprise") as said:
+        try:
+            told = teller.notify(title=title, body=msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
+        except Exception as error:  # a hundred services of others' making: whatever they raise, this one was not told
+            raise NotTold(f"apprise: {type(error).__name__}: {error}", hopeless=False, down=True) from error
+    if not told:
+        reason = said.getvalue().strip().partition("\n")[0][:_REASON_CHARS]
+        raise NotTold(f"apprise could not deliver it{f': {reason}' if reason else ''}", hopeless=False, down=True)
+
+
+@contextmanager
+def _said(logger: str) -> Iterator[io.StringIO]:
+    """What a library warns of within the block: the only place where it says why."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setLevel(logging.WARNING)
+    log = logging.getLogger(logger)
+    log.addHandler(handler)
+    try:
+        yield text
+    finally:
+        log.removeHandler(handler)

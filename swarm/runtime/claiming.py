@@ -1,16 +1,16 @@
-"""Asks the queue for the next task that suits, and says why there is none."""
+"""What a worker wants to claim: lanes for every free slot, nothing that is paused; and why it gets nothing."""
 
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 from swarm.core.claim import Claim
 from swarm.core.idling import idle_reason, suits
 from swarm.core.lanes import parse_lane, preference
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.slots import SlotLimits, free_classes
-from swarm.core.task import TaskClass
+from swarm.core.task import Task, TaskClass
 from swarm.errors import StorageFault
 from swarm.runtime.heartbeats import WorkerState
 from swarm.runtime.ports import Clock, WorkerQueue
@@ -21,10 +21,36 @@ IDLE_LOOK_S = 1.0
 """Why nothing suits is worked out at most this often …"""
 IDLE_LOOK_SHARE = 300.0
 """… and less often where counting is slow: it may take one part in so many of the time."""
-
-
 PUT_ASIDE = 200
 """Tasks of paused batches put aside in one turn at most."""
+
+Closed = Callable[[Sequence[Task]], str]
+"""Given the tasks that hold a slot: why no work for the model server may start now; empty if some may."""
+
+
+class Wishes:
+    """What one exchange may claim; called as ``LanesFor`` says with what it has claimed so far. Keeps its last answer."""
+
+    def __init__(self, lanes_of: Callable[[list[Task]], tuple[str, ...]], tasks: Sequence[Task], pauses: Pauses) -> None:
+        self._lanes_of = lanes_of
+        self._tasks = tasks
+        self._pauses = pauses
+        self.lanes: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """No slot is free."""
+        return not self.lanes
+
+    def paused(self, claim: Claim) -> bool:
+        """It belongs to a paused batch: it takes no slot and is put aside."""
+        return self._pauses.batch(claim.task.batch_id) is not None
+
+    def __call__(self, taken: Sequence[Claim]) -> tuple[str, ...]:
+        kept = [claim.task for claim in taken if not self.paused(claim)] if taken else []
+        past = len(taken) - len(kept) >= PUT_ASIDE
+        self.lanes = self._lanes_of([*self._tasks, *kept])
+        return () if past else self.lanes
 
 
 class Claimer:
@@ -52,48 +78,51 @@ class Claimer:
         self._idle_key = ""
         self.idle_text = ""
 
-    def _claim(self, lanes: tuple[str, ...], pauses: Pauses) -> Claim | None:
-        """A claim that may run. Tasks of a paused batch are put aside on the way, a bounded number in one go."""
-        for _ in range(PUT_ASIDE):
-            claim = self._queue.claim(lanes)
-            if claim is None or pauses.batch(claim.task.batch_id) is None:
-                return claim
-            self._queue.hold(claim)
-            self._log.debug("Put aside: %s (its batch %s is paused)", claim.task.task_id, claim.task.batch_id)
-        return None
+    def wishes(self, tasks: Sequence[Task], closed: Closed) -> Wishes | None:
+        """What may be claimed while ``tasks`` hold a slot each; None while the worker is paused. Raises ``StorageFault``."""
+        pauses = self._queue.pauses()
+        pause = pauses.worker(self._state.name)
+        if pause is not None:
+            self._rest(pause)
+            return None
 
-    def next(self, closed: str) -> Claim | Literal["full", "nothing"]:
-        """The best task for a free slot; ``full``: no slot is free. ``closed``: why no work for the server is taken."""
-        open_classes = free_classes(self._limits, self._running.tasks, server_open=not closed)
-        free = tuple(c for c in open_classes if c in self._running.classes)
-        if not free:
-            return "full"
-        lanes = preference(worker=self._state.name, model=self._state.model, free=free)
+        def lanes_of(held: list[Task]) -> tuple[str, ...]:
+            classes = free_classes(self._limits, held, server_open=not closed(held))
+            free = tuple(c for c in classes if c in self._running.classes)
+            lanes = preference(worker=self._state.name, model=self._state.model, free=free)
+            return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes
+
+        return Wishes(lanes_of, tasks, pauses)
+
+    def took(self, wishes: Wishes, claims: Sequence[Claim], closed: str) -> list[Claim]:
+        """Of what was claimed, what may run; the rest is put aside. ``closed``: why no work for the server is taken."""
+        kept = [claim for claim in claims if not wishes.paused(claim)]
+        for claim in kept:
+            task = claim.task
+            name = task.name or task.custom_id or "unnamed"
+            self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, name)
+        if kept:
+            self._idle_key = self.idle_text = ""
+            self._state.count(claims=len(kept))
+        elif not wishes.full:
+            self._note_idle(wishes.lanes, closed)
+        for claim in claims:
+            if wishes.paused(claim):
+                self._put_aside(claim)
+        return kept
+
+    def _put_aside(self, claim: Claim) -> None:
         try:
-            pauses = self._queue.pauses()
-            pause = pauses.worker(self._state.name)
-            if pause is not None:
-                return self._rest(pause)
-            lanes = tuple(lane for lane in lanes if not _lane_paused(lane, pauses))
-            claim = self._claim(lanes, pauses)
-        except StorageFault as fault:
+            self._queue.hold(claim)
+        except StorageFault as fault:  # it goes back to its lane before anything else is claimed
             self._storage.failed(fault, "nothing is claimed")
-            return "nothing"
-        self._storage.worked()
-        if claim is None:
-            self._note_idle(lanes, closed)
-            return "nothing"
-        self._idle_key = self.idle_text = ""
-        self._state.count(claims=1)
-        task = claim.task
-        self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, task.name or task.custom_id or "unnamed")
-        return claim
+            return
+        self._log.debug("Put aside: %s (its batch %s is paused)", claim.task.task_id, claim.task.batch_id)
 
-    def _rest(self, pause: Pause) -> Literal["nothing"]:
+    def _rest(self, pause: Pause) -> None:
         if self._idle_key != pause.words:
             self._log.info("Paused: %s", pause.words)
         self._idle_key, self.idle_text = pause.words, f"paused: {pause.words}"
-        return "nothing"
 
     def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:
         """INFO when the reason changes, DEBUG each time it is looked into; polls in between are silent."""
@@ -111,7 +140,5 @@ class Claimer:
 
 
 def _lane_paused(lane: str, pauses: Pauses) -> bool:
-    if not pauses.pauses:
-        return False
     parsed = parse_lane(lane)
     return parsed is not None and parsed[0] is TaskClass.LLM and pauses.model(parsed[1]) is not None

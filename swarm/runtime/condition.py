@@ -9,12 +9,13 @@ from swarm.core.worker import WorkerStatus
 from swarm.runtime.attempt import Run
 from swarm.runtime.watch import ServerWatch
 
-_SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
+SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
+"""What needs the model server."""
 
 
 def served_count(runs: Sequence[Run]) -> int:
     """How many of these need the model server."""
-    return sum(1 for run in runs if run.claim.task.task_class in _SERVED)
+    return sum(1 for run in runs if run.claim.task.task_class in SERVED)
 
 
 def condition(

@@ -12,12 +12,14 @@ import msgspec
 
 from swarm.core.decisions import (
     AdvanceMap,
+    CancelChildren,
     Decision,
     FailBlocked,
     FileDropIn,
     KillWorker,
     LoadModel,
     Purge,
+    PurgeBatches,
     RecoverWorker,
     ReleaseTask,
     StopBatch,
@@ -116,8 +118,12 @@ class Effects:
                 return self._advance(decision)
             case StopBatch():
                 return self._stop(decision)
+            case CancelChildren():
+                return self._cancel_children(decision)
             case Purge():
                 return self._purge(decision)
+            case PurgeBatches():
+                return self._purge_batches(decision)
             case Warn():
                 # Said by the announcer, which knows what has been said before.
                 return Applied(decision, decision.reason)
@@ -158,6 +164,12 @@ class Effects:
             return Stale(decision, "all that is left there is needed by tasks that wait")
         return self._done(decision, f"Purged {removed} finished tasks: {decision.reason}")
 
+    def _purge_batches(self, decision: PurgeBatches) -> Outcome:
+        gone = self._queue.purge_batches(older_than_s=decision.older_than_s)
+        if not gone:
+            return Stale(decision, "none of these")
+        return self._done(decision, f"Removed {len(gone)} batches, {decision.reason}: {', '.join(gone[:8])}")
+
     def _advance(self, decision: AdvanceMap) -> Outcome:
         act = self._queue.expand_map if decision.step == "expand" else self._queue.gather_map
         line = act(decision.task_id, decision.attempt)
@@ -168,6 +180,12 @@ class Effects:
         if not stopped:
             return Stale(decision, "nothing of it waits; what runs may end")
         return self._done(decision, f"Cancelled {stopped} waiting tasks: {decision.reason}", level=logging.WARNING)
+
+    def _cancel_children(self, decision: CancelChildren) -> Outcome:
+        ended = self._queue.cancel_children(decision.task_id)
+        if not ended:
+            return Stale(decision, "none of them is left")
+        return self._done(decision, f"Cancelled {ended} tasks: {decision.reason}")
 
     def _load(self, decision: LoadModel) -> Outcome:
         if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
@@ -235,7 +253,11 @@ def _subject(decision: Decision) -> str:  # noqa: PLR0911 - one answer per kind 
             return f"{decision.step} {decision.task_id}"
         case StopBatch():
             return f"stop batch {decision.batch_id}"
+        case CancelChildren():
+            return f"cancel the tasks of {decision.task_id}"
         case Purge():
             return "purge finished tasks"
+        case PurgeBatches():
+            return "remove empty batches"
         case Warn():
             return f"say {decision.key}"

@@ -1,12 +1,14 @@
 """The feeder: keeps a lane between two marks from a source of lines. One ``step`` at a time; all it touches are ports.
 
 Order of things, so that a kill anywhere neither skips nor doubles a line: tasks are made durable under ids that come from
-the line's number, then the cursor moves. What lies between the two at a kill is offered again and found to be there.
+the line's number, then the cursor moves. What lies between the two at a kill is offered again and found to be there. At
+most ``MAX_LINES`` lines can lie there, so a feeder that starts asks for each id until so many in a row were new, and for
+none after that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,7 +18,7 @@ from swarm.core.feed import FeedLine, FeedState, FeedStatus, Wish, behind, refil
 POLL_S = 0.02
 LONGEST_POLL_S = 0.2
 MAX_LINES = 1000
-"""Lines looked at in one step, however many of them are rejected: the cursor is saved after each step."""
+"""Lines looked at in one step, however many are rejected: they are offered together, and the cursor is saved then."""
 
 
 class Lines(Protocol):
@@ -53,8 +55,8 @@ class Pool(Protocol):
         """Tasks that wait in this lane."""
         ...
 
-    def offer(self, document: dict[str, Any]) -> bool:
-        """Accept a task, durably; False: a task of this id is there already, in whatever state."""
+    def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
+        """Accept tasks of this lane, durably; how many were there already, looked up only where that is ``doubtful``."""
         ...
 
 
@@ -87,6 +89,8 @@ class Feeder:
         self._waits = False
         self._held: tuple[FeedLine, Offer | str] | None = None
         self._pause_s = POLL_S
+        self._doubtful = MAX_LINES
+        """So many tasks must yet be new, one after the other, until it is sure that no earlier feeder got as far."""
 
     @property
     def finished(self) -> bool:
@@ -125,8 +129,9 @@ class Feeder:
         return self._pause_s
 
     def _fill(self, room: int) -> None:
-        state, fresh, looked = self.state, list[str](), 0
-        while len(fresh) < room and looked < MAX_LINES:
+        state, documents, looked = self.state, list[dict[str, Any]](), 0
+        lane = self._lane
+        while len(documents) < room and looked < MAX_LINES:
             held = self._held or self._next()
             self._held = None
             if held is None:
@@ -134,19 +139,29 @@ class Feeder:
             looked += 1
             line, offer = held
             if isinstance(offer, str):
-                state = with_rejection(behind(state, line), line.number, offer)
+                state = with_rejection(behind(state, line), line.first, offer)
                 continue
             if offer.lane != self._lane:  # its own lane's marks count: look there before it is offered
-                self._lane, self._waits, self._held = offer.lane, offer.waits, (line, offer)
+                self._lane, self._waits, self._held = offer.lane, offer.waits, held
                 break
             self._waits = self._waits or offer.waits
-            task_id = task_id_of(state.feed_id, line.number)
-            new = self._pool.offer({"task_id": task_id, "batch_id": state.feed_id, **offer.document})
-            state = msgspec.structs.replace(behind(state, line), accepted=state.accepted + 1, again=state.again + (not new))
-            fresh.append(task_id)
+            documents.append(
+                {"task_id": task_id_of(state.feed_id, line.number), "batch_id": state.feed_id, **offer.document}
+            )
+            state = behind(state, line)
         if state != self.state:
-            self.state = state
-            self._book.save(state, tuple(fresh))
+            self._accept(documents, lane, state)
+
+    def _accept(self, documents: list[dict[str, Any]], lane: str | None, state: FeedState) -> None:
+        """First the tasks, all of one lane, then the cursor."""
+        again = 0
+        if documents:
+            assert lane is not None
+            again = self._pool.offer(documents, lane, doubtful=self._doubtful > 0)
+        self._doubtful = MAX_LINES if again else max(0, self._doubtful - len(documents))
+        accepted = state.accepted + len(documents)
+        self.state = msgspec.structs.replace(state, accepted=accepted, again=state.again + again)
+        self._book.save(self.state, tuple(document["task_id"] for document in documents))
 
     def _next(self) -> tuple[FeedLine, Offer | str] | None:
         line = self._lines.read()

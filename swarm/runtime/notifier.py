@@ -16,6 +16,8 @@ from swarm.errors import QueueError
 LOOK_S = 1.0
 BASE_S = 2.0
 CAP_S = 600.0
+DOWN_CAP_S = 60.0
+"""Longest time for which a target that was down is not asked at all."""
 LAST_S = 5.0
 """How long the brain's end waits for what is being told."""
 ORPHAN_TRIES = 600
@@ -23,11 +25,12 @@ ORPHAN_TRIES = 600
 
 
 class Failed(Exception):
-    """A target was not told."""
+    """A target was not told. ``hopeless``: nor will it be; ``down``: nor could it be told anything else just now."""
 
-    def __init__(self, message: str, *, hopeless: bool) -> None:
+    def __init__(self, message: str, *, hopeless: bool, down: bool = False) -> None:
         super().__init__(message)
         self.hopeless = hopeless
+        self.down = down
 
 
 class Notes(Protocol):
@@ -39,6 +42,46 @@ class Notes(Protocol):
     def done(self, note: Any) -> None: ...  # noqa: ANN401
     def give_up(self, note: Any) -> None: ...  # noqa: ANN401
     def exists(self, note: Any) -> bool: ...  # noqa: ANN401
+
+
+def delay_s(tries: int, cap_s: float = CAP_S) -> float:
+    """Until the next try, after so many that failed (from 1)."""
+    return min(cap_s, BASE_S * 2.0 ** min(tries - 1, 30))
+
+
+class Targets:
+    """Which targets were down when last asked. One that hangs would hold up all others, were it asked for each message.
+
+    While it is down, a message for it fails unasked; when it is up again, all that failed meanwhile is due at once.
+    """
+
+    def __init__(self, deliver: Callable[[str, Mapping[str, Any]], None], now_s: Callable[[], float]) -> None:
+        self._deliver = deliver
+        self._now_s = now_s
+        self._down: dict[str, tuple[int, float, str]] = {}
+        self._up_s: dict[str, float] = {}
+
+    def tell(self, target: str, message: Mapping[str, Any], *, anyway: bool) -> None:
+        """Raises ``Failed``; ``anyway``: only once it has asked."""
+        failures, until_s, why = self._down.get(target, (0, 0.0, ""))
+        if not anyway and self._now_s() < until_s:
+            raise Failed(why, hopeless=False, down=True)
+        try:
+            self._deliver(target, message)
+        except Failed as failure:
+            if failure.down:
+                now_s = self._now_s()  # after what may have been a long wait
+                self._down[target] = (failures + 1, now_s + delay_s(failures + 1, DOWN_CAP_S), str(failure))
+            raise
+        if self._down.pop(target, None) is not None:
+            self._up_s[target] = self._now_s()
+
+    def is_due(self, note: Any) -> bool:  # noqa: ANN401
+        """Its time has come, or a target came back after it had failed."""
+        if note.next_s <= self._now_s():
+            return True
+        failed_s = note.next_s - delay_s(note.tries)
+        return any(self._up_s.get(target, failed_s) > failed_s for target in note.targets)
 
 
 class Notifier:
@@ -55,7 +98,7 @@ class Notifier:
     ) -> None:
         """``deliver`` raises ``Failed``."""
         self._notes = notes
-        self._deliver = deliver
+        self._targets = Targets(deliver, now_s)
         self._max_tries = max_tries
         self._log = log
         self._now_s = now_s
@@ -66,7 +109,7 @@ class Notifier:
         for note in self._notes.waiting():
             if stopping():
                 return
-            if note.next_s > self._now_s():
+            if not self._targets.is_due(note):
                 continue
             message = self._notes.message(note)
             if message is not None:
@@ -79,7 +122,7 @@ class Notifier:
         left, problems, hopeless = [], [], True
         for target in note.targets:
             try:
-                self._deliver(target, message)
+                self._targets.tell(target, message, anyway=note.by_hand)
             except Failed as failure:
                 left.append(target)
                 problems.append(str(failure))
@@ -89,16 +132,22 @@ class Notifier:
             self._log.info("Told %d of the end of %s %s", len(note.targets), note.subject, note.id)
             return
         tries = note.tries + 1
-        delay_s = min(CAP_S, BASE_S * 2**note.tries)
+        wait_s = delay_s(tries)
         later = msgspec.structs.replace(
-            note, targets=tuple(left), tries=tries, next_s=self._now_s() + delay_s, error="; ".join(problems)[:500]
+            note,
+            targets=tuple(left),
+            tries=tries,
+            next_s=self._now_s() + wait_s,
+            error="; ".join(problems)[:500],
+            message=dict(message) if note.subject == "task" else None,  # a batch may go on again, and ends once more then
+            by_hand=False,
         )
         if hopeless or tries >= self._max_tries:
             self._notes.give_up(later)
             self._log.error("Could not tell of the end of %s %s: see `swarm notify list`", note.subject, note.id)
             return
         self._notes.owe(later)
-        self._log.warning("Telling of the end of %s %s failed; again in %.0fs", note.subject, note.id, delay_s)
+        self._log.warning("Telling of the end of %s %s failed; again in %.0fs", note.subject, note.id, wait_s)
 
     def _is_orphan(self, note: Any) -> bool:  # noqa: ANN401
         seen = self._unseen.get(note.name, 0) + 1
@@ -129,6 +178,10 @@ def notifying(notifier: Notifier, log: logging.Logger) -> Iterator[None]:
             except (QueueError, OSError) as problem:
                 if str(problem) != said:
                     log.warning("Notes cannot be looked at: %s", problem)
+                said = str(problem)
+            except Exception as problem:
+                if str(problem) != said:
+                    log.exception("Telling came to grief")
                 said = str(problem)
             if last:
                 return

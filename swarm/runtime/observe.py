@@ -91,6 +91,7 @@ class Observer:
             blocked_total=self._queue.blocked_count(),
             drop_ins=self._queue.drop_ins(),
             hopeless=self._queue.hopeless(),
+            orphaned=self._queue.orphaned(),
             pauses=self._queue.pauses(),
             gpus=self._read_cards(now_s),
             finished=FinishedView() if self._old_after_s is None else self._queue.finished(self._old_after_s),

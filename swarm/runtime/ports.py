@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from swarm.core.claim import Claim
+from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.gpu import GpuReading
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
@@ -33,17 +33,13 @@ class WorkerQueue(Protocol):
 
     lost_races: int
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
-        """The best waiting task of the first lane that has one, moved into ``processing/<worker>/``; None if none has.
+    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor) -> Exchanged:
+        """Put outcomes on record and claim what is wanted then; all of it shares its flushes.
 
-        Atomic: one rename. The attempt is counted before this returns. Raises ``StorageFault`` when the disk refuses.
-        """
-        ...
-
-    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
-        """Write the outcome and move the claimed file to ``state`` (completed, failed or cancelled).
-
-        False: fenced, the file is gone; the late result was set aside and nothing changed. Raises ``StorageFault``.
+        A finish writes the outcome and moves the claimed file to completed, failed or cancelled; one whose file is gone is
+        fenced and changes nothing. A claim is one rename into ``processing/<worker>/`` of the best waiting task of the first
+        lane that has one; its attempt is counted before this returns. Raises ``StorageFault`` when the disk refuses: nothing
+        is claimed then, and the same finishes may be said again.
         """
         ...
 
@@ -158,6 +154,14 @@ class BrainQueue(Protocol):
         """Batches past their limit of failures that have not ended."""
         ...
 
+    def orphaned(self) -> tuple[str, ...]:
+        """Mapped tasks that were cancelled, of whose children some may not have been."""
+        ...
+
+    def cancel_children(self, task_id: str) -> int:
+        """Cancel some of what has not ended of such a task's children; how many."""
+        ...
+
     def stop_batch(self, batch_id: str, reason: str) -> int:
         """Cancel some of what waits of a batch; how many."""
         ...
@@ -172,6 +176,10 @@ class BrainQueue(Protocol):
 
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
         """Remove finished documents of one shard that ended longer ago; how many. Keeps what waiting tasks depend on."""
+        ...
+
+    def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:
+        """Go a step on in removing the files of batches of which nothing is left; ids of those removed now."""
         ...
 
 

@@ -1,13 +1,14 @@
-"""Puts a finished attempt on record: completed, failed, cancelled, to be retried, or given back."""
+"""What becomes of an attempt that ended: on record as completed, failed or cancelled, tried again, or given back."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from swarm.core.claim import Finish
 from swarm.core.faults import TaskFault
 from swarm.core.retry import Again, Cancelled, GiveUp, Verdict, after_fault
 from swarm.core.task import Attempt, Outcome, TaskClass, TaskError, TaskState, Trail
@@ -20,8 +21,25 @@ _MESSAGE_CHARS = 2000
 Settled = Outcome | Literal["fenced"]
 
 
+class Back(NamedTuple):
+    """The task goes back to its lane: with its history after a fault, or (None) untouched."""
+
+    again: Again | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Closing(NamedTuple):
+    """What is to become of an ended run. Decided once: saying the same again is how a failed write is made good."""
+
+    run: Run
+    outcome: Outcome
+    act: Finish | Back
+    verdict: Verdict | None = None
+    """For a fault: what was decided, and why."""
+
+
 class Settler:
-    """Decides by ``swarm.core.retry`` and tells the queue. Knows nothing of slots."""
+    """Decides by ``swarm.core.retry``, tells the queue what goes back and people what came of it; knows nothing of slots."""
 
     def __init__(
         self,
@@ -42,35 +60,42 @@ class Settler:
         self._jitter = jitter
         self._log = log
 
-    def settle(self, run: Run, *, digest: str | None) -> Settled:
-        """Record how ``run`` ended. ``fenced``: it came too late and changed nothing. Raises ``StorageFault``: try again."""
+    def close(self, run: Run, *, digest: str | None) -> Closing:
+        """Decide what becomes of ``run``."""
         match run.ending:
             case Trail() as trail:
-                outcome, done = self._completed(run, trail, digest)
+                attempt = self._attempt(run, "completed", digest)
+                ended = msgspec.structs.replace(
+                    trail, status="completed", completed_at=attempt.ended_at, attempts=(*run.claim.attempts, attempt)
+                )
+                return Closing(run, "completed", Finish(run.claim, TaskState.COMPLETED, ended))
             case TaskFault() as fault:
-                outcome, done = self._faulted(run, fault, digest)
+                return self._faulted(run, fault, digest)
             case Released() | None:
-                outcome, done = self._released(run)
+                return Closing(run, "released", Back())
+
+    def give_back(self, closing: Closing, back: Back) -> Settled:
+        """Put the task back into its lane, and say so. ``fenced``: too late. Raises ``StorageFault``: say it again."""
+        claim = closing.run.claim
+        if back.again is None:
+            done = self._queue.release(claim)
+        else:
+            done = self._queue.retry(claim, back.attempts, delay_s=back.again.delay_s, counts=back.again.counts)
+        return self.settled(closing, done=done)
+
+    def settled(self, closing: Closing, *, done: bool) -> Settled:
+        """Say what came of it. ``fenced``: it came too late and changed nothing."""
         if not done:
             self._log.warning(
                 "Fenced: task %s was taken back from this worker; the late result of attempt %d is set aside",
-                run.claim.task.task_id,
-                run.claim.attempt,
+                closing.run.claim.task.task_id,
+                closing.run.claim.attempt,
             )
             return "fenced"
-        return outcome
+        self._tell(closing)
+        return closing.outcome
 
-    def _completed(self, run: Run, trail: Trail, digest: str | None) -> tuple[Outcome, bool]:
-        attempt = self._attempt(run, "completed", digest)
-        whole = msgspec.structs.replace(
-            trail, status="completed", completed_at=attempt.ended_at, attempts=(*run.claim.attempts, attempt)
-        )
-        done = self._queue.finish(run.claim, TaskState.COMPLETED, whole)
-        if done:
-            self._log.info("Completed %s in %.2fs", _named(run), run.elapsed_s)
-        return "completed", done
-
-    def _faulted(self, run: Run, fault: TaskFault, digest: str | None) -> tuple[Outcome, bool]:
+    def _faulted(self, run: Run, fault: TaskFault, digest: str | None) -> Closing:
         claim = run.claim
         verdict = after_fault(
             fault=fault.fault,
@@ -85,9 +110,10 @@ class Settler:
         outcome = _outcome(verdict)
         attempt = self._attempt(run, outcome, digest, fault=fault, error=error)
         attempts = (*claim.attempts, attempt)
+        act: Finish | Back
         match verdict:
-            case Again(delay_s=delay_s, counts=counts):
-                done = self._queue.retry(claim, attempts, delay_s=delay_s, counts=counts)
+            case Again() as again:
+                act = Back(again, attempts)
             case GiveUp():
                 trail = Trail(
                     status="failed",
@@ -96,19 +122,11 @@ class Settler:
                     error=error,
                     attempts=attempts,
                 )
-                done = self._queue.finish(claim, TaskState.FAILED, trail)
+                act = Finish(claim, TaskState.FAILED, trail)
             case Cancelled():
                 trail = Trail(status="cancelled", completed_at=attempt.ended_at, error=error, attempts=attempts)
-                done = self._queue.finish(claim, TaskState.CANCELLED, trail)
-        if done:
-            self._tell(run, fault, verdict)
-        return outcome, done
-
-    def _released(self, run: Run) -> tuple[Outcome, bool]:
-        done = self._queue.release(run.claim)
-        if done:
-            self._log.info("Released %s: the worker stops", _named(run))
-        return "released", done
+                act = Finish(claim, TaskState.CANCELLED, trail)
+        return Closing(run, outcome, act, verdict)
 
     def _attempt(
         self,
@@ -131,15 +149,22 @@ class Settler:
             error=error,
         )
 
-    def _tell(self, run: Run, fault: TaskFault, verdict: Verdict) -> None:
+    def _tell(self, closing: Closing) -> None:
         """Messages about a request or program may quote its input, so only their kind is logged; those of hosts may show."""
-        ours = fault.fault == "infra" or run.claim.task.task_class is TaskClass.RESOURCE
-        detail = f" ({fault.message[:300]})" if ours else ""
-        match verdict:
+        run = closing.run
+        fault = run.ending if isinstance(run.ending, TaskFault) else None
+        ours = fault is not None and (fault.fault == "infra" or run.claim.task.task_class is TaskClass.RESOURCE)
+        detail = f" ({fault.message[:300]})" if fault is not None and ours else ""
+        match closing.verdict:
+            case None if closing.outcome == "released":
+                self._log.info("Released %s: the worker stops", _named(run))
+            case None:
+                self._log.info("Completed %s in %.2fs", _named(run), run.elapsed_s)
             case Again(delay_s=delay_s, reason=reason):
                 self._log.warning("Retrying %s in %.1fs - %s%s", _named(run), delay_s, reason, detail)
             case GiveUp(reason=reason):
-                self._log.error("Failed %s - %s fault, %s%s", _named(run), fault.fault, reason, detail)
+                kind = "" if fault is None else fault.fault
+                self._log.error("Failed %s - %s fault, %s%s", _named(run), kind, reason, detail)
             case Cancelled():
                 self._log.info("Cancelled %s after %.2fs", _named(run), run.elapsed_s)
 

@@ -1,20 +1,22 @@
 """The worker: claims tasks by preference, runs each in a slot, puts the outcome on record.
 
-One turn, in order: obey wishes to stop, settle attempts that ended, hear what the server says, stop what is overdue or
-unwanted, claim and start until no slot is free or nothing suits, publish how it is. The loop's thread owns all state;
-attempts and looks at the server run on pool threads and come back through queues.
+One turn, in order: obey wishes to stop, learn from attempts that ended, hear what the server says, stop what is overdue or
+unwanted, put on record what ended and claim for every slot that is free then, start it, publish how it is. The loop's
+thread owns all state; attempts and looks at the server run on pool threads and come back through queues.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swarm.core.cardcare import CardVerdict
-from swarm.core.claim import Claim
-from swarm.core.task import TaskClass
+from swarm.core.task import Task, TaskClass
 from swarm.core.worker import WorkerStatus
-from swarm.errors import StorageFault, SwarmError
+from swarm.errors import SwarmError
 from swarm.runtime.attempt import Run
 from swarm.runtime.claiming import Claimer
-from swarm.runtime.condition import condition, served_count
+from swarm.runtime.condition import SERVED, condition, served_count
+from swarm.runtime.exchange import Exchange
 from swarm.runtime.heartbeats import WorkerState
 from swarm.runtime.ledger import ModelLedger
 from swarm.runtime.pool import ThreadPool
@@ -65,7 +67,7 @@ class Worker:
             clock=clock,
             log=log,
         )
-        self._settler = Settler(
+        settler = Settler(
             ports.queue,
             worker=state.name,
             gpu=config.gpu,
@@ -74,7 +76,15 @@ class Worker:
             jitter=ports.jitter,
             log=log,
         )
-        self._to_settle: list[Run] = []
+        self._exchange = Exchange(
+            ports.queue,
+            claimer=self._claimer,
+            settler=settler,
+            running=self._running,
+            ledger=self._ledger,
+            storage=self._storage,
+            clock=clock,
+        )
         self._obeyed = 0
         self._give_up_s = float("inf")
         self._cancel_check_s = 0.0
@@ -99,11 +109,11 @@ class Worker:
             raise SwarmError("the heartbeat thread has ended; without it the worker would be taken for hung")
         before = self._outside()
         self._obey()
-        self._settle_ended()
+        self._close_ended()
         self._hear_server()
         self._hear_cards()
         self._police()
-        full = self._claim_all()
+        full = self._exchange.turn(self._closed_reason, draining=self._obeyed > 0)
         self._begin_ready()
         self._publish(before)
         return self._pause_s(full=full)
@@ -137,23 +147,12 @@ class Worker:
                 self._running.stop(run, "stopping")
         self._obeyed = urgency
 
-    def _settle_ended(self) -> None:
-        """Put on record what ended. While the disk refuses, results stay in memory and nothing new is claimed."""
+    def _close_ended(self) -> None:
+        """What an ended attempt proved holds from now on, recorded or not."""
         for run in self._running.ended():
             self._ledger.ended(run)
             self._tell_watch(run)
-            self._to_settle.append(run)
-        while self._to_settle and self._storage.may_try:
-            run = self._to_settle[0]
-            try:
-                outcome = self._settler.settle(run, digest=self._ledger.digest(run))
-            except StorageFault as fault:
-                self._storage.failed(fault, "results are kept in memory and nothing is claimed")
-                return
-            self._storage.worked()
-            self._to_settle.pop(0)
-            self._running.drop(run)
-            self._ledger.settled(run, outcome)
+            self._exchange.ended(run)
 
     def _tell_watch(self, run: Run) -> None:
         if self._watch is None or not run.begun or not served_count((run,)):
@@ -196,28 +195,16 @@ class Worker:
             self._cancel_check_s = now_s + FULL_PAUSE_S
         self._running.police(self._ports.queue.cancel_requested if check else None)
 
-    def _claim_all(self) -> bool:
-        """Claim until no slot is free or nothing may be claimed (True), or nothing suits (False)."""
-        if self._obeyed or not self._storage.may_try:
-            return True
-        while True:
-            got = self._claimer.next(self._closed_reason())
-            if not isinstance(got, Claim):
-                return got == "full"
-            self._running.take(got)
-            self._ledger.claimed(got, self._clock.iso())
-            self._begin_ready()
-
     def _begin_ready(self) -> None:
         for run in self._running.begin_ready():
             self._ledger.begun(run.claim.task)
 
-    def _closed_reason(self) -> str:
+    def _closed_reason(self, held: Sequence[Task]) -> str:
         if self._watch is None:
             return "it has no model server"
         if self._verdict.reason:
             return self._verdict.reason
-        return self._watch.closed_reason(in_flight=served_count(self._running.runs))
+        return self._watch.closed_reason(in_flight=sum(1 for task in held if task.task_class in SERVED))
 
     # -- publishing ------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,11 @@ class BatchBook:
         return f"{self._layout.batches}/{batch_id}.{ending}"
 
     def manifest(self, batch_id: str) -> Manifest:
-        """Raises ``QueueError`` for an unknown batch."""
+        """Raises ``QueueError`` for an unknown batch, ``StorageFault``."""
+        with storage_faults(f"batch {batch_id} cannot be read"):
+            return self._manifest(batch_id)
+
+    def _manifest(self, batch_id: str) -> Manifest:
         try:
             if not ID_RE.match(batch_id):
                 raise FileNotFoundError(batch_id)
@@ -98,7 +102,7 @@ class BatchBook:
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
         Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
         """
-        with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self._alone(manifest.batch_id):
+        with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self.alone(manifest.batch_id):
             known = self.known(manifest.batch_id)
             present = _Presence(self._layout, known)
             self.write(manifest)
@@ -171,32 +175,51 @@ class BatchBook:
         self._storage.flush_dir(self._layout.batches)
 
     def write(self, manifest: Manifest) -> None:
-        """Replace a manifest, durably."""
+        """Replace a manifest, durably. Raises ``StorageFault``."""
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-        self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
+        with storage_faults(f"batch {manifest.batch_id} could not be noted"):
+            self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
 
     @contextmanager
-    def _alone(self, batch_id: str) -> Iterator[None]:
-        fd = os.open(self._path(batch_id, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(fd)
-            raise LockHeld(f"batch {batch_id} is being submitted by another process", hint="wait for it to end") from exc
+    def alone(self, batch_id: str) -> Iterator[None]:
+        """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
+        fd = self._locked(batch_id)
         try:
             yield
         finally:
             os.close(fd)
 
+    def _locked(self, batch_id: str) -> int:
+        path = self._path(batch_id, "lock")
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                os.close(fd)
+                hint = "wait for it to end"
+                raise LockHeld(f"batch {batch_id} is being submitted by another process", hint=hint) from exc
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            os.close(fd)  # the empty batch of this name was purged together with its lock: take the new one
+
     def task_ids(self, batch_id: str) -> Iterator[str]:
         """Task ids of the last submission, in the input's order; of a cut-off first one, those it knew."""
         self.manifest(batch_id)
+        if os.path.exists(self._path(batch_id, "order")):
+            yield from self.order(batch_id)
+        else:
+            yield from (task_id for _, task_id in self._known(batch_id))
+
+    def order(self, batch_id: str) -> Iterator[str]:
+        """Task ids of the last whole submission; none without one."""
         try:
             with open(self._path(batch_id, "order"), encoding="ascii") as file:
                 for line in file:
                     yield line[:-1]
         except FileNotFoundError:
-            yield from (task_id for _, task_id in self._known(batch_id))
+            return
 
     def documents(self, batch_id: str) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         """In the input's order: each stored task, and again as finished document (None while it has not ended)."""

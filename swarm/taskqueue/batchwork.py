@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import msgspec
 
-from swarm.core.task import TaskError, TaskState
+from swarm.core.task import TaskState
 from swarm.errors import QueueError
 from swarm.taskqueue import lookup, people
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.cancelling import Canceller, is_child
 from swarm.taskqueue.layout import Layout, shard_of
-from swarm.taskqueue.settle import Settler
-from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
+from swarm.taskqueue.storage import Storage
 
 _WAITING = (TaskState.PENDING, TaskState.BLOCKED)
 _ROUNDS = 3
@@ -31,25 +30,22 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> Cancelled:
-    """Cancel all of these that have not ended. Raises ``StorageFault``; repeating it goes on where it stopped."""
+    """Cancel all of these that have not ended, and the children of those mapped over a list.
+
+    Raises ``StorageFault``; repeating it goes on where it stopped.
+    """
     wanted = set(task_ids)
-    settler = Settler(layout, storage)
-    error = TaskError(type="cancelled", message=reason)
+    canceller = Canceller(layout, storage)
     cancelled, asked = 0, set[str]()
     for _ in range(_ROUNDS):
         before = cancelled, len(asked)
         for state in _WAITING:
             for located in lookup.list_state(layout, state):
-                if located.task_id in wanted and settler.end_waiting(
-                    located.path, located.task_id, TaskState.CANCELLED, error
-                ):
-                    cancelled += 1
+                if located.task_id in wanted or is_child(located, wanted):
+                    cancelled += canceller.end(located, reason)
         for located in lookup.list_state(layout, TaskState.PROCESSING):
-            if located.task_id in wanted and located.task_id not in asked:
-                with storage_faults(f"cannot ask for the cancelling of {located.task_id}"):
-                    os.close(
-                        os.open(layout.cancel_mark(located.task_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-                    )
+            if located.task_id not in asked and (located.task_id in wanted or is_child(located, wanted)):
+                canceller.ask(located.task_id)
                 asked.add(located.task_id)
         if (cancelled, len(asked)) == before:
             break

@@ -10,6 +10,7 @@ from swarm.clock import parse_iso
 from swarm.core.lanes import lane_of
 from swarm.core.mapping import child_ids
 from swarm.core.task import Task, TaskClass, Trail
+from swarm.core.templating import references
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.corrupt import set_aside
@@ -32,6 +33,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     session: str | None
     depends_on: tuple[str, ...]
+    needs: tuple[str, ...]
+    """Of these, all if its request asks for results: they must be there when it runs."""
     runs_anyway: bool
     due_s: float | None
     """Seconds since the epoch before which it must not run."""
@@ -69,12 +72,17 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> Entry:
         priority=task.priority,
         session=task.session,
         depends_on=child_ids(task.task_id, trail.children or 0) if mapped else task.depends_on,
+        needs=task.depends_on if task.depends_on and _asks(task) else (),
         runs_anyway=task.on_dependency_failure == "run",
         due_s=max(times, default=None),
         resource=task.task_class is TaskClass.RESOURCE,
         batch_id=task.batch_id,
         step="release" if task.map is None else "gather" if mapped else "expand",
     )
+
+
+def _asks(task: Task) -> bool:
+    return any(reference.startswith("results.") for reference in references(task.request))
 
 
 def reading_order(name: str) -> tuple[bool, str]:

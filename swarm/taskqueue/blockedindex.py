@@ -15,8 +15,9 @@ from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView
 from swarm.taskqueue.blockedentry import Entry, read_entry, reading_order
 from swarm.taskqueue.blockednames import BlockedNames
-from swarm.taskqueue.endings import Endings
+from swarm.taskqueue.endings import Endings, HowEnded
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.needs import NeedLedger
 from swarm.taskqueue.sessions import Sessions
 from swarm.taskqueue.storage import Storage
 
@@ -43,7 +44,9 @@ class BlockedIndex:
         self._entries: dict[str, Entry] = {}
         self._open: dict[str, set[str]] = {}
         self._failed: dict[str, str] = {}
+        self._how = HowEnded(layout)
         self._dependents: dict[str, set[str]] = {}
+        self._needs = NeedLedger(layout, storage)
         self._sessions = Sessions(layout, storage, self._endings, self._entries)
         self._due: list[tuple[float, str]] = []
         self._ready: dict[str, None] = {}
@@ -75,6 +78,15 @@ class BlockedIndex:
         """Ids that blocked tasks depend on, as of the last look."""
         return frozenset(wanted for entry in self._entries.values() for wanted in entry.depends_on)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every blocked file has been read."""
+        return not self._unread
+
+    def maps(self) -> frozenset[str]:
+        """Mapped tasks that wait for their children, as of the last look."""
+        return frozenset(entry.task_id for entry in self._entries.values() if entry.step == "gather")
+
     def entry(self, task_id: str, attempt: int) -> tuple[str, Entry] | None:
         """Path and content of one blocked task; None if it is not there any more."""
         path = self._layout.blocked_file(task_id, attempt)
@@ -103,6 +115,17 @@ class BlockedIndex:
                 turns.setdefault(other.session, other.task_id)
         self._sessions.note(turns)
 
+    def note_needs(self, entry: Entry) -> None:
+        """Put on record whose results it will ask for, before it is let go; with it all others about to go.
+
+        Raises ``OSError``.
+        """
+        if not entry.needs or self._needs.known(entry.task_id):
+            return
+        ready = (self._entries.get(name) for name in self._ready)
+        others = {one.task_id: one.needs for one in ready if one is not None and one.needs}
+        self._needs.note({**others, entry.task_id: entry.needs})
+
     # -- following the files -------------------------------------------------------------------------------------------
 
     def _follow_pauses(self) -> None:
@@ -116,6 +139,7 @@ class BlockedIndex:
         changes = self._names.changes()
         again = self._unsettled
         self._unsettled = changes.unsettled
+        self._endings.suspect(changes.removed)
         for name in (*changes.removed, *changes.added):
             self._drop(name)
             self._unread.pop(name, None)
@@ -176,6 +200,7 @@ class BlockedIndex:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def _note_end(self, task_id: str, *, completed: bool) -> None:
+        self._how.forget(task_id)
         for name in self._dependents.pop(task_id, ()):
             self._open[name].discard(task_id)
             if not completed and not self._entries[name].runs_anyway:
@@ -244,6 +269,7 @@ class BlockedIndex:
             due_in_s=None if entry.due_s is None else entry.due_s - now_s,
             waiting_for=tuple(w for w in entry.depends_on if w in open_ids),
             failed_dependency=self._failed.get(entry.name),
+            failed_how=self._how.of(self._failed.get(entry.name)),
             step=entry.step,
             batch_paused=entry.batch_id if self._pauses.batch(entry.batch_id) else None,
             session_turn=entry.name not in self._unsettled

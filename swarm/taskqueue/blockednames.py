@@ -6,23 +6,19 @@ listing that had ended before the next one began has all its forerunners in the 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import struct
 import time
+import weakref
 from collections.abc import Iterator
 
 import msgspec
 
+from swarm.taskqueue import inotify
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 
 RELIST_S = 60.0
 """With inotify it is listed all the same this often: files that another host put there are told by nobody."""
-_IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x040, 0x080, 0x100, 0x200
-_IN_Q_OVERFLOW, _IN_IGNORED = 0x4000, 0x8000
-_HEAD = struct.Struct("iIII")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -42,6 +38,7 @@ class BlockedNames:
         self._folder = layout.blocked
         self._names: set[str] = set()
         self._fd = _watch(layout.blocked) if watch else None
+        self._closing = None if self._fd is None else weakref.finalize(self, os.close, self._fd)
         self._relist_s = float("-inf")
 
     def changes(self) -> Changes:
@@ -60,9 +57,9 @@ class BlockedNames:
 
     def close(self) -> None:
         """Give the inotify descriptor back."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._closing is not None:
+            self._closing()
+        self._fd = None
 
     def _apply(self, told: dict[str, bool]) -> Changes:
         added = tuple(name for name, there in told.items() if there)
@@ -92,28 +89,13 @@ class BlockedNames:
     def _told(self) -> Iterator[tuple[str | None, bool]]:
         """(name, whether it is there now) in the order in which it happened; (None, …) when events were lost."""
         assert self._fd is not None
-        while True:
-            try:
-                data = os.read(self._fd, 1 << 16)
-            except BlockingIOError:
-                return
-            at = 0
-            while at < len(data):
-                _, mask, _, size = _HEAD.unpack_from(data, at)
-                name = data[at + _HEAD.size : at + _HEAD.size + size].rstrip(b"\0")
-                at += _HEAD.size + size
-                if mask & (_IN_Q_OVERFLOW | _IN_IGNORED) or not name:
-                    yield None, False
-                else:
-                    yield os.fsdecode(name), bool(mask & (_IN_MOVED_TO | _IN_CREATE))
+        for event in inotify.told(self._fd):
+            yield event.name, event.there
 
 
 def _watch(folder: str) -> int | None:
-    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        return None
-    wanted = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
-    if _libc.inotify_add_watch(fd, os.fsencode(folder), wanted) < 0:
+    fd = inotify.opened()
+    if fd is not None and inotify.add(fd, folder, inotify.GONE | inotify.THERE) is None:
         os.close(fd)
         return None
     return fd

@@ -13,6 +13,7 @@ from swarm.taskqueue import dropins, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
+from swarm.taskqueue.cancelling import Canceller
 from swarm.taskqueue.finished import FinishedIndex
 from swarm.taskqueue.hopeless import HopelessBatches
 from swarm.taskqueue.ids import IdMaker
@@ -20,13 +21,16 @@ from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.lifelock import LifeLock, is_held
 from swarm.taskqueue.mapping import Mapper
+from swarm.taskqueue.occupied import Occupied
 from swarm.taskqueue.pauses import PauseBook
 from swarm.taskqueue.producer import Producer
-from swarm.taskqueue.purge import Needed
+from swarm.taskqueue.purge import Needed, Waiting
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, storage_faults
 from swarm.taskqueue.takeback import CrashRule, take_back
 
+CHILDREN_STEP = 1000
+"""Children of a cancelled mapped task that are ended in one turn."""
 _LOOK = storage_faults("cannot look into the queue")
 
 
@@ -42,13 +46,17 @@ class BrainFileQueue:
         *,
         count_finished: bool = False,
         ready_only: bool = False,
+        lanes: LaneCounts | None = None,
     ) -> None:
-        """With ``ready_only`` ``blocked`` answers only what may matter now, at the cost of what changed."""
+        """With ``ready_only`` ``blocked`` answers only what may matter now, at the cost of what changed.
+
+        ``lanes``: counts to go on from, where somebody has counted already.
+        """
         self._end_remains = end_remains
         self._layout = layout
         self._storage = storage
         self._crash_rule = crash_rule
-        self._lanes = LaneCounts(layout)
+        self._lanes = lanes or LaneCounts(layout)
         self._pauses = PauseBook(layout)
         self._blocked = BlockedIndex(layout, storage, self._pauses.read, ready_only=ready_only)
         self._hopeless = HopelessBatches(layout, storage) if ready_only else None
@@ -56,6 +64,9 @@ class BrainFileQueue:
         self._producer = Producer(layout, storage)
         self._mapper = Mapper(layout, storage, self._producer)
         self._settler = Settler(layout, storage)
+        self._canceller = Canceller(layout, storage)
+        self._cancels = Occupied(layout.cancels)
+        self._needed: Needed | None = None
         self._finished = FinishedIndex(layout, count=count_finished)
         self._buckets = BucketChooser(layout, storage, IdMaker())
 
@@ -78,6 +89,7 @@ class BrainFileQueue:
     @_LOOK
     def blocked(self) -> tuple[BlockedView, ...]:
         """All blocked tasks with what they wait for."""
+        self._needed = None
         return self._blocked.look()
 
     def blocked_count(self) -> int:
@@ -149,6 +161,7 @@ class BrainFileQueue:
             lane, priority = entry.lane, entry.priority
             try:
                 self._blocked.note_turn(entry)
+                self._blocked.note_needs(entry)
                 bucket = returned_bucket(priority) if attempt else self._buckets.at_end(lane, priority)
                 # After a power cut either place is a good one, and thousands may be due at once.
                 self._buckets.move_in(path, lane, bucket, task_id, attempt, flush=False)
@@ -203,6 +216,17 @@ class BrainFileQueue:
             return self._hopeless.stop(batch_id, reason)
 
     @_LOOK
+    def orphaned(self) -> tuple[str, ...]:
+        """Mapped tasks that were cancelled, of whose children some may not have been; one ``stat`` while there is none."""
+        return self._canceller.orphaned() if self._cancels.any() else ()
+
+    def cancel_children(self, task_id: str) -> int:
+        """End up to ``CHILDREN_STEP`` of such a task's children; how many, with those whose workers were asked."""
+        ended = self._canceller.end_orphans(task_id, most=CHILDREN_STEP)
+        ring(self._layout)
+        return ended
+
+    @_LOOK
     def pauses(self) -> Pauses:
         """What people have paused."""
         return self._pauses.read()
@@ -214,6 +238,13 @@ class BrainFileQueue:
 
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
         """Remove old documents of one shard; how many. Kept: those that blocked tasks and sessions depend on."""
-        needed = Needed(self._layout, self._blocked.dependencies())
+        if not self._blocked.whole:
+            return 0
         with storage_faults(f"cannot purge {state}/{shard}"):
-            return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=needed).documents
+            if self._needed is None:
+                self._needed = Needed(self._layout, Waiting(self._blocked.dependencies(), self._blocked.maps()))
+            return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=self._needed).documents
+
+    def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:
+        """Go a step on in removing the files of batches of which nothing is left; ids of those removed now."""
+        return self._finished.purge_batches(self._storage, older_than_s=older_than_s)

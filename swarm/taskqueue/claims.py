@@ -12,25 +12,41 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from swarm.clock import SystemClock, parse_iso
-from swarm.core.claim import Claim
-from swarm.core.lanes import lane_of, parse_lane
+from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
+from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.bell import ring
-from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
+from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.lanecursor import LaneCursor
 from swarm.taskqueue.layout import Layout, TaskName, task_file
-from swarm.taskqueue.lookup import count_lane
 from swarm.taskqueue.occupied import Occupied
 from swarm.taskqueue.pauses import PauseBook
-from swarm.taskqueue.settle import Settler
+from swarm.taskqueue.settle import Ended, Ending, Settler
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 log = logging.getLogger(__name__)
+
+_CLAIMING = storage_faults("cannot claim")
+_RECORDING = storage_faults("what ended or was claimed could not be put on record")
+_Place = tuple[str, TaskName]
+"""The bucket's path and the name a waiting task has there."""
+
+
+class _Moved:
+    """What one exchange has claimed and not flushed yet: where each came from, and the claims."""
+
+    __slots__ = ("claims", "fault", "places")
+
+    def __init__(self) -> None:
+        self.places: dict[str, _Place] = {}
+        self.claims: list[Claim] = []
+        self.fault: StorageFault | None = None
 
 
 class WorkerFileQueue:
@@ -47,26 +63,82 @@ class WorkerFileQueue:
         self._claiming = threading.Lock()
         self._buckets = BucketChooser(layout, storage, IdMaker())
         self._blocked = Occupied(layout.blocked)
+        self._counts = LaneCounts(layout)
         self._pauses = PauseBook(layout)
         self._cancels = Occupied(layout.cancels)
-        self._in_hand: dict[str, tuple[str, str, TaskName]] = {}
+        self._in_hand: dict[str, _Place] = {}
         self.lost_races = 0
         with storage_faults(f"cannot set up the place of {worker}"):
             storage.make_dir(self._mine)
 
     def claim(self, lanes: Sequence[str]) -> Claim | None:
         """The first claimable task of the first lane that has one; None if none has. Raises ``StorageFault``."""
-        with storage_faults("cannot claim"):
-            while (taken := self._take(lanes)) is not None:
-                claim = self._make_sure(*taken)
-                if claim is not None:
-                    return claim
-        return None
+        got = self.exchange((), lambda taken: () if taken else lanes)
+        if got.fault is not None:
+            raise got.fault
+        return got.claims[0] if got.claims else None
 
-    def _take(self, lanes: Sequence[str]) -> tuple[str, str, TaskName] | None:
-        """Move the first candidate here, unflushed; returns its new path, the bucket it came from and its name there."""
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
+        """Record the outcome; False: fenced, nothing changed. Raises ``StorageFault``."""
+        return self.exchange((Finish(claim, state, trail),), None).done[0]
+
+    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor | None) -> Exchanged:
+        """Record outcomes and claim what is wanted then, with two flushes in all: the outcomes' bytes, then every name.
+
+        Raises ``StorageFault`` when that could not be done: say the same finishes again, what was recorded is known again.
+        What was claimed goes back before anything else is claimed.
+        """
+        with _RECORDING:
+            ended = self._settler.end_all([self._ending(finish) for finish in finishes]) if finishes else ()
+        moved = _Moved()
+        try:
+            if lanes_for is not None:
+                self._claim_into(moved, lanes_for)
+            if self._storage.full:
+                with _RECORDING:
+                    self._flush_names(ended, claimed=bool(moved.places))
+        except BaseException:
+            with self._claiming:
+                self._in_hand.update(moved.places)
+            raise
+        if finishes:
+            self._tell_of(finishes)
+        return Exchanged(tuple([e.done for e in ended]), tuple(moved.claims), moved.fault)
+
+    def _ending(self, finish: Finish) -> Ending:
+        claim, state, trail = finish
+        return Ending(claim.path, claim.task.task_id, claim.body_size, state, self._settler.dated(state, trail))
+
+    def _flush_names(self, ended: Sequence[Ended], *, claimed: bool) -> None:
+        folders = {e.folder for e in ended if e.folder}
+        if claimed:
+            folders.add(self._mine)
+        self._storage.flush_dir(*folders)
+
+    def _claim_into(self, moved: _Moved, lanes_for: LanesFor) -> None:
+        """Claim until enough, unflushed. A fault of the disk ends it; what was claimed before holds all the same."""
+        try:
+            with _CLAIMING:
+                while (lanes := lanes_for(moved.claims)) and (taken := self._take(lanes)) is not None:
+                    path, place = taken
+                    try:
+                        claim = self._open(path, place[1])
+                    except FileNotFoundError:
+                        continue
+                    except BaseException:
+                        self._keep_in_hand(path, place)
+                        raise
+                    if claim is not None:
+                        moved.places[path] = place
+                        moved.claims.append(claim)
+        except StorageFault as fault:
+            moved.fault = fault
+
+    def _take(self, lanes: Sequence[str]) -> tuple[str, _Place] | None:
+        """Move the first candidate here, unflushed; returns its new path, and where it was."""
         with self._claiming:
-            self._put_back()
+            if self._in_hand:
+                self._put_back()
             for lane in lanes:
                 cursor = self._cursors.get(lane)
                 if cursor is None:
@@ -76,7 +148,7 @@ class WorkerFileQueue:
                     return taken
         return None
 
-    def _take_from(self, cursor: LaneCursor) -> tuple[str, str, TaskName] | None:
+    def _take_from(self, cursor: LaneCursor) -> tuple[str, _Place] | None:
         while (candidate := cursor.next()) is not None:
             bucket, name, parsed = candidate
             path = f"{self._mine}/{task_file(parsed.task_id, parsed.attempt + 1)}"
@@ -88,40 +160,29 @@ class WorkerFileQueue:
                 self.lost_races += 1
                 log.debug("Lost race: %s (claimed by another worker)", parsed.task_id)
             except BaseException:
-                self._keep_in_hand(path, bucket, parsed)
+                self._in_hand[path] = (bucket, parsed)
                 raise
             else:
-                return path, bucket, parsed
+                return path, (bucket, parsed)
         return None
 
-    def _make_sure(self, path: str, bucket: str, name: TaskName) -> Claim | None:
-        """Flush the claim and read the task; outside the lock, so that several slots share a flush."""
-        try:
-            self._storage.flush_dir(self._mine)
-            return self._open(path, TaskName(name.task_id, name.attempt + 1))
-        except FileNotFoundError:
-            return None
-        except BaseException:
-            with self._claiming:
-                self._keep_in_hand(path, bucket, name)
-            raise
-
-    def _keep_in_hand(self, path: str, folder: str, name: TaskName) -> None:
-        lane, _, bucket = folder.removeprefix(f"{self._layout.pending}/").partition("/")
-        self._in_hand[path] = (lane, bucket, name)
+    def _keep_in_hand(self, path: str, place: _Place) -> None:
+        with self._claiming:
+            self._in_hand[path] = place
 
     def _put_back(self) -> None:
         """What was moved here and could not be flushed or read: nobody works on it, so it must not stay.
 
         Only a fault of the disk leaves something in hand; the disk has to work again before anything else is claimed.
         """
-        for path, (lane, bucket, name) in list(self._in_hand.items()):
+        for path, (folder, name) in list(self._in_hand.items()):
+            lane, _, bucket = folder.removeprefix(f"{self._layout.pending}/").partition("/")
             with suppress(FileNotFoundError):  # the fault came before the move
                 self._buckets.move_in(path, lane, bucket, *name)
             del self._in_hand[path]
 
     def _open(self, path: str, name: TaskName) -> Claim | None:
-        """Read what was claimed; what is no task goes to ``corrupt`` and None comes back."""
+        """Read what was claimed, by the name it had; what is no task goes to ``corrupt`` and None comes back."""
         try:
             parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
             if parts.task.task_id != name.task_id:
@@ -131,20 +192,19 @@ class WorkerFileQueue:
             return None
         return Claim(
             task=parts.task,
-            attempt=name.attempt,
+            attempt=name.attempt + 1,
             worker=self._worker,
             path=path,
             body_size=parts.body_size,
             attempts=parts.trail.attempts,
         )
 
-    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
-        """Record the outcome; False: fenced, nothing changed. Raises ``StorageFault``."""
-        done = self._settler.end_dated(claim.path, claim.task, claim.body_size, state, trail)
-        self._forget_cancel(claim)
-        if done and (claim.task.session is not None or self._blocked.any()):
+    def _tell_of(self, finishes: Sequence[Finish]) -> None:
+        if self._cancels.any():
+            for finish in finishes:
+                self._forget_cancel(finish.claim)
+        if self._blocked.any() or any(finish.claim.task.session is not None for finish in finishes):
             ring(self._layout)  # the brain may have something to let go
-        return done
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
         """Give the task back with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""
@@ -177,15 +237,13 @@ class WorkerFileQueue:
         try:
             return self._settler.give_back(claim.path, task, claim.body_size, None, attempt=attempts, delayed=True)
         except StorageFault:
-            place = (lane_of(task), returned_bucket(task.priority), TaskName(task.task_id, attempts))
-            with self._claiming:
-                self._in_hand[claim.path] = place
+            folder = f"{self._layout.lane(lane_of(task))}/{returned_bucket(task.priority)}"
+            self._keep_in_hand(claim.path, (folder, TaskName(task.task_id, attempts)))
             raise
 
     def waiting(self) -> Mapping[str, int]:
-        """Waiting tasks per lane, by listing them all."""
-        lanes = (lane for lane in list_names(self._layout.pending) if parse_lane(lane) is not None)
-        return {lane: n for lane in lanes if (n := count_lane(self._layout.lane(lane))[0])}
+        """Waiting tasks per lane; costs what changed since it was asked last."""
+        return {lane: found.tasks for lane, found in self._counts.waiting().items()}
 
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody wants this task cancelled."""
@@ -194,8 +252,7 @@ class WorkerFileQueue:
     def _forget_cancel(self, claim: Claim) -> None:
         """A mark that cannot be removed now asks for nothing any more; the outcome stands."""
         with suppress(OSError):
-            if self._cancels.any():
-                os.unlink(self._layout.cancel_mark(claim.task.task_id))
+            os.unlink(self._layout.cancel_mark(claim.task.task_id))
 
 
 def due_in_s(retry_at: str | None, now_s: float) -> float | None:

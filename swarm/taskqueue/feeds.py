@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,10 @@ import msgspec
 
 from swarm.clock import SystemClock
 from swarm.core.feed import FeedState, Wish, task_id_of
-from swarm.core.task import ID_RE
-from swarm.errors import DuplicateTask, LockHeld, QueueError
+from swarm.core.task import ID_RE, TERMINAL
+from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue.batches import BatchBook, Manifest
-from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.buckets import list_names, sorted_buckets
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
@@ -44,7 +44,9 @@ class FeedBook:
     def find(self, feed_id: str) -> FeedState | None:
         """A feed's state; None for one never seen. Raises ``QueueError`` for one that cannot be read."""
         try:
-            return msgspec.json.decode(read_regular(self._path(feed_id, "json"), 1 << 20), type=FeedState)
+            with storage_faults(f"feed {feed_id} cannot be read"):
+                data = read_regular(self._path(feed_id, "json"), 1 << 20)
+            return msgspec.json.decode(data, type=FeedState)
         except FileNotFoundError:
             return None
         except ValueError as exc:
@@ -60,10 +62,11 @@ class FeedBook:
 
     def wish(self, feed_id: str) -> Wish:
         """What people want of it."""
-        try:
-            return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
-        except FileNotFoundError:
-            return "run"
+        with storage_faults(f"feed {feed_id} cannot see what people want of it"):
+            try:
+                return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
+            except FileNotFoundError:
+                return "run"
 
     def set_wish(self, feed_id: str, wish: Wish) -> None:
         """Ask its feeder, now or when it comes back. Raises ``StorageFault``."""
@@ -83,10 +86,11 @@ class FeedBook:
 
     @contextmanager
     def alone(self, feed_id: str, *, make: bool = True) -> Iterator[None]:
-        """Be its only feeder within the block; the kernel frees the lock at death. Raises ``LockHeld``."""
-        if make:
-            self._storage.make_dir(self._home)
-        fd = os.open(self._path(feed_id, "lock"), os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, FILE_MODE)
+        """Be its only feeder within the block; the kernel frees the lock at death. Raises ``LockHeld``, ``StorageFault``."""
+        with storage_faults(f"feed {feed_id} could not be begun"):
+            if make:
+                self._storage.make_dir(self._home)
+            fd = os.open(self._path(feed_id, "lock"), os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -150,18 +154,37 @@ class FeedPool:
         self._producer = Producer(layout, storage)
         self._lanes = LaneCounts(layout)
 
+    @storage_faults("cannot see how many wait")
     def pending(self, lane: str, *, with_blocked: bool) -> int:
         """Tasks that wait in this lane; costs what changed since the last look, and a listing of ``blocked`` where asked."""
         waiting = sum(view.pending for view in self._lanes.look() if view.lane == lane)
         return waiting + (len(list_names(self._layout.blocked)) if with_blocked else 0)
 
-    def offer(self, document: dict[str, Any]) -> bool:
-        """Accept one; False: it is there already. Raises ``TaskInvalid``, ``StorageFault``."""
-        try:
-            self._producer.enqueue(document)
-        except DuplicateTask:
-            return False
-        return True
+    def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
+        """Accept tasks of one lane with one shared flush; how many were there already (looked up where ``doubtful``).
+
+        Who offers holds the feed's lock, and nobody else makes its ids. Raises ``TaskInvalid``, ``StorageFault``.
+        """
+        there = self._there({document["task_id"] for document in documents}, lane) if doubtful else ()
+        for _ in self._producer.enqueue_many(document for document in documents if document["task_id"] not in there):
+            pass
+        return len(there)
+
+    @storage_faults("cannot see what was fed already")
+    def _there(self, ids: set[str], lane: str) -> set[str]:
+        """Which of these are in the queue, in whatever state. Looks twice, since a task may be given back meanwhile."""
+        found: set[str] = set()
+        for _ in range(2):
+            for folder in self._where_it_waits(lane):
+                found.update(ids.intersection(name.partition(".")[0] for name in list_names(folder)))
+            found.update(i for i in ids - found if any(os.path.lexists(self._layout.terminal(s, i)) for s in TERMINAL))
+        return found
+
+    def _where_it_waits(self, lane: str) -> Iterator[str]:
+        """In the order in which tasks move on."""
+        yield from (f"{self._layout.lane(lane)}/{bucket}" for bucket in sorted_buckets(self._layout.lane(lane)))
+        yield self._layout.blocked
+        yield from (self._layout.held_by(worker) for worker in list_names(self._layout.processing))
 
 
 def note_batch(book: BatchBook, state: FeedState, *, version: str) -> None:

@@ -6,42 +6,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from swarm.core.task import TaskState
-from swarm.errors import NotRunning
-from swarm.taskqueue import lookup, people, registry, root
+from swarm.taskqueue import people, registry, root
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.bell import FileBell, ring
 from swarm.taskqueue.brainqueue import BrainFileQueue
 from swarm.taskqueue.claims import WorkerFileQueue
-from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.lookup import Counts, Located
 from swarm.taskqueue.producer import Producer
-from swarm.taskqueue.purge import purge
+from swarm.taskqueue.purge import purge, purge_batches
+from swarm.taskqueue.reader import QueueReader
 from swarm.taskqueue.registry import FileHeartbeats
 from swarm.taskqueue.shardpass import Removed
-from swarm.taskqueue.storage import Storage
 from swarm.taskqueue.takeback import CrashRule
 
 
-class FileQueue:
+class FileQueue(QueueReader):
     """Submit, look, cancel, retry; and the special views of workers and brain."""
 
     def __init__(self, root_path: str, durability: str = "full") -> None:
-        self.layout = Layout(root_path)
-        self.storage = Storage(durability)
+        super().__init__(root_path, durability)
         self._producer = Producer(self.layout, self.storage)
 
     def prepare(self) -> FileQueue:
         """Make the directories that are missing and check their modes. Raises ``QueueError``, ``StorageFault``."""
         root.prepare(self.layout, self.storage)
-        return self
-
-    def must_exist(self) -> FileQueue:
-        """For commands that only look. Raises ``NotRunning`` when there is no queue at this root."""
-        if not root.exists(self.layout):
-            raise NotRunning(
-                f"there is no queue at {self.layout.root}",
-                hint="name another root with --root, or start one with `swarm up`",
-            )
         return self
 
     def new_id(self) -> str:
@@ -55,22 +42,6 @@ class FileQueue:
     def enqueue_many(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[int]:
         """See ``Producer.enqueue_many``: a generator of how many are durable so far."""
         return self._producer.enqueue_many(documents)
-
-    def find(self, task_id: str) -> Located | None:
-        """Where a task is."""
-        return lookup.find(self.layout, task_id)
-
-    def read(self, task_id: str) -> dict[str, Any]:
-        """A whole document with its ``state``. Raises ``UnknownTask``, ``TaskInvalid``."""
-        return lookup.read(self.layout, task_id)
-
-    def list(self, state: TaskState) -> Iterator[Located]:
-        """All tasks of one state; streams."""
-        return lookup.list_state(self.layout, state)
-
-    def stats(self) -> Counts:
-        """Counts of everything."""
-        return lookup.counts(self.layout)
 
     def cancel(self, task_id: str, reason: str) -> str:
         """See ``people.cancel``."""
@@ -101,9 +72,17 @@ class FileQueue:
             self.layout, self.storage, crash_rule, end_remains, count_finished=count_finished, ready_only=ready_only
         )
 
+    def look_view(self, crash_rule: CrashRule) -> BrainFileQueue:
+        """The same for commands that only look; nothing that ``stats`` has counted is counted twice."""
+        return BrainFileQueue(self.layout, self.storage, crash_rule, lanes=self.census.lanes)
+
     def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
         """See ``purge.purge``."""
         return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
+
+    def purge_batches(self, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False) -> tuple[str, ...]:
+        """See ``purge.purge_batches``; ids of the batches whose files are gone now."""
+        return purge_batches(self.layout, self.storage, older_than_s=older_than_s, purged=purged, dry=dry)
 
     def uncancel(self, task_id: str) -> None:
         """Take back the wish that a running task be cancelled; harmless when there is none."""

@@ -9,10 +9,12 @@ import msgspec
 
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TERMINAL, TaskState
+from swarm.taskqueue.batchpurge import EmptyBatches
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.ids import shard_time_of
 from swarm.taskqueue.layout import GRAIN_NS, Layout
 from swarm.taskqueue.shardpass import Keep, Removed, ShardPass
+from swarm.taskqueue.storage import Storage
 
 LOOK_BUDGET = 2000
 """Documents looked at in one turn: a few milliseconds."""
@@ -44,6 +46,8 @@ class FinishedIndex:
         self._walk: tuple[_Key, ShardPass] | None = None
         self._purge: tuple[_Key, ShardPass] | None = None
         self._due_s = float("-inf")
+        self._batches: EmptyBatches | None = None
+        self._emptied = True
         self._offset_s = time.time() - _boot_s()
 
     def look(self, old_after_s: float) -> FinishedView:
@@ -56,7 +60,9 @@ class FinishedIndex:
             if known.oldest_s is not None and now_s - known.oldest_s > old_after_s
         ]
         old.sort(key=lambda shard: -shard.oldest_age_s)
-        return FinishedView(documents=sum(k.documents for k in self._known.values()), old=tuple(old[:MOST_SHARDS]))
+        documents = sum(known.documents for known in self._known.values())
+        emptied = self._emptied or self._batches is not None
+        return FinishedView(documents=documents, old=tuple(old[:MOST_SHARDS]), emptied=emptied)
 
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int, keep: Keep) -> Removed:
         """Remove up to ``limit`` documents of a shard that ended longer ago; the next call goes on where this one ended."""
@@ -65,9 +71,20 @@ class FinishedIndex:
             self._purge = (key, ShardPass(self._layout, state, shard))
         walk = self._purge[1]
         removed = walk.remove(limit, before_s=self._now_s() - older_than_s, keep=keep)
+        self._emptied = self._emptied or removed.documents > 0
         if walk.done:
             self._purge = None
             self._note(key, walk)
+        return removed
+
+    def purge_batches(self, storage: Storage, *, older_than_s: float) -> tuple[str, ...]:
+        """Go a step on in removing the files of batches of which nothing is left; ids of those removed now."""
+        if self._batches is None:
+            self._emptied = False
+            self._batches = EmptyBatches(self._layout, storage, before_s=self._now_s() - older_than_s)
+        removed = self._batches.step(LOOK_BUDGET)
+        if self._batches.done:
+            self._batches = None
         return removed
 
     def _go_on(self, now_s: float, old_after_s: float) -> None:

@@ -12,21 +12,31 @@ import time
 import weakref
 from collections.abc import Callable
 
-TOGETHER_FROM = 4
-"""From so many targets on one flush of the whole file system costs less than one each (measured)."""
+TOGETHER_FROM = 2
+"""From so many targets on one flush of the whole file system may cost less than one each; which it does is measured."""
+_WEIGHT = 1 / 8
+"""Of the newest duration in the averages."""
+_FADE = 0.95
+"""A dear flush of everything is forgotten by so much each time it is passed over, so that it is tried again."""
 SLOW_S = 0.05
 """A flush of the whole file system that took longer wrote out what others had written: a model being pulled, say."""
 ALONE_FOR_S = 10.0
-"""After that, each target is flushed by itself for so long."""
+"""After that, each target is flushed by itself for so long, and for twice as long each time it is slow again …"""
+ALONE_CAP_S = 640.0
+"""… up to this."""
+
+
+Target = str | int
+"""A directory by its path, or an open file by its descriptor."""
 
 
 class _Wish:
-    """One thread's request: a directory by its path, or an open file by its descriptor."""
+    """One thread's request."""
 
-    __slots__ = ("done", "failed", "target", "woken")
+    __slots__ = ("done", "failed", "targets", "woken")
 
-    def __init__(self, target: str | int) -> None:
-        self.target = target
+    def __init__(self, targets: tuple[Target, ...]) -> None:
+        self.targets = targets
         self.done = False
         self.failed: OSError | None = None
         self.woken = threading.Lock()
@@ -40,13 +50,16 @@ class SharedFlush:
         self._everything = everything
         self._kept_fd: int | None = None
         self._alone_until_s = 0.0 if _tells_errors() else float("inf")
+        self._alone_for_s = ALONE_FOR_S
+        self._one_s = 0.001
+        self._all_s = 0.0
         self._lock = threading.Lock()
         self._led = False
         self._waiting: list[_Wish] = []
 
-    def flush(self, target: str | int) -> None:
-        """Make a directory's names (a path) or an open file (a descriptor) durable. Raises ``OSError``."""
-        wish = _Wish(target)
+    def flush(self, *targets: Target) -> None:
+        """Make directories' names (paths) and open files (descriptors) durable. Raises ``OSError`` if any is not."""
+        wish = _Wish(targets)
         with self._lock:
             self._waiting.append(wish)
             lead, self._led = not self._led, True
@@ -74,20 +87,24 @@ class SharedFlush:
                 wish.woken.release()
 
     def _flush(self, batch: list[_Wish]) -> None:
-        targets = {wish.target for wish in batch}
-        together = len(targets) >= TOGETHER_FROM and time.monotonic() >= self._alone_until_s
-        if together and self._kept_fd is not None:
-            failures = dict.fromkeys(targets, self._together(self._kept_fd))
+        targets = {target for wish in batch for target in wish.targets}
+        began_s = time.monotonic()
+        together = len(targets) >= TOGETHER_FROM and began_s >= self._alone_until_s
+        if together and self._kept_fd is not None and self._all_s <= len(targets) * self._one_s:
+            failures = dict.fromkeys(targets, self._together(self._kept_fd, began_s))
         else:
             failures = {target: _one(target) for target in targets}
-            if together:
+            self._one_s += _WEIGHT * ((time.monotonic() - began_s) / len(targets) - self._one_s)
+            if together and self._kept_fd is None:
                 self._keep(next(iter(targets)))
+            elif together:
+                self._all_s *= _FADE
         for wish in batch:
-            failed = failures[wish.target]
+            failed = next((f for target in wish.targets if (f := failures[target]) is not None), None)
             wish.failed = None if failed is None else OSError(failed.errno, failed.strerror, failed.filename)
             wish.done = True
 
-    def _keep(self, target: str | int) -> None:
+    def _keep(self, target: Target) -> None:
         """The kernel tells a descriptor of the write errors since it was opened; so one is kept from here on."""
         try:
             fd = os.dup(target) if isinstance(target, int) else os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -96,18 +113,22 @@ class SharedFlush:
         self._kept_fd = fd
         weakref.finalize(self, os.close, fd)
 
-    def _together(self, fd: int) -> OSError | None:
-        began_s = time.monotonic()
+    def _together(self, fd: int, began_s: float) -> OSError | None:
         try:
             self._everything(fd)
         except OSError as exc:
             return exc
-        if time.monotonic() - began_s > SLOW_S:
-            self._alone_until_s = time.monotonic() + ALONE_FOR_S
+        ended_s = time.monotonic()
+        self._all_s += _WEIGHT * (ended_s - began_s - self._all_s)
+        if ended_s - began_s <= SLOW_S:
+            self._alone_for_s = ALONE_FOR_S
+        else:
+            self._alone_until_s = ended_s + self._alone_for_s
+            self._alone_for_s = min(2 * self._alone_for_s, ALONE_CAP_S)
         return None
 
 
-def _one(target: str | int) -> OSError | None:
+def _one(target: Target) -> OSError | None:
     try:
         if isinstance(target, int):
             os.fsync(target)

@@ -151,7 +151,7 @@ class _Repairer:
             error=TaskError(type="unknown", message="whoever ended it died before writing why"),
             attempts=() if trail is None else trail.attempts,
         )
-        self._storage.rewrite_tail(path, parts.body_size - 1, codec.encode_trail(ended), shrink=True)
+        self._storage.rewrite_tail(path, parts.body_size - 1, codec.encode_trail(ended))
         return True
 
 

@@ -7,9 +7,10 @@ import re
 import time
 from collections.abc import Iterator
 
-from swarm.core.task import TERMINAL
+from swarm.core.task import TERMINAL, TaskState
 from swarm.taskqueue import lookup, registry
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.cancelling import mapped_task
 from swarm.taskqueue.fsckrules import Action, Finding
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
@@ -79,6 +80,8 @@ def _old(path: str, age_s: float) -> bool:
 def _cancel_marks(layout: Layout) -> Iterator[Finding]:
     for name in list_names(layout.cancels):
         located = lookup.find(layout, name)
+        if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:
+            continue  # the brain ends what is left of its children by it
         if located is None or located.state in TERMINAL:
             what = f"asks to cancel {name}, which {'does not exist' if located is None else f'is {located.state}'}"
             yield Finding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)

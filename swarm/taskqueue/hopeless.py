@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import msgspec
 
 from swarm.core.snapshot import HopelessView
-from swarm.core.task import TaskError, TaskState
+from swarm.core.task import TaskState
 from swarm.errors import QueueError
 from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchwatch import BatchWatch
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.cancelling import Canceller, is_child
 from swarm.taskqueue.layout import GRAIN_NS, Layout
 from swarm.taskqueue.lookup import Located
-from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage
 
 STEP = 1000
@@ -41,7 +41,7 @@ class HopelessBatches:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._book = BatchBook(layout, storage)
-        self._settler = Settler(layout, storage)
+        self._canceller = Canceller(layout, storage)
         self._limited: dict[str, _Limited] = {}
         self._stamps: dict[str, int] = {}
         self._seen_ns = -1
@@ -68,9 +68,8 @@ class HopelessBatches:
             limited.rest = self._waiting()
         done = 0
         for located in limited.rest:
-            if located.task_id in limited.ids:
-                error = TaskError(type="cancelled", message=reason)
-                done += self._settler.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
+            if located.task_id in limited.ids or is_child(located, limited.ids):
+                done += self._canceller.end(located, reason)
                 if done >= STEP:
                     return done
         limited.rest = None  # once more from the start next time: something may have been given back
@@ -88,7 +87,10 @@ class HopelessBatches:
         if changed_ns == self._seen_ns:
             return
         self._seen_ns = changed_ns if _settled(changed_ns) else -1
-        for name in list_names(self._layout.batches):
+        names = list_names(self._layout.batches)
+        for batch_id in self._limited.keys() - {name[:-5] for name in names}:
+            del self._limited[batch_id]  # purged
+        for name in names:
             if name.endswith(".json") and name[0] != ".":
                 self._read(name[:-5], f"{self._layout.batches}/{name}")
 

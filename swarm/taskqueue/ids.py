@@ -6,12 +6,13 @@ in lower case (no i, l, o, u), so that ids survive being read aloud and sort as 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import threading
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
 _TIME_CHARS = 9
 _SEQ_CHARS = 3
@@ -36,7 +37,7 @@ class IdMaker:
         self._lock = threading.Lock()
         self._last_ms = 0
         self._seq = 0
-        self._random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARS))
+        self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
         self._head = _encode(0, _TIME_CHARS)
 
     def new(self) -> str:
@@ -50,7 +51,7 @@ class IdMaker:
             else:
                 self._start(now_ms + 1)
             seq = self._seq
-            return f"{self._head}{_ALPHABET[seq >> 10]}{_ALPHABET[seq >> 5 & 31]}{_ALPHABET[seq & 31]}{self._random}"
+            return f"{self._head}{_PAIRS[seq >> 5]}{_ALPHABET[seq & 31]}{self._random}"
 
     def _start(self, ms: int) -> None:
         self._last_ms, self._seq, self._head = ms, 0, _encode(ms, _TIME_CHARS)

@@ -6,82 +6,82 @@ listings a turn.
 
 from __future__ import annotations
 
-import os
+import threading
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import LaneView
 from swarm.core.task import TaskClass
 from swarm.taskqueue.buckets import list_names, sorted_buckets
-from swarm.taskqueue.layout import GRAIN_NS, Layout, parse_task_file
-from swarm.taskqueue.lookup import oldest_of, task_names
+from swarm.taskqueue.folders import Folders, Known, count_waiting, task_names
+from swarm.taskqueue.layout import Layout, parse_task_file
 
 _HEAD = 64
 
 
-class _Bucket(NamedTuple):
-    changed_ns: int
-    waiting: int
+class Waiting(NamedTuple):
+    """What waits in one lane; more than nothing."""
+
+    tasks: int
     oldest_s: float
+    """Since when the oldest waits, in seconds since the epoch."""
+    buckets: tuple[str, ...]
 
 
 class LaneCounts:
-    """Remembers buckets between looks."""
+    """Remembers buckets between looks. Threads may share one; they look one after another."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, known: Mapping[str, Known] | None = None) -> None:
+        """``known``: by lane, what was counted earlier, if anybody wrote it down; see ``Folders``."""
         self._layout = layout
-        self._known: dict[str, dict[str, _Bucket]] = {}
+        self._lanes = {lane: self._folders(lane, buckets) for lane, buckets in (known or {}).items()}
+        self._looking = threading.Lock()
 
     def look(self) -> tuple[LaneView, ...]:
         """All lanes with waiting tasks, by name."""
-        views = []
-        lanes = [n for n in sorted(list_names(self._layout.pending)) if parse_lane(n) is not None]
-        self._known = {lane: self._known.get(lane, {}) for lane in lanes}
         now_s = time.time()
-        for lane in lanes:
-            view = self._lane(lane, now_s)
-            if view is not None:
-                views.append(view)
-        return tuple(views)
+        return tuple(self._view(lane, waiting, now_s) for lane, waiting in self.waiting().items())
 
-    def _lane(self, lane: str, now_s: float) -> LaneView | None:
-        lane_path = self._layout.lane(lane)
-        known = self._known[lane]
-        names = sorted_buckets(lane_path)
-        fresh = {n: b for n in names if (b := self._bucket(f"{lane_path}/{n}", known.get(n))) is not None}
-        self._known[lane] = fresh
-        waiting = sum(b.waiting for b in fresh.values())
+    def waiting(self) -> dict[str, Waiting]:
+        """All lanes with waiting tasks, by name."""
+        with self._looking:
+            lanes = [n for n in sorted(list_names(self._layout.pending)) if parse_lane(n) is not None]
+            self._lanes = {lane: self._lanes.get(lane) or self._folders(lane) for lane in lanes}
+            return {lane: found for lane, folders in self._lanes.items() if (found := self._lane(lane, folders)) is not None}
+
+    def known(self) -> dict[str, Known]:
+        """By lane, what was counted at the last look."""
+        return {lane: folders.known for lane, folders in self._lanes.items()}
+
+    def _folders(self, lane: str, known: Known | None = None) -> Folders:
+        return Folders(self._layout.lane(lane), count_waiting, known)
+
+    def _lane(self, lane: str, folders: Folders) -> Waiting | None:
+        found = folders.look(sorted_buckets(self._layout.lane(lane)))
+        tasks = sum(folder.files for folder in found.values())
+        oldest_s = min((folder.oldest_s for folder in found.values() if folder.oldest_s is not None), default=None)
+        return None if oldest_s is None else Waiting(tasks, oldest_s, tuple(found))
+
+    def _view(self, lane: str, waiting: Waiting, now_s: float) -> LaneView:
         parsed = parse_lane(lane)
-        if not waiting or parsed is None:
-            return None
+        assert parsed is not None, "only lanes are looked at"
         task_class, argument = parsed
         return LaneView(
             lane=lane,
             task_class=task_class,
             model=argument if task_class is TaskClass.LLM else None,
             target_worker=argument if task_class is TaskClass.RESOURCE else None,
-            pending=waiting,
-            oldest_wait_s=max(0.0, now_s - min(b.oldest_s for b in fresh.values() if b.waiting)),
-            first_ids=self._head(lane_path, names) if task_class is TaskClass.RESOURCE else (),
+            pending=waiting.tasks,
+            oldest_wait_s=max(0.0, now_s - waiting.oldest_s),
+            first_ids=self._head(lane, waiting.buckets) if task_class is TaskClass.RESOURCE else (),
         )
 
-    def _bucket(self, path: str, known: _Bucket | None) -> _Bucket | None:
-        try:
-            changed_ns = os.stat(path).st_mtime_ns
-        except FileNotFoundError:
-            return None
-        if known is not None and known.changed_ns == changed_ns:
-            return known
-        names = task_names(path)
-        if time.time_ns() - changed_ns < GRAIN_NS:
-            changed_ns = -1  # a second change may hide behind the same time: look again next turn
-        return _Bucket(changed_ns, len(names), oldest_of(path, names) if names else 0.0)
-
-    def _head(self, lane_path: str, buckets: list[str]) -> tuple[str, ...]:
+    def _head(self, lane: str, buckets: tuple[str, ...]) -> tuple[str, ...]:
         ids: list[str] = []
         for bucket in buckets:
-            for name in sorted(task_names(f"{lane_path}/{bucket}")):
+            for name in sorted(task_names(f"{self._layout.lane(lane)}/{bucket}")):
                 parsed = parse_task_file(name)
                 if parsed:
                     ids.append(parsed.task_id)

@@ -36,7 +36,7 @@ class LaneCursor:
         self._listed_ns = -1
         self._spared = False
         self._buckets: list[str] = []
-        self._bucket = ""
+        self._bucket = self._folder = ""
         self._names: list[str] = []
         self._barren: dict[str, int] = {}
         self._listed_s = 0.0
@@ -54,7 +54,7 @@ class LaneCursor:
                 name = self._names.pop()
                 parsed = parse_task_file(name)
                 if parsed is not None:
-                    return f"{self.lane_path}/{self._bucket}", name, parsed
+                    return self._folder, name, parsed
             if not self._open_next() and not (self._spared and self._refresh()):
                 return None
 
@@ -108,7 +108,7 @@ class LaneCursor:
                 continue
             names = list_names(path)
             if any(parse_task_file(n) for n in names):
-                self._bucket = bucket
+                self._bucket, self._folder = bucket, path
                 self._names = self._in_turn(sorted(names, reverse=True))
                 return True
             self._leave_empty(bucket, path, changed_ns, foreign=bool(names))

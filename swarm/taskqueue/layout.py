@@ -8,16 +8,18 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import NamedTuple
 
-from swarm.core.task import DEFAULT_PRIORITY, ID_RE, TERMINAL, TaskState
+from swarm.core.task import DEFAULT_PRIORITY, ID_PATTERN, TERMINAL, TaskState
 from swarm.taskqueue.ids import made_here
 
 BUCKET_SIZE = 1000
 GRAIN_NS = 40_000_000
 """Directory times move in steps (measured: up to 20 ms); a change younger than twice that may hide another."""
 _SHARD_CHARS = 6
+_TASK_FILE = re.compile(ID_PATTERN.removesuffix("$").replace("^", "^(") + r")\.([0-9]{1,6})\.json\Z").match
 STATE_DIRS = tuple(str(s) for s in TaskState)
 
 
@@ -35,11 +37,8 @@ def task_file(task_id: str, attempt: int) -> str:
 
 def parse_task_file(name: str) -> TaskName | None:
     """The inverse of ``task_file``; None for a foreign name."""
-    stem, dot, tail = name.partition(".")
-    number, dot2, ending = tail.partition(".")
-    if ending != "json" or not dot or not dot2 or not number.isdecimal() or len(number) > 6 or not ID_RE.match(stem):
-        return None
-    return TaskName(stem, int(number))
+    match = _TASK_FILE(name)
+    return None if match is None else TaskName(match[1], int(match[2]))
 
 
 def bucket_name(priority: int, key: str) -> str:
@@ -82,6 +81,7 @@ class Layout:
         self.sessions = f"{root}/.sessions"
         self.control = f"{root}/control"
         self.pauses = f"{root}/control/pauses.json"
+        self.counts = f"{root}/control/counts"
         self.bell = f"{root}/.bell"
 
     def directories(self) -> tuple[str, ...]:
@@ -100,8 +100,13 @@ class Layout:
 
     def terminal(self, state: TaskState, task_id: str) -> str:
         """Path of a finished document."""
+        return self.terminal_place(state, task_id)[1]
+
+    def terminal_place(self, state: TaskState, task_id: str) -> tuple[str, str]:
+        """Folder and path of a finished document."""
         assert state in TERMINAL
-        return f"{self.root}/{state}/{shard_of(task_id)}/{task_id}.json"
+        folder = f"{self.root}/{state}/{shard_of(task_id)}"
+        return folder, f"{folder}/{task_id}.json"
 
     def blocked_file(self, task_id: str, attempt: int) -> str:
         """Path of a blocked task."""

@@ -1,4 +1,4 @@
-"""Looking into the queue: find one task, read it, list a state, count all. Reads only; nothing here needs a running swarm.
+"""Looking into the queue: find one task, read it, list a state. Reads only; nothing here needs a running swarm.
 
 A look is not a snapshot: tasks move while directories are read. States are read in the direction tasks move, and what is not
 found is looked for once more, so that a task on the move is still found.
@@ -7,18 +7,15 @@ found is looked for once more, so that a task on the move is still found.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import TaskInvalid, UnknownTask
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import list_names, sorted_buckets
-from swarm.taskqueue.ids import time_of
 from swarm.taskqueue.layout import Layout, parse_task_file, task_file
 from swarm.taskqueue.storage import read_regular, storage_faults
 
@@ -36,24 +33,9 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
     lane: str | None = None
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many tasks are where. ``pending`` by lane, ``processing`` by worker; ``drop_ins`` wait to be checked."""
-
-    pending: dict[str, int]
-    blocked: int
-    processing: dict[str, int]
-    completed: int
-    failed: int
-    cancelled: int
-    corrupt: int
-    drop_ins: int
-    oldest_pending_s: float | None
-    """By the wall clock; None when nothing waits."""
-
-
 @storage_faults("cannot look for a task")
 def find(layout: Layout, task_id: str) -> Located | None:
-    """Where the task is, or None. Costs a few calls per bucket, however full the buckets are."""
+    """Where the task is, or None. Costs a few calls; per bucket, where it is not in the first that it may be in."""
     return _find_once(layout, task_id) or _find_once(layout, task_id)
 
 
@@ -66,17 +48,35 @@ def _find_once(layout: Layout, task_id: str) -> Located | None:
 
 
 def _find_active(layout: Layout, task_id: str) -> Located | None:
-    names = [(n, task_file(task_id, n)) for n in range(_PROBED_ATTEMPTS)]
-    for lane in list_names(layout.pending):
-        lane_path = layout.lane(lane)
-        for bucket in sorted_buckets(lane_path):
-            found = _probe(f"{lane_path}/{bucket}", names)
+    buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_names(layout.pending)}
+    likely = {lane: _likely(found, task_id) for lane, found in buckets.items()}
+    found = _find_waiting(layout, task_id, likely) or _find_waiting(layout, task_id, buckets)
+    if found is not None:
+        return found
+    blocked = _probe(layout.blocked, _names(task_id))
+    if blocked:
+        return Located(task_id=task_id, state=TaskState.BLOCKED, path=blocked[1], attempt=blocked[0])
+    return _find_late(layout, task_id)
+
+
+def _names(task_id: str) -> list[tuple[int, str]]:
+    return [(n, task_file(task_id, n)) for n in range(_PROBED_ATTEMPTS)]
+
+
+def _likely(buckets: list[str], task_id: str) -> list[str]:
+    """Of each priority the bucket that a task of this id went into, unless it was given back since."""
+    latest = {bucket[0]: bucket for bucket in buckets if bucket[2:] <= task_id}
+    return list(latest.values())
+
+
+def _find_waiting(layout: Layout, task_id: str, buckets: dict[str, list[str]]) -> Located | None:
+    names = _names(task_id)
+    for lane, some in buckets.items():
+        for bucket in some:
+            found = _probe(f"{layout.lane(lane)}/{bucket}", names)
             if found:
                 return Located(task_id=task_id, state=TaskState.PENDING, path=found[1], attempt=found[0], lane=lane)
-    found = _probe(layout.blocked, names)
-    if found:
-        return Located(task_id=task_id, state=TaskState.BLOCKED, path=found[1], attempt=found[0])
-    return _find_late(layout, task_id)
+    return None
 
 
 def _find_late(layout: Layout, task_id: str) -> Located | None:
@@ -94,7 +94,7 @@ def _find_late(layout: Layout, task_id: str) -> Located | None:
 def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:
     for attempt, name in names:
         path = f"{folder}/{name}"
-        if os.path.lexists(path):
+        if os.access(path, os.F_OK, follow_symlinks=False):  # half the price of an lstat that fails
             return attempt, path
     return None
 
@@ -143,13 +143,18 @@ def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
 
 def _pending(layout: Layout) -> Iterator[Located]:
     for lane in sorted(list_names(layout.pending)):
-        lane_path = layout.lane(lane)
-        for bucket in sorted_buckets(lane_path):
-            for name in sorted(list_names(f"{lane_path}/{bucket}")):
-                parsed = parse_task_file(name)
-                if parsed:
-                    path = f"{lane_path}/{bucket}/{name}"
-                    yield Located(task_id=parsed[0], state=TaskState.PENDING, path=path, attempt=parsed[1], lane=lane)
+        yield from list_lane(layout, lane)
+
+
+def list_lane(layout: Layout, lane: str) -> Iterator[Located]:
+    """What waits in one lane, in queue order. Streams."""
+    lane_path = layout.lane(lane)
+    for bucket in sorted_buckets(lane_path):
+        for name in sorted(list_names(f"{lane_path}/{bucket}")):
+            parsed = parse_task_file(name)
+            if parsed:
+                path = f"{lane_path}/{bucket}/{name}"
+                yield Located(task_id=parsed[0], state=TaskState.PENDING, path=path, attempt=parsed[1], lane=lane)
 
 
 def _processing(layout: Layout) -> Iterator[Located]:
@@ -173,68 +178,3 @@ def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
         for name in sorted(list_names(f"{top}/{shard}")):
             if name.endswith(".json"):
                 yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
-
-
-@storage_faults("cannot count the queue")
-def counts(layout: Layout) -> Counts:
-    """Count everything by listing directories; no file is opened."""
-    pending: dict[str, int] = {}
-    drop_ins = 0
-    oldest: float | None = None
-    for lane in list_names(layout.pending):
-        if parse_lane(lane) is None:
-            drop_ins += 1
-            continue
-        waiting, lane_oldest = count_lane(layout.lane(lane))
-        if waiting:
-            pending[lane] = waiting
-            oldest = lane_oldest if oldest is None else min(oldest, lane_oldest or oldest)
-    return Counts(
-        pending=pending,
-        blocked=_count_tasks(layout.blocked),
-        processing={w: n for w in list_names(layout.processing) if (n := _count_tasks(layout.held_by(w)))},
-        completed=_count_shards(f"{layout.root}/completed"),
-        failed=_count_shards(f"{layout.root}/failed"),
-        cancelled=_count_shards(f"{layout.root}/cancelled"),
-        corrupt=sum(1 for n in list_names(layout.corrupt) if not n.endswith(".reason")),
-        drop_ins=drop_ins,
-        oldest_pending_s=None if oldest is None else max(0.0, time.time() - oldest),
-    )
-
-
-def count_lane(lane_path: str) -> tuple[int, float | None]:
-    """Waiting tasks of a lane, and since when the oldest waits (seconds since the epoch)."""
-    waiting = 0
-    oldest: float | None = None
-    for bucket in sorted_buckets(lane_path):
-        names = task_names(f"{lane_path}/{bucket}")
-        if names:
-            waiting += len(names)
-            since = oldest_of(f"{lane_path}/{bucket}", names)
-            oldest = since if oldest is None else min(oldest, since)
-    return waiting, oldest
-
-
-def task_names(folder: str) -> list[str]:
-    """Names of task files in a bucket, unsorted; what is foreign is left out."""
-    return [n for n in list_names(folder) if n.endswith(".json") and n[0] != "."]
-
-
-def oldest_of(folder: str, names: list[str]) -> float:
-    """Since when the first of these waits: from its id, or from its file's time when the id was made elsewhere."""
-    first = min(names)
-    known = time_of(first.partition(".")[0])
-    if known is not None:
-        return known
-    try:
-        return os.stat(f"{folder}/{first}").st_mtime
-    except FileNotFoundError:
-        return time.time()
-
-
-def _count_tasks(folder: str) -> int:
-    return sum(1 for n in list_names(folder) if parse_task_file(n) is not None)
-
-
-def _count_shards(top: str) -> int:
-    return sum(len(list_names(f"{top}/{shard}")) for shard in list_names(top))

@@ -85,7 +85,7 @@ class Mapper:
         return len(ids)
 
     def _note(self, path: str, body_size: int, trail: Trail) -> None:
-        self._storage.rewrite_tail(path, body_size - 1, codec.encode_trail(trail), shrink=True)
+        self._storage.rewrite_tail(path, body_size - 1, codec.encode_trail(trail))
 
     def _children_there(self, task: Task) -> set[str]:
         """Children made by an earlier try. A task on the move may be in neither of two listings: look twice."""

@@ -6,6 +6,7 @@ was given up. A note outlives everything, so a message may come twice after a cr
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -17,11 +18,12 @@ from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook, read_ended
 from swarm.taskqueue.batchwatch import BatchWatch
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.notes import Note, put_note, write_note
+from swarm.taskqueue.notes import MAX_NOTE_BYTES, Note, put_note, write_note
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
-MAX_NOTE_BYTES = 1 << 20
+log = logging.getLogger(__name__)
 PER_LOOK = 500
 """Notes looked at in one look, so that a hundred thousand of them cost the brain no more per second."""
 
@@ -74,14 +76,17 @@ class Outbox:
         found = next((note for note in self.undeliverable() if note.name == name), None)
         if found is None:
             raise QueueError(f"no undeliverable note is called {name}", hint="`swarm notify list` shows them")
-        fresh = msgspec.structs.replace(found, tries=0, next_s=0.0, error="")
+        fresh = msgspec.structs.replace(found, tries=0, next_s=0.0, error="", by_hand=True)
         self.owe(fresh)
         _unlink(f"{self._given_up}/{name}.json")
         return fresh
 
     def message(self, note: Note) -> dict[str, Any] | None:
         """What there is to tell; None while the subject has not ended. Never holds a prompt or an answer."""
-        return self._of_task(note.id) if note.subject == "task" else self._of_batch(note.id)
+        if note.message is not None:
+            return note.message
+        found = self._of_task(note.id) if note.subject == "task" else self._of_batch(note.id)
+        return None if found is None else {"message_id": note.message_id, **found}
 
     def _of_task(self, task_id: str) -> dict[str, Any] | None:
         if not any(os.path.lexists(self._layout.terminal(state, task_id)) for state in TERMINAL):
@@ -124,7 +129,9 @@ class Outbox:
             except FileNotFoundError:
                 continue
             except ValueError as exc:
-                raise QueueError(f"{folder}/{name}: {exc}", hint="it is no note; move it away") from exc
+                with storage_faults("a damaged note could not be set aside"):
+                    set_aside(self._layout, self._storage, f"{folder}/{name}", f"no note: {exc}")
+                log.warning("%s is no note (%s): set aside in corrupt/", name, exc)
         return found
 
 

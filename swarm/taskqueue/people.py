@@ -9,26 +9,27 @@ from contextlib import contextmanager
 import msgspec
 
 from swarm.core.lanes import lane_of
-from swarm.core.task import TERMINAL, TaskError, TaskState, Trail
+from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.errors import QueueError, UnknownTask
 from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.bell import ring
-from swarm.taskqueue.buckets import BucketChooser
+from swarm.taskqueue.buckets import BucketChooser, list_names
+from swarm.taskqueue.cancelling import Canceller, list_children, mapped_task
+from swarm.taskqueue.corrupt import find_set_aside
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
-from swarm.taskqueue.settle import Settler
-from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 
 def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
     """Cancel a waiting task at once, or ask the worker of a running one to. Returns ``cancelled`` or ``asked``.
 
+    A mapped task takes those of its children along that have not ended.
     Raises ``UnknownTask``, ``QueueError`` for a task that has ended.
     """
-    settler = Settler(layout, storage)
-    error = TaskError(type="cancelled", message=reason)
+    canceller = Canceller(layout, storage)
     for _ in range(10):  # it may be claimed or given back between the finding and the moving
         located = lookup.find(layout, task_id)
         if located is None:
@@ -36,11 +37,14 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
         if located.state in TERMINAL:
             raise QueueError(f"task {task_id} is {located.state} already")
         if located.state is TaskState.PROCESSING:
-            with storage_faults(f"cannot ask for the cancelling of {task_id}"):
-                os.close(os.open(layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            canceller.ask(task_id)
             ring(layout)
             return "asked"
-        if settler.end_waiting(located.path, task_id, TaskState.CANCELLED, error):
+        task = mapped_task(located.path) if located.state is TaskState.BLOCKED else None
+        if canceller.end(located, reason):
+            if task is not None:
+                canceller.end_children(task_id, task, reason)
+                ring(layout)
             return "cancelled"
     raise QueueError(f"task {task_id} keeps moving", hint="try again")
 
@@ -48,7 +52,8 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
 def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     """Put a failed or cancelled task back into its lane; its attempts stay on record but count no longer. Returns the lane.
 
-    One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one.
+    One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one. With a mapped
+    task go those of its children that failed or were cancelled; what the others have answered counts.
     Raises ``UnknownTask``, ``QueueError`` for a task that has not failed, ``StorageFault``.
     """
     located = lookup.find(layout, task_id)
@@ -58,9 +63,12 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
     with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
         parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
+        _check_needs(layout, parts)
+        if parts.trail.children is not None:
+            _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
         forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
         tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
-        storage.rewrite_tail(located.path, parts.body_size - 1, tail, shrink=True)
+        storage.rewrite_tail(located.path, parts.body_size - 1, tail)
         forget_cancel(layout, task_id)
         owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
         lane = lane_of(parts.task)
@@ -71,6 +79,28 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
             chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
     ring(layout)
     return lane
+
+
+def _check_needs(layout: Layout, parts: codec.Parts) -> None:
+    """What it depended on had ended when it ran, or when it failed for that; if that is purged it would wait for ever."""
+    error = parts.trail.error
+    if not parts.trail.attempts and (error is None or error.type != "dependency"):
+        return
+    for wanted in parts.task.depends_on:
+        if lookup.find(layout, wanted) is None and find_set_aside(layout, wanted) is None:
+            raise QueueError(
+                f"task {parts.task.task_id} waits for {wanted}, whose record was removed",
+                hint="submit both again; `swarm queue purge` and brain.retention_days remove records",
+            )
+
+
+def _retry_children(layout: Layout, storage: Storage, map_id: str) -> None:
+    for name in list_names(layout.cancels):
+        if name.rpartition("-")[0] == map_id:
+            forget_cancel(layout, name)
+    for state in (TaskState.FAILED, TaskState.CANCELLED):
+        for located in list_children(layout, state, map_id):
+            retry(layout, storage, located.task_id)
 
 
 @contextmanager

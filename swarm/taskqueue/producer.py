@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from swarm.taskqueue import lookup
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
-from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.ids import IdMaker, made_here
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
@@ -36,6 +37,7 @@ class Producer:
         self._ids = IdMaker()
         self._clock = SystemClock()
         self._buckets = BucketChooser(layout, storage, self._ids)
+        self._home, self._number = self._ids.new(), itertools.count()
 
     def new_id(self) -> str:
         """A fresh task id; ids of one producer rise."""
@@ -96,7 +98,7 @@ class Producer:
 
     def _publish(self, task: Task, body: bytes) -> None:
         owe_for(self._layout, self._storage, task)
-        staged = f"{self._layout.staging}/{self._ids.new()}.{os.getpid()}"
+        staged = f"{self._layout.staging}/{self._home}{next(self._number)}.{os.getpid()}"
         try:
             self._storage.write_new(staged, body)
             if waits(task):
@@ -152,7 +154,8 @@ class _Staged:
     def _folder(self, lane: str, priority: int, first_id: str) -> str:
         folder, count = self._open.get((lane, priority), ("", BUCKET_SIZE))
         if count == BUCKET_SIZE:
-            folder, count = f"{self._home}/{lane}/{bucket_name(priority, first_id)}", 0
+            key = first_id if made_here(first_id) else self._ids.new()  # others' ids do not sort by time, buckets must
+            folder, count = f"{self._home}/{lane}/{bucket_name(priority, key)}", 0
             self._storage.make_dir(folder)
             self._full.append((lane, folder))
         self._open[(lane, priority)] = (folder, count + 1)

@@ -5,34 +5,51 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import InputError, TaskInvalid
+from swarm.errors import InputError, QueueError, TaskInvalid
 from swarm.taskqueue import codec
+from swarm.taskqueue.batches import BatchBook
+from swarm.taskqueue.batchpurge import EmptyBatches, being_submitted
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.corrupt import task_of
+from swarm.taskqueue.feeds import FeedBook
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.needs import still_needed
 from swarm.taskqueue.sessions import read_turns
 from swarm.taskqueue.shardpass import Removed, ShardPass
-from swarm.taskqueue.storage import read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 _REASON = ".reason"
 
 
 class Needed:
-    """Which finished documents must stay: those that blocked tasks depend on, and the last one of each session.
+    """Which finished documents must stay: what others still need, so that none waits for ever or fails for a purge.
 
-    Without them the tasks that wait would wait for ever. Fits ``shardpass.Keep``.
+    That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
+    session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
+    still to be told, all of a batch whose submission is under way, and what a feeder made that died before it moved its
+    cursor. Fits ``shardpass.Keep``.
     """
 
-    def __init__(self, layout: Layout, dependencies: Collection[str]) -> None:
-        self._layout = layout
-        self._dependencies = dependencies
+    def __init__(self, layout: Layout, waiting: Waiting) -> None:
+        """``waiting`` must have been looked at before: what is let go meanwhile is on record by now."""
+        self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_told(layout)
+        self._maps = waiting.maps
+        self._cursors = _cursors(layout)
         self._turns = read_turns(layout)
+        self._last = frozenset(self._turns.values())
 
     def __call__(self, task_id: str, path: str) -> bool:
         """Whether this document is needed. One that cannot be read is not."""
-        if task_id in self._dependencies:
+        head, _, number = task_id.rpartition("-")
+        if task_id in self._ids or head in self._maps:
+            return True
+        if head in self._cursors and number.isdecimal() and int(number) > self._cursors[head]:
             return True
         if not self._turns:
             return False
@@ -41,6 +58,58 @@ class Needed:
         except (FileNotFoundError, TaskInvalid, ValueError):
             return False
         return session is not None and self._turns.get(session) == task_id
+
+    def aside(self, name: str) -> bool:
+        """Whether a file in ``corrupt/`` is needed: it tells those that wait for its task that it will never end."""
+        task_id = task_of(name)
+        return task_id is not None and (task_id in self._ids or task_id in self._last)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What blocked tasks need."""
+
+    ids: frozenset[str]
+    maps: frozenset[str] = frozenset()
+    """Mapped tasks that have children and have not gathered their answers."""
+
+
+def waiting_for(layout: Layout) -> Waiting:
+    """Read from the blocked tasks themselves: for who has no index at hand."""
+    ids: set[str] = set()
+    maps: set[str] = set()
+    for name in list_names(layout.blocked):
+        try:
+            parts = codec.parse(read_regular(f"{layout.blocked}/{name}", codec.MAX_FILE_BYTES))
+        except (FileNotFoundError, TaskInvalid, ValueError):
+            continue  # released meanwhile, or no task: the brain sets it aside, nothing is released by it
+        ids.update(parts.task.depends_on)
+        if parts.trail.children is not None:
+            maps.add(parts.task.task_id)
+    return Waiting(frozenset(ids), frozenset(maps))
+
+
+def _cursors(layout: Layout) -> dict[str, int]:
+    """Lines behind each feed's cursor: what lies beyond is offered again, and must be found to be there."""
+    book = FeedBook(layout, Storage("fast"))
+    found = {}
+    for feed_id in book.names():
+        with suppress(QueueError):
+            state = book.find(feed_id)
+            found[feed_id] = state.number if state is not None else 0
+    return found
+
+
+def _to_be_told(layout: Layout) -> frozenset[str]:
+    book = BatchBook(layout, Storage("fast"))
+    found: set[str] = set()
+    for name in list_names(layout.outbox):
+        subject, _, rest = name.partition("-")
+        if name.endswith(".json") and subject == "task":
+            found.add(rest.removesuffix(".json"))
+        elif name.endswith(".json") and subject == "batch":
+            batch_id = rest.removesuffix(".json")
+            found.update(book.known(batch_id).values(), book.order(batch_id))
+    return frozenset(found)
 
 
 def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> dict[TaskState, Removed]:
@@ -53,12 +122,13 @@ def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, d
         if state not in (*TERMINAL, TaskState.CORRUPT):
             raise InputError(f"{state} tasks cannot be purged: they have not ended", hint="`swarm queue cancel` ends them")
     before_s = time.time() - older_than_s
-    needed = Needed(layout, _dependencies(layout))
+    with storage_faults("cannot see what is still needed"):
+        needed = Needed(layout, waiting_for(layout))
     found: dict[TaskState, Removed] = {}
     for state in asked:
         with storage_faults(f"cannot purge {state}"):
             if state is TaskState.CORRUPT:
-                found[state] = _purge_corrupt(layout, before_s, dry=dry)
+                found[state] = _purge_corrupt(layout, before_s, needed, dry=dry)
             else:
                 found[state] = _purge_state(layout, state, before_s, needed, dry=dry)
     return found
@@ -73,7 +143,7 @@ def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: Need
     return removed
 
 
-def _purge_corrupt(layout: Layout, before_s: float, *, dry: bool) -> Removed:
+def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool) -> Removed:
     """By the time of the reason beside it: the file itself may have been old when it came."""
     removed = Removed()
     for name in list_names(layout.corrupt):
@@ -84,7 +154,7 @@ def _purge_corrupt(layout: Layout, before_s: float, *, dry: bool) -> Removed:
             since_s = os.lstat(path + _REASON).st_mtime
         except FileNotFoundError:
             since_s = os.lstat(path).st_ctime
-        if since_s >= before_s:
+        if since_s >= before_s or needed.aside(name):
             continue
         removed += Removed(1, os.lstat(path).st_size)
         if not dry:
@@ -103,12 +173,25 @@ def _delete(path: str) -> None:
         return
 
 
-def _dependencies(layout: Layout) -> frozenset[str]:
-    """Read from the blocked tasks themselves: who asks here has no index at hand."""
-    wanted: set[str] = set()
-    for name in list_names(layout.blocked):
+def purge_batches(
+    layout: Layout, storage: Storage, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False
+) -> tuple[str, ...]:
+    """Remove the files of batches of which nothing is left, if submitted longer ago; ids. Raises ``StorageFault``.
+
+    With ``dry`` nothing is removed, and what a purge of the states ``purged`` would take counts as gone.
+    """
+    before_s = time.time() - older_than_s
+    states = frozenset(purged)
+    with storage_faults("cannot see what is still needed"):
+        needed = Needed(layout, waiting_for(layout)) if dry else None
+
+    def gone(state: TaskState, path: str) -> bool:
         try:
-            wanted.update(codec.parse(read_regular(f"{layout.blocked}/{name}", codec.MAX_FILE_BYTES)).task.depends_on)
-        except (FileNotFoundError, TaskInvalid, ValueError):
-            continue  # released meanwhile, or no task: the brain sets it aside, nothing is released by it
-    return frozenset(wanted)
+            changed_s = os.stat(path).st_mtime
+        except FileNotFoundError:
+            return True
+        if needed is None or state not in states or changed_s >= before_s:
+            return False
+        return not needed(os.path.basename(path)[: -len(".json")], path)
+
+    return EmptyBatches(layout, storage, before_s=before_s, gone=gone, dry=dry).step()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -25,6 +26,23 @@ _STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {
 }
 
 
+class Ending(NamedTuple):
+    """A task file whose task has ended, and how."""
+
+    path: str
+    task_id: str
+    body_size: int
+    state: TaskState
+    trail: Trail
+
+
+class Ended(NamedTuple):
+    """Whether an ending is on record (False: somebody else moved the file first), and the folder still to be flushed."""
+
+    done: bool
+    folder: str = ""
+
+
 class Settler:
     """Moves task files on. Every method answers False when the file is gone: somebody else moved it first."""
 
@@ -35,43 +53,56 @@ class Settler:
         self._buckets = BucketChooser(layout, storage, IdMaker())
 
     def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
-        """Write the trail behind the body, flush, and move the file to its terminal place, never over another record.
-
-        A record that exists already stays; the file goes to ``corrupt`` instead (False). Raises ``StorageFault``.
-        """
-        target = self._layout.terminal(state, task.task_id)
+        """``end_all`` for one task, with its name flushed. Raises ``StorageFault``."""
         with storage_faults(f"task {task.task_id} could not be recorded"):
-            try:
-                self._storage.rewrite_tail(path, body_size - 1, encode_trail(trail), shrink=True)
-                try:
-                    self._storage.move(path, target)
-                except FileNotFoundError:
-                    self._storage.make_dir(os.path.dirname(target))
-                    self._storage.move(path, target)
-            except FileNotFoundError:
-                return self._recorded_before(target, trail)
-            except FileExistsError:
-                set_aside(self._layout, self._storage, path, f"task {task.task_id} has a record already: {target}")
-                return False
-        return True
+            (ended,) = self.end_all((Ending(path, task.task_id, body_size, state, trail),))
+            if ended.folder:
+                self._storage.flush_dir(ended.folder)
+        return ended.done
 
-    def _recorded_before(self, target: str, trail: Trail) -> bool:
-        """Whether the record there is this very one, filed by an earlier try whose last flush failed; flushed again then."""
+    def end_all(self, endings: Sequence[Ending]) -> list[Ended]:
+        """Write each trail behind its body, flush them all, and move each file to its terminal place, never over a record.
+
+        The names are not flushed yet: nobody may be told before the ``folder`` of each is. A record that exists already
+        stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was recorded is known again.
+        """
+        there = self._storage.rewrite_tails([(e.path, e.body_size - 1, encode_trail(e.trail)) for e in endings])
+        return [
+            self._file(ending) if found else self._recorded_before(ending)
+            for ending, found in zip(endings, there, strict=True)
+        ]
+
+    def _file(self, ending: Ending) -> Ended:
+        folder, target = self._layout.terminal_place(ending.state, ending.task_id)
+        try:
+            try:
+                self._storage.move(ending.path, target, flush=False)
+            except FileNotFoundError:
+                self._storage.make_dir(folder)
+                self._storage.move(ending.path, target, flush=False)
+        except FileNotFoundError:
+            return self._recorded_before(ending)
+        except FileExistsError:
+            set_aside(self._layout, self._storage, ending.path, f"task {ending.task_id} has a record already: {target}")
+            return Ended(False)
+        return Ended(True, folder)
+
+    def _recorded_before(self, ending: Ending) -> Ended:
+        """Whether the record there is this very one, filed by an earlier try whose last flush failed."""
+        folder, target = self._layout.terminal_place(ending.state, ending.task_id)
         try:
             there = parse(read_regular(target, MAX_FILE_BYTES)).trail
         except (FileNotFoundError, ValueError, TaskInvalid):
-            return False
-        same = msgspec.structs.replace(there, completed_at=trail.completed_at) == trail
-        if same:
-            self._storage.flush_dir(os.path.dirname(target))
-        return same
+            return Ended(False)
+        same = msgspec.structs.replace(there, completed_at=ending.trail.completed_at) == ending.trail
+        return Ended(same, folder if same else "")
 
     def give_back(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
         """Move a file to the front of its lane (or to ``blocked``), its trail rewritten first unless None."""
         with storage_faults(f"task {task.task_id} could not be given back"):
             try:
                 if trail is not None:
-                    self._storage.rewrite_tail(path, body_size - 1, encode_trail(trail), shrink=True)
+                    self._storage.rewrite_tail(path, body_size - 1, encode_trail(trail))
                 if delayed:
                     self._storage.move(path, self._layout.blocked_file(task.task_id, attempt))
                 else:
@@ -86,9 +117,13 @@ class Settler:
 
     def end_dated(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
         """``end`` with the status and the time of now filled in."""
-        if trail.status != _STATUS[state] or trail.completed_at is None:
-            trail = msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
-        return self.end(path, task, body_size, state, trail)
+        return self.end(path, task, body_size, state, self.dated(state, trail))
+
+    def dated(self, state: TaskState, trail: Trail) -> Trail:
+        """The trail with its status, and the time of now where it has none."""
+        if trail.status == _STATUS[state] and trail.completed_at is not None:
+            return trail
+        return msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
 
     def end_waiting(self, path: str, task_id: str, state: TaskState, error: TaskError) -> bool:
         """End a task that nobody holds: the rename commits, then the outcome is written where nobody else writes.
@@ -110,5 +145,5 @@ class Settler:
                 attempts=parts.trail.attempts,
                 children=parts.trail.children,
             )
-            self._storage.rewrite_tail(target, parts.body_size - 1, encode_trail(trail), shrink=True)
+            self._storage.rewrite_tail(target, parts.body_size - 1, encode_trail(trail))
         return True

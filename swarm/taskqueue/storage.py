@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
+from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
 from swarm.errors import StorageFault
@@ -31,7 +33,9 @@ _HINTS = {
     errno.EACCES: "the queue root belongs to another user",
     errno.EPERM: "the queue root belongs to another user",
 }
+_PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
 class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the language, thousands of times a second
@@ -50,13 +54,20 @@ class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the l
             raise StorageFault(f"{self._what}: {fault.strerror}", hint=_HINTS[fault.errno]) from fault
 
 
+Tail = tuple[str, int, bytes]
+"""A file, an offset in it, and what it holds from there on."""
+
+
 def write_all(fd: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at ``offset``, however short the kernel's writes are."""
-    view = memoryview(data)
+    written = os.pwrite(fd, data, offset)
+    if written == len(data):
+        return
+    view = memoryview(data)[written:]
     while view:
+        offset += written
         written = os.pwrite(fd, view, offset)
         view = view[written:]
-        offset += written
 
 
 def read_regular(path: str, limit: int) -> bytes:
@@ -91,8 +102,8 @@ def read_regular(path: str, limit: int) -> bytes:
 
 def _renameat2(source: str, target: str) -> int:
     """``renameat2(…, RENAME_NOREPLACE)``: 0, or the errno."""
-    done = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE))
-    return 0 if done == 0 else ctypes.get_errno()
+    old, new = source.encode(*_PATHS), target.encode(*_PATHS)
+    return ctypes.get_errno() if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
 
 
 def _sync_file_system(fd: int) -> None:
@@ -153,17 +164,36 @@ class Storage:
         if durable:
             self.flush_dir(folder)
 
-    def rewrite_tail(self, path: str, offset: int, tail: bytes, *, shrink: bool) -> None:
-        """Overwrite a file from ``offset`` on and flush it. The bytes before stay as they are, also in a torn write."""
-        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def rewrite_tails(self, tails: Sequence[Tail]) -> list[bool]:
+        """Overwrite files from an offset on, flushed together. False for one that is gone; never makes one.
+
+        The bytes before the offset stay as they are, also in a torn write.
+        """
+        opened: list[int] = []
+        there: list[bool] = []
         try:
-            write_all(fd, tail, offset)
-            if shrink and os.fstat(fd).st_size > offset + len(tail):
-                os.ftruncate(fd, offset + len(tail))
-            if self.full:
-                self._flush.flush(fd)
+            for path, offset, tail in tails:
+                try:
+                    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    there.append(False)
+                    continue
+                opened.append(fd)
+                there.append(True)
+                write_all(fd, tail, offset)
+                if os.fstat(fd).st_size > offset + len(tail):
+                    os.ftruncate(fd, offset + len(tail))
+            if self.full and opened:
+                self._flush.flush(*opened)
         finally:
-            os.close(fd)
+            for fd in opened:
+                os.close(fd)
+        return there
+
+    def rewrite_tail(self, path: str, offset: int, tail: bytes) -> None:
+        """``rewrite_tails`` for one file. Raises ``FileNotFoundError``."""
+        if not self.rewrite_tails(((path, offset, tail),))[0]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def make_dir(self, path: str) -> None:
         """Make a directory with its parents if it is missing, durably; many may do so at once."""
@@ -177,10 +207,10 @@ class Storage:
             return
         self.flush_dir(os.path.dirname(path))
 
-    def flush_dir(self, path: str) -> None:
-        """Make the names in a directory durable (full durability only)."""
-        if self.full:
-            self._flush.flush(path)
+    def flush_dir(self, *paths: str) -> None:
+        """Make the names in directories durable, all with as few flushes as it takes (full durability only)."""
+        if self.full and paths:
+            self._flush.flush(*paths)
 
     def flush_all(self, path: str) -> None:
         """Make everything written to the file system of ``path`` durable with one call (full durability only)."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.clock import parse_iso
-from swarm.core.task import ID_PATTERN, ID_RE, RESOURCE_PRIORITY, Task, TaskClass
+from swarm.core.task import ID_PATTERN, ID_RE, RESOURCE_PRIORITY, Task, TaskClass, session_fault
 from swarm.core.templating import references
 from swarm.errors import TaskInvalid
 
@@ -29,6 +29,8 @@ def validate(document: Mapping[str, Any]) -> Task:
     _check_class(task)
     if task.images and (task.task_class is not TaskClass.LLM or task.endpoint == "/api/embed"):
         raise TaskInvalid("field `images`: only requests for text of an llm task can have any")
+    if task.session is not None and (fault := session_fault(task.session)) is not None:
+        raise TaskInvalid(f"field `session`: {fault}")
     if task.not_before is not None:
         _check_time(task.not_before)
     if task.task_id in task.depends_on:

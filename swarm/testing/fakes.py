@@ -185,6 +185,10 @@ class FakeBrainQueue:
         self.purgeable[state, shard] = self.purgeable.get((state, shard), 0) - removed
         return removed
 
+    def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:  # noqa: ARG002 - the port's signature
+        """None."""
+        return ()
+
     def expand_map(self, task_id: str, attempt: int) -> str | None:
         """No map task is ever put into it."""
         raise AssertionError(f"{task_id}.{attempt} is no map task")
@@ -194,6 +198,14 @@ class FakeBrainQueue:
     def hopeless(self) -> tuple[HopelessView, ...]:
         """Batches past their limit."""
         return self.hopeless_batches
+
+    def orphaned(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def cancel_children(self, task_id: str) -> int:  # noqa: ARG002 - the port's signature
+        """None."""
+        return 0
 
     def stop_batch(self, batch_id: str, reason: str) -> int:  # noqa: ARG002 - the port's signature
         """All that waits is taken to be of that batch."""

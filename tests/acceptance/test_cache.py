@@ -37,8 +37,14 @@ def test_the_same_questions_in_another_batch_cost_nothing(someone):
     document = someone.queue.read(json.loads((someone.folder / "again.out").read_text().splitlines()[0])["task_id"])
     assert document["cached"] is True
     assert document["simulated"] is True
-    shown = someone.ok("batch", "show", second["batch_id"])
-    assert "cache: 6 requests answered before" in shown
+    assert [json.loads(line).get("cached") for line in (someone.folder / "out.jsonl").read_text().splitlines()] == [None] * 6
+    assert [json.loads(line).get("cached") for line in (someone.folder / "again.out").read_text().splitlines()] == [True] * 6
+    words = f"cache: 6 requests answered before; saved {saved['tokens_in']} tokens in, {saved['tokens_out']} out, "
+    for shown in (someone.ok("batch", "show", second["batch_id"]), someone.ok("batches")):
+        assert words in shown
+    row = next(r for r in someone.json("batches")["batches"] if r["batch_id"] == second["batch_id"])
+    assert (row["cached"], row["saved_in"], row["saved_out"]) == (6, saved["tokens_in"], saved["tokens_out"])
+    assert row["saved_s"] == pytest.approx(saved["seconds"], abs=0.001)
     third = someone.ok("run", "again.jsonl", "-o", "again.out", *options)
     assert "cache: 6 requests answered before; saved" in third
     someone.ok("queue", "fsck")

@@ -1,29 +1,43 @@
-"""The batch file of OpenAI's own documentation goes in, and what comes out has the documented shape."""
+"""The batch files of OpenAI's own documentation go in, and what comes out has the documented shape and the official types."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from openai.types import Completion, CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion
 
 from tests.helpers.cli import user
 
-EXAMPLE = Path(__file__).parents[1] / "data/inputs/openai-docs.jsonl"
+INPUTS = Path(__file__).parents[1] / "data/inputs"
+EXAMPLES = {
+    "chat": ("openai-docs.jsonl", ChatCompletion),
+    "completions": ("openai-docs-completions.jsonl", Completion),
+    "embeddings": ("openai-docs-embeddings.jsonl", CreateEmbeddingResponse),
+}
 MODEL = "llama3.2:3b"
 LINE = {"id", "custom_id", "response", "error"}
 BODY = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "simulated"}
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory):
+def outputs(tmp_path_factory):
+    """Each example through `swarm run`, all by one swarm on a simulated card."""
     with user(tmp_path_factory.mktemp("openai")) as person:
-        shutil.copy(EXAMPLE, person.folder / "batchinput.jsonl")
-        person.ok("run", "batchinput.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "1")
-        assert not (person.folder / "out.errors.jsonl").exists()
-        return [json.loads(line) for line in (person.folder / "out.jsonl").read_text().splitlines()]
+        person.ok("up", "--simulate", "1", "--detach")
+        found = {}
+        for name, (file, _) in EXAMPLES.items():
+            shutil.copy(INPUTS / file, person.folder / "batchinput.jsonl")
+            person.ok("run", "batchinput.jsonl", "-o", f"{name}.jsonl", "--model", MODEL)
+            assert not (person.folder / f"{name}.errors.jsonl").exists()
+            found[name] = [json.loads(line) for line in (person.folder / f"{name}.jsonl").read_text().splitlines()]
+        return found
 
 
-def test_each_line_has_exactly_the_documented_shape(lines):
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_line_has_exactly_the_documented_shape(outputs, name):
+    lines = outputs[name]
     assert [line["custom_id"] for line in lines] == ["request-1", "request-2"]
     assert len({line["id"] for line in lines}) == 2
     for line in lines:
@@ -36,8 +50,29 @@ def test_each_line_has_exactly_the_documented_shape(lines):
         assert response["request_id"].startswith("req_")
 
 
-def test_each_body_is_a_chat_completion(lines):
-    for line in lines:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_body_is_what_the_official_package_reads(outputs, name):
+    """Strictly: no text where a number belongs, nothing lost on the way through, nothing it does not know."""
+    official = EXAMPLES[name][1]
+    for line in outputs[name]:
+        body = line["response"]["body"]
+        read = official.model_validate(body, strict=True)
+        assert read.model_dump(mode="json", exclude_unset=True) == body
+        assert list(unknown(read)) == ["simulated"]
+
+
+def unknown(read):
+    """Names of all fields, at any depth, that the official types do not have."""
+    yield from read.model_extra or ()
+    for name in read.model_fields_set - set(read.model_extra or ()):
+        value = getattr(read, name)
+        for part in value if isinstance(value, list) else [value]:
+            if hasattr(part, "model_extra"):
+                yield from unknown(part)
+
+
+def test_each_chat_body_is_a_chat_completion(outputs):
+    for line in outputs["chat"]:
         body = line["response"]["body"]
         assert body.keys() == BODY, "nothing beside the documented fields but the mark of a simulation"
         assert body["object"] == "chat.completion"
@@ -55,9 +90,8 @@ def test_each_body_is_a_chat_completion(lines):
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
 
 
-def test_the_bodies_parse_by_the_official_types(lines):
-    pytest.importorskip("openai", reason="the openai package is not installed")
-    from openai.types.chat import ChatCompletion
-
-    for line in lines:
-        ChatCompletion.model_validate(line["response"]["body"], strict=True)
+def test_embeddings_come_one_for_each_text(outputs):
+    one, two = (line["response"]["body"] for line in outputs["embeddings"])
+    assert [(v["object"], v["index"]) for v in one["data"]] == [("embedding", 0)]
+    assert [v["index"] for v in two["data"]] == [0, 1]
+    assert one["usage"]["total_tokens"] == one["usage"]["prompt_tokens"] > 0

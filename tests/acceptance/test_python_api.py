@@ -138,6 +138,8 @@ def test_what_cannot_be_meant_is_said(swarm):
         swarm.submit("x", model=MODEL, prioity=3)
     with pytest.raises(InputError, match="item 1: prompt: is empty"):
         swarm.map(["a", ""], model=MODEL)
+    with pytest.raises(InputError, match="notify 'nobody': is no URL"):
+        swarm.submit("x", model=MODEL, notify=["nobody"])
     with pytest.raises(InputError, match="model: is missing"):
         swarm.submit("x")
     with pytest.raises(InputError, match="no name for a batch"):
@@ -162,3 +164,44 @@ def test_fields_of_the_call_are_defaults_of_the_items():
     assert maker.make("a").document["request"]["format"] == "json"
     assert maker.make({"prompt": "a", "priority": 8}).document["priority"] == 8
     assert maker.make("a").digest == maker.make({"prompt": "a"}).digest
+
+
+def test_single_tasks_wait_for_earlier_ones_by_name_by_handle_and_by_id(swarm):
+    first = swarm.submit("Say a word.", model=MODEL, name="word", options={"num_predict": 4})
+    second = swarm.submit("Repeat: {results.word.text}", model=MODEL, name="again", depends_on=["word"])
+    third = swarm.submit({"prompt": "Later.", "depends_on": [first, second.id]}, model=MODEL)
+    (mapped,) = swarm.map([{"prompt": "After it.", "depends_on": [third]}], model=MODEL)
+    results = swarm.wait([first, second, third], 60)
+    assert [r.error for r in (*results, mapped)] == [None] * 4
+    assert results[1].document["results"] == {"word": first.id}
+    assert results[2].document["depends_on"] == [first.id, second.id]
+    with pytest.raises(InputError, match=r"depends_on: 'wrod' is no name .* \(did you mean 'word'\?\)"):
+        swarm.submit("x", model=MODEL, depends_on=["wrod"])
+    with pytest.raises(InputError, match="depends_on: must be a list"):
+        swarm.submit({"task_class": "script", "command": ["x"], "depends_on": 3})
+    with pytest.raises(InputError, match="names nothing that the task depends on"):
+        swarm.submit("{results.other.text}", model=MODEL, depends_on=["word"])
+    with pytest.raises(InputError, match="field `command`"):
+        swarm.submit({"task_class": "script", "request": {}})
+
+
+def test_pictures_are_sent_by_path_and_the_cache_says_so(swarm, somebody):
+    picture = somebody.folder / "pics" / "dot.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    ask = {"model": MODEL, "images_dir": picture.parent, "cache": True}
+    (picture.parent / "a, b.png").write_bytes(picture.read_bytes())
+    results = [swarm.submit("What is it?", images=Path(name), **ask).result(60) for name in ("dot.png", "a, b.png")]
+    assert [(r.ok, r.cached) for r in results] == [(True, False), (True, True)], results[0].error
+    vectors = {"model": "nomic-embed-text:latest", "endpoint": "/api/embed"}
+    for wanted in ([False, False], [True, True], [False, True]):  # the first are not kept, of the last one is there already
+        items = [{"prompt": f"word {n}", "cache": one} for n, one in enumerate(wanted)]
+        found = list(swarm.map(items, **vectors).ordered())
+        assert [r.cached for r in found] == ([False, True] if wanted == [False, True] else [False, False])
+        assert found[0].embeddings != found[1].embeddings
+    with pytest.raises(InputError, match=r"images: .* lies outside .* \(in Python: images_dir\)"):
+        swarm.submit({"prompt": "x", "images": ["../../etc/passwd"]}, **ask)
+    before = swarm.queue.batches().names()
+    with pytest.raises(InputError, match=r"item 1: images: 'none.png' cannot be read: No such file"):
+        swarm.map([{"prompt": "x", "images": ["dot.png"]}, {"prompt": "x", "images": [Path("none.png")]}], **ask)
+    assert swarm.queue.batches().names() == before

@@ -58,6 +58,9 @@ class MemoryQueue:
             raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
         return self.documents[task_id]
 
+    def set_aside(self, task_id: str) -> None:
+        return None
+
     def list(self, state: TaskState) -> Iterator[Located]:
         for task_id, document in self.documents.items():
             if document["state"] == state:
@@ -90,7 +93,10 @@ class Wiring:
     def open_queue(self, settings: object) -> MemoryQueue:
         return self.queue
 
-    def open_observer(self, settings: object) -> Wiring:
+    def open_reader(self, settings: object) -> MemoryQueue:
+        return self.queue
+
+    def open_observer(self, settings: object, queue: MemoryQueue | None = None, *, cards: bool = True) -> Wiring:
         return self
 
     def snapshot(self) -> SwarmSnapshot:

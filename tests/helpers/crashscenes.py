@@ -12,6 +12,7 @@ from typing import Any
 
 import swarm.taskqueue.batches as batches
 import swarm.taskqueue.producer as producer
+from swarm.core.claim import Finish
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow, WorkerStatus
 from swarm.errors import DuplicateTask
@@ -151,6 +152,37 @@ def _finish(one: World, worker: Any, claimed: Any) -> None:
     one.say("ended", claimed.task.task_id, "completed", DONE.result)
 
 
+def exchange(one: World) -> None:
+    """Claim two, record both and claim two more, record those: what could not be done is said again, as a worker does."""
+
+    def work(queue: FileQueue) -> None:
+        worker, held = one.setup or (queue.worker_view(WORKER), ())
+        while True:
+            one.setup = (worker, held)
+            got = worker.exchange(
+                [Finish(claim, TaskState.COMPLETED, DONE) for claim in held], lambda taken: [LANE] if len(taken) < 2 else ()
+            )
+            assert all(got.done), "its own records are no fences"
+            for claim in held:
+                one.say("ended", claim.task.task_id, "completed", DONE.result)
+            for claim in got.claims:
+                one.say("claimed", claim.task.task_id, claim.attempt)
+            held = got.claims
+            if got.fault is not None:
+                one.setup = (worker, held)
+                raise got.fault
+            if not held:
+                break
+        one.setup = None
+
+    alive(one, work)
+
+
+def four_waiting(one: World) -> None:
+    for name in "abcd":
+        one.say("accepted", one.open().enqueue(llm(task_id=name)))
+
+
 def _retry(one: World, worker: Any, claimed: Any) -> None:
     worker.retry(claimed, [LONG], delay_s=0, counts=True)
     one.say("claimed", claimed.task.task_id, claimed.attempt)
@@ -286,6 +318,7 @@ SCENARIOS = (
     Scenario("claim-all", with_history, claim_all),
     Scenario("finish", two_waiting, _with_claim(_finish)),
     Scenario("finish-after-history", with_history, _with_claim(_finish)),
+    Scenario("exchange", four_waiting, exchange),
     Scenario("retry", two_waiting, _with_claim(_retry)),
     Scenario("retry-later", with_history, _with_claim(_retry_later)),
     Scenario("release", with_history, release),

@@ -19,12 +19,13 @@ from typing import Any
 from swarm.core.task import TERMINAL, TaskState
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked, find_marked_values, kill_marked
+from swarm.proc.markers import ROOT_MARKER, find_marked, kill_marked
 from swarm.proc.ports import free_port
 from swarm.taskqueue import fsck
 from swarm.taskqueue.batchwatch import BatchWatch
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import is_held
+from swarm.testing.shots import pick, victims
 from tests.helpers.crashworld import MAY_REMAIN
 from tests.helpers.queues import llm
 from tests.helpers.stormplan import CONFIG, MODELS, STUCK_S, TARGETS, Plan, Report
@@ -120,13 +121,10 @@ class Storm:
             self._supervisor.kill()
             self._supervisor.wait()
             return True
-        marker = SERVER_MARKER if target == "server" else PROCESS_MARKER
-        found = find_marked_values(marker, **{ROOT_MARKER: self.root})
-        if target != "server":
-            found = {who: name for who, name in found.items() if (name == "brain") == (target == "brain")}
+        found = victims(self.root, target)
         if not found:
             return False
-        victim = self._dice.choice(sorted(found, key=lambda who: who.pid))
+        victim = pick(found, self._dice)
         if target == "pause":
             return self._pause(victim)
         if target == "worker":
@@ -158,10 +156,8 @@ class Storm:
 
     def _brain(self) -> ProcessIdentity | None:
         """The brain that works: alive, its lock held."""
-        found = find_marked_values(PROCESS_MARKER, **{ROOT_MARKER: self.root})
-        if not is_held(self._queue.layout, "brain"):
-            return None
-        return next((who for who, name in found.items() if name == "brain"), None)
+        found = victims(self.root, "brain")
+        return next(iter(found), None) if is_held(self._queue.layout, "brain") else None
 
     def _left(self) -> int:
         return BatchWatch(self._queue.layout, list(self._ids)).look().left

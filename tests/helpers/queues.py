@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from swarm.core.task import TaskState
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.layout import GRAIN_NS
+from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"
 
@@ -43,3 +46,12 @@ def assert_one_state_each(queue: FileQueue, ids: list[str]) -> Counter[TaskState
     assert sorted(places) == sorted(ids)
     assert all(len(states) == 1 for states in places.values()), places
     return Counter(states[0] for states in places.values())
+
+
+def settle(root: Path) -> None:
+    """Wait until no directory has changed within a step of directory times."""
+
+    def quiet() -> bool:
+        return all(time.time_ns() - f.stat().st_ctime_ns > GRAIN_NS for f in root.rglob("*") if f.is_dir())
+
+    wait_until(quiet, timeout_s=5, what="the directories are quiet")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.clock import SystemClock
-from swarm.core.claim import Claim
+from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
@@ -75,8 +75,15 @@ class MemoryQueue:
         """What recovery does: the claim's file is gone."""
         del self.held[task_id]
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
+    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor) -> Exchanged:
         self._refuse()
+        done = tuple(self._finish(*finish) for finish in finishes)
+        claims: list[Claim] = []
+        while (lanes := lanes_for(claims)) and (claim := self._claim(lanes)) is not None:
+            claims.append(claim)
+        return Exchanged(done, tuple(claims))
+
+    def _claim(self, lanes: Sequence[str]) -> Claim | None:
         with self._lock:
             for lane in lanes:
                 if self.pending[lane]:
@@ -89,8 +96,7 @@ class MemoryQueue:
                     return claim
         return None
 
-    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
-        self._refuse()
+    def _finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
         if self.held.pop(claim.task.task_id, None) is None:
             return False
         self.ended[claim.task.task_id] = (state, trail)

@@ -1,6 +1,7 @@
 """What waits in ``blocked``: who may go when, at the cost of what changed, and never twice."""
 
 import errno
+import gc
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from swarm.core.dag import Links
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import QueueError, StorageFault, TaskInvalid
+from swarm.taskqueue import inotify
 from swarm.taskqueue import pauses as pauses_module
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.blockedindex import BlockedIndex
@@ -142,8 +144,11 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
     assert not listings, "what changed was told"
 
 
-def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch):
+@pytest.mark.parametrize("told", [True, False], ids=["told", "without inotify"])
+def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
     monkeypatch.setattr("swarm.taskqueue.endings.LOOKED_UP", 5)
+    if not told:
+        monkeypatch.setattr("swarm.taskqueue.inotify.opened", lambda: None)
     ids = [queue.enqueue(llm()) for _ in range(100)]
     endings = Endings(queue.layout, budget=True)
     for task_id in ids:
@@ -160,13 +165,94 @@ def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch):
     assert sorted(found) == sorted(ids[:97])
 
 
+def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
+    """However many are awaited: who ended, was cancelled or failed while waiting is seen at once; no other is looked up."""
+    monkeypatch.setattr("swarm.taskqueue.endings.SURE", 0)
+    sessions = 300
+    for step in range(2):
+        for session in range(sessions):
+            queue.enqueue(llm(session=f"s{session}", metadata={"step": step}))
+    chain = [queue.enqueue(llm(depends_on=["w" * 20], task_id="first"))]
+    chain += [queue.enqueue(llm(depends_on=[chain[-1]], task_id=f"next{n}")) for n in range(3)]
+    brain = brain_of(queue)
+    first = turn(brain)
+    assert len(first) == sessions
+    worker = queue.worker_view("w")
+    claims = [worker.claim([LANE]) for _ in range(10)]
+    turn(brain)
+    looked_up = []
+    known = Endings.ended
+    monkeypatch.setattr(Endings, "ended", lambda self, task_id: looked_up.append(task_id) or known(self, task_id))
+    for claim in claims:
+        worker.finish(claim, TaskState.COMPLETED, DONE)
+    between = worker.claim([LANE])
+    worker.finish(between, TaskState.FAILED, DONE)
+    queue.cancel(first[200], "not wanted")
+    queue.cancel(chain[0], "not wanted")
+    went_on = turn(brain)
+    assert len(went_on) == 12, "ten ended, one ran between two looks, one was cancelled while it waited"
+    turn(brain)
+    turn(brain)
+    assert [queue.find(task_id).state for task_id in chain] == [TaskState.CANCELLED, *[TaskState.FAILED] * 3], (
+        "a link a turn"
+    )
+    assert len(looked_up) < 4 * (12 + len(chain)), looked_up
+    looked_up.clear()
+    turn(brain)
+    assert looked_up == [], "nothing happened"
+
+
+def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.endings.SURE", 0)
+    monkeypatch.setattr("swarm.taskqueue.endings.LOOKED_UP", 5)
+    endings = Endings(queue.layout, budget=True)
+    ids = [queue.enqueue(llm()) for _ in range(60)]
+    for task_id in ids:
+        endings.watch(task_id)
+    worker = queue.worker_view("w")
+    for _ in range(5):
+        assert list(endings.news()) == []
+    work(worker)
+    told = inotify.told
+
+    def overflowing(fd):
+        assert list(told(fd)), "the kernel did tell"
+        yield inotify.Told(-1, None, there=False)
+
+    with monkeypatch.context() as once:
+        once.setattr("swarm.taskqueue.inotify.told", overflowing)
+        found = [task_id for task_id, _ in endings.news()]
+    assert len(found) < len(ids)
+    found += [task_id for _ in range(4) for task_id, _ in endings.news()]
+    assert sorted(found) == sorted(ids)
+
+
 def test_what_another_host_put_there_is_found_by_listing(queue, monkeypatch):
     monkeypatch.setattr("swarm.taskqueue.blockednames.RELIST_S", 0.0)
     brain = brain_of(queue)
-    os.close(brain._blocked._names._fd)
+    brain._blocked._names.close()
     brain._blocked._names._fd = os.eventfd(0, os.EFD_NONBLOCK)  # it tells of nothing
     task_id = queue.enqueue(llm(session="x"))
     assert turn(brain) == [task_id]
+
+
+def test_who_looks_no_more_gives_its_watches_back(queue):
+    """A user has 128 of them; without one the brain would look for what it might have been told."""
+
+    def watches():
+        links = (
+            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
+        )
+        return sum("inotify" in link for link in links)
+
+    gc.collect()
+    before = watches()
+    brain = brain_of(queue)
+    turn(brain)
+    assert watches() == before + 2
+    del brain
+    gc.collect()
+    assert watches() == before
 
 
 EDGES = st.integers(2, 8).flatmap(lambda n: st.lists(st.lists(st.integers(0, n), max_size=3), min_size=n, max_size=n))

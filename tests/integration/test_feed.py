@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from swarm.cli.facade import RunRequest
@@ -15,11 +16,12 @@ from swarm.configfile import Loaded
 from swarm.core.feed import FeedLine, FeedState, refill
 from swarm.core.task import TaskState, Trail
 from swarm.errors import InputError, LockHeld
+from swarm.files.feedcsv import CsvRows
 from swarm.files.feedlines import CommandLines, FileLines
 from swarm.runtime.feed import Feeder, Offer
 from swarm.settings import QueueSettings, Settings
-from swarm.taskqueue.feeds import FeedBook
-from tests.helpers.queues import LANE, open_queue
+from swarm.taskqueue.feeds import FeedBook, FeedPool
+from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.wait import wait_until
 
 MODEL = LANE.removeprefix("llm@")
@@ -110,12 +112,14 @@ def test_a_kill_after_the_tasks_and_before_the_cursor(queue, tmp_path, monkeypat
 
 def test_bad_lines_are_counted_and_named_and_the_rest_goes_on(queue, tmp_path):
     source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt":"a"}\n\noops\n{"question":"x"}\n{"prompt":"b","depends_on":["a"]}\n{"prompt":"c"}\n')
+    bad = '\n\noops\n{"question":"x"}\n{"prompt":"b","depends_on":["a"]}\n{"prompt":"b","notify":["nobody"]}\n'
+    source.write_text('{"prompt":"a"}' + bad + '{"prompt":"c"}\n')
     outcome = feed(loaded(queue), request(source), lambda _: None)
     assert outcome.exit_code == 1
     assert outcome.document["accepted"] == 2
     lines = [r.split(":")[0] for r in outcome.document["rejections"]]
-    assert lines == ["line 3", "line 4", "line 5"]
+    assert lines == ["line 3", "line 4", "line 5", "line 6"]
+    assert "notify 'nobody'" in outcome.document["rejections"][3]
     work(queue)
     assert answers(queue) == ["a", "c"]
 
@@ -166,15 +170,19 @@ def test_pause_resume_and_stop(queue, tmp_path):
 class MemoryPool:
     def __init__(self):
         self.waiting = Counter()
-        self.offered = []
+        self.there = set()
+        self.doubts = []
 
     def pending(self, lane, *, with_blocked):
         return self.waiting[lane]
 
-    def offer(self, document):
-        self.offered.append(document["task_id"])
-        self.waiting[document["lane"]] += 1
-        return True
+    def offer(self, documents, lane, *, doubtful):
+        self.doubts.append(doubtful)
+        again = sum(document["task_id"] in self.there for document in documents) if doubtful else 0
+        for document in documents:
+            self.there.add(document["task_id"])
+            self.waiting[document["lane"]] += 1
+        return again
 
 
 class MemoryBook:
@@ -254,3 +262,119 @@ def test_a_command_that_is_not_there_is_said(tmp_path):
     fresh = FeedState(feed_id="f", source="x", format="text", min=1, target=1, created_at="")
     with pytest.raises(InputError, match="no-such-program"):
         CommandLines([str(Path(tmp_path) / "no-such-program")], fresh)
+
+
+def test_only_a_feeder_that_starts_asks_whether_tasks_are_there():
+    """And it goes on asking until as many lines as one step can take were new."""
+    pool, book = MemoryPool(), MemoryBook()
+    state = FeedState(feed_id="f", source="s", format="text", min=10**6, target=10**6, created_at="")
+    pool.there = {f"f-{number:010d}" for number in range(1, 1501)}
+    feeder = Feeder(ListLines(["a"] * 5000), lambda _: Offer({"lane": "a"}, "a", waits=False), pool, book, state)
+    while not feeder.finished:
+        feeder.step()
+    assert (feeder.state.accepted, feeder.state.again) == (5000, 1500)
+    # the first step only looks which lane it is; then 1000 old ones, 500 old and 500 new, 1000 new: sure from there on
+    assert pool.doubts == [True, True, True, False, False]
+
+
+CSV = 'text,lang\r\nfirst,de\r\n\r\n"two\nlines, ""quoted""",en\r\nthree;fields,no,x\r\nlast,fr\r\n'
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2, 3])
+def test_csv_rows_may_span_lines_and_are_gone_on_with_in_the_middle(queue, tmp_path, killed_after):
+    source = tmp_path / "in.csv"
+    source.write_text(CSV, newline="")
+    asked = request(source, template="{lang}: {text}", low=1, target=1)
+    state = None
+    if killed_after:
+        pid = in_child(queue, asked, lambda now: now.accepted == killed_after and os.kill(os.getpid(), signal.SIGKILL))
+        assert wait_until(lambda: work(queue) * 0 + os.waitpid(pid, os.WNOHANG)[0], what="the kill") == pid
+        (feed_id,) = FeedBook(queue.layout, queue.storage).names()
+        state = FeedBook(queue.layout, queue.storage).state(feed_id)
+        assert state.accepted == killed_after
+    outcome = feed(loaded(queue), request(source, template="{lang}: {text}", low=10, target=20), lambda _: None)
+    work(queue)
+    assert answers(queue) == ["de: first", 'en: two\nlines, "quoted"', "fr: last"]
+    assert outcome.document["rejections"] == ("line 6: has 3 fields where the header has 2 (text, lang)",)
+    assert (outcome.document["number"], outcome.document["offset"]) == (7, len(CSV))
+
+
+def test_csv_that_breaks_fails_there_and_a_changed_header_is_refused(queue, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text('prompt,n\na,1\nb,2\n"c,3\nd,4\n')
+    first = feed(loaded(queue), request(source), lambda _: None).document
+    assert (first["status"], first["accepted"], first["number"]) == ("failed", 2, 3)
+    assert "line 4: not CSV" in first["reason"]
+    source.write_text('prompt,n\na,1\nb,2\n"c",3\nd,4\n')
+    assert feed(loaded(queue), request(source), lambda _: None).document["accepted"] == 4
+    source.write_text('n,prompt\na,1\nb,2\n"c",3\nd,4\ne,5\n')
+    with pytest.raises(InputError, match="line 1 is no longer"):
+        feed(loaded(queue), request(source), lambda _: None)
+    with pytest.raises(InputError, match="cannot be CSV"):
+        feed(loaded(queue), request(command="cat x", format="csv"), lambda _: None)
+
+
+def test_followed_csv_waits_for_whole_rows(tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text('prompt\n"one\n')
+    fresh = FeedState(feed_id="f", source=str(path), format="csv", min=1, target=1, created_at="")
+    rows = CsvRows(str(path), fresh, follow=True)
+    assert rows.read() is None
+    assert not rows.ended
+    with path.open("a") as more:
+        more.write('two"\nthree')
+    assert rows.record(rows.read().raw) == {"prompt": "one\ntwo"}
+    assert rows.read() is None
+    with path.open("a") as more:
+        more.write("\n")
+    assert rows.record(rows.read().raw) == {"prompt": "three"}
+    rows.close()
+
+
+def test_a_quote_that_is_never_closed_does_not_read_the_rest_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("swarm.files.feedcsv.MAX_LINE_BYTES", 10_000)
+    path = tmp_path / "in.csv"
+    path.write_text('prompt\n"one\n' + "two\n" * 10_000)
+    fresh = FeedState(feed_id="f", source=str(path), format="csv", min=1, target=1, created_at="")
+    rows = CsvRows(str(path), fresh, follow=False)
+    assert rows.read() is None
+    assert rows.ended
+    assert "quote is missing" in rows.fault
+    rows.close()
+
+
+def test_how_often_and_whether_from_the_cache_is_said_on_the_command_line(queue, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt":"a"}\n{"prompt":"b","priority":9}\n')
+    run = msgspec.structs.replace(request(source).run, cache=True, priority=2)
+    asked = msgspec.structs.replace(request(source), run=run)
+    feed(loaded(queue), asked, lambda _: None)
+    tasks = [queue.read(located.task_id) for located in queue.list(TaskState.PENDING)]
+    assert sorted((task["priority"], task["cache"]) for task in tasks) == [(2, True), (9, True)]
+
+
+def test_fed_tasks_wait_by_the_time_at_which_they_were_fed(queue, tmp_path):
+    """Their ids do not sort by time, and must not put them behind all that others submit later."""
+    feed(loaded(queue), request(numbered(tmp_path / "in.jsonl", 2)), lambda _: None)
+    later = [llm("later", task_id=queue.new_id())]
+    assert list(queue.enqueue_many(later)) == [1]
+    queue.enqueue(llm("last"))
+    worker = queue.worker_view("w")
+    claimed = [worker.claim([LANE]).task.request["messages"][0]["content"] for _ in range(4)]
+    assert claimed == ["line 0", "line 1", "later", "last"]
+
+
+def test_what_was_fed_is_found_wherever_it_has_got_to(queue):
+    pool = FeedPool(queue.layout, queue.storage)
+    documents = [llm(str(n), task_id=f"feed-x-{n:010d}", session="s" if n == 5 else None) for n in range(6)]
+    assert pool.offer(documents, LANE, doubtful=False) == 0
+    worker = queue.worker_view("w")
+    held = [worker.claim([LANE]) for _ in range(4)]  # the fifth waits, the sixth is blocked by its session
+    worker.finish(held[0], TaskState.COMPLETED, Trail(result={}))
+    worker.finish(held[1], TaskState.FAILED, Trail())
+    worker.retry(held[2], (), delay_s=60.0, counts=True)
+    more = [*documents, llm("new", task_id="feed-x-0000000006")]
+    assert pool.offer(more, LANE, doubtful=True) == 6
+    assert Counter(located.task_id for state in TaskState for located in queue.list(state)) == {
+        d["task_id"]: 1 for d in more
+    }

@@ -3,14 +3,19 @@
 import http.server
 import json
 import logging
+import os
+import socketserver
 import threading
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import InputError
 from swarm.notify import NotTold, check_target, deliver
+from swarm.proc.ports import free_port
 from swarm.runtime.notifier import Failed, Notifier, notifying
 from swarm.runtime.wiring.tell import make_notifier
 from swarm.settings import NotifySettings, Settings
@@ -23,13 +28,14 @@ from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.wait import wait_until
 
 LOG = logging.getLogger("test.notify")
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise imports it
 
 
 class Listener:
     """An HTTP server that keeps what it is told, and answers with ``status``."""
 
     def __init__(self):
-        self.told, self.status = [], 200
+        self.told, self.keys, self.status = [], [], 200
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,6 +43,7 @@ class Listener:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if outer.status == 200:
                     outer.told.append(json.loads(body))
+                    outer.keys.append(self.headers["Idempotency-Key"])
                 self.send_response(outer.status)
                 self.end_headers()
 
@@ -77,8 +84,7 @@ def test_a_task_is_told_of_once_it_has_ended_and_a_server_may_be_down(queue, lis
     settings = Settings(notify=NotifySettings(targets={"ops": listener.url}))
     task_id = queue.enqueue(llm("a secret", notify=["ops"], name="first"))
     ticks = count(1e12, 1000.0)
-    notifier = make_notifier(queue, settings, LOG)
-    notifier._now_s = lambda: next(ticks)
+    notifier = make_notifier(queue, settings, LOG, now_s=lambda: next(ticks))
     notifier.step()
     assert listener.told == []
     end(queue, TaskState.FAILED)
@@ -155,7 +161,9 @@ def test_a_batch_is_told_of_when_all_of_it_has_ended(queue, listener):
     assert listener.told == []
     end(queue, TaskState.FAILED)
     notifier.step()
-    assert listener.told == [{"event": "batch_ended", "batch_id": "b-1", "completed": 1, "failed": 1, "cancelled": 0}]
+    (message,) = listener.told
+    assert message.pop("message_id").startswith("batch-b-1-")
+    assert message == {"event": "batch_ended", "batch_id": "b-1", "completed": 1, "failed": 1, "cancelled": 0}
 
 
 def test_a_script_gets_the_message(tmp_path):
@@ -195,3 +203,186 @@ def test_a_run_tells_before_its_own_swarm_goes(tmp_path, listener):
         someone.ok("run", "prompts.jsonl", "-o", "o", "--model", "llama3.2:3b", "--simulate", "1", "--notify", listener.url)
         assert [m["completed"] for m in listener.told] == [3]
         assert someone.json("notify", "list")["notes"] == []
+
+
+def settings_of(**targets):
+    return Settings(notify=NotifySettings(targets=targets, timeout_s=5.0))
+
+
+def test_a_message_that_comes_twice_says_so_and_another_end_is_another_message(queue, listener):
+    """Killed between telling and noting that it was told: the next life tells again, under the same id."""
+    task_id = queue.enqueue(llm("a", notify=[listener.url]))
+    end(queue, TaskState.FAILED)
+    forgetful = box(queue)
+    forgetful.done = lambda note: None
+    for _ in range(2):
+        Notifier(forgetful, lambda t, m: deliver(t, m, Settings()), max_tries=3, log=LOG).step()
+    make_notifier(queue, Settings(), LOG).step()
+    queue.retry(task_id)
+    end(queue)
+    make_notifier(queue, Settings(), LOG).step()
+    ids = [message["message_id"] for message in listener.told]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    assert listener.keys == ids, "also as the header that web hooks look at"
+
+
+def test_a_target_that_is_down_is_asked_once_for_all_and_all_is_told_when_it_is_back(queue):
+    clock, asked, up = [1e12], [], []
+
+    def tell(target, message):
+        asked.append(target)
+        if target == "down" and not up:
+            raise Failed("no answer", hopeless=False, down=True)
+
+    for n in range(5):
+        queue.enqueue(llm(str(n), notify=["down", "good"]))
+        end(queue)
+    notifier = Notifier(box(queue), tell, max_tries=9, log=LOG, now_s=lambda: clock[0])
+    notifier.step()
+    assert (asked.count("down"), asked.count("good")) == (1, 5)
+    assert [(note.tries, note.targets, note.error) for note in box(queue).all_waiting()] == [(1, ("down",), "no answer")] * 5
+    for _ in range(3):
+        clock[0] += 300.0
+        notifier.step()
+    assert (asked.count("down"), asked.count("good")) == (4, 5)
+    up.append(True)
+    clock[0] += 16.0  # the time of the target's next try, and of no message's but one that ended just now
+    queue.enqueue(llm("late", notify=["down"]))
+    end(queue)
+    notifier.step()
+    notifier.step()
+    assert box(queue).all_waiting() == []
+    assert asked.count("down") == 10
+
+
+def test_a_try_that_somebody_asks_for_is_made_though_the_target_was_just_down(queue):
+    asked = []
+
+    def tell(target, message):
+        asked.append(target)
+        if len(asked) == 1:
+            raise Failed("no answer", hopeless=False, down=True)
+
+    queue.enqueue(llm("a", notify=["x"]))
+    end(queue)
+    notifier = Notifier(box(queue), tell, max_tries=1, log=LOG, now_s=lambda: 1e12)
+    notifier.step()
+    (note,) = box(queue).undeliverable()
+    box(queue).again(note.name)
+    notifier.step()
+    assert (len(asked), box(queue).all_waiting()) == (2, [])
+
+
+def test_what_was_purged_before_it_could_be_told_is_told_all_the_same(queue, listener):
+    task_id = queue.enqueue(llm("a secret", notify=[listener.url], name="gone"))
+    end(queue)
+    ticks = count(1e12, 1000.0)
+    notifier = make_notifier(queue, Settings(), LOG, now_s=lambda: next(ticks))
+    listener.status = 500
+    notifier.step()
+    os.unlink(queue.layout.terminal(TaskState.COMPLETED, task_id))
+    listener.status = 200
+    notifier.step()
+    assert [(m["task_id"], m["name"], m["status"]) for m in listener.told] == [(task_id, "gone", "completed")]
+    assert box(queue).all_waiting() == []
+
+
+def test_what_is_no_note_is_set_aside_and_the_others_are_told(queue, listener):
+    queue.enqueue(llm("a", notify=[listener.url]))
+    end(queue)
+    Path(queue.layout.outbox, "task-0.json").write_bytes(b"")
+    make_notifier(queue, Settings(), LOG).step()
+    assert len(listener.told) == 1
+    assert Path(queue.layout.corrupt, "task-0.json.reason").read_text().startswith("no note")
+
+
+class Garbage(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(65536)
+        self.request.sendall(b"hello\r\n\r\n")
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(302)
+        self.send_header("Location", "/other")
+        self.end_headers()
+
+    def do_GET(self):
+        raise AssertionError("followed, without the message")
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(handler):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("handler", "hopeless", "why"), [(Garbage, False, "BadStatus"), (Elsewhere, True, "elsewhere: /other")]
+)
+def test_servers_that_do_not_behave(handler, hopeless, why):
+    with serving(handler) as url, pytest.raises(NotTold, match=why) as told:
+        deliver(url, {"event": "task_ended", "message_id": "m"}, Settings())
+    assert told.value.hopeless == hopeless
+
+
+def test_whatever_goes_wrong_in_telling_the_thread_lives_on(queue, monkeypatch, caplog):
+    monkeypatch.setattr("swarm.runtime.notifier.LOOK_S", 0.01)
+    queue.enqueue(llm("a", notify=["x"]))
+    end(queue)
+    tries = []
+
+    def tell(target, message):
+        tries.append(target)
+        if len(tries) == 1:
+            raise ZeroDivisionError("a mistake")
+
+    with notifying(Notifier(box(queue), tell, max_tries=3, log=LOG), LOG):
+        wait_until(lambda: box(queue).waiting() == [], what="told in the end")
+    assert "a mistake" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["http://", "http://exa mple.org/", "https:///hook", "nosuchservice://x/", "json://"])
+def test_addresses_that_are_none_are_refused_at_once(target):
+    with pytest.raises(InputError, match="is no URL"):
+        check_target(target, Settings())
+
+
+def test_through_the_real_apprise(queue, listener):
+    """Its generic service, json://, posts what it is told; one that nobody serves is tried again, with its reason."""
+    port = listener.url.split(":")[2].split("/")[0]
+    settings = settings_of(good=f"json://127.0.0.1:{port}/", bad=f"json://127.0.0.1:{free_port()}/")
+    for name in ("good", "bad"):
+        check_target(name, settings)
+    task_id = queue.enqueue(llm("a secret", notify=["good", "bad"], name="first"))
+    end(queue, TaskState.FAILED)
+    ticks = count(1e12, 1000.0)
+    notifier = make_notifier(queue, settings, LOG, now_s=lambda: next(ticks))
+    notifier.step()
+    (told,) = listener.told
+    assert told["title"] == f"swarm: task ended: {task_id}"
+    message = json.loads(told["message"])
+    assert (message["task_id"], message["status"], message["error"]["type"]) == (task_id, "failed", "timeout")
+    assert "secret" not in json.dumps(told)
+    (note,) = box(queue).waiting()
+    assert note.targets == ("bad",)
+    assert "apprise could not deliver it: A Connection error" in note.error
+    listener.status = 500
+    queue.enqueue(llm("b", notify=["good"]))
+    end(queue)
+    notifier.step()
+    assert any("error=500" in note.error for note in box(queue).waiting())
+
+
+def test_an_apprise_service_that_raises_is_a_failure_like_any_other(monkeypatch):
+    monkeypatch.setattr("apprise.Apprise.notify", lambda *_, **__: 1 / 0)
+    with pytest.raises(NotTold, match="ZeroDivisionError") as told:
+        deliver("json://127.0.0.1/", {"event": "task_ended"}, Settings())
+    assert not told.value.hopeless

@@ -322,3 +322,20 @@ def test_a_fresh_client_per_thread_is_not_needed() -> None:
         assert all(reply.final["response"] == texts[n % 4] for n, reply in enumerate(replies)), (
             "no answer went to another thread"
         )
+
+
+def test_an_obeying_server_says_what_it_is_told_and_only_when_asked_to_obey() -> None:
+    """For work whose answers must be known beforehand: a list to map over, the prompt that a task was given in the end."""
+    cut, join = 'Cut it:\n[[lines]]\nfirst, "one"\n\n  second \n', 'Join:\n[[recite]]\n["a", null] '
+
+    def said(sim: SimServer, prompt: str) -> str:
+        return str(sim.client.run("/api/generate", body(prompt), limits=LIMITS).final["response"])
+
+    with SimServer(obey=True) as sim:
+        sim.client.load(MODEL, options={})
+        assert json.loads(said(sim, cut)) == ['first, "one"', "second"]
+        assert said(sim, join) == '["a", null]'
+        assert said(sim, "hello").startswith("[simulated]")
+    with SimServer() as sim:
+        sim.client.load(MODEL, options={})
+        assert said(sim, join).startswith("[simulated]")

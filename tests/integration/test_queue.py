@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from swarm.core.claim import Finish
 from swarm.core.lanes import resource_lane
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
 from swarm.taskqueue.lifelock import LifeLock, is_held
+from tests.helpers.crashpoints import recorded
+from tests.helpers.crashworld import alive, world
 from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
 from tests.helpers.wait import wait_until
 
@@ -45,6 +48,62 @@ def test_a_task_goes_through_its_life(queue):
     assert document["result"] == {"message": {"content": "hi"}}
     assert_one_state_each(queue, [task_id])
     assert worker.claim([LANE]) is None
+
+
+def test_an_exchange_records_what_ended_and_claims_what_is_wanted(queue):
+    ids = [queue.enqueue(llm(f"{n}")) for n in range(5)]
+    worker = queue.worker_view("w")
+    first = worker.exchange((), lambda taken: [LANE] if len(taken) < 3 else ())
+    assert [c.task.task_id for c in first.claims] == ids[:3]
+    assert {queue.read(i)["state"] for i in ids[:3]} == {"processing"}
+    os.rename(first.claims[1].path, f"{queue.layout.root}/taken-back.json")
+    failed = Trail(error=TaskError("bad", "no"))
+    finishes = [
+        Finish(first.claims[0], TaskState.COMPLETED, DONE),
+        Finish(first.claims[1], TaskState.COMPLETED, DONE),
+        Finish(first.claims[2], TaskState.FAILED, failed),
+    ]
+    asked = []
+
+    def lanes_for(taken):
+        asked.append([c.task.task_id for c in taken])
+        return ["llm@other", LANE]
+
+    second = worker.exchange(finishes, lanes_for)
+    assert second.done == (True, False, True), "one is fenced, the others are not its business"
+    assert [c.task.task_id for c in second.claims] == ids[3:]
+    assert asked == [[], ids[3:4], ids[3:]]
+    assert [queue.read(i)["state"] for i in (ids[0], *ids[2:])] == ["completed", "failed", "processing", "processing"]
+    assert "status" not in json.loads(Path(f"{queue.layout.root}/taken-back.json").read_bytes())
+    assert worker.exchange([Finish(c, TaskState.COMPLETED, DONE) for c in second.claims], lambda _taken: ()).done == (
+        True,
+        True,
+    )
+
+
+def test_two_flushes_serve_a_whole_exchange(tmp_path):
+    """The outcomes' bytes before any name, then all names; and nothing is told before."""
+    with world() as one:
+        queue = one.open()
+        for _ in range(8):
+            queue.enqueue(llm())
+        alive(one, lambda queue: _eight_at_once(one, queue))
+
+
+def _eight_at_once(one, queue):
+    worker = queue.worker_view("w")
+    queue.storage._flush._one_s = 1.0  # together from the first
+    held = worker.exchange((), lambda taken: [LANE] if len(taken) < 4 else ()).claims
+    worker.exchange([Finish(c, TaskState.COMPLETED, DONE) for c in held[:2]], lambda _taken: ())  # the shard is there now
+    with recorded(one.root) as calls:
+        finishes = [Finish(c, TaskState.COMPLETED, DONE) for c in held[2:]]
+        got = worker.exchange(finishes, lambda taken: [LANE] if len(taken) < 4 else ())
+    assert len(got.claims) == 4
+    names = [c.name for c in calls if c.name in ("pwrite", "fsync", "syncfs", "rename", "renameat2")]
+    assert names.count("fsync") + names.count("syncfs") == 2
+    flushed = [n for n, name in enumerate(names) if name in ("fsync", "syncfs")]
+    assert max(n for n, name in enumerate(names) if name == "pwrite") < flushed[0]
+    assert all(flushed[0] < n < flushed[1] for n, name in enumerate(names) if name.startswith("rename"))
 
 
 def test_order_is_priority_then_submission(queue):

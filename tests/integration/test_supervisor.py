@@ -29,7 +29,9 @@ from swarm.proc.ports import free_port, is_free
 from swarm.runtime.children import ChildState, ChildStatus
 from swarm.runtime.supervisor import Limits, Supervisor
 from swarm.runtime.supervisor_files import load_plan, load_status
-from swarm.settings import OllamaSettings, Settings, SimSettings, WorkerSpec
+from swarm.runtime.wiring.supervisor import stop_swarm
+from swarm.settings import OllamaSettings, QueueSettings, Settings, SimSettings, WorkerSpec
+from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import LifeLock, is_held
 from swarm.taskqueue.registry import read_row
@@ -406,3 +408,31 @@ def test_a_full_disk_does_not_stop_it(swarm, root):
     one.running()
     status.rmdir()
     wait_until(lambda: status.is_file() and json.loads(status.read_bytes())["phase"] == "running")
+
+
+LINGERS = """
+import signal, sys, time
+from swarm.runtime.wiring.process import living, own_row
+from swarm.taskqueue.filequeue import FileQueue
+signal.signal(signal.SIGTERM, lambda *_: wishes.append(1))
+wishes = []
+with living(FileQueue(sys.argv[1]), own_row("supervisor", "supervisor")):
+    while not wishes:
+        time.sleep(0.01)
+time.sleep(0.4)
+"""
+
+
+def test_down_returns_only_when_the_supervisor_itself_has_gone(root):
+    """It lets go of its lock before Python has ended; who looks for processes then must find none."""
+    queue = FileQueue(str(root)).prepare()
+    settings = Settings(queue=QueueSettings(root=str(root)))
+    process = subprocess.Popen([sys.executable, "-c", LINGERS, str(root)])
+    try:
+        wait_until(lambda: is_held(queue.layout, "supervisor") and read_row(queue.layout, "supervisor"), what="it is up")
+        lines = stop_swarm(settings, now=False)
+        assert lines == (f"supervisor ended (pid {process.pid})",)
+        assert process.poll() == 0
+    finally:
+        process.kill()
+        process.wait()

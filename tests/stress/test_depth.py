@@ -253,5 +253,38 @@ def test_a_slow_flush_of_everything_is_not_repeated_at_once():
     """Somebody else writes a lot: flushing that with ours would cost more than flushing ours one by one."""
     shared = SharedFlush(lambda _fd: time.sleep(flush.SLOW_S * 1.2))
     shared._alone_until_s = 0.0
-    assert shared._together(0) is None
-    assert shared._alone_until_s > time.monotonic() + flush.ALONE_FOR_S / 2
+    for turn in (1, 2):
+        assert shared._together(0, time.monotonic()) is None
+        assert shared._alone_until_s > time.monotonic() + (turn - 0.5) * flush.ALONE_FOR_S
+
+
+def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeypatch):
+    cost_s = {"one": 0.001, "all": 0.0001}
+    done = []
+
+    def one(_target):
+        done.append("one")
+        time.sleep(cost_s["one"])
+
+    def everything(_fd):
+        done.append("all")
+        time.sleep(cost_s["all"])
+
+    monkeypatch.setattr(flush, "_one", one)
+    shared = SharedFlush(everything)
+    shared._alone_until_s = 0.0
+    folders = [str(tmp_path)] * 2
+    os.mkdir(tmp_path / "b")
+    folders[1] += "/b"
+
+    def last(times):
+        done.clear()
+        for _ in range(times):
+            shared.flush(*folders)
+        return done[-1]
+
+    assert last(5) == "all"
+    cost_s["all"] = 0.02  # others write a lot now
+    assert last(30) == "one"
+    cost_s["all"] = 0.0001
+    wait_until(lambda: last(5) == "all", timeout_s=10, what="trying it again")

@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+from swarm.core.claim import Finish
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.taskqueue import fsck
 from swarm.taskqueue.filequeue import FileQueue
@@ -73,8 +74,9 @@ def work_until_cut(root, seed, say):
     queue = FileQueue(root)
     LifeLock(queue.layout, WORKER).acquire()
     worker = queue.worker_view(WORKER)
+    held = ()
     while True:
-        match dice.randrange(5):
+        match dice.randrange(6):
             case 0:
                 say("accepted", queue.enqueue(llm("x" * dice.randrange(5000))))
             case 1:
@@ -82,6 +84,16 @@ def work_until_cut(root, seed, say):
                 for _ in queue.enqueue_many(llm(task_id=i) for i in ids):
                     for task_id in ids:
                         say("accepted", task_id)
+            case 2:
+                slots = dice.randrange(1, 5)
+                finishes = [Finish(claim, TaskState.COMPLETED, Trail(result=an_answer(claim, dice))) for claim in held]
+                got = worker.exchange(finishes, lambda taken, slots=slots: [LANE] if len(taken) < slots else ())
+                assert all(got.done)
+                for finish in finishes:
+                    say("ended", finish.claim.task.task_id, len(finish.trail.result["message"]["content"]))
+                for claim in got.claims:
+                    say("claimed", claim.task.task_id, claim.attempt)
+                held = got.claims
             case _:
                 claim = worker.claim([LANE])
                 if claim is None:
@@ -91,9 +103,13 @@ def work_until_cut(root, seed, say):
                     tried = Attempt(attempt=claim.attempt, worker=WORKER, outcome="retried", fault="transient")
                     worker.retry(claim, (*claim.attempts, tried), delay_s=0, counts=True)
                     continue
-                result = {"message": {"content": f"{claim.task.task_id} " + "y" * dice.randrange(20000)}}
+                result = an_answer(claim, dice)
                 if worker.finish(claim, TaskState.COMPLETED, Trail(result=result)):
                     say("ended", claim.task.task_id, len(result["message"]["content"]))
+
+
+def an_answer(claim, dice):
+    return {"message": {"content": f"{claim.task.task_id} " + "y" * dice.randrange(20000)}}
 
 
 def start_worker(root, seed):

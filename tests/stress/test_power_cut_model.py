@@ -2,10 +2,13 @@
 
 import pytest
 
+from tests.helpers.crashbooks import MORE, check_after_cut
 from tests.helpers.crashpoints import recorded
-from tests.helpers.crashscenes import SCENARIOS
+from tests.helpers.crashscenes import SCENARIOS as SINGLE
 from tests.helpers.crashworld import impatient, judge, recover, world
 from tests.helpers.powercut import Disk, states, write_out
+
+SCENARIOS = (*SINGLE, *MORE)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def test_what_is_said_survives_a_cut_before_any_call(scenario):
                 one.say(what, *told)
             try:
                 recover(one)
-                judge(one)
+                judge(one, check_after_cut)
             except Exception as exc:
                 call = calls[state.cut - 1] if state.cut else None
                 exc.add_note(f"cut after call {state.cut} of {len(calls)} ({call}): {state}; said: {facts}")

@@ -7,6 +7,8 @@ import struct
 from typing import Any
 
 import pytest
+from openai import types
+from openai.types.chat import ChatCompletion
 
 from swarm.files.openai_map import CHAT, COMPLETIONS, EMBEDDINGS, map_body
 from swarm.files.openai_reply import output_line, response_body
@@ -336,9 +338,6 @@ def test_failures_are_error_lines(finished: dict[str, Any] | None, code: str) ->
 
 
 def test_bodies_parse_by_the_official_types() -> None:
-    types = pytest.importorskip("openai.types", reason="the openai package is not installed")
-    from openai.types.chat import ChatCompletion
-
     tokens = [{"token": "a", "logprob": -0.1, "top_logprobs": [{"token": "a", "logprob": -0.1}]}]
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     for message in ({"content": "yo", "thinking": "t"}, {"content": "", "tool_calls": [call]}):

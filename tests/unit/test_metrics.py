@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import time
 import urllib.request
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from swarm.runtime.wiring.metrics import open_metrics, serving_if_wanted
 from swarm.settings import MetricsSettings, QueueSettings, Settings
 from swarm.taskqueue.gauges import QueueGauges
 from swarm.testing.builders import MODEL, a_worker
-from tests.helpers.queues import llm, open_queue
+from tests.helpers.queues import llm, open_queue, settle
 
 replace = msgspec.structs.replace
 ROOT = Path(__file__).parents[2]
@@ -197,7 +196,7 @@ def test_a_directory_that_did_not_change_is_not_listed_again(tmp_path, monkeypat
     shard = tmp_path / "queue" / "completed" / "x01"
     shard.mkdir()
     (shard / "a.json").write_text("{}")
-    os.utime(shard, (time.time() - 60, time.time() - 60))
+    settle(shard.parent)
     gauges = QueueGauges(queue.layout)
     assert gauges.ended()[TaskState.COMPLETED] == 1
     listed = []

@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from swarm.cli import overview, screens, tasktables
+from swarm.cli import onetask, overview, screens, tasktables
 from swarm.cli.build import active_rows, card_rows, model_rows, worker_lines
 from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_plain, to_terminal
 from swarm.settings import Settings
@@ -113,6 +113,6 @@ def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
         "error": {"type": "timeout", "message": "no token for 120 s"},
         "attempts": [{"attempt": 1, "worker": "worker-1", "outcome": "retried", "error": {"type": "t", "message": "gone"}}],
     }  # fmt: skip
-    text = to_plain(tasktables.task(document))
+    text = to_plain(onetask.blocks(document))
     for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "t: gone", "--json shows all"):
         assert words in text

@@ -19,6 +19,7 @@ _TEXT = (
 WORDS = _TEXT.split()
 DIMENSIONS = 64
 _PIECE_CHARS = 4
+RECITE, LINES = "[[recite]]", "[[lines]]"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,19 +46,44 @@ def count_tokens(text: str) -> int:
     return max(1, len(text) // 4)
 
 
-def compose(prompt: str, *, seed: int, form: Any, thinks: bool, limit: int) -> Answer:  # noqa: ANN401 - a JSON value
-    """The answer to a prompt. ``form`` is the request's ``format``; ``limit`` caps all tokens, 0 or less is open."""
+def obeyed(prompt: str) -> str | None:
+    """What a prompt orders to be said (see the knob ``obey``), without any mark in the text; None if it orders nothing."""
+    _, order, rest = prompt.rpartition(RECITE)
+    if order:
+        return rest.strip()
+    _, order, rest = prompt.rpartition(LINES)
+    return json.dumps([line.strip() for line in rest.splitlines() if line.strip()]) if order else None
+
+
+def compose(
+    prompt: str,
+    *,
+    seed: int,
+    form: Any,  # noqa: ANN401 - a JSON value
+    thinks: bool,
+    limit: int,
+    told: str | None = None,
+) -> Answer:
+    """The answer to a prompt. ``form`` is the request's ``format``; ``limit`` caps all tokens, 0 or less is open.
+
+    ``told`` is said instead of an answer of our own.
+    """
     pick = random.Random(zlib.crc32(prompt.encode("utf-8", "replace")) ^ seed)
     thinking = [f"{MARK} ", *_words(pick, 12)] if thinks else []
-    if form:
+    if told is not None:
+        text = _pieces(told)
+    elif form:
         instance = {"answer": f"{MARK} {''.join(_words(pick, 4)).strip()}"} if form == "json" else _instance(form, pick)
-        whole = json.dumps(instance)
-        text = [whole[at : at + _PIECE_CHARS] for at in range(0, len(whole), _PIECE_CHARS)]
+        text = _pieces(json.dumps(instance))
     else:
         text = [f"{MARK} ", *_words(pick, pick.randint(24, 64))]
     if 0 < limit < len(thinking) + len(text):
         return Answer(thinking[:limit], text[: max(limit - len(thinking), 0)], "length")
     return Answer(thinking, text)
+
+
+def _pieces(whole: str) -> list[str]:
+    return [whole[at : at + _PIECE_CHARS] for at in range(0, len(whole), _PIECE_CHARS)]
 
 
 def _words(pick: random.Random, count: int) -> list[str]:

@@ -56,7 +56,10 @@ class Generation:
         body, model = self._call.body, self._loaded.model
         thinks = model.thinking and body.get("think") is not False
         limit = int(self._call.options.get("num_predict") or -1)
-        answer = answers.compose(prompt, seed=self._knobs.seed, form=body.get("format"), thinks=thinks, limit=limit)
+        told = answers.obeyed(prompt) if self._knobs.obey else None
+        answer = answers.compose(
+            prompt, seed=self._knobs.seed, form=body.get("format"), thinks=thinks, limit=limit, told=told
+        )
         if self._call.fault == "length_cut":
             return answers.Answer(answer.thinking, answer.text[: len(answer.text) // 2], "length")
         return answer

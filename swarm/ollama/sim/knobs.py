@@ -62,6 +62,9 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     request_s: NotNegative = _knob(0.0, "above 0: every request takes exactly so long once it has a slot")
     tokens_per_s: Positive = _knob(500.0, "speed of one slot where request_s is 0")
     lines: Count = _knob(6, "pieces of text per answer; 0 means one line per token")
+    obey: bool = _knob(
+        False, "prompts that hold [[recite]] are answered with what follows it, [[lines]]: with its lines as a JSON list"
+    )
     spill_factor: Positive = _knob(10.0, "how many times slower a model runs that is not whole on the card")
 
     faults: tuple[str, ...] = _knob(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from swarm.runtime.observe import Observer
     from swarm.runtime.wiring.process import RunOptions
     from swarm.taskqueue.filequeue import FileQueue
+    from swarm.taskqueue.reader import QueueReader
 
 # ruff: noqa: PLC0415  (see the docstring)
 
@@ -28,11 +29,21 @@ def open_queue(settings: Settings) -> FileQueue:
     return FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
 
 
-def open_observer(settings: Settings) -> Observer:
-    """An observer of that queue, its processes and cards; it moves nothing."""
+def open_reader(settings: Settings) -> QueueReader:
+    """The same queue for commands that only look, at a fraction of the imports."""
+    from swarm.taskqueue.reader import QueueReader
+
+    return QueueReader(str(Path(settings.queue.root).absolute()), settings.queue.durability)
+
+
+def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: bool = True) -> Observer:
+    """An observer of that queue, its processes and (unless ``cards`` is off) cards; it moves nothing.
+
+    Given an opened ``queue``, it shares the counts with it.
+    """
     from swarm.runtime.wiring.look import open_observer as make
 
-    return make(settings)
+    return make(settings, queue, cards=cards)
 
 
 def run_options(loaded: Loaded, *, simulate: int | None = None, verbose: bool = False) -> RunOptions:

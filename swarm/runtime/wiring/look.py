@@ -20,11 +20,12 @@ from swarm.settings import Settings
 from swarm.taskqueue.filequeue import FileQueue
 
 
-def open_observer(settings: Settings) -> Observer:
-    """An observer for one look; it moves nothing."""
-    queue = FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
-    view = queue.brain_view(lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=0.0))
-    return Observer(view, gpu_reader(settings), SystemClock(), settings)
+def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: bool = True) -> Observer:
+    """An observer for looks; it moves nothing. It shares the counts of ``queue``, and leaves the cards out if so asked."""
+    if queue is None:
+        queue = FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
+    view = queue.look_view(lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=0.0))
+    return Observer(view, gpu_reader(settings) if cards else None, SystemClock(), settings)
 
 
 def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:

@@ -257,7 +257,7 @@ def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
         raise NotRunning(f"the supervisor of {layout.root} has just ended")
     patience_s = STOP_MARGIN_S + (0.0 if now else settings.llm.timeout_s + settings.command.timeout_s)
     deadline_s = time.monotonic() + patience_s
-    while is_held(layout, NAME):
+    while is_held(layout, NAME) or identity.is_same(row.process):  # it lets go of the lock a moment before it is gone
         if time.monotonic() > deadline_s:
             hint = "`swarm down --now`, then `swarm logs`"
             raise EngineError(f"the swarm did not end within {patience_s:.0f} s", hint=hint)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swarm.notify import NotTold, deliver
@@ -13,13 +14,15 @@ from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.outbox import Outbox
 
 
-def make_notifier(queue: FileQueue, settings: Settings, log: logging.Logger) -> Notifier:
+def make_notifier(
+    queue: FileQueue, settings: Settings, log: logging.Logger, now_s: Callable[[], float] = time.time
+) -> Notifier:
     """Tells by ``swarm.notify`` what the queue's outbox owes."""
 
     def tell(target: str, message: Mapping[str, Any]) -> None:
         try:
             deliver(target, message, settings)
         except NotTold as problem:
-            raise Failed(str(problem), hopeless=problem.hopeless) from problem
+            raise Failed(str(problem), hopeless=problem.hopeless, down=problem.down) from problem
 
-    return Notifier(Outbox(queue.layout, queue.storage), tell, max_tries=settings.notify.max_tries, log=log)
+    return Notifier(Outbox(queue.layout, queue.storage), tell, max_tries=settings.notify.max_tries, log=log, now_s=now_s)

@@ -1,0 +1,74 @@
+"""Where each command is, and loading it when it is first asked for: most runs of `swarm` need one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.main import get_command, get_group
+
+from swarm.cli.values import lighten
+
+PLACES = {
+    "run": "run:run",
+    "submit": "run:submit",
+    "results": "run:results",
+    "batches": "batchcmd:batches",
+    "batch": "batchcmd:app",
+    "notify": "notify:app",
+    "feed": "feed:feed",
+    "feeds": "feed:feeds",
+    "up": "up:up",
+    "down": "up:down",
+    "restart": "restart:restart",
+    "status": "look:status",
+    "top": "top:top",
+    "workers": "workers:app",
+    "gpus": "look:gpus",
+    "models": "models:app",
+    "explain": "look:explain",
+    "doctor": "doctor:doctor",
+    "logs": "logs:logs",
+    "metrics": "metrics:metrics",
+    "queue": "queue:app",
+    "config": "config:app",
+    "brain": "up:brain",
+    "worker": "up:worker",
+    "serve": "serve:serve",
+    "sim": "up:sim",
+}
+"""By name, in the order of the help: a module of this package, and in it a function or a ``typer.Typer``."""
+
+
+class Commands(Mapping[str, Any]):
+    """All of them, as typer wants them: by name."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (the class of commands moved house between versions of typer)
+        if name not in self._made:
+            self._made[name] = _make(name, PLACES[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PLACES)
+
+    def __len__(self) -> int:
+        return len(PLACES)
+
+
+def _make(name: str, place: str) -> Any:  # noqa: ANN401
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(f"swarm.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        command: Any = get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(name)(found)
+        command = get_command(alone)
+    command.name = name
+    lighten(command)
+    return command

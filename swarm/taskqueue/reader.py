@@ -1,0 +1,64 @@
+"""One queue root, opened to look: what commands need that change nothing. Imports little, so that a quick look is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from swarm.core.task import TaskState
+from swarm.errors import NotRunning
+from swarm.taskqueue import lookup, root
+from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lookup import Located
+from swarm.taskqueue.storage import Storage
+
+if TYPE_CHECKING:
+    from swarm.taskqueue.census import Census, Counts
+    from swarm.taskqueue.corrupt import SetAside
+
+
+class QueueReader:
+    """Find, read, list, count."""
+
+    def __init__(self, root_path: str, durability: str = "full") -> None:
+        self.layout = Layout(root_path)
+        self.storage = Storage(durability)
+
+    def must_exist(self) -> Self:
+        """For commands that only look. Raises ``NotRunning`` when there is no queue at this root."""
+        if not root.exists(self.layout):
+            raise NotRunning(
+                f"there is no queue at {self.layout.root}",
+                hint="name another root with --root, or start one with `swarm up`",
+            )
+        return self
+
+    def find(self, task_id: str) -> Located | None:
+        """Where a task is."""
+        return lookup.find(self.layout, task_id)
+
+    def read(self, task_id: str) -> dict[str, Any]:
+        """A whole document with its ``state``. Raises ``UnknownTask``, ``TaskInvalid``."""
+        return lookup.read(self.layout, task_id)
+
+    def set_aside(self, task_id: str) -> SetAside | None:
+        """Where the file of a task lies that was set aside as corrupt and is nowhere else."""
+        from swarm.taskqueue.corrupt import find_set_aside  # noqa: PLC0415  (see the docstring of the module)
+
+        return find_set_aside(self.layout, task_id)
+
+    def list(self, state: TaskState) -> Iterator[Located]:
+        """All tasks of one state; streams."""
+        return lookup.list_state(self.layout, state)
+
+    def stats(self) -> Counts:
+        """Counts of everything; what did not change since an earlier call, or an earlier command's, is not listed again."""
+        return self.census.count()
+
+    @cached_property
+    def census(self) -> Census:
+        """What is known of the counts of this queue; brain views made from it may share it."""
+        from swarm.taskqueue.census import Census  # noqa: PLC0415  (see the docstring of the module)
+
+        return Census(self.layout, self.storage)

@@ -1,0 +1,153 @@
+"""Cancelling a task that is mapped over a list: nothing of it goes on, whoever dies in between, and it can be put back."""
+
+import json
+import os
+
+import pytest
+
+from swarm.core.task import TaskError, TaskState, Trail
+from swarm.taskqueue import fsck
+from swarm.taskqueue.batchwork import cancel_tasks
+from swarm.taskqueue.producer import Producer
+from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.turns import ANSWER, TurnedBrain, work
+
+WAITING = (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING)
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+@pytest.fixture
+def brain(queue):
+    return TurnedBrain(queue)
+
+
+def mapped(queue, elements, **more):
+    """A list that is there, a task to be mapped over it, and one that joins the answers."""
+    queue.enqueue(llm(task_id="list", **more))
+    work(queue.worker_view("w"), trail=Trail(result={"message": {"content": json.dumps(elements)}}))
+    queue.enqueue(llm("Sum up {item}", task_id="m", depends_on=["list"], map={"over": "list"}, **more))
+    queue.enqueue(llm("Join {results.m.text}", task_id="join", depends_on=["m"], **more))
+
+
+def left(queue):
+    return sorted(one.task_id for state in WAITING for one in queue.list(state))
+
+
+def error(queue, task_id):
+    return queue.read(task_id)["error"]["message"]
+
+
+def test_its_children_go_with_it_and_who_waits_for_it_fails_with_the_reason(queue, brain):
+    mapped(queue, [1, 2, 3, 4])
+    queue.enqueue(llm(task_id="m-own"))
+    queue.enqueue(llm(task_id="m-9"))
+    brain.settle()
+    worker = queue.worker_view("w")
+    held = {c.task.task_id: c for c in (worker.claim([LANE]) for _ in range(4))}
+    done, running = held["m-0"], held["m-1"]
+    worker.finish(done, TaskState.COMPLETED, ANSWER)
+    assert queue.cancel("m", "wrong prompt") == "cancelled"
+    assert [queue.find(f"m-{k}").state for k in (0, 2, 3)] == [TaskState.COMPLETED, *[TaskState.CANCELLED] * 2]
+    assert error(queue, "m-3") == "its map task m was cancelled: wrong prompt"
+    assert worker.cancel_requested(running), "its worker is asked to stop"
+    assert [queue.find(i).state for i in ("m-own", "m-9")] == [TaskState.PROCESSING] * 2, "ids alone make no child"
+    brain.settle()
+    assert error(queue, "join") == "its dependency m was cancelled: wrong prompt"
+    assert os.listdir(queue.layout.cancels) == ["m-1"], "the mark of the map task is taken away"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_cancelled_while_the_brain_makes_its_children(queue, brain, monkeypatch, moment):
+    mapped(queue, [1, 2, 3])
+    real = Producer.enqueue_many
+
+    def enqueue_many(self, documents):
+        if moment == "before":
+            queue.cancel("m", "no more")
+        yield from real(self, documents)
+        if moment == "after":
+            queue.cancel("m", "no more")
+
+    monkeypatch.setattr(Producer, "enqueue_many", enqueue_many)
+    brain.settle()
+    assert queue.find("m-2").state is TaskState.CANCELLED, "they were made"
+    assert left(queue) == []
+    assert error(queue, "join") == "its dependency m was cancelled: no more"
+    assert not os.listdir(queue.layout.cancels)
+
+
+def test_a_brain_that_dies_right_after_making_them_leaves_none_to_the_next(queue, brain, monkeypatch):
+    """The mark outlives the command that cancelled: the children appeared only after it had looked for them."""
+    mapped(queue, [1, 2, 3])
+    real = Producer.enqueue_many
+
+    def enqueue_many(self, documents):
+        queue.cancel("m", "no more")
+        yield from real(self, documents)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Producer, "enqueue_many", enqueue_many)
+    with pytest.raises(KeyboardInterrupt):
+        brain.settle()
+    assert left(queue) == ["join", "m-0", "m-1", "m-2"]
+    assert not [f for f in fsck.look(queue.layout, agree_s=0) if f.kind == "cancel-mark"], "it is still needed"
+    TurnedBrain(queue).settle()
+    assert left(queue) == []
+
+
+def test_a_cancelled_batch_takes_the_children_of_its_map_tasks_along(queue, brain):
+    mapped(queue, [1, 2, 3], batch_id="b")
+    brain.settle()
+    done = cancel_tasks(queue.layout, queue.storage, ["list", "m", "join"], "batch cancelled by hand")
+    assert (done.cancelled, done.asked) == (5, 0)
+    brain.settle()
+    assert left(queue) == []
+
+
+def test_put_back_it_goes_on_with_what_was_answered(queue, brain):
+    mapped(queue, ["a", "b", "c"])
+    brain.settle()
+    worker = queue.worker_view("w")
+    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, Trail(result={"message": {"content": "first"}}))
+    running = worker.claim([LANE])
+    queue.cancel("m", "later")
+    queue.retry("m")
+    assert not worker.cancel_requested(running), "the wish is taken back"
+    worker.finish(running, TaskState.COMPLETED, ANSWER)
+    brain.settle()
+    assert work(worker) == ["m-2"]
+    brain.settle()
+    assert queue.read("m")["result"]["list"] == ["first", "done", "done"]
+
+
+def test_put_back_after_a_failed_part_the_part_is_tried_again(queue, brain):
+    mapped(queue, ["a", "b"])
+    brain.settle()
+    worker = queue.worker_view("w")
+    worker.finish(worker.claim([LANE]), TaskState.FAILED, Trail(error=TaskError("bad", "no answer")))
+    brain.settle()
+    assert error(queue, "m") == "its dependency m-0 failed: no answer"
+    assert error(queue, "join") == "its dependency m failed: its dependency m-0 failed: no answer"
+    assert work(worker) == ["m-1"], "the others go on: put back, it counts what they have answered"
+    queue.retry("m")
+    brain.settle()
+    assert work(worker) == ["m-0"]
+    brain.settle()
+    assert queue.read("m")["result"]["list"] == ["done", "done"]
+
+
+def test_many_children_are_ended_in_bounded_steps(queue, brain, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.brainqueue.CHILDREN_STEP", 4)
+    mapped(queue, list(range(10)))
+    brain.settle()
+    monkeypatch.setattr("swarm.taskqueue.cancelling.Canceller.end_children", lambda *_: (0, 0))
+    queue.cancel("m", "its command dies here")
+    monkeypatch.undo()
+    monkeypatch.setattr("swarm.taskqueue.brainqueue.CHILDREN_STEP", 4)
+    lines = [line for line in brain.settle() if line.startswith("Cancelled")]
+    assert lines == [f"Cancelled {n} tasks: its map task m was cancelled" for n in (4, 4, 2)]
+    assert left(queue) == []

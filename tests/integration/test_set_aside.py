@@ -1,0 +1,114 @@
+"""A task whose file turns out to be none: whoever waits for it hears of it, and nobody waits for ever."""
+
+import os
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from swarm.cli import explain
+from swarm.cli.app import app
+from swarm.core.task import TaskState
+from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.turns import TurnedBrain, work
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+@pytest.fixture
+def brain(queue):
+    return TurnedBrain(queue)
+
+
+def damage(queue, task_id):
+    with open(queue.find(task_id).path, "wb") as file:
+        file.write(b'{"task_id": oh no')
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["the same brain", "another brain"])
+def test_a_session_whose_current_task_is_corrupt_goes_on(queue, brain, caplog, restarted):
+    first, second, third = (queue.enqueue(llm(session="chat")) for _ in range(3))
+    brain.settle()
+    damage(queue, first)
+    worker = queue.worker_view("w")
+    assert worker.claim([LANE]) is None, "what is no task is set aside"
+    if restarted:
+        brain = TurnedBrain(queue)
+    brain.settle()
+    assert work(worker) == [second]
+    if not restarted:
+        assert f"Task {first} will never end, it lies in corrupt/{first}.1.json: " in caplog.text
+    brain.settle()
+    assert work(worker) == [third]
+
+
+def test_a_dependent_of_a_corrupt_task_fails_with_its_place_and_reason(queue, brain):
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"]))
+    queue.enqueue(llm(task_id="c", depends_on=["a"], on_dependency_failure="run"))
+    brain.settle()
+    damage(queue, "a")
+    worker = queue.worker_view("w")
+    worker.claim([LANE])
+    brain.settle()
+    message = queue.read("b")["error"]["message"]
+    assert message.startswith("its dependency a will never end, it lies in corrupt/a.1.json: ")
+    assert queue.find("c").state is TaskState.PENDING, "it is to run anyway"
+
+
+def test_so_does_one_of_a_blocked_file_or_a_drop_in_that_is_none(queue, brain):
+    queue.enqueue(llm(task_id="a", not_before="2999-01-01T00:00:00Z"))
+    damage(queue, "a")
+    with open(f"{queue.layout.pending}/x.json", "w", encoding="utf-8") as file:
+        file.write("{oops")
+    then = time.time() - 60
+    os.utime(file.name, (then, then))
+    for name, wanted in (("b", "a"), ("y", "x")):
+        queue.enqueue(llm(task_id=name, depends_on=[wanted]))
+    brain.settle()
+    assert "corrupt/a.0.json" in queue.read("b")["error"]["message"]
+    assert "corrupt/x.json: not a JSON object" in queue.read("y")["error"]["message"]
+
+
+def test_a_second_file_of_a_task_that_goes_on_says_nothing_about_it(queue, brain):
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"]))
+    for name in ("a.0.json", "a.json"):
+        with open(f"{queue.layout.corrupt}/{name}", "w", encoding="utf-8") as file:
+            file.write("a copy")
+    brain.settle()
+    assert queue.find("b").state is TaskState.BLOCKED
+    worker = queue.worker_view("w")
+    assert work(worker) == ["a"]
+    brain.settle()
+    assert work(worker) == ["b"]
+
+
+def test_a_purge_leaves_what_tells_a_session_that_it_may_go_on(queue, brain):
+    first, second = (queue.enqueue(llm(session="chat")) for _ in range(2))
+    brain.settle()
+    damage(queue, first)
+    worker = queue.worker_view("w")
+    worker.claim([LANE])
+    old = time.time() - 60
+    for name in os.listdir(queue.layout.corrupt):
+        os.utime(f"{queue.layout.corrupt}/{name}", (old, old))
+    assert queue.purge([TaskState.CORRUPT], older_than_s=30)[TaskState.CORRUPT].documents == 0
+    TurnedBrain(queue).settle()
+    assert work(worker) == [second]
+
+
+def test_it_is_explained(queue):
+    queue.enqueue(llm(task_id="a"))
+    damage(queue, "a")
+    queue.worker_view("w").claim([LANE])
+    aside = queue.set_aside("a")
+    found = explain.set_aside("a", aside)
+    assert found.state == "corrupt"
+    assert "lies in corrupt/a.1.json: " in found.reasons[0].text
+    assert queue.set_aside("nobody") is None
+    told = CliRunner().invoke(app, ["explain", "a", "--root", queue.layout.root]).stdout
+    assert "lies in corrupt/a.1.json" in " ".join(told.split())
