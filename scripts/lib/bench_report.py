@@ -12,6 +12,7 @@ from bench_work import Floor
 Results = dict[str, Any]
 OURS_FAST, OURS_FULL, OURS_TURN = "swarm (fast)", "swarm (full)", "swarm (full), as its worker does it"
 SQLITE, SQLITE_FULL, BEANSTALKD = "SQLite by hand, NORMAL", "SQLite by hand, FULL", "beanstalkd -b"
+SQLITE_TURN = "SQLite by hand, FULL, done + next in one transaction"
 
 
 def median(results: Results, key: str) -> float | None:
@@ -171,6 +172,8 @@ def _wanted(results: Results) -> Iterator[tuple[str, float, float | None, bool]]
     slots = f"slots|{OURS_FULL}|{results['slots']}"
     floor = "floor|cycle-result, all|1"
     yield f"flushed, {results['slots']} slots, over the flushed floor", 2.5, ratio(results, slots, floor), False
+    over_sqlite = ratio(results, slots, f"drain|{SQLITE_FULL}|1")
+    yield f"flushed, {results['slots']} slots, over {SQLITE_FULL}, 1 process", 1.5, over_sqlite, False
     yield "enqueue one by one over its floor, unflushed", 0.8, _enqueue(results, OURS_FAST, "none"), False
     yield "enqueue one by one over its floor, flushed", 0.8, _enqueue(results, OURS_FULL, "all"), False
     yield "bulk enqueue, flushed, tasks a second", 10_000, median(results, f"bulk|{OURS_FULL}|1"), False
@@ -181,7 +184,7 @@ def _wanted(results: Results) -> Iterator[tuple[str, float, float | None, bool]]
         yield f"{name}: the same by processor time", 1.2, spent, True
         yield f"{name}: cost of the first of {deepest:,} over the first of 1,000", 1.2, value, True
     for peer in results["peers"]:
-        if not peer["name"].startswith("swarm") and peer["name"] != BEANSTALKD:
+        if not peer["name"].startswith("swarm") and peer["name"] not in (BEANSTALKD, SQLITE_TURN):
             ours = OURS_TURN if peer["sync"] == "fsync" else OURS_FAST
             value = ratio(results, f"depth|{ours}|10000", f"depth|{peer['name']}|10000")
             yield f"{ours} over {peer['name']} at 10,000 deep", 1.0, value, False

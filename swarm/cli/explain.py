@@ -9,7 +9,7 @@ import msgspec
 
 from swarm.cli import installed
 from swarm.cli.build import worker_lines
-from swarm.cli.ports import SetAside
+from swarm.cli.ports import Queue, SetAside
 from swarm.cli.views import Explanation
 from swarm.configcheck import near
 from swarm.core.explain import Reason, explain_task, explain_worker
@@ -20,6 +20,9 @@ from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import InputError, TaskInvalid, UnknownTask
 from swarm.settings import Settings
 
+LOOKED_UP = 20
+"""Of the tasks that one waits for."""
+
 
 def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
     """Why a worker does what it does, or does nothing."""
@@ -28,14 +31,32 @@ def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, bra
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
-def task(document: Mapping[str, Any], snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
-    """Why a task is where it is. Raises ``TaskInvalid`` for a document that is none."""
+def nowhere(document: Mapping[str, Any], queue: Queue) -> str | None:
+    """The first task that a blocked one waits for and that is not in the queue; one that was mapped waits for its own."""
+    if document.get("state") != "blocked" or document.get("children") is not None:
+        return None
+    wanted = document.get("depends_on") or ()
+    return next((i for i in wanted[:LOOKED_UP] if queue.find(i) is None), None)
+
+
+def task(
+    document: Mapping[str, Any],
+    snapshot: SwarmSnapshot,
+    settings: Settings,
+    *,
+    brain: bool = True,
+    gone: str | None = None,
+) -> Explanation:
+    """Why a task is where it is; ``gone``: one it waits for that is nowhere. Raises ``TaskInvalid`` for what is no task."""
     try:
         body, trail = msgspec.convert(document, Task), msgspec.convert(document, Trail)
         state = TaskState(document["state"])
     except (msgspec.ValidationError, ValueError, KeyError) as problem:
         raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
     reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
+    if gone is not None:
+        text = f"There is no task {gone}, which it waits for: it is still to be submitted, or was removed."
+        reasons = [Reason("not_there", text, f"swarm queue cancel {body.task_id}"), *reasons]
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
 
 

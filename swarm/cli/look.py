@@ -94,7 +94,8 @@ def explain(
                 raise explaining.no_such(target, snapshot) from unknown
             found = explaining.set_aside(target, aside)
         else:
-            found = explaining.task(document, snapshot, settings, brain=brain_lives(settings))
+            gone = explaining.nowhere(document, queue)
+            found = explaining.task(document, snapshot, settings, brain=brain_lives(settings), gone=gone)
     show(found, screens.explanation(found), as_json=as_json)
 
 

@@ -31,7 +31,10 @@ class Clock(Protocol):
 class WorkerQueue(Protocol):
     """The queue as one worker sees it. Calls are safe from several threads of that worker."""
 
-    lost_races: int
+    @property
+    def lost_races(self) -> int:
+        """How often another worker was quicker, so far."""
+        ...
 
     def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor) -> Exchanged:
         """Put outcomes on record and claim what is wanted then; all of it shares its flushes.

@@ -7,10 +7,9 @@ are known by their key (content), never by their line.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Any, Self
 
@@ -19,8 +18,9 @@ import msgspec
 from swarm.core import templating
 from swarm.core.dag import Links
 from swarm.core.task import ID_RE, TERMINAL, TaskState
-from swarm.errors import LockHeld, QueueError
+from swarm.errors import QueueError
 from swarm.taskqueue import codec, lookup
+from swarm.taskqueue.batchlock import alone
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
@@ -180,29 +180,9 @@ class BatchBook:
         with storage_faults(f"batch {manifest.batch_id} could not be noted"):
             self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
 
-    @contextmanager
-    def alone(self, batch_id: str) -> Iterator[None]:
+    def alone(self, batch_id: str) -> AbstractContextManager[None]:
         """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
-        fd = self._locked(batch_id)
-        try:
-            yield
-        finally:
-            os.close(fd)
-
-    def _locked(self, batch_id: str) -> int:
-        path = self._path(batch_id, "lock")
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                os.close(fd)
-                hint = "wait for it to end"
-                raise LockHeld(f"batch {batch_id} is being submitted by another process", hint=hint) from exc
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
-            os.close(fd)  # the empty batch of this name was purged together with its lock: take the new one
+        return alone(self._path(batch_id, "lock"), batch_id)
 
     def task_ids(self, batch_id: str) -> Iterator[str]:
         """Task ids of the last submission, in the input's order; of a cut-off first one, those it knew."""

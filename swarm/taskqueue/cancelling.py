@@ -16,6 +16,7 @@ from swarm.core.task import Task, TaskError, TaskState
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.endings import why_ended
 from swarm.taskqueue.ids import shard_time_of
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import Located
@@ -76,7 +77,9 @@ class Canceller:
         task = mapped_task(path)
         if task is None or not os.path.exists(mark):
             return 0  # it was put back in this moment
-        ended, asked = self.end_children(map_id, task, _reason(path), most=most)
+        with storage_faults(f"cannot see why {map_id} was cancelled"):
+            why = why_ended(path)
+        ended, asked = self.end_children(map_id, task, why, most=most)
         if ended < most:
             with storage_faults(f"the mark of {map_id} could not be removed"), suppress(FileNotFoundError):
                 os.unlink(mark)
@@ -131,12 +134,3 @@ def _read(path: str) -> Task | None:
         return codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task
     except (FileNotFoundError, TaskInvalid, ValueError):
         return None
-
-
-@storage_faults("cannot see why a task was cancelled")
-def _reason(path: str) -> str:
-    with suppress(FileNotFoundError, TaskInvalid, ValueError):
-        error = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).trail.error
-        if error is not None:
-            return error.message
-    return "no reason was recorded"

@@ -5,48 +5,27 @@ Fits the ``WorkerQueue`` port.
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from swarm.clock import SystemClock, parse_iso
+from swarm.clock import SystemClock
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.errors import StorageFault, TaskInvalid
-from swarm.taskqueue import codec
+from swarm.errors import StorageFault
 from swarm.taskqueue.bell import ring
-from swarm.taskqueue.buckets import BucketChooser, returned_bucket
-from swarm.taskqueue.corrupt import set_aside
-from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.buckets import returned_bucket
 from swarm.taskqueue.lanecounts import LaneCounts
-from swarm.taskqueue.lanecursor import LaneCursor
-from swarm.taskqueue.layout import Layout, TaskName, task_file
+from swarm.taskqueue.layout import Layout, TaskName
 from swarm.taskqueue.occupied import Occupied
 from swarm.taskqueue.pauses import PauseBook
 from swarm.taskqueue.settle import Ended, Ending, Settler
-from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, storage_faults
+from swarm.taskqueue.taking import Taken, Taker
 
-log = logging.getLogger(__name__)
-
-_CLAIMING = storage_faults("cannot claim")
 _RECORDING = storage_faults("what ended or was claimed could not be put on record")
-_Place = tuple[str, TaskName]
-"""The bucket's path and the name a waiting task has there."""
-
-
-class _Moved:
-    """What one exchange has claimed and not flushed yet: where each came from, and the claims."""
-
-    __slots__ = ("claims", "fault", "places")
-
-    def __init__(self) -> None:
-        self.places: dict[str, _Place] = {}
-        self.claims: list[Claim] = []
-        self.fault: StorageFault | None = None
 
 
 class WorkerFileQueue:
@@ -55,21 +34,19 @@ class WorkerFileQueue:
     def __init__(self, layout: Layout, storage: Storage, worker: str) -> None:
         self._layout = layout
         self._storage = storage
-        self._worker = worker
         self._mine = layout.held_by(worker)
+        self._taker = Taker(layout, storage, worker)
         self._settler = Settler(layout, storage)
         self._clock = SystemClock()
-        self._cursors: dict[str, LaneCursor] = {}
-        self._claiming = threading.Lock()
-        self._buckets = BucketChooser(layout, storage, IdMaker())
         self._blocked = Occupied(layout.blocked)
         self._counts = LaneCounts(layout)
         self._pauses = PauseBook(layout)
         self._cancels = Occupied(layout.cancels)
-        self._in_hand: dict[str, _Place] = {}
-        self.lost_races = 0
-        with storage_faults(f"cannot set up the place of {worker}"):
-            storage.make_dir(self._mine)
+
+    @property
+    def lost_races(self) -> int:
+        """How often another worker was quicker."""
+        return self._taker.lost_races
 
     def claim(self, lanes: Sequence[str]) -> Claim | None:
         """The first claimable task of the first lane that has one; None if none has. Raises ``StorageFault``."""
@@ -90,20 +67,19 @@ class WorkerFileQueue:
         """
         with _RECORDING:
             ended = self._settler.end_all([self._ending(finish) for finish in finishes]) if finishes else ()
-        moved = _Moved()
+        taken = Taken()
         try:
             if lanes_for is not None:
-                self._claim_into(moved, lanes_for)
+                self._taker.take(lanes_for, taken)
             if self._storage.full:
                 with _RECORDING:
-                    self._flush_names(ended, claimed=bool(moved.places))
+                    self._flush_names(ended, claimed=bool(taken.places))
         except BaseException:
-            with self._claiming:
-                self._in_hand.update(moved.places)
+            self._taker.keep(taken.places)
             raise
         if finishes:
             self._tell_of(finishes)
-        return Exchanged(tuple([e.done for e in ended]), tuple(moved.claims), moved.fault)
+        return Exchanged(tuple([e.done for e in ended]), tuple(taken.claims), taken.fault)
 
     def _ending(self, finish: Finish) -> Ending:
         claim, state, trail = finish
@@ -114,90 +90,6 @@ class WorkerFileQueue:
         if claimed:
             folders.add(self._mine)
         self._storage.flush_dir(*folders)
-
-    def _claim_into(self, moved: _Moved, lanes_for: LanesFor) -> None:
-        """Claim until enough, unflushed. A fault of the disk ends it; what was claimed before holds all the same."""
-        try:
-            with _CLAIMING:
-                while (lanes := lanes_for(moved.claims)) and (taken := self._take(lanes)) is not None:
-                    path, place = taken
-                    try:
-                        claim = self._open(path, place[1])
-                    except FileNotFoundError:
-                        continue
-                    except BaseException:
-                        self._keep_in_hand(path, place)
-                        raise
-                    if claim is not None:
-                        moved.places[path] = place
-                        moved.claims.append(claim)
-        except StorageFault as fault:
-            moved.fault = fault
-
-    def _take(self, lanes: Sequence[str]) -> tuple[str, _Place] | None:
-        """Move the first candidate here, unflushed; returns its new path, and where it was."""
-        with self._claiming:
-            if self._in_hand:
-                self._put_back()
-            for lane in lanes:
-                cursor = self._cursors.get(lane)
-                if cursor is None:
-                    cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane))
-                taken = self._take_from(cursor)
-                if taken is not None:
-                    return taken
-        return None
-
-    def _take_from(self, cursor: LaneCursor) -> tuple[str, _Place] | None:
-        while (candidate := cursor.next()) is not None:
-            bucket, name, parsed = candidate
-            path = f"{self._mine}/{task_file(parsed.task_id, parsed.attempt + 1)}"
-            log.debug("Attempting claim: %s", parsed.task_id)
-            try:
-                self._storage.claim_move(f"{bucket}/{name}", path)
-            except FileNotFoundError:
-                cursor.lost()
-                self.lost_races += 1
-                log.debug("Lost race: %s (claimed by another worker)", parsed.task_id)
-            except BaseException:
-                self._in_hand[path] = (bucket, parsed)
-                raise
-            else:
-                return path, (bucket, parsed)
-        return None
-
-    def _keep_in_hand(self, path: str, place: _Place) -> None:
-        with self._claiming:
-            self._in_hand[path] = place
-
-    def _put_back(self) -> None:
-        """What was moved here and could not be flushed or read: nobody works on it, so it must not stay.
-
-        Only a fault of the disk leaves something in hand; the disk has to work again before anything else is claimed.
-        """
-        for path, (folder, name) in list(self._in_hand.items()):
-            lane, _, bucket = folder.removeprefix(f"{self._layout.pending}/").partition("/")
-            with suppress(FileNotFoundError):  # the fault came before the move
-                self._buckets.move_in(path, lane, bucket, *name)
-            del self._in_hand[path]
-
-    def _open(self, path: str, name: TaskName) -> Claim | None:
-        """Read what was claimed, by the name it had; what is no task goes to ``corrupt`` and None comes back."""
-        try:
-            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
-            if parts.task.task_id != name.task_id:
-                raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
-        except (TaskInvalid, ValueError) as exc:
-            set_aside(self._layout, self._storage, path, str(exc))
-            return None
-        return Claim(
-            task=parts.task,
-            attempt=name.attempt + 1,
-            worker=self._worker,
-            path=path,
-            body_size=parts.body_size,
-            attempts=parts.trail.attempts,
-        )
 
     def _tell_of(self, finishes: Sequence[Finish]) -> None:
         if self._cancels.any():
@@ -238,7 +130,7 @@ class WorkerFileQueue:
             return self._settler.give_back(claim.path, task, claim.body_size, None, attempt=attempts, delayed=True)
         except StorageFault:
             folder = f"{self._layout.lane(lane_of(task))}/{returned_bucket(task.priority)}"
-            self._keep_in_hand(claim.path, (folder, TaskName(task.task_id, attempts)))
+            self._taker.keep({claim.path: (folder, TaskName(task.task_id, attempts))})
             raise
 
     def waiting(self) -> Mapping[str, int]:
@@ -253,13 +145,3 @@ class WorkerFileQueue:
         """A mark that cannot be removed now asks for nothing any more; the outcome stands."""
         with suppress(OSError):
             os.unlink(self._layout.cancel_mark(claim.task.task_id))
-
-
-def due_in_s(retry_at: str | None, now_s: float) -> float | None:
-    """Seconds until an ISO time; None without one. An unreadable time is due now."""
-    if retry_at is None:
-        return None
-    try:
-        return parse_iso(retry_at) - now_s
-    except ValueError:
-        return 0.0

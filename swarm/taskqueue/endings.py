@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -25,6 +26,8 @@ from swarm.taskqueue.storage import read_regular
 log = logging.getLogger(__name__)
 WHY_CHARS = 300
 """Of a reason that is told on: chains of tasks must not make it grow without end."""
+WHY_LOOKS = 10
+WHY_PAUSE_S = 0.005
 LOOKED_UP = 500
 """Awaited tasks looked up per look where ends may have been missed: a few milliseconds; four times as many while nothing
 runs."""
@@ -32,18 +35,27 @@ SURE = 20
 """The same where none was: nobody tells of what another host does."""
 
 
+def why_ended(path: str) -> str:
+    """The reason in a record. Of a task that waited it is written right after the move, so it is waited for a moment."""
+    for _ in range(WHY_LOOKS):
+        try:
+            trail = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).trail
+        except (FileNotFoundError, TaskInvalid, ValueError):
+            break
+        if trail.status is not None:
+            return trail.error.message if trail.error is not None else "no reason was recorded"
+        time.sleep(WHY_PAUSE_S)
+    return "no reason was recorded"
+
+
 def how_ended(layout: Layout, task_id: str) -> str:
     """In what way a task did not complete, and why, to follow its id: ``failed: no such model``."""
     words = {TaskState.FAILED: "failed", TaskState.CANCELLED: "was cancelled"}
     for state, said in words.items():
-        try:
-            error = codec.parse(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES)).trail.error
-        except FileNotFoundError:
-            continue
-        except (TaskInvalid, ValueError):
-            return said
-        why = error.message if error is not None else "no reason was recorded"
-        return f"{said}: {why if len(why) <= WHY_CHARS else why[:WHY_CHARS] + '…'}"
+        path = layout.terminal(state, task_id)
+        if os.access(path, os.F_OK):
+            why = why_ended(path)
+            return f"{said}: {why if len(why) <= WHY_CHARS else why[:WHY_CHARS] + '…'}"
     aside = find_set_aside(layout, task_id)
     return "failed" if aside is None else f"will never end, it {aside.words}"
 

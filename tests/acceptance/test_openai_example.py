@@ -1,4 +1,4 @@
-"""The batch files of OpenAI's own documentation go in, and what comes out has the documented shape and the official types."""
+"""The batch files of OpenAI's own documentation go in; what comes out has the documented shape and the official types."""
 
 import json
 import shutil

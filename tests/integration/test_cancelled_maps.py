@@ -5,12 +5,15 @@ import os
 
 import pytest
 
+from swarm.core.dag import Links
 from swarm.core.task import TaskError, TaskState, Trail
-from swarm.taskqueue import fsck
+from swarm.taskqueue import codec, fsck
+from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchwork import cancel_tasks
 from swarm.taskqueue.producer import Producer
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.turns import ANSWER, TurnedBrain, work
+from tests.helpers.wait import wait_until
 
 WAITING = (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING)
 
@@ -151,3 +154,44 @@ def test_many_children_are_ended_in_bounded_steps(queue, brain, monkeypatch):
     lines = [line for line in brain.settle() if line.startswith("Cancelled")]
     assert lines == [f"Cancelled {n} tasks: its map task m was cancelled" for n in (4, 4, 2)]
     assert left(queue) == []
+
+
+def test_the_reason_is_told_although_it_is_written_after_the_move(queue, brain, monkeypatch):
+    """The brain may look in between: the record is there, its reason a moment later."""
+    mapped(queue, ["a"])
+    brain.settle()
+    real, looks = codec.parse, []
+
+    def parse(data):
+        parts = real(data)
+        if parts.trail.status != "cancelled":
+            return parts
+        looks.append(parts)
+        return parts if len(looks) > 3 else parts._replace(trail=Trail())
+
+    queue.cancel("m", "wrong prompt")
+    monkeypatch.setattr(codec, "parse", parse)
+    brain.settle()
+    assert error(queue, "join") == "its dependency m was cancelled: wrong prompt"
+
+
+def test_a_hopeless_batch_takes_the_children_of_its_map_tasks_along(queue, brain, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.hopeless.STEP", 2)
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=0)
+    links = Links(keys=("list", "each", "bad"), names={"list": "list"})
+    items = [
+        ("list", llm("a list", name="list")),
+        ("each", llm("{item}", depends_on=["list"], map={"over": "list"})),
+        ("bad", llm("bad", priority=9)),
+    ]
+    for _ in queue.batches().submit(manifest, items, links):
+        pass
+    worker = queue.worker_view("w")
+    bad = worker.claim([LANE])
+    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, Trail(result={"message": {"content": "[1, 2, 3, 4, 5]"}}))
+    brain.settle()
+    running = worker.claim([LANE]).task.task_id
+    assert len(left(queue)) == 7
+    worker.finish(bad, TaskState.FAILED, Trail(error=TaskError("bad", "no")))
+    wait_until(lambda: brain.settle() is not None and left(queue) == [running], what="what waits of it ended")
+    assert os.listdir(queue.layout.cancels) == [], "what runs may end"

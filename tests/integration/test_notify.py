@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socketserver
+import sys
 import threading
 from contextlib import contextmanager
 from itertools import count
@@ -386,3 +387,12 @@ def test_an_apprise_service_that_raises_is_a_failure_like_any_other(monkeypatch)
     with pytest.raises(NotTold, match="ZeroDivisionError") as told:
         deliver("json://127.0.0.1/", {"event": "task_ended"}, Settings())
     assert not told.value.hopeless
+
+
+def test_without_apprise_its_addresses_are_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(sys.modules["swarm.notify.deliver"], "_HAS_APPRISE", False)
+    with pytest.raises(InputError, match=r"gpu-swarm\[notify\]"):
+        check_target("tgram://token/chat", Settings())
+    with pytest.raises(NotTold) as told:
+        deliver("tgram://token/chat", {"event": "task_ended"}, Settings())
+    assert told.value.hopeless

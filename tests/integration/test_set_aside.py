@@ -110,5 +110,8 @@ def test_it_is_explained(queue):
     assert found.state == "corrupt"
     assert "lies in corrupt/a.1.json: " in found.reasons[0].text
     assert queue.set_aside("nobody") is None
+    queue.enqueue(llm(task_id="b", depends_on=["nobody"]))
+    told = CliRunner().invoke(app, ["explain", "b", "--root", queue.layout.root]).stdout
+    assert "There is no task nobody, which it waits for" in " ".join(told.split())
     told = CliRunner().invoke(app, ["explain", "a", "--root", queue.layout.root]).stdout
     assert "lies in corrupt/a.1.json" in " ".join(told.split())

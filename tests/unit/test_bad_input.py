@@ -68,10 +68,8 @@ def test_lines_that_cannot_be_meant(tmp_path, records, said):
 def test_each_line_may_say_whether_an_answer_given_before_will_do(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     options = ReadOptions(model="m")
-    scan = validate(str(tmp_path / name), options)
-    found = list(drafts(str(tmp_path / name), options, scan))
+    found = drafts(str(tmp_path / name), options, validate(str(tmp_path / name), options))
     assert [draft.document.get("cache") for draft in found] == [True, False, None]
-    assert len(scan.repeated) == 1, "it is no part of what is asked"
 
 
 def test_a_first_line_that_is_too_long_is_named(tmp_path):
