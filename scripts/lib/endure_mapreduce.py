@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import random
-import threading
 from collections import Counter
 from typing import Any
 
@@ -18,7 +17,7 @@ from swarm.core.templating import MAX_FILLED_BYTES
 from swarm.errors import UnknownTask
 from swarm.taskqueue.lookup import Located
 from swarm.testing.judges import mapped_and_joined, one_record_each, text_of
-from swarm.testing.shots import shoot
+from swarm.testing.shots import Shooter, shoot
 
 CUT = "Cut this into its questions, as a JSON list:\n[[lines]]\n"
 ANSWER = "Answer in a few words: "
@@ -160,24 +159,13 @@ def _child(located: Located, parent: str) -> bool:
     return located.task_id.startswith(f"{parent}-")
 
 
-class Hunter:
+class Hunter(Shooter):
     """Kills the brain at random moments of each phase, and workers now and then."""
 
     def __init__(self, arena: Arena, job: Job, dice: random.Random) -> None:
-        self._root = arena.root
+        super().__init__(arena.root, dice, name="hunter")
         self._job = job
-        self._dice = dice
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hunter")
-        self.hit: Counter[str] = Counter()
         self.phases: Counter[str] = Counter()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -25,8 +25,9 @@ from swarm.files.drafts import item_key
 from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
 from swarm.settings import Settings
-from swarm.taskqueue.batches import Manifest, read_ended
+from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lookup import read_ended
 
 
 class Handle:

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from swarm.taskqueue.batchtally import Tally
     from swarm.taskqueue.filequeue import FileQueue
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="One batch: show, cancel, retry-failed, export.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""One batch: show, cancel, retry-failed, export.
+
+    \b
+    Examples:
+      swarm batch show prompts-1a2b3c4d
+      swarm batch retry-failed prompts-1a2b3c4d
+    """,
+)
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id; `swarm batches` lists them.")]
 Price = Annotated[
     float | None,
@@ -54,7 +64,7 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
 def show(
     batch: Batch, price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False
 ) -> None:
-    """One batch: progress, models by digest, workers, cards, errors.
+    """One batch: progress, models, workers, cards, errors.
 
     \b
     Example:
@@ -81,7 +91,7 @@ def cancel(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel what has not ended: waiting items at once, running ones by asking their workers.
+    """Cancel what has not ended. Waiting items end at once; workers are asked to stop running ones.
 
     \b
     Example:
@@ -101,7 +111,7 @@ def cancel(
 
 @app.command(name="retry-failed")
 def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Put failed and cancelled items back into the queue; their earlier attempts no longer count.
+    """Put failed and cancelled items back into the queue. Their earlier attempts no longer count.
 
     \b
     Example:
@@ -129,7 +139,7 @@ def export(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write the results so far, and beside the batch its report: models by digest, options, versions, cards.
+    """Write the results so far and the report. That tells models by digest, options, versions, cards.
 
     Exit code 1 if some of it failed.
 

@@ -10,17 +10,17 @@ from typing import Any
 import msgspec
 
 from swarm import __version__
-from swarm.cli.batchreport import write_report
-from swarm.cli.collect import Collected, collect, results, tally_words, where_words, written_document
+from swarm.cli.collect import collect, results
 from swarm.cli.dryrun import dry_run
 from swarm.cli.facade import Outcome, RunRequest, Show
-from swarm.cli.reading import read_options
+from swarm.cli.reading import check_options, read_options
 from swarm.cli.runwatch import RunWatch
+from swarm.cli.runwork import Ran, told, work
 from swarm.cli.schedule import task_fields, with_defaults
-from swarm.cli.servers import Hosting, check_models, hosting
+from swarm.cli.servers import Hosting, check_models
 from swarm.cli.single import one_task, somebody_works, submit_one
 from swarm.cli.sorting import by_length
-from swarm.cli.units import count, duration
+from swarm.cli.units import count
 from swarm.clock import SystemClock
 from swarm.configfile import Loaded
 from swarm.core.dag import Links
@@ -29,11 +29,12 @@ from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputErro
 from swarm.files import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
 from swarm.files.problems import Problems
 from swarm.notify import check_target
-from swarm.runtime.wiring import open_queue, run_options
+from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.supervisor import swarm_lives
-from swarm.taskqueue.batches import BatchBook, Manifest, Submitted, read_ended
+from swarm.taskqueue.batches import BatchBook, Manifest, Submitted
 from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lookup import read_ended
 from swarm.taskqueue.notes import Note, write_note
 
 
@@ -54,24 +55,16 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
         put_back = _put_back(queue, scan.batch_id) if request.retry_failed else 0
-        interrupted = idle = False
-        submitted = Submitted(items=scan.items, new=0, again=scan.items)
+
+        def accept() -> Submitted:
+            return _submit(queue, source, options, scan, request, linked)
+
         if _work_left(queue, book, source, options, scan):
-            options_of_run = run_options(loaded, simulate=request.simulate, verbose=request.verbose)
-            with hosting(options_of_run, quiet=request.quiet) as host:
-                check_models(loaded.settings, scan.models)
-                submitted = _submit(queue, source, options, scan, request, linked)
-                watch = RunWatch(queue, scan.batch_id, loaded.settings, submitted, began_s)
-                interrupted = not watch.wait(show, host)
-                collected = collect(book, scan.batch_id, output, request.errors)
-                if not interrupted:
-                    write_report(queue, loaded.settings, book.manifest(scan.batch_id), collected.tally)
+            ran = work(loaded, request, queue, scan, accept, show, began_s)
         else:
-            idle = True
-            submitted = _submit(queue, source, options, scan, request, linked)
-            collected = collect(book, scan.batch_id, output, request.errors)
-    elapsed_s = time.monotonic() - began_s
-    outcome = _report(scan, submitted, collected, output, elapsed_s, interrupted=interrupted, idle=idle)
+            submitted = accept()
+            ran = Ran(submitted, collect(book, scan.batch_id, output, request.errors), idle=True)
+    outcome = told(scan, ran, output, time.monotonic() - began_s)
     if not put_back:
         return outcome
     lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
@@ -80,6 +73,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
 
 def _check_targets(loaded: Loaded, request: RunRequest) -> None:
     task_fields(request)  # refuses what is no time before anything is read or started
+    check_options(loaded.settings, request)
     for target in request.notify:
         check_target(target, loaded.settings)
 
@@ -143,15 +137,16 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     if show is None:
         return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
     somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
-    watch = RunWatch(queue, scan.batch_id, loaded.settings, submitted, time.monotonic())
+    watch = RunWatch(queue, queue.batches().task_ids(scan.batch_id), loaded.settings, submitted, time.monotonic())
     finished = watch.wait(show, Hosting(own=None))
     ended = watch.ended
     document |= {"completed": ended.completed, "failed": ended.failed + ended.cancelled, "unfinished": ended.left}
     end_line = (
         f"{count(ended.completed)} completed, {count(ended.failed + ended.cancelled)} failed, {count(ended.left)} left"
     )
+    interrupted = () if finished else (f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it",)
     code = EXIT_INTERRUPTED if not finished else EXIT_TASKS_FAILED if ended.failed + ended.cancelled else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=(*lines, end_line))
+    return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *interrupted))
 
 
 # -- submitting ----------------------------------------------------------------------------------------------------
@@ -186,7 +181,7 @@ def _submit(
     book = queue.batches()
     manifest = Manifest(
         batch_id=scan.batch_id,
-        source=source.label if source.label == "-" else os.path.abspath(source.path),
+        source=source.label if source.identity.startswith("pipe:") else os.path.abspath(source.path),
         format=scan.format,
         created_at=SystemClock().iso(),
         models=scan.models,
@@ -211,44 +206,6 @@ def _last(steps: Iterator[Submitted]) -> Submitted:
     for total in steps:  # noqa: B007 - the last one counts
         pass
     return total
-
-
-# -- telling --------------------------------------------------------------------------------------------------------
-
-
-def _report(
-    scan: Scan,
-    submitted: Submitted,
-    collected: Collected,
-    output: str,
-    elapsed_s: float,
-    *,
-    interrupted: bool,
-    idle: bool,
-) -> Outcome:
-    written = collected.written
-    took = "" if idle else f" in {duration(elapsed_s)}"
-    lines = [f"batch {scan.batch_id}: {tally_words(written)}{took}"]
-    if idle:
-        lines.append("nothing to do: every item was done by an earlier run")
-    elif submitted.again:
-        lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")
-    split = ", ".join(f"{worker} {count(n)}" for worker, n in sorted(collected.tally.completed.by_worker.items()))
-    if split:
-        lines.append(f"by worker: {split}")
-    lines += where_words(output, collected)
-    if interrupted:
-        lines.append("interrupted: run the same command again to go on where it stopped")
-    document = {
-        "batch_id": scan.batch_id,
-        "new": submitted.new,
-        "known_already": submitted.again,
-        "elapsed_s": round(elapsed_s, 3),
-        "interrupted": interrupted,
-        **written_document(output, collected),
-    }
-    code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if written.failed else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=tuple(lines))
 
 
 __all__ = ["results", "run", "submit"]

@@ -136,8 +136,13 @@ def _cells(row: BatchRow, *, purged: bool, cached: bool, priced: bool) -> tuple[
         duration(row.card_s),
         *((count(row.purged),) if purged else ()),
         *((count(row.cached),) if cached else ()),
-        *((f"{row.cost:.4g}",) if priced and row.cost is not None else ()),
+        *((_price(row.cost),) if priced and row.cost is not None else ()),
     )
+
+
+def _price(cost: float) -> str:
+    """With cents; what is less than one with as many places as it takes."""
+    return f"{cost:,.2f}" if cost >= 1 or not cost else f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def _saved(rows: tuple[BatchRow, ...]) -> str:

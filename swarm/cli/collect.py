@@ -41,7 +41,7 @@ def results(settings: Settings, batch_id: str, output: Path, errors: Path | None
     collected = collect(book, batch_id, str(output), errors)
     lines = (
         f"batch {manifest.batch_id} from {manifest.source}: {tally_words(collected.written)}",
-        *where_words(str(output), collected),
+        *where_words(str(output), collected, again=f"swarm batch retry-failed {batch_id}"),
     )
     document = {"batch_id": batch_id, "source": manifest.source, **written_document(str(output), collected)}
     if report:
@@ -75,13 +75,15 @@ def tally_words(written: Written) -> str:
     return words + (f", {count(written.unfinished)} not finished" if written.unfinished else "")
 
 
-def where_words(output: str, collected: Collected) -> list[str]:
-    """Where the results are, and what to do about failures."""
+def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
+    """Where the results are, and what to do about failures: ``again`` has them done once more."""
     lines = [] if output == "-" else [f"results: {output} ({count(collected.written.rows)} items)"]
     if collected.written.errors_path:
         lines.append(f"failures: {collected.written.errors_path}")
     if collected.written.failed:
-        lines.append("why: swarm queue list --state failed; again: the same command with --retry-failed")
+        if kinds := ", ".join(f"{kind} {count(n)}" for kind, n in sorted(collected.sums.errors.items())):
+            lines.append(f"failed with: {kinds}")
+        lines.append(f"why: swarm queue list failed; again: {again}")
     lines += saved_words(collected.sums)
     if collected.sums.simulated:
         lines.append(f"simulated: {count(collected.sums.simulated)} of these answers come from simulated model servers")

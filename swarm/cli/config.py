@@ -13,12 +13,22 @@ from swarm.cli.options import Config, Json, Root, load
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Configuration: show, check, schema.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Configuration: show, check, schema.
+
+    \b
+    Examples:
+      swarm config check
+      swarm config show --json | jq .settings.llm
+    """,
+)
 
 
 @app.command()
 def show(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """The settings in force as TOML, each with where it comes from if it is no default.
+    """The settings in force as TOML. What is no default comes with its origin.
 
     \b
     Examples:
@@ -44,7 +54,7 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
 
 @app.command()
 def check(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Read file and environment; list every finding with its line, or say that all is well.
+    """Check file and environment. Lists every finding with its line, or says that all is well.
 
     \b
     Example:

@@ -23,7 +23,7 @@ def doctor(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Why did it stop, why can it not start: findings with their evidence and what to do.
+    """What is wrong here: findings, their evidence, what to do. Why did it stop, why can it not start?
 
     Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models. Changes
     nothing; also good before the first start. Exit code 0 when nothing is wrong, 1 with findings.

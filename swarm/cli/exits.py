@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,8 @@ from typer.core import TyperGroup
 from swarm.cli.places import Commands
 from swarm.cli.values import lighten
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
+
+_PLACE = re.compile(r"(.+?):([0-9]+): (.*)", re.DOTALL)
 
 
 class Group(TyperGroup):
@@ -56,10 +59,27 @@ def endings() -> Iterator[None]:
 def _say(error: SwarmError) -> None:
     print(f"error: {error.message}", file=sys.stderr)
     if isinstance(error, InputError):
-        for line in error.problems:
+        for line in folded(error.problems):
             print(f"  {line}", file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def folded(problems: Sequence[str]) -> list[str]:
+    """The same finding on lines that follow one another, said once: ``in.jsonl:1-24: model: is missing``."""
+    runs: list[tuple[str, int, int, str]] = []
+    for text in problems:
+        place = _PLACE.fullmatch(text)
+        label, line_no, finding = (place[1], int(place[2]), place[3]) if place else ("", 0, text)
+        if runs and place and (runs[-1][0], runs[-1][2] + 1, runs[-1][3]) == (label, line_no, finding):
+            runs[-1] = (label, runs[-1][1], line_no, finding)
+        else:
+            runs.append((label, line_no, line_no, finding))
+    return [f"{label}:{_span(first, last)}: {finding}" if label else finding for label, first, last, finding in runs]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _os_words(error: OSError) -> str:
@@ -73,6 +93,8 @@ def _os_hint(error: OSError) -> str | None:
             return f"the file belongs to somebody else; run as its owner, or choose another --root{_owner(error.filename)}"
         case errno.ENOSPC | errno.EDQUOT:
             return "make room on that disk and run the command again"
+        case errno.EEXIST | errno.ENOTDIR:
+            return "there is a file where a directory is needed; choose another --root"
         case errno.EROFS:
             return "the file system is read-only; choose another --root"
         case _:

@@ -64,7 +64,7 @@ def feed(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a lane's waiting tasks between two marks from a source of any length.
+    """Feed a source of any length in, a few tasks at a time. Keeps a lane's waiting tasks between two marks.
 
     Ten million lines never become ten million files. Killed at any moment, the same command goes on where it was: no line
     is left out, none is done twice. Lines that make no task are counted and shown. A command must print the same lines

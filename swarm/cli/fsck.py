@@ -23,7 +23,7 @@ def fsck(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that each task is in exactly one state, whole, in its place, and that nothing is left without an owner.
+    """Prove that each task is whole and in exactly one state. And that nothing is left without an owner.
 
     Reads every document. May run while the swarm works: only what two scans agree on is told. What has no place is
     moved to corrupt/ with its reason. Exit code 0: sound (or all put right); 1: findings.

@@ -89,9 +89,11 @@ def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
     from swarm.errors import InputError
 
     if level is not None:
-        level = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level.upper(), level.upper())
+        asked, level = level, {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level.upper(), level.upper())
         if level not in LEVELS:
-            raise InputError(f"--level {level!r} is none", hint=f"one of: {', '.join(name.lower() for name in LEVELS)}")
+            raise InputError(
+                f"--level {asked!r}: there is no such level", hint=f"one of: {', '.join(name.lower() for name in LEVELS)}"
+            )
     since_s = 0.0 if since is None else time.time() - parse_duration_s(since)
     return Wanted(level=level, since_s=since_s, pattern=_pattern(grep))
 

@@ -62,7 +62,7 @@ def explain(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Why a task does not run, why a worker idles, why a model is where it is.
+    """Why a task waits, a worker idles, a model is where it is.
 
     \b
     Examples:

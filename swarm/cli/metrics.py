@@ -25,7 +25,7 @@ def metrics(
     root: Root = None,
     config: Config = None,
 ) -> None:
-    """Tasks, waiting and run times, workers, models, cards, brain: as Prometheus text on standard output.
+    """Numbers for Prometheus, as text on standard output. Of tasks, workers, models, cards and the brain.
 
     With metrics.port set the brain serves the same; --serve is for when it does not. Every metric: docs/metrics.md.
 

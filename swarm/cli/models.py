@@ -15,7 +15,7 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 @app.callback()
 def models(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Models: where loaded, what waits, how fast, and what is installed but idle.
+    """Models: where loaded, what waits, how fast, what idles.
 
     \b
     Examples:

@@ -10,7 +10,16 @@ import typer
 
 from swarm.cli.options import Config, Json, Root, existing
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Messages about ended work: list, retry.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Messages about ended work: list, retry.
+
+    \b
+    Example:
+      swarm notify list
+    """,
+)
 
 
 @app.command(name="list")

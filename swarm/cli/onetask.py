@@ -16,15 +16,13 @@ def blocks(document: Mapping[str, Any]) -> list[Block]:
     if document.get("simulated"):
         found.append(Line(SIMULATED, "yellow"))
     skip = {"task_id", "state", "status", "attempts", "result", "error", "simulated"}
-    found += [
-        Line(f"{name:14} {_short(value)}")
-        for name, value in document.items()
-        if name not in skip and value not in (None, "", [], {})
-    ]
+    fields = {name: value for name, value in document.items() if name not in skip and value not in (None, "", [], {})}
+    results = {f"result.{name}": value for name, value in (document.get("result") or {}).items()}
+    width = max((len(name) for name in (*fields, *results)), default=0)
+    found += [Line(f"{name:{width}} {_short(value)}") for name, value in fields.items()]
     if error := document.get("error"):
-        found.append(Line(f"{'error':14} {error.get('type')}: {error.get('message')}", "red"))
-    for name, value in (document.get("result") or {}).items():
-        found.append(Line(f"{'result.' + name:14} {_short(value)}"))
+        found.append(Line(f"{'error':{width}} {error.get('type')}: {error.get('message')}", "red"))
+    found += [Line(f"{name:{width}} {_short(value)}") for name, value in results.items()]
     if attempts := document.get("attempts"):
         columns = (
             Column("try", right=True),

@@ -11,7 +11,9 @@ import typer
 from swarm.cli.options import Config, Json, Root, existing
 
 if TYPE_CHECKING:
-    from swarm.core.pauses import Kind, Pauses
+    from collections.abc import Sequence
+
+    from swarm.core.pauses import Kind, Pause, Pauses
     from swarm.taskqueue.filequeue import FileQueue
 
 Everything = Annotated[Literal["all"] | None, typer.Argument(metavar="[all]", help="Everything.")]
@@ -72,7 +74,9 @@ def resume(
     if kind != "all" and standing.find(kind, name) is None:
         there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
         raise InputError(f"{kind} {name} is not paused", hint=there)
-    _end(change(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name)), as_json=as_json)
+    left = change(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
+    ended = [p for p in standing.pauses if p not in left.pauses]
+    _end(left, as_json=as_json, ended=ended)
 
 
 def _target(everything: str | None, model: str | None, batch: str | None, worker: str | None) -> tuple[Kind, str]:
@@ -113,8 +117,10 @@ def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
         raise InputError(f"there is no {kind} {name}", hint=hint)
 
 
-def _end(pauses: Pauses, *, as_json: bool) -> None:
+def _end(pauses: Pauses, *, as_json: bool, ended: Sequence[Pause] = ()) -> None:
     from swarm.cli.render import Line, show
 
-    lines = [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses] or [Line("nothing is paused")]
+    lines = [Line(f"resumed: {'everything' if p.kind == 'all' else f'{p.kind} {p.name}'}") for p in ended]
+    lines += [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses]
+    lines = lines or [Line("nothing is paused")]
     show({"pauses": list(pauses.pauses)}, lines, as_json=as_json)

@@ -73,9 +73,27 @@ def headline(view: RunView) -> str:
     ]
     if view.earlier:
         parts.append(f"{view.earlier:,} from before")
-    parts += [f"{rate(view.items_per_s)} items", f"tokens {rate(view.tokens_in_per_s)} in {rate(view.tokens_out_per_s)} out"]
-    parts.append(f"{duration(view.elapsed_s)} gone" if view.state == "finished" else f"ETA {duration(view.eta_s)}")
+    parts += _rates(view)
+    if view.state == "finished":
+        parts.append(f"{duration(view.elapsed_s)} in all")
+    elif view.eta_s is not None:
+        parts.append(f"ETA {duration(view.eta_s)}")
     return ", ".join(parts) + (", draining" if view.state == "draining" else "") + (", simulated" if view.simulated else "")
+
+
+def _rates(view: RunView) -> list[str]:
+    """Of late while it runs, over all of it at its end (workers tell their tokens seconds later, so then without those).
+
+    Nothing where nothing is known yet.
+    """
+    if view.state == "finished":
+        ended = view.done + view.failed
+        return [f"{rate(ended / view.elapsed_s)} items"] if ended and view.elapsed_s else []
+    if view.items_per_s is None:
+        return []
+    tokens = (view.tokens_in_per_s, view.tokens_out_per_s)
+    words = [f"tokens {rate(tokens[0])} in {rate(tokens[1])} out"] if any(tokens) else []
+    return [f"{rate(view.items_per_s)} items", *words]
 
 
 def card_line(card: RunCard) -> str:
@@ -103,15 +121,9 @@ def picture(view: RunView, width: int) -> Group:
     )
     numbers.append(f"  {view.left:,} left")
     top.add_row(bar, share, numbers)
-    eta = (
-        f"{duration(view.elapsed_s)} gone, ETA {duration(view.eta_s)}"
-        if view.state != "finished"
-        else f"{duration(view.elapsed_s)} in all"
-    )
-    rates = (
-        f"{rate(view.items_per_s)} items  tokens {rate(view.tokens_in_per_s)} in {rate(view.tokens_out_per_s)} out  {eta}"
-    )
-    lines: list[Text] = [Text(rates, no_wrap=True, overflow="ellipsis")]
+    gone = f"{duration(view.elapsed_s)} {'in all' if view.state == 'finished' else 'gone'}"
+    eta = f"{gone}, ETA {duration(view.eta_s)}" if view.state != "finished" and view.eta_s is not None else gone
+    lines: list[Text] = [Text("  ".join([*_rates(view), eta]), no_wrap=True, overflow="ellipsis")]
     if view.earlier:
         lines.append(Text(f"{view.earlier:,} were done by an earlier run", style="dim"))
     if view.simulated:

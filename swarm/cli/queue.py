@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from swarm.cli.views import TaskRow
     from swarm.core.task import TaskState
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Tasks: count, list, show, retry, cancel.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Tasks: count, list, show, retry, cancel.
+
+    \b
+    Examples:
+      swarm queue stats
+      swarm queue list failed -n 10
+    """,
+)
 app.command(name="clear-stuck")(tidy.clear_stuck)
 app.command()(tidy.purge)
 app.command()(fsck)
@@ -112,7 +122,7 @@ def show(
 
 @app.command()
 def active(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """What the workers hold right now: since when, how far, which attempt.
+    """What the workers hold: since when, how far, which attempt.
 
     \b
     Example:
@@ -128,7 +138,7 @@ def active(root: Root = None, config: Config = None, as_json: Json = False) -> N
 
 @app.command()
 def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Put failed or cancelled tasks back into the queue; their earlier attempts no longer count.
+    """Put failed or cancelled tasks back into the queue. Their earlier attempts no longer count.
 
     \b
     Example:
@@ -148,7 +158,7 @@ def cancel(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel tasks: waiting ones at once, running ones by asking their worker to stop.
+    """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
 
     \b
     Example:
@@ -176,15 +186,19 @@ def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
 
     done: list[dict[str, str]] = []
     refused: list[dict[str, str]] = []
+    hint: str | None = None
     for task_id in ids:
         try:
             done.append({"task_id": task_id, "outcome": act(task_id)})
         except SwarmError as problem:
             refused.append({"task_id": task_id, "error": problem.message})
             print(f"error: {problem.message}", file=sys.stderr)
+            hint = problem.hint or hint
     blocks = [Line(f"{one['task_id']}: {one['outcome']}") for one in done]
     put({"done": done, "refused": refused}, blocks, as_json=as_json)
     if refused:
+        if hint:
+            print(f"hint: {hint}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE)
 
 

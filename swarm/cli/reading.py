@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,14 +10,23 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.cli.facade import RunRequest
-from swarm.core.task import Endpoint
+from swarm.core.task import Endpoint, canonical_model
 from swarm.errors import InputError
 from swarm.files import Format, ReadOptions
 from swarm.files.problems import did_you_mean
+from swarm.runtime.llm import load_option_conflict
+from swarm.runtime.modelserver import LOAD_OPTIONS
 from swarm.runtime.structured import CHECKS_SCHEMAS, schema_problem
+from swarm.settings import Settings
 
 T = TypeVar("T")
 FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}
+OPTIONS = (
+    *LOAD_OPTIONS,
+    *("num_predict", "num_keep", "seed", "stop", "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+)
+"""Those that a misspelt one is measured by. A server may know others: they are let through."""
 ENDPOINTS: dict[str, Endpoint] = {"chat": "/api/chat", "generate": "/api/generate", "embed": "/api/embed"}
 
 
@@ -35,6 +45,21 @@ def read_options(request: RunRequest) -> ReadOptions:
         images_dir=request.images_dir,
         schema=None if request.schema is None else _schema(request.schema),
     )
+
+
+def check_options(settings: Settings, request: RunRequest) -> None:
+    """Whether ``--option`` can be meant: else each single item would fail of it. Raises ``InputError``."""
+    asked = _options(request.options)
+    for name in asked:
+        near = [] if name in OPTIONS else difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8)
+        if near:
+            raise InputError(f"--option {name}: there is no such option", hint=f"did you mean {near[0]}?")
+    if request.model is None:
+        return
+    fixed = {canonical_model(name): model.options for name, model in settings.models.items()}
+    conflict = load_option_conflict(request.model, asked, fixed.get(canonical_model(request.model), {}))
+    if conflict is not None:
+        raise InputError(f"--option: {conflict.removeprefix('request.options.')}")
 
 
 def _named(option: str, text: str, known: Mapping[str, T]) -> T:

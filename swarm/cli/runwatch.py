@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -15,7 +15,7 @@ from swarm.cli.facade import Show
 from swarm.cli.progress import RunCard, RunView
 from swarm.cli.servers import Hosting
 from swarm.core.worker import Heartbeat, WorkerRow
-from swarm.errors import EngineError, SwarmError
+from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.runtime.wiring import open_observer
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
@@ -34,13 +34,28 @@ QUIET_S = 15.0
 GONE_S = 5.0
 
 
-class RunWatch:
-    """Follows one batch to its end."""
+class SwarmGone(NotRunning):
+    """Nobody works on the batch any more; what was done is kept."""
 
-    def __init__(self, queue: FileQueue, batch_id: str, settings: Settings, submitted: Submitted, began_s: float) -> None:
+
+class RunWatch:
+    """Follows the tasks of one batch to their end."""
+
+    def __init__(
+        self,
+        queue: FileQueue,
+        ids: Iterable[str],
+        settings: Settings,
+        submitted: Submitted,
+        began_s: float,
+        *,
+        look_s: float = LOOK_S,
+    ) -> None:
+        """Of the tasks ``ids``; looks every ``look_s`` seconds, or less often where a look costs much."""
+        self._look_s = look_s
         self._queue = queue
         self._settings = settings
-        self._watch = BatchWatch(queue.layout, queue.batches().task_ids(batch_id))
+        self._watch = BatchWatch(queue.layout, ids)
         self._began_s = began_s
         self.ended = self._watch.look()
         self._earlier = self.ended.total - self.ended.left if submitted.again else 0
@@ -50,9 +65,13 @@ class RunWatch:
         self._changed_s = time.monotonic()
         self._last_reason = ""
         self._alone_since_s: float | None = None
+        self._most_tokens = (0, 0)
 
     def wait(self, show: Show, host: Hosting) -> bool:
-        """Until all has ended; False when Ctrl-C ended it before. Raises ``EngineError`` when the swarm goes away."""
+        """Until all has ended; False when Ctrl-C ended it before.
+
+        Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
+        """
         with _interrupts(host) as asked:
             while True:
                 look_began_s = time.monotonic()
@@ -60,7 +79,7 @@ class RunWatch:
                 self.ended = self._watch.look()
                 if self.ended.left != left_before:
                     self._changed_s = time.monotonic()
-                state: Literal["running", "draining", "finished"] = "draining" if asked() else "running"
+                state: Literal["running", "draining", "finished"] = "draining" if asked() and host.own else "running"
                 show(self._view(state if self.ended.left else "finished"))
                 if not self.ended.left:
                     return True
@@ -70,7 +89,7 @@ class RunWatch:
                     self._check_alive(host)
                     self._say_why()
                 cost_s = time.monotonic() - look_began_s
-                time.sleep(max(LOOK_S, cost_s * LOOK_SHARE))
+                time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
 
     def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
         layout = self._queue.layout
@@ -90,6 +109,11 @@ class RunWatch:
             tokens_in += beat.tally.tokens_in - (before.tally.tokens_in if before else 0)
             tokens_out += beat.tally.tokens_out - (before.tally.tokens_out if before else 0)
             cards.append(self._card(name, row, beat, before))
+        # What a worker that went away has counted goes with it; a sum that fell would be a rate below nothing.
+        tokens_in, tokens_out = self._most_tokens = (
+            max(tokens_in, self._most_tokens[0]),
+            max(tokens_out, self._most_tokens[1]),
+        )
         failed = self.ended.failed + self.ended.cancelled - self._earlier_failed
         done = self.ended.completed - (self._earlier - self._earlier_failed)
         items_s, in_s, out_s = self._rates(now_s, done + failed, tokens_in, tokens_out)
@@ -149,8 +173,8 @@ class RunWatch:
             return
         now_s = time.monotonic()
         self._alone_since_s = self._alone_since_s or now_s
-        if now_s - self._alone_since_s > GONE_S:
-            raise EngineError(
+        if host.guest_of is not None or now_s - self._alone_since_s > GONE_S:
+            raise SwarmGone(
                 "no swarm is running any more; what was done is kept",
                 hint="`swarm up`, then run the same command again to go on",
             )

@@ -6,6 +6,7 @@ import difflib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,25 +14,31 @@ from dataclasses import dataclass, field
 from swarm.cli.units import plural
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
-from swarm.errors import EngineError, ModelNotFound
+from swarm.errors import EngineError, LockHeld, ModelNotFound
 from swarm.ollama.client import OllamaClient
+from swarm.proc.stat import read_stat
 from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.process import RunOptions
-from swarm.runtime.wiring.supervisor import start_background, supervisor_lives, swarm_lives, wait_until_up
+from swarm.runtime.wiring.supervisor import run_served, start_background, supervisor_lives, swarm_lives, wait_until_up
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.lifelock import is_held
 
 READY_MARGIN_S = 30.0
 STOP_MARGIN_S = 60.0
+ENDING_POLL_S = 0.1
 
 
 @dataclass
 class Hosting:
-    """Who works on a run. ``own`` is the supervisor started for it; None: a swarm was up already and stays up."""
+    """Who works on a run. ``own`` is the supervisor started for it; None: a swarm was up already.
+
+    ``guest_of`` is then the run that it was started for and ends with; None: it stays up.
+    """
 
     own: subprocess.Popen[bytes] | None
     asked: int = field(default=0)
+    guest_of: int | None = None
 
     def drain(self) -> None:
         """Ask our own swarm to finish what runs and end; a swarm of others is left alone."""
@@ -54,24 +61,56 @@ class Hosting:
 def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
     """A swarm for the time of the block: the living one, or a fresh one that is drained at the end.
 
-    Unless ``quiet``, a fresh one is announced on standard error, for its servers take some seconds to start.
+    Unless ``quiet``, a fresh one is announced on standard error, for its servers take some seconds to start. One whose
+    `swarm run` was killed is ending: that is waited for.
     Raises ``ConfigError`` (no GPU and no ``--simulate``), ``EngineError`` when no worker comes up.
     """
-    if swarm_lives(options.settings):
-        if options.simulate:
-            print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
-        elif not supervisor_lives(options.settings):
-            print("note: workers started alone do the work", file=sys.stderr)
-        yield Hosting(own=None)
+    _outwait_ending(options.settings)
+    process = None if swarm_lives(options.settings) else _start(options, quiet=quiet)
+    if process is not None:
+        host = Hosting(own=process)
+        try:
+            if _comes_up(options, process):
+                yield host
+                return
+        finally:
+            host.drain()
+            _reap(process, options.settings)
+    if options.simulate:
+        print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
+    elif not supervisor_lives(options.settings):
+        print("note: workers started alone do the work", file=sys.stderr)
+    yield Hosting(own=None, guest_of=run_served(options.settings))
+
+
+def _outwait_ending(settings: Settings) -> None:
+    """A swarm outlives the run it was started for by what it still runs; whoever joined it now would soon be alone."""
+    run = run_served(settings)
+    stat = read_stat(run) if run is not None else None
+    if run is None or (stat is not None and stat.alive):
         return
-    process = start_background(options, parent=True, planned=_say_nothing if quiet else _say_starting)
-    host = Hosting(own=process)
+    print("note: the swarm of an earlier run is ending; this goes on when it is gone", file=sys.stderr)
+    while swarm_lives(settings):
+        time.sleep(ENDING_POLL_S)
+
+
+def _start(options: RunOptions, *, quiet: bool) -> subprocess.Popen[bytes] | None:
+    """A swarm for this run; None when somebody else has just started one."""
+    try:
+        return start_background(options, parent=True, planned=_say_nothing if quiet else _say_starting)
+    except LockHeld:
+        return None
+
+
+def _comes_up(options: RunOptions, process: subprocess.Popen[bytes]) -> bool:
+    """Wait for it; False when it gave way to one that somebody else started at the same moment."""
     try:
         wait_until_up(options, process, timeout_s=options.settings.ollama.start_timeout_s + READY_MARGIN_S)
-        yield host
-    finally:
-        host.drain()
-        _reap(process, options.settings)
+    except EngineError:
+        if process.poll() is None or not supervisor_lives(options.settings):
+            raise
+        return False
+    return True
 
 
 def _say_starting(workers: int) -> None:
@@ -130,4 +169,4 @@ def _named(models: list[str]) -> str:
 def _hint(model: str, installed: Mapping[str, int]) -> str:
     near = difflib.get_close_matches(canonical_model(model), installed, 3, cutoff=0.5)
     there = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(installed)[:8])}"
-    return f"{there} Get it with `ollama pull {model}`"
+    return f"{there} Get it with `swarm models pull {model}`"

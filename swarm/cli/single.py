@@ -12,18 +12,32 @@ import msgspec
 
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.reading import read_options
+from swarm.cli.runwatch import RunWatch
 from swarm.cli.schedule import task_fields
-from swarm.cli.servers import check_models
+from swarm.cli.servers import Hosting, check_models
 from swarm.core.task import ID_RE
-from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED, DuplicateTask, InputError, NotRunning, TaskInvalid
+from swarm.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TASKS_FAILED,
+    DuplicateTask,
+    EngineError,
+    InputError,
+    NotRunning,
+    TaskInvalid,
+)
 from swarm.files.build import builder
 from swarm.files.item import InputItem
 from swarm.files.problems import FieldError
 from swarm.notify import check_target
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
-from swarm.taskqueue.batches import read_ended
+from swarm.taskqueue.batches import Submitted
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.lookup import read_ended
+
+ANSWER_POLL_S = 0.02
+"""Somebody sits and waits for one answer."""
 
 
 def one_task(request: RunRequest) -> dict[str, Any]:
@@ -86,10 +100,15 @@ def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *
             lines=(f"accepted {task_id}", f"see: swarm queue show {task_id}"),
         )
     somebody_works(settings, f"task {task_id} is accepted")
-    ended = None
-    while ended is None:
-        time.sleep(0.02)
-        ended = read_ended(queue.layout, task_id)
+    one = Submitted(items=1, new=1, again=0)
+    watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), look_s=ANSWER_POLL_S)
+    if not watch.wait(lambda _view: None, Hosting(own=None)):
+        ways = f"`swarm queue show {task_id}` shows its answer, `swarm queue cancel {task_id}` ends it"
+        lines = (f"interrupted: task {task_id} is accepted and goes on; {ways}",)
+        return Outcome(exit_code=EXIT_INTERRUPTED, document={"task_id": task_id, "interrupted": True}, lines=lines)
+    ended = read_ended(queue.layout, task_id)
+    if ended is None:
+        raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")
     failed = ended["status"] != "completed"
     return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=ended, lines=_answer_lines(ended))
 

@@ -24,7 +24,7 @@ def clear_stuck(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Stop tasks that make no progress and put them back into the queue.
+    """Stop tasks that make no progress and put them back.
 
     Stuck is what has not moved for brain.stuck_after_s, on a worker that lives; what dead workers held is taken back, too.
     The attempts so far are forgiven. Exit code 1 when a worker would not let go.

@@ -40,7 +40,7 @@ def release(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """End the quarantine of a worker's card before its time; it takes work again within seconds.
+    """End the quarantine of a card before its time. Its worker takes work again within seconds.
 
     \b
     Example:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
+
+from swarm.core.templating import parse, references
 
 MOST_FINDINGS = 100
 
@@ -93,6 +96,21 @@ def circles(edges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
                 state[target] = 1
                 path.append(target)
                 rest.append(iter(edges[target]))
+
+
+def linked(document: Mapping[str, Any], links: Links, ids: Mapping[str, str]) -> Mapping[str, Any]:
+    """The document with task ids for names in ``depends_on``, and the names its request asks results of in ``results``."""
+    wants = document.get("depends_on")
+    if not wants:
+        return document
+    found = {name: ids[links.names[name]] for name in wants if name in links.names}
+    asked = (r for r in references(document.get("request")) if r.startswith("results."))
+    used = {parse(reference, wants).name for reference in asked}
+    if "map" in document:
+        used.add(document["map"]["over"])
+    results = {name: found[name] for name in found if name in used}
+    whole = {**document, "depends_on": list(dict.fromkeys(found.get(name, name) for name in wants))}
+    return {**whole, "results": results} if results else whole
 
 
 def _holders(nodes: Sequence[Node]) -> dict[str, list[int]]:

@@ -28,6 +28,16 @@ def is_same(identity: ProcessIdentity) -> bool:
     return stat is not None and stat.alive and stat.identity == identity
 
 
+def command_line(identity: ProcessIdentity) -> list[str]:
+    """The words with which that very process was started; none if it has ended."""
+    try:
+        with open(f"/proc/{identity.pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [os.fsdecode(word) for word in words] if is_same(identity) else []
+
+
 def open_pidfd(identity: ProcessIdentity) -> int | None:
     """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended.
 

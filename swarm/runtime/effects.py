@@ -28,13 +28,13 @@ from swarm.core.decisions import (
 )
 from swarm.core.task import RESOURCE_PRIORITY, TaskClass
 from swarm.errors import DuplicateTask, EngineError, StorageFault
+from swarm.runtime.loadids import LoadIds
 from swarm.runtime.ports import BrainQueue, Clock
 from swarm.settings import Settings
 
 Killer = Callable[[str, int], bool]
 """``kill(worker, epoch)``: SIGKILL that life of that worker. False: it is gone already. Raises ``EngineError``."""
 
-_MAX_AGAIN = 99
 _MAX_NOTES = 1000
 
 
@@ -68,11 +68,9 @@ class Effects:
     def __init__(self, queue: BrainQueue, kill: Killer, clock: Clock, settings: Settings, log: logging.Logger) -> None:
         self._queue = queue
         self._kill = kill
-        self._clock = clock
         self._log = log
-        self._believe_s = 2 * settings.worker.heartbeat_s + 1.0
+        self._load_ids = LoadIds(queue.exists, clock, believe_s=2 * settings.worker.heartbeat_s + 1.0)
         self._failures: dict[str, str] = {}
-        self._refused_s: dict[str, float] = {}
         self._killed: set[tuple[str, int]] = set()
         self.taken_back = 0
         """Tasks taken back from dead workers so far."""
@@ -97,8 +95,7 @@ class Effects:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
         subjects = {_subject(d) for d in decisions}
         self._failures = {s: text for s, text in self._failures.items() if s in subjects}
-        ids = {d.task_id for d in decisions if isinstance(d, LoadModel)}
-        self._refused_s = {i: s for i, s in self._refused_s.items() if i in ids}
+        self._load_ids.forget_but({d.task_id for d in decisions if isinstance(d, LoadModel)})
         if len(self._killed) > _MAX_NOTES:
             self._killed.clear()
 
@@ -190,7 +187,7 @@ class Effects:
     def _load(self, decision: LoadModel) -> Outcome:
         if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
             return Stale(decision, f"{decision.instead_of} has been claimed")
-        task_id = self._free_id(decision.task_id)
+        task_id = self._load_ids.free(decision.task_id)
         if task_id is None:
             return Stale(decision, f"{decision.task_id} exists")
         document = {
@@ -207,20 +204,6 @@ class Effects:
         except DuplicateTask:
             return Stale(decision, f"{task_id} exists")
         return self._done(decision, f"{decision.reason} for {decision.worker}: {decision.model} ({task_id})")
-
-    def _free_id(self, task_id: str) -> str | None:
-        """The id to use; None while an existing task of that id may still become visible as done.
-
-        Right after a load ended, the heartbeat that says so may be a period old. An id that stays used beyond that
-        belongs to a load that was withdrawn or cancelled before it ran, and the deficit has come back: number it on.
-        """
-        if not self._queue.exists(task_id):
-            return task_id
-        now_s = self._clock.mono_s()
-        if now_s - self._refused_s.setdefault(task_id, now_s) < self._believe_s:
-            return None
-        again = (f"{task_id}-{n}" for n in range(2, _MAX_AGAIN + 1))
-        return next((i for i in again if not self._queue.exists(i)), None)
 
     def _move(self, decision: WithdrawResource | ReleaseTask | FailBlocked) -> Outcome:
         match decision:

@@ -98,21 +98,27 @@ def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any
 
     Two such tasks side by side would have it load for ever; so the option belongs to the model, in the configuration.
     """
+    if message := load_option_conflict(task.model or "", asked, fixed):
+        raise TaskFault("deterministic", "load_option", message)
+    if task.request.get("shift") is False:
+        message = f"request.shift = false would make the server load {task.model} again; leave it out"
+        raise TaskFault("deterministic", "load_option", message)
+
+
+def load_option_conflict(model: str, asked: Mapping[str, Any], fixed: Mapping[str, Any]) -> str | None:
+    """What is wrong with options of a request for a model that is loaded with the options ``fixed``; None: nothing."""
     for name in LOAD_OPTIONS:
         if name not in asked or asked[name] == fixed.get(name):
             continue
         if name == "num_gpu" and _automatic(asked[name]) and _automatic(fixed.get(name, -1)):
             continue
         configured = f"configured: {fixed[name]}" if name in fixed else "configured: none, the server's default"
-        message = (
-            f"request.options.{name} = {asked[name]} would make the server load {task.model} again ({configured}); "
-            f'leave it out, or set it once for all tasks of the model: [models."{canonical_model(task.model or "")}"] '
+        return (
+            f"request.options.{name} = {asked[name]} would make the server load {model} again ({configured}); "
+            f'leave it out, or set it once for all tasks of the model: [models."{canonical_model(model)}"] '
             f"options.{name} = {asked[name]}"
         )
-        raise TaskFault("deterministic", "load_option", message)
-    if task.request.get("shift") is False:
-        message = f"request.shift = false would make the server load {task.model} again; leave it out"
-        raise TaskFault("deterministic", "load_option", message)
+    return None
 
 
 def _automatic(num_gpu: object) -> bool:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
-from swarm.core import templating
-from swarm.core.dag import Links
-from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.core.dag import Links, linked
+from swarm.core.task import ID_RE
 from swarm.errors import QueueError
 from swarm.taskqueue import codec, lookup
+from swarm.taskqueue.batchfiles import Items, NewOrder, read_order
 from swarm.taskqueue.batchlock import alone
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
-from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults, write_all
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 CHUNK = 8000
 """Items that share one flush."""
@@ -68,6 +68,9 @@ class BatchBook:
     def _path(self, batch_id: str, ending: str) -> str:
         return f"{self._layout.batches}/{batch_id}.{ending}"
 
+    def _items(self, batch_id: str) -> Items:
+        return Items(self._path(batch_id, "items"), self._storage)
+
     def manifest(self, batch_id: str) -> Manifest:
         """Raises ``QueueError`` for an unknown batch, ``StorageFault``."""
         with storage_faults(f"batch {batch_id} cannot be read"):
@@ -91,7 +94,7 @@ class BatchBook:
 
     def known(self, batch_id: str) -> dict[str, str]:
         """Task ids by item key, of all submissions so far; empty for a batch never seen."""
-        return dict(self._known(batch_id))
+        return dict(self._items(batch_id))
 
     def submit(
         self, manifest: Manifest, items: Iterable[tuple[str, Mapping[str, Any]]], links: Links | None = None
@@ -104,12 +107,12 @@ class BatchBook:
         """
         with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self.alone(manifest.batch_id):
             known = self.known(manifest.batch_id)
-            present = _Presence(self._layout, known)
+            present = lookup.Presence(self._layout, known)
             self.write(manifest)
             ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
             rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
             total = Submitted(items=0, new=0, again=0)
-            with _Order(self._path(manifest.batch_id, "order"), flush=self._storage.full) as order:
+            with NewOrder(self._path(manifest.batch_id, "order"), flush=self._storage.full) as order:
                 while chunk := list(islice(rest, CHUNK)):
                     new = self._accept(manifest.batch_id, chunk, known, present, order, ids)
                     order.write()
@@ -123,56 +126,29 @@ class BatchBook:
         batch_id: str,
         chunk: list[tuple[str, Mapping[str, Any]]],
         known: dict[str, str],
-        present: _Presence,
-        order: _Order,
+        present: lookup.Presence,
+        order: NewOrder,
         ids: Mapping[str, str],
     ) -> int:
         producer = Producer(self._layout, self._storage)
-        lines, documents = [], []
+        new, documents = [], []
         for key, document in chunk:
             task_id = ids.get(key) or known.get(key)
             if task_id is None:
                 task_id = producer.new_id()
-                lines.append(f"{key} {task_id}\n")
+                new.append((key, task_id))
             order.add(task_id)
             if key not in known or not present.has(task_id):
                 documents.append({"task_id": task_id, "batch_id": batch_id, **document})
-        self._remember(batch_id, "".join(lines).encode())
+        self._items(batch_id).add(new)
         return sum(1 for _ in producer.enqueue_many(documents)) and len(documents)
 
     def _reserve(self, batch_id: str, links: Links, known: Mapping[str, str]) -> dict[str, str]:
         """The id of every item, in the input's order (sessions go by it), on record before any task names another."""
         producer = Producer(self._layout, self._storage)
         ids = {key: known.get(key) or producer.new_id() for key in links.keys}
-        self._remember(batch_id, "".join(f"{key} {i}\n" for key, i in ids.items() if key not in known).encode())
+        self._items(batch_id).add((key, task_id) for key, task_id in ids.items() if key not in known)
         return ids
-
-    def _known(self, batch_id: str) -> Iterator[tuple[str, str]]:
-        """Pairs of the items file; a torn last line is passed over."""
-        try:
-            with open(self._path(batch_id, "items"), encoding="ascii", errors="replace") as file:
-                for line in file:
-                    key, _, task_id = line.partition(" ")
-                    if line.endswith("\n") and task_id:
-                        yield key, task_id[:-1]
-        except FileNotFoundError:
-            return
-
-    def _remember(self, batch_id: str, lines: bytes) -> None:
-        if not lines:
-            return
-        fd = os.open(self._path(batch_id, "items"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            end = os.fstat(fd).st_size
-            while end and os.pread(fd, 1, end - 1) != b"\n":  # a line torn by an earlier death
-                end -= 1
-            write_all(fd, lines, end)
-            os.ftruncate(fd, end + len(lines))
-            if self._storage.full:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        self._storage.flush_dir(self._layout.batches)
 
     def write(self, manifest: Manifest) -> None:
         """Replace a manifest, durably. Raises ``StorageFault``."""
@@ -190,52 +166,20 @@ class BatchBook:
         if os.path.exists(self._path(batch_id, "order")):
             yield from self.order(batch_id)
         else:
-            yield from (task_id for _, task_id in self._known(batch_id))
+            yield from (task_id for _, task_id in self._items(batch_id))
 
     def order(self, batch_id: str) -> Iterator[str]:
         """Task ids of the last whole submission; none without one."""
-        try:
-            with open(self._path(batch_id, "order"), encoding="ascii") as file:
-                for line in file:
-                    yield line[:-1]
-        except FileNotFoundError:
-            return
+        return read_order(self._path(batch_id, "order"))
 
     def documents(self, batch_id: str) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         """In the input's order: each stored task, and again as finished document (None while it has not ended)."""
         for task_id in self.task_ids(batch_id):
-            finished = read_ended(self._layout, task_id)
+            finished = lookup.read_ended(self._layout, task_id)
             if finished is not None:
                 yield finished, finished
             elif (located := lookup.find(self._layout, task_id)) is not None:
                 yield _body(located.path, task_id), None
-
-
-def linked(document: Mapping[str, Any], links: Links, ids: Mapping[str, str]) -> Mapping[str, Any]:
-    """The document with task ids for names in ``depends_on``, and the names its request asks results of in ``results``."""
-    wants = document.get("depends_on")
-    if not wants:
-        return document
-    found = {name: ids[links.names[name]] for name in wants if name in links.names}
-    asked = (r for r in templating.references(document.get("request")) if r.startswith("results."))
-    used = {templating.parse(reference, wants).name for reference in asked}
-    if "map" in document:
-        used.add(document["map"]["over"])
-    results = {name: found[name] for name in found if name in used}
-    whole = {**document, "depends_on": list(dict.fromkeys(found.get(name, name) for name in wants))}
-    return {**whole, "results": results} if results else whole
-
-
-def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
-    """A finished document (``status`` always set, from the directory), or None."""
-    for state in TERMINAL:
-        try:
-            document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))
-        except FileNotFoundError:
-            continue
-        document["status"] = str(state)
-        return document
-    return None
 
 
 def _body(path: str, task_id: str) -> dict[str, Any]:
@@ -243,58 +187,3 @@ def _body(path: str, task_id: str) -> dict[str, Any]:
         return codec.parse_document(read_regular(path, codec.MAX_FILE_BYTES))
     except FileNotFoundError:  # it moved on in this moment
         return {"task_id": task_id}
-
-
-class _Presence:
-    """Whether a known task is still somewhere: looked up by name lists, not one search each."""
-
-    def __init__(self, layout: Layout, known: Mapping[str, str]) -> None:
-        self._layout = layout
-        self._active: set[str] = set()
-        if known:
-            for _ in range(2):  # a task given back between two listings is in neither: look twice
-                for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
-                    self._active.update(located.task_id for located in lookup.list_state(layout, state))
-
-    def has(self, task_id: str) -> bool:
-        return task_id in self._active or any(os.path.lexists(self._layout.terminal(s, task_id)) for s in TERMINAL)
-
-
-class _Order:
-    """The order file: written beside, put in place when the whole input went through."""
-
-    def __init__(self, path: str, *, flush: bool) -> None:
-        self._path = path
-        self._beside = f"{path}.{os.getpid()}.new"
-        self._flush = flush
-        self._size = 0
-        self._lines: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._fd = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-        return self
-
-    def add(self, task_id: str) -> None:
-        self._lines.append(task_id + "\n")
-
-    def write(self) -> None:
-        """Write out what was added."""
-        data = "".join(self._lines).encode()
-        self._lines.clear()
-        write_all(self._fd, data, self._size)
-        self._size += len(data)
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        try:
-            if kind is None:
-                if self._flush:  # without it a power cut can leave an empty order under a manifest that says all is there
-                    os.fsync(self._fd)
-                os.rename(self._beside, self._path)
-        except OSError:
-            kind = OSError
-            raise
-        finally:
-            os.close(self._fd)
-            if kind is not None:
-                with suppress(OSError):
-                    os.unlink(self._beside)

@@ -15,7 +15,8 @@ from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView
 from swarm.taskqueue.blockedentry import Entry, read_entry, reading_order
 from swarm.taskqueue.blockednames import BlockedNames
-from swarm.taskqueue.endings import Endings, HowEnded
+from swarm.taskqueue.dependencies import Dependencies
+from swarm.taskqueue.endings import Endings
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.needs import NeedLedger
 from swarm.taskqueue.sessions import Sessions
@@ -42,12 +43,9 @@ class BlockedIndex:
         self._names = BlockedNames(layout, watch=ready_only)
         self._endings = Endings(layout, budget=ready_only)
         self._entries: dict[str, Entry] = {}
-        self._open: dict[str, set[str]] = {}
-        self._failed: dict[str, str] = {}
-        self._how = HowEnded(layout)
-        self._dependents: dict[str, set[str]] = {}
         self._needs = NeedLedger(layout, storage)
         self._sessions = Sessions(layout, storage, self._endings, self._entries)
+        self._dependencies = Dependencies(layout, self._endings, self._entries, self._sessions.awaits)
         self._due: list[tuple[float, str]] = []
         self._ready: dict[str, None] = {}
         self._resource: set[str] = set()
@@ -165,8 +163,7 @@ class BlockedIndex:
     def _add(self, entry: Entry) -> None:
         name = entry.name
         self._entries[name] = entry
-        for wanted in entry.depends_on:
-            self._note_dependency(entry, wanted)
+        self._dependencies.add(entry)
         if entry.session is not None:
             self._sessions.add(entry.session, entry.order, name)
         if entry.due_s is not None:
@@ -175,23 +172,11 @@ class BlockedIndex:
             self._resource.add(name)
         self._judge(name)
 
-    def _note_dependency(self, entry: Entry, wanted: str) -> None:
-        completed = self._endings.ended(wanted)
-        if completed is None:
-            self._open.setdefault(entry.name, set()).add(wanted)
-            self._dependents.setdefault(wanted, set()).add(entry.name)
-            self._endings.watch(wanted)
-        elif not completed and not entry.runs_anyway:
-            self._failed.setdefault(entry.name, wanted)
-
     def _drop(self, name: str) -> None:
         entry = self._entries.pop(name, None)
         if entry is None:
             return
-        for wanted in self._open.pop(name, ()):
-            self._dependents[wanted].discard(name)
-            self._forget_if_unwanted(wanted)
-        self._failed.pop(name, None)
+        self._dependencies.drop(name)
         self._ready.pop(name, None)
         self._resource.discard(name)
         if entry.session is not None:
@@ -200,21 +185,11 @@ class BlockedIndex:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def _note_end(self, task_id: str, *, completed: bool) -> None:
-        self._how.forget(task_id)
-        for name in self._dependents.pop(task_id, ()):
-            self._open[name].discard(task_id)
-            if not completed and not self._entries[name].runs_anyway:
-                self._failed.setdefault(name, task_id)
+        for name in self._dependencies.note_end(task_id, completed=completed):
             self._judge(name)
         session = self._sessions.ended(task_id)
         if session is not None:
             self._judge_head(session)
-
-    def _forget_if_unwanted(self, task_id: str) -> None:
-        if not self._dependents.get(task_id):
-            self._dependents.pop(task_id, None)
-            if not self._sessions.awaits(task_id):
-                self._endings.forget(task_id)
 
     def _judge_head(self, session: str) -> None:
         head = self._sessions.head(session)
@@ -225,7 +200,7 @@ class BlockedIndex:
         entry = self._entries.get(name)
         if entry is None:
             return
-        if name in self._failed:
+        if self._dependencies.failed(name) is not None:
             self._ready[name] = None
         elif self._goes(entry):
             if entry.batch_id is not None and self._pauses.batch(entry.batch_id) is not None:
@@ -234,12 +209,11 @@ class BlockedIndex:
                 self._ready[name] = None
 
     def _goes(self, entry: Entry) -> bool:
-        return (
-            not self._open.get(entry.name)
-            and (entry.due_s is None or entry.due_s <= time.time())
-            and entry.name not in self._unsettled
-            and self._sessions.on_turn(entry.session, entry.task_id, entry.name)
-        )
+        due = entry.due_s is None or entry.due_s <= time.time()
+        return due and self._dependencies.met(entry.name) and self._on_turn(entry)
+
+    def _on_turn(self, entry: Entry) -> bool:
+        return entry.name not in self._unsettled and self._sessions.on_turn(entry.session, entry.task_id, entry.name)
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +221,7 @@ class BlockedIndex:
         """What is ready is judged again: a newcomer may have taken its place in the session."""
         names: set[str] = set(self._resource)
         for name in list(self._ready):
-            if name not in self._failed:
+            if self._dependencies.failed(name) is None:
                 del self._ready[name]
                 self._judge(name)
                 if name not in self._ready:
@@ -262,16 +236,14 @@ class BlockedIndex:
         return names
 
     def _view(self, entry: Entry, now_s: float) -> BlockedView:
-        open_ids = self._open.get(entry.name, ())
         return BlockedView(
             task_id=entry.task_id,
             attempt=entry.attempt,
             due_in_s=None if entry.due_s is None else entry.due_s - now_s,
-            waiting_for=tuple(w for w in entry.depends_on if w in open_ids),
-            failed_dependency=self._failed.get(entry.name),
-            failed_how=self._how.of(self._failed.get(entry.name)),
+            waiting_for=self._dependencies.waiting_for(entry),
+            failed_dependency=self._dependencies.failed(entry.name),
+            failed_how=self._dependencies.failed_how(entry.name),
             step=entry.step,
             batch_paused=entry.batch_id if self._pauses.batch(entry.batch_id) else None,
-            session_turn=entry.name not in self._unsettled
-            and self._sessions.on_turn(entry.session, entry.task_id, entry.name),
+            session_turn=self._on_turn(entry),
         )

@@ -7,7 +7,7 @@ found is looked for once more, so that a task on the move is still found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -121,6 +121,18 @@ def read(layout: Layout, task_id: str) -> dict[str, Any]:
     raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
 
 
+def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
+    """A finished document (``status`` always set, from the directory), or None."""
+    for state in TERMINAL:
+        try:
+            document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            continue
+        document["status"] = str(state)
+        return document
+    return None
+
+
 def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
     """All tasks of one state, in queue order for pending, by shard and id for finished ones. Streams."""
     match state:
@@ -178,3 +190,20 @@ def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
         for name in sorted(list_names(f"{top}/{shard}")):
             if name.endswith(".json"):
                 yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
+
+
+class Presence:
+    """Whether a known task is still somewhere: looked up by name lists, not one search each."""
+
+    def __init__(self, layout: Layout, known: Mapping[str, str]) -> None:
+        """Reads what is active now; with nothing ``known`` there is nothing to look for."""
+        self._layout = layout
+        self._active: set[str] = set()
+        if known:
+            for _ in range(2):  # a task given back between two listings is in neither: look twice
+                for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
+                    self._active.update(located.task_id for located in list_state(layout, state))
+
+    def has(self, task_id: str) -> bool:
+        """Whether it was active then, or has ended."""
+        return task_id in self._active or any(os.path.lexists(self._layout.terminal(s, task_id)) for s in TERMINAL)

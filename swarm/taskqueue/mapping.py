@@ -17,9 +17,8 @@ from swarm.core.mapping import MapFault, child_document, child_ids, elements
 from swarm.core.results import Results
 from swarm.core.task import TERMINAL, Task, TaskState, Trail
 from swarm.taskqueue import codec
-from swarm.taskqueue.batches import read_ended
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.lookup import list_state
+from swarm.taskqueue.lookup import list_state, read_ended
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, read_regular

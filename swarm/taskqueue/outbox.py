@@ -15,11 +15,12 @@ import msgspec
 from swarm.core.task import TERMINAL
 from swarm.errors import QueueError
 from swarm.taskqueue import lookup
-from swarm.taskqueue.batches import BatchBook, read_ended
+from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchwatch import BatchWatch
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lookup import read_ended
 from swarm.taskqueue.notes import MAX_NOTE_BYTES, Note, put_note, write_note
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 

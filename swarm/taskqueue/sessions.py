@@ -7,18 +7,16 @@ that starts knows who is on turn without reading all of ``pending``.
 from __future__ import annotations
 
 import heapq
-import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import msgspec
 
 from swarm.taskqueue.endings import Endings
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
+from swarm.taskqueue.ledgerfile import LedgerFile, read_ledger
+from swarm.taskqueue.storage import Storage
 
-COMPACT_BYTES = 4 << 20
 _decode = msgspec.json.Decoder(tuple[str, str]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def turns_path(layout: Layout) -> str:
@@ -27,21 +25,8 @@ def turns_path(layout: Layout) -> str:
 
 
 def read_turns(layout: Layout) -> dict[str, str]:
-    """The task let go last, by session; a torn last line is passed over."""
-    try:
-        with open(turns_path(layout), "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        return {}
-    turns: dict[str, str] = {}
-    for line in data.split(b"\n"):
-        if line:
-            try:
-                session, task_id = _decode(line)
-            except ValueError:
-                continue  # torn by a death; what it was to say had not happened yet
-            turns[session] = task_id
-    return turns
+    """The task let go last, by session."""
+    return read_ledger(turns_path(layout), _decode)
 
 
 class TurnLedger:
@@ -49,11 +34,9 @@ class TurnLedger:
 
     def __init__(self, layout: Layout, storage: Storage, ended: Callable[[str], bool]) -> None:
         """``ended(task id)``: turns of tasks that have ended need no record, and are dropped when it is compacted."""
-        self._layout = layout
-        self._storage = storage
+        self._file = LedgerFile(turns_path(layout), storage)
         self._ended = ended
         self._turns = read_turns(layout)
-        self._size = -1
 
     def current(self, session: str) -> str | None:
         """The task let go last."""
@@ -63,29 +46,16 @@ class TurnLedger:
         """Put these (session, task) on record with one flush. Raises ``OSError``; then none of them counts."""
         if not turns:
             return
-        if self._size < 0 or self._size > COMPACT_BYTES:
+        if self._file.due:
             self._compact()
-        data = _lines(turns.items())
-        fd = os.open(turns_path(self._layout), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            write_all(fd, data, self._size)
-            if self._storage.full:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        self._size += len(data)
+        self._file.append(turns)
         self._turns.update(turns)
 
     def _compact(self) -> None:
-        """Write it anew without what has ended; also what makes a line torn by an earlier death harmless."""
+        """Write it anew without what has ended."""
         kept = {session: task_id for session, task_id in self._turns.items() if not self._ended(task_id)}
-        data = _lines(kept.items())
-        self._storage.replace(turns_path(self._layout), data, durable=True)
-        self._turns, self._size = kept, len(data)
-
-
-def _lines(turns: Iterable[tuple[str, str]]) -> bytes:
-    return b"".join(_encode(turn) + b"\n" for turn in turns)
+        self._file.rewrite(kept)
+        self._turns = kept
 
 
 class Sessions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 
@@ -32,18 +33,15 @@ def shoot(root: str, kind: str, dice: random.Random) -> bool:
     return bool(found) and identities.signal(pick(found, dice), signal.SIGKILL)
 
 
-class Sniper:
-    """Shoots at random moments in a thread of its own until it has fired ``shots`` times or is told to stop."""
+class Shooter(ABC):
+    """Shoots in a thread of its own until it is done or told to stop; ``_run`` says at whom and when."""
 
-    def __init__(self, root: str, kinds: Sequence[str], dice: random.Random, *, shots: int, every_s: float) -> None:
-        """``every_s`` lies between two shots on average; a kind named more often is hit more often."""
+    def __init__(self, root: str, dice: random.Random, *, name: str) -> None:
+        """``name``: of the thread."""
         self._root = root
-        self._kinds = kinds
         self._dice = dice
-        self._shots = shots
-        self._every_s = every_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sniper")
+        self._thread = threading.Thread(target=self._run, name=name)
         self.hit: Counter[str] = Counter()
         """Shots that killed, by kind."""
 
@@ -55,6 +53,21 @@ class Sniper:
         """No shot falls after this returns."""
         self._stop.set()
         self._thread.join()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """In the thread; returns soon after ``_stop`` is set."""
+
+
+class Sniper(Shooter):
+    """Shoots at random moments, ``shots`` times."""
+
+    def __init__(self, root: str, kinds: Sequence[str], dice: random.Random, *, shots: int, every_s: float) -> None:
+        """``every_s`` lies between two shots on average; a kind named more often is hit more often."""
+        super().__init__(root, dice, name="sniper")
+        self._kinds = kinds
+        self._shots = shots
+        self._every_s = every_s
 
     def _run(self) -> None:
         while self.hit.total() < self._shots and not self._stop.wait(self._dice.expovariate(1 / self._every_s)):

@@ -82,6 +82,38 @@ def test_a_killed_run_takes_its_swarm_along_and_can_be_resumed(someone):
     assert "30 completed" in someone.ok(*command)
 
 
+def test_a_run_again_right_after_a_kill_waits_for_the_swarm_that_is_ending_and_starts_its_own(someone):
+    someone.env["SWARM_SIM__REQUEST_S"] = "1.0"
+    someone.prompts(6)
+    command = ("run", "prompts.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "1")
+    process = someone.start(*command)
+    wait_until(lambda: someone.root.exists() and someone.queue.stats().completed > 1, timeout_s=30, what="some results")
+    process.kill()
+    process.communicate()
+    assert someone.ours(), "its swarm still finishes what it runs"
+    someone.env["SWARM_SIM__REQUEST_S"] = "0"
+    done = someone.run(*command)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "6 completed" in done.stdout
+    assert "the swarm of an earlier run is ending" in done.stderr
+
+
+def test_of_two_runs_at_once_the_second_goes_on_when_the_first_takes_its_swarm_along(someone):
+    someone.prompts(8, "first.jsonl")
+    someone.prompts(60, "second.jsonl", turn=2)
+    someone.env["SWARM_SIM__REQUEST_S"] = "0.1"
+    first = someone.start("run", "first.jsonl", "-o", "1.out", "--model", MODEL, "--simulate", "1")
+    wait_until(lambda: someone.root.exists() and sum(someone.queue.stats().pending.values()), what="the first is at work")
+    second = someone.run("run", "second.jsonl", "-o", "2.out", "--model", MODEL, "--simulate", "1", "--limit", "30")
+    told = first.communicate(timeout=30)
+    assert first.returncode == 0, told
+    assert second.returncode == 0, (second.stdout, second.stderr)
+    assert "30 completed" in second.stdout
+    assert "the swarm of another run has ended with that run" in second.stderr
+    assert "/s in -" not in second.stderr, "no rate below nothing when workers go away"
+    assert not someone.ours()
+
+
 def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
     """125 tasks for one model: each of four cold workers gets its own load, all work; what a killed one held is not lost."""
     with user(tmp_path, SWARM_SIM__REQUEST_S="0.15") as someone:
@@ -132,6 +164,14 @@ def test_a_swarm_that_stays_up(tmp_path):
         missing = someone.run("submit", "--prompt", "x", "--model", "llama3.2:3")
         assert missing.returncode == 2
         assert "llama3.2:3b" in missing.stderr, "the near miss is named"
+        someone.ok("queue", "pause", "all")
+        waiting = someone.start("submit", "--prompt", "x", "--model", MODEL, "--wait")
+        wait_until(lambda: sum(someone.queue.stats().pending.values()), what="it waits")
+        waiting.send_signal(signal.SIGINT)
+        assert "is accepted and goes on; `swarm queue show " in waiting.communicate(timeout=10)[0]
+        assert waiting.returncode == 130
+        someone.ok("queue", "cancel", *(task["task_id"] for task in someone.json("queue", "list")["tasks"]))
+        someone.ok("queue", "resume", "all")
         for name, content in {
             "good.json": {"task_class": "llm", "model": MODEL, "request": {"prompt": "hi"}, "endpoint": "/api/generate"},
             "bad.json": {"task_class": "banana"},

@@ -12,15 +12,10 @@ from swarm.taskqueue import batchtally
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
 from swarm.taskqueue.batchwork import cancel_tasks, retry_tasks
-from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.queues import LANE, assert_one_state_each, llm
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
 AT = "2026-02-07T21:05:{:06.3f}+00:00"
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
 
 
 @pytest.fixture

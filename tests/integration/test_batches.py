@@ -10,7 +10,7 @@ from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue import batches as batches_module
 from swarm.taskqueue.batches import Manifest, Submitted
 from swarm.taskqueue.batchwatch import BatchWatch
-from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.queues import LANE, assert_one_state_each, llm
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
 
@@ -33,11 +33,6 @@ def work(queue, limit=1000, state=TaskState.COMPLETED):
         worker.finish(claim, state, Trail(result={"message": {"content": claim.task.request["messages"][0]["content"]}}))
         done += 1
     return done
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
 
 
 def test_the_same_again_submits_nothing(queue):

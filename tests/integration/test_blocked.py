@@ -31,11 +31,6 @@ def rule(_attempts):
     return 0.0
 
 
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
-
-
 def brain_of(queue, *, ready_only=True):
     return queue.brain_view(rule, ready_only=ready_only)
 

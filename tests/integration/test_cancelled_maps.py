@@ -11,21 +11,11 @@ from swarm.taskqueue import codec, fsck
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchwork import cancel_tasks
 from swarm.taskqueue.producer import Producer
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
 
 WAITING = (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING)
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
-
-
-@pytest.fixture
-def brain(queue):
-    return TurnedBrain(queue)
 
 
 def mapped(queue, elements, **more):

@@ -21,15 +21,10 @@ from swarm.files.feedlines import CommandLines, FileLines
 from swarm.runtime.feed import Feeder, Offer
 from swarm.settings import QueueSettings, Settings
 from swarm.taskqueue.feeds import FeedBook, FeedPool
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import LANE, llm
 from tests.helpers.wait import wait_until
 
 MODEL = LANE.removeprefix("llm@")
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
 
 
 def loaded(queue):

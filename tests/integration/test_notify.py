@@ -25,7 +25,7 @@ from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.notes import Note, write_note
 from swarm.taskqueue.outbox import Outbox
 from tests.helpers.cli import user
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import LANE, llm
 from tests.helpers.wait import wait_until
 
 LOG = logging.getLogger("test.notify")
@@ -62,11 +62,6 @@ def listener():
     yield made
     made.server.shutdown()
     made.server.server_close()
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
 
 
 def box(queue):

@@ -20,20 +20,10 @@ from swarm.taskqueue.feeds import FeedBook
 from swarm.taskqueue.layout import shard_of
 from swarm.taskqueue.needs import needs_path, read_needs
 from swarm.taskqueue.notes import Note, write_note
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 
 OLD_S = 3600.0
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
-
-
-@pytest.fixture
-def brain(queue):
-    return TurnedBrain(queue)
 
 
 def age(queue):

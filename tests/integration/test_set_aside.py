@@ -9,18 +9,8 @@ from typer.testing import CliRunner
 from swarm.cli import explain
 from swarm.cli.app import app
 from swarm.core.task import TaskState
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import TurnedBrain, work
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return open_queue(tmp_path)
-
-
-@pytest.fixture
-def brain(queue):
-    return TurnedBrain(queue)
 
 
 def damage(queue, task_id):

@@ -120,6 +120,8 @@ def start_worker(root, seed):
         os.close(read_fd)
 
         def say(*facts):
+            """Nothing after the cut: xfs then calls a directory flushed whose changes it has just thrown away."""
+            os.listdir(root)
             os.write(write_fd, (json.dumps(facts) + "\n").encode())
 
         try:

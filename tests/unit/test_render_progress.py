@@ -78,6 +78,15 @@ def test_long_names_do_not_break_a_cards_line():
     assert len(line) <= 78
 
 
+def test_what_is_not_known_yet_is_left_out():
+    blank = RunView(done=0, failed=0, total=24)
+    assert headline(blank) == "0/24 (0%), 0 done, 0 failed, 24 left"
+    at_the_end = msgspec.structs.replace(
+        blank, done=24, elapsed_s=4.0, items_per_s=11.0, tokens_out_per_s=0.0, state="finished"
+    )
+    assert headline(at_the_end) == "24/24 (100%), 24 done, 0 failed, 0 left, 6.0/s items, 4.0s in all"
+
+
 def test_without_a_terminal_a_plain_line_every_few_seconds_and_at_the_end():
     out, now = io.StringIO(), [0.0]
     with Progress(out=out, every_s=5.0, clock=lambda: now[0]) as progress:
@@ -89,7 +98,7 @@ def test_without_a_terminal_a_plain_line_every_few_seconds_and_at_the_end():
     assert len(lines) == 4  # at 0, 5 and 10 seconds, and the end
     assert "\x1b" not in out.getvalue()
     assert lines[-1].startswith("1,319/1,319 (100%)")
-    assert "50s gone" in lines[-1]
+    assert "26/s items, 50s in all" in lines[-1], "over the whole, not of late"
 
 
 def test_quiet_is_quiet():

@@ -29,8 +29,8 @@ from swarm.runtime.wiring.answers import with_answers
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, lock_held
 from swarm.settings import LlmSettings
-from swarm.taskqueue.batches import read_ended
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.lookup import read_ended
 
 SERVE_PREFIX = "serve-"
 """``swarm serve NAME`` holds a life lock of this name."""

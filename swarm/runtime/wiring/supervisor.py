@@ -39,6 +39,7 @@ from swarm.taskqueue.lifelock import is_held
 START_POLL_S = 0.05
 DRAIN_MARGIN_S = 30.0
 LAST_PORT = 65535
+FOR_PID = "--for-pid"
 STOP_MARGIN_S = 60.0
 
 
@@ -155,6 +156,16 @@ def swarm_lives(settings: Settings) -> bool:
     return supervisor_lives(settings) or any(is_held(layout, name) for name in registry.names(layout))
 
 
+def run_served(settings: Settings) -> int | None:
+    """The `swarm run` with which the living supervisor ends; None: it stays up until told, or none lives."""
+    layout = Layout(_root(settings))
+    row = registry.read_row(layout, NAME)
+    if row is None or not is_held(layout, NAME):
+        return None
+    words = identity.command_line(row.process)
+    return int(words[words.index(FOR_PID) + 1]) if FOR_PID in words[:-1] else None
+
+
 def start_background(
     options: RunOptions, *, parent: bool, planned: Callable[[int], None] = lambda _workers: None
 ) -> subprocess.Popen[bytes]:
@@ -171,7 +182,7 @@ def start_background(
     if options.simulate:
         words += ["--simulate", str(options.simulate)]
     if parent:
-        words += ["--for-pid", str(os.getpid())]
+        words += [FOR_PID, str(os.getpid())]
     planned(workers)
     log_path = Path(queue.layout.logs) / f"{NAME}.err"
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as err:

@@ -1,0 +1,98 @@
+"""The two lists of a batch: ``<id>.items``, appended to and never shortened, and ``<id>.order``, replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Self
+
+from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
+
+
+class Items:
+    """Pairs of item key and task id, of all submissions so far."""
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self._path = path
+        self._storage = storage
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """The pairs, none for a batch never seen; a torn last line is passed over."""
+        try:
+            with open(self._path, encoding="ascii", errors="replace") as file:
+                for line in file:
+                    key, _, task_id = line.partition(" ")
+                    if line.endswith("\n") and task_id:
+                        yield key, task_id[:-1]
+        except FileNotFoundError:
+            return
+
+    def add(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Put these on record, durably. Raises ``OSError``."""
+        lines = "".join(f"{key} {task_id}\n" for key, task_id in pairs).encode()
+        if not lines:
+            return
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            end = os.fstat(fd).st_size
+            while end and os.pread(fd, 1, end - 1) != b"\n":  # a line torn by an earlier death
+                end -= 1
+            write_all(fd, lines, end)
+            os.ftruncate(fd, end + len(lines))
+            if self._storage.full:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._storage.flush_dir(os.path.dirname(self._path))
+
+
+def read_order(path: str) -> Iterator[str]:
+    """Task ids of the last whole submission; none without one."""
+    try:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                yield line[:-1]
+    except FileNotFoundError:
+        return
+
+
+class NewOrder:
+    """The order file: written beside, put in place when the whole input went through."""
+
+    def __init__(self, path: str, *, flush: bool) -> None:
+        self._path = path
+        self._beside = f"{path}.{os.getpid()}.new"
+        self._flush = flush
+        self._size = 0
+        self._lines: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._fd = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        return self
+
+    def add(self, task_id: str) -> None:
+        """The next one; held until ``write``."""
+        self._lines.append(task_id + "\n")
+
+    def write(self) -> None:
+        """Write out what was added."""
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        write_all(self._fd, data, self._size)
+        self._size += len(data)
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        try:
+            if kind is None:
+                if self._flush:  # without it a power cut can leave an empty order under a manifest that says all is there
+                    os.fsync(self._fd)
+                os.rename(self._beside, self._path)
+        except OSError:
+            kind = OSError
+            raise
+        finally:
+            os.close(self._fd)
+            if kind is not None:
+                with suppress(OSError):
+                    os.unlink(self._beside)

@@ -1,0 +1,122 @@
+"""What commands say when something is amiss, and when it is not: once, and with the way on."""
+
+import json
+import re
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from swarm.cli.app import app
+from swarm.cli.batchview import _price
+from swarm.cli.exits import folded
+from swarm.cli.facade import RunRequest
+from swarm.cli.reading import check_options
+from swarm.errors import InputError
+from swarm.settings import ModelSettings, Settings
+from swarm.taskqueue.filequeue import FileQueue
+
+MODEL = "llama3.2:3b"
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "queue").mkdir()
+    return tmp_path
+
+
+def swarm(*words):
+    return CliRunner().invoke(app, words)
+
+
+def test_the_same_finding_on_many_lines_is_said_once():
+    findings = [f"a:b.jsonl:{n}: model: is missing" for n in (1, 2, 3, 5)] + [
+        "a:b.jsonl:6: prompt: is empty",
+        "… and 9 more",
+    ]
+    assert folded(findings) == [
+        "a:b.jsonl:1-3: model: is missing",
+        "a:b.jsonl:5: model: is missing",
+        "a:b.jsonl:6: prompt: is empty",
+        "… and 9 more",
+    ]
+
+
+def test_a_forgotten_model_is_one_line_for_the_whole_file(at_home):
+    (at_home / "in.jsonl").write_text('{"prompt": "a"}\n' * 3)
+    told = swarm("submit", "in.jsonl")
+    assert told.exit_code == 2
+    assert "in.jsonl:1-3: model: is missing" in told.stderr
+
+
+def test_options_that_would_fail_each_item_are_refused_before():
+    request = RunRequest(source="in.jsonl", model=MODEL, options=("num_ctx=4096",))
+    with pytest.raises(InputError, match=r'num_ctx = 4096 would make .* \[models."llama3.2:3b"\]'):
+        check_options(Settings(), request)
+    configured = Settings(models={MODEL: ModelSettings(options={"num_ctx": 4096})})
+    check_options(configured, request)
+    with pytest.raises(InputError, match="no such option") as caught:
+        check_options(Settings(), RunRequest(source="in.jsonl", options=("numpredict=3",)))
+    assert caught.value.hint == "did you mean num_predict?"
+    check_options(Settings(), RunRequest(source="in.jsonl", model=MODEL, options=("brand_new=1", "seed=3")))
+
+
+def test_a_resume_says_what_it_has_ended(at_home):
+    FileQueue(str(at_home / "queue"), "fast").prepare()
+    assert swarm("queue", "pause", "--model", MODEL).exit_code == 0
+    assert swarm("queue", "pause", "--model", "qwen2.5:7b").exit_code == 0
+    one = swarm("queue", "resume", "--model", MODEL).stdout
+    assert one.startswith(f"resumed: model {MODEL}\nmodel qwen2.5:7b is paused since ")
+    assert swarm("queue", "resume", "all").stdout == "resumed: model qwen2.5:7b\n"
+    assert swarm("queue", "resume", "all").stdout == "nothing is paused\n"
+    assert json.loads(swarm("queue", "resume", "all", "--json").stdout) == {"pauses": []}
+
+
+@pytest.mark.parametrize("command", ["retry", "cancel"])
+def test_a_task_that_is_not_there_comes_with_the_way_on(at_home, command):
+    told = swarm("queue", command, "nope", "neither")
+    assert told.exit_code == 2
+    assert told.stderr.count("hint: `swarm queue list") == 1
+
+
+@pytest.mark.parametrize("command", [("run", "in.jsonl", "-o", "out.jsonl", "--simulate", "1"), ("up", "--simulate", "1")])
+def test_a_root_that_is_a_file_comes_with_the_way_on(at_home, command):
+    (at_home / "in.jsonl").write_text(f'{{"prompt": "a", "model": "{MODEL}"}}\n')
+    (at_home / "file").touch()
+    told = swarm(*command, "--root", "file")
+    assert told.exit_code == 2
+    assert "choose another --root" in told.stderr
+
+
+def test_a_level_is_named_as_it_was_written(at_home):
+    (at_home / "queue" / "logs").mkdir()
+    (at_home / "queue" / "logs" / "brain.log").touch()
+    assert "--level 'foo': there is no such level" in swarm("logs", "--level", "foo").stderr
+
+
+def test_a_batch_from_standard_input_says_so_and_names_no_file_that_is_gone(at_home):
+    told = CliRunner().invoke(app, ["submit", "-", "--model", MODEL], input='{"prompt": "a"}\n')
+    assert told.exit_code == 0, told.output
+    assert [batch["source"] for batch in json.loads(swarm("batches", "--json").stdout)["batches"]] == ["<stdin>"]
+
+
+def _helps(command, words=()):
+    yield " ".join(words), command.get_help(typer.Context(command, info_name="swarm", terminal_width=80))
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from _helps(sub, (*words, name))
+
+
+def test_every_help_has_an_example_and_no_list_of_commands_is_cut_off():
+    for words, text in _helps(get_command(app)):
+        if words.startswith("sim"):  # hands on to a program with a help of its own
+            continue
+        assert re.search(r"^ +swarm ", text, re.MULTILINE) or "$ swarm" in text, words
+        listed = text.partition("Commands:")[2]
+        assert "..." not in listed, (words, listed)
+
+
+@pytest.mark.parametrize(("cost", "words"), [(0.0, "0.00"), (0.000071, "0.000071"), (0.2, "0.2"), (1234.5, "1,234.50")])
+def test_a_price_is_no_power_of_ten(cost, words):
+    assert _price(cost) == words
