@@ -77,7 +77,7 @@ def tally_words(written: Written) -> str:
 
 def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
     """Where the results are, and what to do about failures: ``again`` has them done once more."""
-    lines = [] if output == "-" else [f"results: {output} ({count(collected.written.rows)} items)"]
+    lines = [] if output == "-" else [f"results: {output} ({plural(collected.written.rows, 'item')})"]
     if collected.written.errors_path:
         lines.append(f"failures: {collected.written.errors_path}")
     if collected.written.failed:
