@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,6 +88,8 @@ def feed(
     if len(given) == 2 and given[0] in wishes and command is None:
         _ask(given[1], wishes[given[0]], given[0], root, config, as_json=as_json)
         return
+    if len(given) == 1 and given[0] in wishes and not os.path.exists(given[0]):
+        raise InputError(f"which feed? `swarm feed {given[0]} ID`", hint="`swarm feeds` lists them")
     if len(given) + (command is not None) != 1:
         raise InputError("give exactly one of IN and --command", hint="swarm feed huge.jsonl --model llama3.2:3b")
     loaded = load(root, config)

@@ -149,7 +149,10 @@ class Feeder:
                 {"task_id": task_id_of(state.feed_id, line.number), "batch_id": state.feed_id, **offer.document}
             )
             state = behind(state, line)
-        if state != self.state:
+        if looked == MAX_LINES and not documents and not state.accepted:
+            why = state.rejections[0] if state.rejections else "none could be read"
+            self._become("failed", f"none of the first {looked:,} lines makes a task; {why}")  # and the cursor stays
+        elif state != self.state:
             self._accept(documents, lane, state)
 
     def _accept(self, documents: list[dict[str, Any]], lane: str | None, state: FeedState) -> None:

@@ -7,6 +7,7 @@ are known by their key (content), never by their line.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -84,8 +85,11 @@ class BatchBook:
         except ValueError as exc:
             raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to write it anew") from exc
         except FileNotFoundError as exc:
-            known = ", ".join(self.names()[:8]) or "none yet"
-            raise QueueError(f"there is no batch {batch_id}", hint=f"known batches: {known}") from exc
+            names = self.names()
+            like = difflib.get_close_matches(batch_id, names, n=3, cutoff=0.7)
+            known = ", ".join(like or names[:8]) or "none yet"
+            words = "did you mean" if like else "known batches:"
+            raise QueueError(f"there is no batch {batch_id}", hint=f"{words} {known}{'?' if like else ''}") from exc
 
     def names(self) -> list[str]:
         """Ids of all batches."""

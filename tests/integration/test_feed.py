@@ -105,6 +105,17 @@ def test_a_kill_after_the_tasks_and_before_the_cursor(queue, tmp_path, monkeypat
     assert answers(queue) == [f"line {i}" for i in range(10)]
 
 
+def test_a_source_of_which_nothing_can_be_used_is_refused_and_stays_where_it_was(queue, tmp_path):
+    """A forgotten option must not read ten million lines to the end, nor count them as done."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text":"x"}\n' * 3000)
+    outcome = feed(loaded(queue), request(source), lambda _: None)
+    assert outcome.exit_code == 1
+    assert outcome.document["status"] == "failed"
+    assert outcome.document["reason"].startswith("none of the first 1,000 lines makes a task; line 1: ")
+    assert (outcome.document["rejected"], outcome.document["number"]) == (0, 0), "the cursor has not moved"
+
+
 def test_bad_lines_are_counted_and_named_and_the_rest_goes_on(queue, tmp_path):
     source = tmp_path / "in.jsonl"
     bad = '\n\noops\n{"question":"x"}\n{"prompt":"b","depends_on":["a"]}\n{"prompt":"b","notify":["nobody"]}\n'
