@@ -7,6 +7,7 @@ claim those). ``/`` and ``%`` of a model name are percent-encoded so that a lane
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from swarm.core.task import Task, TaskClass, canonical_model
 
@@ -21,6 +22,7 @@ def decode(text: str) -> str:
     return text.replace("%2F", "/").replace("%25", "%")
 
 
+@lru_cache(maxsize=256)
 def llm_lane(model: str) -> str:
     """The lane of a model's tasks; names that mean the same model give the same lane."""
     return f"{TaskClass.LLM}@{encode(canonical_model(model))}"

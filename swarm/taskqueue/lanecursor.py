@@ -17,10 +17,11 @@ _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
 """How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
-_SPARE = 8
-_DEAR_S = 0.0001
-"""A listing of a lane of very many buckets, dearer than this, is spared while there are names left and it is as fresh as so
-many times what it cost beyond."""
+_NAME_S = 0.3e-6
+_DEAR_S = 20e-6
+_SPARE = 32
+"""A listing of many buckets, dearer than ``_DEAR_S`` at ``_NAME_S`` each (measured), is spared while there are names left
+and it is as fresh as so many times what it costs beyond: the hidden change that it looks for is rare."""
 
 
 class LaneCursor:
@@ -40,7 +41,6 @@ class LaneCursor:
         self._names: list[str] = []
         self._barren: dict[str, int] = {}
         self._listed_s = 0.0
-        self._listing_s = 0.0
         self._window = 1
         self._lost_s = 0.0
         self._strayed_s = 0.0
@@ -84,7 +84,7 @@ class LaneCursor:
 
     def _list(self, changed_ns: int) -> None:
         now_s = time.monotonic()
-        recent = now_s - self._listed_s < _SPARE * (self._listing_s - _DEAR_S)
+        recent = now_s - self._listed_s < _SPARE * (len(self._buckets) * _NAME_S - _DEAR_S)
         self._spared = recent and bool(self._names) and changed_ns == self._listed_ns
         if self._spared:
             return
@@ -92,7 +92,7 @@ class LaneCursor:
         self._buckets = sorted_buckets(self.lane_path)
         self._listed_ns = changed_ns
         self._seen_ns = changed_ns if settled else -1  # a second change may hide behind the same time: look again
-        self._listed_s, self._listing_s = now_s, time.monotonic() - now_s
+        self._listed_s = now_s
         if self._buckets and self._bucket > self._buckets[0]:
             self._names = []
 

@@ -166,7 +166,8 @@ def test_a_long_listing_is_not_made_again_for_every_task(tmp_path, monkeypatch):
     real = lanecursor.sorted_buckets
     monkeypatch.setattr(lanecursor, "sorted_buckets", lambda path: listed.append(path) or real(path))
     cursor = LaneCursor(str(lane))
-    times = iter(n * 0.001 for n in range(10_000))  # each listing seems to last a millisecond
+    monkeypatch.setattr(lanecursor, "_NAME_S", 0.001)  # each listing seems to last a millisecond
+    times = iter(n * 0.001 for n in range(10_000))
     monkeypatch.setattr(lanecursor.time, "monotonic", lambda: next(times))
     monkeypatch.setattr(lanecursor.time, "time_ns", lambda: os.stat(lane).st_mtime_ns + GRAIN_NS // 2)
     for _ in range(20):
@@ -202,13 +203,14 @@ def test_a_change_hidden_by_the_grain_is_seen_however_late_the_next_look(tmp_pat
     assert cursor.next()[1] == hidden
 
 
-def test_a_spared_listing_never_hides_the_last_task(tmp_path):
+def test_a_spared_listing_never_hides_the_last_task(tmp_path, monkeypatch):
     lane = tmp_path / "lane"
     put(lane, 1)
     (lane / bucket_name(5, "a") / "foreign").touch()
     cursor = LaneCursor(str(lane))
     assert cursor.next() is not None
-    cursor._names, cursor._listing_s = ["foreign"], 10.0  # a listing so dear that it is spared
+    cursor._names = ["foreign"]
+    monkeypatch.setattr(lanecursor, "_NAME_S", 10.0)  # a listing so dear that it is spared
     stamp = os.stat(lane).st_mtime_ns
     (lane / bucket_name(5, "a") / task_file("t00001", 0)).unlink()
     name = put(lane, 2, bucket="b")
