@@ -21,11 +21,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def ring(layout: Layout) -> None:
     """Wake all who wait on this root. A bell that cannot be rung (full or read-only disk) delays, it does not fail."""
-    with suppress(OSError):
-        try:
-            os.utime(layout.bell)
-        except FileNotFoundError:
+    try:
+        os.utime(layout.bell)
+    except FileNotFoundError:
+        with suppress(OSError):
             os.close(os.open(layout.bell, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+    except OSError:
+        return  # polling finds the work a little later
 
 
 class FileBell:

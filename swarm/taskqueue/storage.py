@@ -127,7 +127,7 @@ class Storage:
             os.unlink(source)
         elif failed:
             raise OSError(failed, os.strerror(failed), source, None, target)
-        if flush:
+        if flush and self.full:
             self.flush_dir(os.path.dirname(target))
 
     def claim_move(self, source: str, target: str) -> None:
