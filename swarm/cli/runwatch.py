@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 from swarm.cli.explain import task as explain_task
@@ -67,12 +67,12 @@ class RunWatch:
         self._alone_since_s: float | None = None
         self._most_tokens = (0, 0)
 
-    def wait(self, show: Show, host: Hosting) -> bool:
-        """Until all has ended; False when Ctrl-C ended it before.
+    def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> bool:
+        """Until all has ended; False when Ctrl-C ended it before. ``heard``: of ``interrupts``, where it is obeyed already.
 
         Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
         """
-        with _interrupts(host) as asked:
+        with interrupts(host) if heard is None else nullcontext(heard) as asked:
             while True:
                 look_began_s = time.monotonic()
                 left_before = self.ended.left
@@ -200,9 +200,9 @@ class RunWatch:
 
 
 @contextmanager
-def _interrupts(host: Hosting) -> Iterator[_Asked]:
+def interrupts(host: Hosting) -> Iterator[Asked]:
     """Ctrl-C once drains our own swarm, twice stops it; the wait goes on until it is gone."""
-    asked = _Asked()
+    asked = Asked()
 
     def note(_number: int, _frame: object) -> None:
         asked.times += 1
@@ -216,7 +216,7 @@ def _interrupts(host: Hosting) -> Iterator[_Asked]:
             signal.signal(number, handler)
 
 
-class _Asked:
+class Asked:
     """How often somebody asked to stop."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.reading import read_options
-from swarm.cli.runwatch import RunWatch
+from swarm.cli.runwatch import RunWatch, interrupts
 from swarm.cli.schedule import task_fields
 from swarm.cli.servers import Hosting, check_models
 from swarm.core.task import ID_RE
@@ -89,23 +89,32 @@ def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *
         check_models(settings, {str(document["model"]): 1})
     _check_dependencies(queue, document)
     _check_told(settings, document)
-    try:
-        task_id = queue.enqueue(document)
-    except (TaskInvalid, DuplicateTask) as exc:
-        raise InputError(exc.message, hint=exc.hint) from exc
     if not wait:
-        return Outcome(
-            exit_code=EXIT_OK,
-            document={"task_id": task_id},
-            lines=(f"accepted {task_id}", f"see: swarm queue show {task_id}"),
-        )
-    somebody_works(settings, f"task {task_id} is accepted")
-    one = Submitted(items=1, new=1, again=0)
-    watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), look_s=ANSWER_POLL_S)
-    if not watch.wait(lambda _view: None, Hosting(own=None)):
+        task_id = _accept(queue, document)
+        told = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
+        return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=told)
+    host = Hosting(own=None)
+    with interrupts(host) as heard:  # from here on: once it is accepted, whoever interrupts is told so
+        task_id = _accept(queue, document)
+        somebody_works(settings, f"task {task_id} is accepted")
+        one = Submitted(items=1, new=1, again=0)
+        watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), look_s=ANSWER_POLL_S)
+        finished = watch.wait(lambda _view: None, host, heard)
+    if not finished:
         ways = f"`swarm queue show {task_id}` shows its answer, `swarm queue cancel {task_id}` ends it"
         lines = (f"interrupted: task {task_id} is accepted and goes on; {ways}",)
         return Outcome(exit_code=EXIT_INTERRUPTED, document={"task_id": task_id, "interrupted": True}, lines=lines)
+    return _answer(queue, task_id)
+
+
+def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
+    try:
+        return queue.enqueue(document)
+    except (TaskInvalid, DuplicateTask) as exc:
+        raise InputError(exc.message, hint=exc.hint) from exc
+
+
+def _answer(queue: FileQueue, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
         raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")
