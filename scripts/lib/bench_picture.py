@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import Any
 
-WIDTH, HEIGHT = 860, 520
-LEFT, RIGHT, TOP, BOTTOM = 70, 250, 40, 56
+WIDTH, HEIGHT = 960, 520
+LEFT, RIGHT, TOP, BOTTOM = 70, 350, 40, 56
 COLOURS = ("#777777", "#8c564b", "#9467bd", "#e377c2", "#bcbd22", "#17becf", "#ff7f0e", "#7f9f5f", "#aa4444", "#4477aa")
 
 
@@ -80,4 +80,8 @@ def _spread(wanted: dict[str, float], gap: float = 15.0) -> dict[str, float]:
     for name, place in sorted(wanted.items(), key=lambda entry: entry[1]):
         last = max(place, last + gap)
         placed[name] = last
+    lowest = float(HEIGHT - BOTTOM)
+    for name in sorted(placed, key=placed.__getitem__, reverse=True):  # none past the lower edge: they move up together
+        placed[name] = min(placed[name], lowest)
+        lowest = placed[name] - gap
     return placed
