@@ -178,16 +178,19 @@ def ours(root: Path) -> list[int]:
     return [i.pid for i in find_marked(SWARM_ROOT=str(root))]
 
 
+def told(root: Path) -> dict[str, ChildState]:
+    """What the status file says of each process."""
+    status = load_status(root / "workers")
+    return {} if status is None else {c.name: c.state for c in status.children}
+
+
 def test_up_and_down_leave_nothing(swarm, root):
     one = swarm(simulate=2).up()
     pids = one.running()
     assert len(pids) == 5
     assert set(pids) == set(ours(root))
-    status = load_status(root / "workers")
-    assert status is not None
-    assert {c.name: c.state for c in status.children} == dict.fromkeys(
-        ["brain", "ollama-worker-1", "ollama-worker-2", "worker-1", "worker-2"], ChildState.RUNNING
-    )
+    names = ["brain", "ollama-worker-1", "ollama-worker-2", "worker-1", "worker-2"]
+    wait_until(lambda: told(root) == dict.fromkeys(names, ChildState.RUNNING), what="the status file says so too")
     assert load_plan(root / "workers") == one.plans
     one.supervisor.request_drain()
     one.join()
