@@ -56,19 +56,22 @@ class BucketChooser:
             return "", BUCKET_SIZE
         return same[-1], len(list_names(f"{lane_path}/{same[-1]}"))
 
+    def path(self, lane: str, bucket: str, task_id: str, attempt: int) -> str:
+        """Of a task file in a bucket."""
+        return f"{self._layout.lane(lane)}/{bucket}/{task_file(task_id, attempt)}"
+
     def move_in(self, source: str, lane: str, bucket: str, task_id: str, attempt: int, *, flush: bool = True) -> str:
         """Move a file into a bucket, making lane and bucket as needed; returns the new path. Atomic, never overwrites.
 
         Raises ``FileNotFoundError`` when the *source* is gone, ``FileExistsError``.
         """
-        folder = f"{self._layout.lane(lane)}/{bucket}"
-        target = f"{folder}/{task_file(task_id, attempt)}"
+        target = self.path(lane, bucket, task_id, attempt)
         while True:
             try:
                 self._storage.move(source, target, flush=flush)
             except FileNotFoundError:
                 if not os.path.lexists(source):
                     raise
-                self._storage.make_dir(folder)
+                self._storage.make_dir(os.path.dirname(target))
             else:
                 return target

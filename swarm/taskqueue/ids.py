@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import weakref
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -31,30 +32,45 @@ def _encode(value: int, width: int) -> str:
 
 
 class IdMaker:
-    """Makes ids that rise strictly within this object, also when the wall clock steps back."""
+    """Makes ids that rise strictly within this object, also when the wall clock steps back; a forked child makes others."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last_ms = 0
         self._seq = 0
-        self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
         self._head = _encode(0, _TIME_CHARS)
+        self._be_another()
+        _makers.add(self)
+
+    def _be_another(self) -> None:
+        self._lock = threading.Lock()  # another thread may have held it at the fork
+        self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
 
     def new(self) -> str:
         """A fresh id; of two, the later one sorts later."""
         with self._lock:
-            now_ms = max(time.time_ns() // 1_000_000, self._last_ms)
+            now_ms = time.time_ns() // 1_000_000
             if now_ms > self._last_ms:
                 self._start(now_ms)
             elif self._seq + 1 < _SEQ_MAX:
                 self._seq += 1
             else:
-                self._start(now_ms + 1)
+                self._start(self._last_ms + 1)
             seq = self._seq
             return f"{self._head}{_PAIRS[seq >> 5]}{_ALPHABET[seq & 31]}{self._random}"
 
     def _start(self, ms: int) -> None:
         self._last_ms, self._seq, self._head = ms, 0, _encode(ms, _TIME_CHARS)
+
+
+_makers: weakref.WeakSet[IdMaker] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for maker in tuple(_makers):
+        maker._be_another()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def made_here(task_id: str) -> bool:

@@ -6,7 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
 from swarm.taskqueue.ids import IdMaker, made_here
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
+from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
 from swarm.taskqueue.validate import validate
@@ -49,17 +50,14 @@ class Producer:
         Raises ``TaskInvalid``, ``DuplicateTask`` (an id of the caller's that is taken in any state), ``StorageFault``.
         """
         task, body = self._prepare(document)
-        with storage_faults("the task was not accepted"):
+        try:
             if "task_id" not in document:
                 self._publish(task, body)
             else:
-                with self._one_submitter():
-                    if lookup.find(self._layout, task.task_id) is not None:
-                        raise DuplicateTask(
-                            f"task {task.task_id} exists already",
-                            hint=f"`swarm queue show {task.task_id}`; leave task_id out to get a fresh one",
-                        )
-                    self._publish(task, body)
+                self._publish_unless_there(task, body)
+        except OSError:
+            with storage_faults("the task was not accepted"):
+                raise
         ring(self._layout)
         return task.task_id
 
@@ -89,23 +87,38 @@ class Producer:
 
     def _prepare(self, document: Mapping[str, Any]) -> tuple[Task, bytes]:
         whole = dict(document)
-        whole.setdefault("task_id", None)
-        if whole["task_id"] is None:
+        if whole.get("task_id") is None:
             whole["task_id"] = self._ids.new()
-        whole["created_at"] = whole.get("created_at") or self._clock.iso()
-        task = validate(whole)
-        return task, encode_body(whole)
+        if not whole.get("created_at"):
+            whole["created_at"] = self._clock.iso()
+        return validate(whole), encode_body(whole)
+
+    def _publish_unless_there(self, task: Task, body: bytes) -> None:
+        with self._one_submitter():
+            if lookup.find(self._layout, task.task_id) is not None:
+                raise DuplicateTask(
+                    f"task {task.task_id} exists already",
+                    hint=f"`swarm queue show {task.task_id}`; leave task_id out to get a fresh one",
+                )
+            self._publish(task, body)
 
     def _publish(self, task: Task, body: bytes) -> None:
         owe_for(self._layout, self._storage, task)
+        if waits(task):
+            blocked = self._layout.blocked_file(task.task_id, 0)
+            self._stage(body, lambda staged: self._storage.move(staged, blocked))
+            return
+        lane = lane_of(task)
+        bucket = self._buckets.at_end(lane, task.priority)
+        if self._storage.full or not appear(self._layout.staging, self._buckets.path(lane, bucket, task.task_id, 0), body):
+            self._stage(body, lambda staged: self._buckets.move_in(staged, lane, bucket, task.task_id, 0))
+
+    def _stage(self, body: bytes, move: Callable[[str], object]) -> None:
+        """Make the file aside and ``move`` it to its place."""
         staged = f"{self._layout.staging}/{self._home}{next(self._number)}.{os.getpid()}"
         try:
             self._storage.write_new(staged, body)
-            if waits(task):
-                self._storage.move(staged, self._layout.blocked_file(task.task_id, 0))
-                return
-            lane = lane_of(task)
-            self._buckets.move_in(staged, lane, self._buckets.at_end(lane, task.priority), task.task_id, 0)
+            move(staged)
         except OSError:
             with suppress(OSError):  # gone already, or cleared when it is old and its maker dead
                 os.unlink(staged)

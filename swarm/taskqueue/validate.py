@@ -19,11 +19,9 @@ _OUTCOME_FIELDS = frozenset({"status", "completed_at", "result", "error", "attem
 
 def validate(document: Mapping[str, Any]) -> Task:
     """The task a document describes. Raises ``TaskInvalid`` naming the field and what was expected."""
-    unexpected = _OUTCOME_FIELDS.intersection(document)
-    if unexpected:
-        raise TaskInvalid(f"field `{min(unexpected)}` belongs to finished tasks and cannot be submitted")
+    known = document if _FIELDS.issuperset(document) else _known(document)
     try:
-        task = msgspec.convert({k: v for k, v in document.items() if k in _FIELDS}, Task)
+        task = msgspec.convert(known, Task)
     except msgspec.ValidationError as exc:
         raise TaskInvalid(_explain(str(exc))) from exc
     _check_class(task)
@@ -38,6 +36,14 @@ def validate(document: Mapping[str, Any]) -> Task:
     if task.map is not None:
         _check_map(task)
     return task
+
+
+def _known(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields that are none of ours, whatever they are."""
+    unexpected = _OUTCOME_FIELDS.intersection(document)
+    if unexpected:
+        raise TaskInvalid(f"field `{min(unexpected)}` belongs to finished tasks and cannot be submitted")
+    return {k: v for k, v in document.items() if k in _FIELDS}
 
 
 def _explain(message: str) -> str:

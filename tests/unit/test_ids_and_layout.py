@@ -1,5 +1,6 @@
 """Ids sort by time and survive a clock that steps back; file names take apart to what they were made of."""
 
+import os
 import re
 import time
 from unittest import mock
@@ -33,6 +34,22 @@ def test_two_makers_do_not_collide():
     a, b = IdMaker(), IdMaker()
     ids = {m.new() for _ in range(5000) for m in (a, b)}
     assert len(ids) == 10_000
+
+
+def test_a_forked_child_makes_other_ids(tmp_path):
+    maker, out = IdMaker(), tmp_path / "ids"
+    with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=time.time_ns()):
+        before = maker.new()
+        child = os.fork()
+        ids = [maker.new() for _ in range(100)]
+        if child == 0:
+            out.write_text(" ".join(ids))
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    theirs = out.read_text().split()
+    assert theirs == sorted(set(theirs))
+    assert theirs[0] > before
+    assert not set(theirs) & set(ids)
 
 
 @given(IDS, st.integers(0, 999_999))

@@ -1,0 +1,76 @@
+"""Files without a name until they are whole: what a reader, a death in between and an odd file system see of them."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from swarm.taskqueue import nameless
+from swarm.taskqueue.nameless import appear
+from tests.helpers.queues import llm, open_queue, whereabouts
+
+
+def files(folder):
+    return sorted(f"{where}/{name}" for where, _, names in os.walk(folder) for name in names)
+
+
+def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path):
+    path = tmp_path / "a.json"
+    assert appear(str(tmp_path), str(path), b"whole")
+    status = path.stat()
+    assert (path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_nlink) == (b"whole", 0o600, 1)
+
+
+def test_nothing_is_ever_overwritten(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"first")
+    assert not appear(str(tmp_path), str(path), b"second")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("call", ["write_all", "os.link"])
+def test_who_dies_before_the_name_leaves_nothing(tmp_path, monkeypatch, call):
+    queue = open_queue(tmp_path)
+    before = files(queue.layout.root)
+    child = os.fork()
+    if child == 0:
+        holder, _, name = f"nameless.{call}".rpartition(".")
+        monkeypatch.setattr(nameless if holder == "nameless" else os, name, lambda *_, **__: os._exit(7))
+        queue.enqueue(llm())
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert files(queue.layout.root) == before
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_where_there_are_no_such_files_a_task_comes_in_the_longer_way(tmp_path, monkeypatch, code):
+    queue, real = open_queue(tmp_path), os.open
+
+    def refuse(path, flags, *rest, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(code, os.strerror(code), path)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    accepted = [queue.enqueue(llm()), queue.enqueue(llm())]
+    assert sorted(whereabouts(queue)) == accepted
+    assert os.listdir(queue.layout.staging) == []
+
+
+def test_a_bucket_that_went_away_is_made_again(tmp_path):
+    queue = open_queue(tmp_path)
+    queue.enqueue(llm())
+    (path,) = files(queue.layout.pending)
+    os.unlink(path)
+    os.rmdir(os.path.dirname(path))
+    task_id = queue.enqueue(llm())
+    assert files(queue.layout.pending) == [f"{os.path.dirname(path)}/{task_id}.0.json"]
+
+
+def test_what_must_survive_a_power_cut_has_a_name_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_, **__: pytest.fail("its count of names would not be flushed"))
+    queue = open_queue(tmp_path, "full")
+    accepted = queue.enqueue(llm())
+    assert sorted(whereabouts(queue)) == [accepted]
