@@ -1,7 +1,9 @@
 """Where one worker reads in one lane: the buckets it knows and the names left in the first of them.
 
-A cached listing is only a hint at what to try; the rename decides. The cursor looks again when the lane directory changed,
-when a listing is used up, and when a change is so fresh that the clock's grain may hide a second one behind it.
+A cached listing is only a hint at what to try; the rename decides. The cursor looks again when the lane directory changed
+and when a listing is used up. Behind a fresh change the clock's grain may hide a second one. While names are left that can
+only be a more urgent bucket: the directory's count of links tells of it at once (where the file system counts), and one more
+listing when the grain has passed tells in any case. With no names left each look is a listing: *none* is never a guess.
 """
 
 from __future__ import annotations
@@ -9,19 +11,18 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import suppress
 
 from swarm.taskqueue.buckets import list_names, sorted_buckets
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
+from swarm.taskqueue.openfolder import OpenFolder
 
 _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
 """How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
-_NAME_S = 0.3e-6
-_DEAR_S = 20e-6
-_SPARE = 32
-"""A listing of many buckets, dearer than ``_DEAR_S`` at ``_NAME_S`` each (measured), is spared while there are names left
-and it is as fresh as so many times what it costs beyond: the hidden change that it looks for is rare."""
+_NEVER = (-1, -1)
+"""Time of change and count of links of a lane that was not listed."""
 
 
 class LaneCursor:
@@ -33,14 +34,13 @@ class LaneCursor:
 
     def __init__(self, lane_path: str) -> None:
         self.lane_path = lane_path
-        self._seen_ns = -1
-        self._listed_ns = -1
-        self._spared = False
+        self._lane: OpenFolder | None = None
+        self._seen = _NEVER
+        self._settled = self._spared = False
         self._buckets: list[str] = []
         self._bucket = self._folder = ""
         self._names: list[str] = []
         self._barren: dict[str, int] = {}
-        self._listed_s = 0.0
         self._window = 1
         self._lost_s = 0.0
         self._strayed_s = 0.0
@@ -72,27 +72,26 @@ class LaneCursor:
     def _refresh(self) -> bool:
         """Follow changes of the lane directory; False if there is no lane."""
         try:
-            changed_ns = os.stat(self.lane_path).st_mtime_ns
-        except FileNotFoundError:
-            self._seen_ns, self._buckets, self._names = -1, [], []
+            if self._lane is None or not self._names:  # by its path: nobody may wait for work on a lane that was replaced
+                self._lane = OpenFolder(self.lane_path)
+            status = self._lane.status()
+        except (FileNotFoundError, NotADirectoryError):
+            self._seen, self._buckets, self._names = _NEVER, [], []
             return False
-        if changed_ns != self._seen_ns:
-            self._list(changed_ns)
+        now = status.st_mtime_ns, status.st_nlink
+        self._spared = False
+        if now != self._seen or not self._settled:
+            self._spared = now == self._seen and bool(self._names) and 0 <= time.time_ns() - now[0] <= GRAIN_NS
+            if not self._spared:
+                self._list(now)
         if self._strayed_s and self._names and time.monotonic() - self._strayed_s > _STRAYED_S:
             self._names = []
         return True
 
-    def _list(self, changed_ns: int) -> None:
-        now_s = time.monotonic()
-        recent = now_s - self._listed_s < _SPARE * (len(self._buckets) * _NAME_S - _DEAR_S)
-        self._spared = recent and bool(self._names) and changed_ns == self._listed_ns
-        if self._spared:
-            return
-        settled = time.time_ns() - changed_ns > GRAIN_NS
+    def _list(self, now: tuple[int, int]) -> None:
+        settled = time.time_ns() - now[0] > GRAIN_NS
         self._buckets = sorted_buckets(self.lane_path)
-        self._listed_ns = changed_ns
-        self._seen_ns = changed_ns if settled else -1  # a second change may hide behind the same time: look again
-        self._listed_s = now_s
+        self._seen, self._settled = now, settled
         if self._buckets and self._bucket > self._buckets[0]:
             self._names = []
 
@@ -125,11 +124,9 @@ class LaneCursor:
     def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, foreign: bool) -> None:
         """An empty bucket goes away; one with only foreign files is not listed again until it changes."""
         if not foreign:
-            try:
+            self._seen = _NEVER  # it goes, or somebody just put a task in or took it away: look again
+            with suppress(OSError):
                 os.rmdir(path)
-            except OSError:
-                self._seen_ns = -1  # somebody just put a task in, or took the bucket away: look again
-                return
-            self._barren.pop(bucket, None)
+                self._barren.pop(bucket, None)
         elif time.time_ns() - changed_ns > GRAIN_NS:
             self._barren[bucket] = changed_ns
