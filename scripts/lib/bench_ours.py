@@ -110,6 +110,11 @@ class SwarmPolling(SwarmFast):
     hears = False
 
 
+class SwarmFastTurn(SwarmFast):
+    name = "swarm (fast), as its worker does it"
+    turns = True
+
+
 class SwarmFullTurn(SwarmFull):
     name = "swarm (full), as its worker does it"
     turns = True
@@ -128,4 +133,4 @@ def slots_rate(adapter: SwarmFull, slots: int, limit_s: float) -> float:
     return done / (mono() - start_s)
 
 
-OURS = (SwarmFast, SwarmFull, SwarmFullTurn)
+OURS = (SwarmFast, SwarmFastTurn, SwarmFull, SwarmFullTurn)

@@ -30,7 +30,7 @@ class Run:
         self.quick = quick
         self.repeats = 1 if quick else repeats
         self.depths = (1000, 10_000) if quick else (1000, 10_000, 100_000)
-        self.count = {"none": 800 if quick else 4000, "fsync": 200 if quick else 800}
+        self.count = {"none": 800 if quick else 4000, "fsync": 400 if quick else 2400}
         self.limit_s = 1.5 if quick else 3.0
         self.floor = not only or "floor" in only
         wanted = [a for a in (*OURS, *PEERS) if not only or any(word in a.name for word in only)]
@@ -115,7 +115,7 @@ class Run:
 
     def drain_cell(self, kind: type[Adapter], processes: int) -> None:
         def cell(adapter: Adapter) -> Any:
-            measure.fill(adapter, self.count[kind.sync])
+            measure.fill(adapter, self.count[kind.sync] * (processes if kind.sync == "fsync" else 1))
             return measure.drain_rate(adapter, processes, self.limit_s)
 
         self.note(f"drain|{kind.name}|{processes}", lambda: self.with_adapter(kind, cell))

@@ -40,12 +40,16 @@ def fsck(
     from swarm.errors import EXIT_TASKS_FAILED
     from swarm.taskqueue import fsck as checks
     from swarm.taskqueue.layout import Layout
+    from swarm.taskqueue.presence import Presence
     from swarm.taskqueue.storage import Storage
 
     settings = existing(root, config)
     layout = Layout(os.path.abspath(settings.queue.root))
+    present = Presence(layout) if repair else None
     findings = checks.look(layout)
     done = checks.repair(layout, Storage(settings.queue.durability), findings) if repair else ()
+    if present is not None:
+        present.leave()
     left = tuple(f for f in findings if f not in done)
     show({"clean": not left, "findings": left, "repaired": done}, _blocks(left, done), as_json=as_json)
     if left:

@@ -22,6 +22,7 @@ from swarm.taskqueue.fsckwalk import RANK, walk
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.tails import rewrite_tail
 
 AGREE_S = 0.3
 """Between two scans: longer than any task is between two places."""
@@ -151,7 +152,7 @@ class _Repairer:
             error=TaskError(type="unknown", message="whoever ended it died before writing why"),
             attempts=() if trail is None else trail.attempts,
         )
-        self._storage.rewrite_tail(path, parts.body_size - 1, codec.encode_trail(ended))
+        rewrite_tail(self._storage, path, parts.body_size - 1, codec.encode_trail(ended))
         return True
 
 

@@ -22,6 +22,7 @@ from swarm.taskqueue.lookup import list_state, read_ended
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, read_regular
+from swarm.taskqueue.tails import rewrite_tail
 
 MOST_GATHERED_BYTES = 24 << 20
 
@@ -84,7 +85,7 @@ class Mapper:
         return len(ids)
 
     def _note(self, path: str, body_size: int, trail: Trail) -> None:
-        self._storage.rewrite_tail(path, body_size - 1, codec.encode_trail(trail))
+        rewrite_tail(self._storage, path, body_size - 1, codec.encode_trail(trail))
 
     def _children_there(self, task: Task) -> set[str]:
         """Children made by an earlier try. A task on the move may be in neither of two listings: look twice."""

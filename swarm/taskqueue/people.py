@@ -17,10 +17,12 @@ from swarm.taskqueue.buckets import BucketChooser, list_names
 from swarm.taskqueue.cancelling import Canceller, list_children, mapped_task
 from swarm.taskqueue.corrupt import find_set_aside
 from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.journal import void_records
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.tails import rewrite_tail
 
 
 def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
@@ -62,13 +64,15 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
     with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
-        parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
+        content = read_regular(located.path, codec.MAX_FILE_BYTES)
+        parts = codec.parse(content)
         _check_needs(layout, parts)
         if parts.trail.children is not None:
             _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
         forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
         tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
-        storage.rewrite_tail(located.path, parts.body_size - 1, tail)
+        void_records(layout, ((task_id, content),))
+        rewrite_tail(storage, located.path, parts.body_size - 1, tail)
         forget_cancel(layout, task_id)
         owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
         lane = lane_of(parts.task)

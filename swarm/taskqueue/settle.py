@@ -18,6 +18,7 @@ from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.tails import Tails, rewrite_tail
 
 _STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {
     TaskState.COMPLETED: "completed",
@@ -53,23 +54,30 @@ class Settler:
         self._buckets = BucketChooser(layout, storage, IdMaker())
 
     def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
-        """``end_all`` for one task, with its name flushed. Raises ``StorageFault``."""
+        """Write the trail behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""
+        endings = (Ending(path, task.task_id, body_size, state, trail),)
         with storage_faults(f"task {task.task_id} could not be recorded"):
-            (ended,) = self.end_all((Ending(path, task.task_id, body_size, state, trail),))
+            with self.write(endings) as tails:
+                tails.flush()
+                (ended,) = self.file(endings, tails)
             if ended.folder:
                 self._storage.flush_dir(ended.folder)
         return ended.done
 
-    def end_all(self, endings: Sequence[Ending]) -> list[Ended]:
-        """Write each trail behind its body, flush them all, and move each file to its terminal place, never over a record.
+    def write(self, endings: Sequence[Ending]) -> Tails:
+        """Each trail behind its body, not durable yet: that is up to who asked. Raises ``OSError``."""
+        return Tails(self._storage, [(e.path, e.body_size - 1, encode_trail(e.trail)) for e in endings])
 
-        The names are not flushed yet: nobody may be told before the ``folder`` of each is. A record that exists already
-        stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was recorded is known again.
+    def file(self, endings: Sequence[Ending], tails: Tails) -> list[Ended]:
+        """Move each file whose trail is durable to its terminal place, never over a record.
+
+        The names are not flushed: nobody may be told before the ``folder`` of each is, or a journal has them. A record
+        that exists already stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was
+        recorded is known again.
         """
-        there = self._storage.rewrite_tails([(e.path, e.body_size - 1, encode_trail(e.trail)) for e in endings])
         return [
             self._file(ending) if found else self._recorded_before(ending)
-            for ending, found in zip(endings, there, strict=True)
+            for ending, found in zip(endings, tails.there, strict=True)
         ]
 
     def _file(self, ending: Ending) -> Ended:
@@ -102,7 +110,7 @@ class Settler:
         with storage_faults(f"task {task.task_id} could not be given back"):
             try:
                 if trail is not None:
-                    self._storage.rewrite_tail(path, body_size - 1, encode_trail(trail))
+                    rewrite_tail(self._storage, path, body_size - 1, encode_trail(trail))
                 if delayed:
                     self._storage.move(path, self._layout.blocked_file(task.task_id, attempt))
                 else:
@@ -145,5 +153,5 @@ class Settler:
                 attempts=parts.trail.attempts,
                 children=parts.trail.children,
             )
-            self._storage.rewrite_tail(target, parts.body_size - 1, encode_trail(trail))
+            rewrite_tail(self._storage, target, parts.body_size - 1, encode_trail(trail))
         return True

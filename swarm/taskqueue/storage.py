@@ -34,6 +34,7 @@ _HINTS = {
     errno.EPERM: "the queue root belongs to another user",
 }
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
@@ -54,10 +55,6 @@ class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the l
             raise StorageFault(f"{self._what}: {fault.strerror}", hint=_HINTS[fault.errno]) from fault
 
 
-Tail = tuple[str, int, bytes]
-"""A file, an offset in it, and what it holds from there on."""
-
-
 def write_all(fd: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at ``offset``, however short the kernel's writes are."""
     written = os.pwrite(fd, data, offset)
@@ -76,7 +73,7 @@ def read_regular(path: str, limit: int) -> bytes:
     Raises ``FileNotFoundError``, ``ValueError`` for anything that is no regular file of at most ``limit`` bytes.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, _READING)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
             raise ValueError("is a symbolic link") from exc
@@ -106,7 +103,8 @@ def _renameat2(source: str, target: str) -> int:
     return ctypes.get_errno() if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
 
 
-def _sync_file_system(fd: int) -> None:
+def sync_file_system(fd: int) -> None:
+    """Make everything written to the file system of ``fd`` durable. Raises ``OSError``."""
     if _libc.syncfs(fd) != 0:
         failed = ctypes.get_errno()
         raise OSError(failed, os.strerror(failed))
@@ -117,7 +115,7 @@ class Storage:
 
     def __init__(self, durability: str) -> None:
         self.full = durability == "full"
-        self._flush = SharedFlush(_sync_file_system)
+        self._flush = SharedFlush(sync_file_system)
 
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
         """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""
@@ -164,37 +162,6 @@ class Storage:
         if durable:
             self.flush_dir(folder)
 
-    def rewrite_tails(self, tails: Sequence[Tail]) -> list[bool]:
-        """Overwrite files from an offset on, flushed together. False for one that is gone; never makes one.
-
-        The bytes before the offset stay as they are, also in a torn write.
-        """
-        opened: list[int] = []
-        there: list[bool] = []
-        try:
-            for path, offset, tail in tails:
-                try:
-                    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    there.append(False)
-                    continue
-                opened.append(fd)
-                there.append(True)
-                write_all(fd, tail, offset)
-                if os.fstat(fd).st_size > offset + len(tail):
-                    os.ftruncate(fd, offset + len(tail))
-            if self.full and opened:
-                self._flush.flush(*opened)
-        finally:
-            for fd in opened:
-                os.close(fd)
-        return there
-
-    def rewrite_tail(self, path: str, offset: int, tail: bytes) -> None:
-        """``rewrite_tails`` for one file. Raises ``FileNotFoundError``."""
-        if not self.rewrite_tails(((path, offset, tail),))[0]:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
     def make_dir(self, path: str) -> None:
         """Make a directory with its parents if it is missing, durably; many may do so at once."""
         try:
@@ -207,6 +174,11 @@ class Storage:
             return
         self.flush_dir(os.path.dirname(path))
 
+    def flush_files(self, fds: Sequence[int]) -> None:
+        """Make what was written to open files durable, all with as few flushes as it takes (full durability only)."""
+        if self.full and fds:
+            self._flush.flush(*fds)
+
     def flush_dir(self, *paths: str) -> None:
         """Make the names in directories durable, all with as few flushes as it takes (full durability only)."""
         if self.full and paths:
@@ -218,6 +190,6 @@ class Storage:
             return
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _sync_file_system(fd)
+            sync_file_system(fd)
         finally:
             os.close(fd)

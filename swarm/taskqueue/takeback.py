@@ -11,7 +11,7 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import TaskInvalid
-from swarm.taskqueue import codec
+from swarm.taskqueue import codec, journal
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout, TaskName, parse_task_file
@@ -46,6 +46,8 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
                 lines.append(f"Set aside {name}: not a task file")
             else:
                 lines.append(taker.take(path, parsed))
+    with storage_faults(f"the journal of {worker} cannot be put away"):
+        journal.forget(layout, worker)
     return tuple(line for line in lines if line)
 
 

@@ -27,11 +27,13 @@ Place = tuple[str, TaskName]
 class Taken:
     """What was taken and is not flushed yet: where each came from, by its path now, and the claims."""
 
-    __slots__ = ("claims", "fault", "places")
+    __slots__ = ("claims", "contents", "fault", "places")
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
         self.claims: list[Claim] = []
+        self.contents: list[bytes] = []
+        """The file of each claim."""
         self.fault: StorageFault | None = None
         """Why it stopped early; what was taken before holds all the same."""
 
@@ -59,7 +61,7 @@ class Taker:
                 while (lanes := lanes_for(taken.claims)) and (one := self._take(lanes)) is not None:
                     path, place = one
                     try:
-                        claim = self._open(path, place[1])
+                        claim, content = self._open(path, place[1])
                     except FileNotFoundError:
                         continue
                     except BaseException:
@@ -68,6 +70,7 @@ class Taker:
                     if claim is not None:
                         taken.places[path] = place
                         taken.claims.append(claim)
+                        taken.contents.append(content)
         except StorageFault as fault:
             taken.fault = fault
 
@@ -119,16 +122,18 @@ class Taker:
                 self._buckets.move_in(path, lane, bucket, *name)
             del self._in_hand[path]
 
-    def _open(self, path: str, name: TaskName) -> Claim | None:
+    def _open(self, path: str, name: TaskName) -> tuple[Claim | None, bytes]:
         """Read what was claimed, by the name it had; what is no task goes to ``corrupt`` and None comes back."""
+        content = b""
         try:
-            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+            content = read_regular(path, codec.MAX_FILE_BYTES)
+            parts = codec.parse(content)
             if parts.task.task_id != name.task_id:
                 raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
         except (TaskInvalid, ValueError) as exc:
             set_aside(self._layout, self._storage, path, str(exc))
-            return None
-        return Claim(
+            return None, content
+        claim = Claim(
             task=parts.task,
             attempt=name.attempt + 1,
             worker=self._worker,
@@ -136,3 +141,4 @@ class Taker:
             body_size=parts.body_size,
             attempts=parts.trail.attempts,
         )
+        return claim, content

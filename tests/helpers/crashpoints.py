@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 from swarm.taskqueue import storage
 
 PATH_CALLS = ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "listdir")
-FD_CALLS = ("pwrite", "write", "ftruncate", "fsync")
-WRITES = ("pwrite", "write")
+FD_CALLS = ("pwrite", "write", "pwritev", "ftruncate", "fsync")
+WRITES = ("pwrite", "write", "pwritev")
 
 
 class Call(NamedTuple):
@@ -31,6 +32,8 @@ class Call(NamedTuple):
     offset: int = 0
     made: bool = False
     """An ``open`` that may make the file."""
+    durable: bool = False
+    """A write that is on the disk at its return."""
 
     @property
     def mutating(self) -> bool:
@@ -49,6 +52,7 @@ class Intercepted:
         self._root = root
         self._hook = hook
         self._paths: dict[int, str] = {}
+        self._durable: set[int] = set()
         self._real: dict[str, Any] = {n: getattr(os, n) for n in (*PATH_CALLS, *FD_CALLS, "open", "close")}
         self._libc = storage._libc
 
@@ -89,18 +93,27 @@ class Intercepted:
             path = self._paths.get(fd)
             if path is None:
                 return real(fd, *rest)
-            data = bytes(rest[0]) if name in WRITES else b""
-            offset = rest[-1] if name in ("pwrite", "ftruncate") else 0
-            wish = self._hook(Call(name, path, data=data, offset=offset))
+            data = b"".join(map(bytes, rest[0])) if name == "pwritev" else bytes(rest[0]) if name in WRITES else b""
+            offset = rest[-1] if name in ("pwrite", "pwritev", "ftruncate") else 0
+            wish = self._hook(Call(name, path, data=data, offset=offset, durable=fd in self._durable))
             if name == "fsync":
                 return None
             if wish == "half" and len(data) > 1:
-                done = real(fd, data[: len(data) // 2], *rest[1:])
+                done = self._half(fd, name, data, rest[-1] if len(rest) > 1 else None)
                 self._hook(Call("half written", path))
                 return done
             return real(fd, *rest)
 
         return call
+
+    def _half(self, fd: int, name: str, data: bytes, offset: int | None) -> int:
+        """Write the first half, in whole blocks where the descriptor may take nothing else."""
+        if name == "pwritev":
+            size = len(data) // 2 // 512 * 512
+            with mmap.mmap(-1, len(data)) as aligned, memoryview(aligned) as view, view[:size] as piece:
+                aligned[:] = data
+                return int(self._real["pwritev"](fd, [piece], offset))
+        return int(self._real[name](fd, data[: len(data) // 2], *(() if offset is None else (offset,))))
 
     def _open(self, path: Any, flags: int, *rest: Any, **more: Any) -> int:
         ours = self._ours(path)
@@ -109,10 +122,13 @@ class Intercepted:
         fd: int = self._real["open"](path, flags, *rest, **more)
         if ours is not None:
             self._paths[fd] = ours
+            if flags & os.O_DSYNC:
+                self._durable.add(fd)
         return fd
 
     def _close(self, fd: int) -> None:
         self._paths.pop(fd, None)
+        self._durable.discard(fd)
         self._real["close"](fd)
 
     def libc_call(self, call: Call, act: Callable[[], int]) -> int:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from swarm.taskqueue import redo
 from tests.helpers.crashpoints import WRITES, Call
 
 FLUSHES = ("fsync", "syncfs")
@@ -83,6 +84,9 @@ class Disk:
             if number == state.names:
                 kept = dict(self._tree)
             self.apply(call)
+        if state.content == "torn" and state.cut < len(trace) and trace[state.cut].name == "pwritev":
+            call = trace[state.cut]
+            self.apply(call._replace(data=call.data[: len(call.data) // 2]))
         if state.names == state.cut:
             kept = self._tree
         return {path: None if file is None else file.after(state.content) for path, file in kept.items()}
@@ -96,7 +100,20 @@ class Disk:
         """Names and contents that a cut may take back now."""
         names = [p for p in self._fresh if p in self._tree]
         contents = [p for p, f in self._tree.items() if f is not None and f.now != f.safe]
-        return sorted(p for p in {*names, *contents} if not any(h in p for h in HINTS) and not p.endswith(".staging"))
+        told = self._told()
+        open_ = {*names, *contents} - told
+        return sorted(p for p in open_ if not any(h in p for h in HINTS) and not p.endswith(".staging"))
+
+    def _told(self) -> set[str]:
+        """Files that the journals hold as they are now, as far as the journals themselves are durable."""
+        told: dict[str, tuple[int, redo.Redo]] = {}
+        for path, file in self._tree.items():
+            if file is not None and "/.journal/" in path and path.endswith(".jsonl") and path not in self._fresh:
+                for number, line in redo.decode(file.safe):
+                    place = f"{self._root}/{line.now}"
+                    told[place] = max(told.get(place, (-1, line)), (number, line))
+        trees = self._tree
+        return {p for p, (_, line) in told.items() if (file := trees.get(p)) is not None and file.now == line.data}
 
     def _content(self, call: Call) -> None:
         if call.name == "syncfs":
@@ -112,6 +129,8 @@ class Disk:
             return
         if call.name in WRITES:
             file.write(call.offset, call.data)
+            if call.durable:
+                file.safe = file.now
         elif call.name == "ftruncate":
             file.now = file.now[: call.offset].ljust(call.offset, b"\0")
         elif call.name == "fsync":

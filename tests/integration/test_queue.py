@@ -99,11 +99,12 @@ def _eight_at_once(one, queue):
         finishes = [Finish(c, TaskState.COMPLETED, DONE) for c in held[2:]]
         got = worker.exchange(finishes, lambda taken: [LANE] if len(taken) < 4 else ())
     assert len(got.claims) == 4
-    names = [c.name for c in calls if c.name in ("pwrite", "fsync", "syncfs", "rename", "renameat2")]
+    names = [c.name for c in calls if c.name in ("pwrite", "fsync", "syncfs", "rename", "rename_new")]
     assert names.count("fsync") + names.count("syncfs") == 2
     flushed = [n for n, name in enumerate(names) if name in ("fsync", "syncfs")]
     assert max(n for n, name in enumerate(names) if name == "pwrite") < flushed[0]
-    assert all(flushed[0] < n < flushed[1] for n, name in enumerate(names) if name.startswith("rename"))
+    assert [flushed[0] < n < flushed[1] for n, name in enumerate(names) if name == "rename_new"] == [True, True]
+    assert max(n for n, name in enumerate(names) if name == "rename") < flushed[1]
 
 
 def test_order_is_priority_then_submission(queue):

@@ -15,7 +15,7 @@ from swarm.core.retry import crash_delay_s
 from swarm.core.task import Attempt, TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, StorageFault
 from swarm.ollama.client import OllamaClient
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
@@ -31,6 +31,7 @@ from swarm.runtime.wiring.served import served_parts
 from swarm.runtime.worker import Worker
 from swarm.runtime.workerparts import WorkerPorts, worker_config
 from swarm.taskqueue.bell import FileBell
+from swarm.taskqueue.claims import WorkerFileQueue
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.takeback import take_back
 
@@ -40,6 +41,8 @@ def run_worker(options: RunOptions, name: str) -> int:
     plan = own_plan(options, name)
     queue = open_root(options)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
+        for line in queue.join():
+            log.warning("%s", line)
         taken_back = _take_back_own(queue, options, name, log)
         bell = queue.bell()
         wish = StopWish(bell.wake_self)
@@ -54,11 +57,13 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        worker = _worker(queue, options, plan, bell, beats, state, wish, log)
+        view = queue.worker_view(name)
+        worker = _worker(queue, view, options, plan, bell, beats, state, wish, log)
         try:
             return run_loop(worker, wait=bell.wait, log=log)
         finally:
             bell.close()
+            _put_away(view, log)
 
 
 def own_plan(options: RunOptions, name: str) -> WorkerPlan:
@@ -105,8 +110,16 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
     return len(lines)
 
 
+def _put_away(view: WorkerFileQueue, log: logging.Logger) -> None:
+    try:
+        view.close()
+    except StorageFault as fault:
+        log.warning("%s; the next start does what is left", fault)
+
+
 def _worker(
     queue: FileQueue,
+    view: WorkerFileQueue,
     options: RunOptions,
     plan: WorkerPlan,
     bell: FileBell,
@@ -125,7 +138,7 @@ def _worker(
         executors |= served.executors
         probe, cards = served.probe, served.cards
     ports = WorkerPorts(
-        queue=queue.worker_view(plan.name),
+        queue=view,
         bell=bell,
         clock=SystemClock(),
         executors=executors,
