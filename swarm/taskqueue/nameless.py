@@ -1,33 +1,35 @@
 """New files that have no name until they are whole: nothing is left of one whose maker dies in between.
 
-Quicker than a file made aside and renamed, which changes three directory entries instead of one.
+Quicker than a file made aside and renamed, which changes three directory entries instead of one, and whose flush
+flushes the directory it was made in as well.
 """
 
 from __future__ import annotations
 
 import os
 
-from swarm.taskqueue.storage import FILE_MODE, write_all
+from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
 
 
-def appear(beside: str, path: str, data: bytes) -> bool:
-    """Make a file that is whole when its name appears; never overwrites. Flushes nothing.
+def appear(storage: Storage, beside: str, path: str, data: bytes) -> bool:
+    """Make a file that is whole, and durable, when its name appears; never overwrites. Its name is durable at the return.
 
     ``beside`` is a directory of the same file system. False, and nothing done, where that cannot be: the file system or the
     host knows no such files, ``path`` is taken, its directory is missing, the disk is full. The longer way tells which.
-
-    Not for what must survive a power cut: without a journal, a flush of the directory does not flush that the file, which
-    had no name, has one now.
+    Raises ``OSError`` if the name is there and could not be flushed.
     """
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
     except OSError:
         return False
     try:
-        write_all(fd, data, 0)
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)  # the descriptor is there to make it follow the link
-    except OSError:
-        return False
+        try:
+            write_all(fd, data, 0)
+            storage.flush_files((fd,))
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)  # the descriptor is there to make it follow the link
+        except OSError:
+            return False
+        storage.flush_name(os.path.dirname(path), fd)
     finally:
         os.close(fd)
     return True

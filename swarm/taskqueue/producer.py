@@ -110,7 +110,8 @@ class Producer:
             return
         lane = lane_of(task)
         bucket = self._buckets.at_end(lane, task.priority)
-        if self._storage.full or not appear(self._layout.staging, self._buckets.path(lane, bucket, task.task_id, 0), body):
+        path = self._buckets.path(lane, bucket, task.task_id, 0)
+        if not appear(self._storage, self._layout.staging, path, body):
             self._stage(body, lambda staged: self._buckets.move_in(staged, lane, bucket, task.task_id, 0))
 
     def _stage(self, body: bytes, move: Callable[[str], object]) -> None:

@@ -179,6 +179,14 @@ class Storage:
         if self.full and fds:
             self._flush.flush(*fds)
 
+    def flush_name(self, folder: str, fd: int) -> None:
+        """Make the first name of an open file durable (full durability only).
+
+        The directory holds the name, the file how many names it has: without a journal, a disk flushes each by itself.
+        """
+        if self.full:
+            self._flush.flush(folder, fd)
+
     def flush_dir(self, *paths: str) -> None:
         """Make the names in directories durable, all with as few flushes as it takes (full durability only)."""
         if self.full and paths:

@@ -80,6 +80,11 @@ class Intercepted:
         real = self._real[name]
 
         def call(path: Any = ".", *rest: Any, **more: Any) -> Any:
+            if name == "link" and (unnamed := self._paths.get(more.get("src_dir_fd", -1))) is not None:
+                self._hook(Call(name, unnamed, rest[0]))
+                done = real(path, *rest, **more)
+                self._paths[more["src_dir_fd"]] = rest[0]
+                return done
             if (ours := self._ours(path)) is not None:
                 self._hook(Call(name, ours, self._ours(rest[0]) or "" if rest else ""))
             return real(path, *rest, **more)
@@ -117,7 +122,10 @@ class Intercepted:
 
     def _open(self, path: Any, flags: int, *rest: Any, **more: Any) -> int:
         ours = self._ours(path)
-        if ours is not None:
+        if ours is not None and flags & os.O_TMPFILE == os.O_TMPFILE:
+            ours = f"{ours}/#{len(self._paths)}"  # it has no name; by this one it is told of
+            self._hook(Call("open", ours, made=True))
+        elif ours is not None:
             self._hook(Call("open", ours, made=bool(flags & os.O_CREAT)))
         fd: int = self._real["open"](path, flags, *rest, **more)
         if ours is not None:

@@ -71,6 +71,8 @@ class Disk:
         self._root = root
         self._tree: dict[str, _File | None] = {}
         self._fresh: set[str] = set()
+        self._unsure: set[str] = set()
+        """Files that had no name, and whose number of names was not flushed since they have one."""
         for folder, _, names in os.walk(root):
             self._tree[folder] = None
             for name in names:
@@ -101,7 +103,7 @@ class Disk:
         names = [p for p in self._fresh if p in self._tree]
         contents = [p for p, f in self._tree.items() if f is not None and f.now != f.safe]
         told = self._told()
-        open_ = {*names, *contents} - told
+        open_ = {*names, *contents, *self._unsure} - told
         return sorted(p for p in open_ if not any(h in p for h in HINTS) and not p.endswith(".staging"))
 
     def _told(self) -> set[str]:
@@ -118,6 +120,7 @@ class Disk:
     def _content(self, call: Call) -> None:
         if call.name == "syncfs":
             self._fresh.clear()
+            self._unsure.clear()
             for each in self._tree.values():
                 if each is not None:
                     each.safe = each.now
@@ -135,6 +138,7 @@ class Disk:
             file.now = file.now[: call.offset].ljust(call.offset, b"\0")
         elif call.name == "fsync":
             file.safe = file.now
+            self._unsure.discard(call.path)
 
     def _names(self, call: Call) -> None:
         match call.name:
@@ -146,6 +150,10 @@ class Disk:
                 self._tree.pop(call.path, None)
             case "rmdir" if not any(p.startswith(f"{call.path}/") for p in self._tree):
                 self._tree.pop(call.path, None)
+            case "link":
+                self._rename(call.path, call.other, over=False)
+                if call.path not in self._tree:
+                    self._unsure.add(call.other)
             case "rename" | "replace" | "rename_new":
                 self._rename(call.path, call.other, over=call.name != "rename_new")
 

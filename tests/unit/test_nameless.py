@@ -6,8 +6,10 @@ import stat
 
 import pytest
 
+from swarm.errors import StorageFault
 from swarm.taskqueue import nameless
 from swarm.taskqueue.nameless import appear
+from swarm.taskqueue.storage import Storage
 from tests.helpers.queues import llm, open_queue, whereabouts
 
 
@@ -15,9 +17,10 @@ def files(folder):
     return sorted(f"{where}/{name}" for where, _, names in os.walk(folder) for name in names)
 
 
-def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path):
+@pytest.mark.parametrize("durability", ["full", "fast"])
+def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path, durability):
     path = tmp_path / "a.json"
-    assert appear(str(tmp_path), str(path), b"whole")
+    assert appear(Storage(durability), str(tmp_path), str(path), b"whole")
     status = path.stat()
     assert (path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_nlink) == (b"whole", 0o600, 1)
 
@@ -25,7 +28,7 @@ def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path):
 def test_nothing_is_ever_overwritten(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"first")
-    assert not appear(str(tmp_path), str(path), b"second")
+    assert not appear(Storage("full"), str(tmp_path), str(path), b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -69,8 +72,13 @@ def test_a_bucket_that_went_away_is_made_again(tmp_path):
     assert files(queue.layout.pending) == [f"{os.path.dirname(path)}/{task_id}.0.json"]
 
 
-def test_what_must_survive_a_power_cut_has_a_name_from_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", lambda *_, **__: pytest.fail("its count of names would not be flushed"))
+def test_a_name_that_could_not_be_flushed_is_no_acceptance(tmp_path, monkeypatch):
     queue = open_queue(tmp_path, "full")
-    accepted = queue.enqueue(llm())
-    assert sorted(whereabouts(queue)) == [accepted]
+    queue.enqueue(llm())
+
+    def refuse(_folder, _fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(queue.storage, "flush_name", refuse)
+    with pytest.raises(StorageFault, match="not accepted"):
+        queue.enqueue(llm())
