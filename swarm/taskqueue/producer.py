@@ -178,19 +178,18 @@ class _Staged:
     def publish(self) -> int:
         """Flush all that was added and let it appear. Returns how many tasks that were."""
         self._storage.flush_all(self._home)
-        lanes = set()
+        changed = set()
         for lane, folder in self._full:
             lane_path = self._layout.lane(lane)
             self._storage.make_dir(lane_path)
             os.rename(folder, f"{lane_path}/{os.path.basename(folder)}")
-            lanes.add(lane_path)
+            changed.update((lane_path, os.path.dirname(folder)))
         for task in self._blocked:
             name = task_file(task.task_id, 0)
             self._storage.move(f"{self._home}/blocked/{name}", f"{self._layout.blocked}/{name}", flush=False)
-        for lane_path in lanes:
-            self._storage.flush_dir(lane_path)
         if self._blocked:
-            self._storage.flush_dir(self._layout.blocked)
+            changed.add(self._layout.blocked)
+        self._storage.flush_dir(*changed)  # where they were made too: a directory in two places is cut from one by fsck
         done, self.count = self.count, 0
         self._open, self._full, self._blocked = {}, [], []
         self._remove_empty()

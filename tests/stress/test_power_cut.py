@@ -64,7 +64,7 @@ class Disk:
         self.mount()
 
     def close(self):
-        subprocess.run(["umount", self.place], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", self.place], check=False, capture_output=True)
         shutil.rmtree(self.home)
 
 
