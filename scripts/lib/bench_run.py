@@ -19,6 +19,7 @@ from bench_work import Floor, Load, bulk_floor, machine, warm
 Say = Callable[[str], None]
 PROCESSES = (1, 2, 4)
 SLOTS = 8
+FIRST = 1000
 
 
 class Run:
@@ -53,6 +54,7 @@ class Run:
         """Measure one cell; an error of a queue is its result, not the end of the run."""
         if key in self.capped:
             return
+        os.sync()  # what other cells left unwritten is not this one's to flush
         self.load.look()
         try:
             value = function()
@@ -136,7 +138,7 @@ class Run:
             self.note(key, lambda: self.with_adapter(kind, lambda a: measure.bulk_rate(a, many)))
 
     def depth_cell(self, kind: type[Adapter], depth: int) -> None:
-        """The first thousand (fewer when flushed) of a backlog; a deep backlog is filled once and used by all repeats."""
+        """The first thousand of a backlog; a deep backlog is filled once and used by all repeats."""
         key = f"depth|{kind.name}|{depth}"
         if key in self.capped:
             return
@@ -145,9 +147,8 @@ class Run:
             adapter = kind(self.folder())
             adapter.start()
             measure.fill(adapter, depth)
-        most = 1000 if kind.sync == "none" else 300
-        warm(adapter.waiting(), most)
-        self.note(key, lambda: measure.drain_rate(adapter, 1, self.limit_s, most))
+        warm(adapter.waiting(), FIRST)
+        self.note(key, lambda: measure.drain_rate(adapter, 1, self.limit_s, FIRST))
         if depth > 1000:
             self.backlogs[(kind.name, depth)] = adapter
         else:

@@ -33,7 +33,7 @@ VOID = "void"
 SEGMENT_BYTES = 2 << 20
 BATCH_BYTES = 256 << 10
 """More than this is flushed where it lies: writing it twice would cost more."""
-BEGIN_AFTER = 64
+BEGIN_AFTER = 16
 """Exchanges before a journal is made: a worker that does little needs none."""
 VOID_AFTER_S = 5.0
 """What was done so long ago is flushed where it lies, also when little is done: what people do by hand then stays done."""
