@@ -178,7 +178,7 @@ class _Staged:
     def publish(self) -> int:
         """Flush all that was added and let it appear. Returns how many tasks that were."""
         self._storage.flush_all(self._home)
-        changed = set()
+        changed: set[str] = set()
         for lane, folder in self._full:
             lane_path = self._layout.lane(lane)
             self._storage.make_dir(lane_path)
