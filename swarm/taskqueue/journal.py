@@ -55,6 +55,7 @@ class Journal:
         self._rests: _Segment | None = None
         """The other one; None while it is being flushed, and for ever if that failed."""
         self._sync_fd = -1
+        self._maker: threading.Timer | None = None
         self._dated = False
         """Somebody is going to void what is in there by now."""
 
@@ -63,7 +64,7 @@ class Journal:
         self._turns += 1
         if self._fills is None:
             if self._turns == BEGIN_AFTER and tells_errors():
-                _aside(self._begin)
+                self._maker = _aside(self._begin)
             return False
         data = redo.encode(redos, self._fills.generation, self._number)
         if len(data) > BATCH_BYTES:
@@ -89,6 +90,8 @@ class Journal:
 
     def close(self) -> None:
         """Flush what its lines tell of where it lies, and remove it. Without this the next start does."""
+        if self._maker is not None:
+            self._maker.join()
         with self.turn:
             segments, self._fills, self._rests = (self._fills, self._rests), None, None
             if segments[0] is not None:
@@ -232,7 +235,8 @@ def _open_direct(path: str) -> int:
         return os.open(path, flags)
 
 
-def _aside(act: Callable[[], None], after_s: float = 0.0) -> None:
+def _aside(act: Callable[[], None], after_s: float = 0.0) -> threading.Timer | None:
     timer = threading.Timer(after_s, act)
     timer.daemon = True
     timer.start()
+    return timer
