@@ -46,10 +46,12 @@ def fsck(
     settings = existing(root, config)
     layout = Layout(os.path.abspath(settings.queue.root))
     present = Presence(layout) if repair else None
-    findings = checks.look(layout)
-    done = checks.repair(layout, Storage(settings.queue.durability), findings) if repair else ()
-    if present is not None:
-        present.leave()
+    try:
+        findings = checks.look(layout)
+        done = checks.repair(layout, Storage(settings.queue.durability), findings) if repair else ()
+    finally:
+        if present is not None:
+            present.leave()
     left = tuple(f for f in findings if f not in done)
     show({"clean": not left, "findings": left, "repaired": done}, _blocks(left, done), as_json=as_json)
     if left:

@@ -23,6 +23,7 @@ from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.batchfiles import Items, NewOrder, read_order
 from swarm.taskqueue.batchlock import alone
 from swarm.taskqueue.buckets import list_names
+from swarm.taskqueue.ids import new_id
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -139,7 +140,7 @@ class BatchBook:
         for key, document in chunk:
             task_id = ids.get(key) or known.get(key)
             if task_id is None:
-                task_id = producer.new_id()
+                task_id = new_id()
                 new.append((key, task_id))
             order.add(task_id)
             if key not in known or not present.has(task_id):
@@ -149,8 +150,7 @@ class BatchBook:
 
     def _reserve(self, batch_id: str, links: Links, known: Mapping[str, str]) -> dict[str, str]:
         """The id of every item, in the input's order (sessions go by it), on record before any task names another."""
-        producer = Producer(self._layout, self._storage)
-        ids = {key: known.get(key) or producer.new_id() for key in links.keys}
+        ids = {key: known.get(key) or new_id() for key in links.keys}
         self._items(batch_id).add((key, task_id) for key, task_id in ids.items() if key not in known)
         return ids
 

@@ -16,7 +16,6 @@ from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
 from swarm.taskqueue.cancelling import Canceller
 from swarm.taskqueue.finished import FinishedIndex
 from swarm.taskqueue.hopeless import HopelessBatches
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.lifelock import LifeLock, is_held
@@ -68,7 +67,7 @@ class BrainFileQueue:
         self._cancels = Occupied(layout.cancels)
         self._needed: Needed | None = None
         self._finished = FinishedIndex(layout, count=count_finished)
-        self._buckets = BucketChooser(layout, storage, IdMaker())
+        self._buckets = BucketChooser(layout, storage)
 
     @_LOOK
     def lanes(self) -> tuple[LaneView, ...]:

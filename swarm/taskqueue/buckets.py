@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from swarm.taskqueue.ids import IdMaker
+from swarm.taskqueue.ids import new_id
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.storage import Storage
 
@@ -33,10 +33,9 @@ def returned_bucket(priority: int) -> str:
 class BucketChooser:
     """Chooses buckets for fresh work, at the end of its priority. Remembers what it filled."""
 
-    def __init__(self, layout: Layout, storage: Storage, ids: IdMaker) -> None:
+    def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._ids = ids
         self._filled: dict[tuple[str, int], tuple[str, int]] = {}
 
     def at_end(self, lane: str, priority: int) -> str:
@@ -45,7 +44,7 @@ class BucketChooser:
         if count >= BUCKET_SIZE:
             name, count = self._last(lane, priority)
         if count >= BUCKET_SIZE:
-            name, count = bucket_name(priority, self._ids.new()), 0
+            name, count = bucket_name(priority, new_id()), 0
         self._filled[(lane, priority)] = (name, count + 1)
         return name
 

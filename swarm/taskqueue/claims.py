@@ -17,7 +17,7 @@ from swarm.core.task import Attempt, TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import returned_bucket
-from swarm.taskqueue.journal import Journal
+from swarm.taskqueue.journal import Journal, void_records
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout, TaskName, task_file
 from swarm.taskqueue.occupied import Occupied
@@ -98,18 +98,18 @@ class WorkerFileQueue:
         if self._journal is not None and all(tails.there):
             with self._journal.turn:
                 if self._journal.write(self._moves(endings, tails, taken)):
-                    return self._filed(self._journal, endings, tails)
+                    return self._filed(endings, tails)
         tails.flush()
         ended = self._settler.file(endings, tails)
         if self._storage.full:
             self._flush_names(ended, claimed=bool(taken.places))
         return ended
 
-    def _filed(self, journal: Journal, endings: Sequence[Ending], tails: Tails) -> Sequence[Ended]:
+    def _filed(self, endings: Sequence[Ending], tails: Tails) -> Sequence[Ended]:
         ended = self._settler.file(endings, tails)
         if not all(e.done for e in ended):
             pairs = zip(endings, ended, tails.contents(), strict=True)
-            journal.void([(e.task_id, data) for e, done, data in pairs if not done.done])
+            void_records(self._layout, [(e.task_id, data) for e, done, data in pairs if not done.done])
         return ended
 
     def _moves(self, endings: Sequence[Ending], tails: Tails, taken: Taken) -> list[Redo]:

@@ -23,7 +23,6 @@ from swarm.taskqueue import lookup
 from swarm.taskqueue.buckets import BucketChooser, list_names
 from swarm.taskqueue.codec import encode_body
 from swarm.taskqueue.corrupt import set_aside
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
@@ -60,7 +59,7 @@ class DropInFiler:
         self._layout = layout
         self._storage = storage
         self._clock = SystemClock()
-        self._buckets = BucketChooser(layout, storage, IdMaker())
+        self._buckets = BucketChooser(layout, storage)
 
     def file(self, file_name: str) -> str:
         """Move one drop-in to its lane, ``blocked`` or ``corrupt``; returns a line for the log. Raises ``StorageFault``."""

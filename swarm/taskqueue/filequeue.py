@@ -11,6 +11,7 @@ from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.bell import FileBell, ring
 from swarm.taskqueue.brainqueue import BrainFileQueue
 from swarm.taskqueue.claims import WorkerFileQueue
+from swarm.taskqueue.ids import new_id
 from swarm.taskqueue.presence import Presence
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.purge import purge, purge_batches
@@ -44,8 +45,8 @@ class FileQueue(QueueReader):
         return self
 
     def new_id(self) -> str:
-        """A fresh task id."""
-        return self._producer.new_id()
+        """See ``ids.new_id``."""
+        return new_id()
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
         """See ``Producer.enqueue``."""

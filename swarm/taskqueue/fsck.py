@@ -19,7 +19,6 @@ from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.fsckleft import leftovers, stale_staging, temporaries
 from swarm.taskqueue.fsckrules import Action, Finding, Placed, aside, check, read_trail
 from swarm.taskqueue.fsckwalk import RANK, walk
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import rewrite_tail
@@ -97,7 +96,7 @@ class _Repairer:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._buckets = BucketChooser(layout, storage, IdMaker())
+        self._buckets = BucketChooser(layout, storage)
 
     def carry_out(self, finding: Finding) -> bool:
         """False: there is nothing to do, or it has moved on."""

@@ -1,4 +1,4 @@
-"""Task ids: 17 characters that sort by time, unique across processes without asking anybody.
+"""Task ids: 17 characters that sort by time, unique across processes without asking anybody; one process's always rise.
 
 Nine characters of milliseconds since 1970, three of a sequence within the millisecond, five random; Crockford's base 32
 in lower case (no i, l, o, u), so that ids survive being read aloud and sort as text.
@@ -10,7 +10,6 @@ import os
 import re
 import threading
 import time
-import weakref
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -32,16 +31,16 @@ def _encode(value: int, width: int) -> str:
 
 
 class IdMaker:
-    """Makes ids that rise strictly within this object, also when the wall clock steps back; a forked child makes others."""
+    """Makes ids that rise strictly within this object, also when the wall clock steps back."""
 
     def __init__(self) -> None:
         self._last_ms = 0
         self._seq = 0
         self._head = _encode(0, _TIME_CHARS)
-        self._be_another()
-        _makers.add(self)
+        self.be_another()
 
-    def _be_another(self) -> None:
+    def be_another(self) -> None:
+        """In a forked child: make other ids than the parent from here on."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
 
@@ -62,15 +61,13 @@ class IdMaker:
         self._last_ms, self._seq, self._head = ms, 0, _encode(ms, _TIME_CHARS)
 
 
-_makers: weakref.WeakSet[IdMaker] = weakref.WeakSet()
+_here = IdMaker()
+os.register_at_fork(after_in_child=_here.be_another)
 
 
-def _after_fork() -> None:
-    for maker in tuple(_makers):
-        maker._be_another()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+def new_id() -> str:
+    """A fresh id: one maker for the whole process, so that what it submits first sorts first whichever object it uses."""
+    return _here.new()
 
 
 def made_here(task_id: str) -> bool:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".jsonl"
 VOID = "void"
-"""Lines of ``<checksum> <task id>``: records that were taken back."""
+"""Lines of ``<checksum> <task id>``, each begun with a new line: records that were taken back."""
 SEGMENT_BYTES = 2 << 20
 BATCH_BYTES = 256 << 10
 """More than this is flushed where it lies: writing it twice would cost more."""
@@ -84,17 +84,13 @@ class Journal:
             _aside(self._void_in_time, after_s=VOID_AFTER_S)
         return True
 
-    def void(self, gone: Iterable[tuple[str, bytes]]) -> None:
-        """See ``void_records``."""
-        void_records(self._layout, gone)
-
     def close(self) -> None:
         """Flush what its lines tell of where it lies, and remove it. Without this the next start does."""
         if self._maker is not None:
             self._maker.join()
         with self.turn:
-            segments, self._fills, self._rests = (self._fills, self._rests), None, None
-            if segments[0] is not None:
+            begun, self._fills, self._rests = self._fills is not None, None, None
+            if begun:
                 forget(self._layout, self._worker)
 
     def _begin(self) -> None:
@@ -201,10 +197,11 @@ def void_records(layout: Layout, gone: Iterable[tuple[str, bytes]]) -> None:
     """Lines that say that a task ended with just this document count no more: it was put back. Raises ``OSError``."""
     if not any(name.endswith(SUFFIX) for name in list_names(layout.journal)):
         return
-    text = "".join(f"{zlib.crc32(data):08x} {task_id}\n" for task_id, data in gone).encode()
+    text = "".join(f"\n{zlib.crc32(data):08x} {task_id}" for task_id, data in gone).encode()  # a line cut short ends there
     fd = os.open(f"{layout.journal}/{VOID}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
     try:
-        os.write(fd, text)
+        if os.write(fd, text) != len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{layout.journal}/{VOID}")
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -235,7 +232,7 @@ def _open_direct(path: str) -> int:
         return os.open(path, flags)
 
 
-def _aside(act: Callable[[], None], after_s: float = 0.0) -> threading.Timer | None:
+def _aside(act: Callable[[], None], after_s: float = 0.0) -> threading.Timer:
     timer = threading.Timer(after_s, act)
     timer.daemon = True
     timer.start()

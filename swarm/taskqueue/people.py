@@ -16,7 +16,6 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser, list_names
 from swarm.taskqueue.cancelling import Canceller, list_children, mapped_task
 from swarm.taskqueue.corrupt import find_set_aside
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.journal import void_records
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
@@ -79,7 +78,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         if waits(parts.task):
             storage.move(located.path, layout.blocked_file(task_id, 0))
         else:
-            chooser = BucketChooser(layout, storage, IdMaker())
+            chooser = BucketChooser(layout, storage)
             chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
     ring(layout)
     return lane

@@ -18,7 +18,7 @@ from swarm.taskqueue import lookup
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
-from swarm.taskqueue.ids import IdMaker, made_here
+from swarm.taskqueue.ids import made_here, new_id
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
 from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.notes import owe_for
@@ -35,14 +35,9 @@ class Producer:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._ids = IdMaker()
         self._clock = SystemClock()
-        self._buckets = BucketChooser(layout, storage, self._ids)
-        self._home, self._number = self._ids.new(), itertools.count()
-
-    def new_id(self) -> str:
-        """A fresh task id; ids of one producer rise."""
-        return self._ids.new()
+        self._buckets = BucketChooser(layout, storage)
+        self._home, self._number = new_id(), itertools.count()
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
         """Accept one task and return its id; it is durable then, and eligible or blocked.
@@ -67,7 +62,7 @@ class Producer:
         Ids in the documents must come from ``new_id`` (they are not looked up). A generator: nothing happens until it is
         consumed. Interrupted, what was yielded is accepted and the rest is not there. Raises as ``enqueue``.
         """
-        staged = _Staged(self._layout, self._storage, self._ids)
+        staged = _Staged(self._layout, self._storage)
         accepted = 0
         try:
             with storage_faults("submission stopped"):
@@ -88,7 +83,7 @@ class Producer:
     def _prepare(self, document: Mapping[str, Any]) -> tuple[Task, bytes]:
         whole = dict(document)
         if whole.get("task_id") is None:
-            whole["task_id"] = self._ids.new()
+            whole["task_id"] = new_id()
         if not whole.get("created_at"):
             whole["created_at"] = self._clock.iso()
         return validate(whole), encode_body(whole)
@@ -144,11 +139,10 @@ def waits(task: Task) -> bool:
 class _Staged:
     """Whole buckets under construction: files are made under their final names, then each directory moves in at once."""
 
-    def __init__(self, layout: Layout, storage: Storage, ids: IdMaker) -> None:
+    def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._ids = ids
-        self._home = f"{layout.staging}/{ids.new()}.{os.getpid()}"
+        self._home = f"{layout.staging}/{new_id()}.{os.getpid()}"
         self._open: dict[tuple[str, int], tuple[str, int]] = {}
         self._full: list[tuple[str, str]] = []
         self._blocked: list[Task] = []
@@ -168,7 +162,7 @@ class _Staged:
     def _folder(self, lane: str, priority: int, first_id: str) -> str:
         folder, count = self._open.get((lane, priority), ("", BUCKET_SIZE))
         if count == BUCKET_SIZE:
-            key = first_id if made_here(first_id) else self._ids.new()  # others' ids do not sort by time, buckets must
+            key = first_id if made_here(first_id) else new_id()  # others' ids do not sort by time, buckets must
             folder, count = f"{self._home}/{lane}/{bucket_name(priority, key)}", 0
             self._storage.make_dir(folder)
             self._full.append((lane, folder))

@@ -15,7 +15,6 @@ from swarm.errors import TaskInvalid
 from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.codec import MAX_FILE_BYTES, encode_trail, parse
 from swarm.taskqueue.corrupt import set_aside
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import Tails, rewrite_tail
@@ -51,7 +50,7 @@ class Settler:
         self._layout = layout
         self._storage = storage
         self._clock = SystemClock()
-        self._buckets = BucketChooser(layout, storage, IdMaker())
+        self._buckets = BucketChooser(layout, storage)
 
     def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
         """Write the trail behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""

@@ -48,13 +48,8 @@ class Tails:
         if os.fstat(fd).st_size > end:
             os.ftruncate(fd, end)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all the files together."""
-        return sum(self._ends)
-
     def contents(self) -> list[bytes]:
-        """What the files hold now, of those that were there, in turn."""
+        """What the files hold now, of those that were there, in turn. Raises ``OSError`` for one that was cut meanwhile."""
         return [_read(fd, end) for fd, end in zip(self._open, self._ends, strict=True)]
 
     def flush(self) -> None:
@@ -77,7 +72,7 @@ def _read(fd: int, size: int) -> bytes:
     while len(data) < size:
         more = os.pread(fd, size - len(data), len(data))
         if not more:
-            break  # somebody else cut the file: what is not whole is not put on record as a whole
+            raise OSError(errno.EIO, "a task's file was cut by somebody else while its outcome was written")
         data += more
     return data
 

@@ -12,7 +12,6 @@ from swarm.errors import StorageFault, TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.corrupt import set_aside
-from swarm.taskqueue.ids import IdMaker
 from swarm.taskqueue.lanecursor import LaneCursor
 from swarm.taskqueue.layout import Layout, TaskName, task_file
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -47,7 +46,7 @@ class Taker:
         self._worker = worker
         self._mine = layout.held_by(worker)
         self._cursors: dict[str, LaneCursor] = {}
-        self._buckets = BucketChooser(layout, storage, IdMaker())
+        self._buckets = BucketChooser(layout, storage)
         self._taking = threading.Lock()
         self._in_hand: dict[str, Place] = {}
         self.lost_races = 0

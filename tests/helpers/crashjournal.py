@@ -13,14 +13,21 @@ from tests.helpers import crashscenes
 from tests.helpers.crashworld import DONE, LANE, LONG, WORKER, Scenario, World, alive, llm
 
 
+class _Done:
+    """What was to be done aside, and is done."""
+
+    def join(self) -> None: ...
+
+
 @contextmanager
 def journalled(segment_bytes: int = 64 << 10) -> Iterator[None]:
     """Journals are made with the first exchange, small, and what is done aside is done at once."""
     kept = journal.BEGIN_AFTER, journal.SEGMENT_BYTES, journal._aside
 
-    def at_once(act: Callable[[], None], after_s: float = 0.0) -> None:
+    def at_once(act: Callable[[], None], after_s: float = 0.0) -> _Done:
         if not after_s:
             act()
+        return _Done()
 
     journal.BEGIN_AFTER, journal.SEGMENT_BYTES, journal._aside = 1, segment_bytes, at_once
     try:

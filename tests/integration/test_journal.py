@@ -373,7 +373,7 @@ def test_a_retry_by_hand_is_told_beside_the_journals():
         end = told(queue.layout)[-1]
         assert end.now.endswith(f"{ids[1]}.json")
         with open(f"{queue.layout.journal}/{journal.VOID}", encoding="ascii") as file:
-            assert file.read() == f"{zlib.crc32(end.data):08x} {ids[1]}\n"
+            assert file.read() == f"\n{zlib.crc32(end.data):08x} {ids[1]}"
         queue.join()
         assert os.listdir(queue.layout.journal) == [".lock"]
         assert queue.read(ids[1])["state"] == "pending"

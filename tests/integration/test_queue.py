@@ -7,6 +7,7 @@ import stat
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -137,6 +138,15 @@ def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
     assert texts == sorted(texts)
     assert len(texts) == 1666
     assert os.listdir(f"{queue.layout.pending}/llm@m:1") == [], "used-up buckets are removed"
+
+
+def test_what_one_process_submits_first_comes_first_though_the_clock_stands_or_steps_back(queue):
+    now_ns, texts = time.time_ns(), [str(n) for n in range(24)]
+    for text in texts:
+        with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
+            list(type(queue)(queue.layout.root).enqueue_many([llm(text)]))
+    worker = queue.worker_view("w")
+    assert [worker.claim([LANE]).task.request["messages"][0]["content"] for _ in texts] == texts
 
 
 def test_an_interrupted_bulk_leaves_whole_flushes_only(queue, monkeypatch):

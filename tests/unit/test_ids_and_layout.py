@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
-from swarm.taskqueue.ids import IdMaker, made_here, time_of
+from swarm.taskqueue.ids import IdMaker, made_here, new_id, time_of
 from swarm.taskqueue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
 
 IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
@@ -37,11 +37,11 @@ def test_two_makers_do_not_collide():
 
 
 def test_a_forked_child_makes_other_ids(tmp_path):
-    maker, out = IdMaker(), tmp_path / "ids"
+    out = tmp_path / "ids"
     with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=time.time_ns()):
-        before = maker.new()
+        before = new_id()
         child = os.fork()
-        ids = [maker.new() for _ in range(100)]
+        ids = [new_id() for _ in range(100)]
         if child == 0:
             out.write_text(" ".join(ids))
             os._exit(0)
