@@ -63,7 +63,8 @@ class FileBell:
     def wait(self, timeout_s: float) -> bool:
         """Wait for a ring; False after ``timeout_s``."""
         ready = self._poll.poll(max(0.0, timeout_s) * 1000)
-        self.drain()
+        for fd, _ in ready:
+            _empty(fd)
         return bool(ready)
 
     def drain(self) -> None:

@@ -21,6 +21,8 @@ _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
 """How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
+KEEP_NS = 10_000_000_000
+"""A used-up bucket at its lane's end stays for so long: who submits a task now and then puts the next one there."""
 _NEVER = (-1, -1)
 """Time of change and count of links of a lane that was not listed."""
 
@@ -41,6 +43,7 @@ class LaneCursor:
         self._bucket = self._folder = ""
         self._names: list[str] = []
         self._barren: dict[str, int] = {}
+        self._kept = "", 0
         self._window = 1
         self._lost_s = 0.0
         self._strayed_s = 0.0
@@ -103,7 +106,7 @@ class LaneCursor:
                 changed_ns = os.stat(path).st_mtime_ns
             except FileNotFoundError:
                 continue
-            if self._barren.get(bucket) == changed_ns:
+            if self._barren.get(bucket) == changed_ns or (self._kept == (bucket, changed_ns) and _fresh(changed_ns)):
                 continue
             names = list_names(path)
             if any(parse_task_file(n) for n in names):
@@ -122,11 +125,20 @@ class LaneCursor:
         return names[len(names) - aside :] + names[: len(names) - aside] if aside else names
 
     def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, foreign: bool) -> None:
-        """An empty bucket goes away; one with only foreign files is not listed again until it changes."""
-        if not foreign:
+        """An empty bucket goes, the last one later; one with only foreign files is not listed again until it changes."""
+        settled = time.time_ns() - changed_ns > GRAIN_NS
+        if foreign:
+            if settled:
+                self._barren[bucket] = changed_ns
+        elif bucket == self._buckets[-1] and _fresh(changed_ns):
+            if settled:
+                self._kept = bucket, changed_ns
+        else:
             self._seen = _NEVER  # it goes, or somebody just put a task in or took it away: look again
             with suppress(OSError):
                 os.rmdir(path)
                 self._barren.pop(bucket, None)
-        elif time.time_ns() - changed_ns > GRAIN_NS:
-            self._barren[bucket] = changed_ns
+
+
+def _fresh(changed_ns: int) -> bool:
+    return 0 <= time.time_ns() - changed_ns < KEEP_NS

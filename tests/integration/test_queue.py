@@ -137,7 +137,7 @@ def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
         texts.append((-claim.task.priority, int(claim.task.request["messages"][0]["content"])))
     assert texts == sorted(texts)
     assert len(texts) == 1666
-    assert os.listdir(f"{queue.layout.pending}/llm@m:1") == [], "used-up buckets are removed"
+    assert len(os.listdir(f"{queue.layout.pending}/llm@m:1")) == 1, "used-up buckets are removed, the last one later"
 
 
 def test_what_one_process_submits_first_comes_first_though_the_clock_stands_or_steps_back(queue):

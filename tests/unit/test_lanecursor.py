@@ -2,12 +2,13 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from swarm.taskqueue import lanecursor
-from swarm.taskqueue.lanecursor import LaneCursor
+from swarm.taskqueue.lanecursor import KEEP_NS, LaneCursor
 from swarm.taskqueue.layout import GRAIN_NS, bucket_name, task_file
 
 
@@ -61,7 +62,40 @@ def test_one_worker_gets_everything_in_order(tmp_path):
     late = [put(lane, n, priority=1) for n in range(5)]
     first = [put(lane, n, bucket="b") for n in range(10, 15)]
     assert drain(LaneCursor(str(lane))) == first + late
+    assert os.listdir(lane) == [bucket_name(1, "a")], "the last one stays a while"
+
+
+def test_the_last_bucket_takes_more_and_goes_when_it_was_empty_for_long(tmp_path, monkeypatch):
+    lane = tmp_path / "lane"
+    names = [put(lane, n) for n in range(3)]
+    cursor = LaneCursor(str(lane))
+    for name in names:
+        (lane / bucket_name(5, "a") / name).unlink()
+    assert cursor.next() is None
+    for number in range(3):
+        name = put(lane, number)
+        assert cursor.next()[1] == name
+        (lane / bucket_name(5, "a") / name).unlink()
+        assert cursor.next() is None
+    changed_ns = (lane / bucket_name(5, "a")).stat().st_mtime_ns
+    at(monkeypatch, changed_ns + KEEP_NS - 1)
+    assert cursor.next() is None
+    looked = []
+    real = lanecursor.list_names
+    monkeypatch.setattr(lanecursor, "list_names", lambda path: looked.append(path) or real(path))
+    assert cursor.next() is None
+    assert (os.listdir(lane), looked) == ([bucket_name(5, "a")], []), "not even listed again"
+    at(monkeypatch, changed_ns + KEEP_NS)
+    assert cursor.next() is None
     assert os.listdir(lane) == []
+
+
+def test_a_bucket_with_others_behind_it_goes_at_once(tmp_path):
+    lane = tmp_path / "lane"
+    (lane / bucket_name(5, "a")).mkdir(parents=True)
+    put(lane, 1, bucket="b")
+    assert LaneCursor(str(lane)).next() is not None
+    assert os.listdir(lane) == [bucket_name(5, "b")]
 
 
 def test_a_change_within_the_clock_s_grain_is_seen(tmp_path, monkeypatch):
@@ -177,7 +211,7 @@ def test_a_lane_that_vanishes_and_comes_back(tmp_path):
     put(lane, 1)
     cursor = LaneCursor(str(lane))
     assert len(drain(cursor)) == 1
-    lane.rmdir()
+    shutil.rmtree(lane)
     assert cursor.next() is None
     name = put(lane, 2)
     assert cursor.next()[1] == name

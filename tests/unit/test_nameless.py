@@ -33,6 +33,14 @@ def test_nothing_is_ever_overwritten(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+@pytest.mark.parametrize("durability", ["full", "fast"])
+def test_a_directory_that_went_meanwhile_is_made_again(tmp_path, durability):
+    path = tmp_path / "gone" / "too" / "a.json"
+    assert appear(Storage(durability), str(tmp_path), str(path), b"whole")
+    assert path.read_bytes() == b"whole"
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize("call", ["write_all", "os.link"])
 def test_who_dies_before_the_name_leaves_nothing(tmp_path, monkeypatch, call):
     queue = open_queue(tmp_path)
