@@ -7,17 +7,25 @@ import time
 
 from swarm.taskqueue.layout import GRAIN_NS
 
+_AGAIN_S = 0.0005
+"""Asked again sooner than this it answers as before: nobody acts on a change so quickly, a process takes longer to wake."""
+
 
 class Occupied:
-    """Costs one ``stat`` while the directory does not change."""
+    """Costs one ``stat`` while the directory does not change, and nothing when asked thousands of times a second."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._seen_ns = -1
         self._answer = False
+        self._asked_s = 0.0
 
     def any(self) -> bool:
-        """Whether anything lies in it; False when it is not there."""
+        """Whether anything lies in it, or did half a millisecond ago; False when it is not there."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < _AGAIN_S:
+            return self._answer
+        self._asked_s = now_s
         try:
             changed_ns = os.stat(self._folder).st_mtime_ns
             if changed_ns != self._seen_ns:
@@ -26,5 +34,5 @@ class Occupied:
                 settled = time.time_ns() - changed_ns > GRAIN_NS
                 self._seen_ns = changed_ns if settled else -1
         except FileNotFoundError:
-            return False
+            self._answer = False
         return self._answer

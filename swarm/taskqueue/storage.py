@@ -81,20 +81,35 @@ def read_regular(path: str, limit: int) -> bytes:
             raise ValueError("is no regular file") from exc
         raise
     try:
-        status = os.fstat(fd)
-        if (status.st_mode & 0o170000) != 0o100000:
-            raise ValueError("is no regular file")
-        if status.st_size > limit:
-            raise ValueError(f"has {status.st_size} bytes; {limit} are allowed")
-        data = os.read(fd, status.st_size + 1)
-        if len(data) == status.st_size:
-            return data
-        chunks = [data]  # it grew, or the kernel gives it in pieces
-        while chunk := os.read(fd, 65536):
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return _read_at_once(fd, limit) or _read_with_care(fd, limit)
     finally:
         os.close(fd)
+
+
+def _read_at_once(fd: int, limit: int) -> bytes | None:
+    """The usual case in two calls, which only a file answers like that; None if it is another."""
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if 0 < size <= limit:
+            data = os.pread(fd, size + 1, 0)
+            if len(data) == size:
+                return data
+    except OSError:  # a FIFO, a directory; or the disk, which says it again
+        return None
+    return None
+
+
+def _read_with_care(fd: int, limit: int) -> bytes:
+    status = os.fstat(fd)
+    if (status.st_mode & 0o170000) != 0o100000:
+        raise ValueError("is no regular file")
+    if status.st_size > limit:
+        raise ValueError(f"has {status.st_size} bytes; {limit} are allowed")
+    os.lseek(fd, 0, os.SEEK_SET)
+    chunks = []  # it grew, or the kernel gives it in pieces
+    while chunk := os.read(fd, 65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _renameat2(source: str, target: str) -> int:

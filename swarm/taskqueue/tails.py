@@ -45,7 +45,7 @@ class Tails:
         write_all(fd, tail, offset)
         end = offset + len(tail)
         self._ends.append(end)
-        if os.fstat(fd).st_size > end:
+        if os.lseek(fd, 0, os.SEEK_END) > end:
             os.ftruncate(fd, end)
 
     def contents(self) -> list[bytes]:

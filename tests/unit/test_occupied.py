@@ -1,0 +1,59 @@
+"""Whether a directory holds anything: true at once when asked at leisure, cheap when asked all the time."""
+
+import os
+import time
+
+from swarm.taskqueue import occupied
+from swarm.taskqueue.layout import GRAIN_NS
+from swarm.taskqueue.occupied import Occupied
+
+
+class Clock:
+    """Stands still between the steps of a test."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 100.0
+        monkeypatch.setattr(occupied.time, "monotonic", lambda: self.now_s)
+
+    def step(self, seconds=1.0):
+        self.now_s += seconds
+
+
+def test_what_comes_and_goes_is_seen(tmp_path, monkeypatch):
+    clock, folder = Clock(monkeypatch), Occupied(str(tmp_path / "folder"))
+    assert not folder.any(), "it is not there"
+    for _ in range(3):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "a").touch()
+        clock.step()
+        assert folder.any()
+        (tmp_path / "folder" / "a").unlink()
+        clock.step()
+        assert not folder.any()
+        (tmp_path / "folder").rmdir()
+        clock.step()
+        assert not folder.any()
+
+
+def test_it_does_not_look_twice_within_half_a_millisecond(tmp_path, monkeypatch):
+    clock, folder = Clock(monkeypatch), Occupied(str(tmp_path))
+    assert not folder.any()
+    (tmp_path / "a").touch()
+    clock.step(0.0004)
+    assert not folder.any()
+    clock.step(0.0002)
+    assert folder.any()
+
+
+def test_an_old_answer_costs_no_listing_and_a_young_one_is_looked_up_again(tmp_path, monkeypatch):
+    clock, folder, listed = Clock(monkeypatch), Occupied(str(tmp_path)), []
+    real = os.scandir
+    monkeypatch.setattr(occupied.os, "scandir", lambda path: listed.append(path) or real(path))
+    (tmp_path / "a").touch()
+    for age_ns, listings in ((0, 3), (GRAIN_NS * 2, 1)):
+        os.utime(tmp_path, ns=(1, time.time_ns() - age_ns))
+        listed.clear()
+        for _ in range(3):
+            clock.step()
+            assert folder.any()
+        assert len(listed) == listings
