@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 
 from swarm.taskqueue.ids import new_id
-from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
+from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.storage import Storage
 
 
@@ -30,30 +31,61 @@ def returned_bucket(priority: int) -> str:
     return bucket_name(priority, "0")
 
 
+_MISSING = -1
+"""Instead of a time of change."""
+_NEVER_S = float("inf")
+_AGAIN_S = 0.0005
+"""Asked again sooner than this, a lane's end is where it was: what others add in between was added at the same time."""
+
+
+class _End:
+    """The bucket at the end of one priority of a lane, as it was found and filled since."""
+
+    __slots__ = ("asked_s", "changed_ns", "count", "look_again_s", "name")
+
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
+        self.count = count
+        self.asked_s = 0.0
+        self.changed_ns = _MISSING
+        self.look_again_s = _NEVER_S
+
+
 class BucketChooser:
-    """Chooses buckets for fresh work, at the end of its priority. Remembers what it filled."""
+    """Chooses buckets for fresh work, at the end of its priority; remembers the last one while nobody changes the lane."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._filled: dict[tuple[str, int], tuple[str, int]] = {}
+        self._ends: dict[tuple[str, int], _End] = {}
 
     def at_end(self, lane: str, priority: int) -> str:
         """Name of the bucket for one fresh task."""
-        name, count = self._filled.get((lane, priority), ("", BUCKET_SIZE))
-        if count >= BUCKET_SIZE:
-            name, count = self._last(lane, priority)
-        if count >= BUCKET_SIZE:
-            name, count = bucket_name(priority, new_id()), 0
-        self._filled[(lane, priority)] = (name, count + 1)
-        return name
+        end = self._ends.get((lane, priority))
+        now_s = time.monotonic()
+        if end is None or end.count >= BUCKET_SIZE or (now_s - end.asked_s > _AGAIN_S and self._moved(end, lane, now_s)):
+            end = self._ends[lane, priority] = self._find(lane, priority, end, now_s)
+        end.count += 1
+        return end.name
 
-    def _last(self, lane: str, priority: int) -> tuple[str, int]:
+    def _moved(self, end: _End, lane: str, now_s: float) -> bool:
+        """Whether there may be another end by now: the lane changed, or had just changed when it was listed."""
+        end.asked_s = now_s
+        return now_s > end.look_again_s or end.changed_ns != _changed_ns(self._layout.lane(lane))
+
+    def _find(self, lane: str, priority: int, before: _End | None, now_s: float) -> _End:
         lane_path = self._layout.lane(lane)
+        changed_ns = _changed_ns(lane_path)
         same = [n for n in sorted_buckets(lane_path) if bucket_priority(n) == priority]
-        if not same:
-            return "", BUCKET_SIZE
-        return same[-1], len(list_names(f"{lane_path}/{same[-1]}"))
+        if before is not None and same and before.name == same[-1]:
+            end = before
+        else:
+            end = _End(same[-1], len(list_names(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
+        if end.count >= BUCKET_SIZE:
+            end = _End(bucket_name(priority, new_id()), 0)
+        settled = time.time_ns() - changed_ns > GRAIN_NS
+        end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
+        return end
 
     def path(self, lane: str, bucket: str, task_id: str, attempt: int) -> str:
         """Of a task file in a bucket."""
@@ -74,3 +106,10 @@ class BucketChooser:
                 self._storage.make_dir(os.path.dirname(target))
             else:
                 return target
+
+
+def _changed_ns(lane_path: str) -> int:
+    try:
+        return os.stat(lane_path).st_mtime_ns
+    except FileNotFoundError:
+        return _MISSING

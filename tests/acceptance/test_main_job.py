@@ -9,6 +9,7 @@ import pytest
 
 from swarm.core.task import TaskState
 from swarm.taskqueue import registry
+from swarm.taskqueue.ids import made_here
 from swarm.taskqueue.lifelock import is_held
 from tests.helpers.cli import user
 from tests.helpers.queues import whereabouts
@@ -19,6 +20,10 @@ MODEL = "llama3.2:3b"
 
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def running(someone):
+    return someone.queue.list(TaskState.PROCESSING) if someone.root.exists() else ()
 
 
 @pytest.fixture
@@ -83,11 +88,11 @@ def test_a_killed_run_takes_its_swarm_along_and_can_be_resumed(someone):
 
 
 def test_a_run_again_right_after_a_kill_waits_for_the_swarm_that_is_ending_and_starts_its_own(someone):
-    someone.env["SWARM_SIM__REQUEST_S"] = "1.0"
+    someone.env["SWARM_SIM__REQUEST_S"] = "5.0"
     someone.prompts(6)
     command = ("run", "prompts.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "1")
     process = someone.start(*command)
-    wait_until(lambda: someone.root.exists() and someone.queue.stats().completed > 1, timeout_s=30, what="some results")
+    wait_until(lambda: any(made_here(one.task_id) for one in running(someone)), timeout_s=30, what="some at work")
     process.kill()
     process.communicate()
     assert someone.ours(), "its swarm still finishes what it runs"
@@ -102,15 +107,20 @@ def test_of_two_runs_at_once_the_second_goes_on_when_the_first_takes_its_swarm_a
     someone.prompts(8, "first.jsonl")
     someone.prompts(60, "second.jsonl", turn=2)
     someone.env["SWARM_SIM__REQUEST_S"] = "0.1"
+    someone.queue.prepare()
+    someone.ok("queue", "pause", "all")
     first = someone.start("run", "first.jsonl", "-o", "1.out", "--model", MODEL, "--simulate", "1")
-    wait_until(lambda: someone.root.exists() and sum(someone.queue.stats().pending.values()), what="the first is at work")
-    second = someone.run("run", "second.jsonl", "-o", "2.out", "--model", MODEL, "--simulate", "1", "--limit", "30")
+    wait_until(lambda: len(someone.queue.batches().names()) == 1, timeout_s=30, what="the first has a swarm")
+    second = someone.start("run", "second.jsonl", "-o", "2.out", "--model", MODEL, "--simulate", "1", "--limit", "30")
+    wait_until(lambda: len(someone.queue.batches().names()) == 2, timeout_s=30, what="the second has joined it")
+    someone.ok("queue", "resume", "all")
     told = first.communicate(timeout=30)
     assert first.returncode == 0, told
-    assert second.returncode == 0, (second.stdout, second.stderr)
-    assert "30 completed" in second.stdout
-    assert "the swarm of another run has ended with that run" in second.stderr
-    assert "/s in -" not in second.stderr, "no rate below nothing when workers go away"
+    written, said = second.communicate(timeout=30)
+    assert second.returncode == 0, (written, said)
+    assert "30 completed" in written
+    assert "the swarm of another run has ended with that run" in said
+    assert "/s in -" not in said, "no rate below nothing when workers go away"
     assert not someone.ours()
 
 

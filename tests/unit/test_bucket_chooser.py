@@ -1,0 +1,119 @@
+"""Where fresh work goes: to the end of its priority, wherever others have moved that, and without looking each time."""
+
+import os
+import time
+
+import pytest
+
+from swarm.taskqueue import buckets
+from swarm.taskqueue.buckets import BucketChooser
+from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
+from swarm.taskqueue.storage import Storage
+from tests.helpers.queues import LANE, llm, open_queue
+
+NAME = "lane"
+
+
+class Bench:
+    """A lane, a chooser, and a clock that only moves when told."""
+
+    def __init__(self, tmp_path, monkeypatch):
+        self.lane = tmp_path / "pending" / NAME
+        self.lane.mkdir(parents=True)
+        self.now_s = time.monotonic()
+        self.wall_ns = time.time_ns()
+        self.listed = []
+        real = os.listdir
+        monkeypatch.setattr(buckets.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(buckets.time, "time_ns", lambda: self.wall_ns)
+        monkeypatch.setattr(buckets.os, "listdir", lambda path: self.listed.append(os.path.basename(path)) or real(path))
+        self.chooser = BucketChooser(Layout(str(tmp_path)), Storage("fast"))
+
+    def step(self, seconds):
+        self.now_s += seconds
+        self.wall_ns += int(seconds * 1e9)
+
+    def bucket(self, key, priority=5):
+        (self.lane / bucket_name(priority, key)).mkdir()
+        return bucket_name(priority, key)
+
+    def changed(self, ns):
+        os.utime(self.lane, ns=(1, ns))
+
+    def end(self, priority=5):
+        return self.chooser.at_end(NAME, priority)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_one_bucket_is_filled_before_the_next_is_made(bench):
+    first = bench.end()
+    (bench.lane / first).mkdir()
+    assert {bench.end() for _ in range(BUCKET_SIZE - 1)} == {first}
+    assert bench.end() > first
+
+
+def test_each_priority_has_its_end(bench):
+    late, urgent = bench.bucket("b"), bench.bucket("a", priority=9)
+    assert (bench.end(), bench.end(9)) == (late, urgent)
+    assert bench.end(1).startswith("8-")
+
+
+def test_it_goes_behind_what_others_have_added(bench):
+    mine = bench.bucket("a")
+    assert bench.end() == mine
+    theirs = bench.bucket("b")
+    bench.step(0.001)
+    assert bench.end() == theirs
+    (bench.lane / theirs).rmdir()
+    bench.step(0.001)
+    assert bench.end() == mine
+
+
+def test_a_lane_that_does_not_change_is_listed_once_and_again_after_the_clock_s_grain(bench):
+    bench.bucket("a")
+    bench.changed(bench.wall_ns)
+    bench.end()
+    assert bench.listed == [NAME, bucket_name(5, "a")]
+    for _ in range(10):
+        bench.step(GRAIN_NS / 1e9 / 20)
+        bench.end()
+    assert bench.listed == [NAME, bucket_name(5, "a")]
+    hidden = bench.bucket("b")
+    bench.changed(bench.wall_ns - GRAIN_NS // 2)
+    bench.step(GRAIN_NS / 1e9)
+    assert bench.end() == hidden
+    bench.listed.clear()
+    bench.step(60)
+    bench.end()
+    assert bench.listed == []
+
+
+def test_it_does_not_look_twice_within_half_a_millisecond(bench):
+    mine = bench.bucket("a")
+    assert bench.end() == mine
+    theirs = bench.bucket("b")
+    bench.step(0.0004)
+    assert bench.end() == mine
+    bench.step(0.0002)
+    assert bench.end() == theirs
+
+
+def test_a_full_last_bucket_of_others_is_not_filled_further(bench):
+    full = bench.bucket("0a")
+    for number in range(BUCKET_SIZE):
+        (bench.lane / full / str(number)).touch()
+    assert bench.end() > full
+
+
+def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "_AGAIN_S", 0.0)
+    one, other = open_queue(tmp_path), open_queue(tmp_path)
+    wanted = [one.enqueue(llm())]
+    list(other.enqueue_many(llm(str(n)) for n in range(3)))
+    wanted.append(one.enqueue(llm()))
+    worker = one.worker_view("w")
+    assert [c.task.task_id for c in [worker.claim([LANE]) for _ in range(5)]][::4] == wanted
