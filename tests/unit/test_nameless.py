@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from swarm.errors import StorageFault
-from swarm.taskqueue import nameless
+from swarm.taskqueue import buckets, nameless
 from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.storage import Storage
 from tests.helpers.queues import llm, open_queue, whereabouts
@@ -70,7 +70,8 @@ def test_where_there_are_no_such_files_a_task_comes_in_the_longer_way(tmp_path, 
     assert os.listdir(queue.layout.staging) == []
 
 
-def test_a_bucket_that_went_away_is_made_again(tmp_path):
+def test_a_bucket_that_went_away_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "_AGAIN_S", 3600.0)  # as if it went after the last look
     queue = open_queue(tmp_path)
     queue.enqueue(llm())
     (path,) = files(queue.layout.pending)
