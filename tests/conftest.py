@@ -3,8 +3,9 @@
 import os
 import signal
 
-for name in [name for name in os.environ if name.startswith("SWARM_") and not name.startswith("SWARM_TEST_")]:
-    del os.environ[name]
+for name in list(os.environ):
+    if name in ("SWARM_ROOT", "SWARM_CONFIG") or (name.startswith("SWARM_") and "__" in name):
+        del os.environ[name]
 
 # Whoever is started in the background ignores Ctrl-C, and so does every program that is started from there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
