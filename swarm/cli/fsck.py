@@ -48,7 +48,7 @@ def fsck(
     present = Presence(layout) if repair else None
     try:
         findings = checks.look(layout)
-        done = checks.repair(layout, Storage(settings.queue.durability), findings) if repair else ()
+        done = checks.repair(layout, Storage(settings.queue.durability, layout.root), findings) if repair else ()
     finally:
         if present is not None:
             present.leave()

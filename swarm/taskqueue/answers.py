@@ -23,7 +23,7 @@ class AnswerFiles:
 
     def __init__(self, layout: Layout, *, max_bytes: int) -> None:
         self._folder = layout.cache
-        self._storage = Storage("fast")
+        self._storage = Storage("fast", layout.root)
         self._share = max_bytes // SHARDS
         self._lock = threading.Lock()
 

@@ -37,7 +37,7 @@ def not_there(_state: TaskState, path: str) -> bool:
 
 def being_submitted(layout: Layout) -> frozenset[str]:
     """Ids of all tasks of batches whose submission is under way: those not there yet may depend on those that ended."""
-    book = BatchBook(layout, Storage("fast"))
+    book = BatchBook(layout, Storage("fast", layout.root))
     found: set[str] = set()
     for batch_id in book.names():
         with suppress(FileNotFoundError, QueueError):

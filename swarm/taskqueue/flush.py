@@ -46,10 +46,15 @@ class _Wish:
 
 
 class SharedFlush:
-    """Safe from any thread. ``everything`` flushes the whole file system of a descriptor, and raises ``OSError``."""
+    """Safe from any thread.
 
-    def __init__(self, everything: Callable[[int], None]) -> None:
+    ``everything`` flushes the whole file system of a descriptor, and raises ``OSError``. ``root`` is a directory of that
+    file system, which stays and holds all targets; it need not be there yet.
+    """
+
+    def __init__(self, everything: Callable[[int], None], root: str) -> None:
         self._everything = everything
+        self._root = root
         self._kept_fd: int | None = None
         self._alone_until_s = 0.0 if tells_errors() else float("inf")
         self._alone_for_s = ALONE_FOR_S
@@ -102,7 +107,7 @@ class SharedFlush:
             failures = {target: _one(target) for target in targets}
             self._one_s += _WEIGHT * ((time.monotonic() - began_s) / len(targets) - self._one_s)
             if together and self._kept_fd is None:
-                self._keep(next(iter(targets)))
+                self._keep()
             elif together:
                 self._all_s *= _FADE
         for wish in batch:
@@ -116,10 +121,13 @@ class SharedFlush:
         wish.failed, wish.done = _one(wish.targets[0]), True
         self._one_s += _WEIGHT * (time.monotonic() - began_s - self._one_s)
 
-    def _keep(self, target: Target) -> None:
-        """The kernel tells a descriptor of the write errors since it was opened; so one is kept from here on."""
+    def _keep(self) -> None:
+        """The kernel tells a descriptor of the write errors since it was opened; so one is kept from here on.
+
+        It is none of a target: that would keep a removed file's blocks, and the disk from being made read-only.
+        """
         try:
-            fd = os.dup(target) if isinstance(target, int) else os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:  # the next batch tries again
             return
         self._kept_fd = fd

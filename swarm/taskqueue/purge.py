@@ -90,7 +90,7 @@ def waiting_for(layout: Layout) -> Waiting:
 
 def _cursors(layout: Layout) -> dict[str, int]:
     """Lines behind each feed's cursor: what lies beyond is offered again, and must be found to be there."""
-    book = FeedBook(layout, Storage("fast"))
+    book = FeedBook(layout, Storage("fast", layout.root))
     found = {}
     for feed_id in book.names():
         with suppress(QueueError):
@@ -100,7 +100,7 @@ def _cursors(layout: Layout) -> dict[str, int]:
 
 
 def _to_be_told(layout: Layout) -> frozenset[str]:
-    book = BatchBook(layout, Storage("fast"))
+    book = BatchBook(layout, Storage("fast", layout.root))
     found: set[str] = set()
     for name in list_names(layout.outbox):
         subject, _, rest = name.partition("-")

@@ -23,7 +23,7 @@ class QueueReader:
 
     def __init__(self, root_path: str, durability: str = "full") -> None:
         self.layout = Layout(root_path)
-        self.storage = Storage(durability)
+        self.storage = Storage(durability, self.layout.root)
 
     def must_exist(self) -> Self:
         """For commands that only look. Raises ``NotRunning`` when there is no queue at this root."""

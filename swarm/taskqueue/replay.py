@@ -71,7 +71,7 @@ def _counting(lines: list[Redo], gone: frozenset[tuple[int, str]]) -> list[tuple
 class _Replayer:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._storage = Storage("full")
+        self._storage = Storage("full", layout.root)
         self._gone: dict[str, Redo] = {}
         self.said: list[str] = []
 

@@ -126,11 +126,11 @@ def sync_file_system(fd: int) -> None:
 
 
 class Storage:
-    """File calls under one durability."""
+    """File calls under one durability, all below one root."""
 
-    def __init__(self, durability: str) -> None:
+    def __init__(self, durability: str, root: str) -> None:
         self.full = durability == "full"
-        self._flush = SharedFlush(sync_file_system)
+        self._flush = SharedFlush(sync_file_system, root)
 
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
         """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""

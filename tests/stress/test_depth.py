@@ -165,7 +165,7 @@ def counted(calls, name, function):
     return call
 
 
-def test_nobody_is_told_before_a_flush_that_began_after_it_asked():
+def test_nobody_is_told_before_a_flush_that_began_after_it_asked(tmp_path):
     """Every caller must see a whole flush, begun after its call, come to an end before it returns."""
     began, ended = [], []
     tick = iter(range(1_000_000))
@@ -175,7 +175,7 @@ def test_nobody_is_told_before_a_flush_that_began_after_it_asked():
         time.sleep(0.001)
         ended.append((began[-1], next(tick)))
 
-    shared = SharedFlush(everything)
+    shared = SharedFlush(everything, str(tmp_path))
     shared._alone_until_s = 0.0
     wrong = []
 
@@ -207,7 +207,7 @@ def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path):
     def fails(_fd):
         raise OSError(5, "Input/output error")
 
-    shared = SharedFlush(fails)
+    shared = SharedFlush(fails, str(tmp_path))
     shared._alone_until_s = 0.0
     gate = threading.Barrier(7)
     errors = []
@@ -249,9 +249,9 @@ def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, mon
     assert claim.attempt == 1
 
 
-def test_a_slow_flush_of_everything_is_not_repeated_at_once():
+def test_a_slow_flush_of_everything_is_not_repeated_at_once(tmp_path):
     """Somebody else writes a lot: flushing that with ours would cost more than flushing ours one by one."""
-    shared = SharedFlush(lambda _fd: time.sleep(flush.SLOW_S * 1.2))
+    shared = SharedFlush(lambda _fd: time.sleep(flush.SLOW_S * 1.2), str(tmp_path))
     shared._alone_until_s = 0.0
     for turn in (1, 2):
         assert shared._together(0, time.monotonic()) is None
@@ -271,7 +271,7 @@ def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeyp
         time.sleep(cost_s["all"])
 
     monkeypatch.setattr(flush, "_one", one)
-    shared = SharedFlush(everything)
+    shared = SharedFlush(everything, str(tmp_path))
     shared._alone_until_s = 0.0
     folders = [str(tmp_path)] * 2
     os.mkdir(tmp_path / "b")
@@ -288,3 +288,21 @@ def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeyp
     assert last(30) == "one"
     cost_s["all"] = 0.0001
     wait_until(lambda: last(5) == "all", timeout_s=10, what="trying it again")
+
+
+def test_what_is_kept_open_for_flushing_is_neither_a_task_nor_its_directory(tmp_path):
+    """Else a removed file's blocks stay taken, and nobody can make the disk read-only while the process lives."""
+    for number in range(16):  # the order of a set of paths and descriptors is another each time
+        shared = SharedFlush(lambda _fd: None, str(tmp_path))
+        shared._alone_until_s = 0.0
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        with open(folder / "task", "w") as task:
+            shared.flush(str(folder), task.fileno())
+        kept = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()]
+        assert [path for path in kept if path.startswith(str(tmp_path))] == [str(tmp_path)]
+
+
+def _descriptors():
+    """Those still there after the listing, which has one of its own."""
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]

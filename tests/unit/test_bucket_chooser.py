@@ -28,7 +28,7 @@ class Bench:
         monkeypatch.setattr(buckets.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(buckets.time, "time_ns", lambda: self.wall_ns)
         monkeypatch.setattr(buckets.os, "listdir", lambda path: self.listed.append(os.path.basename(path)) or real(path))
-        self.chooser = BucketChooser(Layout(str(tmp_path)), Storage("fast"))
+        self.chooser = BucketChooser(Layout(str(tmp_path)), Storage("fast", str(tmp_path)))
 
     def step(self, seconds):
         self.now_s += seconds

@@ -20,7 +20,7 @@ def files(folder):
 @pytest.mark.parametrize("durability", ["full", "fast"])
 def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path, durability):
     path = tmp_path / "a.json"
-    assert appear(Storage(durability), str(tmp_path), str(path), b"whole")
+    assert appear(Storage(durability, str(tmp_path)), str(tmp_path), str(path), b"whole")
     status = path.stat()
     assert (path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_nlink) == (b"whole", 0o600, 1)
 
@@ -28,7 +28,7 @@ def test_a_file_is_whole_and_private_when_it_has_a_name(tmp_path, durability):
 def test_nothing_is_ever_overwritten(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"first")
-    assert not appear(Storage("full"), str(tmp_path), str(path), b"second")
+    assert not appear(Storage("full", str(tmp_path)), str(tmp_path), str(path), b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -36,7 +36,7 @@ def test_nothing_is_ever_overwritten(tmp_path):
 @pytest.mark.parametrize("durability", ["full", "fast"])
 def test_a_directory_that_went_meanwhile_is_made_again(tmp_path, durability):
     path = tmp_path / "gone" / "too" / "a.json"
-    assert appear(Storage(durability), str(tmp_path), str(path), b"whole")
+    assert appear(Storage(durability, str(tmp_path)), str(tmp_path), str(path), b"whole")
     assert path.read_bytes() == b"whole"
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
