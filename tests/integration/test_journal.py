@@ -71,11 +71,28 @@ def test_of_a_torn_segment_the_whole_lines_count(batches, data):
 
 @given(LINES, st.data())
 def test_a_line_that_was_changed_does_not_count(lines, data):
-    segment = bytearray(redo.header(1) + redo.encode(lines, 1, 0))
-    at = data.draw(st.integers(0, len(segment.rstrip()) - 1))
-    segment[at] ^= data.draw(st.integers(1, 255))
-    found = [line for _, line in redo.decode(bytes(segment))]
+    written = bytearray(redo.encode(lines, 1, 0))
+    at = data.draw(st.integers(0, len(written.rstrip()) - 1))
+    written[at] ^= data.draw(st.integers(1, 255))
+    found = [line for _, line in redo.decode(redo.header(1) + written)]
     assert found == lines[: len(found)], "a damaged line was taken for another"
+
+
+@given(st.integers(0, redo.BLOCK_BYTES - 1), st.integers(1, 255))
+def test_a_damaged_header_adds_no_line(at, change):
+    lines = [redo.Redo("a", "b", b"{}")]
+    segment = bytearray(redo.header(1) + redo.encode(lines, 1, 0))
+    segment[at] ^= change
+    assert [line for _, line in redo.decode(bytes(segment))] in ([], lines)
+
+
+def test_each_byte_of_a_line_is_checked():
+    lines = [redo.Redo("pending/a", "completed/b", b'{"prompt":"hi"}')]
+    written = redo.encode(lines, 1, 0)
+    for at in range(len(written.rstrip()) - len("}")):
+        damaged = bytearray(written)
+        damaged[at] ^= 1
+        assert list(redo.decode(redo.header(1) + damaged)) == [], f"byte {at}"
 
 
 def test_a_header_of_a_later_generation_voids_all_lines():
