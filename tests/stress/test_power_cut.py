@@ -46,7 +46,7 @@ class Disk:
         except (OSError, subprocess.CalledProcessError) as exc:
             shutil.rmtree(self.home)
             words = getattr(exc, "stderr", None) or str(exc).encode()
-            pytest.skip(f"no power cuts on {kind} here: {words.decode().strip().splitlines()[-1]}")
+            pytest.skip(f"no power cuts on {kind} here: {words.decode().strip().splitlines()[0]}")
 
     def mount(self):
         subprocess.run(["mount", "-o", "loop", self.image, self.place], check=True, capture_output=True)
