@@ -30,7 +30,7 @@ def enter(*, tests: bool = False) -> None:
     if done.returncode == 0 and Path(sys.prefix) != VENV:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     if missing := _missing(names):
-        print(f"{sys.argv[0]} needs {', '.join(missing)}: remove {VENV} and run it again", file=sys.stderr)
+        print(f"{sys.argv[0]}: {', '.join(missing)} could not be installed into {VENV}", file=sys.stderr)
         raise SystemExit(2)
 
 
