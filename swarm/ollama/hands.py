@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,8 @@ class ServerHands:
         self._markers = {SERVER_MARKER: worker, ROOT_MARKER: str(root)}
         self._looked_s = float("-inf")
         self._note: notes.Quarantine | None = None
+        self._deciding = threading.Lock()
+        """A card is lost on one thread while a request ends well on another."""
 
     def kill_runners(self) -> tuple[str, ...]:
         """SIGKILL the server's children; the server notices and starts a new one with the next request."""
@@ -82,7 +85,8 @@ class ServerHands:
     def quarantine(self, reason: str) -> str:
         """Write it down, so that a restarted worker knows."""
         try:
-            note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
+            with self._deciding:
+                note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
         except OSError as error:
             return f"the quarantine cannot be written down ({error.strerror}): it is tried again at the next fault"
         self._looked_s = float("-inf")
@@ -105,11 +109,20 @@ class ServerHands:
         return note is not None and note.left_s <= 0
 
     def recovered(self) -> None:
-        """The trial went well."""
-        if self._current() is not None:
+        """The trial went well.
+
+        Only one that is due counts: a request that began before the card was lost may still end well after it, and says
+        nothing of the card.
+        """
+        if not self.on_trial():
+            return
+        with self._deciding:
+            note = notes.read(self._workers_dir, self._worker, self._uuids)
+            if note is None or note.left_s > 0:
+                return
             notes.release(self._workers_dir, self._worker)
             self._note = None
-            log.info("%s: quarantine ended, its server works again", self._worker)
+        log.info("%s: quarantine ended, its server works again", self._worker)
 
     def _current(self) -> notes.Quarantine | None:
         now_s = time.monotonic()

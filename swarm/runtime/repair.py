@@ -47,7 +47,7 @@ class Hands(Protocol):
         ...
 
     def recovered(self) -> None:
-        """The server did work: a quarantine whose trial this was is over."""
+        """The server did work: a quarantine whose trial this was is over; one that has just begun is not."""
         ...
 
 

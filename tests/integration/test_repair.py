@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
@@ -141,6 +142,28 @@ def test_an_adopted_server_is_never_touched(tmp_path):
         assert one.hands.kill_runners() == ()
         assert one.hands.restart_server() is None
         assert one.ask().final["done"]
+
+
+def test_a_request_under_way_when_the_card_was_lost_does_not_end_its_quarantine(tmp_path):
+    with Ladder(tmp_path, request_s=0.5) as one:
+        asked = threading.Thread(target=one.ask)
+        asked.start()
+        wait_until(lambda: one.sim.state()["in_flight"], what="the request under way")
+        one.hands.quarantine("the card was lost")
+        asked.join()
+        assert quarantine.read(one.workers, "worker-1", UUIDS).reason == "the card was lost"
+        assert one.fault() == "quarantined"
+
+
+def test_a_trial_that_goes_well_does_not_end_a_quarantine_renewed_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(hands_module, "RECHECK_S", 60.0)
+    limits = RepairSettings(quarantine_s=0.05)
+    with Ladder(tmp_path, limits) as one:
+        one.hands.quarantine("it hung too often")
+        wait_until(one.hands.on_trial, what="the trial due")
+        quarantine.put(one.workers, "worker-1", UUIDS, "never got ready", RepairSettings())
+        one.hands.recovered()
+        assert quarantine.read(one.workers, "worker-1", UUIDS).reason == "never got ready"
 
 
 def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
