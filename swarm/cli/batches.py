@@ -41,9 +41,8 @@ from swarm.taskqueue.notes import Note, write_note
 def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     """Submit, work, collect. Raises ``InputError`` and the like before any work starts; the same call again resumes."""
     began_s = time.monotonic()
-    output = str(request.output)
+    output = _output(request)
     _check_targets(loaded, request)
-    check_writable(output, input_path=None if request.source in (None, "-") else request.source)
     with opened(request.source or "-") as source:
         options = read_options(request)
         scan = validate(source, options)
@@ -69,6 +68,18 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         return outcome
     lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
     return msgspec.structs.replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+
+
+def _output(request: RunRequest) -> str:
+    """Where the results go, checked; empty for a dry run that names none."""
+    if request.output is None:
+        if not request.dry_run:
+            raise InputError(
+                "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
+            )
+        return ""
+    check_writable(str(request.output), input_path=None if request.source in (None, "-") else request.source)
+    return str(request.output)
 
 
 def _check_targets(loaded: Loaded, request: RunRequest) -> None:

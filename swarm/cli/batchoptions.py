@@ -9,6 +9,9 @@ import typer
 
 Input = Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where the results go.")]
+RunOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT", help="Where the results go; only --dry-run needs none.")
+]
 Model = Annotated[str | None, typer.Option("--model", metavar="M", help="Model for lines that name none.")]
 PromptField = Annotated[str | None, typer.Option("--prompt-field", metavar="NAME", help="Column that holds the prompt.")]
 Template = Annotated[

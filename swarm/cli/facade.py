@@ -94,7 +94,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     task: Path | None = None
     output: Path | None = None
-    """None for `submit`."""
+    """None for `submit`; `run` needs one unless it is a dry run."""
     model: str | None = None
     prompt_field: str | None = None
     template: str | None = None

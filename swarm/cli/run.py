@@ -28,6 +28,7 @@ from swarm.cli.batchoptions import (
     Priority,
     PromptField,
     Quiet,
+    RunOutput,
     Schema,
     Sort,
     System,
@@ -39,7 +40,7 @@ from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load
 
 def run(
     source: Input,
-    output: Output,
+    output: RunOutput = None,
     model: Model = None,
     prompt_field: PromptField = None,
     template: Template = None,
@@ -80,7 +81,7 @@ def run(
       swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b
       swarm run gsm8k.jsonl --prompt-field question --model llama3.2:3b --simulate 4 -o out.jsonl
       swarm run openai-batch.jsonl -o out.jsonl --errors failures.jsonl
-      swarm run prompts.csv --template "Sum up: {text}" --model llama3.2:3b --option num_predict=64 --dry-run -o out.jsonl
+      swarm run prompts.csv --template "Sum up: {text}" --model llama3.2:3b --option num_predict=64 --dry-run
       swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b --not-before 22:00 --timeout 5m --max-attempts 2
     """
     from swarm.cli.facade import RunRequest, batches

@@ -30,6 +30,9 @@ def test_a_dry_run_writes_nothing(tmp_path):
         )
         assert (said["items"], said["new"], said["models"]) == (5, 5, {MODEL: 5})
         assert said["first_tasks"][0]["request"]["options"] == {"num_predict": 7}
+        assert someone.json("run", "prompts.jsonl", "--model", MODEL, "--dry-run")["items"] == 5
+        nowhere = someone.run("run", "prompts.jsonl", "--model", MODEL)
+        assert (nowhere.returncode, "-o OUT is missing" in nowhere.stderr) == (2, True)
         assert {p.name for p in tmp_path.iterdir()} == {"prompts.jsonl"}
 
 
