@@ -52,7 +52,7 @@ def until(someone, code, worker=None):
         found = findings(someone, worker)
         return found if code in found else None
 
-    return wait_until(look, timeout_s=20, what=f"{code} is found")
+    return wait_until(look, timeout_s=60, what=f"{code} is found")
 
 
 def scrape(port):
@@ -143,7 +143,7 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         document = queue.read(task)
         assert document["state"] in ("pending", "processing")
         assert document["attempts"][0]["outcome"] == "forgiven"
-        wait_until(lambda: task in {t.task_id for t in queue.list("processing")}, timeout_s=20, what="it is tried again")
+        wait_until(lambda: task in {t.task_id for t in queue.list("processing")}, timeout_s=60, what="it is tried again")
         wait_until(lambda: scrape(port)["swarm_task_run_seconds_count"] >= 1, what="the attempt is counted")
         assert scrape(port)["swarm_task_wait_seconds_count"] >= 1
         someone.ok("queue", "cancel", task)

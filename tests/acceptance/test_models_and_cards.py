@@ -56,15 +56,16 @@ def test_a_run_survives_a_lost_card_and_the_card_is_released(tmp_path):
         (me.root / ".sim" / "SIM-GPU-1").mkdir(parents=True, exist_ok=True)
         state = me.root / ".sim" / "SIM-GPU-1" / "state.json"
         running = me.start("run", str(me.prompts(40)), "--model", "llama3.2:3b", "-o", "out.jsonl")
-        wait_until(lambda: "Completed llm task" in me.log("worker-2"), what="worker-2 at work", timeout_s=20)
+        wait_until(lambda: "Completed llm task" in me.log("worker-2"), what="worker-2 at work", timeout_s=60)
         state.write_text('{"fault": "Xid 79"}')
-        _, err = running.communicate(timeout=40)
+        _, err = running.communicate(timeout=60)
         assert running.returncode == 0, err
         assert len((me.folder / "out.jsonl").read_text().splitlines()) == 40
-        assert "Card quarantined: GPU 1 cannot be read: Xid 79" in me.log("worker-2")
+        told = "Card quarantined: GPU 1 cannot be read: Xid 79"
+        wait_until(lambda: told in me.log("worker-2"), what="the loss is seen, though the work may be done before")
         state.unlink()
         assert "worker-2: quarantine ended (GPU 1 cannot be read: Xid 79)" in me.ok("workers", "release", "worker-2")
-        wait_until(lambda: me.json("workers")["workers"][1]["state"] == "idle", what="worker-2 back", timeout_s=10)
+        wait_until(lambda: me.json("workers")["workers"][1]["state"] == "idle", what="worker-2 back", timeout_s=60)
         assert me.run("workers", "release", "worker-9").returncode == 2
 
 
@@ -92,4 +93,4 @@ def test_a_quarantine_outlives_the_swarm(tmp_path):
         assert children["ollama-worker-1"]["state"] == "quarantined"
         assert "it hung too often" in children["worker-1"]["reason"]
         me.ok("workers", "release", "worker-1")
-        wait_until(lambda: me.json("workers")["workers"][0]["state"] == "idle", what="worker-1 at work", timeout_s=15)
+        wait_until(lambda: me.json("workers")["workers"][0]["state"] == "idle", what="worker-1 at work", timeout_s=60)

@@ -173,7 +173,7 @@ def test_processes_alone_make_a_swarm(tmp_path):
             assert "was started alone" in not_here.stderr
             for process in reversed(processes):
                 process.send_signal(signal.SIGTERM)
-            assert [process.wait(20) for process in processes] == [0, 0, 0]
+            assert [process.wait(60) for process in processes] == [0, 0, 0]
         assert not someone.ours()
 
 

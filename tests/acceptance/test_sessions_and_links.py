@@ -131,11 +131,11 @@ def test_a_list_is_mapped_and_joined_although_the_brain_is_killed(someone):
     someone.ok("up", "--simulate", "2", "--detach")
     someone.ok("submit", "m.jsonl", "--model", MODEL)
     wait_until(
-        lambda: any(d.task_id.endswith("-0") for d in queue.list(TaskState.COMPLETED)), timeout_s=30, what="a part done"
+        lambda: any(d.task_id.endswith("-0") for d in queue.list(TaskState.COMPLETED)), timeout_s=60, what="a part done"
     )
     kill_one_brain = json.loads((someone.root / "workers" / "brain.json").read_text())["process"]["pid"]
     os.kill(kill_one_brain, signal.SIGKILL)
-    wait_until(lambda: not left(queue), timeout_s=30, what="all done")
+    wait_until(lambda: not left(queue), timeout_s=60, what="all done")
     documents = [queue.read(located.task_id) for located in queue.list(TaskState.COMPLETED)]
     each = next(d for d in documents if d.get("name") == "each")
     assert each["result"]["children"] == [f"{each['task_id']}-{k}" for k in range(len(words))]

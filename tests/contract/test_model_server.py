@@ -194,11 +194,11 @@ def test_a_line_may_not_be_endless_even_where_replies_may(sim: SimServer) -> Non
 @pytest.mark.parametrize(
     ("limits", "mode", "kind"),
     [
-        (Limits(total_s=5, first_token_s=0.3), "hang_first", "first_token_timeout"),
-        (Limits(total_s=5, first_token_s=3, token_gap_s=0.3), "hang_mid", "token_gap_timeout"),
+        (Limits(total_s=60, first_token_s=0.3), "hang_first", "first_token_timeout"),
+        (Limits(total_s=60, first_token_s=30, token_gap_s=0.3), "hang_mid", "token_gap_timeout"),
         (Limits(total_s=0.4), "hang_mid", "timeout"),
         (Limits(total_s=0.4), "endless", "timeout"),
-        (Limits(total_s=0.4, first_token_s=5), "hang_first", "timeout"),
+        (Limits(total_s=0.4, first_token_s=60), "hang_first", "timeout"),
     ],
 )
 def test_silence_has_limits(sim: SimServer, limits: Limits, mode: str, kind: str) -> None:
@@ -210,7 +210,7 @@ def test_silence_has_limits(sim: SimServer, limits: Limits, mode: str, kind: str
     started = time.monotonic()
     found = fault_of(lambda: sim.client.run("/api/chat", CHAT, limits=limits))
     assert (found.fault, found.kind) == ("transient", kind)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < limits.total_s / 2 or kind == "timeout", "the limit on all of it is longer"
     wait_until(lambda: sim.state()["in_flight"] == 0, what="the server to notice that we hung up")
 
 
@@ -275,7 +275,7 @@ def test_cancel_from_another_thread(sim: SimServer, mode: str, reason: str, faul
     run.start()
     wait_until(lambda: sim.state()["in_flight"] == 1, what="the request to run")
     cancel.fire(reason)
-    run.join(2)
+    run.join(60)
     assert not run.is_alive()
     assert (caught[0].fault, caught[0].kind) == (fault, kind)
     wait_until(lambda: sim.state()["in_flight"] == 0, what="the server to drop the request")
@@ -317,7 +317,7 @@ def test_restart_kill_and_absence() -> None:
         run.start()
         wait_until(lambda: sim.state()["runners"] and sim.state()["in_flight"] == 1, what="the request to run")
         sim.kill()
-        run.join(3)
+        run.join(60)
         assert (caught[0].fault, caught[0].kind) == ("infra", "connection_lost")
 
 
@@ -344,7 +344,7 @@ class Canned:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(2)
+        self._thread.join(60)
 
 
 def _ok(body: bytes, length: int | None = None) -> bytes:

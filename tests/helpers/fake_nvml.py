@@ -81,4 +81,4 @@ class ReaderProcess:
         return answer["cards"], answer["unavailable"]
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)

@@ -54,4 +54,4 @@ def settle(root: Path) -> None:
     def quiet() -> bool:
         return all(time.time_ns() - f.stat().st_ctime_ns > GRAIN_NS for f in root.rglob("*") if f.is_dir())
 
-    wait_until(quiet, timeout_s=5, what="the directories are quiet")
+    wait_until(quiet, timeout_s=60, what="the directories are quiet")

@@ -25,11 +25,11 @@ def readiness(*, pending: int, processing: int) -> float:
         argv = [sys.executable, "-m", "swarm", "brain", "--root", queue.layout.root]
         brain = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
-            wait_until(lambda: _ready(queue), timeout_s=30.0, what="taken back", poll_s=0.005)
+            wait_until(lambda: _ready(queue), timeout_s=60, what="taken back", poll_s=0.005)
             return time.monotonic() - began_s
         finally:
             brain.terminate()
-            brain.wait(10)
+            brain.wait(60)
 
 
 def _ready(queue: FileQueue) -> bool:

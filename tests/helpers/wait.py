@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.0, what: str = "condition", poll_s: float = 0.01) -> T:
+def wait_until(predicate: Callable[[], T], *, timeout_s: float = 60.0, what: str = "condition", poll_s: float = 0.01) -> T:
     """Return the first truthy answer of ``predicate``; fail with the last answer once ``timeout_s`` has passed."""
     deadline = time.monotonic() + timeout_s
     while True:

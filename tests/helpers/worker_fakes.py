@@ -201,7 +201,7 @@ class Probe:
     def look(self) -> ServerReading:
         self.looks += 1
         if self.gate is not None:
-            self.gate.wait(5)
+            self.gate.wait(60)
         return self.reading
 
 
@@ -379,6 +379,6 @@ class Harness:
         for _ in range(times):
             self.wish.ask()
         wait_until(lambda: self.exit_code is not None, what="the worker's end")
-        self._thread.join(5)
+        self._thread.join(60)
         assert self.exit_code is not None
         return self.exit_code

@@ -82,7 +82,7 @@ def test_ten_kills_skip_and_double_nothing(queue, tmp_path):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     pid = in_child(queue, asked)
-    wait_until(lambda: work(queue) == 0 and os.waitpid(pid, os.WNOHANG) == (pid, 0), timeout_s=30, what="all fed")
+    wait_until(lambda: work(queue) == 0 and os.waitpid(pid, os.WNOHANG) == (pid, 0), timeout_s=60, what="all fed")
     work(queue)
     found = answers(queue)
     assert found == [f"line {i}" for i in range(2000)]

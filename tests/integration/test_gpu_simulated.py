@@ -58,18 +58,18 @@ class Hanging:
 
     def read(self):
         self.asked += 1
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return (GpuReading(index=0, uuid="GPU-0", name="x", memory_used_mib=self.asked),)
 
 
 def test_a_hung_driver_costs_one_wait_and_one_thread_and_recovers():
     inner = Hanging()
-    reader = PatientReader(inner, timeout_s=0.05)
+    reader = PatientReader(inner, timeout_s=0.5)
     assert reader.read()[0].fault is None
     inner.go.clear()
     began = time.monotonic()
     cards = [reader.read()[0] for _ in range(50)]
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 50 * 0.5 / 2
     assert all(c.uuid == "GPU-0" and "not answered" in (c.fault or "") for c in cards)
     assert "not answered" in (reader.unavailable or "")
     assert inner.asked == 2

@@ -345,10 +345,10 @@ def test_after_a_while_nothing_is_told_that_lies_where_it_belongs(monkeypatch):
         view = queue.worker_view(WORKER)
         worker = view
         held = turns(worker, 0)
-        wait_until(lambda: worker._journal._fills is not None, timeout_s=20, what="the journal")
+        wait_until(lambda: worker._journal._fills is not None, timeout_s=60, what="the journal")
         assert worker.finish(held[0], TaskState.COMPLETED, DONE)
         assert len(told(queue.layout)) == 1
-        wait_until(lambda: told(queue.layout) == [], timeout_s=20, what="its lines to be void")
+        wait_until(lambda: told(queue.layout) == [], timeout_s=60, what="its lines to be void")
         assert worker.finish(worker.claim([LANE]), TaskState.COMPLETED, DONE)
         assert [line.now.partition("/")[0] for line in told(queue.layout)] == ["processing", "completed"]
         worker.close()

@@ -181,14 +181,16 @@ def test_a_target_that_hangs_holds_up_nobody(queue, monkeypatch):
     monkeypatch.setattr("swarm.runtime.notifier.LAST_S", 0.05)
     queue.enqueue(llm("a", notify=["slow"]))
     end(queue)
-    asked, gate = threading.Event(), threading.Event()
+    asked, gate, answered = threading.Event(), threading.Event(), threading.Event()
 
     def tell(target, message):
         asked.set()
-        gate.wait(10)
+        gate.wait(60)
+        answered.set()
 
     with notifying(Notifier(box(queue), tell, max_tries=3, log=LOG), LOG):
-        assert asked.wait(5)
+        assert asked.wait(60)
+    assert not answered.is_set()
     gate.set()
     wait_until(lambda: box(queue).waiting() == [], what="it was told in the end")
 

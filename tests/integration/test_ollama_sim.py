@@ -116,7 +116,7 @@ def test_a_loading_model_is_not_listed_and_hanging_up_aborts_the_load() -> None:
         wait_until(lambda: sim.state()["queued_loads"] == 1, what="the load to begin")
         assert sim.client.ps() == ()
         cancel.fire()
-        thread.join(3)
+        thread.join(60)
         assert faults[0].fault == "cancelled"
         wait_until(lambda: sim.state()["queued_loads"] == 0, what="the load to be aborted")
         assert sim.state()["loads"] == 0
@@ -144,12 +144,12 @@ def test_unload_is_ordered_not_done_and_keep_alive_expires() -> None:
 
 def test_slots_wait_without_503_but_loads_do_not() -> None:
     env = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_QUEUE": "1"}
-    with SimServer(request_s=0.1, env=env) as sim:
+    with SimServer(request_s=0.3, env=env) as sim:
         sim.client.load(MODEL, options={})
         started = time.monotonic()
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: sim.client.run("/api/generate", body(str(n)), limits=LIMITS), range(8)))
-        assert 0.4 <= time.monotonic() - started < 1.2
+        assert 4 * 0.3 <= time.monotonic() - started < 8 * 0.3, "two at a time"
         assert sim.client.load("nomic-embed-text", options={}, embedding=True)
         slots = {runner["model"]: runner["slots"] for runner in sim.state()["runners"]}
         assert slots == {MODEL: 2, "nomic-embed-text:latest": 1}
@@ -217,7 +217,7 @@ def test_ignored_sigterm_and_death_on_request() -> None:
         with pytest.raises(TaskFault) as caught:
             sim.client.run("/api/generate", body(), limits=LIMITS)
         assert caught.value.fault == "infra"
-        assert sim.process is not None and sim.process.wait(3) == -signal.SIGKILL
+        assert sim.process is not None and sim.process.wait(60) == -signal.SIGKILL
 
 
 def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
@@ -270,10 +270,12 @@ def test_knobs_turn_while_it_runs_and_the_ledger_counts(tmp_path: Path) -> None:
 def test_small_answers_do_not_wait_for_delayed_acknowledgements() -> None:
     with SimServer(request_s=0.001, lines=2) as sim:
         sim.client.load(MODEL, options={})
-        started = time.monotonic()
-        for _ in range(30):
+        times_s = []
+        for _ in range(31):
+            started = time.monotonic()
             sim.client.run("/api/generate", body(), limits=LIMITS)
-        assert time.monotonic() - started < 0.9, "40 ms each would be 1.2 s"
+            times_s.append(time.monotonic() - started)
+        assert sorted(times_s)[15] < 0.04, "that is how long the kernel holds an acknowledgement back"
 
 
 def test_a_length_cut_leaves_json_that_does_not_parse() -> None:

@@ -232,11 +232,11 @@ def test_retry_keeps_history_and_goes_to_the_front(queue):
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
-    worker.retry(worker.claim([LANE]), [], delay_s=0.15, counts=True)
+    worker.retry(worker.claim([LANE]), [], delay_s=1.0, counts=True)
     brain = queue.brain_view(crash_rule)
     (view,) = brain.blocked()
     assert view.task_id == task_id
-    assert 0 < view.due_in_s <= 0.15
+    assert 0 < view.due_in_s <= 1.0
     wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
     assert brain.release_blocked(task_id, 1)
     assert not brain.release_blocked(task_id, 1)
@@ -345,7 +345,7 @@ def test_eight_racing_processes_share_the_work_exactly(tmp_path):
         process.start()
     done = Counter(i for _ in crew for i in results.get(timeout=60))
     for process in crew:
-        process.join(10)
+        process.join(60)
     assert set(done) == set(ids)
     assert set(done.values()) == {1}
     assert assert_one_state_each(queue, ids) == {TaskState.COMPLETED: 2000}

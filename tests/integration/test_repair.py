@@ -81,7 +81,7 @@ def test_a_server_that_hangs_climbs_rung_by_rung_to_quarantine(tmp_path, caplog)
         assert one.sim.process.poll() is None, "the server itself is left alone"
         one.fault()
         assert "Repair 3 of 4, server ended to be started anew" in caplog.text
-        one.sim.process.wait(2)
+        one.sim.process.wait(60)
         one.start()
         one.fault()
         assert "Repair 4 of 4, quarantined" in caplog.text
@@ -121,13 +121,13 @@ def test_a_wedged_scheduler_is_repaired_although_no_request_hangs(tmp_path, capl
             return "Repair 3 of 4" in caplog.text
 
         wait_until(silent, what="the repair")
-        one.sim.process.wait(2)
+        one.sim.process.wait(60)
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path):
     with Ladder(tmp_path, ignore_sigterm=True) as one:
         assert "swarm.ollama.sim" in one.hands.restart_server()
-        assert one.sim.process.wait(2) == -9
+        assert one.sim.process.wait(60) == -9
 
 
 def test_without_anybody_to_start_it_again_a_server_is_left_running(tmp_path):

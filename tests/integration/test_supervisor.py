@@ -121,7 +121,7 @@ class Swarm:
         """As after a SIGKILL: the children go on."""
         self.crash = True
         self.supervisor.wake()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def join(self, timeout_s: float = 20.0) -> None:
         self._thread.join(timeout_s)
@@ -213,16 +213,15 @@ def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm):
     one.running()
 
 
-def test_a_killed_worker_is_back_at_once_with_its_status(swarm):
+def test_a_killed_worker_is_back_at_once_with_its_status(swarm, monkeypatch):
     one = swarm().up()
     one.running()
     old = one.running("w1")[0]
+    monkeypatch.setattr("swarm.runtime.supervised.IDLE_S", 300.0)
     turns = one.turns
-    wait_until(lambda: one.turns > turns, what="a turn: the next is a second away, unless the death itself causes it")
+    wait_until(lambda: one.turns > turns, what="a turn: the next is minutes away, unless the death itself causes it")
     os.kill(old, signal.SIGKILL)
-    began = time.monotonic()
     wait_until(lambda: one.child("w1").restarts == 1 and one.child("w1").pid not in (None, old))
-    assert time.monotonic() - began < 0.5
     assert one.child("w1").last_exit == "killed by SIGKILL"
     one.running()
 
@@ -240,7 +239,7 @@ def test_what_a_killed_worker_left_running_is_killed(swarm, root):
     wait_until(lambda: len(find_marked(SWARM_ROOT=str(root), SWARM_PROCESS="w1")) == 2)
     before = set(find_marked(SWARM_ROOT=str(root), SWARM_PROCESS="w1"))
     os.kill(one.running("w1")[0], signal.SIGKILL)
-    wait_until(lambda: not any(identities.is_same(i) for i in before), what="worker and orphan are gone", timeout_s=3)
+    wait_until(lambda: not any(identities.is_same(i) for i in before), what="worker and orphan are gone", timeout_s=60)
 
 
 def test_a_killed_server_is_back_and_its_worker_goes_on(swarm):
@@ -282,7 +281,7 @@ def test_drain_waits_for_the_work_and_a_second_wish_does_not(swarm):
     assert one.child("w1").reason == "finishing its work"
     assert one.child("brain").state is ChildState.RUNNING
     one.supervisor.request_stop()
-    one.join(5)
+    one.join(60)
     ends = [line.split() for line in one.lines("ends")[:2]]
     assert sorted(name for name, _ in ends) == ["w1", "w2"]
     assert all(int(asked) >= 2 for _, asked in ends)
@@ -294,7 +293,7 @@ def test_a_finished_drain_needs_no_force(swarm, root):
     one.supervisor.request_drain()
     wait_until(lambda: one.child("w1").state is ChildState.STOPPING)
     (root / "done").touch()
-    one.join(5)
+    one.join(60)
     assert sorted(one.lines("ends")[:2]) == ["w1 1", "w2 1"]
 
 
@@ -302,13 +301,13 @@ def test_a_drain_without_end_is_cut_off(swarm):
     one = swarm(mode="busy", drain_s=0.3).up()
     one.running()
     one.supervisor.request_drain()
-    one.join(10)
+    one.join(60)
 
 
 def test_stop_at_once_while_things_start(swarm, root):
     one = swarm(simulate=2).up()
     one.supervisor.request_stop()
-    one.join(10)
+    one.join(60)
     assert ours(root) == []
 
 
@@ -384,7 +383,7 @@ def test_it_ends_by_itself_when_its_parent_is_gone(swarm, root):
     one.running()
     parent.kill()
     parent.communicate()
-    one.join(5)
+    one.join(60)
     assert ours(root) == []
 
 

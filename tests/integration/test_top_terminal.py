@@ -52,14 +52,14 @@ class Terminal:
                 self.seen += os.read(self.master, 65536)
             return text in self.seen
 
-        wait_until(there, timeout_s=20, what=f"{text!r} on the screen")
+        wait_until(there, timeout_s=60, what=f"{text!r} on the screen")
 
     def ended(self) -> int:
         deadline_s = time.monotonic() + 20
         while self.process.poll() is None and time.monotonic() < deadline_s:
             if select.select([self.master], [], [], 0.02)[0]:
                 self.seen += os.read(self.master, 65536)
-        code = self.process.wait(1)
+        code = self.process.wait(60)
         self.until(b"")
         return code
 

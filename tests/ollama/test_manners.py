@@ -34,7 +34,7 @@ def load(speaker: Speaker, **more: Any) -> Any:
 
 def unload(speaker: Speaker) -> None:
     speaker.json("POST", GENERATE, {"model": MODEL, "keep_alive": 0})
-    wait_until(lambda: not speaker.ps(), timeout_s=15, what="the model to be gone")
+    wait_until(lambda: not speaker.ps(), timeout_s=60, what="the model to be gone")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_load_and_unload(speaker: Speaker) -> None:
     assert datetime.fromisoformat(held["expires_at"]).year > 2300, "for ever"
     gone = speaker.json("POST", GENERATE, {"model": MODEL, "keep_alive": 0})
     assert (gone["done"], gone["done_reason"]) == (True, "unload")
-    wait_until(lambda: not speaker.ps(), timeout_s=15, what="the model to be gone")
+    wait_until(lambda: not speaker.ps(), timeout_s=60, what="the model to be gone")
     assert speaker.json("POST", GENERATE, {"model": MODEL, "keep_alive": 0})["done_reason"] == "unload"
 
 
@@ -193,12 +193,12 @@ def test_ordered_out_while_busy(speaker: Speaker, client: OllamaClient) -> None:
     with slow(speaker):
         run = threading.Thread(target=lambda: client.run(CHAT, body, limits=limits, progress=lambda _: seen.set()))
         run.start()
-        assert seen.wait(30)
+        assert seen.wait(60)
         speaker.json("POST", GENERATE, {"model": MODEL, "keep_alive": 0})
         for held in speaker.ps():
             assert datetime.fromisoformat(held["expires_at"]) <= datetime.now(UTC), "past: ordered out, but busy"
         run.join(60)
-    wait_until(lambda: not speaker.ps(), timeout_s=15, what="the model to be gone")
+    wait_until(lambda: not speaker.ps(), timeout_s=60, what="the model to be gone")
 
 
 def test_the_context_is_bounded_by_the_model_and_from_below(speaker: Speaker) -> None:

@@ -121,7 +121,7 @@ def test_a_killed_server_and_a_killed_runner_lose_nothing(user: User, binary: st
         wait_for_completed(user, run, 10)
         (server,), (orphan,) = marked(user, "worker-1", b"serve"), marked(user, "worker-1", b"runner")
         os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{orphan.pid}").exists(), timeout_s=30, what="the orphan runner to be ended")
+        wait_until(lambda: not Path(f"/proc/{orphan.pid}").exists(), timeout_s=60, what="the orphan runner to be ended")
         wait_until(lambda: marked(user, "worker-1", b"runner"), timeout_s=60, what="a new server with the model loaded")
         (runner,) = marked(user, "worker-2", b"runner")
         os.kill(runner.pid, signal.SIGKILL)

@@ -44,7 +44,7 @@ def test_a_bucket_full_of_foreign_files_costs_one_look(tmp_path):
     bucket = f"{queue.layout.lane(LANE)}/0-0"
     os.mkdir(bucket)
     foreign(bucket, FOREIGN)
-    wait_until(lambda: time.time_ns() - os.stat(bucket).st_mtime_ns > 50_000_000, timeout_s=5, what="the grain to pass")
+    wait_until(lambda: time.time_ns() - os.stat(bucket).st_mtime_ns > 50_000_000, timeout_s=60, what="the grain to pass")
     worker = queue.worker_view("w")
     assert take(worker, 1) == wanted[:1]
     start_s = time.process_time()
@@ -227,7 +227,7 @@ def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path):
         for thread in threads:
             thread.start()
         gate.wait()
-        wait_until(lambda: len(shared._waiting) == 6, timeout_s=5, what="six waiting")
+        wait_until(lambda: len(shared._waiting) == 6, timeout_s=60, what="six waiting")
         shared._lead()
         for thread in threads:
             thread.join()
@@ -287,7 +287,7 @@ def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeyp
     cost_s["all"] = 0.02  # others write a lot now
     assert last(30) == "one"
     cost_s["all"] = 0.0001
-    wait_until(lambda: last(5) == "all", timeout_s=10, what="trying it again")
+    wait_until(lambda: last(5) == "all", timeout_s=60, what="trying it again")
 
 
 def test_what_is_kept_open_for_flushing_is_neither_a_task_nor_its_directory(tmp_path):

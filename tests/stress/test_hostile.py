@@ -102,14 +102,14 @@ def test_a_worker_that_was_stopped_is_killed_and_its_tasks_run_elsewhere(tmp_pat
         swarm = subprocess.Popen(argv, stdout=out, stderr=out, start_new_session=True)
     try:
         held = wait_until(
-            lambda: [c for c in queue.list(TaskState.PROCESSING) if c.task_id in ids], timeout_s=30.0, what="work under way"
+            lambda: [c for c in queue.list(TaskState.PROCESSING) if c.task_id in ids], timeout_s=60, what="work under way"
         )[0]
         found = find_marked_values(PROCESS_MARKER, **{ROOT_MARKER: root})
         sleeper = next(who for who, name in found.items() if name == held.worker)
         assert identities.signal(sleeper, signal.SIGSTOP)
-        wait_until(lambda: not identities.is_same(sleeper), timeout_s=20.0, what="the sleeper is killed")
+        wait_until(lambda: not identities.is_same(sleeper), timeout_s=60, what="the sleeper is killed")
         watch = BatchWatch(queue.layout, ids)
-        wait_until(lambda: watch.look().left == 0, timeout_s=30.0, what="all done")
+        wait_until(lambda: watch.look().left == 0, timeout_s=60, what="all done")
         documents = [queue.read(i) for i in ids]
         assert [d["state"] for d in documents] == ["completed"] * 4
         crashed = [d for d in documents if any(a["outcome"] == "crashed" for a in d["attempts"])]
@@ -117,5 +117,5 @@ def test_a_worker_that_was_stopped_is_killed_and_its_tasks_run_elsewhere(tmp_pat
         assert all(sum(a["outcome"] == "completed" for a in d["attempts"]) == 1 for d in documents)
     finally:
         swarm.terminate()
-        swarm.wait(30)
+        swarm.wait(60)
         assert kill_marked(0.0, **{ROOT_MARKER: root}) == []

@@ -221,7 +221,7 @@ def test_named_pipe_is_read_like_stdin(tmp_path: Path) -> None:
     feeder.start()
     with opened(path) as source:
         assert validate(source, M).items == 2
-    feeder.join(5)
+    feeder.join(60)
 
 
 def test_template_fills_and_escapes() -> None:
