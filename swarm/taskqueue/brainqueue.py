@@ -9,7 +9,7 @@ from swarm.core.mapping import MapFault
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import TaskError, TaskState
-from swarm.taskqueue import dropins, lookup, registry
+from swarm.taskqueue import dropins, journal, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
@@ -112,7 +112,9 @@ class BrainFileQueue:
         if heartbeat is not None and row is not None and heartbeat.epoch != row.epoch:
             heartbeat = None
         held = sum(1 for n in list_names(self._layout.held_by(name)) if not n.startswith("."))
-        return WorkerView(name=name, alive=is_held(self._layout, name), row=row, heartbeat=heartbeat, claims=held)
+        alive = is_held(self._layout, name)
+        left = not alive and journal.left_by(self._layout, name)
+        return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held, left_journal=left)
 
     def file_drop_in(self, file_name: str) -> str:
         """Check one drop-in and move it on; returns a line for the log."""

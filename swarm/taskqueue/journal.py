@@ -181,6 +181,11 @@ def forget(layout: Layout, worker: str) -> None:
         remove(layout, there)
 
 
+def left_by(layout: Layout, worker: str) -> bool:
+    """Whether there is a journal of this worker."""
+    return any(os.path.lexists(path) for path in _paths(layout.journal, worker))
+
+
 def remove(layout: Layout, paths: Iterable[str]) -> None:
     """Flush the file system, then remove these files durably. Raises ``OSError``."""
     fd = os.open(layout.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

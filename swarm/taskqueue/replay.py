@@ -11,20 +11,20 @@ import re
 import zlib
 from collections.abc import Iterator
 
-from swarm.core.task import TERMINAL
+from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import find_set_aside
 from swarm.taskqueue.journal import SUFFIX, VOID, remove
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.redo import Redo, decode
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
-_VOID_BYTES = 16 << 20
 _SEGMENT_BYTES = 64 << 20
 _FINAL = tuple(f"{state}/" for state in TERMINAL)
 _ID = re.compile(r"([^/.]+)(?:\.[0-9]+)?\.json\Z")
+_TAKEN_BACK = re.compile(rb"([0-9a-f]{8}) (\S+)\n?\Z")
 
 
 @storage_faults("what the journals tell of cannot be done again")
@@ -33,9 +33,13 @@ def replay(layout: Layout) -> tuple[str, ...]:
     names = list_names(layout.journal)
     if not names:
         return ()
-    replayer, gone = _Replayer(layout), frozenset(_void(layout))
-    for worker in sorted({name.rpartition(".")[0].rpartition(".")[0] for name in names if name.endswith(SUFFIX)}):
-        for task_id, line in _counting(_lines(layout, worker), gone):
+    replayer = _Replayer(layout)
+    workers = sorted({name.rpartition(".")[0].rpartition(".")[0] for name in names if name.endswith(SUFFIX)})
+    told = [_lines(layout, worker) for worker in workers]
+    ends = {end for lines in told for line in lines if (end := _end_of(line)) is not None}
+    gone = ends.intersection(_void(layout))
+    for lines in told:
+        for task_id, line in _counting(lines, gone):
             replayer.do(task_id, line)
     replayer.restore()
     remove(layout, [f"{layout.journal}/{name}" for name in names if name.endswith(SUFFIX) or name == VOID])
@@ -53,7 +57,13 @@ def _lines(layout: Layout, worker: str) -> list[Redo]:
     return [line for _, line in sorted(found, key=lambda pair: pair[0])]
 
 
-def _counting(lines: list[Redo], gone: frozenset[tuple[int, str]]) -> list[tuple[str, Redo]]:
+def _end_of(line: Redo) -> tuple[int, str] | None:
+    """Checksum and task of a line that says that a task ended."""
+    found = _ID.search(line.now)
+    return (zlib.crc32(line.data), found[1]) if found is not None and line.now.startswith(_FINAL) else None
+
+
+def _counting(lines: list[Redo], gone: set[tuple[int, str]]) -> list[tuple[str, Redo]]:
     """Without those that say that a task ended in a way that was taken back, and all before them about the same task."""
     counting, dropped = [], set[str]()
     for line in reversed(lines):
@@ -61,7 +71,7 @@ def _counting(lines: list[Redo], gone: frozenset[tuple[int, str]]) -> list[tuple
         if found is None:
             continue  # no path of a task file: another version's
         task_id = found[1]
-        if line.now.startswith(_FINAL) and (zlib.crc32(line.data), task_id) in gone:
+        if _end_of(line) in gone:
             dropped.add(task_id)
         if task_id not in dropped:
             counting.append((task_id, line))
@@ -84,15 +94,25 @@ class _Replayer:
                 self._write(now, line, "was torn and is whole")
             self._remove_double(was, now)
         elif os.path.lexists(was):
-            self._move(was, now, line, task_id, final=final)
-        elif final or not self._gone.get(task_id, line).now.startswith(_FINAL):
+            if _same_task(was, line.data):
+                self._move(was, now, line, task_id, final=final)
+        elif task_id not in self._gone or _progress(line) >= _progress(self._gone[task_id]):
             self._gone[task_id] = line
 
     def restore(self) -> None:
-        """What lies nowhere at all comes back as its last line says."""
+        """What lies nowhere at all comes back as its last line says.
+
+        So it is with a task that lies where it was before its claim: the brain lets tasks go without a flush.
+        """
         for task_id, line in self._gone.items():
-            if not self._somewhere(task_id):
-                self._write(f"{self._layout.root}/{line.now}", line, "was lost and is back")
+            now, located = f"{self._layout.root}/{line.now}", lookup.find(self._layout, task_id)
+            if located is None and find_set_aside(self._layout, task_id) is None:
+                self._write(now, line, "was lost and is back")
+            elif located is not None and _is_before(located, line) and _same_task(located.path, line.data):
+                if line.now.startswith(_FINAL):
+                    self._write(located.path, line, "is on record again")
+                self._storage.make_dir(os.path.dirname(now))
+                os.rename(located.path, now)
 
     def _move(self, was: str, now: str, line: Redo, task_id: str, *, final: bool) -> None:
         if any(os.path.lexists(self._layout.terminal(state, task_id)) for state in TERMINAL):
@@ -114,13 +134,31 @@ class _Replayer:
             self._storage.replace(now, read_regular(now, codec.MAX_FILE_BYTES), durable=False)
         os.unlink(was)
 
-    def _somewhere(self, task_id: str) -> bool:
-        return lookup.find(self._layout, task_id) is not None or find_set_aside(self._layout, task_id) is not None
-
     def _write(self, path: str, line: Redo, what: str) -> None:
         self._storage.make_dir(os.path.dirname(path))
         self._storage.replace(path, line.data, durable=False)
         self.said.append(f"After a power cut: {line.now} {what}")
+
+
+def _progress(line: Redo) -> float:
+    """How far a task has come with this line: to its end, or to an attempt."""
+    name = parse_task_file(os.path.basename(line.now))
+    return float("inf") if line.now.startswith(_FINAL) or name is None else name.attempt
+
+
+def _is_before(located: lookup.Located, line: Redo) -> bool:
+    """Whether the task has not come so far yet; in a lane only an end tells: what was claimed may have been given back."""
+    if located.state is TaskState.BLOCKED:
+        return located.attempt < _progress(line)
+    return located.state not in TERMINAL and line.now.startswith(_FINAL)
+
+
+def _same_task(path: str, data: bytes) -> bool:
+    """Whether what lies there is this very task: one of another time that has its id has another body."""
+    try:
+        return codec.split(read_regular(path, codec.MAX_FILE_BYTES))[0] == codec.split(data)[0]
+    except ValueError:
+        return False
 
 
 def _torn(path: str, data: bytes) -> bool:
@@ -133,11 +171,12 @@ def _torn(path: str, data: bytes) -> bool:
 
 
 def _void(layout: Layout) -> Iterator[tuple[int, str]]:
+    """It grows for as long as anybody works here, and a power cut may have torn it."""
     try:
-        lines = read_regular(f"{layout.journal}/{VOID}", _VOID_BYTES).decode(errors="replace").splitlines()
+        with open(f"{layout.journal}/{VOID}", "rb") as file:
+            for line in file:
+                found = _TAKEN_BACK.match(line)
+                if found is not None:
+                    yield int(found[1], 16), found[2].decode(errors="replace")
     except FileNotFoundError:
         return
-    for line in lines:
-        crc, _, task_id = line.partition(" ")
-        if len(crc) == 8 and task_id:
-            yield int(crc, 16), task_id

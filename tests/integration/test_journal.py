@@ -123,10 +123,11 @@ def test_a_segment_can_be_read_with_jq():
 # -- what a disk may do -------------------------------------------------------------------------------------------------
 
 LOST = ("kept", "undone", "both", "nowhere", "torn", "undone-torn", "claim undone", "claim and outcome undone")
+LOST_END = (*LOST, "release, claim and outcome undone")
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(LOST), min_size=6, max_size=6), st.sampled_from(LOST))
+@given(st.lists(st.sampled_from(LOST_END), min_size=6, max_size=6), st.sampled_from(LOST))
 def test_what_was_told_comes_back_from_any_state_of_the_names(fates, held_fate):
     """Each rename of each task is kept or lost for itself, in halves even, and unflushed content is there or torn."""
     with world() as one, journalled():
@@ -172,6 +173,9 @@ def _suffer(root, line, claim, fate):
             os.rename(now, first)
             if fate == "claim and outcome undone":
                 _write(first, body)
+        case "release, claim and outcome undone":
+            os.unlink(now)
+            _write(f"{root}/blocked/{os.path.basename(now).removesuffix('.json')}.0.json", body)
         case "both":
             os.link(now, was)
         case "nowhere":
@@ -211,6 +215,52 @@ def test_what_went_on_since_stays():
         assert whereabouts(one.open()) == {i: [TaskState.COMPLETED] for i in ids}
 
 
+def test_a_claim_counts_though_its_task_lies_where_it_was_before_it_was_let_go():
+    with world() as one, journalled():
+        queue = one.open()
+        task_id = [queue.enqueue(llm()) for _ in range(2)][1]
+        alive(one, lambda queue: turns(queue.worker_view(WORKER), 1))
+        os.rename(f"{queue.layout.held_by(WORKER)}/{task_id}.1.json", queue.layout.blocked_file(task_id, 0))
+        back = one.open()
+        back.brain_view(spare_rule).recover(WORKER)
+        document = back.read(task_id)
+        assert (document["state"], document["attempt"], document["attempts"][0]["outcome"]) == ("pending", 1, "crashed")
+
+
+def test_a_later_task_of_the_same_id_is_not_taken_for_one_that_ended():
+    """Its journal was not put away, its record was purged, and the same id was submitted again."""
+    with world() as one, journalled():
+        queue = one.open()
+        queue.enqueue(llm())
+        queue.enqueue(llm(task_id="nightly", created_at="2026-01-01T03:00:00.000+00:00"))
+        alive(one, lambda queue: turns(queue.worker_view(WORKER), 2))
+        os.unlink(queue.layout.terminal(TaskState.COMPLETED, "nightly"))
+        queue.enqueue(llm(task_id="nightly", created_at="2026-01-02T03:00:00.000+00:00"))
+        assert [line.now for line in told(queue.layout)][-1].endswith("/nightly.json")
+        back = one.open()
+        assert back.join() == ()
+        assert back.find("nightly").state is TaskState.PENDING
+
+
+def test_what_was_taken_back_is_read_however_much_it_is():
+    """Also what a power cut has torn."""
+    with world() as one, journalled():
+        queue = one.open()
+        for _ in range(3):
+            queue.enqueue(llm())
+        alive(one, lambda queue: turns(queue.worker_view(WORKER), 3))
+        last = told(queue.layout)[-1]
+        task_id = last.now.rpartition("/")[2].removesuffix(".json")
+        os.rename(f"{one.root}/{last.now}", f"{queue.layout.blocked}/{task_id}.0.json")
+        noise = b"\n".join(b"%08x %d" % (n, n) for n in range(1_000_000))
+        taken_back = b"\n%08x %s" % (zlib.crc32(last.data), task_id.encode())
+        _write(f"{queue.layout.journal}/{journal.VOID}", noise + b"\nzzzzzzzz x\n\0\0\0\0\0\0\0\0 y\n0000" + taken_back)
+        back = one.open()
+        back.join()
+        assert back.find(task_id).state is TaskState.BLOCKED
+        assert not os.path.lexists(f"{queue.layout.journal}/{journal.VOID}")
+
+
 # -- when it is made, and when it ends ----------------------------------------------------------------------------------
 
 
@@ -224,6 +274,19 @@ def test_the_journal_of_the_dead_is_put_away_with_what_they_held():
         assert len(segments(queue.layout)) == 2
         assert len(brain.recover(WORKER)) == 1
         assert segments(queue.layout) == []
+
+
+def test_the_journal_of_one_that_died_idle_is_seen_and_put_away():
+    with world() as one, journalled():
+        queue = one.open()
+        queue.enqueue(llm())
+        brain = queue.brain_view(spare_rule)
+        alive(one, lambda queue: turns(queue.worker_view(WORKER), 1))
+        (view,) = brain.workers()
+        assert (view.claims, view.left_journal) == (0, True)
+        assert brain.recover(WORKER) == ()
+        assert segments(queue.layout) == []
+        assert not brain.workers()[0].left_journal
 
 
 def test_nothing_is_done_again_while_others_work():

@@ -73,18 +73,13 @@ def work_until_cut(root, seed, say):
     dice = random.Random(seed)
     queue = FileQueue(root)
     LifeLock(queue.layout, WORKER).acquire()
-    worker = queue.worker_view(WORKER)
+    worker, brain = queue.worker_view(WORKER), queue.brain_view(spare_rule)
     held = ()
     while True:
-        match dice.randrange(6):
-            case 0:
-                say("accepted", queue.enqueue(llm("x" * dice.randrange(5000))))
-            case 1:
-                ids = [queue.new_id() for _ in range(5)]
-                for _ in queue.enqueue_many(llm(task_id=i) for i in ids):
-                    for task_id in ids:
-                        say("accepted", task_id)
-            case 2:
+        match dice.randrange(7):
+            case 0 | 1 | 2:
+                submit(queue, brain, dice, say)
+            case 3:
                 slots = dice.randrange(1, 5)
                 finishes = [Finish(claim, TaskState.COMPLETED, Trail(result=an_answer(claim, dice))) for claim in held]
                 got = worker.exchange(finishes, lambda taken, slots=slots: [LANE] if len(taken) < slots else ())
@@ -106,6 +101,22 @@ def work_until_cut(root, seed, say):
                 result = an_answer(claim, dice)
                 if worker.finish(claim, TaskState.COMPLETED, Trail(result=result)):
                     say("ended", claim.task.task_id, len(result["message"]["content"]))
+
+
+def submit(queue, brain, dice, say):
+    """One, some at once, or one that the brain has to let go."""
+    match dice.randrange(3):
+        case 0:
+            say("accepted", queue.enqueue(llm("x" * dice.randrange(5000))))
+        case 1:
+            ids = [queue.new_id() for _ in range(5)]
+            for _ in queue.enqueue_many(llm(task_id=i) for i in ids):
+                for task_id in ids:
+                    say("accepted", task_id)
+        case _:
+            say("accepted", queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00")))
+            for view in brain.blocked():
+                brain.release_blocked(view.task_id, view.attempt)
 
 
 def an_answer(claim, dice):
