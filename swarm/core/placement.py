@@ -133,7 +133,8 @@ def _can_spare(board: Board, card: Card, outlast_s: float) -> bool:
 def _balance(board: Board) -> None:
     """Move cards from faster to slower models while each move saves clearly more than the load it costs."""
     for _ in board.cards:
-        moves = [(gain, c, m) for c in board.movable() for m in board.demand if (gain := _gain_s(board, c, m)) > 0]
+        waited_for = [m for m in board.demand if board.waiting(m)]
+        moves = [(gain, c, m) for c in board.movable() for m in waited_for if (gain := _gain_s(board, c, m)) > 0]
         if not moves:
             return
         gain, card, model = min(moves, key=lambda move: (-move[0], move[1].busy, move[1].name, move[2]))

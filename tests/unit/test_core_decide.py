@@ -138,6 +138,22 @@ def test_a_model_that_needs_more_cards_or_memory_is_refused_with_the_numbers():
     assert loads(workers=[knows], lanes=[llm_waiting(3)], gpus=[a_card()]) == []
 
 
+def test_no_card_moves_to_a_model_for_which_nothing_waits():
+    """Requests for it are still at work, on a card that holds another by now, and loads take no time."""
+    workers = [
+        a_worker("worker-1", slots=3, claims=2),
+        a_worker("worker-2", holding="b:1"),
+        a_worker("worker-3", holding=MODEL, slots=2, claims=2),
+        a_worker("worker-4", learned={MODEL: ModelTally(loads=1)}),
+    ]
+    claims = [
+        a_claim(f"{worker}-{n}", worker=worker, model=m)
+        for n in range(2)
+        for worker, m in (("worker-1", MODEL), ("worker-3", "b:1"))
+    ]
+    assert loads(workers=workers, claims=claims, lanes=[llm_waiting(1)]) == [("worker-1", MODEL)]
+
+
 def test_a_failing_load_pauses_on_that_worker_and_moves_to_another():
     broken = {MODEL: ModelTally(load_failures=3)}
     just = a_worker("worker-1", learned=broken, load_failed_s={MODEL: 1.0})
