@@ -134,7 +134,7 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     now_iso: str
     mono_s: float
     grace: bool = False
-    """The observer itself was late (suspend, overload): nobody is judged by age in this turn."""
+    """The observer itself was late (suspend, overload), and not the turn before: nobody is judged by age in this turn."""
     lanes: tuple[LaneView, ...] = ()
     claims: tuple[ClaimView, ...] = ()
     workers: tuple[WorkerView, ...] = ()

@@ -37,14 +37,14 @@ def find_marked_values(name: str, **env: str) -> dict[ProcessIdentity, str]:
     return found
 
 
-def kill_marked(grace_s: float, /, **env: str) -> list[ProcessIdentity]:
+def kill_marked(grace_s: float, wait_s: float = KILL_WAIT_S, /, **env: str) -> list[ProcessIdentity]:
     """End all that ``find_marked`` finds: SIGTERM, up to ``grace_s``, SIGKILL. Returns those that would not die.
 
-    With a grace of 0 SIGKILL goes out at once. Takes at most ``grace_s`` + ``KILL_WAIT_S``. Each is signalled through
+    With a grace of 0 SIGKILL goes out at once. Takes at most ``grace_s`` + ``wait_s``. Each is signalled through
     its identity, so an innocent process that took over a number is never hit.
     """
     now = time.monotonic()
-    kill_at, give_up_at = now + grace_s, now + grace_s + KILL_WAIT_S
+    kill_at, give_up_at = now + grace_s, now + grace_s + wait_s
     asked: set[ProcessIdentity] = set()
     while left := find_marked(**env):
         now = time.monotonic()

@@ -46,9 +46,26 @@ class Ages:
         self._seen = {key: self._seen[key] for key in self._asked}
         self._asked.clear()
 
-    def restart(self) -> None:
-        """Start every age anew."""
-        self._seen.clear()
+
+class Watched:
+    """Time for which somebody has looked: of a gap in it, however long, only as much counts as a turn may take.
+
+    So a pause of the brain's own is held against nobody, and one whose every turn is slow still judges, a little later.
+    """
+
+    def __init__(self, late_after_s: float) -> None:
+        self._late_after_s = late_after_s
+        self._last_s: float | None = None
+        self._late = False
+        self.now_s = 0.0
+
+    def look(self, now_s: float) -> bool:
+        """At this moment of the real clock; whether it comes late, which the last look did not."""
+        gap_s = 0.0 if self._last_s is None else now_s - self._last_s
+        before, self._late = self._late, gap_s > self._late_after_s
+        self._last_s = now_s
+        self.now_s += min(gap_s, self._late_after_s)
+        return self._late and not before
 
 
 class Observer:
@@ -65,18 +82,14 @@ class Observer:
         self._old_after_s = old_after_s(settings.brain) if retention else None
         self._judged = Ages()
         self._elapsed = Ages()
-        self._last_s: float | None = None
+        self._watched = Watched(2 * settings.brain.tick_s + LATE_MARGIN_S)
         self._cards: tuple[GpuReading, ...] = ()
         self._cards_due_s = float("-inf")
 
     def snapshot(self) -> SwarmSnapshot:
-        """Look now. After a gap of its own, ``grace`` is set and everybody's age starts anew. Raises ``StorageFault``."""
+        """Look now. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
         now_s = self._clock.mono_s()
-        late_after_s = 2 * self._settings.brain.tick_s + LATE_MARGIN_S
-        grace = self._last_s is not None and now_s - self._last_s > late_after_s
-        self._last_s = now_s
-        if grace:
-            self._judged.restart()
+        grace = self._watched.look(now_s)
         workers = tuple(self._aged_worker(view, now_s) for view in self._queue.workers())
         slots = {(w.name, s.task_id): s for w in workers if w.heartbeat is not None for s in w.heartbeat.slots}
         claims = tuple(self._aged_claim(c, slots.get((c.worker, c.task_id)), now_s) for c in self._queue.claims())
@@ -84,7 +97,7 @@ class Observer:
             now_iso=self._clock.iso(),
             mono_s=now_s,
             grace=grace,
-            lanes=tuple(self._aged_lane(lane, workers, claims, now_s) for lane in self._queue.lanes()),
+            lanes=tuple(self._aged_lane(lane, workers, claims) for lane in self._queue.lanes()),
             claims=claims,
             workers=workers,
             blocked=self._queue.blocked(),
@@ -107,8 +120,8 @@ class Observer:
         failures = {m: t.load_failures for m, t in beat.models.items() if t.load_failures} if beat is not None else {}
         return replace(
             view,
-            quiet_s=self._judged.age_s(("beat", *life), beat.seq if beat is not None else None, now_s),
-            turn_quiet_s=self._judged.age_s(("turn", *life), beat.turn if beat is not None else None, now_s),
+            quiet_s=self._judged.age_s(("beat", *life), beat.seq if beat is not None else None, self._watched.now_s),
+            turn_quiet_s=self._judged.age_s(("turn", *life), beat.turn if beat is not None else None, self._watched.now_s),
             held_s=self._elapsed.age_s(("held", *life), beat.model if beat is not None else None, now_s),
             load_failed_s={m: self._elapsed.age_s(("load", *life, m), n, now_s) for m, n in failures.items()},
         )
@@ -124,15 +137,13 @@ class Observer:
                 model=slot.model if slot.model is not None else claim.model,
                 progress=slot.progress,
             )
-        quiet_s = self._judged.age_s(("progress", *key), claim.progress, now_s)
+        quiet_s = self._judged.age_s(("progress", *key), claim.progress, self._watched.now_s)
         if slot is not None and slot.attempt == claim.attempt:
             # Who looks for the first time has no history: the worker's own clock tells as much, and survives our restart.
             quiet_s = max(quiet_s, slot.quiet_s)
         return replace(claim, elapsed_s=self._elapsed.age_s(("claim", *key), None, now_s), quiet_s=quiet_s)
 
-    def _aged_lane(
-        self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...], now_s: float
-    ) -> LaneView:
+    def _aged_lane(self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...]) -> LaneView:
         """A lane with the time since it was last empty or served (see ``LaneView.unserved_s``)."""
         alive = [w for w in workers if w.alive and (w.row is None or w.row.role == "worker")]
         if lane.task_class is TaskClass.LLM:
@@ -142,7 +153,7 @@ class Observer:
             served = bool(alive)
         if served or not lane.pending:
             return lane
-        return replace(lane, unserved_s=self._judged.age_s(("lane", lane.lane), None, now_s))
+        return replace(lane, unserved_s=self._judged.age_s(("lane", lane.lane), None, self._watched.now_s))
 
     def _read_cards(self, now_s: float) -> tuple[GpuReading, ...]:
         if self._gpu is not None and now_s >= self._cards_due_s:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from swarm.core.liveness import condition
 from swarm.core.worker import ModelTally, SlotView
-from swarm.runtime.observe import Observer
+from swarm.runtime.observe import LATE_MARGIN_S, Observer
 from swarm.settings import Settings
 from swarm.testing.builders import MODEL, a_card, a_heartbeat, a_worker
 from swarm.testing.fakes import FakeBrainQueue, FakeClock
@@ -66,11 +67,24 @@ def test_after_a_gap_of_its_own_nobody_is_judged(world):
     world.clock.advance(600)
     late = world.observer.snapshot()
     assert late.grace
-    assert late.workers[0].quiet_s == 0
+    allowed_s = 2 * Settings().brain.tick_s + LATE_MARGIN_S
+    assert late.workers[0].quiet_s == 5 + allowed_s, "of the gap no more is held against anybody than a turn may take"
     world.clock.advance(1)
     next_one = world.observer.snapshot()
     assert not next_one.grace
-    assert next_one.workers[0].quiet_s == 1
+    assert next_one.workers[0].quiet_s == 6 + allowed_s
+
+
+@pytest.mark.parametrize("turns_s", [(3.1,), (60.0,), (3.1, 0.5), (3.1, 3.1, 0.5)])
+def test_a_brain_whose_turns_are_slow_judges_all_the_same(world, turns_s):
+    world.worker(seq=1)
+    judged = []
+    for turn_s in turns_s * 60:
+        world.clock.advance(turn_s)
+        snapshot = world.observer.snapshot()
+        judged += [] if snapshot.grace else [condition(snapshot.workers[0], snapshot, Settings()).state]
+    assert judged[0] != "hung"
+    assert judged[-1] == "hung"
 
 
 def test_claims_take_class_model_and_progress_from_the_heartbeat(world):

@@ -100,6 +100,12 @@ def test_only_exact_markers_match(start):
         find_marked()
 
 
+def test_kill_marked_waits_no_longer_than_it_was_told_and_says_who_is_left(start, monkeypatch):
+    child = start(SWARM_SERVER="w-immortal")
+    monkeypatch.setattr("swarm.proc.identity.signal", lambda _identity, _number: True)
+    assert [i.pid for i in kill_marked(0.0, 0.05, SWARM_SERVER="w-immortal")] == [child.pid]
+
+
 def test_kill_marked_ends_stubborn_and_stopped_ones_and_no_others(start):
     stubborn = start(STUBBORN, SWARM_SERVER="w-kill")
     stopped = start(SWARM_SERVER="w-kill")

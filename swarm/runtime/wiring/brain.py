@@ -22,7 +22,7 @@ from swarm.runtime.signals import StopWish, install
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.metrics import serving_if_wanted
 from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
-from swarm.runtime.wiring.remains import end_remains
+from swarm.runtime.wiring.remains import BRAIN_WAIT_S, end_remains
 from swarm.runtime.wiring.tell import make_notifier
 from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
@@ -61,7 +61,7 @@ def _brain(
     clock = SystemClock()
     view = queue.brain_view(
         lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=random.random()),
-        lambda worker: end_remains(str(options.root), worker),
+        lambda worker: end_remains(str(options.root), worker, BRAIN_WAIT_S),
         count_finished=settings.brain.retention_count > 0,
         ready_only=True,
     )

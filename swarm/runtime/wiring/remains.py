@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 
+from swarm.proc.kill import KILL_WAIT_S
 from swarm.proc.markers import ROOT_MARKER, kill_marked
 
 log = logging.getLogger(__name__)
+BRAIN_WAIT_S = 0.5
+"""The brain has others to look after, and comes again."""
 WORKER_MARKER = "SWARM_WORKER"
 """The worker for which a task's program runs; see ``swarm.engines.command``."""
 
 
-def end_remains(root: str, worker: str) -> bool:
+def end_remains(root: str, worker: str, wait_s: float = KILL_WAIT_S) -> bool:
     """End the programs that a dead worker's tasks left running, so that none of them runs beside its next attempt."""
-    left = kill_marked(0.0, **{ROOT_MARKER: root, WORKER_MARKER: worker})
+    left = kill_marked(0.0, wait_s, **{ROOT_MARKER: root, WORKER_MARKER: worker})
     if left:
         log.error("programs of %s will not die: %s; its tasks stay where they are", worker, [i.pid for i in left])
     return not left
