@@ -123,7 +123,7 @@ def _post(url: str, message: Mapping[str, Any], timeout_s: float) -> None:
 
 def _run(argv: tuple[str, ...], message: Mapping[str, Any], timeout_s: float) -> None:
     """The message comes on standard input and, its parts that are plain, as ``SWARM_…`` variables."""
-    plain = {f"SWARM_{k}".upper(): str(v) for k, v in message.items() if isinstance(v, str | int)}
+    plain = {f"SWARM_{k}".upper(): str(v).replace("\0", "") for k, v in message.items() if isinstance(v, str | int)}
     try:
         done = subprocess.run(
             argv,

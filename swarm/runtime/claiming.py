@@ -97,6 +97,9 @@ class Claimer:
     def took(self, wishes: Wishes, claims: Sequence[Claim], closed: str) -> list[Claim]:
         """Of what was claimed, what may run; the rest is put aside. ``closed``: why no work for the server is taken."""
         kept = [claim for claim in claims if not wishes.paused(claim)]
+        for claim in claims:
+            if wishes.paused(claim):
+                self._put_aside(claim)
         for claim in kept:
             task = claim.task
             name = task.name or task.custom_id or "unnamed"
@@ -106,9 +109,6 @@ class Claimer:
             self._state.count(claims=len(kept))
         elif not wishes.full:
             self._note_idle(wishes.lanes, closed)
-        for claim in claims:
-            if wishes.paused(claim):
-                self._put_aside(claim)
         return kept
 
     def _put_aside(self, claim: Claim) -> None:

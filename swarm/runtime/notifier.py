@@ -18,6 +18,8 @@ BASE_S = 2.0
 CAP_S = 600.0
 DOWN_CAP_S = 60.0
 """Longest time for which a target that was down is not asked at all."""
+CLOCK_SLACK_S = 1.0
+"""A next try that lies further ahead than any was set is due: the clock was set back."""
 LAST_S = 5.0
 """How long the brain's end waits for what is being told."""
 ORPHAN_TRIES = 600
@@ -78,7 +80,7 @@ class Targets:
 
     def is_due(self, note: Any) -> bool:  # noqa: ANN401
         """Its time has come, or a target came back after it had failed."""
-        if note.next_s <= self._now_s():
+        if not 0 < note.next_s - self._now_s() <= delay_s(note.tries) + CLOCK_SLACK_S:
             return True
         failed_s = note.next_s - delay_s(note.tries)
         return any(self._up_s.get(target, failed_s) > failed_s for target in note.targets)
@@ -127,6 +129,11 @@ class Notifier:
                 left.append(target)
                 problems.append(str(failure))
                 hopeless = hopeless and failure.hopeless
+            except Exception as problem:  # noqa: BLE001 - one message that cannot be made must not hold up all others
+                self._log.exception("Telling %s of the end of %s %s came to grief", target, note.subject, note.id)
+                left.append(target)
+                problems.append(f"{type(problem).__name__}: {problem}")
+                hopeless = False
         if not left:
             self._notes.done(note)
             self._log.info("Told %d of the end of %s %s", len(note.targets), note.subject, note.id)

@@ -177,6 +177,48 @@ def test_targets_that_mean_nothing_are_refused_at_once(target):
         check_target(target, Settings())
 
 
+def test_a_name_that_no_variable_can_hold_is_told_without_what_it_cannot(queue, tmp_path):
+    told = tmp_path / "told"
+    scripts = {"tell": ("sh", "-c", f'echo "$SWARM_NAME" >> {told}')}
+    for name in ("a\0b", "c"):
+        queue.enqueue(llm("x", notify=["script:tell"], name=name))
+        end(queue)
+    make_notifier(queue, Settings(scripts=scripts), LOG).step()
+    assert told.read_text() == "ab\nc\n"
+
+
+def test_one_message_that_comes_to_grief_holds_up_no_other(queue):
+    told = []
+
+    def tell(target, message):
+        if message["name"] == "odd":
+            raise ZeroDivisionError("division by zero")
+        told.append(message["name"])
+
+    for name in ("odd", "even"):
+        queue.enqueue(llm("x", notify=["somebody"], name=name))
+        end(queue)
+    Notifier(box(queue), tell, max_tries=3, log=LOG).step()
+    assert told == ["even"]
+    (note,) = box(queue).waiting()
+    assert (note.tries, note.error) == (1, "ZeroDivisionError: division by zero")
+
+
+def test_a_clock_that_is_set_back_delays_no_next_try(queue, listener):
+    now_s = [2e9]
+    notifier = make_notifier(queue, Settings(), LOG, now_s=lambda: now_s[0])
+    queue.enqueue(llm("x", notify=[listener.url]))
+    end(queue)
+    listener.status = 500
+    notifier.step()
+    listener.status = 200
+    notifier.step()
+    assert listener.told == [], "its time has not come"
+    now_s[0] = 1e9
+    notifier.step()
+    assert len(listener.told) == 1
+
+
 def test_a_target_that_hangs_holds_up_nobody(queue, monkeypatch):
     monkeypatch.setattr("swarm.runtime.notifier.LAST_S", 0.05)
     queue.enqueue(llm("a", notify=["slow"]))

@@ -16,6 +16,7 @@ from swarm.core.pauses import Pause, Pauses
 from swarm.core.slots import SlotLimits
 from swarm.core.snapshot import BlockedView, HopelessView
 from swarm.core.task import Task, TaskClass, TaskState
+from swarm.errors import StorageFault
 from swarm.runtime.claiming import Claimer
 from swarm.runtime.heartbeats import WorkerState
 from swarm.runtime.pool import ThreadPool
@@ -91,6 +92,19 @@ def test_a_worker_begins_nothing_that_is_paused(queue, pauses, claimed, aside, c
     if claimed is None:
         assert claimer.idle_text.startswith("paused: ")
         assert caplog.text.count("Paused: ") == 1, "said once"
+
+
+def test_what_is_paused_is_put_aside_also_when_the_disk_refuses_a_look(queue, monkeypatch):
+    def refuse():
+        raise StorageFault("input/output error")
+
+    monkeypatch.setattr(queue, "waiting", refuse)
+    queue.paused = Pauses((Pause("batch", "b-1"), Pause("batch", "b-2")))
+    claimer = a_claimer(queue, logging.getLogger("t"))
+    queue.pending.pop("cpu")
+    with pytest.raises(StorageFault):
+        claim_for_a_slot(queue, claimer)
+    assert queue.on_hold == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("pause", [Pause("all"), Pause("model", MODEL), Pause("worker", "worker-1")], ids=str)
