@@ -253,7 +253,7 @@ def test_who_looks_no_more_gives_its_watches_back(queue):
 EDGES = st.integers(2, 8).flatmap(lambda n: st.lists(st.lists(st.integers(0, n), max_size=3), min_size=n, max_size=n))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edges=EDGES, sessions=st.lists(st.sampled_from([None, "a", "b"]), min_size=8, max_size=8), seed=st.integers(0, 99))
 def test_whatever_the_order_everything_runs_after_what_it_waits_for(tmp_path_factory, edges, sessions, seed):
     """Any batch without circles, forward names too, submitted in parts; the brain restarts at random."""

@@ -126,7 +126,7 @@ LOST = ("kept", "undone", "both", "nowhere", "torn", "undone-torn", "claim undon
 LOST_END = (*LOST, "release, claim and outcome undone")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(LOST_END), min_size=6, max_size=6), st.sampled_from(LOST))
 def test_what_was_told_comes_back_from_any_state_of_the_names(fates, held_fate):
     """Each rename of each task is kept or lost for itself, in halves even, and unflushed content is there or torn."""

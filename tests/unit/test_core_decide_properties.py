@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.core.decide import decide
@@ -81,7 +81,7 @@ def snapshots(draw, *, healthy=False):
     )
 
 
-calm = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+calm = settings(max_examples=200)
 
 
 def acts(snapshot):

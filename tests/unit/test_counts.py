@@ -124,7 +124,7 @@ STEPS = ("submit", "submit-old", "bulk", "claim", "finish", "remove", "foreign",
         max_size=14,
     )
 )
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_counts_equal_a_full_listing_whatever_happened(tmp_path_factory, steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(countfile, "WORTH_FILES", 1)
@@ -184,7 +184,7 @@ def test_a_look_at_the_swarm_lists_nothing_that_was_counted(counted, monkeypatch
 
 
 @given(st.integers(0, 1 << 16), st.binary(max_size=6), st.booleans())
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_damaged_file_of_counts_is_as_good_as_none(counted, place, bytes_, cut):
     path = Path(counted.layout.counts)
     whole = path.read_bytes()

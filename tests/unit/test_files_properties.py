@@ -18,7 +18,7 @@ from swarm.files import Draft, Format, ReadOptions, drafts, validate, write_resu
 from swarm.files.fields import FIELD_NAMES
 from swarm.files.repeats import DIGEST_BYTES, Repeats
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,

@@ -69,7 +69,7 @@ def test_one_screen_at_80x24_shows_all_that_matters_alarms_first():
     height=st.integers(1, 60),
     cards=st.integers(0, 20),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_is_pressed_the_screen_is_filled_and_never_overrun(keys, width, height, cards):
     state = seen(TopState(), busy_box(cards))
     for key in keys:
