@@ -154,7 +154,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The second part of a task's file: what happened to it so far, and how it ended.
 
-    While the task is not terminal only ``attempts`` (and ``not_before``) may be set.
+    While the task is not terminal only ``attempts``, ``retry_at``, ``children`` and ``released`` may be set.
     """
 
     status: Literal["completed", "failed", "cancelled"] | None = None
@@ -166,6 +166,8 @@ class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """ISO 8601; a failed attempt waits in ``blocked`` until then."""
     children: int | None = None
     """Of a mapped task: how many children it has; -1 while they are being made."""
+    released: bool = False
+    """What it depends on had ended when it was let go; put aside since, it waits for that no more."""
     simulated: bool = False
     """The answer came from a simulated server."""
     cached: bool = False

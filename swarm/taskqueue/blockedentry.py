@@ -62,6 +62,7 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> Entry | None:
 def _entry(name: str, attempt: int, task: Task, trail: Trail) -> Entry:
     times = [_seconds(t) for t in (task.not_before, trail.retry_at) if t is not None]
     mapped = task.map is not None and trail.children is not None and trail.children >= 0
+    was_let_go = attempt > 0 or trail.released  # what it depends on has ended, and may be purged since
     made_s = time_of(task.task_id)
     return Entry(
         name=name,
@@ -71,7 +72,7 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> Entry:
         lane=lane_of(task),
         priority=task.priority,
         session=task.session,
-        depends_on=child_ids(task.task_id, trail.children or 0) if mapped else task.depends_on,
+        depends_on=child_ids(task.task_id, trail.children or 0) if mapped else () if was_let_go else task.depends_on,
         needs=task.depends_on if task.depends_on and _asks(task) else (),
         runs_anyway=task.on_dependency_failure == "run",
         due_s=max(times, default=None),

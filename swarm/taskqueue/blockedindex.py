@@ -47,6 +47,8 @@ class BlockedIndex:
         self._sessions = Sessions(layout, storage, self._endings, self._entries)
         self._dependencies = Dependencies(layout, self._endings, self._entries, self._sessions.awaits)
         self._due: list[tuple[float, str]] = []
+        self._past: set[str] = set()
+        """Whose time has come: it has, also when the clock is set back."""
         self._ready: dict[str, None] = {}
         self._resource: set[str] = set()
         self._unread: dict[str, None] = {}
@@ -63,7 +65,10 @@ class BlockedIndex:
             self._note_end(task_id, completed=completed)
         now_s = time.time()
         while self._due and self._due[0][0] <= now_s:
-            self._judge(heapq.heappop(self._due)[1])
+            name = heapq.heappop(self._due)[1]
+            if name in self._entries:
+                self._past.add(name)
+                self._judge(name)
         names = self._worth_telling() if self._ready_only else self._entries
         entries = sorted((self._entries[name] for name in names), key=lambda entry: entry.order)
         return tuple(self._view(entry, now_s) for entry in entries)
@@ -95,10 +100,8 @@ class BlockedIndex:
     def read_again(self, task_id: str, attempt: int) -> None:
         """Its content was changed where it lies."""
         name = os.path.basename(self._layout.blocked_file(task_id, attempt))
-        self._drop(name)
-        entry = self._read(name)
-        if entry is not None:
-            self._add(entry)
+        self._unread[name] = None
+        self._take_in(name)
 
     def note_turn(self, entry: Entry) -> None:
         """Put on record that it is its session's current task, before it is let go; with it all others about to go.
@@ -151,11 +154,15 @@ class BlockedIndex:
         """In the order of submission: whatever is known then has no forerunner that is not, so turns can be told early."""
         until_s = time.monotonic() + READING_S if self._ready_only else float("inf")
         while self._unread and time.monotonic() < until_s:
-            name = next(iter(self._unread))
-            del self._unread[name]
-            entry = self._read(name)
-            if entry is not None:
-                self._add(entry)
+            self._take_in(next(iter(self._unread)))
+
+    def _take_in(self, name: str) -> None:
+        """Read it, anew if it is known. Raises ``OSError``; then it stays to be read."""
+        self._drop(name)
+        entry = self._read(name)
+        if entry is not None:
+            self._add(entry)
+        del self._unread[name]
 
     def _read(self, name: str) -> Entry | None:
         return read_entry(self._layout, self._storage, name)
@@ -179,6 +186,7 @@ class BlockedIndex:
         self._dependencies.drop(name)
         self._ready.pop(name, None)
         self._resource.discard(name)
+        self._past.discard(name)
         if entry.session is not None:
             self._judge_head(entry.session)
 
@@ -209,7 +217,7 @@ class BlockedIndex:
                 self._ready[name] = None
 
     def _goes(self, entry: Entry) -> bool:
-        due = entry.due_s is None or entry.due_s <= time.time()
+        due = entry.due_s is None or entry.name in self._past or entry.due_s <= time.time()
         return due and self._dependencies.met(entry.name) and self._on_turn(entry)
 
     def _on_turn(self, entry: Entry) -> bool:
@@ -236,10 +244,11 @@ class BlockedIndex:
         return names
 
     def _view(self, entry: Entry, now_s: float) -> BlockedView:
+        left_s = None if entry.due_s is None else 0.0 if entry.name in self._past else entry.due_s - now_s
         return BlockedView(
             task_id=entry.task_id,
             attempt=entry.attempt,
-            due_in_s=None if entry.due_s is None else entry.due_s - now_s,
+            due_in_s=left_s,
             waiting_for=self._dependencies.waiting_for(entry),
             failed_dependency=self._dependencies.failed(entry.name),
             failed_how=self._dependencies.failed_how(entry.name),

@@ -168,8 +168,9 @@ class WorkerFileQueue:
         Raises ``StorageFault``; it is back in its lane before anything else is claimed then.
         """
         task, attempts = claim.task, claim.attempt - 1
+        trail = Trail(attempts=claim.attempts, released=True) if task.depends_on else None
         try:
-            return self._settler.give_back(claim.path, task, claim.body_size, None, attempt=attempts, delayed=True)
+            return self._settler.give_back(claim.path, task, claim.body_size, trail, attempt=attempts, delayed=True)
         except StorageFault:
             folder = f"{self._layout.lane(lane_of(task))}/{returned_bucket(task.priority)}"
             self._taker.keep({claim.path: (folder, TaskName(task.task_id, attempts))})

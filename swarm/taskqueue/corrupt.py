@@ -93,9 +93,9 @@ class CorruptTasks:
             return frozenset()
         if changed_ns == self._seen_ns:
             return frozenset()
-        self._seen_ns = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
-        before = self._names
+        settled, before = time.time_ns() - changed_ns > GRAIN_NS, self._names
         self._names = {task_id: name for name in list_names(self._layout.corrupt) if (task_id := task_of(name)) is not None}
+        self._seen_ns = changed_ns if settled else -1
         return frozenset(self._names.keys() - before.keys())
 
     def holds(self, task_id: str) -> bool:

@@ -34,15 +34,15 @@ class PauseBook:
         except FileNotFoundError:
             self._stamp, self._known = None, Pauses()
             return self._known
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        stamp: tuple[int, int, int] | None = (status.st_ino, status.st_mtime_ns, status.st_size)
         if stamp != self._stamp:
-            self._stamp = stamp
             try:
                 self._known = _load(self._path)
             except FileNotFoundError:
-                self._stamp, self._known = None, Pauses()
+                stamp, self._known = None, Pauses()
             except QueueError as problem:
                 log.warning("%s; what was paused before stays paused, nothing else", problem.message)
+            self._stamp = stamp
         return self._known
 
 

@@ -401,6 +401,75 @@ def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     assert worker.claim([LANE]).attempt == 1, "being put aside is no attempt"
 
 
+@pytest.mark.parametrize("back", ["retry", "hold"])
+def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
+    before = queue.enqueue(llm())
+    after = queue.enqueue(llm(depends_on=[before], batch_id="b"))
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    turn(brain)
+    assert work(worker) == [before]
+    wait_until(lambda: turn(brain) == [after], what="it is let go")
+    claim = worker.claim([LANE])
+    assert queue.purge([TaskState.COMPLETED], older_than_s=0)[TaskState.COMPLETED].documents == 1
+    if back == "hold":
+        assert worker.hold(claim)
+    else:
+        assert worker.retry(claim, (), delay_s=0.001, counts=True)
+    wait_until(lambda: turn(brain) == [after], what="it is let go again")
+    assert work(worker) == [after]
+    assert "released" not in queue.read(after)
+
+
+@pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
+def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, monkeypatch, ready_only):
+    brain = brain_of(queue, ready_only=ready_only)
+    turn(brain)
+    task_id = queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00"))
+    with monkeypatch.context() as patch:
+        patch.setattr("swarm.taskqueue.blockedentry.read_regular", too_many_open_files)
+        for _ in range(2):
+            with pytest.raises(StorageFault):
+                turn(brain)
+            assert brain.blocked_count() == 1
+    assert turn(brain) == [task_id]
+
+
+def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monkeypatch):
+    brain, worker = over_list(queue, "[1, 2]")
+    brain.blocked()
+    with monkeypatch.context() as patch:
+        patch.setattr("swarm.taskqueue.blockedentry.read_regular", too_many_open_files)
+        with pytest.raises(StorageFault):
+            brain.expand_map("m", 0)
+    assert turn(brain) == []
+    assert work(worker) == ["m-0", "m-1"]
+    wait_until(lambda: turn(brain) == [] and queue.find("m").state is TaskState.COMPLETED, what="its answers are gathered")
+
+
+def too_many_open_files(*_):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_whose_time_had_come_goes_also_when_the_clock_is_set_back(queue, monkeypatch):
+    first = queue.enqueue(llm())
+    second = queue.enqueue(llm(depends_on=[first], not_before="2026-01-01T00:00:00.000+00:00"))
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    turn(brain)
+    monkeypatch.setattr("swarm.taskqueue.blockedindex.time.time", lambda: 1.7e9)
+    assert work(worker) == [first]
+    wait_until(lambda: turn(brain) == [second], what="it is let go")
+
+
+def test_a_pause_that_could_not_be_read_is_at_the_next_look(queue, monkeypatch):
+    book = pauses_module.PauseBook(queue.layout)
+    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("all")))
+    with monkeypatch.context() as patch:
+        patch.setattr(pauses_module, "read_regular", too_many_open_files)
+        with pytest.raises(OSError, match="open files"):
+            book.read()
+    assert book.read().find("all", "") is not None
+
+
 def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypatch):
     task_id = queue.enqueue(llm(batch_id="b-1"))
     worker = queue.worker_view("w")
