@@ -1,7 +1,8 @@
 """The repair ladder as a value: a server that hangs is repaired a little harder each time, until its card is given up.
 
-A hang is a request without a first token or with too long a gap, a scheduler that does not answer, a model that will not
-go. Cutting the request is the first rung and has been done when the hang is known. One success is the ground again.
+A hang is a request without a first token or with too long a gap, several that timed out in silence, a scheduler that
+does not answer, a model that will not go. Cutting the request is the first rung and has been done when the hang is known.
+One success is the ground again.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def after_hang(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s:
 
 
 def after_wedge(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s: float) -> tuple[Ladder, Rung | None]:
-    """Like ``after_hang`` where there is no request to cut: the server's scheduler, or a model that will not go."""
+    """Like ``after_hang`` where there is nothing left to cut: the scheduler, a model that will not go, timeouts."""
     return after_hang(_at_least(ladder, limits.cut_requests), limits, began_s=began_s, now_s=now_s)
 
 

@@ -71,6 +71,9 @@ class RepairingServer:
         self._lock = threading.Lock()
         self._ladder = Ladder()
         self._silent_since_s: float | None = None
+        self._heard_s = float("-inf")
+        self._unanswered: list[str | None] = []
+        """The tasks of requests in a row that timed out in silence."""
 
     def run(
         self,
@@ -83,8 +86,10 @@ class RepairingServer:
         marker: str | None,
     ) -> Reply:
         """As the server's; a hang or a crash is answered by a repair before the fault goes on."""
-        with self._judged():
-            return self._server.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+        with self._judged(marker):
+            return self._server.run(
+                endpoint, body, limits=limits, cancel=cancel, progress=self._listening(progress), marker=marker
+            )
 
     def load(
         self,
@@ -129,8 +134,16 @@ class RepairingServer:
             self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, f"{model} does not go although it was ordered out")
 
+    def _listening(self, progress: Progress | None) -> Progress:
+        def heard(count: int) -> None:
+            self._heard_s = self._now_s()
+            if progress is not None:
+                progress(count)
+
+        return heard
+
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _judged(self, task: str | None) -> Iterator[None]:
         self._refuse_quarantined()
         began_s = self._now_s()
         try:
@@ -138,8 +151,12 @@ class RepairingServer:
         except TaskFault as fault:
             if fault.kind in HANGS or fault.kind in CRASHES:
                 self._climb(fault, began_s)
+            elif fault.kind == "timeout":
+                self._timed_out(task, began_s)
             raise
+        self._heard_s = self._now_s()
         with self._lock:
+            self._unanswered.clear()
             trial = self._ladder.hangs or self._ladder.crashes
             self._ladder = after_success(self._ladder)
         if trial:
@@ -151,6 +168,27 @@ class RepairingServer:
         with self._lock:
             self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, fault.message)
+
+    def _timed_out(self, task: str | None, began_s: float) -> None:
+        """Where a request's whole limit ends before those on silence, what came lately tells a hang from a slow model.
+
+        What came to other requests counts as well: they may share the runner, or wait for each other.
+        """
+        now_s = self._now_s()
+        with self._lock:
+            if self._heard_s > (began_s + now_s) / 2:
+                self._unanswered.clear()
+            elif began_s >= self._ladder.repaired_s:
+                self._unanswered.append(task)
+            if self._hung():
+                why = f"{len(self._unanswered)} requests in a row timed out in silence"
+                self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=now_s)
+                self._repair(rung, why)
+
+    def _hung(self) -> bool:
+        """A task whose time is too short for its model is no hang, however often it is tried: two of them may be."""
+        wanted = self._limits.timeouts
+        return len(self._unanswered) >= wanted and len(set(self._unanswered)) >= min(wanted, 2)
 
     def _silent(self, began_s: float) -> None:
         with self._lock:
@@ -186,6 +224,7 @@ class RepairingServer:
             case _:
                 assert_never(rung)
         self._silent_since_s = None
+        self._unanswered.clear()
 
     def _refuse_quarantined(self) -> None:
         reason = self._hands.quarantined()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -53,14 +54,52 @@ class Ladder:
     def __exit__(self, *_):
         self.sim.stop()
 
-    def ask(self):
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
-        return self.server.run("/api/chat", body, limits=SOON, cancel=None, progress=None, marker=None)
+    def ask(self, endpoint="/api/chat", limits=SOON, task=None):
+        body = {"model": MODEL, "input": "hello"}
+        if endpoint == "/api/chat":
+            body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+        return self.server.run(endpoint, body, limits=limits, cancel=None, progress=None, marker=task)
 
-    def fault(self):
+    def fault(self, *how):
         with pytest.raises(TaskFault) as caught:
-            self.ask()
+            self.ask(*how)
         return caught.value.kind
+
+
+class Talk:
+    """A server whose requests take 10 s by a clock of its own, and the runners that a repair killed."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.kills = 0
+        self.server = RepairingServer(
+            self, self, RepairSettings(), log=logging.getLogger("worker-1"), now_s=lambda: self.now_s
+        )
+
+    def run(self, endpoint, body, *, limits, cancel, progress, marker):
+        for _ in range(10):
+            self.now_s += 1.0
+            if limits(self.now_s):
+                progress(1)
+        if not marker.startswith("good"):
+            raise TaskFault("transient", "timeout", "no whole answer within 10 s")
+
+    def ask(self, task, *, talks=lambda _now_s: False):
+        with contextlib.suppress(TaskFault):
+            self.server.run("/api/chat", {}, limits=talks, cancel=None, progress=None, marker=task)
+
+    def kill_runners(self):
+        self.kills += 1
+        return ("runner",)
+
+    def quarantined(self):
+        return ""
+
+    def on_trial(self):
+        return False
+
+    def recovered(self):
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +149,59 @@ def test_rungs_can_be_left_out_and_repeated(tmp_path, caplog):
     assert caplog.text.count("Repair 1 of 4") == 2
     assert "Repair 2" not in caplog.text
     assert "Repair 4 of 4" in caplog.text
+
+
+@pytest.mark.parametrize("endpoint", ["/api/chat", "/api/embed"])
+def test_requests_that_time_out_in_silence_climb_too(tmp_path, caplog, endpoint):
+    short = Limits(total_s=0.2, first_token_s=0.2, token_gap_s=0.2)
+    with Ladder(tmp_path, RepairSettings(timeouts=2, restart_servers=0), faults=["hang_first"]) as one:
+        assert one.fault(endpoint, short, "t1") == "timeout"
+        assert "Repair" not in caplog.text
+        assert one.fault(endpoint, short, "t2") == "timeout"
+        assert "Repair 2 of 4, runner killed: 2 requests in a row timed out in silence" in caplog.text
+        assert one.fault(endpoint, short, "t1") == "timeout"
+        assert one.fault(endpoint, short, "t2") == "timeout"
+        assert "Repair 4 of 4, quarantined" in caplog.text
+
+
+def test_a_trial_that_times_out_in_silence_doubles_the_quarantine(tmp_path):
+    limits = RepairSettings(timeouts=1, quarantine_s=0.05)
+    with Ladder(tmp_path, limits, faults=["hang_first"]) as one:
+        one.hands.quarantine("it hung too often")
+        wait_until(one.hands.on_trial, what="the trial due")
+        one.fault("/api/embed", Limits(total_s=0.2))
+        assert quarantine.read(one.workers, "worker-1", UUIDS).times == 2
+
+
+def test_a_hang_in_the_middle_counts_although_the_time_limit_ends_first():
+    one = Talk()
+    for task in ("t1", "t2", "t3"):
+        began_s = one.now_s
+        one.ask(task, talks=lambda now_s, began_s=began_s: now_s < began_s + 4)
+    assert one.kills == 1
+
+
+def test_what_is_slow_but_talks_does_not_hang():
+    one = Talk()
+    for n in range(9):
+        one.ask(f"t{n}", talks=lambda now_s: now_s % 3 == 0)
+    assert one.kills == 0
+
+
+def test_timeouts_between_answers_are_no_hang():
+    one = Talk()
+    for n in range(9):
+        one.ask("good" if n % 3 == 2 else f"t{n}")
+    assert one.kills == 0
+
+
+def test_one_task_whose_time_is_too_short_is_no_hang():
+    one = Talk()
+    for _ in range(9):
+        one.ask("t1")
+    assert one.kills == 0
+    one.ask("t2")
+    assert one.kills == 1
 
 
 def test_a_wedged_scheduler_is_repaired_although_no_request_hangs(tmp_path, caplog):
