@@ -21,6 +21,8 @@ from swarm.settings import RepairSettings
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
+LOAD_CRASHES = CRASHES | {"timeout"}
+"""Not ``load_failed`` nor want of room: the model may be to blame, or what else the host runs."""
 
 
 class Hands(Protocol):
@@ -101,11 +103,20 @@ class RepairingServer:
         timeout_s: float,
         cancel: CancelToken | None,
     ) -> object:
-        """As the server's."""
+        """As the server's; crashes and hangs count, since where no load succeeds there are no requests to be judged.
+
+        A success proves too little to count: the model is there, but has answered nothing.
+        """
         self._refuse_quarantined()
-        return self._server.load(
-            model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
-        )
+        began_s = self._now_s()
+        try:
+            return self._server.load(
+                model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
+            )
+        except TaskFault as fault:
+            if fault.kind in LOAD_CRASHES:
+                self._climb(fault, began_s)
+            raise
 
     def unload(self, model: str, timeout_s: float) -> None:
         """As the server's; allowed in quarantine, since it frees the card."""
@@ -164,7 +175,8 @@ class RepairingServer:
         self._hands.recovered()
 
     def _climb(self, fault: TaskFault, began_s: float) -> None:
-        after = after_hang if fault.kind in HANGS else after_crash
+        at_once = fault.kind in HANGS or self._hands.on_trial()
+        after = after_hang if at_once else after_crash
         with self._lock:
             self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, fault.message)

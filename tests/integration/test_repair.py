@@ -66,6 +66,27 @@ class Ladder:
         return caught.value.kind
 
 
+class Loads:
+    """A server on whose card every load ends as told."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def load(self, model, **_how):
+        raise self.fault
+
+
+def load_on(one, *fault):
+    server = RepairingServer(Loads(TaskFault(*fault)), one.hands, one.limits, log=logging.getLogger("worker-1"))
+
+    def load():
+        with pytest.raises(TaskFault) as caught:
+            server.load(MODEL, options={}, keep_alive=-1, embedding=False, timeout_s=1.0, cancel=None)
+        return caught.value.kind
+
+    return load
+
+
 class Talk:
     """A server whose requests take 10 s by a clock of its own, and the runners that a repair killed."""
 
@@ -202,6 +223,33 @@ def test_one_task_whose_time_is_too_short_is_no_hang():
     assert one.kills == 0
     one.ask("t2")
     assert one.kills == 1
+
+
+@pytest.mark.parametrize("kind", ["runner_died", "load_timeout", "timeout"])
+def test_a_card_on_which_every_load_dies_or_hangs_is_repaired_and_then_quarantined(tmp_path, caplog, kind):
+    with Ladder(tmp_path, RepairSettings(crashes=2), supervised=False) as one:
+        load = load_on(one, "infra", kind, "no load ends well here")
+        assert [load() for _ in range(2)] == [kind] * 2
+        assert "Repair 3 of 4" in caplog.text
+        assert [load() for _ in range(2)] == [kind] * 2
+        assert "Repair 4 of 4, quarantined: no load ends well here" in caplog.text
+        assert load() == "quarantined"
+
+
+@pytest.mark.parametrize("kind", ["load_failed", "out_of_memory", "does_not_fit", "model_incompatible", "aborted"])
+def test_a_load_that_fails_for_want_of_room_or_by_its_model_is_no_reason_to_repair(tmp_path, caplog, kind):
+    with Ladder(tmp_path, RepairSettings(crashes=1)) as one:
+        load = load_on(one, "infra", kind, "not the card's fault")
+        assert [load() for _ in range(3)] == [kind] * 3
+        assert "Repair" not in caplog.text
+
+
+def test_one_load_that_dies_on_trial_doubles_the_quarantine(tmp_path):
+    with Ladder(tmp_path, RepairSettings(quarantine_s=0.05)) as one:
+        one.hands.quarantine("the card was lost")
+        wait_until(one.hands.on_trial, what="the trial due")
+        load_on(one, "infra", "load_timeout", "timed out waiting for llama runner to start")()
+        assert quarantine.read(one.workers, "worker-1", UUIDS).times == 2
 
 
 def test_a_wedged_scheduler_is_repaired_although_no_request_hangs(tmp_path, caplog):

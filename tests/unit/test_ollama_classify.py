@@ -16,6 +16,7 @@ TEXTS = [
     ("model requires more system memory (9.1 GiB) than is available (5.0 GiB)", "infra", "does_not_fit"),
     ("unable to load full model on GPU", "infra", "does_not_fit"),
     ("llama runner process has terminated: signal: killed", "infra", "load_failed"),
+    ("llama-server process has terminated: exit status 134: CUDA error: unspecified launch failure", "infra", "runner_died"),
     ("error starting llama-server: no such file", "infra", "load_failed"),
     ("timed out waiting for llama runner to start - progress 0.12", "infra", "load_timeout"),
     ("timed out waiting for llama-server to start: context canceled", "transient", "aborted"),
