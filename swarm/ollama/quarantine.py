@@ -47,9 +47,12 @@ def read(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...] | None = Non
 
 
 def put(workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], reason: str, limits: RepairSettings) -> Quarantine:
-    """Quarantine a worker's cards, for longer each time in a row. Raises ``OSError``."""
+    """Quarantine a worker's cards, for longer each time that a trial fails; one that stands begins anew, no longer.
+
+    Raises ``OSError``.
+    """
     before = read(workers_dir, worker, gpu_uuids)
-    times = 1 if before is None else before.times + 1
+    times = 1 if before is None else before.times + (before.left_s <= 0)
     now = time.time()
     made = Quarantine(
         worker=worker, gpu_uuids=gpu_uuids, reason=reason, since=now, until=now + quarantine_s(times, limits), times=times

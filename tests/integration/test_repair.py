@@ -322,6 +322,12 @@ def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
         assert quarantine.read(one.workers, "worker-1", UUIDS) is None
 
 
+def test_a_quarantine_that_stands_is_not_doubled_by_further_news_of_the_same_trouble(tmp_path):
+    notes = [quarantine.put(tmp_path, "worker-1", UUIDS, "the card was lost", RepairSettings()) for _ in range(6)]
+    assert {note.times for note in notes} == {1}
+    assert notes[-1].left_s <= RepairSettings().quarantine_s
+
+
 def test_a_worker_moved_to_another_card_starts_afresh(tmp_path):
     workers = tmp_path / "workers"
     workers.mkdir()
