@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.core.claim import Claim
 from swarm.core.faults import FaultClass, TaskFault
-from swarm.core.task import Trail
+from swarm.core.task import TaskClass, Trail
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import Clock, Executor
 
@@ -133,6 +133,15 @@ class Run:
                 return fault
             case Released() | None:
                 return "released"
+
+    @property
+    def proves_server(self) -> bool:
+        """It completed by something the server did: no answer kept from before, no model that was there or gone already."""
+        if not isinstance(self.ending, Trail) or self.ending.cached:
+            return False
+        result = self.ending.result or {}
+        idle = result.get("already_loaded") is True or result.get("was_loaded") is False
+        return not (idle and self.claim.task.task_class is TaskClass.RESOURCE)
 
     @property
     def overdue_in_s(self) -> float:

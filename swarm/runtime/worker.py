@@ -157,7 +157,7 @@ class Worker:
     def _tell_watch(self, run: Run) -> None:
         if self._watch is None or not run.begun or not served_count((run,)):
             return
-        if run.verdict == "completed":
+        if run.proves_server:
             self._watch.succeeded()
         elif run.verdict == "infra":
             self._watch.faulted()

@@ -161,6 +161,8 @@ class Work:
         self.gate = threading.Event()
         self.gate.set()
         self.faults: dict[str, list[Exception]] = {}
+        self.answers: dict[str, Trail] = {}
+        """What a task ends with instead."""
         self.running: set[str] = set()
         self.most = 0
         self.deaf = False
@@ -184,6 +186,8 @@ class Work:
                     raise TaskFault("infra", "cut", "the connection was cut")
             if self.faults.get(task_id):
                 raise self.faults[task_id].pop(0)
+            if task_id in self.answers:
+                return self.answers[task_id]
             return Trail(result={"id": task_id, "usage": {"prompt_tokens": 2, "completion_tokens": 3}})
         finally:
             with self._lock:

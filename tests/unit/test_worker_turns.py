@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from swarm.core import breaker
 from swarm.core.faults import TaskFault
 from swarm.core.slots import SlotLimits
-from swarm.core.task import TaskClass, TaskState
+from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
 from swarm.runtime.watch import ServerReading
@@ -188,6 +189,30 @@ def test_three_server_faults_open_the_circuit_while_scripts_go_on():
     assert "3 server faults in a row" in swarm.state.reason
     swarm.until(lambda: "t1" in swarm.queue.ended, "the trial after the backoff")
     swarm.until(lambda: swarm.state.status is WorkerStatus.IDLE)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        (llm("kept"), Trail(result={"id": "kept"}, cached=True)),
+        (load("there"), Trail(result={"model": "a:latest", "already_loaded": True, "load_s": 0.0})),
+        (load("gone", action="unload_llm"), Trail(result={"model": "a:latest", "was_loaded": False})),
+    ],
+    ids=["cached", "loaded already", "gone already"],
+)
+def test_what_the_server_had_no_part_in_does_not_count_as_its_success(task, answer, caplog, monkeypatch):
+    monkeypatch.setattr(breaker, "BACKOFF_BASE_S", 0.05)
+    swarm = Harness().warm()
+    swarm.work.answers[task.task_id] = answer
+    swarm.work.fail("t1", *[TaskFault("infra", "runner_died", "x")] * 1000)
+    swarm.queue.put(llm("t1"))
+    swarm.until(lambda: "Circuit open" in caplog.text)
+    swarm.queue.put(task)
+    swarm.until(lambda: task.task_id in swarm.queue.ended)
+    assert "Circuit closed" not in caplog.text
+    swarm.work.faults.clear()
+    swarm.until(lambda: "t1" in swarm.queue.ended)
+    assert "Circuit closed" in caplog.text
 
 
 def test_a_dead_server_is_noticed_by_the_first_fault_and_heard_when_it_is_back():
