@@ -112,7 +112,7 @@ class ServerHands:
         """The trial went well.
 
         Only one that is due counts: a request that began before the card was lost may still end well after it, and says
-        nothing of the card.
+        nothing of the card. A note that cannot be removed stays due, and does not cost the answer that came.
         """
         if not self.on_trial():
             return
@@ -120,8 +120,12 @@ class ServerHands:
             note = notes.read(self._workers_dir, self._worker, self._uuids)
             if note is None or note.left_s > 0:
                 return
-            notes.release(self._workers_dir, self._worker)
             self._note = None
+            try:
+                notes.release(self._workers_dir, self._worker)
+            except OSError as error:
+                log.warning("%s: its quarantine is over, but the note cannot be removed: %s", self._worker, error.strerror)
+                return
         log.info("%s: quarantine ended, its server works again", self._worker)
 
     def _current(self) -> notes.Quarantine | None:

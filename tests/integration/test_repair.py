@@ -306,6 +306,21 @@ def test_a_trial_that_goes_well_does_not_end_a_quarantine_renewed_meanwhile(tmp_
         assert quarantine.read(one.workers, "worker-1", UUIDS).reason == "never got ready"
 
 
+def test_an_answer_counts_although_the_note_of_a_quarantine_cannot_be_removed(tmp_path, monkeypatch, caplog):
+    def refuse(_path):
+        raise OSError(30, "Read-only file system")
+
+    with Ladder(tmp_path, RepairSettings(quarantine_s=0.05)) as one:
+        one.hands.quarantine("it hung too often")
+        wait_until(one.hands.on_trial, what="the trial due")
+        with monkeypatch.context() as disk:
+            disk.setattr(quarantine, "remove_note", refuse)
+            assert one.ask().final["done"]
+        assert "the note cannot be removed: Read-only file system" in caplog.text
+        one.ask()
+        assert quarantine.read(one.workers, "worker-1", UUIDS) is None
+
+
 def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
     limits = RepairSettings(cut_requests=0, kill_runners=0, restart_servers=0, quarantine_s=0.3)
     with Ladder(tmp_path, limits, faults=["hang_mid"]) as one:
