@@ -26,8 +26,12 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left_s(self) -> float:
-        """Seconds until the trial; 0 when it is due. A clock that was set back does not make it longer than it was."""
-        return min(max(self.until - time.time(), 0.0), self.until - self.since)
+        """Seconds until the trial; 0 when it is due, also where the clock was set back behind its beginning.
+
+        Nobody can tell how long it has lasted then, and one trial too early costs less than waiting for a date years ahead.
+        """
+        now = time.time()
+        return max(self.until - now, 0.0) if now >= self.since else 0.0
 
 
 def quarantine_path(workers_dir: Path, worker: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 
 import pytest
 
@@ -341,6 +342,15 @@ def test_a_quarantine_that_stands_is_not_doubled_by_further_news_of_the_same_tro
     notes = [quarantine.put(tmp_path, "worker-1", UUIDS, "the card was lost", RepairSettings()) for _ in range(6)]
     assert {note.times for note in notes} == {1}
     assert notes[-1].left_s <= RepairSettings().quarantine_s
+
+
+def test_a_quarantine_written_while_the_clock_was_ahead_is_due_for_its_trial(tmp_path, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(quarantine.time, "time", lambda: now + 10 * 365 * 86400)
+    ahead = quarantine.put(tmp_path, "worker-1", UUIDS, "the card was lost", RepairSettings())
+    assert ahead.left_s == RepairSettings().quarantine_s
+    monkeypatch.setattr(quarantine.time, "time", lambda: now)
+    assert ahead.left_s == 0
 
 
 def test_a_worker_moved_to_another_card_starts_afresh(tmp_path):
