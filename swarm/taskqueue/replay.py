@@ -147,10 +147,8 @@ def _progress(line: Redo) -> float:
 
 
 def _is_before(located: lookup.Located, line: Redo) -> bool:
-    """Whether the task has not come so far yet; in a lane only an end tells: what was claimed may have been given back."""
-    if located.state is TaskState.BLOCKED:
-        return located.attempt < _progress(line)
-    return located.state not in TERMINAL and line.now.startswith(_FINAL)
+    """Whether the task lies where it did not stay without a flush, and has not come so far there."""
+    return located.state is TaskState.BLOCKED and located.attempt < _progress(line)
 
 
 def _same_task(path: str, data: bytes) -> bool:
