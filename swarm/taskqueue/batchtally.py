@@ -184,6 +184,8 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         return None
     if known is not None and known.changed_ns == changed_ns:
         return known
+    # A fresh change may hide another of the same time, also one behind the listing: then the next look reads again.
+    settled = time.time_ns() - changed_ns > GRAIN_NS
     sums = Sums()
     for name in list_names(folder):
         if name[:-5] not in ids:
@@ -193,8 +195,7 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         except FileNotFoundError:
             continue  # put back or purged in this moment
     sums.settle()
-    # A fresh change may hide another of the same time; then the next look reads again.
-    return _Part(changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1, sums)
+    return _Part(changed_ns if settled else -1, sums)
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

@@ -59,11 +59,12 @@ class ShardWatch:
             return set()
         if self._seen.get(folder) == changed_ns:
             return set()
+        # Directory times move in steps: behind a fresh change another may hide, also one that comes during the listing.
+        settled = time.time_ns() - changed_ns > GRAIN_NS
         waiting = self._open[shard]
         ended = waiting.intersection(n[:-5] for n in os.listdir(folder))
         waiting.difference_update(ended)
-        # Directory times move in steps: a change may hide behind one of the same step, so a fresh listing is not trusted.
-        self._seen[folder] = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
+        self._seen[folder] = changed_ns if settled else -1
         return ended
 
     def open_ids(self, limit: int) -> list[str]:

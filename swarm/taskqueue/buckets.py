@@ -76,6 +76,7 @@ class BucketChooser:
     def _find(self, lane: str, priority: int, before: _End | None, now_s: float) -> _End:
         lane_path = self._layout.lane(lane)
         changed_ns = _changed_ns(lane_path)
+        settled = time.time_ns() - changed_ns > GRAIN_NS
         same = [n for n in sorted_buckets(lane_path) if bucket_priority(n) == priority]
         if before is not None and same and before.name == same[-1]:
             end = before
@@ -83,7 +84,6 @@ class BucketChooser:
             end = _End(same[-1], len(list_names(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
             end = _End(bucket_name(priority, new_id()), 0)
-        settled = time.time_ns() - changed_ns > GRAIN_NS
         end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
         return end
 

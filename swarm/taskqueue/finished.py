@@ -12,7 +12,7 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.taskqueue.batchpurge import EmptyBatches
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.ids import shard_time_of
-from swarm.taskqueue.layout import GRAIN_NS, Layout
+from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.shardpass import Keep, Removed, ShardPass
 from swarm.taskqueue.storage import Storage
 
@@ -127,8 +127,7 @@ class FinishedIndex:
             return False
 
     def _note(self, key: _Key, walk: ShardPass) -> None:
-        settled = time.time_ns() - walk.changed_ns > GRAIN_NS
-        changed_ns = walk.changed_ns if settled and not walk.needed else _LOOK_AGAIN
+        changed_ns = walk.changed_ns if walk.settled and not walk.needed else _LOOK_AGAIN
         self._known[key] = _Known(changed_ns, walk.kept, walk.oldest_s)
 
     def _now_s(self) -> float:

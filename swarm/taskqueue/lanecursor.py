@@ -108,12 +108,13 @@ class LaneCursor:
                 continue
             if self._barren.get(bucket) == changed_ns or (self._kept == (bucket, changed_ns) and _fresh(changed_ns)):
                 continue
+            settled = time.time_ns() - changed_ns > GRAIN_NS
             names = list_names(path)
             if any(parse_task_file(n) for n in names):
                 self._bucket, self._folder = bucket, path
                 self._names = self._in_turn(sorted(names, reverse=True))
                 return True
-            self._leave_empty(bucket, path, changed_ns, foreign=bool(names))
+            self._leave_empty(bucket, path, changed_ns, settled=settled, foreign=bool(names))
         return False
 
     def _in_turn(self, names: list[str]) -> list[str]:
@@ -124,9 +125,8 @@ class LaneCursor:
         self._strayed_s = time.monotonic() if aside else 0.0
         return names[len(names) - aside :] + names[: len(names) - aside] if aside else names
 
-    def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, foreign: bool) -> None:
+    def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, settled: bool, foreign: bool) -> None:
         """An empty bucket goes, the last one later; one with only foreign files is not listed again until it changes."""
-        settled = time.time_ns() - changed_ns > GRAIN_NS
         if foreign:
             if settled:
                 self._barren[bucket] = changed_ns

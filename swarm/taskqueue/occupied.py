@@ -29,9 +29,9 @@ class Occupied:
         try:
             changed_ns = os.stat(self._folder).st_mtime_ns
             if changed_ns != self._seen_ns:
+                settled = time.time_ns() - changed_ns > GRAIN_NS
                 with os.scandir(self._folder) as entries:
                     self._answer = next(entries, None) is not None
-                settled = time.time_ns() - changed_ns > GRAIN_NS
                 self._seen_ns = changed_ns if settled else -1
         except FileNotFoundError:
             self._answer = False

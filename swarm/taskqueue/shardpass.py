@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import GRAIN_NS, Layout
 
 EMPTY_QUIET_S = 3600.0
 """An empty shard is removed only when nothing was moved into it for so long: a worker may have made it just now."""
@@ -40,6 +40,8 @@ class ShardPass:
         assert state in TERMINAL, f"{state} documents are never purged"
         self.path = f"{layout.root}/{state}/{shard}"
         self.changed_ns = -1
+        self.settled = False
+        """Whether any change since the walk began shows in the directory's time."""
         self.kept = 0
         """Documents that stay."""
         self.needed = 0
@@ -52,6 +54,7 @@ class ShardPass:
     def _scan(self) -> Iterator[os.DirEntry[str]]:
         try:
             self.changed_ns = os.stat(self.path).st_mtime_ns
+            self.settled = time.time_ns() - self.changed_ns > GRAIN_NS
             with os.scandir(self.path) as entries:
                 yield from entries
         except (FileNotFoundError, NotADirectoryError):

@@ -13,6 +13,7 @@ from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
 from swarm.taskqueue.batchwork import cancel_tasks, retry_tasks
 from tests.helpers.queues import LANE, assert_one_state_each, llm
+from tests.helpers.slowlisting import hide_behind_listing
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
 AT = "2026-02-07T21:05:{:06.3f}+00:00"
@@ -74,6 +75,14 @@ def test_a_second_look_reads_nothing_that_it_knows(queue, ids, monkeypatch):
     assert cost(queue, ids).completed.items == 7
     os.unlink(f"{queue.layout.batches}/b-1.tally")
     assert cost(queue, ids).completed.items == 7
+
+
+def test_a_document_that_hides_behind_a_slow_listing_is_counted_by_the_next_look(queue, ids, monkeypatch):
+    work(queue, 1)
+    folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, ids[0]))
+    hide_behind_listing(monkeypatch, folder, lambda: work(queue, 1))
+    assert cost(queue, ids).completed.items == 1
+    assert cost(queue, ids).completed.items == 2
 
 
 def test_cancelling_and_putting_back_a_batch(queue, ids):

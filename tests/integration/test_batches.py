@@ -11,6 +11,7 @@ from swarm.taskqueue import batches as batches_module
 from swarm.taskqueue.batches import Manifest, Submitted
 from swarm.taskqueue.batchwatch import BatchWatch
 from tests.helpers.queues import LANE, assert_one_state_each, llm
+from tests.helpers.slowlisting import hide_behind_listing
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
 
@@ -110,6 +111,17 @@ def test_a_watch_follows_to_the_end(queue):
     work(queue, 3)
     assert watch.look().left == 0
     assert BatchWatch(queue.layout, queue.batches().task_ids("b-1")).look().completed == 5
+
+
+def test_an_end_that_hides_behind_a_slow_listing_is_seen_by_the_next(queue, monkeypatch):
+    submit(queue, items("a", "b"))
+    ids = list(queue.batches().task_ids("b-1"))
+    watch = BatchWatch(queue.layout, ids)
+    work(queue, 1)
+    folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, ids[0]))
+    hide_behind_listing(monkeypatch, folder, lambda: work(queue, 1))
+    assert watch.look().left == 1
+    assert watch.look().left == 0
 
 
 def test_an_unknown_batch_is_named_with_the_known_ones(queue):

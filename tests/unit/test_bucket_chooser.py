@@ -10,6 +10,7 @@ from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
 from swarm.taskqueue.storage import Storage
 from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.slowlisting import hide_behind_listing
 
 NAME = "lane"
 
@@ -95,6 +96,14 @@ def test_a_lane_that_does_not_change_is_listed_once_and_again_after_the_clock_s_
     bench.step(60)
     bench.end()
     assert bench.listed == []
+
+
+def test_a_bucket_that_hides_behind_a_slow_listing_is_seen_after_the_clock_s_grain(bench, monkeypatch):
+    mine, theirs = bench.bucket("a"), bucket_name(5, "b")
+    hide_behind_listing(monkeypatch, str(bench.lane), (bench.lane / theirs).mkdir)
+    assert bench.end() == mine
+    bench.step(2 * GRAIN_NS / 1e9)
+    assert bench.end() == theirs
 
 
 def test_a_full_last_bucket_of_others_is_not_filled_further(bench):

@@ -10,6 +10,7 @@ import pytest
 from swarm.taskqueue import lanecursor
 from swarm.taskqueue.lanecursor import KEEP_NS, LaneCursor
 from swarm.taskqueue.layout import GRAIN_NS, bucket_name, task_file
+from tests.helpers.slowlisting import hide_behind_listing
 
 
 def put(lane: Path, number: int, priority: int = 5, bucket: str = "a") -> str:
@@ -240,6 +241,19 @@ def test_an_empty_lane_that_just_changed_is_listed_at_each_look(tmp_path, monkey
     name = put(lane, 1)
     hide(lane, stamp)
     assert cursor.next()[1] == name
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_task_that_hides_behind_a_slow_listing_of_its_bucket_is_seen_by_the_next(tmp_path, monkeypatch, foreign):
+    lane = tmp_path / "lane"
+    bucket = lane / bucket_name(5, "a")
+    bucket.mkdir(parents=True)
+    if foreign:
+        (bucket / "foreign").touch()
+    cursor = LaneCursor(str(lane))
+    hide_behind_listing(monkeypatch, str(bucket), lambda: put(lane, 1))
+    assert cursor.next() is None
+    assert cursor.next()[1] == task_file("t00001", 0)
 
 
 def test_a_listing_that_failed_is_made_again(tmp_path, monkeypatch):

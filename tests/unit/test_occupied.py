@@ -6,6 +6,7 @@ import time
 from swarm.taskqueue import occupied
 from swarm.taskqueue.layout import GRAIN_NS
 from swarm.taskqueue.occupied import Occupied
+from tests.helpers.slowlisting import hide_behind_listing
 
 
 class Clock:
@@ -57,3 +58,11 @@ def test_an_old_answer_costs_no_listing_and_a_young_one_is_looked_up_again(tmp_p
             clock.step()
             assert folder.any()
         assert len(listed) == listings
+
+
+def test_what_hides_behind_a_slow_listing_is_seen_by_the_next(tmp_path, monkeypatch):
+    clock, folder = Clock(monkeypatch), Occupied(str(tmp_path))
+    hide_behind_listing(monkeypatch, str(tmp_path), (tmp_path / "a").touch)
+    assert not folder.any()
+    clock.step()
+    assert folder.any()

@@ -20,6 +20,7 @@ from swarm.taskqueue.finished import FinishedIndex
 from swarm.taskqueue.ids import IdMaker, shard_time_of, time_of
 from swarm.taskqueue.layout import shard_of
 from tests.helpers.queues import assert_one_state_each, llm, open_queue
+from tests.helpers.slowlisting import hide_behind_listing
 
 
 def seen(*shards: tuple[str, int, float], **more) -> SwarmSnapshot:
@@ -113,6 +114,17 @@ def test_the_index_finds_what_is_old_and_the_purge_takes_just_that(tmp_path):
     assert not any(queue.find(i) for i in old)
     assert_one_state_each(queue, [*young, waiting])
     assert view.finished(7 * DAY_S).old == ()
+
+
+def test_a_document_that_hides_behind_a_slow_listing_is_found_in_the_next_round(tmp_path, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.finished.SWEEP_S", 0.0)
+    queue = open_queue(tmp_path)
+    hidden = finish(queue)[:-5] + "zzzzz"
+    folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, hidden))
+    index = FinishedIndex(queue.layout, count=True)
+    hide_behind_listing(monkeypatch, folder, lambda: finish(queue, task_id=hidden))
+    assert index.look(DAY_S).documents == 1
+    assert index.look(DAY_S).documents == 2
 
 
 def test_a_purge_goes_in_bounded_steps_and_goes_on_where_it_was(tmp_path):
