@@ -2,7 +2,8 @@
 
 ``batches/<id>.json`` the manifest; ``<id>.items`` one line ``<item key> <task id>`` per item ever submitted, written and
 flushed *before* the tasks it names appear; ``<id>.order`` the task ids of the last submission in the input's order. Items
-are known by their key (content), never by their line.
+are known by their key (content), never by their line. ``<id>.retried``, of a batch with a limit of failures, is written
+when tasks of it are put back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -46,7 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     version: str = ""
     max_fails: int | None = None
-    """With more failures than this, what waits of it is cancelled."""
+    """With more failures than this since tasks of it were last put back, what waits of it is cancelled."""
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +160,35 @@ class BatchBook:
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
         with storage_faults(f"batch {manifest.batch_id} could not be noted"):
             self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
+
+    @contextmanager
+    def putting_back(self, batch_id: str | None) -> Iterator[None]:
+        """While a task of this batch is put back: what has failed so far no longer counts against its limit, if it has one.
+
+        Whoever watches the limit looks again. Raises ``OSError``.
+        """
+        if batch_id is None or not self._is_limited(batch_id):
+            yield
+            return
+        self._mark(batch_id)
+        yield
+        self._mark(batch_id)
+
+    def _is_limited(self, batch_id: str) -> bool:
+        if not os.path.exists(self._path(batch_id, "json")):
+            return False  # a task may name any batch
+        try:
+            return self.manifest(batch_id).max_fails is not None
+        except QueueError:
+            return False  # damaged
+
+    def _mark(self, batch_id: str) -> None:
+        with suppress(FileNotFoundError):  # another thread of this process has just done it
+            self._storage.replace(self.put_back_mark(batch_id), b"", durable=False)
+
+    def put_back_mark(self, batch_id: str) -> str:
+        """Path of the file whose time tells when tasks of it were last put back."""
+        return self._path(batch_id, "retried")
 
     def alone(self, batch_id: str) -> AbstractContextManager[None]:
         """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""

@@ -22,7 +22,7 @@ from swarm.taskqueue.storage import Storage, storage_faults
 
 SUBMITTING_S = 3600.0
 """A submission that wrote nothing for so long was cut off; the next one goes on without what was purged since."""
-_DATA = (".items", ".order", ".tally", ".report.json")
+_DATA = (".items", ".order", ".tally", ".retried", ".report.json")
 _ENDINGS = (*_DATA, ".json", ".lock")
 """In the order in which they go: whoever dies in between leaves a batch that is still seen to be empty."""
 

@@ -1,6 +1,7 @@
 """Batches with a limit of failures: how they stand, and ending in steps what waits of one that is past its limit.
 
-Costs nothing while no batch has a limit; else what following such batches costs (see ``batchwatch``).
+Costs nothing while no batch has a limit; else what following such batches costs (see ``batchwatch``). What failed before
+somebody put tasks of the batch back counts no more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from swarm.core.task import TaskState
 from swarm.errors import QueueError
 from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook
-from swarm.taskqueue.batchwatch import BatchWatch
+from swarm.taskqueue.batchwatch import ShardWatch
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.cancelling import Canceller, is_child
 from swarm.taskqueue.layout import GRAIN_NS, Layout
@@ -25,12 +26,16 @@ from swarm.taskqueue.storage import Storage
 
 STEP = 1000
 """Tasks ended in one turn."""
+QUIET_NS = 1_000_000_000
+"""Tasks are put back one by one: none of a batch is judged until the last of it has been back for so long."""
 
 
 class _Limited(msgspec.Struct):
-    watch: BatchWatch
     max_fails: int
-    stamp: int
+    put_back_ns: int
+    failed: int = 0
+    """Since then."""
+    watch: ShardWatch | None = None
     ids: frozenset[str] = frozenset()
     rest: Iterator[Located] | None = None
 
@@ -43,7 +48,7 @@ class HopelessBatches:
         self._book = BatchBook(layout, storage)
         self._canceller = Canceller(layout, storage)
         self._limited: dict[str, _Limited] = {}
-        self._stamps: dict[str, int] = {}
+        self._stamps: dict[str, tuple[int, int]] = {}
         self._seen_ns = -1
 
     def look(self) -> tuple[HopelessView, ...]:
@@ -51,17 +56,31 @@ class HopelessBatches:
         self._read_manifests()
         found = []
         for batch_id, limited in list(self._limited.items()):
-            ended = limited.watch.look()
-            if not ended.left:
+            if 0 <= time.time_ns() - limited.put_back_ns < QUIET_NS:
+                continue
+            if not self._follow(batch_id, limited):
                 del self._limited[batch_id]
-            elif ended.failed > limited.max_fails:
-                found.append(HopelessView(batch_id=batch_id, failed=ended.failed, max_fails=limited.max_fails))
+            elif limited.failed > limited.max_fails:
+                found.append(HopelessView(batch_id=batch_id, failed=limited.failed, max_fails=limited.max_fails))
         return tuple(found)
+
+    def _follow(self, batch_id: str, limited: _Limited) -> int:
+        """Count what has failed since the last look; how many have not ended."""
+        if limited.watch is None:
+            try:
+                limited.watch = ShardWatch(self._layout, self._book.task_ids(batch_id))
+            except (FileNotFoundError, QueueError, ValueError):
+                return 0  # going
+        for task_id, state in limited.watch.look():
+            if state is TaskState.FAILED:
+                limited.failed += _changed_ns(self._layout.terminal(state, task_id)) > limited.put_back_ns
+        return limited.watch.left
 
     def stop(self, batch_id: str, reason: str) -> int:
         """End the next ``STEP`` of what waits of it as cancelled; how many. What runs may end. Raises ``StorageFault``."""
+        self._read_manifests()  # tasks may have been put back since the look
         limited = self._limited.get(batch_id)
-        if limited is None:
+        if limited is None or limited.failed <= limited.max_fails:
             return 0
         if limited.rest is None:
             limited.ids = frozenset(self._book.task_ids(batch_id))
@@ -96,7 +115,7 @@ class HopelessBatches:
 
     def _read(self, batch_id: str, path: str) -> None:
         try:
-            stamp = os.stat(path).st_mtime_ns
+            stamp = os.stat(path).st_mtime_ns, _changed_ns(self._book.put_back_mark(batch_id))
             if self._stamps.get(batch_id) == stamp:
                 return
             manifest = self._book.manifest(batch_id)
@@ -105,8 +124,15 @@ class HopelessBatches:
         self._stamps[batch_id] = stamp
         self._limited.pop(batch_id, None)
         if manifest.max_fails is not None and manifest.submitted:
-            watch = BatchWatch(self._layout, self._book.task_ids(batch_id))
-            self._limited[batch_id] = _Limited(watch=watch, max_fails=manifest.max_fails, stamp=stamp)
+            self._limited[batch_id] = _Limited(max_fails=manifest.max_fails, put_back_ns=stamp[1])
+
+
+def _changed_ns(path: str) -> int:
+    """When it was last written to, long ago if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _settled(changed_ns: int) -> bool:

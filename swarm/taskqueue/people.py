@@ -12,6 +12,7 @@ from swarm.core.lanes import lane_of
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.errors import QueueError, UnknownTask
 from swarm.taskqueue import codec, lookup
+from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser, list_names
 from swarm.taskqueue.cancelling import Canceller, list_children, mapped_task
@@ -66,21 +67,27 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         content = read_regular(located.path, codec.MAX_FILE_BYTES)
         parts = codec.parse(content)
         _check_needs(layout, parts)
-        if parts.trail.children is not None:
-            _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
-        forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
-        tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
-        void_records(layout, ((task_id, content),))
-        rewrite_tail(storage, located.path, parts.body_size - 1, tail)
-        forget_cancel(layout, task_id)
-        owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
-        lane = lane_of(parts.task)
-        if waits(parts.task):
-            storage.move(located.path, layout.blocked_file(task_id, 0))
-        else:
-            chooser = BucketChooser(layout, storage)
-            chooser.move_in(located.path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
+        with BatchBook(layout, storage).putting_back(parts.task.batch_id):
+            lane = _put_back(layout, storage, located.path, content, parts)
     ring(layout)
+    return lane
+
+
+def _put_back(layout: Layout, storage: Storage, path: str, content: bytes, parts: codec.Parts) -> str:
+    task_id, lane = parts.task.task_id, lane_of(parts.task)
+    if parts.trail.children is not None:
+        _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
+    forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
+    tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
+    void_records(layout, ((task_id, content),))
+    rewrite_tail(storage, path, parts.body_size - 1, tail)
+    forget_cancel(layout, task_id)
+    owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
+    if waits(parts.task):
+        storage.move(path, layout.blocked_file(task_id, 0))
+    else:
+        chooser = BucketChooser(layout, storage)
+        chooser.move_in(path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
     return lane
 
 

@@ -3,15 +3,19 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue import batches as batches_module
+from swarm.taskqueue import hopeless, people
 from swarm.taskqueue.batches import Manifest, Submitted
 from swarm.taskqueue.batchwatch import BatchWatch
-from tests.helpers.queues import LANE, assert_one_state_each, llm
+from swarm.taskqueue.batchwork import retry_tasks
+from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
+from tests.helpers.wait import wait_until
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
 
@@ -20,9 +24,9 @@ def items(*texts):
     return [(f"key-{t}", llm(t)) for t in texts]
 
 
-def submit(queue, pairs):
+def submit(queue, pairs, manifest=MANIFEST):
     total = None
-    for total in queue.batches().submit(MANIFEST, pairs):  # noqa: B007
+    for total in queue.batches().submit(manifest, pairs):  # noqa: B007
         pass
     return total
 
@@ -129,3 +133,71 @@ def test_an_unknown_batch_is_named_with_the_known_ones(queue):
     with pytest.raises(QueueError, match="no batch nope") as caught:
         queue.batches().manifest("nope")
     assert "b-1" in caught.value.hint
+
+
+def limited(queue, max_fails):
+    """A batch of six with a limit of failures, past it, and a brain that has seen it."""
+    submit(queue, items(*"abcdef"), msgspec.structs.replace(MANIFEST, max_fails=max_fails))
+    brain = queue.brain_view(lambda _attempts: 0.0, ready_only=True)
+    work(queue, max_fails + 1, TaskState.FAILED)
+    wait_until(brain.hopeless, what="its failures counted")
+    return brain
+
+
+@pytest.mark.parametrize("running", [0, 1])
+def test_what_is_put_back_of_a_hopeless_batch_goes_on_until_too_many_fail_again(queue, monkeypatch, running):
+    monkeypatch.setattr(hopeless, "QUIET_NS", 0)
+    brain, worker = limited(queue, 1), queue.worker_view("w")
+    held = [worker.claim([LANE]) for _ in range(running)]
+    assert brain.stop_batch("b-1", "hopeless") == 4 - running
+    assert len(brain.hopeless()) == len(held), "who watches it lets go of one that has ended"
+    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 6 - running
+    settle(Path(queue.layout.root))
+    assert brain.stop_batch("b-1", "decided just before") == 0
+    assert brain.hopeless() == ()
+    work(queue, 1, TaskState.FAILED)
+    settle(Path(queue.layout.root))
+    assert brain.hopeless() == ()
+    work(queue, 1, TaskState.FAILED)
+    (view,) = wait_until(brain.hopeless, what="its new failures counted")
+    assert (view.failed, view.max_fails) == (2, 1)
+    assert brain.stop_batch("b-1", "hopeless") == 4 - running
+
+
+def test_one_put_back_is_not_judged_by_the_failures_of_before(queue, monkeypatch):
+    monkeypatch.setattr(hopeless, "QUIET_NS", 0)
+    brain = limited(queue, 2)
+    queue.retry(next(iter(queue.list(TaskState.FAILED))).task_id)
+    assert brain.hopeless() == ()
+    monkeypatch.setattr(hopeless, "QUIET_NS", 10**18)
+    work(queue, 3, TaskState.FAILED)
+    settle(Path(queue.layout.root))
+    assert brain.hopeless() == (), "others may follow"
+
+
+def test_nothing_is_judged_while_the_tasks_of_a_batch_are_put_back(queue, monkeypatch):
+    monkeypatch.setattr(hopeless, "QUIET_NS", 10**18)
+    brain, seen, rewrite, forget = limited(queue, 0), [], people.rewrite_tail, people.forget_cancel
+    work(queue, 2, TaskState.FAILED)
+
+    def rewrite_slowly(*how):
+        settle(Path(queue.layout.root))
+        rewrite(*how)
+
+    def look_and_forget(*what):
+        seen.append(brain.hopeless())
+        forget(*what)
+
+    monkeypatch.setattr(people, "rewrite_tail", rewrite_slowly)
+    monkeypatch.setattr(people, "forget_cancel", look_and_forget)
+    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 3
+    assert seen == [(), (), ()]
+
+
+def test_putting_back_leaves_a_mark_only_where_there_is_a_limit(queue):
+    submit(queue, items("a"))
+    queue.enqueue(llm(batch_id="nobody-s"))
+    work(queue, 2, TaskState.FAILED)
+    for task_id in [located.task_id for located in queue.list(TaskState.FAILED)]:
+        queue.retry(task_id)
+    assert not [name for name in os.listdir(queue.layout.batches) if name.endswith(".retried")]
