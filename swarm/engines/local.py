@@ -50,6 +50,11 @@ class LocalProcess:
         """Readable once the process has ended."""
         return self._child.pidfd if self._child is not None and self._child.pidfd >= 0 else None
 
+    def adopt(self) -> str | None:
+        """Take over whoever lives under this name and fits the plan; returns a line for the log, None: nobody does."""
+        row = self._engine.read_row(self.name) if self._engine.lock_held(self.name) else None
+        return self._adopted(row) if row is not None and self._fits(row) and self._take_over(row) else None
+
     def start(self) -> str:
         """Adopt whoever holds the life lock, else start a new process. Returns a line for the log.
 
@@ -57,9 +62,13 @@ class LocalProcess:
         is held by somebody unknown, a process that cannot be ended, or a program that cannot be started.
         """
         if self._held_for_long():
-            adopted = self._adopt()
-            if adopted:
-                return adopted
+            row = self._engine.read_row(self.name)
+            child = self._take_over(row) if row is not None else None
+            if row is None or child is None:
+                self._refuse_unknown_holder()
+            if self._fits(row):
+                return self._adopted(row)
+            self._replace(child)
         self._end_remains()
         child = self._child = self._spawn()
         self._asked = False
@@ -93,7 +102,7 @@ class LocalProcess:
 
     def stop_step(self) -> bool | None:
         """True: proven gone with all it started. False: something cannot be killed. None: call again."""
-        gone = self._child.stop_step() if self._child is not None else True
+        gone = self._child.stop_step() if self._child is not None else not kill_marked(0.0, **self._markers)
         if gone:
             self._child = None
         return gone
@@ -125,16 +134,13 @@ class LocalProcess:
             self._engine.pause(_LOCK_POLL_S)
         return True
 
-    def _adopt(self) -> str | None:
-        row = self._engine.read_row(self.name)
-        child = Child.adopt(row.process, markers=self._markers) if row is not None else None
-        if row is None or child is None:
-            self._refuse_unknown_holder()
-        self._child = child
-        if self._fits(row):
-            return f"{self.name} adopted: it runs as pid {row.process.pid}"
-        self._replace(child)
-        return None
+    def _take_over(self, row: WorkerRow) -> Child | None:
+        self._child = Child.adopt(row.process, markers=self._markers)
+        self._asked = False
+        return self._child
+
+    def _adopted(self, row: WorkerRow) -> str:
+        return f"{self.name} adopted: it runs as pid {row.process.pid}"
 
     def _refuse_unknown_holder(self) -> NoReturn:
         """The lock is held, but not by the process in the row: it has not registered yet, or a foreign one holds it."""

@@ -71,13 +71,28 @@ class ServerProcess:
         """Readable once the process has ended."""
         return self._child.pidfd if self._child is not None and self._child.pidfd >= 0 else None
 
+    def adopt(self) -> str | None:
+        """Take over the running server of an earlier supervisor if it is the right one; returns a line for the log."""
+        note = read_note(Path(self.spec.note_path), ServerNote)
+        if note is None or note.fingerprint != self.spec.fingerprint:
+            return None
+        # The note is only a hint: that very process, alive and with our marker in its environment, is the proof.
+        if note.process not in find_marked(**self.spec.markers):
+            return None
+        child = Child.adopt(note.process, markers=self.spec.markers)
+        if child is None:
+            return None
+        self._child = child
+        self._watch(child)
+        return f"{self.name} adopted: it runs as pid {note.process.pid} on port {self.spec.port}"
+
     def start(self) -> str:
         """Adopt the running server of an earlier supervisor if it is the right one, else start a new one.
 
         Orphans of an earlier life are ended first; other people's processes are named, never touched. Returns a line for
         the log. Raises ``ModelServerError``: no such program, port taken, orphan that cannot be killed.
         """
-        adopted = self._adopt()
+        adopted = self.adopt()
         if adopted:
             return adopted
         orphans = self._end_orphans()
@@ -139,20 +154,6 @@ class ServerProcess:
         if self._child is not None:
             self._child.close()
             self._child = None
-
-    def _adopt(self) -> str | None:
-        note = read_note(Path(self.spec.note_path), ServerNote)
-        if note is None or note.fingerprint != self.spec.fingerprint:
-            return None
-        # The note is only a hint: that very process, alive and with our marker in its environment, is the proof.
-        if note.process not in find_marked(**self.spec.markers):
-            return None
-        child = Child.adopt(note.process, markers=self.spec.markers)
-        if child is None:
-            return None
-        self._child = child
-        self._watch(child)
-        return f"{self.name} adopted: it runs as pid {note.process.pid} on port {self.spec.port}"
 
     def _end_orphans(self) -> int:
         orphans = len(find_marked(**self.spec.markers))

@@ -56,6 +56,10 @@ class Supervised(Protocol):
         """Readable once it has ended."""
         ...
 
+    def adopt(self) -> str | None:
+        """Take over one that runs already and fits; a line for the log, None: there is none. Raises ``SwarmError``."""
+        ...
+
     def start(self) -> str:
         """Adopt a running one or start a new one; returns a line for the log. Raises ``SwarmError``."""
         ...

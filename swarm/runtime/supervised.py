@@ -43,6 +43,8 @@ class Keeper:
         self._last_exit: str | None = None
         self._wanted = True
         self._forced = self._again = False
+        self._fresh = fault is None
+        """Nothing was started or adopted yet: what an earlier supervisor left may live."""
         self._soon_s = SOON_S
         self._book = book
         standing = book.standing() if book is not None else None
@@ -93,19 +95,17 @@ class Keeper:
     def drain(self) -> None:
         """It is no longer wanted: let it finish its work."""
         self._wanted = False
-        if self.state in (ChildState.STARTING, ChildState.RUNNING):
+        if self._absent():
+            self._force("not started")
+        elif self.state in (ChildState.STARTING, ChildState.RUNNING):
             self._enter(ChildState.STOPPING, "finishing its work")
             self.process.drain()
-        elif self.state in (ChildState.BACKOFF, ChildState.QUARANTINED):
-            self._enter(ChildState.EXITED, "not started")
 
     def stop(self) -> None:
         """It is no longer wanted: end it, by force after a grace. Harmless when repeated."""
         self._wanted = False
-        if self.state in (ChildState.BACKOFF, ChildState.QUARANTINED):
-            self._enter(ChildState.EXITED, "not started")
-        elif self.state is not ChildState.EXITED and not self._forced:
-            self._force("stopping")
+        if self.state is not ChildState.EXITED and not self._forced:
+            self._force("not started" if self._absent() else "stopping")
 
     def restart(self, *, now: bool) -> str:
         """A fresh start, as asked: after its work is done unless ``now`` (a server's requests are always cut); at once for
@@ -125,15 +125,17 @@ class Keeper:
                 self._record = RestartRecord(restarts=self._record.restarts)
                 if self._book is not None:
                     self._book.release()
-                self._say("about to start, as asked")
+                self._reason = "about to start, as asked"
             case _:
                 return f"{self.process.name} cannot be restarted: {self.state}{f', {self._reason}' if self._reason else ''}"
         return f"{self.process.name}: {self._reason}"
 
     def _waiting(self) -> float:
+        if self._adopted():
+            return SOON_S
         blocked = self._wait_for()
         if blocked is not None:
-            self._say(blocked)
+            self._reason = blocked
             return IDLE_S
         left_s = self._left_s()
         if left_s > 0:
@@ -144,11 +146,26 @@ class Keeper:
             hint = f" ({error.hint})" if error.hint else ""
             self._ended(f"could not start: {error.message}{hint}")
             return 0.0
+        self._begun(line)
+        return SOON_S
+
+    def _adopted(self) -> bool:
+        """Whether one was found alive: it is watched then, whatever keeps a new one from starting."""
+        line = self.process.adopt() if self._fresh else None
+        if line is not None:
+            self._begun(line)
+        return line is not None
+
+    def _absent(self) -> bool:
+        """Whether there is nothing to be asked to end, only remains perhaps."""
+        return self.state in (ChildState.BACKOFF, ChildState.QUARANTINED) and not self._adopted()
+
+    def _begun(self, line: str) -> None:
         log.info("%s", line)
+        self._fresh = False
         self._ready_since_s = None
         self._soon_s = SOON_S
         self._enter(ChildState.STARTING, "")
-        return SOON_S
 
     def _left_s(self) -> float:
         """Until the next start. A quarantine that is written down lasts as long as its note, which people may remove."""
@@ -240,10 +257,6 @@ class Keeper:
         self.state = state
         self._reason = reason
         self._since = self._clock.iso()
-
-    def _say(self, reason: str) -> None:
-        if reason != self._reason:
-            self._reason = reason
 
     def _soon(self) -> float:
         soon_s, self._soon_s = self._soon_s, min(self._soon_s * 1.5, SOON_MAX_S)

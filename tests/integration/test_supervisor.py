@@ -20,7 +20,9 @@ from swarm.core.plan import WorkerPlan, plan_workers
 from swarm.core.restart import RestartPolicy
 from swarm.core.worker import WorkerRow
 from swarm.engines.local import LocalEngine
-from swarm.errors import LockHeld
+from swarm.errors import EngineError, LockHeld
+from swarm.ollama import quarantine
+from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess
 from swarm.ollama.spec import server_spec
 from swarm.proc import identity as identities
@@ -28,9 +30,9 @@ from swarm.proc.markers import find_marked, find_marked_values, kill_marked
 from swarm.proc.ports import free_port, is_free
 from swarm.runtime.children import ChildState, ChildStatus
 from swarm.runtime.supervisor import Limits, Supervisor
-from swarm.runtime.supervisor_files import load_plan, load_status
+from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_status
 from swarm.runtime.wiring.supervisor import stop_swarm
-from swarm.settings import OllamaSettings, QueueSettings, Settings, SimSettings, WorkerSpec
+from swarm.settings import OllamaSettings, QueueSettings, RepairSettings, Settings, SimSettings, WorkerSpec
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import LifeLock, is_held
@@ -333,6 +335,49 @@ def test_the_next_supervisor_adopts_what_runs(swarm, root):
     assert ours(root) == []
 
 
+def test_what_runs_is_adopted_though_its_card_is_quarantined(swarm, root):
+    one = swarm(simulate=1).up()
+    before = one.running()
+    one.die()
+    quarantine.put(root / "workers", "worker-1", one.plans[0].gpu_uuids, "its server hangs", RepairSettings())
+
+    def book(plan: WorkerPlan) -> QuarantineBook:
+        return QuarantineBook(root / "workers", plan.name, plan.gpu_uuids, RepairSettings())
+
+    two = swarm(simulate=1, ollama=one.settings.ollama, make_book=book).up()
+    assert two.running() == before
+    os.kill(two.child("worker-1").pid, signal.SIGKILL)
+    wait_until(lambda: two.child("worker-1").restarts == 1, what="it is watched")
+
+
+def test_an_end_before_the_first_turn_is_that_of_what_an_earlier_supervisor_left_too(swarm, root):
+    one = swarm(simulate=1).up()
+    one.running()
+    one.die()
+    two = swarm(simulate=1, ollama=one.settings.ollama)
+    two.supervisor.request_drain()
+    two.up().join(60)
+    assert ours(root) == []
+    assert two.supervisor.leftovers == ()
+    assert one.lines("ends")[0] == "worker-1 1", "it was asked first, and once"
+
+
+def test_what_may_be_neither_adopted_nor_replaced_yet_is_ended_with_the_rest(swarm, root):
+    one = swarm(simulate=1).up()
+    one.running()
+    one.die()
+    plans = tuple(msgspec.structs.replace(p, fault="card 0: GPU is lost", gpu_uuids=("GPU-x",)) for p in one.plans)
+    two = Swarm(root, plans, one.settings, "plain").up()
+    try:
+        wait_until(lambda: "card 0: GPU is lost" in two.child("worker-1").reason)
+        assert len(ours(root)) == 3
+    finally:
+        two.supervisor.request_drain()
+        two.join(60)
+    assert ours(root) == []
+    assert two.supervisor.leftovers == ()
+
+
 def test_another_plan_replaces_what_no_longer_fits(swarm, root):
     one = swarm(simulate=3).up()
     before = one.running()
@@ -435,6 +480,24 @@ def test_down_returns_only_when_the_supervisor_itself_has_gone(root):
         lines = stop_swarm(settings, now=False)
         assert lines == (f"supervisor ended (pid {process.pid})",)
         assert process.poll() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_down_fails_when_something_was_left_running(root):
+    queue = FileQueue(str(root)).prepare()
+    process = subprocess.Popen([sys.executable, "-c", LINGERS, str(root)])
+    try:
+        row = wait_until(
+            lambda: is_held(queue.layout, "supervisor") and read_row(queue.layout, "supervisor"), what="it is up"
+        )
+        status = SupervisorStatus(
+            process=row.process, started_at="x", written_at="x", phase="ended", leftovers=("pid 4711 (ollama runner)",)
+        )
+        save_status(root / "workers", status)
+        with pytest.raises(EngineError, match="left running: pid 4711"):
+            stop_swarm(Settings(queue=QueueSettings(root=str(root))), now=False)
     finally:
         process.kill()
         process.wait()

@@ -23,6 +23,9 @@ class NeverReady:
     identity = pidfd = None
     starts = 0
 
+    def adopt(self):
+        return None
+
     def start(self):
         self.starts += 1
         return "started"

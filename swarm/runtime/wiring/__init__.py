@@ -77,7 +77,10 @@ def start_detached(loaded: Loaded, *, simulate: int | None, verbose: bool) -> in
 
 
 def stop_swarm(settings: Settings, *, now: bool) -> Sequence[str]:
-    """Drain (or, ``now``, stop) what runs on this root; a line per process that ended. Raises ``NotRunning``."""
+    """Drain (or, ``now``, stop) what runs on this root; a line per process that ended.
+
+    Raises ``NotRunning``; ``EngineError`` when something would not end.
+    """
     from swarm.runtime.wiring.supervisor import stop_swarm as stop
 
     return stop(settings, now=now)

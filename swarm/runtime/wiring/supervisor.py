@@ -274,7 +274,12 @@ def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
             raise EngineError(f"the swarm did not end within {patience_s:.0f} s", hint=hint)
         time.sleep(START_POLL_S)
     status = load_status(Path(layout.workers))
-    children = status.children if status is not None and status.process == row.process else ()
+    mine = status if status is not None and status.process == row.process else None
+    if mine is not None and mine.leftovers:
+        raise EngineError(
+            f"left running: {'; '.join(mine.leftovers)}", hint="end it by hand; stuck in the kernel: see `dmesg`"
+        )
+    children = mine.children if mine is not None else ()
     return (*(f"{c.role} {c.name} ended" for c in children), f"supervisor ended (pid {row.process.pid})")
 
 
