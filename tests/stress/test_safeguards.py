@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from swarm.errors import StorageFault
-from swarm.settings import Settings, SupervisorSettings
+from swarm.errors import EngineError, StorageFault
+from swarm.proc import identity
+from swarm.runtime.wiring import remains
+from swarm.runtime.wiring import worker as life
+from swarm.runtime.wiring.process import RunOptions
+from swarm.settings import QueueSettings, Settings, SupervisorSettings, WorkerSpec
 from swarm.taskqueue import fsck
 from swarm.taskqueue.corrupt import set_aside
 from tests.helpers.crashpoints import failing, recorded, watched
@@ -37,6 +41,19 @@ def test_nothing_is_requeued_while_programs_of_the_dead_worker_run():
         assert one.open().read("a")["state"] == "processing"
         assert one.open().brain_view(spare_rule, lambda _worker: True).recover(WORKER)
         assert one.open().read("a")["state"] == "pending"
+
+
+def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path, monkeypatch):
+    queue = open_queue(tmp_path)
+    queue.enqueue(llm(task_id="a"))
+    assert queue.worker_view(WORKER).claim([LANE])
+    settings = Settings(queue=QueueSettings(root=queue.layout.root), workers=(WorkerSpec(name=WORKER),))
+    monkeypatch.setattr(remains, "kill_marked", lambda *_, **__: [identity.current()])
+    monkeypatch.setattr(life, "install", lambda _wish: pytest.fail("it starts"))
+    with pytest.raises(EngineError, match=f"cannot be killed: pid {os.getpid()} .*, state [A-Z]"):
+        life.run_worker(RunOptions(settings=settings), WORKER)
+    assert queue.brain_view(spare_rule, lambda _worker: True).recover(WORKER), "its life lock is free for the brain"
+    assert queue.read("a")["state"] == "pending"
 
 
 @pytest.mark.parametrize("fault", ["EMFILE", "EIO"])

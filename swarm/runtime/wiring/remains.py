@@ -6,6 +6,8 @@ import logging
 
 from swarm.proc.kill import KILL_WAIT_S
 from swarm.proc.markers import ROOT_MARKER, kill_marked
+from swarm.proc.ports import describe
+from swarm.proc.stat import read_stat
 
 log = logging.getLogger(__name__)
 BRAIN_WAIT_S = 0.5
@@ -16,7 +18,18 @@ WORKER_MARKER = "SWARM_WORKER"
 
 def end_remains(root: str, worker: str, wait_s: float = KILL_WAIT_S) -> bool:
     """End the programs that a dead worker's tasks left running, so that none of them runs beside its next attempt."""
+    return not immortal_remains(root, worker, wait_s)
+
+
+def immortal_remains(root: str, worker: str, wait_s: float = KILL_WAIT_S) -> str:
+    """The same; answers with what would not die, for people."""
     left = kill_marked(0.0, wait_s, **{ROOT_MARKER: root, WORKER_MARKER: worker})
-    if left:
-        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, [i.pid for i in left])
-    return not left
+    words = "; ".join(_named(one.pid) for one in left)
+    if words:
+        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, words)
+    return words
+
+
+def _named(pid: int) -> str:
+    stat = read_stat(pid)
+    return f"{describe(pid)}, state {stat.state}" if stat is not None else describe(pid)

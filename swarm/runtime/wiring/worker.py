@@ -15,7 +15,7 @@ from swarm.core.retry import crash_delay_s
 from swarm.core.task import Attempt, TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
-from swarm.errors import ConfigError, StorageFault
+from swarm.errors import ConfigError, EngineError, StorageFault
 from swarm.ollama.client import OllamaClient
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
@@ -26,7 +26,7 @@ from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
-from swarm.runtime.wiring.remains import end_remains
+from swarm.runtime.wiring.remains import immortal_remains
 from swarm.runtime.wiring.served import served_parts
 from swarm.runtime.worker import Worker
 from swarm.runtime.workerparts import WorkerPorts, worker_config
@@ -37,7 +37,7 @@ from swarm.taskqueue.takeback import take_back
 
 
 def run_worker(options: RunOptions, name: str) -> int:
-    """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``."""
+    """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``, ``EngineError``."""
     plan = own_plan(options, name)
     queue = open_root(options)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
@@ -95,10 +95,18 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
 
 
 def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
-    """What an earlier life of this name held is given back before anything is claimed, also without a brain. How many."""
+    """What an earlier life of this name held is given back before anything is claimed, also without a brain. How many.
+
+    Raises ``EngineError`` while a program of it cannot be killed: under the life lock of a worker that goes on, nobody
+    could give its tasks back later.
+    """
     retry = options.settings.retry
-    if not end_remains(str(options.root), name):
-        return 0
+    stuck = immortal_remains(str(options.root), name)
+    if stuck:
+        raise EngineError(
+            f"{name}: what its tasks left running cannot be killed: {stuck}",
+            hint="state D is stuck in the kernel: see `dmesg`; start it again once that has ended (`swarm up` does)",
+        )
 
     def rule(attempts: tuple[Attempt, ...]) -> float | None:
         return crash_delay_s(attempts, settings=retry, jitter=random.random())
