@@ -57,7 +57,7 @@ class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     heartbeat_stale_s: Positive = 15.0
     """A worker whose heartbeat number stands still for so long is warned about; at four times that it is killed as hung."""
     poll_s: Positive = 0.05
-    """Idle workers look into the queue this often without a change hint; after a second of idling, at five times this."""
+    """Idle workers look this often without a hint, after 1 s at five times this; half of ``heartbeat_stale_s`` at most."""
     max_tasks_per_worker: Count = 5
     cpu_slots: Count = 1
 

@@ -241,7 +241,7 @@ class Worker:
             longest_s *= LONG_IDLE_FACTOR
         if self._storage.trouble:
             longest_s = min(longest_s, max(self._storage.wait_s, 0.01))
-        return max(0.0, min(longest_s, self._running.next_deadline_s()))
+        return max(0.0, min(longest_s, self._config.longest_pause_s, self._running.next_deadline_s()))
 
     def _last_beat(self, reason: str) -> None:
         self._state.runs = self._running.runs

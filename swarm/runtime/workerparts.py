@@ -43,6 +43,8 @@ class WorkerConfig:
     poll_s: float
     limit_s: Mapping[TaskClass, float]
     """Seconds one attempt may take, by class, unless the task says otherwise."""
+    longest_pause_s: float = float("inf")
+    """Turns are never further apart: one whose turns stand still is taken for hung."""
     gpu: str | None = None
     """For attempt records: the card's uuid."""
     place: str = "no GPU, no model server"
@@ -61,6 +63,7 @@ def worker_config(settings: Settings, *, gpu: str | None, place: str) -> WorkerC
             TaskClass.CPU: settings.command.timeout_s,
             TaskClass.SCRIPT: settings.command.timeout_s,
         },
+        longest_pause_s=settings.worker.heartbeat_stale_s / 2,
         gpu=gpu,
         place=place,
     )

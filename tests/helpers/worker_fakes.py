@@ -317,6 +317,7 @@ class Harness:
         poll_s: float = 0.02,
         log: logging.Logger | None = None,
         heartbeat_s: float = 60.0,
+        config: WorkerConfig | None = None,
     ) -> None:
         self.bell = MemoryBell()
         self.queue = MemoryQueue("worker-1", self.bell)
@@ -341,7 +342,7 @@ class Harness:
             jitter=lambda: 0.5,
             log=log,
         )
-        config = WorkerConfig(
+        config = config or WorkerConfig(
             limits=limits or SlotLimits(llm=slots, total=max(5, slots)),
             retry=retry or RetrySettings(),
             poll_s=poll_s,

@@ -15,7 +15,8 @@ from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
 from swarm.runtime.watch import ServerReading
-from swarm.settings import RetrySettings
+from swarm.runtime.workerparts import worker_config
+from swarm.settings import RetrySettings, Settings, WorkerSettings
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import Harness, Probe, Work, cpu, llm, load, script
 
@@ -72,6 +73,12 @@ def test_a_freed_slot_is_refilled_at_once():
     wait_until(lambda: len(swarm.queue.ended) == 30)
     assert time.monotonic() - began_s < 20, "waiting for the next poll would cost as much each"
     swarm.stop()
+
+
+def test_an_idle_workers_turns_are_never_so_far_apart_that_it_is_taken_for_hung():
+    settings = Settings(worker=WorkerSettings(poll_s=100.0))
+    swarm = Harness(config=worker_config(settings, gpu=None, place="-")).warm()
+    assert 0 < swarm.turn() <= settings.worker.heartbeat_stale_s / 2
 
 
 def test_a_cold_worker_takes_scripts_but_no_llm_work_and_says_why(caplog):
