@@ -165,18 +165,21 @@ class BatchBook:
     def putting_back(self, batch_id: str | None) -> Iterator[None]:
         """While a task of this batch is put back: what has failed so far no longer counts against its limit, if it has one.
 
-        Whoever watches the limit looks again. Raises ``OSError``.
+        Whoever watches the limit looks again. Nobody submits the batch meanwhile: it would take the task for one that is
+        gone. Raises ``LockHeld``, ``OSError``.
         """
-        if batch_id is None or not self._is_limited(batch_id):
+        if batch_id is None or not os.path.exists(self._path(batch_id, "json")):  # a task may name any batch
             yield
             return
-        self._mark(batch_id)
-        yield
-        self._mark(batch_id)
+        with self.alone(batch_id):
+            limited = self._is_limited(batch_id)
+            if limited:
+                self._mark(batch_id)
+            yield
+            if limited:
+                self._mark(batch_id)
 
     def _is_limited(self, batch_id: str) -> bool:
-        if not os.path.exists(self._path(batch_id, "json")):
-            return False  # a task may name any batch
         try:
             return self.manifest(batch_id).max_fails is not None
         except QueueError:

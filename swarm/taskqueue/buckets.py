@@ -23,12 +23,15 @@ def sorted_buckets(lane_path: str) -> list[str]:
     return sorted(n for n in list_names(lane_path) if bucket_priority(n) is not None)
 
 
+GIVEN_BACK = "0"
+
+
 def returned_bucket(priority: int) -> str:
     """The bucket for work that was given back: it sorts before all fresh work of its priority.
 
     A bucket of its own, because workers read from a listing they made earlier: a new directory is seen at once.
     """
-    return bucket_name(priority, "0")
+    return bucket_name(priority, GIVEN_BACK)
 
 
 _MISSING = -1

@@ -7,7 +7,7 @@ found is looked for once more, so that a task on the move is still found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,11 +15,14 @@ import msgspec
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import TaskInvalid, UnknownTask
 from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import list_names, sorted_buckets
+from swarm.taskqueue.buckets import GIVEN_BACK, list_names, sorted_buckets
 from swarm.taskqueue.layout import Layout, parse_task_file, task_file
 from swarm.taskqueue.storage import read_regular, storage_faults
 
-_PROBED_ATTEMPTS = 8
+_FEW_ATTEMPTS = 8
+"""Almost no task has more …"""
+_MOST_ATTEMPTS = 128
+"""… and none has so many: one that has run waits in ``blocked``, or in a bucket for what was given back."""
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,17 +53,17 @@ def _find_once(layout: Layout, task_id: str) -> Located | None:
 def _find_active(layout: Layout, task_id: str) -> Located | None:
     buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_names(layout.pending)}
     likely = {lane: _likely(found, task_id) for lane, found in buckets.items()}
-    found = _find_waiting(layout, task_id, likely) or _find_waiting(layout, task_id, buckets)
-    if found is not None:
-        return found
-    blocked = _probe(layout.blocked, _names(task_id))
-    if blocked:
-        return Located(task_id=task_id, state=TaskState.BLOCKED, path=blocked[1], attempt=blocked[0])
-    return _find_late(layout, task_id)
+    few = _names(task_id, range(_FEW_ATTEMPTS))
+    return (
+        _find_waiting(layout, task_id, likely, few)
+        or _find_waiting(layout, task_id, buckets, few)
+        or _find_blocked(layout, task_id, few)
+        or _find_late(layout, task_id, buckets)
+    )
 
 
-def _names(task_id: str) -> list[tuple[int, str]]:
-    return [(n, task_file(task_id, n)) for n in range(_PROBED_ATTEMPTS)]
+def _names(task_id: str, attempts: range) -> list[tuple[int, str]]:
+    return [(n, task_file(task_id, n)) for n in attempts]
 
 
 def _likely(buckets: list[str], task_id: str) -> list[str]:
@@ -69,8 +72,9 @@ def _likely(buckets: list[str], task_id: str) -> list[str]:
     return list(latest.values())
 
 
-def _find_waiting(layout: Layout, task_id: str, buckets: dict[str, list[str]]) -> Located | None:
-    names = _names(task_id)
+def _find_waiting(
+    layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]], names: list[tuple[int, str]]
+) -> Located | None:
     for lane, some in buckets.items():
         for bucket in some:
             found = _probe(f"{layout.lane(lane)}/{bucket}", names)
@@ -79,7 +83,12 @@ def _find_waiting(layout: Layout, task_id: str, buckets: dict[str, list[str]]) -
     return None
 
 
-def _find_late(layout: Layout, task_id: str) -> Located | None:
+def _find_blocked(layout: Layout, task_id: str, names: list[tuple[int, str]]) -> Located | None:
+    found = _probe(layout.blocked, names)
+    return found and Located(task_id=task_id, state=TaskState.BLOCKED, path=found[1], attempt=found[0])
+
+
+def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]]) -> Located | None:
     """Look through what is being processed, through finished documents again, and for tasks of very many attempts."""
     for located in _processing(layout):
         if located.task_id == task_id:
@@ -88,7 +97,9 @@ def _find_late(layout: Layout, task_id: str) -> Located | None:
         path = layout.terminal(state, task_id)
         if os.path.lexists(path):
             return Located(task_id=task_id, state=state, path=path)
-    return None
+    many = _names(task_id, range(_FEW_ATTEMPTS, _MOST_ATTEMPTS))
+    given_back = {lane: [b for b in some if b[2:] == GIVEN_BACK] for lane, some in buckets.items()}
+    return _find_waiting(layout, task_id, given_back, many) or _find_blocked(layout, task_id, many)
 
 
 def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:

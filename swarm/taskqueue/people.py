@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import msgspec
 
 from swarm.core.lanes import lane_of
+from swarm.core.mapping import child_ids
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.errors import QueueError, UnknownTask
 from swarm.taskqueue import codec, lookup
@@ -40,6 +41,10 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
             raise QueueError(f"task {task_id} is {located.state} already")
         if located.state is TaskState.PROCESSING:
             canceller.ask(task_id)
+            now = lookup.find(layout, task_id)
+            if now is not None and now.state in TERMINAL:
+                forget_cancel(layout, task_id)  # else it would be meant for the next task of this id
+                raise QueueError(f"task {task_id} is {now.state} already")
             ring(layout)
             return "asked"
         task = mapped_task(located.path) if located.state is TaskState.BLOCKED else None
@@ -56,7 +61,8 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
 
     One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one. With a mapped
     task go those of its children that failed or were cancelled; what the others have answered counts.
-    Raises ``UnknownTask``, ``QueueError`` for a task that has not failed, ``StorageFault``.
+    Raises ``UnknownTask``, ``QueueError`` for a task that has not failed, ``LockHeld`` while its batch is being submitted,
+    ``StorageFault``.
     """
     located = lookup.find(layout, task_id)
     if located is None:
@@ -67,6 +73,8 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         content = read_regular(located.path, codec.MAX_FILE_BYTES)
         parts = codec.parse(content)
         _check_needs(layout, parts)
+        if parts.trail.children is not None:
+            _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
         with BatchBook(layout, storage).putting_back(parts.task.batch_id):
             lane = _put_back(layout, storage, located.path, content, parts)
     ring(layout)
@@ -75,8 +83,6 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
 
 def _put_back(layout: Layout, storage: Storage, path: str, content: bytes, parts: codec.Parts) -> str:
     task_id, lane = parts.task.task_id, lane_of(parts.task)
-    if parts.trail.children is not None:
-        _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
     forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
     tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
     void_records(layout, ((task_id, content),))
@@ -92,11 +98,14 @@ def _put_back(layout: Layout, storage: Storage, path: str, content: bytes, parts
 
 
 def _check_needs(layout: Layout, parts: codec.Parts) -> None:
-    """What it depended on had ended when it ran, or when it failed for that; if that is purged it would wait for ever."""
+    """What it depended on had ended when it ran, or when it failed for that, and so may have the parts of a mapped task.
+
+    If such a record is purged it would wait for ever.
+    """
     error = parts.trail.error
-    if not parts.trail.attempts and (error is None or error.type != "dependency"):
-        return
-    for wanted in parts.task.depends_on:
+    had_ended = parts.trail.attempts or (error is not None and error.type == "dependency")
+    parts_of_it = child_ids(parts.task.task_id, parts.trail.children or 0)
+    for wanted in (*parts_of_it, *(parts.task.depends_on if had_ended else ())):
         if lookup.find(layout, wanted) is None and find_set_aside(layout, wanted) is None:
             raise QueueError(
                 f"task {parts.task.task_id} waits for {wanted}, whose record was removed",

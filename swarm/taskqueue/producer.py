@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -19,7 +20,7 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
 from swarm.taskqueue.ids import made_here, new_id
-from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, task_file
+from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
@@ -131,6 +132,17 @@ class Producer:
             os.close(fd)
 
 
+def _appear_whole(bucket: str, lane_path: str) -> None:
+    """Move a bucket into a lane. One that is there and in use is of an id's earlier life: then under a name of its own."""
+    name = os.path.basename(bucket)
+    try:
+        os.rename(bucket, f"{lane_path}/{name}")
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        os.rename(bucket, f"{lane_path}/{bucket_name(bucket_priority(name) or 0, new_id())}")
+
+
 def waits(task: Task) -> bool:
     """Whether a fresh task must wait in ``blocked`` first."""
     return bool(task.depends_on) or task.session is not None or task.not_before is not None
@@ -176,7 +188,7 @@ class _Staged:
         for lane, folder in self._full:
             lane_path = self._layout.lane(lane)
             self._storage.make_dir(lane_path)
-            os.rename(folder, f"{lane_path}/{os.path.basename(folder)}")
+            _appear_whole(folder, lane_path)
             changed.update((lane_path, os.path.dirname(folder)))
         for task in self._blocked:
             name = task_file(task.task_id, 0)

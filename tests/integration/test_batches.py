@@ -50,6 +50,33 @@ def test_the_same_again_submits_nothing(queue):
     assert queue.batches().manifest("b-1").submitted
 
 
+def test_after_a_purge_the_same_again_submits_what_is_gone_beside_what_still_waits(queue):
+    submit(queue, items("a", "b", "c"))
+    worker = queue.worker_view("w")
+    first = worker.claim([LANE])
+    worker.finish(first, TaskState.COMPLETED, Trail())
+    os.unlink(queue.layout.terminal(TaskState.COMPLETED, first.task.task_id))
+    submit(queue, items("a", "b", "c"))
+    assert_one_state_each(queue, list(queue.batches().task_ids("b-1")))
+    assert work(queue) == 3
+
+
+def test_nothing_of_a_batch_is_put_back_while_it_is_submitted(queue, monkeypatch):
+    monkeypatch.setattr(batches_module, "CHUNK", 1)
+    submit(queue, items("a", "b"))
+    last = list(queue.batches().task_ids("b-1"))[-1]
+    queue.cancel(last, "by mistake")
+    again = queue.batches().submit(MANIFEST, items("a", "b"))
+    next(again)
+    with pytest.raises(LockHeld, match="b-1 is being submitted"):
+        queue.retry(last)
+    with pytest.raises(LockHeld, match="b-1 is being submitted"):
+        retry_tasks(queue.layout, queue.storage, [last])
+    list(again)
+    assert retry_tasks(queue.layout, queue.storage, [last]) == 1
+    assert_one_state_each(queue, list(queue.batches().task_ids("b-1")))
+
+
 def test_items_are_known_by_content_not_by_line(queue):
     submit(queue, items("a", "b"))
     work(queue)

@@ -446,6 +446,17 @@ def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monk
     wait_until(lambda: turn(brain) == [] and queue.find("m").state is TaskState.COMPLETED, what="its answers are gathered")
 
 
+def test_a_cancelled_map_task_whose_parts_were_purged_is_not_put_back(queue):
+    brain, worker = over_list(queue, "[1, 2]")
+    turn(brain)
+    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, DONE)
+    queue.cancel("m", "a mistake")
+    os.unlink(queue.layout.terminal(TaskState.COMPLETED, "m-0"))
+    with pytest.raises(QueueError, match="waits for m-0, whose record was removed"):
+        queue.retry("m")
+    assert queue.find("m").state is TaskState.CANCELLED
+
+
 def too_many_open_files(*_):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

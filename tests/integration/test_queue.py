@@ -15,6 +15,7 @@ from swarm.core.claim import Finish
 from swarm.core.lanes import resource_lane
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
+from swarm.taskqueue.cancelling import Canceller
 from swarm.taskqueue.lifelock import LifeLock, is_held
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashworld import alive, world
@@ -227,6 +228,37 @@ def test_retry_keeps_history_and_goes_to_the_front(queue):
     assert (third.attempt, len(third.attempts)) == (2, 2)
     assert worker.finish(third, TaskState.COMPLETED, DONE)
     json.loads(Path(queue.find(first).path).read_text())
+
+
+def test_a_task_of_very_many_attempts_is_found_and_stays_the_only_one(queue):
+    queue.enqueue(llm(task_id="mine", max_attempts=100))
+    worker, brain = queue.worker_view("w"), queue.brain_view(crash_rule)
+    for attempt in range(1, 31):
+        claim = worker.claim([LANE])
+        worker.retry(claim, (), delay_s=0.001 if attempt % 2 else 0, counts=True)
+        assert queue.find("mine").attempt == attempt
+        with pytest.raises(DuplicateTask):
+            queue.enqueue(llm(task_id="mine"))
+        if attempt % 2:
+            wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
+            assert brain.release_blocked("mine", attempt)
+    assert queue.cancel("mine", "enough") == "cancelled"
+
+
+def test_a_cancel_that_comes_too_late_says_so_and_is_not_kept_for_the_next_of_this_id(queue, monkeypatch):
+    queue.enqueue(llm(task_id="nightly"))
+    worker = queue.worker_view("w")
+    claim = worker.claim([LANE])
+    ask = Canceller.ask
+
+    def late(self, task_id):
+        worker.finish(claim, TaskState.COMPLETED, DONE)
+        ask(self, task_id)
+
+    monkeypatch.setattr(Canceller, "ask", late)
+    with pytest.raises(QueueError, match="nightly is completed already"):
+        queue.cancel("nightly", "too late")
+    assert os.listdir(queue.layout.cancels) == []
 
 
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
