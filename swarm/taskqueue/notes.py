@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
@@ -44,21 +48,47 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 def write_note(layout: Layout, storage: Storage, note: Note) -> None:
-    """Write a note, durably; the same again replaces it. Raises ``StorageFault``."""
+    """Write a note, durably. Raises ``StorageFault``.
+
+    One without a mark is a new message and takes the place of any other of its subject; one with a mark only its own.
+    """
     with storage_faults("who is to be told could not be noted"):
-        if not note.mark:
-            mark = _mark_of(f"{layout.outbox}/{note.name}.json") or secrets.token_hex(4)
-            note = msgspec.structs.replace(note, mark=mark)
         storage.make_dir(layout.outbox)
-        put_note(storage, layout.outbox, note)
+        with _alone(layout):
+            if not superseded(layout, note):
+                mark = note.mark or secrets.token_hex(4)
+                put_note(storage, layout.outbox, msgspec.structs.replace(note, mark=mark))
 
 
-def _mark_of(path: str) -> str:
-    """Of a message that is owed already and may be on its way; the empty text where there is none."""
+def remove_note(layout: Layout, note: Note) -> None:
+    """Remove a note, but not another that has taken its place. Raises ``StorageFault``."""
+    with storage_faults("a note could not be removed"), suppress(FileNotFoundError), _alone(layout):
+        if not superseded(layout, note):
+            os.unlink(_path(layout, note))
+
+
+def superseded(layout: Layout, note: Note) -> bool:
+    """Whether a later message of its subject is owed instead: it was put back or submitted again."""
     try:
-        return msgspec.json.decode(read_regular(path, MAX_NOTE_BYTES), type=Note).mark
+        found = msgspec.json.decode(read_regular(_path(layout, note), MAX_NOTE_BYTES), type=Note)
     except (FileNotFoundError, ValueError):
-        return ""
+        return False
+    return bool(note.mark) and found.mark != note.mark
+
+
+def _path(layout: Layout, note: Note) -> str:
+    return f"{layout.outbox}/{note.name}.json"
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Held while a note is looked at and then replaced or removed: in between nobody may write another."""
+    fd = os.open(layout.outbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def put_note(storage: Storage, folder: str, note: Note) -> None:

@@ -21,7 +21,7 @@ from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import read_ended
-from swarm.taskqueue.notes import MAX_NOTE_BYTES, Note, put_note, write_note
+from swarm.taskqueue.notes import MAX_NOTE_BYTES, Note, put_note, remove_note, superseded, write_note
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Outbox:
         self._watches: dict[str, BatchWatch] = {}
 
     def owe(self, note: Note) -> None:
-        """Write a note, durably. Raises ``StorageFault``."""
+        """Write a note, durably, unless a later message is owed instead. Raises ``StorageFault``."""
         write_note(self._layout, self._storage, note)
 
     def waiting(self) -> list[Note]:
@@ -60,17 +60,18 @@ class Outbox:
         return self._read(self._given_up, _names(self._given_up))
 
     def done(self, note: Note) -> None:
-        """All were told."""
-        with storage_faults("a note could not be removed"):
-            _unlink(f"{self._home}/{note.name}.json")
+        """All were told. A later message that is owed since stays."""
+        remove_note(self._layout, note)
         self._watches.pop(note.id, None)
 
     def give_up(self, note: Note) -> None:
-        """Set a note aside with the reason in it."""
+        """Set a note aside with the reason in it, unless a later message is owed instead."""
+        if superseded(self._layout, note):
+            return
         with storage_faults("a note could not be set aside"):
             self._storage.make_dir(self._given_up)
             put_note(self._storage, self._given_up, note)
-            _unlink(f"{self._home}/{note.name}.json")
+        remove_note(self._layout, note)
 
     def again(self, name: str) -> Note:
         """Try one that was given up again. Raises ``QueueError`` for an unknown one."""
@@ -84,10 +85,12 @@ class Outbox:
 
     def message(self, note: Note) -> dict[str, Any] | None:
         """What there is to tell; None while the subject has not ended. Never holds a prompt or an answer."""
-        if note.message is not None:
-            return note.message
-        found = self._of_task(note.id) if note.subject == "task" else self._of_batch(note.id)
-        return None if found is None else {"message_id": note.message_id, **found}
+        found = note.message
+        if found is None:
+            found = self._of_task(note.id) if note.subject == "task" else self._of_batch(note.id)
+        if found is None or superseded(self._layout, note):
+            return None
+        return {"message_id": note.message_id, **found}
 
     def _of_task(self, task_id: str) -> dict[str, Any] | None:
         if not any(os.path.lexists(self._layout.terminal(state, task_id)) for state in TERMINAL):
@@ -108,7 +111,7 @@ class Outbox:
         except QueueError:
             return None
         watch = self._watches.get(batch_id)
-        if watch is None:
+        if watch is None or not watch.look().left:  # counted anew: some may have been put back since they were counted
             watch = self._watches[batch_id] = BatchWatch(self._layout, book.task_ids(batch_id))
         ended = watch.look()
         if ended.left:

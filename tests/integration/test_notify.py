@@ -115,6 +115,41 @@ def test_a_task_put_back_by_hand_is_told_of_again(queue, listener, whole_batch):
     assert [message["status"] for message in listener.told] == ["failed", "completed"]
 
 
+@pytest.mark.parametrize("problem", [None, Failed("down", hopeless=False), Failed("gone", hopeless=True)])
+def test_a_task_put_back_while_its_end_is_being_told_is_told_of_again(queue, problem):
+    told = []
+
+    def tell(target, message):
+        told.append(message)
+        if len(told) == 1:
+            queue.retry(task_id)
+            if problem is not None:
+                raise problem
+
+    task_id = queue.enqueue(llm("a", notify=["x"]))
+    end(queue, TaskState.FAILED)
+    notifier = Notifier(box(queue), tell, max_tries=9, log=LOG)
+    for _ in range(2):
+        notifier.step()
+    end(queue)
+    notifier.step()
+    assert [message["status"] for message in told] == ["failed", "completed"]
+    assert len({message["message_id"] for message in told}) == 2
+    assert (box(queue).all_waiting(), box(queue).undeliverable()) == ([], [])
+
+
+def test_what_was_put_back_after_its_note_was_read_is_not_told_of_as_it_was(queue):
+    task_id = queue.enqueue(llm("a", notify=["x"]))
+    end(queue, TaskState.FAILED)
+    outbox = box(queue)
+    (note,) = outbox.waiting()
+    queue.retry(task_id)
+    end(queue)
+    assert outbox.message(note) is None
+    (note,) = outbox.waiting()
+    assert outbox.message(note)["status"] == "completed"
+
+
 def test_what_cannot_be_delivered_is_listed_and_can_be_tried_again(queue):
     queue.enqueue(llm("a", notify=["x:1", "script:none"]))
     end(queue)
@@ -160,6 +195,32 @@ def test_a_batch_is_told_of_when_all_of_it_has_ended(queue, listener):
     (message,) = listener.told
     assert message.pop("message_id").startswith("batch-b-1-")
     assert message == {"event": "batch_ended", "batch_id": "b-1", "completed": 1, "failed": 1, "cancelled": 0}
+
+
+def test_a_batch_of_which_some_was_put_back_before_it_could_be_told_is_told_of_when_that_has_ended(queue):
+    manifest = Manifest(batch_id="b-1", source="x", format="jsonl", created_at="now")
+    write_note(queue.layout, queue.storage, Note(subject="batch", id="b-1", targets=("x",)))
+    for _ in queue.batches().submit(manifest, [(f"k{n}", llm(str(n))) for n in range(2)]):
+        pass
+    told, ticks, down = [], count(1e12, 1e6), [True]
+
+    def tell(target, message):
+        if down:
+            raise Failed("no answer", hopeless=False, down=True)
+        told.append((message["completed"], message["failed"]))
+
+    notifier = Notifier(box(queue), tell, max_tries=9, log=LOG, now_s=lambda: next(ticks))
+    notifier.step()
+    end(queue)
+    end(queue, TaskState.FAILED)
+    notifier.step()
+    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 1
+    down.clear()
+    notifier.step()
+    assert told == []
+    end(queue)
+    notifier.step()
+    assert told == [(2, 0)]
 
 
 def test_a_script_gets_the_message(tmp_path):
