@@ -19,6 +19,8 @@ _SEQ_CHARS = 3
 _RANDOM_CHARS = 5
 _SEQ_MAX = 32**_SEQ_CHARS
 _MADE_RE = re.compile(r"^[0-3][0-9a-hjkmnp-tv-z]{16}$")
+_AHEAD_S = 86400.0
+"""Further ahead of the clock lies no time of ours: it was read from somebody else's id that looks like one."""
 ID_LENGTH = _TIME_CHARS + _SEQ_CHARS + _RANDOM_CHARS
 
 
@@ -71,26 +73,24 @@ def new_id() -> str:
 
 
 def made_here(task_id: str) -> bool:
-    """Whether an id has the shape of ours, so that its time may be read from it."""
+    """Whether an id has the shape of ours. Depends on the id alone, so others' ids may have it: see ``time_of``."""
     return _MADE_RE.match(task_id) is not None
 
 
 def time_of(task_id: str) -> float | None:
     """Seconds since the epoch at which the id was made; None for ids made by others."""
-    if not made_here(task_id):
-        return None
-    return _milliseconds(task_id[:_TIME_CHARS]) / 1000
+    return _plausible_s(task_id[:_TIME_CHARS]) if made_here(task_id) else None
 
 
 def shard_time_of(shard: str) -> float | None:
     """Seconds since the epoch before which no id of this shard was made; None for shards of others' ids."""
     if len(shard) >= _TIME_CHARS or not made_here(shard.ljust(ID_LENGTH, "0")):
         return None
-    return _milliseconds(shard.ljust(_TIME_CHARS, "0")) / 1000
+    return _plausible_s(shard.ljust(_TIME_CHARS, "0"))
 
 
-def _milliseconds(text: str) -> int:
+def _plausible_s(text: str) -> float | None:
     ms = 0
     for char in text:
         ms = (ms << 5) | _VALUES[char]
-    return ms
+    return ms / 1000 if ms / 1000 <= time.time() + _AHEAD_S else None

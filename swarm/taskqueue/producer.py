@@ -19,7 +19,7 @@ from swarm.taskqueue import lookup
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
-from swarm.taskqueue.ids import made_here, new_id
+from swarm.taskqueue.ids import new_id, time_of
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.notes import owe_for
@@ -174,7 +174,7 @@ class _Staged:
     def _folder(self, lane: str, priority: int, first_id: str) -> str:
         folder, count = self._open.get((lane, priority), ("", BUCKET_SIZE))
         if count == BUCKET_SIZE:
-            key = first_id if made_here(first_id) else new_id()  # others' ids do not sort by time, buckets must
+            key = new_id() if time_of(first_id) is None else first_id  # others' ids do not sort by time, buckets must
             folder, count = f"{self._home}/{lane}/{bucket_name(priority, key)}", 0
             self._storage.make_dir(folder)
             self._full.append((lane, folder))

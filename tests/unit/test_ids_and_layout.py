@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
-from swarm.taskqueue.ids import IdMaker, made_here, new_id, time_of
+from swarm.taskqueue.ids import IdMaker, made_here, new_id, shard_time_of, time_of
 from swarm.taskqueue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
 
 IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
@@ -21,6 +21,20 @@ def test_ids_rise_and_tell_their_time():
     assert ids == sorted(set(ids))
     assert all(made_here(i) and ID_RE.match(i) for i in ids)
     assert abs(time_of(ids[0]) - time.time()) < 5
+
+
+def test_no_time_is_read_from_the_ids_of_others_that_look_like_ours():
+    for theirs in ("20260207210550123", "20261231235959999"):
+        assert time_of(theirs) is None
+        assert shard_time_of(shard_of(theirs)) is None
+
+
+def test_the_shard_of_an_id_stays_when_the_clock_steps_back_by_years():
+    made = IdMaker().new()
+    shard = shard_of(made)
+    with mock.patch("swarm.taskqueue.ids.time.time", return_value=1e9):
+        assert shard_of(made) == shard
+        assert time_of(made) is None
 
 
 def test_ids_rise_when_the_clock_steps_back():
