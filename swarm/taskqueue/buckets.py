@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from swarm.taskqueue.ids import new_id
+from swarm.taskqueue.ids import ID_LENGTH, new_id
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.storage import Storage
 
@@ -86,7 +86,7 @@ class BucketChooser:
         else:
             end = _End(same[-1], len(list_names(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
-            end = _End(bucket_name(priority, new_id()), 0)
+            end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
         end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
         return end
 
@@ -109,6 +109,16 @@ class BucketChooser:
                 self._storage.make_dir(os.path.dirname(target))
             else:
                 return target
+
+
+def _behind(last: str, priority: int) -> str:
+    """A new bucket that sorts behind the last one, which may be of a time before the clock was set back."""
+    fresh = new_id()
+    name = bucket_name(priority, fresh)
+    if name > last:
+        return name
+    first_id = last[2 : 2 + ID_LENGTH]
+    return max(bucket_name(priority, f"{first_id}-{fresh}"), f"{last}-")
 
 
 def _changed_ns(lane_path: str) -> int:

@@ -113,6 +113,30 @@ def test_a_full_last_bucket_of_others_is_not_filled_further(bench):
     assert bench.end() > full
 
 
+def test_work_goes_behind_buckets_from_before_the_clock_was_set_back(bench):
+    """However often it was: a bucket is filled, and its name does not grow with their number."""
+    last = bench.bucket("1z0000000000abcde")
+    for _ in range(4):
+        for number in range(BUCKET_SIZE):
+            (bench.lane / last / str(number)).touch()
+        bench.step(60)
+        bench.chooser = BucketChooser(bench.chooser._layout, bench.chooser._storage)
+        before, last = last, bench.end()
+        assert before < last
+        assert len(last) < 40
+        (bench.lane / last).mkdir()
+        bench.changed(bench.wall_ns)
+        assert {bench.end() for _ in range(BUCKET_SIZE - 1)} == {last}
+
+
+def test_a_bucket_behind_one_of_the_future_has_others_behind_it():
+    """Also when the clock is set back once more."""
+    last = bucket_name(5, f"1z0000000000abcde-{'z' * 17}")
+    for _ in range(3):
+        before, last = last, buckets._behind(last, 5)
+        assert before < last
+
+
 def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
     monkeypatch.setattr(buckets, "_AGAIN_S", 0.0)
     one, other = open_queue(tmp_path), open_queue(tmp_path)
