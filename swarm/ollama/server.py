@@ -220,4 +220,8 @@ class ServerProcess:
     def _forget(self) -> None:
         self._child = None
         self._end_probe()
-        remove_note(Path(self.spec.note_path))
+        try:
+            remove_note(Path(self.spec.note_path))
+        except OSError as error:
+            # Harmless: whom a note names is looked for, alive and with our marker, before it is believed.
+            log.warning("%s: cannot remove %s: %s", self.name, self.spec.note_path, error.strerror)

@@ -10,6 +10,7 @@ from swarm.core.restart import RestartPolicy, RestartRecord, after_end, after_re
 from swarm.errors import SwarmError
 from swarm.runtime.children import ChildState, ChildStatus, QuarantineBook, Supervised
 from swarm.runtime.ports import Clock
+from swarm.runtime.troubles import Troubles, words_of
 
 log = logging.getLogger(__name__)
 SOON_S = 0.02
@@ -42,6 +43,7 @@ class Keeper:
         self._since = clock.iso()
         self._last_exit: str | None = None
         self._wanted = True
+        self._troubles = Troubles()
         self._forced = self._again = False
         self._fresh = fault is None
         """Nothing was started or adopted yet: what an earlier supervisor left may live."""
@@ -77,7 +79,13 @@ class Keeper:
         return self.process.pidfd if self.process.poll() is None else None
 
     def step(self) -> float:
-        """One turn; returns the seconds until the next is due (an ended process comes earlier, through its pidfd)."""
+        """One turn; returns the seconds until the next is due (an ended process comes earlier, through its pidfd).
+
+        What the system refuses is said and tried again in the next turn.
+        """
+        return self._troubles.tried(self.process.name, self._turn, IDLE_S)
+
+    def _turn(self) -> float:
         match self.state:
             case ChildState.BACKOFF | ChildState.QUARANTINED:
                 return self._waiting()
@@ -142,9 +150,8 @@ class Keeper:
             return min(left_s, IDLE_S)
         try:
             line = self.process.start()
-        except SwarmError as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            self._ended(f"could not start: {error.message}{hint}")
+        except (OSError, SwarmError) as error:
+            self._ended(f"could not start: {words_of(error)}")
             return 0.0
         self._begun(line)
         return SOON_S
@@ -158,7 +165,8 @@ class Keeper:
 
     def _absent(self) -> bool:
         """Whether there is nothing to be asked to end, only remains perhaps."""
-        return self.state in (ChildState.BACKOFF, ChildState.QUARANTINED) and not self._adopted()
+        waits = self.state in (ChildState.BACKOFF, ChildState.QUARANTINED)
+        return waits and not self._troubles.tried(self.process.name, self._adopted, otherwise=False)
 
     def _begun(self, line: str) -> None:
         log.info("%s", line)

@@ -25,6 +25,7 @@ from swarm.runtime.housekeeping import end_strangers, find_leftovers, trim_logs
 from swarm.runtime.ports import Clock
 from swarm.runtime.supervised import IDLE_S, Keeper
 from swarm.runtime.supervisor_files import SupervisorStatus, remove_plan, save_plan, save_status
+from swarm.runtime.troubles import Troubles
 
 log = logging.getLogger(__name__)
 NAME = "supervisor"
@@ -82,6 +83,7 @@ class Supervisor:
         self._started_at = clock.iso()
         self._published: tuple[str, tuple[ChildStatus, ...]] | None = None
         self._trim_at_s = 0.0
+        self._troubles = Troubles()
         self.leftovers: tuple[str, ...] = ()
         brain = make_process("brain", "brain", tuple(brain_argv), fits=lambda _row: True)
         self._brain = Keeper(brain, policy=self._limits.worker, clock=clock)
@@ -136,16 +138,16 @@ class Supervisor:
         """One turn; returns the seconds until the next (a death or a wish comes earlier, through ``wait``)."""
         self._watch_parent()
         if self._drain_asked or self._stop_asked:
-            self._end()
+            self._troubles.tried("the end", self._end, None)
         else:
-            restarts.obey(self._root, self._keepers)
+            self._troubles.tried("requests to restart", lambda: restarts.obey(self._root, self._keepers), None)
         pauses = [keeper.step() for keeper in self._keepers]
         if all(k.state is ChildState.EXITED for k in self._keepers):
             self._finish()
         self._publish()
         if self._clock.mono_s() >= self._trim_at_s:
             self._trim_at_s = self._clock.mono_s() + TRIM_S
-            trim_logs(self._root)
+            self._troubles.tried("logs", lambda: trim_logs(self._root), None)
         return min(pauses, default=IDLE_S)
 
     def wait(self, timeout_s: float) -> None:
@@ -161,7 +163,7 @@ class Supervisor:
 
     def close(self) -> None:
         """The last words: the plan goes, the lock is given back."""
-        remove_plan(self._root / "workers")
+        self._troubles.tried("the plan", lambda: remove_plan(self._root / "workers"), None)
         self._let_go()
 
     def abandon(self) -> None:
@@ -234,13 +236,13 @@ class Supervisor:
             children=children,
             leftovers=self.leftovers,
         )
-        try:
+
+        def save() -> None:
             save_status(self._root / "workers", status)
-        except OSError as error:
-            # Seen on a full disk: the children matter more than the report; it is tried again in the next turn.
-            log.warning("cannot write the supervisor's status: %s", error.strerror)
-            return
-        self._published = (self.phase, children)
+            self._published = (self.phase, children)
+
+        # Seen on a full disk: the children matter more than the report.
+        self._troubles.tried("the supervisor's status", save, None)
 
     def _let_go(self) -> None:
         for keeper in self._keepers:

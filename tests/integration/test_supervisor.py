@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from swarm.core.plan import WorkerPlan, plan_workers
 from swarm.core.restart import RestartPolicy
 from swarm.core.worker import WorkerRow
 from swarm.engines.local import LocalEngine
-from swarm.errors import EngineError, LockHeld
+from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess
@@ -28,7 +29,9 @@ from swarm.ollama.spec import server_spec
 from swarm.proc import identity as identities
 from swarm.proc.markers import find_marked, find_marked_values, kill_marked
 from swarm.proc.ports import free_port, is_free
+from swarm.runtime import restarts
 from swarm.runtime.children import ChildState, ChildStatus
+from swarm.runtime.restarts import RestartWish
 from swarm.runtime.supervisor import Limits, Supervisor
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_status
 from swarm.runtime.wiring.supervisor import stop_swarm
@@ -76,7 +79,7 @@ class Swarm:
         self.root = root
         self.plans = plans
         layout = Layout(str(root))
-        engine = LocalEngine(
+        self.engine = LocalEngine(
             root, lock_held=lambda n: is_held(layout, n), read_row=lambda n: read_row(layout, n), pause=time.sleep
         )
 
@@ -92,7 +95,7 @@ class Swarm:
             clock=SystemClock(),
             life_lock=LifeLock(layout, "supervisor"),
             register=lambda: None,
-            make_process=engine.process,
+            make_process=self.engine.process,
             make_server=make_server,
             brain_argv=argv("brain"),
             worker_argv=argv,
@@ -455,6 +458,51 @@ def test_a_full_disk_does_not_stop_it(swarm, root):
     one.running()
     status.rmdir()
     wait_until(lambda: status.is_file() and json.loads(status.read_bytes())["phase"] == "running")
+
+
+def refuse(path: object, *_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+def test_notes_that_cannot_be_removed_do_not_stop_it(swarm, root, monkeypatch, caplog):
+    one = swarm(simulate=1).up()
+    server = one.running("ollama-worker-1", "worker-1")[0]
+    with monkeypatch.context() as read_only:
+        read_only.setattr("swarm.ollama.server.remove_note", refuse)
+        read_only.setattr("swarm.runtime.restarts.remove_note", refuse)
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: one.child("ollama-worker-1").restarts == 1)
+        one.running()
+        restarts.ask(root, RestartWish(name="worker-1"))
+        turns = one.turns
+        wait_until(lambda: one.supervisor.wake() or one.turns > turns + 3, what="turns that meet the wish")
+    assert caplog.text.count("requests to restart: Read-only file system") == 1
+    wait_until(lambda: restarts.is_heard(root, "worker-1"), what="the wish is heard")
+
+
+def test_a_process_that_cannot_be_started_for_a_sick_disk_is_tried_again(swarm, monkeypatch):
+    with monkeypatch.context() as read_only:
+        read_only.setattr("swarm.engines.local.rotate_if_large", refuse)
+        one = swarm().up()
+        wait_until(lambda: "could not start: Read-only file system: " in (one.child("w1").last_exit or ""))
+    one.running()
+
+
+def test_a_life_lock_that_cannot_be_looked_at_hinders_its_process_alone(swarm, monkeypatch, caplog):
+    one = swarm()
+    look = one.engine.lock_held
+
+    def broken(name: str) -> bool:
+        if name == "w1":
+            raise StorageFault("cannot look at a life lock: Input/output error")
+        return look(name)
+
+    with monkeypatch.context() as sick:
+        sick.setattr(one.engine, "lock_held", broken)
+        one.up()
+        one.running("brain", "w2")
+        wait_until(lambda: "w1: cannot look at a life lock: Input/output error" in caplog.text, what="it is said")
+    one.running("w1")
 
 
 LINGERS = """

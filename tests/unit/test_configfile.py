@@ -141,6 +141,7 @@ def test_other_variables_are_left_alone(name):
         ("[[workers]]\nname = 'a'\nollama_url = 'x:1'\n", ["http://"]),
         ("[ollama]\nbase_port = 65530\n", ["ollama.base_port = 65530"]),
         ("[ollama]\nbase_port = 80\n", ["ollama.base_port = 80"]),
+        ("[[workers]]\nname = 'a'\nport = 80\n", ["workers[0].port: 80", "from 1024"]),
         ("[worker]\nheartbeat_s = 10\n", ["heartbeat_stale_s"]),
         ("[brain\n", ["my.toml: is no valid TOML", "line 1"]),
     ],
