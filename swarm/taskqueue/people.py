@@ -36,7 +36,7 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
     for _ in range(10):  # it may be claimed or given back between the finding and the moving
         located = lookup.find(layout, task_id)
         if located is None:
-            raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
+            raise _unknown(layout, task_id)
         if located.state in TERMINAL:
             raise QueueError(f"task {task_id} is {located.state} already")
         if located.state is TaskState.PROCESSING:
@@ -54,6 +54,12 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
                 ring(layout)
             return "cancelled"
     raise QueueError(f"task {task_id} keeps moving", hint="try again")
+
+
+def _unknown(layout: Layout, task_id: str) -> UnknownTask:
+    aside = find_set_aside(layout, task_id)
+    words = f"there is no task {task_id}" if aside is None else f"task {task_id} is none: it {aside.words}"
+    return UnknownTask(words, hint="`swarm queue list` shows what there is")
 
 
 def retry(layout: Layout, storage: Storage, task_id: str) -> str:

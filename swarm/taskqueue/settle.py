@@ -135,7 +135,8 @@ class Settler:
     def end_waiting(self, path: str, task_id: str, state: TaskState, error: TaskError) -> bool:
         """End a task that nobody holds: the rename commits, then the outcome is written where nobody else writes.
 
-        False: it moved away meanwhile (claimed, most likely). Dying in between leaves a record without its reason, no more.
+        False: it moved away meanwhile (claimed, most likely), or was no task and is set aside. Dying in between leaves a
+        record without its reason, no more.
         """
         target = self._layout.terminal(state, task_id)
         with storage_faults(f"task {task_id} could not be ended"):
@@ -144,13 +145,22 @@ class Settler:
                 self._storage.move(path, target)
             except (FileNotFoundError, FileExistsError):
                 return False
-            parts = parse(read_regular(target, MAX_FILE_BYTES))
-            trail = Trail(
-                status=_STATUS[state],
-                completed_at=self._clock.iso(),
-                error=error,
-                attempts=parts.trail.attempts,
-                children=parts.trail.children,
-            )
-            rewrite_tail(self._storage, target, parts.body_size - 1, encode_trail(trail))
+            try:
+                self._note_end(target, state, error)
+            except FileNotFoundError:
+                return True  # it had ended: put back by hand or purged since
+            except (TaskInvalid, ValueError) as exc:
+                set_aside(self._layout, self._storage, target, str(exc))
+                return False
         return True
+
+    def _note_end(self, path: str, state: TaskState, error: TaskError) -> None:
+        parts = parse(read_regular(path, MAX_FILE_BYTES))
+        trail = Trail(
+            status=_STATUS[state],
+            completed_at=self._clock.iso(),
+            error=error,
+            attempts=parts.trail.attempts,
+            children=parts.trail.children,
+        )
+        rewrite_tail(self._storage, path, parts.body_size - 1, encode_trail(trail))

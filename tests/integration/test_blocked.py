@@ -21,6 +21,7 @@ from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.endings import Endings
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.sessions import turns_path
+from swarm.taskqueue.storage import Storage
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.wait import wait_until
 
@@ -288,6 +289,27 @@ def test_whatever_the_order_everything_runs_after_what_it_waits_for(tmp_path_fac
     for session in ("a", "b"):
         mine = [i for i in range(len(edges)) if sessions[i] == session]
         assert [i for i in ran if i in mine] == mine
+
+
+@pytest.mark.parametrize(
+    "act", [lambda q: q.retry("b"), lambda q: q.purge([TaskState.FAILED], older_than_s=-60)], ids=["retry", "purge"]
+)
+def test_what_people_do_to_a_record_before_its_reason_is_written_stands(queue, monkeypatch, act):
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"]))
+    brain = brain_of(queue)
+    assert brain.blocked() == ()
+    move = Storage.move
+
+    def move_and_act(storage, source, target, **more):
+        move(storage, source, target, **more)
+        if target == queue.layout.terminal(TaskState.FAILED, "b"):
+            act(queue)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "move", move_and_act)
+        assert brain.fail_blocked("b", 0, "a failed"), "it had ended"
+    assert queue.find("b") is None or queue.read("b")["state"] == "blocked"
 
 
 def test_names_become_ids_that_a_resumed_submission_finds_again(queue):

@@ -9,8 +9,12 @@ from typer.testing import CliRunner
 from swarm.cli import explain
 from swarm.cli.app import app
 from swarm.core.task import TaskState
+from swarm.errors import UnknownTask
+from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.batchwork import cancel_tasks
 from tests.helpers.queues import LANE, llm
-from tests.helpers.turns import TurnedBrain, work
+from tests.helpers.turns import ANSWER, TurnedBrain, work
+from tests.helpers.wait import wait_until
 
 
 def damage(queue, task_id):
@@ -89,6 +93,35 @@ def test_a_purge_leaves_what_tells_a_session_that_it_may_go_on(queue, brain):
     assert queue.purge([TaskState.CORRUPT], older_than_s=30)[TaskState.CORRUPT].documents == 0
     TurnedBrain(queue).settle()
     assert work(worker) == [second]
+
+
+@pytest.mark.parametrize("waits", [{}, {"not_before": "2999-01-01T00:00:00Z"}], ids=["pending", "blocked"])
+def test_cancelling_a_batch_sets_aside_what_is_none_and_goes_on(queue, waits):
+    ids = [queue.enqueue(llm(**waits)) for _ in range(3)]
+    damage(queue, ids[1])
+    assert cancel_tasks(queue.layout, queue.storage, ids, "no longer wanted").cancelled == 2
+    assert [queue.find(i) and queue.find(i).state for i in ids] == [TaskState.CANCELLED, None, TaskState.CANCELLED]
+    assert queue.set_aside(ids[1]).reason.startswith("not a task")
+
+
+def test_cancelling_a_task_that_is_none_tells_where_it_lies(queue):
+    queue.enqueue(llm(task_id="a"))
+    damage(queue, "a")
+    with pytest.raises(UnknownTask, match=r"lies in corrupt/a\.json: not a task"):
+        queue.cancel("a", "no longer wanted")
+
+
+def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=0)
+    for _ in queue.batches().submit(manifest, [(f"k{i}", llm(f"{i}")) for i in range(4)]):
+        pass
+    ids = list(queue.batches().task_ids("b"))
+    worker = queue.worker_view("w")
+    assert worker.finish(worker.claim([LANE]), TaskState.FAILED, ANSWER)
+    damage(queue, ids[1])
+    wait_until(brain.view.hopeless, what="its failure is counted")
+    brain.settle()
+    assert [queue.find(i) and queue.find(i).state for i in ids[1:]] == [None, TaskState.CANCELLED, TaskState.CANCELLED]
 
 
 def test_it_is_explained(queue):
