@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from swarm.core.claim import Claim
-from swarm.core.idling import idle_reason, suits
+from swarm.core.idling import IdleReason, idle_reason, suits
 from swarm.core.lanes import parse_lane, preference
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.slots import SlotLimits, free_classes
@@ -129,14 +129,23 @@ class Claimer:
         now_s = self._clock.mono_s()
         if self._running.runs or now_s < self._look_s:
             return
-        waiting = self._queue.waiting()
+        reason = self._idle_reason(lanes, closed)
         took_s = self._clock.mono_s() - now_s
         self._look_s = now_s + max(IDLE_LOOK_S, took_s * IDLE_LOOK_SHARE)
-        if suits(waiting, lanes):  # it came just now, or another worker is about to get it
+        if reason is None:
             return
-        reason = idle_reason(waiting, worker=self._state.name, model=self._state.model, closed=closed)
         self._log.log(logging.DEBUG if reason.key == self._idle_key else logging.INFO, "%s", reason.line)
         self._idle_key, self.idle_text = reason.key, reason.text
+
+    def _idle_reason(self, lanes: tuple[str, ...], closed: str) -> IdleReason | None:
+        """None: something suits; it came just now, or another worker is about to get it."""
+        try:
+            waiting = self._queue.waiting()
+        except StorageFault as fault:  # claiming works, or the exchange would have said so
+            return IdleReason("unseen", f"No suitable tasks found: {fault.message}", fault.message)
+        if suits(waiting, lanes):
+            return None
+        return idle_reason(waiting, worker=self._state.name, model=self._state.model, closed=closed)
 
 
 def _lane_paused(lane: str, pauses: Pauses) -> bool:

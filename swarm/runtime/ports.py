@@ -54,7 +54,7 @@ class WorkerQueue(Protocol):
         ...
 
     def pauses(self) -> Pauses:
-        """What people have paused (cheap: one ``stat`` call)."""
+        """What people have paused (cheap: one ``stat`` call). Raises ``StorageFault``."""
         ...
 
     def hold(self, claim: Claim) -> bool:
@@ -66,7 +66,7 @@ class WorkerQueue(Protocol):
         ...
 
     def waiting(self) -> Mapping[str, int]:
-        """Waiting tasks per lane, for log lines; not on the hot path."""
+        """Waiting tasks per lane, for log lines; not on the hot path. Raises ``StorageFault``."""
         ...
 
     def cancel_requested(self, claim: Claim) -> bool:

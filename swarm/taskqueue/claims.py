@@ -29,6 +29,7 @@ from swarm.taskqueue.tails import Tails
 from swarm.taskqueue.taking import Taken, Taker
 
 _RECORDING = storage_faults("what ended or was claimed could not be put on record")
+_LOOK = storage_faults("cannot look into the queue")
 
 
 class WorkerFileQueue:
@@ -158,8 +159,9 @@ class WorkerFileQueue:
             claim.path, claim.task, claim.body_size, None, attempt=claim.attempt - 1, delayed=False
         )
 
+    @_LOOK
     def pauses(self) -> Pauses:
-        """What people have paused."""
+        """What people have paused. Raises ``StorageFault``."""
         return self._pauses.read()
 
     def hold(self, claim: Claim) -> bool:
@@ -176,8 +178,9 @@ class WorkerFileQueue:
             self._taker.keep({claim.path: (folder, TaskName(task.task_id, attempts))})
             raise
 
+    @_LOOK
     def waiting(self) -> Mapping[str, int]:
-        """Waiting tasks per lane; costs what changed since it was asked last."""
+        """Waiting tasks per lane; costs what changed since it was asked last. Raises ``StorageFault``."""
         return {lane: found.tasks for lane, found in self._counts.waiting().items()}
 
     def cancel_requested(self, claim: Claim) -> bool:

@@ -21,7 +21,10 @@ class Occupied:
         self._asked_s = 0.0
 
     def any(self) -> bool:
-        """Whether anything lies in it, or did half a millisecond ago; False when it is not there."""
+        """Whether anything lies in it, or did half a millisecond ago; False when it is not there.
+
+        True where that cannot be told: who looks for what lies there hears of the fault, and nothing is passed over.
+        """
         now_s = time.monotonic()
         if now_s - self._asked_s < _AGAIN_S:
             return self._answer
@@ -35,4 +38,6 @@ class Occupied:
                 self._seen_ns = changed_ns if settled else -1
         except FileNotFoundError:
             self._answer = False
+        except OSError:
+            self._answer, self._seen_ns = True, -1
         return self._answer

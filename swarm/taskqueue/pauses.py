@@ -28,7 +28,7 @@ class PauseBook:
         self._known = Pauses()
 
     def read(self) -> Pauses:
-        """What is paused now. A file that cannot be read changes nothing, and is logged once."""
+        """What is paused now. A damaged file changes nothing, and is logged once. Raises ``OSError``: then ask again."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError:

@@ -21,7 +21,7 @@ from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
 from swarm.runtime.loop import run_loop
-from swarm.runtime.ports import CancelToken, Executor, Progress
+from swarm.runtime.ports import CancelToken, Executor, Progress, WorkerQueue
 from swarm.runtime.signals import StopWish
 from swarm.runtime.watch import ServerReading
 from swarm.runtime.worker import Worker
@@ -318,7 +318,9 @@ class Harness:
         log: logging.Logger | None = None,
         heartbeat_s: float = 60.0,
         config: WorkerConfig | None = None,
+        queue: WorkerQueue | None = None,
     ) -> None:
+        """``queue``: one that takes the place of the one in memory."""
         self.bell = MemoryBell()
         self.queue = MemoryQueue("worker-1", self.bell)
         self.work = Work()
@@ -333,7 +335,7 @@ class Harness:
         )
         self.beats.start()
         ports = WorkerPorts(
-            queue=self.queue,
+            queue=queue or self.queue,
             bell=self.bell,
             clock=clock,
             executors=executors or dict.fromkeys(TaskClass, self.work),

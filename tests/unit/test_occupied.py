@@ -1,5 +1,6 @@
 """Whether a directory holds anything: true at once when asked at leisure, cheap when asked all the time."""
 
+import errno
 import os
 import time
 
@@ -66,3 +67,21 @@ def test_what_hides_behind_a_slow_listing_is_seen_by_the_next(tmp_path, monkeypa
     assert not folder.any()
     clock.step()
     assert folder.any()
+
+
+def test_what_cannot_be_told_counts_as_occupied_until_it_can(tmp_path, monkeypatch):
+    clock, folder = Clock(monkeypatch), Occupied(str(tmp_path))
+    os.utime(tmp_path, ns=(1, time.time_ns() - GRAIN_NS * 2))
+    assert not folder.any()
+    for name in ("stat", "scandir"):
+        os.utime(tmp_path, ns=(1, time.time_ns() - GRAIN_NS * 2))
+        with monkeypatch.context() as patch:
+            patch.setattr(occupied.os, name, refuse)
+            clock.step()
+            assert folder.any()
+        clock.step()
+        assert not folder.any()
+
+
+def refuse(_path):
+    raise OSError(errno.EMFILE, "Too many open files")

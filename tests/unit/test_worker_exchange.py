@@ -1,11 +1,16 @@
 """A worker and a disk that refuses: what ended is kept, recorded later, and never taken for a fence."""
 
+import errno
 import logging
+import os
 
 import pytest
 
 from swarm.core.faults import TaskFault
+from swarm.core.pauses import Pause
 from swarm.core.task import TaskState
+from swarm.taskqueue import pauses
+from tests.helpers.queues import open_queue
 from tests.helpers.worker_fakes import Harness, llm
 
 
@@ -54,3 +59,80 @@ def test_one_exchange_serves_all_slots(monkeypatch):
     swarm.work.gate.set()
     swarm.until(lambda: len(swarm.queue.ended) == 8)
     assert sum(claimed for _, claimed in seen) == sum(ended for ended, _ in seen) == 8
+
+
+# -- the same with a real queue -----------------------------------------------------------------------------------------
+
+TASK = {"task_class": "llm", "model": "a", "request": {"prompt": "hello"}}
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return open_queue(tmp_path)
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Refuses one call for one path, as a process does that has no descriptors left; given nothing, no more."""
+    broken = set()
+
+    def refusing(name):
+        real = getattr(os, name)
+
+        def call(path, *args, **more):
+            if (name, path) in broken:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(path, *args, **more)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("open", "stat", "listdir", "scandir"):
+        refusing(name)
+
+    def now(*calls):
+        broken.clear()
+        broken.update(calls)
+
+    return now
+
+
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(queue, refuse, caplog, call):
+    first, second = queue.enqueue(TASK), queue.enqueue(TASK)
+    swarm = Harness(queue=queue.worker_view("worker-1"))
+    swarm.work.gate.clear()
+    swarm.until(lambda: swarm.work.running == {first})
+    pauses.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "a:latest")))
+    refuse((call, queue.layout.pauses))
+    swarm.work.gate.set()
+    swarm.until(lambda: "The disk refuses: cannot look into the queue: Too many open files" in caplog.text)
+    assert queue.find(first).state is TaskState.PROCESSING
+    refuse()
+    swarm.until(lambda: queue.find(first).state is TaskState.COMPLETED)
+    swarm.until(lambda: "The disk works again" in caplog.text)
+    for _ in range(3):
+        swarm.turn()
+    assert queue.find(second).state is TaskState.PENDING, "its model is paused"
+    pauses.change(queue.layout, queue.storage, lambda p: p.without("model", "a:latest"))
+    swarm.until(lambda: queue.find(second).state is TaskState.COMPLETED)
+
+
+def test_a_worker_that_cannot_count_what_waits_says_so_and_works_on(queue, refuse, caplog):
+    swarm = Harness(queue=queue.worker_view("worker-1")).warm()
+    refuse(("listdir", queue.layout.pending))
+    swarm.until(lambda: "cannot look into the queue: Too many open files" in swarm.state.reason)
+    task_id = queue.enqueue(TASK)
+    swarm.until(lambda: os.path.exists(queue.layout.terminal(TaskState.COMPLETED, task_id)))
+    assert "The disk refuses" not in caplog.text
+
+
+@pytest.mark.parametrize("call", ["stat", "scandir"])
+def test_a_result_is_on_record_though_nobody_can_see_whether_others_wait_for_it(queue, refuse, call):
+    first = queue.enqueue(TASK)
+    queue.enqueue({**TASK, "depends_on": [first]})
+    swarm = Harness(queue=queue.worker_view("worker-1"))
+    os.utime(queue.layout.bell, ns=(0, 0))
+    refuse((call, queue.layout.blocked), (call, queue.layout.cancels))
+    swarm.until(lambda: queue.find(first).state is TaskState.COMPLETED)
+    swarm.until(lambda: not swarm.state.runs)
+    assert os.stat(queue.layout.bell).st_mtime_ns > 0, "who waits for it is let go at once all the same"
