@@ -101,10 +101,9 @@ def cancel(
     from swarm.cli.render import show as put
     from swarm.cli.units import count
     from swarm.runtime.wiring import open_queue
-    from swarm.taskqueue.batchwork import cancel_tasks
 
     queue = open_queue(existing(root, config))
-    done = cancel_tasks(queue.layout, queue.storage, queue.batches().task_ids(batch), reason)
+    done = queue.cancel_many(queue.batches().task_ids(batch), reason)
     line = f"batch {batch}: {count(done.cancelled)} cancelled, {count(done.asked)} running ones asked to stop"
     put({"batch_id": batch, "cancelled": done.cancelled, "asked": done.asked}, [Line(line)], as_json=as_json)
 
@@ -121,10 +120,9 @@ def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json
     from swarm.cli.render import show as put
     from swarm.cli.units import plural
     from swarm.runtime.wiring import open_queue
-    from swarm.taskqueue.batchwork import retry_tasks
 
     queue = open_queue(existing(root, config))
-    number = retry_tasks(queue.layout, queue.storage, queue.batches().task_ids(batch))
+    number = queue.retry_many(queue.batches().task_ids(batch))
     put(
         {"batch_id": batch, "put_back": number}, [Line(f"batch {batch}: {plural(number, 'item')} put back")], as_json=as_json
     )

@@ -32,7 +32,6 @@ from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.taskqueue.batches import BatchBook, Manifest, Submitted
-from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lookup import read_ended
 from swarm.taskqueue.notes import Note, write_note
@@ -111,7 +110,7 @@ def _check_errors(request: RunRequest, scan: Scan) -> None:
 
 def _put_back(queue: FileQueue, batch_id: str) -> int:
     """Failed and cancelled items of this batch are put back into the queue; how many."""
-    return retry_tasks(queue.layout, queue.storage, queue.batches().known(batch_id).values())
+    return queue.retry_many(queue.batches().known(batch_id).values())
 
 
 def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:

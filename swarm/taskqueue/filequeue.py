@@ -8,6 +8,7 @@ from typing import Any
 from swarm.core.task import TaskState
 from swarm.taskqueue import people, registry, root
 from swarm.taskqueue.batches import BatchBook
+from swarm.taskqueue.batchwork import Cancelled, cancel_tasks, retry_tasks
 from swarm.taskqueue.bell import FileBell, ring
 from swarm.taskqueue.brainqueue import BrainFileQueue
 from swarm.taskqueue.claims import WorkerFileQueue
@@ -65,6 +66,16 @@ class FileQueue(QueueReader):
         """See ``people.retry``."""
         self.join()
         return people.retry(self.layout, self.storage, task_id)
+
+    def cancel_many(self, task_ids: Iterable[str], reason: str) -> Cancelled:
+        """See ``batchwork.cancel_tasks``."""
+        self.join()
+        return cancel_tasks(self.layout, self.storage, task_ids, reason)
+
+    def retry_many(self, task_ids: Iterable[str]) -> int:
+        """See ``batchwork.retry_tasks``."""
+        self.join()
+        return retry_tasks(self.layout, self.storage, task_ids)
 
     def worker_view(self, worker: str) -> WorkerFileQueue:
         """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""

@@ -11,7 +11,6 @@ from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.taskqueue import batchtally
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
-from swarm.taskqueue.batchwork import cancel_tasks, retry_tasks
 from tests.helpers.queues import LANE, assert_one_state_each, llm
 from tests.helpers.slowlisting import hide_behind_listing
 
@@ -90,15 +89,15 @@ def test_cancelling_and_putting_back_a_batch(queue, ids):
     work(queue, 3)
     work(queue, 2, TaskState.FAILED)
     held = queue.worker_view("w").claim([LANE])
-    done = cancel_tasks(queue.layout, queue.storage, ids, "no longer wanted")
+    done = queue.cancel_many(ids, "no longer wanted")
     assert (done.cancelled, done.asked) == (4, 1)
     assert os.path.exists(queue.layout.cancel_mark(held.task.task_id))
     assert queue.read(other)["state"] == "pending"
-    assert cancel_tasks(queue.layout, queue.storage, ids, "again").cancelled == 0
-    assert retry_tasks(queue.layout, queue.storage, ids) == 6
+    assert queue.cancel_many(ids, "again").cancelled == 0
+    assert queue.retry_many(ids) == 6
     states = assert_one_state_each(queue, [*ids, other])
     assert states == {TaskState.COMPLETED: 3, TaskState.PENDING: 7, TaskState.PROCESSING: 1}
-    assert retry_tasks(queue.layout, queue.storage, ids) == 0
+    assert queue.retry_many(ids) == 0
 
 
 SPANS = st.lists(

@@ -12,7 +12,6 @@ from swarm.taskqueue import batches as batches_module
 from swarm.taskqueue import hopeless, people
 from swarm.taskqueue.batches import Manifest, Submitted
 from swarm.taskqueue.batchwatch import BatchWatch
-from swarm.taskqueue.batchwork import retry_tasks
 from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 from tests.helpers.wait import wait_until
@@ -71,9 +70,9 @@ def test_nothing_of_a_batch_is_put_back_while_it_is_submitted(queue, monkeypatch
     with pytest.raises(LockHeld, match="b-1 is being submitted"):
         queue.retry(last)
     with pytest.raises(LockHeld, match="b-1 is being submitted"):
-        retry_tasks(queue.layout, queue.storage, [last])
+        queue.retry_many([last])
     list(again)
-    assert retry_tasks(queue.layout, queue.storage, [last]) == 1
+    assert queue.retry_many([last]) == 1
     assert_one_state_each(queue, list(queue.batches().task_ids("b-1")))
 
 
@@ -178,7 +177,7 @@ def test_what_is_put_back_of_a_hopeless_batch_goes_on_until_too_many_fail_again(
     held = [worker.claim([LANE]) for _ in range(running)]
     assert brain.stop_batch("b-1", "hopeless") == 4 - running
     assert len(brain.hopeless()) == len(held), "who watches it lets go of one that has ended"
-    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 6 - running
+    assert queue.retry_many(queue.batches().task_ids("b-1")) == 6 - running
     settle(Path(queue.layout.root))
     assert brain.stop_batch("b-1", "decided just before") == 0
     assert brain.hopeless() == ()
@@ -217,7 +216,7 @@ def test_nothing_is_judged_while_the_tasks_of_a_batch_are_put_back(queue, monkey
 
     monkeypatch.setattr(people, "rewrite_tail", rewrite_slowly)
     monkeypatch.setattr(people, "forget_cancel", look_and_forget)
-    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 3
+    assert queue.retry_many(queue.batches().task_ids("b-1")) == 3
     assert seen == [(), (), ()]
 
 

@@ -9,7 +9,6 @@ from swarm.core.dag import Links
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.taskqueue import codec, fsck
 from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchwork import cancel_tasks
 from swarm.taskqueue.producer import Producer
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
@@ -95,7 +94,7 @@ def test_a_brain_that_dies_right_after_making_them_leaves_none_to_the_next(queue
 def test_a_cancelled_batch_takes_the_children_of_its_map_tasks_along(queue, brain):
     mapped(queue, [1, 2, 3], batch_id="b")
     brain.settle()
-    done = cancel_tasks(queue.layout, queue.storage, ["list", "m", "join"], "batch cancelled by hand")
+    done = queue.cancel_many(["list", "m", "join"], "batch cancelled by hand")
     assert (done.cancelled, done.asked) == (5, 0)
     brain.settle()
     assert left(queue) == []

@@ -8,10 +8,13 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from swarm.cli.app import app
 from swarm.core.claim import Finish
 from swarm.core.task import TaskState, Trail
 from swarm.taskqueue import fsck, journal, redo
+from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.presence import Presence
 from tests.helpers.crashjournal import journalled
@@ -187,6 +190,34 @@ def _suffer(root, line, claim, fate):
 def _write(path, data):
     with open(path, "wb") as file:
         file.write(data)
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "after", "said"),
+    [
+        ("cancel", TaskState.COMPLETED, TaskState.COMPLETED, "batch b: 1 cancelled"),
+        ("retry-failed", TaskState.FAILED, TaskState.PENDING, "batch b: 2 items put back"),
+    ],
+)
+def test_a_command_for_a_whole_batch_finds_what_was_told(command, before, after, said):
+    with world() as one, journalled():
+        queue = one.open()
+        manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now")
+        for _ in queue.batches().submit(manifest, [(f"k{n}", llm()) for n in range(3)]):
+            pass
+        ids = list(queue.batches().task_ids("b"))
+
+        def finish_two(queue):
+            worker = queue.worker_view(WORKER)
+            for _ in range(2):
+                worker.finish(worker.claim([LANE]), before, DONE)
+
+        alive(one, finish_two)
+        lines = told(queue.layout)
+        end = next(line for line in lines if line.now.startswith(f"{before}/") and ids[1] in line.now)
+        _suffer(one.root, end, next(line for line in lines if line.now == end.was), "claim and outcome undone")
+        assert said in CliRunner().invoke(app, ["batch", command, "b", "--root", one.root]).stdout
+        assert whereabouts(one.open())[ids[1]] == [after]
 
 
 def test_what_went_on_since_stays():

@@ -21,7 +21,6 @@ from swarm.runtime.notifier import Failed, Notifier, notifying
 from swarm.runtime.wiring.tell import make_notifier
 from swarm.settings import NotifySettings, Settings
 from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchwork import retry_tasks
 from swarm.taskqueue.notes import Note, write_note
 from swarm.taskqueue.outbox import Outbox
 from tests.helpers.cli import user
@@ -105,7 +104,7 @@ def test_a_task_put_back_by_hand_is_told_of_again(queue, listener, whole_batch):
     end(queue, TaskState.FAILED)
     notifier.step()
     if whole_batch:
-        assert retry_tasks(queue.layout, queue.storage, [task_id]) == 1
+        assert queue.retry_many([task_id]) == 1
     else:
         queue.retry(task_id)
     notifier.step()
@@ -214,7 +213,7 @@ def test_a_batch_of_which_some_was_put_back_before_it_could_be_told_is_told_of_w
     end(queue)
     end(queue, TaskState.FAILED)
     notifier.step()
-    assert retry_tasks(queue.layout, queue.storage, queue.batches().task_ids("b-1")) == 1
+    assert queue.retry_many(queue.batches().task_ids("b-1")) == 1
     down.clear()
     notifier.step()
     assert told == []

@@ -11,7 +11,6 @@ from swarm.cli.app import app
 from swarm.core.task import TaskState
 from swarm.errors import UnknownTask
 from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchwork import cancel_tasks
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
@@ -99,7 +98,7 @@ def test_a_purge_leaves_what_tells_a_session_that_it_may_go_on(queue, brain):
 def test_cancelling_a_batch_sets_aside_what_is_none_and_goes_on(queue, waits):
     ids = [queue.enqueue(llm(**waits)) for _ in range(3)]
     damage(queue, ids[1])
-    assert cancel_tasks(queue.layout, queue.storage, ids, "no longer wanted").cancelled == 2
+    assert queue.cancel_many(ids, "no longer wanted").cancelled == 2
     assert [queue.find(i) and queue.find(i).state for i in ids] == [TaskState.CANCELLED, None, TaskState.CANCELLED]
     assert queue.set_aside(ids[1]).reason.startswith("not a task")
 
