@@ -3,8 +3,11 @@
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+
+from swarm.taskqueue import ids
 
 for name in list(os.environ):
     if name in ("SWARM_ROOT", "SWARM_CONFIG") or (name.startswith("SWARM_") and "__" in name):
@@ -15,3 +18,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def _ids_of_now():
+    """One test may set the clock forward, and a process never goes back behind its last id."""
+    ids._here._last_ms = 0

@@ -36,7 +36,6 @@ _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json$")
 
 def drop_ins(layout: Layout) -> tuple[DropIn, ...]:
     """What lies directly in ``pending/`` and is no lane, by name."""
-    now_s = time.time()
     found = []
     for name in sorted(list_names(layout.pending)):
         path = f"{layout.pending}/{name}"
@@ -48,8 +47,17 @@ def drop_ins(layout: Layout) -> tuple[DropIn, ...]:
             continue
         if name.startswith("."):
             continue  # by convention still being written
-        found.append(DropIn(file_name=name, quiet_s=max(0.0, now_s - status.st_mtime)))
+        found.append(DropIn(file_name=name, quiet_s=_quiet_s(status)))
     return tuple(found)
+
+
+def _quiet_s(status: os.stat_result) -> float:
+    """Seconds since it was last written to, or came here: a copy may have brought a time of another clock along.
+
+    One that lies ahead all the same was there before the clock was set back.
+    """
+    age_s = time.time() - min(status.st_mtime, status.st_ctime)
+    return age_s if age_s >= 0 else _PATIENCE_S
 
 
 class DropInFiler:
@@ -97,7 +105,7 @@ class DropInFiler:
             status = os.lstat(path)
         except FileNotFoundError:
             return f"Drop-in {file_name} is gone"
-        young = time.time() - status.st_mtime < _PATIENCE_S
+        young = _quiet_s(status) < _PATIENCE_S
         if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
             return f"Drop-in {file_name} may still be being written: {reason}"
         set_aside(self._layout, self._storage, path, reason)

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from swarm.core.claim import Finish
+from swarm.core.decide import DROP_IN_QUIET_S
 from swarm.core.lanes import resource_lane
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
@@ -388,6 +389,19 @@ def drop(queue, name, content):
     with open(path, "w") as file:
         file.write(content if isinstance(content, str) else json.dumps(content, indent=2))
     os.utime(path, (time.time() - 60,) * 2)
+
+
+@pytest.mark.parametrize("ahead_s", [7200, -7200])
+def test_a_drop_in_with_a_time_of_another_clock_is_filed(queue, monkeypatch, ahead_s):
+    drop(queue, "a.json", llm())
+    if ahead_s > 0:
+        os.utime(f"{queue.layout.pending}/a.json", (time.time() + ahead_s,) * 2)
+    else:
+        os.utime(f"{queue.layout.pending}/a.json", (time.time() + 1,) * 2)
+        now_s = time.time()
+        monkeypatch.setattr("swarm.taskqueue.dropins.time.time", lambda: now_s + ahead_s)
+    brain = queue.brain_view(crash_rule)
+    wait_until(lambda: brain.drop_ins()[0].quiet_s >= DROP_IN_QUIET_S, what="it counts as whole")
 
 
 def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
