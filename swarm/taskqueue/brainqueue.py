@@ -9,6 +9,7 @@ from swarm.core.mapping import MapFault
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import TaskError, TaskState
+from swarm.errors import TaskInvalid
 from swarm.taskqueue import dropins, journal, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
@@ -196,7 +197,7 @@ class BrainFileQueue:
                 line = act(found[0])
             except FileNotFoundError:
                 return None
-            except MapFault as fault:
+            except (MapFault, TaskInvalid, ValueError) as fault:
                 error = TaskError(type="map", message=str(fault))
                 self._settler.end_waiting(found[0], task_id, TaskState.FAILED, error)
                 line = f"Failed {task_id}: {fault}"

@@ -43,7 +43,7 @@ class Mapper:
         """
         parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
         task, trail = parts.task, parts.trail
-        results = Results(task, lambda task_id: read_ended(self._layout, task_id))
+        results = Results(task, self._record)
         items = elements(task, results)
         there = self._children_there(task) if trail.children is not None else set[str]()
         self._note(path, parts.body_size, msgspec.structs.replace(trail, children=-1))
@@ -64,7 +64,7 @@ class Mapper:
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         size, simulated = 0, False
         for child in ids:
-            ended = read_ended(self._layout, child) or {}
+            ended = self._record(child) or {}
             result = ended.get("result") or {} if ended.get("status") == "completed" else {}
             texts.append(_text(result))
             size += len(texts[-1] or "")
@@ -83,6 +83,12 @@ class Mapper:
         done = msgspec.structs.replace(trail, result=result, simulated=simulated)
         self._settler.end_dated(path, task, parts.body_size, TaskState.COMPLETED, done)
         return len(ids)
+
+    def _record(self, task_id: str) -> dict[str, Any] | None:
+        try:
+            return read_ended(self._layout, task_id)
+        except ValueError as exc:
+            raise MapFault(f"the record of {task_id} is damaged: {exc}") from exc
 
     def _note(self, path: str, body_size: int, trail: Trail) -> None:
         rewrite_tail(self._storage, path, body_size - 1, codec.encode_trail(trail))

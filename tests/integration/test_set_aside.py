@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from swarm.cli import explain
 from swarm.cli.app import app
-from swarm.core.task import TaskState
+from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.taskqueue.batches import Manifest
 from tests.helpers.queues import LANE, llm
@@ -121,6 +121,36 @@ def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
     wait_until(brain.view.hopeless, what="its failure is counted")
     brain.settle()
     assert [queue.find(i) and queue.find(i).state for i in ids[1:]] == [None, TaskState.CANCELLED, TaskState.CANCELLED]
+
+
+def over_list(queue, brain):
+    queue.enqueue(llm(task_id="list"))
+    work(queue.worker_view("w"), trail=Trail(result={"message": {"content": "[1, 2]"}}))
+    queue.enqueue(llm("Sum up {item}", task_id="m", depends_on=["list"], map={"over": "list"}))
+    queue.enqueue(llm(task_id="after", depends_on=["m"]))
+
+
+@pytest.mark.parametrize("damaged", ["list", "m-1"])
+def test_a_map_task_whose_answers_are_none_fails_with_the_reason_and_the_others_go_on(queue, brain, damaged):
+    over_list(queue, brain)
+    if damaged == "m-1":
+        brain.settle()
+        work(queue.worker_view("w"))
+    damage(queue, damaged)
+    other = queue.enqueue(llm(session="chat"))
+    brain.settle()
+    assert queue.read("m")["error"]["message"].startswith(f"the record of {damaged} is damaged: ")
+    assert queue.find("after").state is TaskState.FAILED
+    assert queue.find(other).state is TaskState.PENDING
+
+
+def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
+    over_list(queue, brain)
+    brain.view.blocked()
+    damage(queue, "m")
+    brain.settle()
+    assert queue.set_aside("m") is not None
+    assert "lies in corrupt/m.json" in queue.read("after")["error"]["message"]
 
 
 def test_it_is_explained(queue):
