@@ -95,7 +95,10 @@ class Outbox:
     def _of_task(self, task_id: str) -> dict[str, Any] | None:
         if not any(os.path.lexists(self._layout.terminal(state, task_id)) for state in TERMINAL):
             return None
-        document = read_ended(self._layout, task_id)
+        try:
+            document = read_ended(self._layout, task_id)
+        except ValueError:
+            return None  # its record is damaged: once fsck has set it aside the note is an orphan
         if document is None or "completed_at" not in document:
             return None  # its record is being written
         names = ("task_id", "status", "task_class", "name", "batch_id", "custom_id", "model", "completed_at", "simulated")

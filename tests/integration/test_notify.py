@@ -149,6 +149,17 @@ def test_what_was_put_back_after_its_note_was_read_is_not_told_of_as_it_was(queu
     assert outbox.message(note)["status"] == "completed"
 
 
+def test_a_record_that_is_damaged_keeps_nobody_else_from_being_told(queue, listener):
+    ids = [queue.enqueue(llm(text, notify=[listener.url])) for text in ("a", "b")]
+    for _ in ids:
+        end(queue)
+    with open(queue.find(ids[0]).path, "wb") as file:
+        file.write(b'{"task_id": oh no')
+    make_notifier(queue, Settings(), LOG).step()
+    assert [message["task_id"] for message in listener.told] == ids[1:]
+    assert [note.id for note in box(queue).waiting()] == ids[:1], "it is owed until fsck has set the record aside"
+
+
 def test_what_cannot_be_delivered_is_listed_and_can_be_tried_again(queue):
     queue.enqueue(llm("a", notify=["x:1", "script:none"]))
     end(queue)
