@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TaskState
-from swarm.errors import QueueError
+from swarm.errors import QueueError, StorageFault
 from swarm.taskqueue import lookup, people
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import list_names
@@ -54,16 +54,27 @@ def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reas
 
 
 def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> int:
-    """Put the failed and cancelled ones of these back into the queue; how many. What moves meanwhile is passed over."""
+    """Put the failed and cancelled ones of these back into the queue; how many. What moves meanwhile is passed over.
+
+    Raises ``QueueError`` for the first that cannot be put back, once all others are; ``StorageFault``.
+    """
     shards: dict[str, set[str]] = {}
     for task_id in task_ids:
         shards.setdefault(shard_of(task_id), set()).add(task_id)
-    done = 0
+    done, refused = 0, list[QueueError]()
     for shard, ids in shards.items():
         for state in (TaskState.FAILED, TaskState.CANCELLED):
             for name in sorted(list_names(f"{layout.root}/{state}/{shard}")):
-                if name[:-5] in ids:
+                if name[:-5] not in ids:
+                    continue
+                try:
                     done += _retried(layout, storage, name[:-5])
+                except StorageFault:
+                    raise
+                except QueueError as problem:
+                    refused.append(problem)
+    if refused:
+        raise refused[0]
     return done
 
 

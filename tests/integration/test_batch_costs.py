@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.errors import QueueError
 from swarm.taskqueue import batchtally
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
@@ -98,6 +99,15 @@ def test_cancelling_and_putting_back_a_batch(queue, ids):
     states = assert_one_state_each(queue, [*ids, other])
     assert states == {TaskState.COMPLETED: 3, TaskState.PENDING: 7, TaskState.PROCESSING: 1}
     assert queue.retry_many(ids) == 0
+
+
+def test_what_cannot_be_put_back_keeps_the_others_from_nothing(queue, ids):
+    work(queue, 10, TaskState.FAILED)
+    with open(queue.find(ids[0]).path, "wb") as file:
+        file.write(b'{"task_id": oh no')
+    with pytest.raises(QueueError, match=ids[0]):
+        queue.retry_many(ids)
+    assert assert_one_state_each(queue, ids) == {TaskState.PENDING: 9, TaskState.FAILED: 1}
 
 
 SPANS = st.lists(
