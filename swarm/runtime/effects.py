@@ -27,7 +27,7 @@ from swarm.core.decisions import (
     WithdrawResource,
 )
 from swarm.core.task import RESOURCE_PRIORITY, TaskClass
-from swarm.errors import DuplicateTask, EngineError, StorageFault
+from swarm.errors import DuplicateTask, EngineError, QueueError
 from swarm.runtime.loadids import LoadIds
 from swarm.runtime.ports import BrainQueue, Clock
 from swarm.settings import Settings
@@ -76,11 +76,11 @@ class Effects:
         """Tasks taken back from dead workers so far."""
 
     def apply(self, decision: Decision) -> Outcome:
-        """Do one thing. A fault of the disk or of a signal is an answer, logged when it changes; bugs are raised."""
+        """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
         subject = _subject(decision)
         try:
             outcome = self._apply(decision)
-        except (StorageFault, EngineError) as fault:
+        except (QueueError, EngineError) as fault:
             if self._failures.get(subject) != str(fault):
                 self._log.error("Could not %s: %s", subject, fault)
             self._failures[subject] = str(fault)

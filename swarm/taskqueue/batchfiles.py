@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Self
 
+from swarm.core.task import ID_RE
 from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
 
 
@@ -18,12 +19,12 @@ class Items:
         self._storage = storage
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """The pairs, none for a batch never seen; a torn last line is passed over."""
+        """The pairs, none for a batch never seen; torn and damaged lines are passed over."""
         try:
             with open(self._path, encoding="ascii", errors="replace") as file:
                 for line in file:
                     key, _, task_id = line.partition(" ")
-                    if line.endswith("\n") and task_id:
+                    if line.endswith("\n") and ID_RE.match(task_id):
                         yield key, task_id[:-1]
         except FileNotFoundError:
             return
@@ -48,11 +49,10 @@ class Items:
 
 
 def read_order(path: str) -> Iterator[str]:
-    """Task ids of the last whole submission; none without one."""
+    """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
     try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                yield line[:-1]
+        with open(path, encoding="ascii", errors="replace") as file:
+            yield from (line[:-1] for line in file if ID_RE.match(line))
     except FileNotFoundError:
         return
 

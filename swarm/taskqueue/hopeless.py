@@ -14,7 +14,7 @@ import msgspec
 
 from swarm.core.snapshot import HopelessView
 from swarm.core.task import TaskState
-from swarm.errors import QueueError
+from swarm.errors import QueueError, StorageFault
 from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchwatch import ShardWatch
@@ -69,6 +69,8 @@ class HopelessBatches:
         if limited.watch is None:
             try:
                 limited.watch = ShardWatch(self._layout, self._book.task_ids(batch_id))
+            except StorageFault:
+                raise
             except (FileNotFoundError, QueueError, ValueError):
                 return 0  # going
         for task_id, state in limited.watch.look():
@@ -105,13 +107,14 @@ class HopelessBatches:
             return
         if changed_ns == self._seen_ns:
             return
-        self._seen_ns = changed_ns if _settled(changed_ns) else -1
+        settled = _settled(changed_ns)
         names = list_names(self._layout.batches)
         for batch_id in self._limited.keys() - {name[:-5] for name in names}:
             del self._limited[batch_id]  # purged
         for name in names:
             if name.endswith(".json") and name[0] != ".":
                 self._read(name[:-5], f"{self._layout.batches}/{name}")
+        self._seen_ns = changed_ns if settled else -1
 
     def _read(self, batch_id: str, path: str) -> None:
         try:
@@ -119,6 +122,8 @@ class HopelessBatches:
             if self._stamps.get(batch_id) == stamp:
                 return
             manifest = self._book.manifest(batch_id)
+        except StorageFault:
+            raise
         except (FileNotFoundError, QueueError, ValueError):
             return  # going, or no manifest
         self._stamps[batch_id] = stamp

@@ -16,7 +16,7 @@ from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import QueueError, StorageFault, TaskInvalid
 from swarm.taskqueue import inotify
 from swarm.taskqueue import pauses as pauses_module
-from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.batches import BatchBook, Manifest
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.endings import Endings
 from swarm.taskqueue.producer import Producer
@@ -556,3 +556,57 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     assert queue.find(other).state is TaskState.PENDING
     worker.finish(running, TaskState.COMPLETED, DONE)
     assert brain.hopeless() == (), "it has ended"
+
+
+def hopeless_batch(queue):
+    manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=0)
+    for _ in queue.batches().submit(manifest, [(f"k{i}", llm(f"{i}")) for i in range(3)]):
+        pass
+    worker = queue.worker_view("w")
+    worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\0", b"/"])
+def test_damaged_lines_of_a_batch_are_passed_over(queue, junk):
+    hopeless_batch(queue)
+    for ending in ("order", "items"):
+        with open(f"{queue.layout.batches}/b.{ending}", "rb+") as file:
+            line = file.readline()
+            file.seek(0)
+            file.write(junk * 5 + line[5:-6] + junk * 5 + b"\n")
+    brain = brain_of(queue)
+    assert brain.hopeless() == (), "the line was that of the one that failed"
+    assert brain.purge_batches(older_than_s=-60) == ()
+    assert len(list(queue.batches().task_ids("b"))) == 2
+
+
+def test_a_manifest_that_is_damaged_meanwhile_ends_no_brain(queue, brain, caplog):
+    hopeless_batch(queue)
+    wait_until(brain.view.hopeless, what="its failure counted")
+    path = f"{queue.layout.batches}/b.json"
+    with open(path, "rb") as file:
+        whole = file.read()
+    with open(path, "wb") as file:
+        file.write(b"{")
+    assert brain.turn() == []
+    assert f"Could not stop batch b: {path}: " in caplog.text
+    with open(path, "wb") as file:
+        file.write(whole)
+    brain.settle()
+    assert queue.stats().cancelled == 2
+
+
+@pytest.mark.parametrize("name", ["manifest", "task_ids"])
+def test_a_limit_of_failures_that_cannot_be_read_now_is_read_later(queue, monkeypatch, name):
+    hopeless_batch(queue)
+    os.utime(queue.layout.batches, (1, 1))  # quiet for long
+    brain = brain_of(queue)
+
+    def broken(*_args):
+        raise StorageFault("Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchBook, name, broken)
+        with pytest.raises(StorageFault):
+            brain.hopeless()
+    wait_until(brain.hopeless, what="its failure counted")
