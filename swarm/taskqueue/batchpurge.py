@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import LockHeld, QueueError
+from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.buckets import list_names, sorted_buckets
 from swarm.taskqueue.layout import Layout
@@ -40,9 +40,13 @@ def being_submitted(layout: Layout) -> frozenset[str]:
     book = BatchBook(layout, Storage("fast", layout.root))
     found: set[str] = set()
     for batch_id in book.names():
-        with suppress(FileNotFoundError, QueueError):
+        try:
             if time.time() - os.stat(f"{layout.batches}/{batch_id}.items").st_mtime < SUBMITTING_S:
                 found.update(() if book.manifest(batch_id).submitted else book.known(batch_id).values())
+        except StorageFault:
+            raise
+        except (FileNotFoundError, QueueError):
+            continue
     return frozenset(found)
 
 

@@ -6,12 +6,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import InputError, QueueError, TaskInvalid
+from swarm.errors import InputError, QueueError, StorageFault, TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchpurge import EmptyBatches, being_submitted
@@ -93,9 +92,13 @@ def _cursors(layout: Layout) -> dict[str, int]:
     book = FeedBook(layout, Storage("fast", layout.root))
     found = {}
     for feed_id in book.names():
-        with suppress(QueueError):
+        try:
             state = book.find(feed_id)
-            found[feed_id] = state.number if state is not None else 0
+        except StorageFault:
+            raise
+        except QueueError:
+            continue
+        found[feed_id] = state.number if state is not None else 0
     return found
 
 

@@ -1,5 +1,6 @@
 """A purge takes what nobody needs: no result that something still asks for, and a batch's files once all of it is gone."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from swarm.cli.app import app
 from swarm.core.feed import FeedState, task_id_of
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.errors import LockHeld, QueueError
+from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.taskqueue import batchpurge
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.batchtally import tally
@@ -273,6 +274,25 @@ def test_a_submitter_that_waits_on_a_purged_lock_takes_the_new_one(queue, monkey
         assert len(calls) == 2
         with pytest.raises(LockHeld), queue.batches().alone("b"):
             pass
+
+
+@pytest.mark.parametrize("unread", ["batches", "feeds"])
+def test_nothing_is_purged_while_it_cannot_be_read_what_is_needed(queue, brain, monkeypatch, unread):
+    submit(queue)
+    FeedBook(queue.layout, queue.storage).set_wish("feed", "run")
+    FeedBook(queue.layout, queue.storage).write(
+        FeedState(feed_id="feed", source="x", is_command=False, format="text", model=None, min=1, target=2, created_at="now")
+    )
+    work(queue.worker_view("w"))
+
+    def refuse(*_args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"swarm.taskqueue.{unread}.read_regular", refuse)
+        with pytest.raises(StorageFault):
+            queue.purge([TaskState.COMPLETED], older_than_s=-60)
+    assert queue.stats().completed == 3
 
 
 def test_while_a_batch_is_submitted_nothing_of_it_is_purged(queue, brain, monkeypatch):
