@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
+from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import GRAIN_NS, Layout, shard_of
 
 
@@ -62,7 +63,7 @@ class ShardWatch:
         # Directory times move in steps: behind a fresh change another may hide, also one that comes during the listing.
         settled = time.time_ns() - changed_ns > GRAIN_NS
         waiting = self._open[shard]
-        ended = waiting.intersection(n[:-5] for n in os.listdir(folder))
+        ended = waiting.intersection(n[:-5] for n in list_names(folder))
         waiting.difference_update(ended)
         self._seen[folder] = changed_ns if settled else -1
         return ended

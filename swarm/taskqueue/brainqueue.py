@@ -15,6 +15,7 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
 from swarm.taskqueue.cancelling import Canceller
+from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.finished import FinishedIndex
 from swarm.taskqueue.hopeless import HopelessBatches
 from swarm.taskqueue.lanecounts import LaneCounts
@@ -160,14 +161,16 @@ class BrainFileQueue:
             if found is None:
                 return False
             path, entry = found
-            lane, priority = entry.lane, entry.priority
             try:
                 self._blocked.note_turn(entry)
                 self._blocked.note_needs(entry)
-                bucket = returned_bucket(priority) if attempt else self._buckets.at_end(lane, priority)
+                bucket = returned_bucket(entry.priority) if attempt else self._buckets.at_end(entry.lane, entry.priority)
                 # After a power cut either place is a good one, and thousands may be due at once.
-                self._buckets.move_in(path, lane, bucket, task_id, attempt, flush=False)
+                self._buckets.move_in(path, entry.lane, bucket, task_id, attempt, flush=False)
             except FileNotFoundError:
+                return False
+            except FileExistsError:
+                set_aside(self._layout, self._storage, path, f"task {task_id} waits already under this name")
                 return False
         ring(self._layout)
         return True

@@ -154,6 +154,25 @@ def test_an_end_that_hides_behind_a_slow_listing_is_seen_by_the_next(queue, monk
     assert watch.look().left == 0
 
 
+def test_a_shard_that_goes_while_it_is_looked_at_holds_nothing(queue, monkeypatch):
+    submit(queue, items("a"))
+    watch = BatchWatch(queue.layout, queue.batches().task_ids("b-1"))
+    folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, next(queue.batches().task_ids("b-1"))))
+    os.mkdir(folder)
+    stat = os.stat
+
+    def stat_and_remove(path, **more):
+        found = stat(path, **more)
+        if path == folder:
+            os.rmdir(folder)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat_and_remove)
+        assert watch.look().left == 1
+    assert not os.path.exists(folder)
+
+
 def test_an_unknown_batch_is_named_with_the_known_ones(queue):
     submit(queue, items("a"))
     with pytest.raises(QueueError, match="no batch nope") as caught:

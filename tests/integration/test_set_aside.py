@@ -123,6 +123,21 @@ def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
     assert [queue.find(i) and queue.find(i).state for i in ids[1:]] == [None, TaskState.CANCELLED, TaskState.CANCELLED]
 
 
+def test_a_blocked_task_that_waits_in_its_lane_already_is_set_aside_when_its_turn_comes(queue, brain):
+    queue.enqueue(llm(task_id="a", not_before="2000-01-01T00:00:00Z"))
+    path = queue.find("a").path
+    with open(path, "rb") as file:
+        content = file.read()
+    brain.settle()
+    with open(path, "wb") as file:
+        file.write(content)
+    other = queue.enqueue(llm(session="chat"))
+    brain.settle()
+    assert [queue.find(i).state for i in ("a", other)] == [TaskState.PENDING, TaskState.PENDING]
+    assert os.listdir(queue.layout.blocked) == []
+    assert queue.stats().corrupt == 1
+
+
 def over_list(queue, brain):
     queue.enqueue(llm(task_id="list"))
     work(queue.worker_view("w"), trail=Trail(result={"message": {"content": "[1, 2]"}}))
