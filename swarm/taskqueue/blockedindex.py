@@ -28,6 +28,10 @@ MOST_READY = 1000
 """Tasks let go in one turn: the brain has other things to see to as well."""
 
 
+AGAIN_S = 2.0
+"""After a fault of the disk files are read again."""
+
+
 class BlockedIndex:
     """Remembers blocked files between looks; for one thread. With ``ready_only`` a look answers only what may matter now."""
 
@@ -52,6 +56,7 @@ class BlockedIndex:
         self._ready: dict[str, None] = {}
         self._resource: set[str] = set()
         self._unread: dict[str, None] = {}
+        self._again_s = 0.0
         self._unsettled: frozenset[str] = frozenset()
 
     def look(self) -> tuple[BlockedView, ...]:
@@ -153,8 +158,14 @@ class BlockedIndex:
     def _read_some(self) -> None:
         """In the order of submission: whatever is known then has no forerunner that is not, so turns can be told early."""
         until_s = time.monotonic() + READING_S if self._ready_only else float("inf")
-        while self._unread and time.monotonic() < until_s:
-            self._take_in(next(iter(self._unread)))
+        while self._unread and self._again_s <= time.monotonic() < until_s:
+            name = next(iter(self._unread))
+            try:
+                self._take_in(name)
+            except OSError:
+                self._unread[name] = self._unread.pop(name)  # one bad sector holds up neither the others nor every look
+                self._again_s = time.monotonic() + AGAIN_S
+                raise
 
     def _take_in(self, name: str) -> None:
         """Read it, anew if it is known. Raises ``OSError``; then it stays to be read."""

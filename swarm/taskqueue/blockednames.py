@@ -69,7 +69,7 @@ class BlockedNames:
         return Changes(added, removed, frozenset())
 
     def _listed(self, told: dict[str, bool]) -> Changes:
-        self._relist_s = time.monotonic() + RELIST_S
+        self._relist_s = float("-inf")  # until it has come to its end
         first = set(list_names(self._folder))
         fresh = first - self._names
         if self._fd is None:
@@ -84,6 +84,7 @@ class BlockedNames:
         added = (now - self._names) | (again & now)
         removed = self._names - now
         self._names = now
+        self._relist_s = time.monotonic() + RELIST_S
         return Changes(tuple(added), tuple(removed), unsettled)
 
     def _told(self) -> Iterator[tuple[str | None, bool]]:

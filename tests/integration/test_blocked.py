@@ -14,7 +14,7 @@ from swarm.core.dag import Links
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import QueueError, StorageFault, TaskInvalid
-from swarm.taskqueue import inotify
+from swarm.taskqueue import blockedentry, inotify
 from swarm.taskqueue import pauses as pauses_module
 from swarm.taskqueue.batches import BatchBook, Manifest
 from swarm.taskqueue.blockedindex import BlockedIndex
@@ -444,6 +444,7 @@ def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
 
 @pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
 def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, monkeypatch, ready_only):
+    monkeypatch.setattr("swarm.taskqueue.blockedindex.AGAIN_S", 0.0)
     brain = brain_of(queue, ready_only=ready_only)
     turn(brain)
     task_id = queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00"))
@@ -456,7 +457,29 @@ def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, m
     assert turn(brain) == [task_id]
 
 
+def test_a_blocked_file_that_can_never_be_read_holds_up_nothing_else(queue, monkeypatch):
+    brain = brain_of(queue)
+    turn(brain)
+    bad, good = (queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00")) for _ in range(2))
+    real = blockedentry.read_regular
+
+    def bad_sector(path, limit):
+        if bad in path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, limit)
+
+    monkeypatch.setattr(blockedentry, "read_regular", bad_sector)
+    with pytest.raises(StorageFault):
+        turn(brain)
+    assert turn(brain) == [], "a look that goes well, for all else that a brain does"
+    brain._blocked._again_s = 0.0
+    with pytest.raises(StorageFault):
+        turn(brain)
+    assert turn(brain) == [good]
+
+
 def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monkeypatch):
+    monkeypatch.setattr("swarm.taskqueue.blockedindex.AGAIN_S", 0.0)
     brain, worker = over_list(queue, "[1, 2]")
     brain.blocked()
     with monkeypatch.context() as patch:
