@@ -53,10 +53,10 @@ class AnswerFiles:
         return f"{self._folder}/{key[:2]}/{key[2:]}.json"
 
     def _shrink(self, folder: str) -> None:
-        """Another process may remove the same files meanwhile; nobody misses one that is gone."""
+        """Another process may remove the same files meanwhile; nobody misses one that is gone, but for one being written."""
         found: list[tuple[int, int, str]] = []
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in (e for e in entries if not e.name.startswith(".")):
                 with suppress(FileNotFoundError):
                     info = entry.stat(follow_symlinks=False)
                     found.append((info.st_mtime_ns, info.st_size, entry.path))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -186,8 +186,7 @@ class BatchBook:
             return False  # damaged
 
     def _mark(self, batch_id: str) -> None:
-        with suppress(FileNotFoundError):  # another thread of this process has just done it
-            self._storage.replace(self.put_back_mark(batch_id), b"", durable=False)
+        self._storage.replace(self.put_back_mark(batch_id), b"", durable=False)
 
     def put_back_mark(self, batch_id: str) -> str:
         """Path of the file whose time tells when tasks of it were last put back."""

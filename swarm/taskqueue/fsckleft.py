@@ -44,7 +44,7 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
 
 
 def temporaries(layout: Layout) -> Iterator[Finding]:
-    """``.<name>.<pid>.new``: half a replacement, whose maker died before it was put in place."""
+    """``.<name>.<thread>.<pid>.new``: half a replacement, whose maker died before it was put in place."""
     flat = (
         layout.workers,
         layout.heartbeats,

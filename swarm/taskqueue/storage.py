@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
@@ -160,7 +161,7 @@ class Storage:
     def replace(self, path: str, data: bytes, *, durable: bool) -> None:
         """Replace a whole file atomically. ``durable`` False skips the flush even under full durability."""
         folder, name = os.path.split(path)
-        beside = f"{folder}/.{name}.{os.getpid()}.new"
+        beside = f"{folder}/.{name}.{threading.get_ident()}.{os.getpid()}.new"  # threads may replace the same file at once
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             try:

@@ -57,6 +57,16 @@ def test_links_are_not_followed(answers, tmp_path):
     assert answers.get(key(1)) == b"two"
 
 
+def test_what_another_process_is_writing_is_not_removed(answers, tmp_path):
+    answers.put(key(1), b"x" * 200)
+    half = tmp_path / "cache/ab/.half.json.1.1.new"
+    half.write_bytes(b"x" * 100)
+    os.utime(half, ns=(1, 1))
+    for number in range(10):
+        answers.put(key(number), b"x" * 200)
+    assert half.exists()
+
+
 def test_many_may_put_the_same_at_once(answers, tmp_path):
     other = AnswerFiles(Layout(str(tmp_path)), max_bytes=SHARE * SHARDS)
     with ThreadPoolExecutor(8) as pool:

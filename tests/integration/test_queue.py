@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -564,3 +565,15 @@ def test_a_full_disk_refuses_and_loses_nothing(queue, monkeypatch):
     assert_one_state_each(queue, [task_id])
     assert worker.finish(claim, TaskState.COMPLETED, DONE)
     assert os.listdir(queue.layout.staging) in ([], [".submit.lock"])
+
+
+def test_threads_may_replace_the_same_file_at_once(queue, tmp_path):
+    contents = [bytes([65 + n]) * 300_000 for n in range(8)]
+    path = str(tmp_path / "one")
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for done in [pool.submit(queue.storage.replace, path, content, durable=False) for content in contents]:
+                done.result()
+            assert Path(path).read_bytes() in contents
+    assert os.listdir(tmp_path).count("one") == 1
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".new")]
