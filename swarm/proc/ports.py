@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 
 import psutil
@@ -10,15 +11,24 @@ import psutil
 from swarm.proc.stat import read_stat
 
 _COMMAND_CHARS = 120
+_FIRST_PORT = 16384
+_USUAL_FIRST_CLIENT_PORT = 32768
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on now. It is only advice: another process may take it first."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind((host, 0))
-        port = sock.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+def free_port(host: str = "127.0.0.1", room: int = 8) -> int:
+    """A port with so many free ones from it on. It is only advice: another process may take it first.
+
+    It lies below those that the kernel gives to outgoing connections, any of which could take it in the meantime.
+    """
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            end = int(file.read().split()[0])
+    except (OSError, ValueError):
+        end = _USUAL_FIRST_CLIENT_PORT
+    while True:
+        port = random.randrange(_FIRST_PORT, max(end, _FIRST_PORT + 1000) - room)
+        if all(is_free(host, port + n) for n in range(room)):
+            return port
 
 
 def is_free(host: str, port: int) -> bool:
