@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from swarm.cli.places import Commands
 from swarm.cli.values import lighten
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
+from swarm.stdio import OutputLost, forget_output
 
 _PLACE = re.compile(r"(.+?):([0-9]+): (.*)", re.DOTALL)
 
@@ -32,7 +33,6 @@ class Group(TyperGroup):
         """Run the command; every way it can end becomes an exit code."""
         with endings():
             answer: object = super().invoke(ctx)
-            sys.stdout.flush()  # so that a closed pipe shows here and not in the interpreter's last breath
             return answer
 
 
@@ -47,13 +47,21 @@ def endings() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from interrupt
-    except BrokenPipeError as closed:
-        # The reader has all it wanted. What is still buffered would fail again at exit, so it goes to nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(EXIT_OK) from closed
+    except OutputLost as lost:
+        raise typer.Exit(output_lost(lost)) from lost
     except OSError as error:
         _say(SwarmError(_os_words(error), hint=_os_hint(error)))
         raise typer.Exit(EXIT_USAGE) from error
+
+
+def output_lost(lost: OutputLost) -> int:
+    """Say what was lost of standard output; the exit code. A reader that has all it wanted is no failure."""
+    forget_output()
+    if lost.reader_gone:
+        return EXIT_OK
+    hint = "what was asked for may be done all the same; send its words to another place and look again"
+    _say(SwarmError(str(lost), hint=hint))
+    return EXIT_USAGE
 
 
 def _say(error: SwarmError) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +37,7 @@ from swarm.files.read_jsonl import parse_object
 from swarm.files.source import not_utf8, source_of
 from swarm.notify import check_target
 from swarm.runtime.feed import Feeder, Make, Offer
+from swarm.runtime.signals import handling
 from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
@@ -184,14 +184,10 @@ def _text(raw: bytes) -> str:
 
 @contextmanager
 def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM end it between two steps."""
-    asked = []
-    before = [(n, signal.signal(n, lambda *_: asked.append(1))) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
+    """Ctrl-C, SIGTERM and a terminal that closes end it between two steps."""
+    asked: list[int] = []
+    with handling(lambda number, _frame: asked.append(number)):
         yield lambda: bool(asked)
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcome:

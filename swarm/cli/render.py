@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from swarm.stdio import OutputLost, forget_output
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -78,13 +80,21 @@ def state_cell(state: str) -> Cell:
 
 
 def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
-    """Put an answer on standard output: ``document`` as JSON, or ``blocks`` for people."""
-    if as_json:
-        print(to_json(document))
-    elif sys.stdout.isatty():
-        to_terminal(blocks, _console())
-    else:
-        sys.stdout.write(to_plain(blocks))
+    """Put an answer on standard output: ``document`` as JSON, or ``blocks`` for people.
+
+    Where nobody is there to read it the command ends as it would have ended. Raises ``OutputLost`` on a full disk.
+    """
+    try:
+        if as_json:
+            print(to_json(document))
+        elif sys.stdout.isatty():
+            to_terminal(blocks, _console())
+        else:
+            sys.stdout.write(to_plain(blocks))
+    except OutputLost as lost:
+        if not lost.reader_gone:
+            raise
+        forget_output()
 
 
 def to_json(document: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from swarm.cli.progress import RunCard, RunView
 from swarm.cli.servers import Hosting
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
+from swarm.runtime.signals import handling
 from swarm.runtime.wiring import open_observer
 from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
@@ -201,19 +201,15 @@ class RunWatch:
 
 @contextmanager
 def interrupts(host: Hosting) -> Iterator[Asked]:
-    """Ctrl-C once drains our own swarm, twice stops it; the wait goes on until it is gone."""
+    """Ctrl-C (or a terminal that closes) once drains our own swarm, twice stops it; the wait goes on until it is gone."""
     asked = Asked()
 
     def note(_number: int, _frame: object) -> None:
         asked.times += 1
         (host.drain if asked.times == 1 else host.stop)()
 
-    before = [signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
+    with handling(note):
         yield asked
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
 
 
 class Asked:

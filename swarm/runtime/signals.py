@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
 
 
 class StopWish:
@@ -36,7 +39,25 @@ def install(wish: StopWish) -> None:
     on_hangup(handle)
 
 
-def on_hangup(handle: Callable[[int, FrameType | None], None]) -> None:
+@contextmanager
+def handling(handle: Handler) -> Iterator[None]:
+    """The same signals for the time of the block, for a command that waits in the foreground."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if not _outlives_the_terminal():
+        numbers.append(signal.SIGHUP)
+    before = [(number, signal.signal(number, handle)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def on_hangup(handle: Handler) -> None:
     """Handle SIGHUP, unless we were started to outlive the terminal (``nohup``)."""
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if not _outlives_the_terminal():
         signal.signal(signal.SIGHUP, handle)
+
+
+def _outlives_the_terminal() -> bool:
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
