@@ -104,12 +104,12 @@ class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class SupervisorSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How soon what died is started again: at once, then after ``restart_base_s``, twice that, and so on."""
+    """How soon what died is started again: what died at its work at once, what fails at its start ever more slowly."""
 
     restart_base_s: Positive = 10.0
     restart_cap_s: Positive = 300.0
     healthy_s: NotNegative = 600.0
-    """After so long in good service earlier deaths are forgotten."""
+    """Twenty deaths at work within so long are followed by a start at once; more of them wait a twentieth of it each."""
 
 
 class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,4 +1,13 @@
-"""When a process that ended is started again, and when to stop trying: pure arithmetic over monotonic seconds."""
+"""When a process that ended is started again, and when to stop trying: pure arithmetic over monotonic seconds.
+
+Two kinds of ends, two limits:
+
+* **In service**: it had begun its work and was killed, or broke down later than ``start_s`` after it got ready. It is
+  started again at once, ``burst`` times within ``healthy_s``; beyond that once every ``healthy_s / burst`` (20 times in ten
+  minutes, then once in 30 s).
+* **At its start**: it never got ready, did no work, or broke down by itself at once. The next start is at once, then after
+  ``base_s``, twice that and so on up to ``cap_s``; a life in service ends that row.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +15,16 @@ import msgspec
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Waits of 0, ``base_s``, twice that, and so on up to ``cap_s``; forgotten after ``healthy_s`` of good service."""
+    """The limits."""
 
     base_s: float = 10.0
     cap_s: float = 300.0
     healthy_s: float = 600.0
+    """After so long without an end all earlier ones are forgotten."""
+    burst: int = 20
+    """Ends in service within ``healthy_s`` that are followed by a start at once."""
+    start_s: float = 2.0
+    """Who breaks down by itself within so long after it got ready has failed at its start."""
     never_ready_limit: int | None = None
     """Starts in a row that never got ready before quarantine; None: never quarantined."""
     quarantine_s: float = 900.0
@@ -23,12 +37,25 @@ class RestartRecord(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     """Ends so far, for people; never forgotten."""
     failures: int = 0
-    """Ends in a row without ``healthy_s`` of service in between."""
+    """Starts in a row that failed."""
     never_ready: int = 0
     """Starts in a row that never got ready."""
+    booked_until_s: float = 0.0
+    """Each end in service books ``healthy_s / burst``, from the end of what was booked before."""
     due_s: float = 0.0
     """Monotonic time from which it may start again."""
     quarantined: bool = False
+
+
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a life that is over."""
+
+    ready_s: float | None = None
+    """For how long it had been ready; None: it never was."""
+    worked: bool = False
+    """It had begun its work: brain and workers with a turn, a server with an answer."""
+    broke: bool = False
+    """It broke down by itself: an exit code, or a fault that the kernel answers with a signal. Not: killed, told to end."""
 
 
 def delay_s(failures: int, policy: RestartPolicy) -> float:
@@ -39,26 +66,27 @@ def delay_s(failures: int, policy: RestartPolicy) -> float:
     return min(policy.cap_s, policy.base_s * 2.0 ** min(failures - 1, 64))
 
 
-def after_end(
-    record: RestartRecord, *, now_s: float, ready_since_s: float | None, policy: RestartPolicy, orderly: bool = False
-) -> RestartRecord:
-    """The record once a life has ended.
+def in_service(life: Life, policy: RestartPolicy) -> bool:
+    """Whether it ended in the midst of its work, and not at its start."""
+    ready_s = life.ready_s or 0.0
+    worked = life.worked or ready_s >= policy.base_s  # on a full disk no work can be shown
+    return worked and not (life.broke and ready_s < policy.start_s)
 
-    ``ready_since_s`` is when it became ready in that life, None if it never did. ``orderly``: it ended of its own will,
-    as when an operator sends one worker SIGTERM to have it started afresh. That is no failure, unless it comes within
-    ``base_s`` of getting ready: a process that keeps ending at once is broken, however politely it does so.
-    """
-    if orderly and ready_since_s is not None and now_s - ready_since_s >= policy.base_s:
-        return RestartRecord(restarts=record.restarts + 1, due_s=now_s)
-    healthy = ready_since_s is not None and now_s - ready_since_s >= policy.healthy_s
-    failures = 0 if healthy else record.failures
-    never_ready = record.never_ready + 1 if ready_since_s is None else 0
+
+def after_end(record: RestartRecord, life: Life, *, now_s: float, policy: RestartPolicy) -> RestartRecord:
+    """The record once a life has ended."""
+    if in_service(life, policy):
+        booked_s = max(record.booked_until_s, now_s) + policy.healthy_s / policy.burst
+        wait_s = max(0.0, booked_s - now_s - policy.healthy_s)
+        return RestartRecord(restarts=record.restarts + 1, booked_until_s=booked_s, due_s=now_s + wait_s)
+    never_ready = record.never_ready + 1 if life.ready_s is None else 0
     quarantined = policy.never_ready_limit is not None and never_ready >= policy.never_ready_limit
-    wait_s = policy.quarantine_s if quarantined else delay_s(failures, policy)
+    wait_s = policy.quarantine_s if quarantined else delay_s(record.failures, policy)
     return RestartRecord(
         restarts=record.restarts + 1,
-        failures=failures + 1,
+        failures=record.failures + 1,
         never_ready=never_ready,
+        booked_until_s=record.booked_until_s,
         due_s=now_s + wait_s,
         quarantined=quarantined,
     )

@@ -82,6 +82,10 @@ class LocalProcess:
         """It has no deadline for its start: a process that fails to start ends by itself."""
         return None
 
+    def worked(self) -> bool:
+        """Whether it took a turn of its loop in this life, by its heartbeat."""
+        return self._child is not None and self._engine.has_worked(self.name, self._child.identity)
+
     def poll(self) -> Exit | None:
         """How it ended; None while it runs."""
         return self._child.poll() if self._child is not None else None
@@ -190,7 +194,10 @@ def _note_start(path: Path, name: str) -> None:
 
 
 class LocalEngine:
-    """Makes processes for one queue root. ``lock_held`` and ``read_row`` look at life locks and registry rows by name."""
+    """Makes processes for one queue root. ``lock_held`` and ``read_row`` look at life locks and registry rows by name.
+
+    ``has_worked`` tells whether that very process took a turn of its loop.
+    """
 
     def __init__(
         self,
@@ -198,12 +205,14 @@ class LocalEngine:
         *,
         lock_held: Callable[[str], bool],
         read_row: Callable[[str], WorkerRow | None],
+        has_worked: Callable[[str, ProcessIdentity], bool],
         pause: Callable[[float], None],
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
         self.lock_held = lock_held
         self.read_row = read_row
+        self.has_worked = has_worked
         self.pause = pause
         self.env = dict(os.environ if env is None else env)
 

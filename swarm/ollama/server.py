@@ -116,6 +116,10 @@ class ServerProcess:
             return None
         return f"not ready within {self.spec.start_timeout_s:g} s: {probe.last_answer}; see {self.spec.log_path}"
 
+    def worked(self) -> bool:
+        """Whether it has been ready in this life."""
+        return self.ready()
+
     def poll(self) -> Exit | None:
         """How it ended; None while it runs."""
         return self._child.poll() if self._child is not None else None

@@ -17,12 +17,19 @@ from swarm.proc.kill import GroupStop, LoneStop, kill_group
 from swarm.proc.markers import find_marked, kill_marked
 from swarm.proc.stat import read_stat
 
+_FAULTS = frozenset({signals.SIGSEGV, signals.SIGABRT, signals.SIGBUS, signals.SIGILL, signals.SIGFPE, signals.SIGSYS})
+
 
 class Exit(msgspec.Struct, frozen=True):
     """How a process ended; both None for an adopted one, whose status only its parent learns."""
 
     code: int | None = None
     signal: int | None = None
+
+    @property
+    def broke(self) -> bool:
+        """It broke down by itself. False: it was killed, ended in good order, or nobody knows."""
+        return self.code not in (None, 0) or self.signal in _FAULTS
 
     def __str__(self) -> str:
         if self.signal is not None:

@@ -72,6 +72,10 @@ class Supervised(Protocol):
         """Why its start must be given up, or None."""
         ...
 
+    def worked(self) -> bool:
+        """Whether it has begun its work in this life; still known when it has ended, until ``clean_up``."""
+        ...
+
     def poll(self) -> Exit | None:
         """How it ended, or None while it runs."""
         ...

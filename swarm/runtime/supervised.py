@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
-from swarm.core.restart import RestartPolicy, RestartRecord, after_end, after_ready
+from swarm.core.restart import Life, RestartPolicy, RestartRecord, after_end, after_ready
 from swarm.errors import SwarmError
+from swarm.proc.child import Exit
 from swarm.runtime.children import ChildState, ChildStatus, QuarantineBook, Supervised
 from swarm.runtime.ports import Clock
 from swarm.runtime.troubles import Troubles, words_of
@@ -151,7 +152,7 @@ class Keeper:
         try:
             line = self.process.start()
         except (OSError, SwarmError) as error:
-            self._ended(f"could not start: {words_of(error)}")
+            self._ended(f"could not start: {words_of(error)}", Life())
             return 0.0
         self._begun(line)
         return SOON_S
@@ -199,9 +200,16 @@ class Keeper:
         exit_ = self.process.poll()
         if exit_ is None:
             return self._soon() if self.state is ChildState.STARTING else IDLE_S
+        life = self._life(exit_)
         complaint = self.process.clean_up()
-        self._ended(str(exit_) if complaint is None else f"{exit_}; {complaint}", orderly=exit_.code == 0)
+        self._ended(str(exit_) if complaint is None else f"{exit_}; {complaint}", life)
         return 0.0
+
+    def _life(self, exit_: Exit) -> Life:
+        """The life that is over, also one so short that nobody saw it ready."""
+        worked = self.process.worked()
+        ready_s = None if self._ready_since_s is None else self._clock.mono_s() - self._ready_since_s
+        return Life(ready_s=0.0 if worked and ready_s is None else ready_s, worked=worked, broke=exit_.broke)
 
     def _stopping(self) -> float:
         if self._forced:
@@ -214,7 +222,7 @@ class Keeper:
             return self._soon()
         reason = self._reason if gone else f"{self._reason}; it cannot be killed: {'; '.join(self.process.leftovers())}"
         if self._wanted:
-            self._ended(reason)
+            self._ended(reason, Life())
         else:
             self._enter(ChildState.EXITED, "stopped" if gone else reason)
             (log.info if gone else log.error)("%s %s", self.process.name, self._reason)
@@ -226,7 +234,7 @@ class Keeper:
         self._enter(ChildState.STOPPING, reason)
         self.process.stop()
 
-    def _ended(self, how: str, *, orderly: bool = False) -> None:
+    def _ended(self, how: str, life: Life) -> None:
         """A life that was wanted is over: plan the next one."""
         now_s = self._clock.mono_s()
         self._forced = False
@@ -236,9 +244,7 @@ class Keeper:
             self._record = RestartRecord(restarts=self._record.restarts + 1, due_s=now_s)
             self._enter(ChildState.BACKOFF, "about to start, as asked")
             return
-        self._record = after_end(
-            self._record, now_s=now_s, ready_since_s=self._ready_since_s, policy=self._policy, orderly=orderly
-        )
+        self._record = after_end(self._record, life, now_s=now_s, policy=self._policy)
         self._ready_since_s = None
         wait_s = self._record.due_s - now_s
         if self._record.quarantined:

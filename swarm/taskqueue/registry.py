@@ -6,7 +6,8 @@ import os
 
 import msgspec
 
-from swarm.core.worker import Heartbeat, WorkerRow
+from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
+from swarm.errors import StorageFault
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -33,6 +34,15 @@ def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
         return _beats.decode(read_regular(layout.heartbeat(name), _LIMIT_BYTES))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def has_worked(layout: Layout, name: str, process: ProcessIdentity) -> bool:
+    """Whether that very process took a turn of its loop, by row and heartbeat. False where the disk does not say."""
+    try:
+        row, beat = read_row(layout, name), read_heartbeat(layout, name)
+    except StorageFault:
+        return False
+    return row is not None and beat is not None and row.process == process and beat.epoch == row.epoch and beat.turn > 0
 
 
 def next_epoch(layout: Layout, name: str) -> int:

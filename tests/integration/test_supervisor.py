@@ -39,7 +39,7 @@ from swarm.settings import OllamaSettings, QueueSettings, RepairSettings, Settin
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import LifeLock, is_held
-from swarm.taskqueue.registry import read_row
+from swarm.taskqueue.registry import has_worked, read_row
 from tests.helpers.wait import wait_until
 
 CHILD = """
@@ -80,7 +80,11 @@ class Swarm:
         self.plans = plans
         layout = Layout(str(root))
         self.engine = LocalEngine(
-            root, lock_held=lambda n: is_held(layout, n), read_row=lambda n: read_row(layout, n), pause=time.sleep
+            root,
+            lock_held=lambda n: is_held(layout, n),
+            read_row=lambda n: read_row(layout, n),
+            has_worked=lambda n, process: has_worked(layout, n, process),
+            pause=time.sleep,
         )
 
         def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> ServerProcess:

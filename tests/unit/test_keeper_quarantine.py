@@ -7,6 +7,7 @@ import pytest
 from swarm.core.restart import RestartPolicy
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
+from swarm.proc.child import Exit
 from swarm.runtime.children import ChildState
 from swarm.runtime.supervised import Keeper
 from swarm.settings import RepairSettings
@@ -37,17 +38,13 @@ class NeverReady:
         return None
 
     def poll(self):
-        return _Exit()
+        return Exit(code=1)
+
+    def worked(self):
+        return False
 
     def clean_up(self):
         return None
-
-
-class _Exit:
-    code = 1
-
-    def __str__(self):
-        return "exit status 1"
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ def _supervisor(
         options.root,
         lock_held=lambda name: is_held(layout, name),
         read_row=lambda name: registry.read_row(layout, name),
+        has_worked=lambda name, process: registry.has_worked(layout, name, process),
         pause=time.sleep,
     )
     return Supervisor(
