@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from swarm.configcheck import KeyPath, check, cross_checks, dotted, is_section, near, words
+from swarm.core.bom import ForeignText, without_bom
 from swarm.errors import ConfigError
 from swarm.settings import Settings
 
@@ -64,13 +65,15 @@ def _choose_file(config: Path | None, env: Mapping[str, str]) -> Path | None:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
-        text = path.read_bytes().decode()
+        text = without_bom(path.read_bytes()).decode()
         return tomllib.loads(text), _line_numbers(text)
     except FileNotFoundError:
         hint = "`swarm config show` prints what is in force; leave out --config and $SWARM_CONFIG to run on defaults"
         raise ConfigError(f"{path}: there is no such configuration file", hint=hint) from None
     except OSError as problem:
         raise ConfigError(f"{path}: cannot be read: {problem.strerror}") from problem
+    except ForeignText as problem:
+        raise ConfigError(f"{path}: {problem}", hint="the file must be UTF-8") from problem
     except UnicodeDecodeError as problem:
         raise ConfigError(f"{path}: is not UTF-8 (byte {problem.start})", hint="save it as UTF-8") from problem
     except tomllib.TOMLDecodeError as problem:

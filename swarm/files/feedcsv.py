@@ -11,7 +11,7 @@ from swarm.errors import InputError
 from swarm.files.feedlines import changed, digest_of, opened_at
 from swarm.files.problems import FieldError
 from swarm.files.read_csv import delimiter_of, header_of
-from swarm.files.source import MAX_LINE_BYTES, not_utf8
+from swarm.files.source import MAX_LINE_BYTES, first_line, not_utf8
 
 
 class CsvRows:
@@ -43,7 +43,7 @@ class CsvRows:
             raw = self._file.readline(MAX_LINE_BYTES)
             number += 1
         try:
-            line = raw.removeprefix(b"\xef\xbb\xbf").decode()
+            line = (first_line(self._path, raw) if number == 1 else raw).decode()
         except UnicodeDecodeError as error:
             raise InputError(f"{self._path}:{number}: {not_utf8(error)}") from error
         self._delimiter = delimiter_of(self._path, line)

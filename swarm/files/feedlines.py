@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from swarm.core.feed import FeedLine, FeedState
 from swarm.errors import InputError
-from swarm.files.source import MAX_LINE_BYTES
+from swarm.files.source import MAX_LINE_BYTES, first_line
 
 _CHUNK = 1 << 16
 STOP_S = 5.0
@@ -26,17 +26,21 @@ def digest_of(line: bytes) -> str:
 class _Cursor:
     """Counts lines and bytes; blank lines are passed over."""
 
-    def __init__(self, number: int, offset: int) -> None:
+    def __init__(self, label: str, number: int, offset: int) -> None:
+        self._label = label
         self.number = number
         self.offset = offset
 
     def line(self, whole: bytes, size: int | None = None) -> FeedLine | None:
-        """The line, counted; None for a blank one. ``size``: what it took of the source, if that is not its length."""
+        """The line, counted; None for a blank one. ``size``: what it took of the source, if that is not its length.
+
+        Raises ``InputError`` for a text that is no UTF-8 from its first byte on.
+        """
         self.number += 1
         self.offset += len(whole) if size is None else size
         raw = whole.rstrip(b"\r\n")
         if self.number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = first_line(self._label, raw)
         if not raw or raw.isspace():
             return None
         return FeedLine(self.number, raw, self.offset, len(whole) if size is None else size, digest_of(whole))
@@ -65,7 +69,7 @@ class FileLines:
         self._file = opened_at(path, state)
         self._follow = follow
         self._ended = False
-        self._at = _Cursor(state.number, state.offset)
+        self._at = _Cursor(path, state.number, state.offset)
 
     @property
     def ended(self) -> bool:
@@ -119,7 +123,7 @@ class CommandLines:
         self._label = argv[0]
         self._buffer = bytearray()
         self._closed = False
-        self._at = _Cursor(0, 0)
+        self._at = _Cursor(f"--command {self._label}", 0, 0)
 
     @property
     def ended(self) -> bool:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from swarm.core.bom import ForeignText, without_bom
 from swarm.errors import InputError
 from swarm.files.problems import Problems
 
@@ -21,8 +22,6 @@ MAX_LINE_BYTES = 8 << 20
 
 STDIN = "-"
 _COPY_CHUNK = 1 << 20
-_UTF8_BOM = b"\xef\xbb\xbf"
-_FOREIGN_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -112,7 +111,7 @@ def raw_lines(source: Source, problems: Problems) -> Iterator[tuple[int, bytes]]
         while line := stream.readline(MAX_LINE_BYTES + 1):
             line_no += 1
             if line_no == 1:
-                line = _without_bom(source, line)
+                line = first_line(source.label, line)
             if len(line) > MAX_LINE_BYTES:
                 _skip_to_end_of_line(stream, line)
                 problems.add(line_no, "", f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; a task may have 1 MiB")
@@ -128,14 +127,17 @@ def lines(source: Source, problems: Problems) -> Iterator[tuple[int, bytes]]:
             yield line_no, text
 
 
-def _without_bom(source: Source, line: bytes) -> bytes:
-    if line.startswith(_FOREIGN_BOMS):
+def first_line(label: str, line: bytes) -> bytes:
+    """The first line of a text without its byte order mark. Raises ``InputError`` for a text that is no UTF-8."""
+    try:
+        return without_bom(line)
+    except ForeignText as error:
+        encoding = error.encoding
         raise InputError(
-            f"{source.label}:1: the file is UTF-16, not UTF-8",
-            problems=(f"{source.label}:1: byte 1: a UTF-16 byte order mark",),
-            hint=f"convert it: iconv -f utf-16 -t utf-8 {source.label}",
-        )
-    return line.removeprefix(_UTF8_BOM)
+            f"{label}:1: the file is {encoding}, not UTF-8",
+            problems=(f"{label}:1: byte 1: a {encoding} byte order mark",),
+            hint=f"convert it: iconv -f {encoding.lower()} -t utf-8 {label}",
+        ) from error
 
 
 def _skip_to_end_of_line(stream: BinaryIO, line: bytes) -> None:

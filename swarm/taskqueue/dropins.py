@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from swarm.clock import SystemClock
+from swarm.core.bom import ForeignText, without_bom
 from swarm.core.lanes import lane_of, parse_lane
 from swarm.core.snapshot import DropIn
 from swarm.core.task import MAX_TASK_BYTES, Task
@@ -123,7 +124,9 @@ class DropInFiler:
 
 def _decode(data: bytes) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        document: dict[str, Any] = msgspec.json.decode(without_bom(data), type=dict[str, Any])
+    except ForeignText as exc:
+        raise TaskInvalid(str(exc)) from exc
     except (ValueError, RecursionError) as exc:
         raise TaskInvalid(f"not a JSON object: {exc}") from exc
     return document
