@@ -47,8 +47,11 @@ def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:
     )
 
 
-def task_row(located: Located, document: Mapping[str, Any] | None) -> TaskRow:
-    """One line of a listing; ``document`` is None where it could not be read (it moved on, or is corrupt)."""
+def task_row(located: Located, document: Mapping[str, Any] | None, *, reason: str = "") -> TaskRow:
+    """One line of a listing; ``document`` is None where it could not be read (it moved on, or is corrupt).
+
+    ``reason``: why a file was set aside as corrupt.
+    """
     doc = document or {}
     parsed = parse_lane(located.lane) if located.lane else None
     error = doc.get("error") or {}
@@ -64,7 +67,7 @@ def task_row(located: Located, document: Mapping[str, Any] | None) -> TaskRow:
         created_at=doc.get("created_at"),
         completed_at=doc.get("completed_at"),
         simulated=bool(doc.get("simulated", False)),
-        error=f"{error.get('type')}: {error.get('message')}" if error else None,
+        error=f"{error.get('type')}: {error.get('message')}" if error else reason or None,
     )
 
 

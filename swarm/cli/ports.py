@@ -76,6 +76,10 @@ class Reader(Protocol):
         """The file of a task that was set aside as corrupt and is nowhere else."""
         ...
 
+    def why_corrupt(self, name: str) -> str:
+        """Why this file lies in ``corrupt/``; empty where nobody wrote it down."""
+        ...
+
     def list(self, state: TaskState) -> Iterator[Located]:
         """Files of one state, first in line first; streams."""
         ...

@@ -228,10 +228,12 @@ def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
 
 def _rows(queue: Reader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
     from swarm.cli.build import task_row
+    from swarm.core.task import TaskState
 
     for located in queue.list(state):
         if lane is None or located.lane == lane:
-            yield task_row(located, _document(queue, located))
+            reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
+            yield task_row(located, _document(queue, located), reason=reason)
 
 
 def _document(queue: Reader, located: Located) -> Mapping[str, Any] | None:

@@ -11,7 +11,9 @@ from swarm.cli.views import ActiveRow, TaskRow
 
 def tasks(rows: Sequence[TaskRow], *, state: str) -> Table:
     """A listing of one state."""
-    ended = state in ("failed", "cancelled", "corrupt")
+    if state == "corrupt":
+        return _set_aside(rows)
+    ended = state in ("failed", "cancelled")
     columns = (
         Column("task"),
         Column("class"),
@@ -22,6 +24,12 @@ def tasks(rows: Sequence[TaskRow], *, state: str) -> Table:
         Column("error" if ended else "name", gives_way=True),
     )
     return Table(columns=columns, rows=tuple(_task(row, ended=ended) for row in rows), empty=f"no {state} tasks")
+
+
+def _set_aside(rows: Sequence[TaskRow]) -> Table:
+    """Files that were no tasks: their names, and why they were set aside."""
+    cells = tuple((row.task_id, Cell(row.error or "no reason is on record", "red")) for row in rows)
+    return Table(columns=(Column("file"), Column("why", gives_way=True)), rows=cells, empty="no corrupt files")
 
 
 def _task(row: TaskRow, *, ended: bool) -> tuple[Cell | str, ...]:

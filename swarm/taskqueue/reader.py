@@ -48,6 +48,12 @@ class QueueReader:
 
         return find_set_aside(self.layout, task_id)
 
+    def why_corrupt(self, name: str) -> str:
+        """Why this file lies in ``corrupt/``; empty where nobody wrote it down."""
+        from swarm.taskqueue.corrupt import read_set_aside  # noqa: PLC0415  (see the docstring of the module)
+
+        return read_set_aside(self.layout, name).reason
+
     def list(self, state: TaskState) -> Iterator[Located]:
         """All tasks of one state; streams."""
         return lookup.list_state(self.layout, state)

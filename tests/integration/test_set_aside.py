@@ -1,5 +1,6 @@
 """A task whose file turns out to be none: whoever waits for it hears of it, and nobody waits for ever."""
 
+import json
 import os
 import time
 
@@ -11,6 +12,7 @@ from swarm.cli.app import app
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.taskqueue.batches import Manifest
+from swarm.taskqueue.corrupt import set_aside
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
@@ -182,3 +184,21 @@ def test_it_is_explained(queue):
     assert "There is no task nobody, which it waits for" in " ".join(told.split())
     told = CliRunner().invoke(app, ["explain", "a", "--root", queue.layout.root]).stdout
     assert "lies in corrupt/a.1.json" in " ".join(told.split())
+
+
+def test_the_listing_of_corrupt_files_says_why(queue, brain):
+    for name, data in {"broken.json": b"{oops", "marked.json": "{}".encode("utf-16")}.items():
+        path = f"{queue.layout.pending}/{name}"
+        with open(path, "wb") as file:
+            file.write(data)
+        set_aside(queue.layout, queue.storage, path, brain.view.file_drop_in(name).partition(": ")[2])
+    with open(f"{queue.layout.corrupt}/unexplained.json", "wb"):
+        pass
+    told = CliRunner().invoke(app, ["queue", "list", "corrupt", "--json", "--root", queue.layout.root])
+    whys = {row["task_id"]: row["error"] for row in json.loads(told.stdout)["tasks"]}
+    assert whys["broken.json"].startswith("not a JSON object")
+    assert whys["marked.json"] == "begins with a byte order mark of UTF-16; save it as UTF-8"
+    assert whys["unexplained.json"] is None
+    text = CliRunner().invoke(app, ["queue", "list", "corrupt", "--root", queue.layout.root]).stdout
+    assert "byte order mark" in text
+    assert "no reason is on record" in text
