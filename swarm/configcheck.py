@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from swarm.core.modeloptions import option_problems
 from swarm.core.plan import RESERVED_NAMES
 from swarm.settings import Settings, WorkerSpec
 
@@ -41,6 +42,9 @@ def check(value: object, place: Place, kind: object = Settings, key: KeyPath = (
     if get_origin(kind) is dict and isinstance(value, dict) and inner[1] is not Any:
         for name, item in value.items():
             yield from check(item, place, inner[1], (*key, name))
+    elif get_origin(kind) is dict and isinstance(value, dict) and key[:1] == ("models",):
+        for name, problem in option_problems(value):
+            yield f"{place((*key, name))}{dotted((*key, name))}: {problem}"
     elif get_origin(kind) is tuple and isinstance(value, list):
         for index, item in enumerate(value):
             yield from check(item, place, inner[0], (*key, index))

@@ -45,7 +45,7 @@ class DocumentMaker:
         self._options = ReadOptions(format="jsonl", model=model, template=template, **reading)
         self._build = builder("jsonl", self._options)
         self._extra = {name: fields[name] for name in _REQUEST if name in fields}
-        self._fields = {name: value for name, value in fields.items() if name in FIELD_NAMES}
+        self._fields = {name: value for name, value in fields.items() if name in FIELD_NAMES and name != "options"}
 
     def make(self, work: Work, index: int = 0) -> Made:
         """The document for one piece of work. Raises ``InputError`` naming the item (from 0) and the field."""

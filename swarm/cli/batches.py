@@ -13,6 +13,7 @@ from swarm import __version__
 from swarm.cli.collect import collect, results
 from swarm.cli.dryrun import dry_run
 from swarm.cli.facade import Outcome, RunRequest, Show
+from swarm.cli.linecheck import LineCheck
 from swarm.cli.reading import check_options, read_options
 from swarm.cli.runwatch import RunWatch
 from swarm.cli.runwork import Ran, told, work
@@ -44,8 +45,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     _check_targets(loaded, request)
     with opened(request.source or "-") as source:
         options = read_options(request)
-        scan = validate(source, options)
-        _check_line_targets(loaded, scan)
+        scan = _checked(loaded, source, options)
         _check_errors(request, scan)
         linked = _links(open_queue(loaded.settings), source, options, scan)
         if request.dry_run:
@@ -88,6 +88,15 @@ def _check_targets(loaded: Loaded, request: RunRequest) -> None:
         check_target(target, loaded.settings)
 
 
+def _checked(loaded: Loaded, source: Source, options: ReadOptions) -> Scan:
+    """The whole input, read and checked. Raises ``InputError`` with all problems."""
+    check = LineCheck(loaded.settings)
+    scan = validate(source, options, check)
+    _check_line_targets(loaded, scan)
+    check.say_unknown()
+    return scan
+
+
 def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
     """Who the lines themselves name: refused with the first line of each before anything is accepted."""
     problems = Problems(scan.label)
@@ -118,14 +127,11 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     _check_targets(loaded, request)
     queue = open_queue(loaded.settings)
     if request.source is None:
-        if request.dry_run or request.sort != "input":
-            raise InputError("--dry-run and --sort need an input file")
-        queue.prepare()
-        return submit_one(queue, loaded.settings, one_task(request), wait=show is not None)
+        task = one_task(request, loaded.settings)
+        return submit_one(queue.prepare(), loaded.settings, task, wait=show is not None)
     with opened(request.source) as source:
         options = read_options(request)
-        scan = validate(source, options)
-        _check_line_targets(loaded, scan)
+        scan = _checked(loaded, source, options)
         linked = _links(queue, source, options, scan)
         if request.dry_run:
             return dry_run(queue, source, options, scan, task_fields(request))
@@ -201,7 +207,7 @@ def _submit(
     )
     if request.notify:
         write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
-    defaults = {"priority": request.priority, **task_fields(request)}
+    defaults = task_fields(request)
     items = _items(source, options, scan, defaults)
     if request.sort == "input":
         return _last(book.submit(manifest, items, linked))

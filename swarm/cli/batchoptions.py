@@ -18,8 +18,11 @@ Template = Annotated[
     str | None, typer.Option("--template", metavar="TEXT", help="Prompt made of columns: 'Sum up: {text}'.")
 ]
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")]
-Priority = Annotated[int, typer.Option("--priority", min=0, max=9, help="Higher sooner.")]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N items.")]
+Priority = Annotated[int | None, typer.Option("--priority", min=0, max=9, help="Higher sooner. [default: 5]")]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Only the first N items of IN; what a batch has besides stays in it."),
+]
 Format = Annotated[
     str | None, typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: told by IN]")
 ]

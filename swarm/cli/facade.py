@@ -99,7 +99,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_field: str | None = None
     template: str | None = None
     system: str | None = None
-    priority: int = 5
+    priority: int | None = None
     limit: int | None = None
     format: str | None = None
     endpoint: str | None = None

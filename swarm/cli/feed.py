@@ -56,7 +56,7 @@ def feed(
     endpoint: Endpoint = None,
     option: Options = None,
     schema: Schema = None,
-    priority: Priority = 5,
+    priority: Priority = None,
     timeout: Timeout = None,
     max_attempts: MaxAttempts = None,
     cache: Cache = None,

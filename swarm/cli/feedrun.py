@@ -17,7 +17,8 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.facade import Outcome, RunRequest
-from swarm.cli.reading import read_options
+from swarm.cli.linecheck import LineCheck
+from swarm.cli.reading import check_options, read_options
 from swarm.cli.schedule import task_fields
 from swarm.cli.servers import check_models
 from swarm.cli.units import count
@@ -25,7 +26,7 @@ from swarm.clock import SystemClock
 from swarm.configfile import Loaded
 from swarm.core.feed import FeedLine, FeedState
 from swarm.core.lanes import lane_of
-from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError, TaskInvalid
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError, ModelNotFound
 from swarm.files import Format, ReadOptions
 from swarm.files.build import builder
 from swarm.files.detect import resolve_format
@@ -43,9 +44,10 @@ from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
 from swarm.taskqueue.feeds import FeedBook, FeedPool, note_batch
 from swarm.taskqueue.producer import waits
-from swarm.taskqueue.validate import validate
 
 MAX_SLUG = 30
+ASK_AGAIN_S = 5.0
+"""Servers are not asked more often for a model that none had."""
 Tell = Callable[[FeedState], None]
 RecordOf = Callable[[bytes], dict[str, Any]]
 
@@ -68,7 +70,8 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     if request.low > request.target:
         raise InputError(f"--min {request.low} is above --target {request.target}")
     options = read_options(request.run)
-    defaults = {"priority": request.run.priority, **task_fields(request.run)}
+    check_options(loaded.settings, request.run)
+    defaults = task_fields(request.run)
     fresh = _fresh(request, options)
     queue = open_queue(loaded.settings).prepare()
     if not swarm_lives(loaded.settings):
@@ -141,25 +144,50 @@ def _maker(
     if options.images_dir is None and not state.is_command:
         options = msgspec.structs.replace(options, images_dir=os.path.dirname(state.source))
     build = builder(cast("Format", state.format), options)
-    check = functools.lru_cache(lambda target: check_target(target, settings))
+    check = LineCheck(settings)
+    check_notify = functools.lru_cache(lambda target: check_target(target, settings))
+    check_model = _ModelCheck(settings)
 
     def make(line: FeedLine) -> Offer | str:
         try:
             document = {**defaults, **build(InputItem(line.first, record_of(line.raw))).document}
-            task = validate({"task_id": "x", **document})
+            task = check.task(document)
+            check.say_unknown()
             for target in task.notify:
-                check(target)
-        except InputError as error:
+                check_notify(target)
+            check_model(task.model)
+        except (InputError, ModelNotFound) as error:
             return error.message
         except FieldError as error:
             return f"{error.field}: {error.message}" if error.field else error.message
-        except TaskInvalid as error:
-            return error.message
         if task.depends_on:
             return "depends_on: the lines of a feed cannot wait for one another; submit them as a batch"
         return Offer(document, lane_of(task), waits(task))
 
     return make
+
+
+class _ModelCheck:
+    """Whether a server has a line's model, where any can be asked; each model is asked for now and then at most."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._there: set[str | None] = {None}
+        self._missing: dict[str, tuple[float, ModelNotFound]] = {}
+
+    def __call__(self, model: str | None) -> None:
+        """Raises ``ModelNotFound``."""
+        if model is None or model in self._there or not swarm_lives(self._settings):
+            return
+        asked_s, missing = self._missing.get(model, (0.0, None))
+        if missing is not None and time.monotonic() - asked_s < ASK_AGAIN_S:
+            raise missing
+        try:
+            check_models(self._settings, [model])
+        except ModelNotFound as error:
+            self._missing[model] = (time.monotonic(), error)
+            raise
+        self._there.add(model)
 
 
 def _record_of(lines: FileLines | CommandLines | CsvRows, state: FeedState, options: ReadOptions) -> RecordOf:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,23 +9,19 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.cli.facade import RunRequest
+from swarm.core.bom import ForeignText, without_bom
+from swarm.core.modeloptions import near_option, option_problem
 from swarm.core.task import Endpoint, canonical_model
 from swarm.errors import InputError
 from swarm.files import Format, ReadOptions
 from swarm.files.problems import did_you_mean
 from swarm.runtime.llm import load_option_conflict
-from swarm.runtime.modelserver import LOAD_OPTIONS
 from swarm.runtime.structured import CHECKS_SCHEMAS, schema_problem
 from swarm.settings import Settings
 
 T = TypeVar("T")
 FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}
-OPTIONS = (
-    *LOAD_OPTIONS,
-    *("num_predict", "num_keep", "seed", "stop", "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n"),
-    *("repeat_penalty", "presence_penalty", "frequency_penalty"),
-)
-"""Those that a misspelt one is measured by. A server may know others: they are let through."""
+_EXAMPLES = "--option num_predict=64 --option temperature=0"
 ENDPOINTS: dict[str, Endpoint] = {"chat": "/api/chat", "generate": "/api/generate", "embed": "/api/embed"}
 
 
@@ -40,7 +35,7 @@ def read_options(request: RunRequest) -> ReadOptions:
         system=request.system,
         model=request.model,
         endpoint=endpoint,
-        options=_options(request.options),
+        options=generation_options(request.options),
         limit=request.limit,
         images_dir=request.images_dir,
         schema=None if request.schema is None else _schema(request.schema),
@@ -49,11 +44,7 @@ def read_options(request: RunRequest) -> ReadOptions:
 
 def check_options(settings: Settings, request: RunRequest) -> None:
     """Whether ``--option`` can be meant: else each single item would fail of it. Raises ``InputError``."""
-    asked = _options(request.options)
-    for name in asked:
-        near = [] if name in OPTIONS else difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8)
-        if near:
-            raise InputError(f"--option {name}: there is no such option", hint=f"did you mean {near[0]}?")
+    asked = generation_options(request.options)
     if request.model is None:
         return
     fixed = {canonical_model(name): model.options for name, model in settings.models.items()}
@@ -68,25 +59,42 @@ def _named(option: str, text: str, known: Mapping[str, T]) -> T:
     return known[text]
 
 
-def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``num_predict=64`` as a number, ``stop=END`` as a text: a value that is JSON counts as such."""
+def generation_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``num_predict=64`` as a number, ``stop=END`` as a list of one text: a value that is JSON counts as such.
+
+    Raises ``InputError`` for what no server would take and for a misspelt name.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator or not name.strip():
-            raise InputError(f"--option {pair!r}: no NAME=VALUE", hint="--option num_predict=64 --option temperature=0")
-        try:
-            found[name.strip()] = msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            found[name.strip()] = text
+            raise InputError(f"--option {pair!r}: no NAME=VALUE", hint=_EXAMPLES)
+        name = name.strip()
+        meant = near_option(name)
+        if meant is not None:
+            raise InputError(f"--option {name}: there is no such option", hint=f"did you mean {meant}?")
+        value = _value(text)
+        found[name] = [value] if name == "stop" and isinstance(value, str) else value
+        problem = option_problem(name, found[name])
+        if problem is not None:
+            raise InputError(f"--option {pair}: {name} {problem}", hint=_EXAMPLES)
     return found
+
+
+def _value(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
 
 
 def _schema(path: Path) -> dict[str, Any]:
     try:
-        schema = msgspec.json.decode(path.read_bytes())
+        schema = msgspec.json.decode(without_bom(path.read_bytes()))
     except OSError as exc:
         raise InputError(f"--schema {path}: {exc.strerror}") from exc
+    except ForeignText as exc:
+        raise InputError(f"--schema {path}: {exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise InputError(f"--schema {path}: is no JSON: {exc}") from exc
     if not isinstance(schema, dict) or not schema:

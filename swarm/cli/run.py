@@ -45,7 +45,7 @@ def run(
     prompt_field: PromptField = None,
     template: Template = None,
     system: System = None,
-    priority: Priority = 5,
+    priority: Priority = None,
     limit: Limit = None,
     format: Format = None,  # noqa: A002 - the option's name
     endpoint: Endpoint = None,
@@ -133,7 +133,7 @@ def submit(
     prompt_field: PromptField = None,
     template: Template = None,
     system: System = None,
-    priority: Priority = 5,
+    priority: Priority = None,
     limit: Limit = None,
     format: Format = None,  # noqa: A002 - the option's name
     endpoint: Endpoint = None,

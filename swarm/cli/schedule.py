@@ -17,11 +17,11 @@ MAX_ATTEMPTS = 100
 
 
 def task_fields(request: RunRequest, now_s: float | None = None) -> dict[str, Any]:
-    """``not_before``, ``timeout_s``, ``max_attempts`` and ``cache`` as far as asked for. Raises ``InputError``.
+    """``priority``, ``not_before``, ``timeout_s``, ``max_attempts``, ``cache`` as far as asked for. Raises ``InputError``.
 
     ``now_s``: seconds since the epoch from which durations and times of day count.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {} if request.priority is None else {"priority": request.priority}
     if request.not_before is not None:
         fields["not_before"] = moment(request.not_before, time.time() if now_s is None else now_s)
     if request.timeout is not None:

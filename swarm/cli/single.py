@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 
 from swarm.cli.facade import Outcome, RunRequest
+from swarm.cli.linecheck import LineCheck
 from swarm.cli.reading import read_options
 from swarm.cli.runwatch import RunWatch, interrupts
 from swarm.cli.schedule import task_fields
 from swarm.cli.servers import Hosting, check_models
-from swarm.core.task import ID_RE
+from swarm.core.bom import ForeignText, without_bom
+from swarm.core.modeloptions import option_problems
+from swarm.core.task import ID_RE, TaskClass
 from swarm.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -40,22 +43,85 @@ ANSWER_POLL_S = 0.02
 """Somebody sits and waits for one answer."""
 
 
-def one_task(request: RunRequest) -> dict[str, Any]:
-    """The document that ``--prompt`` or ``--task`` asks for. Raises ``InputError``."""
+_FILE_ONLY = ("limit", "format", "max_fails", "images_dir", "prompt_field", "dry_run", "sort")
+_PROMPT_ONLY = ("template", "system")
+_LLM_ONLY = ("endpoint", "options", "schema", "cache")
+
+
+def one_task(request: RunRequest, settings: Settings) -> dict[str, Any]:
+    """The document that ``--prompt`` or ``--task`` asks for, checked. Raises ``InputError``."""
     if request.prompt is not None:
         if not request.model:
             raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
+        _refuse(request, _FILE_ONLY, "--prompt")
         told = {"notify": list(request.notify)} if request.notify else {}
-        return {**_prompt_document(request), "priority": request.priority, **told, **task_fields(request)}
-    path = str(request.task)
+        document, label = {**_prompt_document(request), **told, **task_fields(request)}, "--prompt"
+    else:
+        _refuse(request, (*_FILE_ONLY, *_PROMPT_ONLY), "--task")
+        label = str(request.task)
+        document = _overridden(_task_document(label), request, label)
+    check = LineCheck(settings)
+    try:
+        check(document)
+        for name, problem in option_problems((document.get("request") or {}).get("options") or {}):
+            raise FieldError(f"request.options.{name}", problem)
+    except FieldError as error:
+        raise InputError(
+            f"{label}: {error.field}: {error.message}" if error.field else f"{label}: {error.message}"
+        ) from error
+    check.say_unknown()
+    return document
+
+
+def _refuse(request: RunRequest, names: tuple[str, ...], beside: str) -> None:
+    """An option that would change nothing is a misunderstanding, and said."""
+    unset = RunRequest()
+    given = [name for name in names if getattr(request, name) != getattr(unset, name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"{options}: means nothing beside {beside}", hint=f"leave it out, or give a file instead of {beside}"
+        )
+
+
+def _task_document(path: str) -> dict[str, Any]:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        document: dict[str, Any] = msgspec.json.decode(without_bom(data), type=dict[str, Any])
     except OSError as exc:
         raise InputError(f"{path}: {exc.strerror}") from exc
+    except ForeignText as exc:
+        raise InputError(f"{path}: {exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: not a JSON object: {exc}") from exc
-    return {**task_fields(request), **document}
+    return document
+
+
+def _overridden(document: dict[str, Any], request: RunRequest, label: str) -> dict[str, Any]:
+    """The task with what the command line says of it: it is the later word, and about this one task."""
+    kind = document.get("task_class")
+    if kind != TaskClass.LLM:
+        _refuse(request, _LLM_ONLY, f"a task of class {kind!r} ({label})")
+    if kind not in (TaskClass.LLM, TaskClass.RESOURCE):
+        _refuse(request, ("model",), f"a task of class {kind!r} ({label})")
+    options = read_options(request)
+    fields = task_fields(request)
+    if request.model is not None:
+        fields["model"] = request.model
+    if request.endpoint is not None:
+        fields["endpoint"] = options.endpoint
+    if request.notify:
+        fields["notify"] = list(request.notify)
+    asked: dict[str, Any] = document.get("request") or {}
+    if isinstance(asked, dict):  # what is none is refused with the rest
+        own = asked.get("options") or {}
+        if options.options and isinstance(own, dict):
+            asked = {**asked, "options": {**own, **options.options}}
+        if options.schema is not None:
+            asked = {**asked, "format": options.schema}
+        if asked:
+            fields["request"] = asked
+    return {**document, **fields}
 
 
 def _prompt_document(request: RunRequest) -> dict[str, Any]:

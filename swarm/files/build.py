@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.modeloptions import option_problems
 from swarm.core.task import MAX_TASK_BYTES, MODEL_PATTERN
 from swarm.errors import InputError
 from swarm.files.checks import kind, need_object, need_text
@@ -53,7 +54,8 @@ def builder(form: Format, options: ReadOptions) -> Callable[[InputItem], Built]:
         if not FIELD_NAMES.isdisjoint(item.record):
             fields = task_fields(item.record, text_only=form == "csv", prompt_field=options.prompt_field)
         endpoint = fields.get("endpoint", options.endpoint)
-        request, column = build_request(item.record, options, template, endpoint=endpoint, extra=fields.get("request") or {})
+        extra, own = fields.get("request") or {}, fields.get("options") or {}
+        request, column = build_request(item.record, options, template, endpoint=endpoint, extra=extra, own=own)
         document = _document(fields, endpoint, request, fields.get("model") or options.model)
         if fields.get("images"):
             document["images"] = _images(fields["images"], endpoint, options)
@@ -69,6 +71,8 @@ def builder(form: Format, options: ReadOptions) -> Callable[[InputItem], Built]:
 def _check_options(options: ReadOptions) -> None:
     if options.model is not None and not _MODEL.search(options.model):
         raise InputError(f"model: {options.model!r} is no model name", hint="write it like llama3.2:3b")
+    for name, problem in option_problems(options.options):
+        raise InputError(f"options.{name}: {problem}", hint='in Ollama\'s words, such as {"num_predict": 64}')
     if options.system and options.endpoint == "/api/embed":
         raise InputError("system: embeddings take no system prompt", hint="leave --system out")
     if options.schema is not None and options.endpoint == "/api/embed":
@@ -88,7 +92,7 @@ def _openai_document(record: Mapping[str, Any], options: ReadOptions) -> dict[st
     for name in record:
         if name not in _OPENAI_FIELDS and name not in FIELD_NAMES:
             raise FieldError(name, f"unknown field of a batch line{did_you_mean(name, _OPENAI_FIELDS)}")
-    for name in ("request", "endpoint", "model"):
+    for name in ("request", "endpoint", "model", "options"):
         if name in record:
             raise FieldError(name, "belongs to plain lines; an OpenAI line says it by its url and body")
     if record.get("images") is not None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from swarm.core.modeloptions import KNOWN_OPTIONS, are_options
 from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Priority, session_fault
 from swarm.files.problems import FieldError
 
@@ -27,6 +28,8 @@ class TaskFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model: ModelText | None = None
     endpoint: Endpoint | None = None
     request: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    """Generation options in Ollama's words; a column of this name that holds anything else is data."""
     depends_on: list[str] | None = None
     map: MapSpec | None = None
     on_dependency_failure: Literal["fail", "run"] | None = None
@@ -59,6 +62,8 @@ def task_fields(record: Mapping[str, Any], *, text_only: bool, prompt_field: str
     """
     given = {name: value for name in FIELD_NAMES & record.keys() if (value := record[name]) is not None}
     given.pop(prompt_field or "", None)
+    if "options" in given and not _means_options(given, text_only=text_only):
+        del given["options"]
     if text_only:
         given = {name: _from_text(name, value) for name, value in given.items() if value != ""}
     if not given:
@@ -84,6 +89,19 @@ def task_fields(record: Mapping[str, Any], *, text_only: bool, prompt_field: str
     if fields.map is not None and fields.map.over not in checked.setdefault("depends_on", []):
         checked["depends_on"].append(fields.map.over)  # it cannot but wait for that
     return checked
+
+
+def _means_options(given: dict[str, Any], *, text_only: bool) -> bool:
+    """Whether the column ``options`` is Ollama's; its text (CSV) is replaced by the object it stands for."""
+    value = given["options"]
+    if text_only and isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            if any(name in value for name in KNOWN_OPTIONS):
+                raise FieldError("options", f"must be JSON: {error}") from error
+    given["options"] = value
+    return are_options(value)
 
 
 def _from_text(name: str, value: str) -> object:

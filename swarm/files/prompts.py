@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from swarm.core.modeloptions import option_problems
 from swarm.core.task import Endpoint
 from swarm.files.checks import kind, need_list, need_object, need_text
 from swarm.files.openai_messages import map_messages
@@ -22,10 +23,12 @@ def build_request(
     *,
     endpoint: Endpoint,
     extra: Mapping[str, Any],
+    own: Mapping[str, Any],
 ) -> tuple[dict[str, Any], str | None]:
     """The request for one record, and the column the prompt came from (None with a template).
 
-    ``extra`` is the line's own ``request`` field; it wins over the options of the command line. Raises ``FieldError``.
+    ``extra`` is the line's own ``request`` field, ``own`` its ``options``; they win over the options of the command line.
+    Raises ``FieldError``.
     """
     if template is not None:
         column, value = None, template.fill(record)
@@ -35,8 +38,8 @@ def build_request(
         column = _prompt_column(record, options)
         value = record[column]
     request = _with_prompt(value, column or "template", endpoint, options.system)
-    if options.options or extra:
-        _merge(request, options.options, extra)
+    if options.options or extra or own:
+        _merge(request, options.options, extra, own)
     if options.schema is not None:
         request.setdefault("format", options.schema)
     return request, column
@@ -80,11 +83,22 @@ def _with_prompt(value: object, column: str, endpoint: Endpoint, system: str | N
             raise FieldError(column, f"must be {wanted} for {endpoint}, is {kind(value)}")
 
 
-def _merge(request: dict[str, Any], options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+def _merge(request: dict[str, Any], options: Mapping[str, Any], extra: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for name in extra:
         if name in _OURS or name in request:
             raise FieldError(f"request.{name}", "is set by swarm itself; use the columns 'model' and 'prompt' or 'messages'")
-    own = need_object(extra.get("options") or {}, "request.options")
+    inner = need_object(extra.get("options") or {}, "request.options")
+    _check_options(inner, "request.options")
+    _check_options(own, "options")
+    for name in own.keys() & inner.keys():
+        if own[name] != inner[name]:
+            raise FieldError(f"options.{name}", f"is {own[name]!r}, and request.options says {inner[name]!r}; leave one out")
     request.update(extra)
-    if options or own:
-        request["options"] = {**options, **own}
+    request.pop("options", None)
+    if options or inner or own:
+        request["options"] = {**options, **inner, **own}
+
+
+def _check_options(options: Mapping[str, Any], field: str) -> None:
+    for name, problem in option_problems(options):
+        raise FieldError(f"{field}.{name}", problem)

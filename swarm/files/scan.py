@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -41,8 +42,14 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """Who is told of the end of items (``MOST_TARGETS`` of them), with the first line that names each."""
 
 
-def validate(path: str | Source, options: ReadOptions) -> Scan:
+Check = Callable[[dict[str, Any]], None]
+"""Whatever else a document must be; raises ``FieldError``."""
+
+
+def validate(path: str | Source, options: ReadOptions, check: Check | None = None) -> Scan:
     """Read the whole input once. Raises ``InputError`` with all ``problems`` (the first 100) when there is any.
+
+    ``check`` sees each document as well.
 
     Memory: flat, about 24 bytes an item up to 64 MiB (see ``Repeats``; twice that with custom_ids), plus 80 bytes for
     each content that occurs more than once.
@@ -54,7 +61,7 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
     items, models, linked = 0, Counter[str](), False
     targets: dict[str, int] = {}
     with Repeats() as contents, Repeats() as ids:
-        for built in built_items(source, form, options, problems):
+        for built in built_items(source, form, options, problems, check):
             items += 1
             linked = linked or "depends_on" in built.document
             models[built.document["model"]] += 1
@@ -83,7 +90,9 @@ def validate(path: str | Source, options: ReadOptions) -> Scan:
     )
 
 
-def built_items(source: Source, form: Format, options: ReadOptions, problems: Problems) -> Iterator[Built]:
+def built_items(
+    source: Source, form: Format, options: ReadOptions, problems: Problems, check: Check | None = None
+) -> Iterator[Built]:
     """The good items in the input's order; the others go to ``problems``."""
     if options.images_dir is None:
         options = msgspec.structs.replace(options, images_dir=source.folder)
@@ -96,6 +105,8 @@ def built_items(source: Source, form: Format, options: ReadOptions, problems: Pr
             left -= 1
         try:
             built = build(item)
+            if check is not None:
+                check(built.document)
         except FieldError as error:
             problems.add(item.line_no, error.field, error.message)
             continue

@@ -7,9 +7,10 @@ from typing import Any
 
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
+from swarm.core.modeloptions import LOAD_OPTIONS
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.images import ReadImage, with_images
-from swarm.runtime.modelserver import LOAD_OPTIONS, Limits, ModelServer, ModelTable, Reply
+from swarm.runtime.modelserver import Limits, ModelServer, ModelTable, Reply
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.runtime.structured import ask_in_form, wanted_schema
 from swarm.settings import LlmSettings, ModelSettings

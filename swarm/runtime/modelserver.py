@@ -7,12 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from swarm.core.modeloptions import LOAD_OPTIONS
 from swarm.core.task import canonical_model
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.settings import ModelSettings
-
-LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
-"""Options that belong to the loaded model: a request that changes one makes the server load it again."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

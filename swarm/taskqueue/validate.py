@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.clock import parse_iso
+from swarm.core.modeloptions import option_problem
 from swarm.core.task import ID_PATTERN, ID_RE, RESOURCE_PRIORITY, Task, TaskClass, session_fault
 from swarm.core.templating import references
 from swarm.errors import TaskInvalid
@@ -63,11 +64,23 @@ def _check_class(task: Task) -> None:
                 raise TaskInvalid("field `model`: an llm task needs one, for example llama3.2:3b")
             if not task.request:
                 raise TaskInvalid('field `request`: an llm task needs one, for example {"messages": […]}')
+            if "options" in task.request:
+                _check_options(task.request["options"])
         case TaskClass.CPU | TaskClass.SCRIPT:
             if not task.command:
                 raise TaskInvalid(f"field `command`: a {task.task_class} task needs an argv list")
         case TaskClass.RESOURCE:
             _check_resource(task)
+
+
+def _check_options(options: object) -> None:
+    """Of a wrong type the server would refuse each attempt. Names it does not know it ignores, so they may stay."""
+    if not isinstance(options, dict):
+        raise TaskInvalid('field `request.options`: must be an object, such as {"num_predict": 64}')
+    for name, value in options.items():
+        problem = option_problem(name, value)
+        if problem is not None:
+            raise TaskInvalid(f"field `request.options.{name}`: {problem}")
 
 
 def _check_resource(task: Task) -> None:
