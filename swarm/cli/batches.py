@@ -52,7 +52,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
             return dry_run(open_queue(loaded.settings), source, options, scan, task_fields(request))
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
-        put_back = _put_back(queue, scan.batch_id) if request.retry_failed else 0
+        put_back = _put_back(queue, source, options, scan) if request.retry_failed else 0
 
         def accept() -> Submitted:
             return _submit(queue, source, options, scan, request, linked)
@@ -61,7 +61,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
             ran = work(loaded, request, queue, scan, accept, show, began_s)
         else:
             submitted = accept()
-            ran = Ran(submitted, collect(book, scan.batch_id, output, request.errors), idle=True)
+            ran = Ran(submitted, collect(book, scan.batch_id, output, request.errors, first=scan.items), idle=True)
     outcome = told(scan, ran, output, time.monotonic() - began_s)
     if not put_back:
         return outcome
@@ -117,9 +117,13 @@ def _check_errors(request: RunRequest, scan: Scan) -> None:
     check_writable(str(request.errors))
 
 
-def _put_back(queue: FileQueue, batch_id: str) -> int:
-    """Failed and cancelled items of this batch are put back into the queue; how many."""
-    return queue.retry_many(queue.batches().known(batch_id).values())
+def _put_back(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> int:
+    """Failed and cancelled items of this input, as far as it is read, are put back into the queue; how many."""
+    known = queue.batches().known(scan.batch_id)
+    if not known:
+        return 0
+    ids = (known.get(draft.item_key) for draft in drafts(source, options, scan))
+    return queue.retry_many(task_id for task_id in ids if task_id is not None)
 
 
 def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
@@ -153,7 +157,9 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     if show is None:
         return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
     somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
-    watch = RunWatch(queue, queue.batches().task_ids(scan.batch_id), loaded.settings, submitted, time.monotonic())
+    watch = RunWatch(
+        queue, queue.batches().task_ids(scan.batch_id, scan.items), loaded.settings, submitted, time.monotonic()
+    )
     finished = watch.wait(show, Hosting(own=None))
     ended = watch.ended
     document |= {"completed": ended.completed, "failed": ended.failed + ended.cancelled, "unfinished": ended.left}
@@ -208,12 +214,13 @@ def _submit(
     if request.notify:
         write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
     defaults = task_fields(request)
-    items = _items(source, options, scan, defaults)
+    items, partial = _items(source, options, scan, defaults), request.limit is not None
     if request.sort == "input":
-        return _last(book.submit(manifest, items, linked))
-    total = _last(book.submit(manifest, by_length(items, longest_first=request.sort == "longest"), linked))
+        return _last(book.submit(manifest, items, linked, partial=partial))
+    sorted_items = by_length(items, longest_first=request.sort == "longest")
+    total = _last(book.submit(manifest, sorted_items, linked, partial=partial))
     in_order = _items(source, options, scan, defaults)
-    _last(book.submit(manifest, in_order, linked))  # all known now: notes the input's order
+    _last(book.submit(manifest, in_order, linked, partial=partial))  # all known now: notes the input's order
     return total
 
 

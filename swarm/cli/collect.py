@@ -51,12 +51,16 @@ def results(settings: Settings, batch_id: str, output: Path, errors: Path | None
     return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=document, lines=lines)
 
 
-def collect(book: BatchBook, batch_id: str, output: str, errors: Path | None = None) -> Collected:
-    """Write the output in the input's order, failures of an OpenAI batch to ``errors`` (else beside the output)."""
+def collect(
+    book: BatchBook, batch_id: str, output: str, errors: Path | None = None, *, first: int | None = None
+) -> Collected:
+    """Write the output (of the ``first`` items) in the input's order, failures of an OpenAI batch to ``errors`` (else beside
+    the output).
+    """
     sums = {"completed": Sums(), "failed": Sums(), "cancelled": Sums()}
 
     def pairs() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-        for task, finished in book.documents(batch_id):
+        for task, finished in book.documents(batch_id, first):
             if finished is not None:
                 sums[finished["status"]].note(finished)
             yield task, finished

@@ -61,7 +61,8 @@ def run(
     images_dir: ImagesDir = None,
     cache: Cache = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Put failed and cancelled items of this batch back first.")
+        bool,
+        typer.Option("--retry-failed", help="Put failed and cancelled items back first; with --limit among the first N."),
     ] = False,
     errors: Errors = None,
     simulate: Simulate = None,

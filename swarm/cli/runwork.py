@@ -18,6 +18,7 @@ from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED
 from swarm.files import Scan
 from swarm.runtime.wiring import run_options
 from swarm.taskqueue.batches import Submitted
+from swarm.taskqueue.batchtally import tally
 from swarm.taskqueue.filequeue import FileQueue
 
 
@@ -47,7 +48,7 @@ def work(
             check_models(loaded.settings, scan.models)
             submitted = submitted or accept()
             try:
-                ids = queue.batches().task_ids(scan.batch_id)
+                ids = queue.batches().task_ids(scan.batch_id, scan.items)
                 finished = RunWatch(queue, ids, loaded.settings, submitted, began_s).wait(show, host)
             except SwarmGone:
                 if host.guest_of is None:
@@ -55,11 +56,20 @@ def work(
                 print("note: the swarm of another run has ended with that run", file=sys.stderr)
                 continue
             book = queue.batches()
-            collected = collect(book, scan.batch_id, str(request.output), request.errors)
+            collected = collect(book, scan.batch_id, str(request.output), request.errors, first=scan.items)
             if finished:
-                write_report(queue, loaded.settings, book.manifest(scan.batch_id), collected.tally)
+                _report(queue, loaded, scan, collected)
             goes_on = not finished and host.own is None
             return Ran(submitted, collected, interrupted=not finished, goes_on=goes_on)
+
+
+def _report(queue: FileQueue, loaded: Loaded, scan: Scan, collected: Collected) -> None:
+    """Write the report of the whole batch, of which this run may have had the first items only."""
+    book = queue.batches()
+    manifest, whole = book.manifest(scan.batch_id), collected.tally
+    if manifest.items > scan.items:
+        whole = tally(queue.layout, queue.storage, scan.batch_id, book.task_ids(scan.batch_id))
+    write_report(queue, loaded.settings, manifest, whole)
 
 
 def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:

@@ -1,9 +1,9 @@
 """Batches: what was submitted together, and the memory that lets the same command resume.
 
 ``batches/<id>.json`` the manifest; ``<id>.items`` one line ``<item key> <task id>`` per item ever submitted, written and
-flushed *before* the tasks it names appear; ``<id>.order`` the task ids of the last submission in the input's order. Items
-are known by their key (content), never by their line. ``<id>.retried``, of a batch with a limit of failures, is written
-when tasks of it are put back.
+flushed *before* the tasks it names appear; ``<id>.order`` the task ids of the last submission in the input's order (of one
+that was limited to the first items: those, then what the batch had besides). Items are known by their key (content), never
+by their line. ``<id>.retried``, of a batch with a limit of failures, is written when tasks of it are put back.
 """
 
 from __future__ import annotations
@@ -103,10 +103,16 @@ class BatchBook:
         return dict(self._items(batch_id))
 
     def submit(
-        self, manifest: Manifest, items: Iterable[tuple[str, Mapping[str, Any]]], links: Links | None = None
+        self,
+        manifest: Manifest,
+        items: Iterable[tuple[str, Mapping[str, Any]]],
+        links: Links | None = None,
+        *,
+        partial: bool = False,
     ) -> Iterator[Submitted]:
         """Accept what is new of these (item key, task document) pairs; yields the state after each shared flush.
 
+        ``partial``: these are the first of more; what the batch had besides stays in its record, behind them.
         With ``links`` the names in ``depends_on`` become task ids; all ids are on record before the first task appears.
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
         Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
@@ -114,6 +120,7 @@ class BatchBook:
         with storage_faults(f"batch {manifest.batch_id}: submission stopped"), self.alone(manifest.batch_id):
             known = self.known(manifest.batch_id)
             present = lookup.Presence(self._layout, known)
+            manifest, before = self._with_before(manifest, known) if partial else (manifest, [])
             self.write(manifest)
             ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
             rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
@@ -125,7 +132,20 @@ class BatchBook:
                     again = total.again + len(chunk) - new
                     total = Submitted(items=total.items + len(chunk), new=total.new + new, again=again)
                     yield total
-            self.write(msgspec.structs.replace(manifest, items=total.items, submitted=True))
+                order.add_missing(before)
+            self.write(msgspec.structs.replace(manifest, items=order.count, submitted=True))
+
+    def _with_before(self, manifest: Manifest, known: Mapping[str, str]) -> tuple[Manifest, list[str]]:
+        """The manifest with what an earlier submission said of models, and the ids that one had accepted, in its order."""
+        try:
+            earlier = self._manifest(manifest.batch_id)
+        except QueueError:
+            return manifest, list(known.values())  # never seen, or damaged
+        ids = [*self.order(manifest.batch_id)]
+        if not earlier.submitted:
+            ids += known.values()  # it was cut off: its order was never written
+        models = {name: max(number, earlier.models.get(name, 0)) for name, number in manifest.models.items()}
+        return msgspec.structs.replace(manifest, models={**earlier.models, **models}), ids
 
     def _accept(
         self,
@@ -196,21 +216,21 @@ class BatchBook:
         """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
         return alone(self._path(batch_id, "lock"), batch_id)
 
-    def task_ids(self, batch_id: str) -> Iterator[str]:
-        """Task ids of the last submission, in the input's order; of a cut-off first one, those it knew."""
+    def task_ids(self, batch_id: str, first: int | None = None) -> Iterator[str]:
+        """Task ids of the last submission (the ``first`` of them), in the input's order; of a cut-off one, those it knew."""
         self.manifest(batch_id)
         if os.path.exists(self._path(batch_id, "order")):
-            yield from self.order(batch_id)
+            yield from islice(self.order(batch_id), first)
         else:
-            yield from (task_id for _, task_id in self._items(batch_id))
+            yield from islice((task_id for _, task_id in self._items(batch_id)), first)
 
     def order(self, batch_id: str) -> Iterator[str]:
         """Task ids of the last whole submission; none without one."""
         return read_order(self._path(batch_id, "order"))
 
-    def documents(self, batch_id: str) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    def documents(self, batch_id: str, first: int | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         """In the input's order: each stored task, and again as finished document (None while it has not ended)."""
-        for task_id in self.task_ids(batch_id):
+        for task_id in self.task_ids(batch_id, first):
             finished = lookup.read_ended(self._layout, task_id)
             if finished is not None:
                 yield finished, finished

@@ -66,6 +66,7 @@ class NewOrder:
         self._flush = flush
         self._size = 0
         self._lines: list[str] = []
+        self.count = 0
 
     def __enter__(self) -> Self:
         self._fd = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
@@ -74,6 +75,16 @@ class NewOrder:
     def add(self, task_id: str) -> None:
         """The next one; held until ``write``."""
         self._lines.append(task_id + "\n")
+        self.count += 1
+
+    def add_missing(self, task_ids: Iterable[str]) -> None:
+        """Write those of these that are not in it yet behind all others."""
+        wanted = dict.fromkeys(task_ids)
+        for task_id in read_order(self._beside) if wanted else ():
+            wanted.pop(task_id, None)
+        for task_id in wanted:
+            self.add(task_id)
+        self.write()
 
     def write(self) -> None:
         """Write out what was added."""

@@ -56,6 +56,24 @@ def test_longest_first_in_the_inputs_order_and_its_report(somebody):
     assert shown["batch"]["card_s"] == pytest.approx(report["card_s"])
 
 
+def test_the_first_of_a_known_batch_leave_the_rest_in_it(somebody):
+    schema = somebody.folder / "some.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}))
+    somebody.prompts(5, "some.jsonl")
+    command = ("run", "some.jsonl", "-o", "some.out", "--model", MODEL, "--schema", "some.json", "--option", "num_predict=2")
+    batch = json.loads(somebody.run(*command, "--json").stdout)["batch_id"]
+    assert len(lines_of(somebody.folder / "some.out")) == 5
+    few = somebody.run(*command, "--limit", "2")
+    assert few.returncode == 1
+    assert [row["n"] for row in lines_of(somebody.folder / "some.out")] == [0, 1]
+    assert "put back: 2 items" in somebody.run(*command, "--limit", "2", "--retry-failed").stdout
+    assert json.loads((somebody.root / "batches" / f"{batch}.report.json").read_text())["counts"]["items"] == 5
+    row = somebody.json("batch", "show", batch)["batch"]
+    assert (row["items"], row["left"]) == (5, 0)
+    somebody.run("results", batch, "-o", "all.out")
+    assert [row["n"] for row in lines_of(somebody.folder / "all.out")] == [0, 1, 2, 3, 4]
+
+
 def test_failures_of_a_batch_are_put_back(somebody):
     schema = somebody.folder / "schema.json"
     schema.write_text(json.dumps({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import LockHeld, QueueError
@@ -12,6 +14,7 @@ from swarm.taskqueue import batches as batches_module
 from swarm.taskqueue import hopeless, people
 from swarm.taskqueue.batches import Manifest, Submitted
 from swarm.taskqueue.batchwatch import BatchWatch
+from swarm.taskqueue.filequeue import FileQueue
 from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 from tests.helpers.wait import wait_until
@@ -23,9 +26,9 @@ def items(*texts):
     return [(f"key-{t}", llm(t)) for t in texts]
 
 
-def submit(queue, pairs, manifest=MANIFEST):
+def submit(queue, pairs, manifest=MANIFEST, *, partial=False):
     total = None
-    for total in queue.batches().submit(manifest, pairs):  # noqa: B007
+    for total in queue.batches().submit(manifest, pairs, partial=partial):  # noqa: B007
         pass
     return total
 
@@ -47,6 +50,44 @@ def test_the_same_again_submits_nothing(queue):
     assert submit(queue, items("a", "b", "c")).new == 0
     assert queue.stats().pending == {}
     assert queue.batches().manifest("b-1").submitted
+
+
+@given(limits=st.lists(st.none() | st.integers(1, 8), min_size=1, max_size=6))
+def test_a_batch_keeps_what_it_had_however_little_of_it_is_asked_for(tmp_path_factory, limits):
+    queue = FileQueue(str(tmp_path_factory.mktemp("queue")), "fast").prepare()
+    texts, known = "abcdefgh", 0
+    for limit in limits:
+        total = submit(queue, items(*texts[:limit]), partial=limit is not None)
+        known = max(known, limit or len(texts))
+        record = [queue.read(i)["request"]["messages"][0]["content"] for i in queue.batches().task_ids("b-1")]
+        assert record == list(texts[:known]), "nothing is lost, all is in the input's order"
+        assert [*queue.batches().task_ids("b-1", total.items)] == [*queue.batches().task_ids("b-1")][: total.items]
+        assert queue.batches().manifest("b-1").items == known
+    assert sum(queue.stats().pending.values()) == known, "and nothing is there twice"
+
+
+def test_the_first_of_a_batch_whose_submission_was_cut_off_do_not_hide_the_rest(queue, monkeypatch):
+    monkeypatch.setattr(batches_module, "CHUNK", 2)
+
+    def broken():
+        yield from items("a", "b", "c", "d")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(queue, broken())
+    submit(queue, items("a"), msgspec.structs.replace(MANIFEST, models={"m": 1}), partial=True)
+    assert [queue.read(i)["request"]["messages"][0]["content"] for i in queue.batches().task_ids("b-1")] == [
+        "a",
+        "b",
+        "c",
+        "d",
+    ]
+
+
+def test_what_was_known_of_models_stays(queue):
+    submit(queue, items("a", "b", "c"), msgspec.structs.replace(MANIFEST, models={"m": 2, "n": 1}))
+    submit(queue, items("a"), msgspec.structs.replace(MANIFEST, models={"m": 1}), partial=True)
+    assert queue.batches().manifest("b-1").models == {"m": 2, "n": 1}
 
 
 def test_after_a_purge_the_same_again_submits_what_is_gone_beside_what_still_waits(queue):
