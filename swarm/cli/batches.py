@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from swarm import __version__
-from swarm.cli.collect import collect, results
+from swarm.cli.collect import collect, ended_words, results
 from swarm.cli.dryrun import dry_run
 from swarm.cli.facade import Outcome, RunRequest, Show
 from swarm.cli.linecheck import LineCheck
@@ -162,10 +162,13 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     )
     finished = watch.wait(show, Hosting(own=None))
     ended = watch.ended
-    document |= {"completed": ended.completed, "failed": ended.failed + ended.cancelled, "unfinished": ended.left}
-    end_line = (
-        f"{count(ended.completed)} completed, {count(ended.failed + ended.cancelled)} failed, {count(ended.left)} left"
-    )
+    document |= {
+        "completed": ended.completed,
+        "failed": ended.failed,
+        "cancelled": ended.cancelled,
+        "unfinished": ended.left,
+    }
+    end_line = f"{ended_words(ended.completed, ended.failed, ended.cancelled)}, {count(ended.left)} left"
     interrupted = () if finished else (f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it",)
     code = EXIT_INTERRUPTED if not finished else EXIT_TASKS_FAILED if ended.failed + ended.cancelled else EXIT_OK
     return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *interrupted))

@@ -23,7 +23,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     completed: int
     failed: int
-    """Failed and cancelled ones."""
+    cancelled: int
     left: int
     purged: int
     """Of which nothing is left: their records were removed. Known to be at least so many while other tasks wait."""
@@ -64,7 +64,8 @@ def batch_row(manifest: Manifest, tally: Tally, *, alive: bool, active: int, pri
         state=state,
         items=items,
         completed=tally.completed.items,
-        failed=tally.failed.items + tally.cancelled.items,
+        failed=tally.failed.items,
+        cancelled=tally.cancelled.items,
         left=tally.left,
         purged=purged,
         progress=round((sums.items + purged) / items, 4) if items else 1.0,
@@ -96,7 +97,7 @@ def table(rows: tuple[BatchRow, ...]) -> list[Block]:
     priced = any(row.cost is not None for row in rows)
     cached = any(row.cached for row in rows)
     purged = any(row.purged for row in rows)
-    heads = ("items", "done", "failed", "left", "progress", "ETA", "tok in", "tok out", "card time")
+    heads = ("items", "done", "failed", "cancelled", "left", "progress", "ETA", "tok in", "tok out", "card time")
     columns = (
         Column("id"),
         Column("source", gives_way=True),
@@ -128,6 +129,7 @@ def _cells(row: BatchRow, *, purged: bool, cached: bool, priced: bool) -> tuple[
         count(row.items),
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else ""),
+        Cell(count(row.cancelled), "yellow" if row.cancelled else ""),
         count(row.left),
         f"{row.progress * 100:.0f}%",
         duration(row.eta_s),
@@ -165,6 +167,6 @@ def details(row: BatchRow, report: dict[str, Any]) -> list[Block]:
         blocks.append(Line(f"card {card}: busy {duration(seconds)}"))
     for kind, number in sorted(report["errors"].items(), key=lambda pair: -pair[1]):
         blocks.append(Line(f"error {kind}: {plural(number, 'item')}", "red"))
-    if row.failed:
+    if row.failed or row.cancelled:
         blocks.append(Line(f"again: swarm batch retry-failed {row.batch_id}"))
     return blocks

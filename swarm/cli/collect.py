@@ -47,8 +47,8 @@ def results(settings: Settings, batch_id: str, output: Path, errors: Path | None
     if report:
         document["report"] = write_report(queue, settings, manifest, collected.tally)
         lines = (*lines, f"report: {document['report']}")
-    failed = collected.written.failed
-    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=document, lines=lines)
+    code = EXIT_TASKS_FAILED if collected.written.without_answer else EXIT_OK
+    return Outcome(exit_code=code, document=document, lines=lines)
 
 
 def collect(
@@ -74,9 +74,15 @@ def collect(
 
 
 def tally_words(written: Written) -> str:
-    """``40 completed, 0 failed``."""
-    words = f"{count(written.completed)} completed, {count(written.failed)} failed"
+    """``40 completed, 0 failed``; what there is none of otherwise is left out."""
+    words = ended_words(written.completed, written.failed, written.cancelled)
     return words + (f", {count(written.unfinished)} not finished" if written.unfinished else "")
+
+
+def ended_words(completed: int, failed: int, cancelled: int) -> str:
+    """The three ways in which tasks end, counted."""
+    words = f"{count(completed)} completed, {count(failed)} failed"
+    return words + (f", {count(cancelled)} cancelled" if cancelled else "")
 
 
 def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
@@ -84,10 +90,11 @@ def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
     lines = [] if output == "-" else [f"results: {output} ({plural(collected.written.rows, 'item')})"]
     if collected.written.errors_path:
         lines.append(f"failures: {collected.written.errors_path}")
-    if collected.written.failed:
+    if collected.written.without_answer:
         if kinds := ", ".join(f"{kind} {count(n)}" for kind, n in sorted(collected.sums.errors.items())):
             lines.append(f"failed with: {kinds}")
-        lines.append(f"why: swarm queue list failed; again: {again}")
+        state = "failed" if collected.written.failed else "cancelled"
+        lines.append(f"why: swarm queue list {state}; again: {again}")
     lines += saved_words(collected.sums)
     if collected.sums.simulated:
         lines.append(f"simulated: {count(collected.sums.simulated)} of these answers come from simulated model servers")
@@ -111,6 +118,7 @@ def written_document(output: str, collected: Collected) -> dict[str, Any]:
         "items": written.rows,
         "completed": written.completed,
         "failed": written.failed,
+        "cancelled": written.cancelled,
         "unfinished": written.unfinished,
         "by_worker": dict(sorted(collected.tally.completed.by_worker.items())),
         "tokens_in": sums.tokens_in,

@@ -33,11 +33,12 @@ class RunCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch at one moment. ``done`` and ``failed`` count since this run began; ``earlier`` were done before it."""
+    """A batch at one moment. ``done``, ``failed``, ``cancelled`` count since this run began; ``earlier`` ended before it."""
 
     done: int
     failed: int
     total: int
+    cancelled: int = 0
     earlier: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -52,8 +53,13 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left(self) -> int:
-        """Items that are neither done nor failed."""
-        return max(0, self.total - self.earlier - self.done - self.failed)
+        """Items that have not ended."""
+        return max(0, self.total - self.earlier - self.ended)
+
+    @property
+    def ended(self) -> int:
+        """Items that have ended since this run began."""
+        return self.done + self.failed + self.cancelled
 
     @property
     def eta_s(self) -> float | None:
@@ -63,12 +69,13 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
 def headline(view: RunView) -> str:
     """All of it in one line, for logs and pipes."""
-    ended = view.earlier + view.done + view.failed
+    ended = view.earlier + view.ended
     share = ended / view.total * 100 if view.total else 100.0
     parts = [
         f"{ended:,}/{view.total:,} ({share:.0f}%)",
         f"{view.done:,} done",
         f"{view.failed:,} failed",
+        *([f"{view.cancelled:,} cancelled"] if view.cancelled else []),
         f"{view.left:,} left",
     ]
     if view.earlier:
@@ -87,8 +94,7 @@ def _rates(view: RunView) -> list[str]:
     Nothing where nothing is known yet.
     """
     if view.state == "finished":
-        ended = view.done + view.failed
-        return [f"{rate(ended / view.elapsed_s)} items"] if ended and view.elapsed_s else []
+        return [f"{rate(view.ended / view.elapsed_s)} items"] if view.ended and view.elapsed_s else []
     if view.items_per_s is None:
         return []
     tokens = (view.tokens_in_per_s, view.tokens_out_per_s)
@@ -112,13 +118,15 @@ def picture(view: RunView, width: int) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    ended = view.earlier + view.done + view.failed
+    ended = view.earlier + view.ended
     share = f"{ended / view.total * 100:.0f}%" if view.total else "100%"
     top = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(view.total, 1), completed=ended if view.total else 1, width=max(10, min(40, width - 45)))
     numbers = Text.assemble(
         (f"{view.done:,} done", "green"), "  ", (f"{view.failed:,} failed", "red" if view.failed else "dim")
     )
+    if view.cancelled:
+        numbers.append(f"  {view.cancelled:,} cancelled", style="yellow")
     numbers.append(f"  {view.left:,} left")
     top.add_row(bar, share, numbers)
     gone = f"{duration(view.elapsed_s)} {'in all' if view.state == 'finished' else 'gone'}"

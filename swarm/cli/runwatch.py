@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
+import msgspec
+
 from swarm.cli.explain import task as explain_task
 from swarm.cli.facade import Show
 from swarm.cli.progress import RunCard, RunView
@@ -21,7 +23,7 @@ from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.batches import Submitted
-from swarm.taskqueue.batchwatch import BatchWatch
+from swarm.taskqueue.batchwatch import BatchWatch, Ended
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import is_held
 
@@ -32,6 +34,7 @@ RATE_WINDOW_S = 10.0
 QUIET_S = 15.0
 """When nothing has ended for so long, the reason is shown."""
 GONE_S = 5.0
+NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
 
 
 class SwarmGone(NotRunning):
@@ -58,8 +61,7 @@ class RunWatch:
         self._watch = BatchWatch(queue.layout, ids)
         self._began_s = began_s
         self.ended = self._watch.look()
-        self._earlier = self.ended.total - self.ended.left if submitted.again else 0
-        self._earlier_failed = self.ended.failed + self.ended.cancelled if submitted.again else 0
+        self._before = self.ended if submitted.again else msgspec.structs.replace(NOTHING, left=self.ended.total)
         self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
         self._marks: deque[tuple[float, int, int, int]] = deque()
         self._changed_s = time.monotonic()
@@ -114,14 +116,14 @@ class RunWatch:
             max(tokens_in, self._most_tokens[0]),
             max(tokens_out, self._most_tokens[1]),
         )
-        failed = self.ended.failed + self.ended.cancelled - self._earlier_failed
-        done = self.ended.completed - (self._earlier - self._earlier_failed)
-        items_s, in_s, out_s = self._rates(now_s, done + failed, tokens_in, tokens_out)
+        was, ended = self._before, self.ended
+        items_s, in_s, out_s = self._rates(now_s, was.left - ended.left, tokens_in, tokens_out)
         return RunView(
-            done=done,
-            failed=failed,
-            total=self.ended.total,
-            earlier=self._earlier,
+            done=ended.completed - was.completed,
+            failed=ended.failed - was.failed,
+            cancelled=ended.cancelled - was.cancelled,
+            total=ended.total,
+            earlier=was.total - was.left,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             elapsed_s=now_s - self._began_s,

@@ -78,7 +78,9 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
     took = "" if ran.idle else f" in {duration(elapsed_s)}"
     lines = [f"batch {scan.batch_id}: {tally_words(written)}{took}"]
     if ran.idle:
-        lines.append(f"nothing to do: every item {'had ended in' if written.failed else 'was done by'} an earlier run")
+        lines.append(
+            f"nothing to do: every item {'had ended in' if written.without_answer else 'was done by'} an earlier run"
+        )
     elif submitted.again:
         lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")
     split = ", ".join(f"{worker} {count(n)}" for worker, n in sorted(collected.tally.completed.by_worker.items()))
@@ -103,5 +105,5 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
         "interrupted": ran.interrupted,
         **written_document(output, collected),
     }
-    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if written.failed else EXIT_OK
+    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if written.without_answer else EXIT_OK
     return Outcome(exit_code=code, document=document, lines=tuple(lines))

@@ -29,6 +29,7 @@ class QueueStats(_View, frozen=True, kw_only=True):
     processing: int
     processing_by_worker: dict[str, int]
     completed: int
+    """This and the next two without the loads that the brain inserts."""
     failed: int
     cancelled: int
     corrupt: int

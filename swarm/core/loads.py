@@ -18,6 +18,7 @@ from swarm.core.task import TaskClass
 _ID_LENGTH = 64
 _TAIL_LENGTH = len("-e999999-r9999999-99")
 _HASH_LENGTH = 6
+_ANY_LOAD_RE = re.compile(r"load-.+-e\d+-r\d+(-\d+)?")
 _TAIL_RE = re.compile(r"e\d+-r\d+(-\d+)?")
 
 
@@ -56,6 +57,11 @@ def is_load_id(task_id: str, worker: str) -> bool:
     """Whether the brain could have made this id for this worker."""
     prefix = f"load-{worker}-"
     return task_id.startswith(prefix) and re.search(r"-e\d+-r\d+(-\d+)?$", task_id) is not None
+
+
+def is_brains_own(task_id: str) -> bool:
+    """Whether the brain could have made this id for some worker: such a task is none of people's, and not counted as one."""
+    return task_id.startswith("load-") and _ANY_LOAD_RE.fullmatch(task_id) is not None
 
 
 def is_of_life(task_id: str, epoch: int) -> bool:

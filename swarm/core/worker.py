@@ -96,6 +96,7 @@ class Tally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     claims: int = 0
     lost_races: int = 0
     completed: int = 0
+    """This and the next three without resource tasks: those show as loads of their model."""
     failed: int = 0
     retried: int = 0
     released: int = 0

@@ -28,10 +28,15 @@ class Written(msgspec.Struct):
     rows: int = 0
     completed: int = 0
     failed: int = 0
-    """Failed and cancelled ones."""
+    cancelled: int = 0
     unfinished: int = 0
     errors_path: str | None = None
     """The errors file of an OpenAI batch; None if there was nothing to put into one."""
+
+    @property
+    def without_answer(self) -> int:
+        """Items that ended without one."""
+        return self.failed + self.cancelled
 
 
 def errors_path_of(path: str) -> str:
@@ -71,8 +76,10 @@ def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Entry]:
         match (finished or {}).get("status"):
             case "completed":
                 written.completed += 1
-            case "failed" | "cancelled":
+            case "failed":
                 written.failed += 1
+            case "cancelled":
+                written.cancelled += 1
             case _:
                 written.unfinished += 1
         yield (item.document if isinstance(item, Draft) else item), finished

@@ -79,6 +79,8 @@ class ModelLedger:
         if run.begun:
             self._state.ran(str(task.task_class), run.elapsed_s)
         match outcome:
+            case "completed" | "failed" | "retried" | "released" if task.task_class is TaskClass.RESOURCE:
+                pass  # counted with its model, as a load; it is no task of anybody's
             case "completed" | "failed" | "retried" | "released" | "fenced":
                 self._state.count(**{outcome: 1})
             case "crashed" | "cancelled":

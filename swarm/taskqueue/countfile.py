@@ -21,7 +21,7 @@ QUIET_NS = 3_000_000_000
 WORTH_FILES = 20_000
 """Nothing is written for less: so many names are listed again in ten milliseconds."""
 _MAX_BYTES = 256 << 20
-_VERSION = 1
+_VERSION = 2
 
 
 class _Saved(msgspec.Struct, frozen=True):

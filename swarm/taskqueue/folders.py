@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from swarm.core.loads import is_brains_own
 from swarm.core.task import ID_PATTERN
 from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.ids import time_of
@@ -78,8 +79,9 @@ def count_waiting(path: str) -> tuple[int, float | None]:
 
 
 def count_documents(path: str) -> tuple[int, None]:
-    """Finished documents in a shard."""
-    return sum(1 for n in list_names(path) if n.endswith(".json") and n[0] != "."), None
+    """Finished documents in a shard; loads that the brain inserted are no tasks of anybody's."""
+    names = (n for n in list_names(path) if n.endswith(".json") and n[0] != ".")
+    return sum(1 for n in names if not is_brains_own(n[:-5])), None
 
 
 def task_names(folder: str) -> list[str]:

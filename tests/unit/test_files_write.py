@@ -73,7 +73,7 @@ def test_golden_files(tmp_path: Path, name: str, out: str, options: ReadOptions)
     for path in filter(None, (str(folder / out), written.errors_path)):
         assert Path(path).read_bytes() == (DATA / "outputs" / os.path.basename(path)).read_bytes()
     assert (written.errors_path is not None) == (name == "openai.jsonl")
-    assert written.rows == written.completed + written.failed + written.unfinished > 0
+    assert written.rows == written.completed + written.failed + written.cancelled + written.unfinished > 0
 
 
 def test_stored_tasks_and_drafts_give_the_same_output(tmp_path: Path) -> None:
