@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,10 +61,12 @@ def task(
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
 
 
-def set_aside(task_id: str, aside: SetAside) -> Explanation:
-    """What became of a task whose file was none."""
+def set_aside(task_id: str, aside: SetAside, root: str) -> Explanation:
+    """What became of a task whose file was none, in the queue at ``root``."""
     text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
-    reasons = (Reason("corrupt", text, f"swarm submit --task corrupt/{aside.name}  (once it is mended)"),)
+    reasons = (
+        Reason("corrupt", text, f"swarm submit --task {shlex.quote(f'{root}/corrupt/{aside.name}')}  (once it is mended)"),
+    )
     return Explanation(subject=task_id, kind="task", state=str(TaskState.CORRUPT), reasons=reasons)
 
 

@@ -92,7 +92,7 @@ def explain(
             aside = queue.set_aside(target)
             if aside is None:
                 raise explaining.no_such(target, snapshot) from unknown
-            found = explaining.set_aside(target, aside)
+            found = explaining.set_aside(target, aside, settings.queue.root)
         else:
             gone = explaining.nowhere(document, queue)
             found = explaining.task(document, snapshot, settings, brain=brain_lives(settings), gone=gone)

@@ -103,7 +103,7 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
             case "no-worker":
                 continue
             case "paused":
-                step = next(p.way_out for p in snapshot.pauses.pauses if f"{p.kind}:{p.name}" == about)
+                step = next(p.way_out for p in snapshot.pauses.pauses if p.key == about)
             case "no-llm-worker":
                 step = "swarm workers"
             case "fits-nowhere":

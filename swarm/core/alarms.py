@@ -29,7 +29,7 @@ def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
 
 def _paused(snapshot: SwarmSnapshot) -> Iterator[Warn]:
     for pause in snapshot.pauses.pauses:
-        yield Warn(key=f"paused:{pause.kind}:{pause.name}", reason=f"{pause.words}; `{pause.way_out}` ends that")
+        yield Warn(key=f"paused:{pause.key}", reason=f"{pause.words}; `{pause.way_out}` ends that")
 
 
 def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:

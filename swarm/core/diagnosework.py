@@ -24,6 +24,7 @@ def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding
     yield from _models(evidence, snapshot)
     yield from _idle_box(evidence, snapshot)
     yield from _disk_words(evidence)
+    yield from _pauses(snapshot)
     yield from _alarms(evidence, snapshot, settings)
     for claim in stuck(snapshot, settings):
         yield Finding(
@@ -100,6 +101,19 @@ def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
             )
 
 
+def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
+    for pause in snapshot.pauses.pauses:
+        yield Finding(
+            code="paused",
+            severity="warning",
+            subject=pause.name or "box",
+            concerns=pause.name if pause.kind == "worker" else "",
+            what=f"{pause.words}: nothing of it is begun",
+            evidence=("control/pauses.json",),
+            next=pause.way_out,
+        )
+
+
 def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Finding]:
     """What the brain itself would warn about; what is said above with more evidence is left out."""
     silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
@@ -108,8 +122,8 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
         worker, _, model = name.partition(":")
         numbers = _load_numbers(snapshot, worker, model)
         match kind:
-            case "heartbeat" | "card_lost" | "no-worker" | "load-stale":
-                continue
+            case "heartbeat" | "card_lost" | "no-worker" | "load-stale" | "paused":
+                continue  # a pause is said below
             case "unready" if worker in silent:
                 continue
             case "load-failed":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from swarm.core.demand import Demand, demands
 from swarm.core.explain import Reason, misfit_reason
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import known_models, outstanding
 from swarm.core.placement import Want, desired
+from swarm.core.releases import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 from swarm.settings import Settings
@@ -24,7 +26,9 @@ def explain_model(
 ) -> list[Reason]:
     """What waits for a canonical model name, who has it on disk (None: nobody was asked), then each worker's part in it."""
     demand = demands(snapshot).get(model)
-    reasons = [_demand(model, demand)]
+    reasons = [*_paused(model, snapshot), *_held_back(model, snapshot)]
+    if demand is not None or not reasons:
+        reasons = [_demand(model, demand), *reasons]
     if installed_on is not None and not installed_on:
         reasons.append(Reason("not_installed", f"No server that answers has {model}.", f"swarm models pull {model}"))
     views = workers_of(snapshot)
@@ -34,9 +38,40 @@ def explain_model(
     return [*reasons, *(_on(view, model, demand, wants.get(view.name), snapshot, settings) for view in views)]
 
 
+def _paused(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
+    """What waits in its lane, and is not to be begun. What of it is under way goes on."""
+    pause = snapshot.pauses.model(model)
+    waiting = snapshot.llm_pending().get(model, 0)
+    if pause is not None:
+        yield Reason("paused", f"{waiting} tasks wait for {model} and are not begun, for {pause.words}.", pause.way_out)
+
+
+def _held_back(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
+    """What is blocked, each by its first obstacle."""
+    blocked = [view for view in snapshot.blocked if view.model == model]
+    found = Counter(obstacle(view) for view in blocked)
+    look = f"swarm queue list blocked --model {model}"
+    batches = Counter(view.batch_paused for view in blocked if obstacle(view) == "pause")
+    for batch_id, number in batches.items():
+        text = f"{number} more tasks for {model} are held back, for batch {batch_id} is paused."
+        yield Reason("paused", text, f"swarm queue resume --batch {batch_id}")
+    if found["time"]:
+        first_s = min(view.due_in_s or 0.0 for view in blocked if obstacle(view) == "time")
+        text = f"{found['time']} more tasks for {model} wait until their time comes, the first in {first_s:.0f}s."
+        yield Reason("delayed", text, look)
+    if found["task"]:
+        yield Reason("blocked", f"{found['task']} more tasks for {model} wait for other tasks to complete.", look)
+    if found["session"]:
+        text = f"{found['session']} more tasks for {model} wait for earlier ones of their sessions to end."
+        yield Reason("blocked", text, look)
+    if found["brain"]:
+        text = f"{found['brain']} more tasks for {model} are due, or are to fail, at the brain's next turn."
+        yield Reason("due", text, "swarm logs brain -n 20")
+
+
 def _demand(model: str, demand: Demand | None) -> Reason:
     if demand is None:
-        return Reason("no_demand", f"No task waits for {model}, and none runs on it.", "swarm submit")
+        return Reason("no_demand", f"No task waits for {model}, and none runs on it.", "swarm submit --help")
     text = (
         f"{demand.waiting} tasks wait for {model} and {demand.running} run: about {demand.work_s:.0f}s of one slot "
         f"({demand.task_s:.2g}s a task); a load takes about {demand.load_s:.2g}s"

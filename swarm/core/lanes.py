@@ -56,6 +56,12 @@ def parse_lane(lane: str) -> tuple[TaskClass, str | None] | None:
     return (task_class, decode(tail)) if tail else None
 
 
+def model_of_lane(lane: str) -> str | None:
+    """The canonical model of an llm lane; None for any other."""
+    parsed = parse_lane(lane)
+    return parsed[1] if parsed is not None and parsed[0] is TaskClass.LLM else None
+
+
 def preference(*, worker: str, model: str | None, free: Sequence[TaskClass]) -> tuple[str, ...]:
     """Lanes a worker may claim from, best first: resource, then llm of the loaded model, then script, cpu.
 

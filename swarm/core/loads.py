@@ -83,6 +83,7 @@ def known_models(snapshot: SwarmSnapshot) -> frozenset[str]:
     """Every model that waits, runs, or was ever loaded by a worker of this picture."""
     models = {lane.model for lane in snapshot.lanes if lane.model}
     models |= {claim.model for claim in snapshot.claims if claim.model}
+    models |= {blocked.model for blocked in snapshot.blocked if blocked.model}
     for view in snapshot.workers:
         if view.heartbeat is not None:
             models |= {*view.heartbeat.models, *([view.heartbeat.model] if view.heartbeat.model else [])}

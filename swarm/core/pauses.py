@@ -21,6 +21,11 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     """ISO 8601."""
 
     @property
+    def key(self) -> str:
+        """Tells it from all others."""
+        return f"{self.kind}:{self.name}"
+
+    @property
     def words(self) -> str:
         """``model llama3.2:3b is paused since …``."""
         what = "everything" if self.kind == "all" else f"{self.kind} {self.name}"
@@ -29,7 +34,15 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def way_out(self) -> str:
         """The command that ends it."""
-        return "swarm queue resume all" if self.kind == "all" else f"swarm queue resume --{self.kind} {self.name}"
+        match self.kind:
+            case "all":
+                return "swarm queue resume all"
+            case "model":
+                return f"swarm queue resume --model {self.name}"
+            case "batch":
+                return f"swarm queue resume --batch {self.name}"
+            case "worker":
+                return f"swarm queue resume --worker {self.name}"
 
 
 class Pauses(msgspec.Struct, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from swarm.core.snapshot import BlockedView
 
 
@@ -16,18 +18,36 @@ def due(blocked: BlockedView) -> bool:
     )
 
 
+Obstacle = Literal["task", "session", "time", "pause", "brain"]
+
+
+def obstacle(blocked: BlockedView) -> Obstacle:
+    """What holds a blocked task back, the first in the order in which they are told; ``brain``: it is its turn to act."""
+    if blocked.failed_dependency is not None:
+        return "brain"
+    if blocked.waiting_for:
+        return "task"
+    if not blocked.session_turn:
+        return "session"
+    if blocked.due_in_s is not None and blocked.due_in_s > 0:
+        return "time"
+    return "brain" if blocked.batch_paused is None else "pause"
+
+
 def waits_for(blocked: BlockedView) -> str:
     """What a blocked task waits for, in words; the first obstacle only."""
     if blocked.failed_dependency is not None:
         return f"its dependency {blocked.failed_dependency} {blocked.failed_how}"
-    if blocked.waiting_for:
-        others = len(blocked.waiting_for) - 1
-        more = f" and {others} more" if others else ""
-        return f"waits for task {blocked.waiting_for[0]}{more} to complete"
-    if not blocked.session_turn:
-        return "waits for an earlier task of its session to end"
-    if blocked.due_in_s is not None and blocked.due_in_s > 0:
-        return f"waits until its time comes in {blocked.due_in_s:.0f}s"
-    if blocked.batch_paused is not None:
-        return f"waits because batch {blocked.batch_paused} is paused"
-    return "is due and will be released at the brain's next turn"
+    match obstacle(blocked):
+        case "task":
+            others = len(blocked.waiting_for) - 1
+            more = f" and {others} more" if others else ""
+            return f"waits for task {blocked.waiting_for[0]}{more} to complete"
+        case "session":
+            return "waits for an earlier task of its session to end"
+        case "time":
+            return f"waits until its time comes in {blocked.due_in_s:.0f}s"
+        case "pause":
+            return f"waits because batch {blocked.batch_paused} is paused"
+        case "brain":
+            return "is due and will be released at the brain's next turn"

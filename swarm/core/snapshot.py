@@ -77,6 +77,8 @@ class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
 
     task_id: str
     attempt: int
+    model: str | None = None
+    """Canonical model name of an llm task."""
     due_in_s: float | None = None
     """Seconds until its not-before or retry time (0 or less: due); None when it waits for no time."""
     waiting_for: tuple[str, ...] = ()

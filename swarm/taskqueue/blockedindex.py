@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
+from swarm.core.lanes import model_of_lane
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView
 from swarm.taskqueue.blockedentry import Entry, read_entry, reading_order
@@ -259,6 +260,7 @@ class BlockedIndex:
         return BlockedView(
             task_id=entry.task_id,
             attempt=entry.attempt,
+            model=model_of_lane(entry.lane),
             due_in_s=left_s,
             waiting_for=self._dependencies.waiting_for(entry),
             failed_dependency=self._dependencies.failed(entry.name),

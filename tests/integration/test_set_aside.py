@@ -175,7 +175,8 @@ def test_it_is_explained(queue):
     damage(queue, "a")
     queue.worker_view("w").claim([LANE])
     aside = queue.set_aside("a")
-    found = explain.set_aside("a", aside)
+    found = explain.set_aside("a", aside, "/a queue")
+    assert found.reasons[0].next_step.startswith("swarm submit --task '/a queue/corrupt/a.1.json'")
     assert found.state == "corrupt"
     assert "lies in corrupt/a.1.json: " in found.reasons[0].text
     assert queue.set_aside("nobody") is None

@@ -13,6 +13,7 @@ from swarm.core.diagnose import about, diagnose
 from swarm.core.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
 from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
+from swarm.core.pauses import Pause, Pauses
 from swarm.core.plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
@@ -20,6 +21,7 @@ from swarm.core.worker import ModelTally
 from swarm.settings import GpuSettings, Settings
 from swarm.taskqueue.layout import Layout
 from swarm.testing.builders import MODEL, a_worker
+from tests.helpers.spoken import fault_of
 
 replace = msgspec.structs.replace
 DISK = DiskEvidence(path="/q", free_mib=50_000, total_mib=100_000, free_inodes=10**6)
@@ -261,3 +263,13 @@ def test_files_of_the_future_and_foreign_roots(tmp_path):
     assert disk_evidence(tmp_path / "new" / "deeper").path == str(tmp_path)
     assert disk_evidence(tmp_path).refused == ""
     assert lock_holder(str(tmp_path / "none.lock"), besides=None) == "somebody"
+
+
+@pytest.mark.parametrize(
+    "pause", [Pause("all"), Pause("model", "m:1"), Pause("batch", "b-1"), Pause("worker", "worker-1")], ids=lambda p: p.kind
+)
+def test_what_is_paused_is_found_with_the_command_that_ends_it(pause):
+    found = codes(box(snapshot=replace(HEALTHY.snapshot, pauses=Pauses((pause,)))))["paused"]
+    assert found.severity == "warning"
+    assert found.next == pause.way_out
+    assert fault_of(found.next) is None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from swarm.core.explain_model import explain_model, models_to_explain
+from swarm.core.pauses import Pause, Pauses
+from swarm.core.snapshot import BlockedView
 from swarm.core.worker import ModelTally, WorkerStatus
 from swarm.settings import ModelSettings, Settings
 from swarm.testing.builders import a_card, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
 
+replace = msgspec.structs.replace
 BIG, SMALL = "qwen2.5:32b", "llama3.2:1b"
 
 
@@ -58,3 +63,33 @@ def test_configured_models_are_known():
     settings = Settings(models={"Mixtral": ModelSettings()})
     picture = a_snapshot(lanes=[llm_waiting(1, SMALL)])
     assert models_to_explain(picture, settings) == {SMALL, "mixtral:latest"}
+
+
+def test_what_is_paused_or_not_due_is_named_and_how_to_go_on():
+    blocked = [
+        BlockedView(task_id="t1", attempt=0, model=SMALL, due_in_s=34.4),
+        BlockedView(task_id="t2", attempt=1, model=SMALL, due_in_s=90.0),
+        BlockedView(task_id="t3", attempt=0, model=SMALL, waiting_for=("t1",)),
+        BlockedView(task_id="t4", attempt=0, model=SMALL, session_turn=False),
+        BlockedView(task_id="t5", attempt=0, model=SMALL, batch_paused="b-1"),
+        BlockedView(task_id="t6", attempt=0, model=BIG, due_in_s=1.0),
+    ]
+    picture = a_snapshot(workers=[a_worker()], lanes=[llm_waiting(7, SMALL)], blocked=blocked)
+    paused = replace(picture, pauses=Pauses((Pause("model", SMALL, "noon"),)))
+    found = [(r.code, r.text, r.next_step) for r in explain_model(SMALL, paused, Settings())]
+    look = f"swarm queue list blocked --model {SMALL}"
+    assert found[:5] == [
+        (
+            "paused",
+            f"7 tasks wait for {SMALL} and are not begun, for model {SMALL} is paused since noon.",
+            f"swarm queue resume --model {SMALL}",
+        ),
+        ("paused", f"1 more tasks for {SMALL} are held back, for batch b-1 is paused.", "swarm queue resume --batch b-1"),
+        ("delayed", f"2 more tasks for {SMALL} wait until their time comes, the first in 34s.", look),
+        ("blocked", f"1 more tasks for {SMALL} wait for other tasks to complete.", look),
+        ("blocked", f"1 more tasks for {SMALL} wait for earlier ones of their sessions to end.", look),
+    ]
+    assert not any(code == "no_demand" for code, _, _ in found)
+    first, second, *_ = explain_model(SMALL, picture, Settings())
+    assert (first.code, second.code) == ("demand", "paused"), "what can be begun comes first"
+    assert SMALL in models_to_explain(a_snapshot(blocked=blocked), Settings())

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-import typer
 
-from swarm.cli.app import app
 from swarm.core.explain import Reason, explain_worker
 from swarm.core.worker import WorkerStatus
 from swarm.settings import Settings
 from tests.helpers.cli_world import claim, healthy, lane, swarm, worker
+from tests.helpers.spoken import fault_of, in_sources, named_in
 
-PACKAGE = Path(__file__).parents[2] / "swarm"
-SPOKEN = ("core/explain.py", "core/explain_model.py", "cli/overview.py", "cli/topscreen.py", "runtime/wiring/restart.py")
-_COMMAND = re.compile(r"[`\"]swarm ([a-z-]+)(?: ([a-z-]+))?")
-
-
-def commands() -> dict[str, set[str]]:
-    """Every command with its sub-commands."""
-    group = typer.main.get_command(app)
-    return {name: set(getattr(command, "commands", {})) for name, command in group.commands.items()}
+WANTS_MORE = {"swarm submit", "swarm feed", "swarm queue pause", "swarm queue resume"}
+"""They parse without another word, and then ask for one."""
 
 
-@pytest.mark.parametrize("path", SPOKEN)
-def test_commands_that_are_named_exist(path):
-    known = commands()
-    found = _COMMAND.findall((PACKAGE / path).read_text())
-    assert found
-    for name, sub in found:
-        assert name in known, f"{path} names `swarm {name}`"
-        assert not sub or not known[name] or sub in known[name], f"{path} names `swarm {name} {sub}`"
+def test_every_command_that_a_text_names_can_be_typed():
+    spoken = list(in_sources())
+    assert len(spoken) > 200
+    faults = {}
+    for one in spoken:
+        fault = fault_of(one.command)
+        if fault is not None and not one.whole and "Missing" in fault:
+            continue  # spoken of, not told to be typed
+        if fault is None and one.whole and one.command in WANTS_MORE:
+            fault = "ends with a question"
+        if fault is not None:
+            faults[f"{one.place}: {one.command}"] = fault
+    assert not faults
+
+
+def test_what_cannot_be_typed_is_found():
+    assert fault_of("swarm explain worker-1") is None
+    assert fault_of("swarm queue list failed -n 5") is None
+    for command in ("swarm explian x", "swarm queue lst", "swarm explain", "swarm queue list -n x", "swarm logs --nope"):
+        assert fault_of(command), command
+    assert named_in("see `swarm up`; swarm logs x -n 3; or swarm explain y") == [
+        "swarm up",
+        "swarm logs x -n 3",
+        "swarm explain y",
+    ]
 
 
 def test_a_reason_without_a_next_step_cannot_be_made():

@@ -63,11 +63,11 @@ def _alone(rows: Sequence[WorkerRow]) -> str:
     if not rows:
         return "`swarm up` starts all of it"
     first = rows[0]
-    command = first.role if first.role == "brain" else f"{first.role} {first.name}"
+    command = "swarm brain" if first.role == "brain" else f"swarm {first.role} {first.name}"
     unit = "swarm-brain" if first.role == "brain" else f"swarm-{first.role}@{first.name}"
     return (
         f"{first.name} was started alone, as pid {first.process.pid}: `systemctl restart {unit}` if systemd did it, "
-        f"else `kill -TERM {first.process.pid}` and `swarm {command}` again"
+        f"else `kill -TERM {first.process.pid}` and `{command}` again"
     )
 
 
