@@ -9,13 +9,15 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from types import UnionType
 from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from swarm.core.modeloptions import option_problems
 from swarm.core.plan import RESERVED_NAMES
-from swarm.settings import Settings, WorkerSpec
+from swarm.core.scripts import script_faults
+from swarm.settings import Settings, WorkerSpec, script_entry
 
 KeyPath = tuple[str | int, ...]
 Place = Callable[[KeyPath], str]
@@ -39,7 +41,10 @@ def check(value: object, place: Place, kind: object = Settings, key: KeyPath = (
         yield from _check_section(value, place, kind, key)
         return
     inner = get_args(kind)
-    if get_origin(kind) is dict and isinstance(value, dict) and inner[1] is not Any:
+    if table := table_form(kind):
+        short = next(form for form in inner if form is not table)
+        yield from check(value, place, table if isinstance(value, dict) else short, key)
+    elif get_origin(kind) is dict and isinstance(value, dict) and inner[1] is not Any:
         for name, item in value.items():
             yield from check(item, place, inner[1], (*key, name))
     elif get_origin(kind) is dict and isinstance(value, dict) and key[:1] == ("models",):
@@ -91,6 +96,8 @@ def cross_checks(settings: Settings) -> Iterator[str]:
     last = settings.ollama.base_port + max(16, len(settings.workers)) - 1
     if settings.ollama.base_port < 1024 or last > 65535:
         yield f"ollama.base_port = {settings.ollama.base_port}: its last port would be {last}; choose from 1024 to 65520"
+    for name, entry in settings.scripts.items():
+        yield from script_faults(dotted(("scripts", name)), script_entry(entry))
     yield from _worker_checks(settings.workers)
 
 
@@ -123,6 +130,11 @@ def is_section(kind: object) -> TypeGuard[type[msgspec.Struct]]:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+def table_form(kind: object) -> type[msgspec.Struct] | None:
+    """Of a key with a short form and a table (``[scripts]``): the table's type; None for any other key."""
+    return next(filter(is_section, get_args(kind)), None) if isinstance(kind, UnionType) else None
+
+
 def near(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant."""
     names = list(known)
@@ -135,8 +147,10 @@ def words(problem: Exception, kind: object = None) -> str:
     text = str(problem).replace("`", "").removesuffix(" - at $")
     if get_origin(kind) is Literal:
         return f"{text}; one of: {', '.join(get_args(kind))}"
-    if "matching regex" in text:
+    if "matching regex" in text and "A-Za-z_][" not in text:
         return "expected letters, digits, - and _ (at most 32, the first a letter or digit)"
+    if "A-Za-z_" in text:
+        return "expected the name of a variable: letters, digits and _, the first no digit"
     if re.search(r"> 0(\.0)?$", text):
         text = f"{text} (it cannot be switched off)"
     return text.replace("Expected", "expected", 1)

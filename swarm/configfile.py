@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from swarm.configcheck import KeyPath, check, cross_checks, dotted, is_section, near, words
+from swarm.configcheck import KeyPath, check, cross_checks, dotted, is_section, near, table_form, words
 from swarm.core.bom import ForeignText, without_bom
 from swarm.errors import ConfigError
 from swarm.settings import Settings
@@ -159,7 +159,7 @@ def _table_entry(name: str) -> tuple[KeyPath, Any]:
 
 def _typed(text: str, kind: Any) -> object:  # noqa: ANN401  (a type form, which has no type of its own yet)
     """A variable's text as the plain value of its field: scalars as they are written, tables and lists as JSON."""
-    if get_origin(kind) in (dict, tuple) or is_section(kind):
+    if get_origin(kind) in (dict, tuple) or is_section(kind) or table_form(kind):
         value = msgspec.json.decode(text)
         msgspec.convert(value, kind)
         return value

@@ -6,6 +6,7 @@ where it is read, with its key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 NoOrMore = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
 
@@ -187,6 +189,17 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     gpus_needed: Count = 1
 
 
+class ScriptSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One program that tasks of class ``cpu`` and ``script`` may run, and what else a task may say about it."""
+
+    command: tuple[str, ...]
+    """The argv that the name stands for; the task's own arguments follow it."""
+    env: tuple[VariableName, ...] = ()
+    """Variables that a task may set. One that decides what is run (PYTHONPATH, LD_PRELOAD) hands the program over."""
+    cwd: str | None = None
+    """A task's ``cwd`` may be this directory or one below it. Without it every task runs in a fresh directory of its own."""
+
+
 class FeedSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Marks between which a feed keeps its lane."""
 
@@ -236,9 +249,14 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sim: SimSettings = SimSettings()
     workers: tuple[WorkerSpec, ...] = ()
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
-    scripts: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """The allow-list of ``cpu`` and ``script`` tasks: a name and the argv it stands for. Empty: none may run."""
+    scripts: dict[str, tuple[str, ...] | ScriptSettings] = msgspec.field(default_factory=dict)
+    """The allow-list of ``cpu`` and ``script`` tasks: a name and the argv it stands for, or a table. Empty: none may run."""
     feed: FeedSettings = FeedSettings()
     notify: NotifySettings = NotifySettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+
+def script_entry(entry: Sequence[str] | ScriptSettings) -> ScriptSettings:
+    """An entry of ``[scripts]`` in its long form; the short one allows a task neither variables nor a directory."""
+    return entry if isinstance(entry, ScriptSettings) else ScriptSettings(command=tuple(entry))

@@ -20,6 +20,7 @@ from swarm.cli.servers import Hosting, check_models, hosting
 from swarm.clock import SystemClock
 from swarm.configfile import load
 from swarm.core.task import ID_RE, TERMINAL
+from swarm.engines.allowlist import check_submitted
 from swarm.errors import DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.files.drafts import item_key
 from swarm.notify import check_target
@@ -188,7 +189,8 @@ class Swarm:
         return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
     def _check(self, made: Made) -> None:
-        """Whether there is the model, and whether who is to be told can be."""
+        """Whether there is the model, what a program is given is allowed, and whether who is to be told can be."""
+        check_submitted(made.document, self.settings.scripts)
         for target in made.document.get("notify") or ():
             if isinstance(target, str) and target not in self._told:
                 check_target(target, self.settings)

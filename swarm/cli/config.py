@@ -54,7 +54,8 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
 
 @app.command()
 def check(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Check file and environment. Lists every finding with its line, or says that all is well.
+    """Check file and environment. Lists every finding with its line, or says that all is well; warns of entries of
+    [scripts] that let a task run any code.
 
     \b
     Example:
@@ -62,11 +63,15 @@ def check(root: Root = None, config: Config = None, as_json: Json = False) -> No
     """
     from swarm.cli.render import Line
     from swarm.cli.render import show as put
+    from swarm.core.scripts import script_warnings
 
     loaded = load(root, config)
     path = str(loaded.path) if loaded.path else None
     text = f"{path or 'no file, defaults'}: all well ({len(loaded.sources)} keys set)"
-    put({"ok": True, "file": path, "keys_set": len(loaded.sources)}, [Line(text, "green")], as_json=as_json)
+    warnings = list(script_warnings(loaded.settings.scripts))
+    lines = [Line(f"warning: [scripts] {w.name}: {w.what}; {w.next}", "yellow") for w in warnings]
+    document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": warnings}
+    put(document, [Line(text, "green"), *lines], as_json=as_json)
 
 
 @app.command()
@@ -121,7 +126,9 @@ def _value(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(_value(item) for item in value)}]"
         case dict():
-            return "{" + ", ".join(f"{_text(name)} = {_value(item)}" for name, item in value.items()) + "}"
+            return (
+                "{" + ", ".join(f"{_text(name)} = {_value(item)}" for name, item in value.items() if item is not None) + "}"
+            )
         case _:
             return str(value)
 

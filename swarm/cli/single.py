@@ -19,6 +19,7 @@ from swarm.cli.servers import Hosting, check_models
 from swarm.core.bom import ForeignText, without_bom
 from swarm.core.modeloptions import option_problems
 from swarm.core.task import ID_RE, TaskClass
+from swarm.engines.allowlist import check_submitted
 from swarm.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -153,6 +154,7 @@ def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *
     """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
     if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
         check_models(settings, {str(document["model"]): 1})
+    check_submitted(document, settings.scripts)
     _check_dependencies(queue, document)
     _check_told(settings, document)
     if not wait:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from swarm.core.evidence import BoxEvidence, DiskEvidence, ServerEvidence
 from swarm.core.findings import Finding
+from swarm.core.scripts import script_warnings
 from swarm.settings import Settings
 
 LOW_MIB = 500
@@ -24,6 +25,18 @@ def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]
     yield from _cards(evidence, settings.gpu.warn_c)
     for server in evidence.servers:
         yield from _port(server)
+    yield from _scripts(settings)
+
+
+def _scripts(settings: Settings) -> Iterator[Finding]:
+    for warning in script_warnings(settings.scripts):
+        yield Finding(
+            code="script-any-code",
+            severity="warning",
+            subject=f"[scripts] {warning.name}",
+            what=warning.what,
+            next=warning.next,
+        )
 
 
 def _disk(disk: DiskEvidence) -> Iterator[Finding]:

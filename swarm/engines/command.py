@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
-from swarm.core.task import Task, Trail
-from swarm.engines.allowlist import allowed_argv, allowed_env
+from swarm.core.task import Trail
+from swarm.engines.allowlist import Permit, Scripts, permit
 from swarm.engines.capture import Capture
 from swarm.engines.program import CancelLike, Program, follow
+from swarm.engines.workdir import dir_below, fresh_dir, remove_tree
+from swarm.proc.environment import fixed_env
 from swarm.proc.markers import kill_marked
 from swarm.settings import CommandSettings
-
-log = logging.getLogger(__name__)
 
 _LAST_CHUNKS = 64
 """Read once everybody is gone: more than a pipe holds, and bounded should somebody hold it open all the same."""
 
 
+def _entered(allowed: Permit, own: str) -> AbstractContextManager[str]:
+    return nullcontext(own) if allowed.below is None else dir_below(*allowed.below)
+
+
 class CommandExecutor:
     """Fits the ``Executor`` port. Nothing that a task started outlives it, not even what left its process group."""
 
-    def __init__(self, settings: CommandSettings, *, scripts: Mapping[str, Sequence[str]], root: str) -> None:
-        """``root`` (the queue's) goes into the markers by which left-over processes are found."""
+    def __init__(self, settings: CommandSettings, *, scripts: Scripts, root: str, work_dir: str | None = None) -> None:
+        """``root`` (the queue's) goes into the markers by which left-over processes are found.
+
+        Each task's own directory is made in ``work_dir``, and what an earlier life left there is removed now. Nobody else
+        may write there or above: programs look for their settings upwards (``.git``, ``node_modules``). None: the system's
+        place for temporary files.
+        """
+        if work_dir is not None:
+            remove_tree(work_dir)
+        self._work_dir = work_dir
         self._settings = settings
         self._scripts = scripts
         self._root = root
@@ -43,11 +51,11 @@ class CommandExecutor:
         ``exit_code`` (transient: many programs fail by chance), ``unkillable`` (infra).
         """
         task = claim.task
-        argv = allowed_argv(task.command, self._scripts)
+        allowed = permit(task.command, task.env, task.cwd, self._scripts)
         markers = {"SWARM_ROOT": self._root, "SWARM_WORKER": claim.worker, "SWARM_TASK": task.task_id}
         began_s = time.monotonic()
-        with _working_dir(task) as cwd:
-            program = Program(argv, cwd=cwd, env={**_base_env(), **allowed_env(task.env), **markers})
+        with fresh_dir(task.task_id, self._work_dir) as own, _entered(allowed, own) as cwd:
+            program = Program(allowed.argv, cwd=cwd, env={**fixed_env(own), **allowed.env, **markers})
             try:
                 return self._attend(program, markers, began_s, cancel, progress)
             finally:
@@ -73,37 +81,6 @@ class CommandExecutor:
         if code != 0:
             raise TaskFault("transient", "exit_code", _ending(code, err), result)
         return Trail(result=result)
-
-
-@contextmanager
-def _working_dir(task: Task) -> Iterator[str]:
-    """The task's own directory, or a fresh one that is removed afterwards."""
-    if task.cwd is not None:
-        if not os.path.isabs(task.cwd) or not os.path.isdir(task.cwd):
-            raise TaskFault("deterministic", "no_cwd", f"cwd {task.cwd!r} is no existing directory given by its full path")
-        yield task.cwd
-        return
-    try:
-        path = tempfile.mkdtemp(prefix=f"swarm-{task.task_id}-")
-    except OSError as error:
-        raise TaskFault("infra", "no_temp_dir", f"no working directory can be made: {error}") from error
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, onerror=_left_behind)
-
-
-def _left_behind(_function: object, path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
-    log.warning("a task's working directory could not be removed: %s (%s)", path, info[1])
-
-
-def _base_env() -> dict[str, str]:
-    """What every program gets; nothing else of the worker's own environment."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "HOME": os.environ.get("HOME", "/"),
-    }
 
 
 def _ending(code: int, err: Capture) -> str:

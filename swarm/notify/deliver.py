@@ -22,7 +22,8 @@ from typing import IO, Any
 import msgspec
 
 from swarm.errors import InputError
-from swarm.settings import Settings
+from swarm.proc.environment import fixed_env
+from swarm.settings import Settings, script_entry
 
 SCRIPT = "script:"
 _HAS_APPRISE = importlib.util.find_spec("apprise") is not None
@@ -60,7 +61,7 @@ def deliver(target: str, message: Mapping[str, Any], settings: Settings) -> None
     if place.startswith(("http://", "https://")):
         _post(place, message, timeout_s)
     elif place.startswith(SCRIPT):
-        _run(settings.scripts[place.removeprefix(SCRIPT)], message, timeout_s)
+        _run(script_entry(settings.scripts[place.removeprefix(SCRIPT)]).command, message, timeout_s)
     else:
         _apprise(place, message)
 
@@ -122,13 +123,17 @@ def _post(url: str, message: Mapping[str, Any], timeout_s: float) -> None:
 
 
 def _run(argv: tuple[str, ...], message: Mapping[str, Any], timeout_s: float) -> None:
-    """The message comes on standard input and, its parts that are plain, as ``SWARM_…`` variables."""
+    """The message comes on standard input and, its parts that are plain, as ``SWARM_…`` variables.
+
+    Any task may have any entry told: beside that it gets what a task's program gets, not the brain's secrets.
+    """
     plain = {f"SWARM_{k}".upper(): str(v).replace("\0", "") for k, v in message.items() if isinstance(v, str | int)}
     try:
         done = subprocess.run(
             argv,
             input=msgspec.json.encode(message),
-            env={**os.environ, **plain},
+            env={**fixed_env(os.environ.get("HOME", "/")), **plain},
+            cwd="/",
             capture_output=True,
             timeout=timeout_s,
             check=False,

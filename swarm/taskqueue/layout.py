@@ -99,6 +99,10 @@ class Layout:
         """Directory of what a worker holds."""
         return f"{self.processing}/{worker}"
 
+    def work_of(self, worker: str) -> str:
+        """Where the programs that a worker runs have their own directories."""
+        return f"{self.root}/.work/{worker}"
+
     def terminal(self, state: TaskState, task_id: str) -> str:
         """Path of a finished document."""
         return self.terminal_place(state, task_id)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from swarm.core.faults import TaskFault
 from swarm.engines.command import CommandExecutor
 from swarm.proc.markers import find_marked
 from swarm.runtime.attempt import Cancel
-from swarm.settings import CommandSettings
+from swarm.settings import CommandSettings, ScriptSettings
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import claim_of, script
 
@@ -25,6 +26,7 @@ SCRIPTS = {
     "python": (sys.executable, "-c"),
     "resize": ("/bin/echo", "resized"),
     "gone": ("/nonexistent/program",),
+    "free": ScriptSettings(command=("/bin/sh", "-c"), env=("MINE",), cwd=tempfile.gettempdir()),
 }
 
 
@@ -89,7 +91,7 @@ def test_with_an_empty_list_nothing_runs():
 
 def test_the_environment_is_built_from_nothing(bench, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "x")
-    lines = bench.run("sh", "env", env={"MINE": "1"})["stdout"].splitlines()
+    lines = bench.run("free", "env", env={"MINE": "1"})["stdout"].splitlines()
     names = {line.split("=")[0] for line in lines} - {"PWD", "SHLVL", "_"}
     assert names == {"PATH", "LANG", "HOME", "MINE", "SWARM_ROOT", "SWARM_WORKER", "SWARM_TASK"}
 
@@ -106,10 +108,10 @@ def test_a_fresh_directory_is_removed_afterwards(bench):
 
 
 def test_a_given_directory_stays(bench, tmp_path):
-    assert bench.run("sh", "pwd", cwd=str(tmp_path))["stdout"].strip() == str(tmp_path)
+    assert bench.run("free", "pwd", cwd=str(tmp_path))["stdout"].strip() == str(tmp_path)
     assert tmp_path.is_dir()
-    assert bench.fault("sh", "pwd", cwd=str(tmp_path / "none")).kind == "no_cwd"
-    assert bench.fault("sh", "pwd", cwd="relative").kind == "no_cwd"
+    assert bench.fault("free", "pwd", cwd=str(tmp_path / "none")).kind == "no_cwd"
+    assert bench.fault("free", "pwd", cwd="relative").kind == "no_cwd"
 
 
 def test_stdin_is_empty_and_core_dumps_are_off(bench):

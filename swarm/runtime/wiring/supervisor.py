@@ -15,6 +15,7 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.core.plan import HOST, WorkerPlan, plan_workers
 from swarm.core.restart import RestartPolicy
+from swarm.core.scripts import script_warnings
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.errors import EngineError, LockHeld, NotRunning
@@ -53,6 +54,8 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
     with logging_as(NAME, options) as log:
         for warning in env_warnings(options.settings):
             log.warning("%s", warning)
+        for risk in script_warnings(options.settings.scripts):
+            log.warning("[scripts] %s: %s; %s", risk.name, risk.what, risk.next)
         supervisor = _supervisor(queue, options, plans, parent)
         supervisor.start()
         _install(supervisor)

@@ -137,7 +137,9 @@ def _worker(
     log: logging.Logger,
 ) -> Worker:
     settings = options.settings
-    command = CommandExecutor(settings.command, scripts=settings.scripts, root=str(options.root))
+    command = CommandExecutor(
+        settings.command, scripts=settings.scripts, root=str(options.root), work_dir=queue.layout.work_of(plan.name)
+    )
     executors: dict[TaskClass, Executor] = {TaskClass.CPU: command, TaskClass.SCRIPT: command}
     probe: ServerProbe | None = None
     cards: CardWatch | None = None
