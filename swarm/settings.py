@@ -125,7 +125,7 @@ class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The cards' health. Temperatures in degrees Celsius."""
+    """The cards: which may be used, and their health. Temperatures in degrees Celsius."""
 
     warn_c: Positive = 85.0
     """A card this hot is given no more llm work; what runs on it goes on."""
@@ -133,6 +133,8 @@ class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """It works again once it is down to this."""
     check_s: Positive = 5.0
     """A worker reads its own cards this often."""
+    ignore_visible: bool = False
+    """Use all cards there are, also those that ``CUDA_VISIBLE_DEVICES`` hides from this process."""
 
 
 class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

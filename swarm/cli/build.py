@@ -173,7 +173,7 @@ def card_rows(snapshot: SwarmSnapshot) -> tuple[CardRow, ...]:
     owners = {uuid: view for view in workers_of(snapshot) if view.row for uuid in view.row.gpu_uuids}
     rows = []
     for gpu in snapshot.gpus:
-        owner = owners.get(gpu.uuid)
+        owner = owners.get(gpu.uuid) or owners.get(str(gpu.index))
         beat = owner.heartbeat if owner and owner.alive else None
         rows.append(
             CardRow(

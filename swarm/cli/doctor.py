@@ -51,7 +51,13 @@ def doctor(
             hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
             raise InputError(f"there is no worker {worker}", hint=hint)
         found = about(found, worker)
-    document = {"root": evidence.root, "worker": worker, "healthy": not found, "findings": found}
+    document = {
+        "root": evidence.root,
+        "worker": worker,
+        "healthy": not found,
+        "cards_note": evidence.cards_note,
+        "findings": found,
+    }
     show(document, _blocks(evidence, worker, found), as_json=as_json)
     if found:
         raise typer.Exit(EXIT_TASKS_FAILED)
@@ -62,9 +68,10 @@ def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...
     from swarm.cli.units import plural
 
     whom = worker or evidence.root
+    note: list[Block] = [Line(evidence.cards_note, "yellow")] if evidence.cards_note else []
     if not found:
-        return [Line(f"{whom}: nothing is wrong", "green"), *_checked(evidence)]
-    blocks: list[Block] = [Line(f"{whom}: {plural(len(found), 'finding')}", "bold")]
+        return [Line(f"{whom}: nothing is wrong", "green"), *note, *_checked(evidence)]
+    blocks: list[Block] = [Line(f"{whom}: {plural(len(found), 'finding')}", "bold"), *note]
     for finding in found:
         style: Style = "bold red" if finding.severity == "critical" else "yellow"
         blocks += [Line(""), Line(f"{finding.severity.upper()} [{finding.code}] {finding.what}", style)]

@@ -18,7 +18,9 @@ from swarm.core.gpu import GpuReading
 from swarm.core.plan import WorkerPlan, plan_workers
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import canonical_model
+from swarm.core.visible import Visibility
 from swarm.errors import ConfigError, SwarmError
+from swarm.gpu.patient import Reader
 from swarm.ollama import quarantine
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.server import ServerNote
@@ -43,8 +45,9 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     status = load_status(root / "workers") if not trouble else None
     simulate = simulate or _simulated_before(root, status)
     snapshot, look_trouble = (None, "") if trouble else _snapshot(settings)
-    cards, cards_trouble = _cards(settings, simulate, snapshot)
-    plan, plan_trouble = _plan(settings, root, cards, simulate)
+    reader = gpu_reader(settings, simulate)
+    cards, cards_trouble = _cards(reader)
+    plan, plan_trouble = _plan(settings, root, cards, simulate, reader.visibility)
     simulated = bool(simulate) or any(p.simulated for p in plan)
     wants_binary = not simulated and (not plan or any(p.owns_server for p in plan))
     clock_ahead = newer_than_now(layout, now_s)
@@ -64,6 +67,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         binary=settings.ollama.binary,
         binary_found=not wants_binary or shutil.which(settings.ollama.binary) is not None,
         cards=cards,
+        cards_note=reader.visibility.note,
         cards_trouble=cards_trouble,
         supervisor_phase=status.phase if status is not None else "",
         processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
@@ -88,25 +92,26 @@ def _snapshot(settings: Settings) -> tuple[SwarmSnapshot | None, str]:
         return None, str(error)
 
 
-def _cards(settings: Settings, simulate: int | None, snapshot: SwarmSnapshot | None) -> tuple[tuple[GpuReading, ...], str]:
-    if snapshot is not None and snapshot.gpus and not simulate:
-        return snapshot.gpus, ""
-    reader = gpu_reader(settings, simulate)
+def _cards(reader: Reader) -> tuple[tuple[GpuReading, ...], str]:
     try:
-        return reader.read(), getattr(reader, "unavailable", None) or ""
+        return reader.read(), reader.unavailable or ""
     except OSError:
         return (), ""  # simulated cards live under the root; that it cannot be read is a finding of its own
 
 
 def _plan(
-    settings: Settings, root: Path, cards: tuple[GpuReading, ...], simulate: int | None
+    settings: Settings,
+    root: Path,
+    cards: tuple[GpuReading, ...],
+    simulate: int | None,
+    visibility: Visibility,
 ) -> tuple[tuple[WorkerPlan, ...], str]:
     """The plan of the running swarm, else the one that a start would make."""
     plan = load_plan(root / "workers") if not simulate else None
     if plan is not None:
         return plan, ""
     try:
-        return plan_workers(settings, cards, simulate=simulate), ""
+        return plan_workers(settings, cards, simulate=simulate, visibility=visibility), ""
     except ConfigError as error:
         return (), error.message
 

@@ -50,10 +50,12 @@ def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> Non
     """
     from swarm.cli import build, screens
     from swarm.cli.options import settings
-    from swarm.cli.render import show
+    from swarm.cli.render import Line, show
 
-    rows = build.card_rows(_snapshot(settings(root, config)))
-    show({"gpus": rows}, [screens.cards(rows)], as_json=as_json)
+    snapshot = _snapshot(settings(root, config))
+    rows, note = build.card_rows(snapshot), snapshot.gpus_note
+    lines = [Line(note, "yellow")] if note else []
+    show({"gpus": rows, "cards_note": note}, [screens.cards(rows), *lines], as_json=as_json)
 
 
 def explain(

@@ -31,6 +31,7 @@ def status(
         simulated=any(w.simulated and w.alive for w in workers),
         alarms=alarms(snapshot, queue, settings, brain=brain),
         cards=cards,
+        cards_note=snapshot.gpus_note,
         workers=workers,
         active=active_rows(snapshot, settings),
         lanes=lane_rows(snapshot),

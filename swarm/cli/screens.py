@@ -30,6 +30,8 @@ def status(view: StatusView) -> list[Block]:
     blocks += alarms(view.alarms)
     if view.cards:
         blocks += [Line(""), cards(view.cards)]
+    if view.cards_note:
+        blocks.append(Line(view.cards_note, "yellow"))
     blocks += [Line(""), workers(view.workers, short=True, active=view.active), Line("")]
     blocks += [*queue(view.queue, lanes=view.lanes), throughput(view.throughput)]
     return blocks

@@ -113,11 +113,12 @@ def _comes_up(options: RunOptions, process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _say_starting(workers: int) -> None:
-    print(f"starting {plural(workers, 'worker')} …", file=sys.stderr, flush=True)
+def _say_starting(workers: int, note: str) -> None:
+    on = f" on {note}" if note else ""
+    print(f"starting {plural(workers, 'worker')}{on} …", file=sys.stderr, flush=True)
 
 
-def _say_nothing(_workers: int) -> None:
+def _say_nothing(_workers: int, _note: str) -> None:
     """For who asked for quiet."""
 
 

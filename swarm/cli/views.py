@@ -183,6 +183,8 @@ class StatusView(_View, frozen=True, kw_only=True):
     simulated: bool
     alarms: tuple[Alarm, ...]
     cards: tuple[CardRow, ...]
+    cards_note: str
+    """Which of the machine's cards these are and why, where they are not all."""
     workers: tuple[WorkerLine, ...]
     active: tuple[ActiveRow, ...]
     """What the workers hold."""

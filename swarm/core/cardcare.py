@@ -36,9 +36,9 @@ def judge_cards(
     """
     if not readings or not uuids:
         return CardVerdict()
-    mine = [reading for reading in readings if reading.uuid in uuids]
+    mine = [reading for reading in readings if reading.is_one_of(uuids)]
     fault = next((f"GPU {r.index} cannot be read: {r.fault}" for r in mine if r.fault is not None), "")
-    missing = sorted(set(uuids) - {reading.uuid for reading in mine})
+    missing = sorted(uuid for uuid in set(uuids) if not any(reading.is_one_of((uuid,)) for reading in mine))
     if not fault and missing:
         fault = f"the driver does not list {', '.join(missing)} any more"
     if fault:

@@ -118,13 +118,16 @@ def _host(evidence: BoxEvidence) -> Iterator[Finding]:
 def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
     if evidence.plan_trouble:
         cards = (f"NVML: {evidence.cards_trouble}",) if evidence.cards_trouble else ()
+        step = "install the NVIDIA driver (`nvidia-smi` must list the cards), correct [[workers]], or try --simulate 4"
+        if evidence.cards_note:
+            step = "unset CUDA_VISIBLE_DEVICES or name other cards in it (`nvidia-smi -L`), or correct [[workers]]"
         yield Finding(
             code="no-plan",
             severity="critical",
             subject="box",
             what=f"no worker can be planned: {evidence.plan_trouble}",
             evidence=cards,
-            next="install the NVIDIA driver (`nvidia-smi` must list the cards), correct [[workers]], or try --simulate 4",
+            next=step,
         )
     elif evidence.cards_trouble and any(p.gpus for p in evidence.plan) and not evidence.simulated:
         yield Finding(
@@ -149,7 +152,7 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
 def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
     owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}
     for card in evidence.cards:
-        owner = owners.get(card.uuid, "")
+        owner = owners.get(card.uuid) or owners.get(str(card.index), "")
         reading = f"GPU {card.index} {card.uuid} ({card.name})"
         if card.fault is not None:
             yield Finding(

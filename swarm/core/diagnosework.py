@@ -9,6 +9,7 @@ from swarm.core.diagnoseprocess import expected
 from swarm.core.evidence import BoxEvidence
 from swarm.core.findings import Finding
 from swarm.core.fit import what_helps
+from swarm.core.gpu import GpuReading
 from swarm.core.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.stuck import stuck
@@ -151,9 +152,14 @@ def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str
     if view is None or tally is None:
         return ()
     uuids = view.row.gpu_uuids if view.row is not None else ()
-    cards = (f"GPU {c.index}: {c.memory_used_mib}/{c.memory_total_mib} MiB used" for c in snapshot.gpus if c.uuid in uuids)
+    cards = (f"GPU {c.index}: {_memory(c)}" for c in snapshot.gpus if c.is_one_of(uuids))
     size = f", its size {tally.size_mib} MiB" if tally.size_mib else ""
     return (f"heartbeats/{worker}.json: {tally.load_failures} loads of {model} failed in a row{size}", *cards)
+
+
+def _memory(card: GpuReading) -> str:
+    used, total = ("?" if mib is None else str(mib) for mib in (card.memory_used_mib, card.memory_total_mib))
+    return f"{used}/{total} MiB used" if (used, total) != ("?", "?") else "the driver does not tell its memory"
 
 
 def _own_words(snapshot: SwarmSnapshot, worker: str) -> tuple[str, ...]:

@@ -117,6 +117,8 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """The model server's program, as configured."""
     binary_found: bool = True
     cards: tuple[GpuReading, ...] = ()
+    cards_note: str = ""
+    """Which of the machine's cards they are and why, where they are not all."""
     cards_trouble: str = ""
     """Why no cards are read: no driver, no library."""
     supervisor_phase: str = ""

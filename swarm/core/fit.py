@@ -65,7 +65,7 @@ def what_helps(model: str) -> str:
 def card_memory_mib(view: WorkerView, snapshot: SwarmSnapshot) -> int | None:
     """Memory of this worker's cards together; None if it has none or one of them does not say."""
     uuids = view.row.gpu_uuids if view.row is not None else ()
-    totals = [g.memory_total_mib for g in snapshot.gpus if g.uuid in uuids and g.memory_total_mib is not None]
+    totals = [g.memory_total_mib for g in snapshot.gpus if g.is_one_of(uuids) and g.memory_total_mib is not None]
     return sum(totals) if totals and len(totals) == len(uuids) else None
 
 

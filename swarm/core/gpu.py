@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 
@@ -12,12 +14,26 @@ class GpuProcess(msgspec.Struct, frozen=True):
     used_mib: int | None
 
 
+class MigInstance(msgspec.Struct, frozen=True):
+    """Which part of which card a MIG instance is."""
+
+    gpu_index: int
+    gpu_uuid: str
+    gi: int | None = None
+    """GPU instance and compute instance, where the driver tells them."""
+    ci: int | None = None
+
+
 class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One card at one moment. ``None`` means the driver did not say; it never stands for zero."""
 
     index: int
+    """The driver's, in the order of the PCI bus; a MIG instance's is 100 and more (see ``swarm.gpu.nvml``)."""
     uuid: str
+    """What ``CUDA_VISIBLE_DEVICES`` calls it: its UUID, or its index where the driver tells no UUID of its own."""
     name: str
+    mig: MigInstance | None = None
+    """Set for a MIG instance, which is a card like any other."""
     simulated: bool = False
     memory_total_mib: int | None = None
     memory_used_mib: int | None = None
@@ -29,3 +45,7 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     processes: tuple[GpuProcess, ...] | None = None
     fault: str | None = None
     """Set when the card is lost or unreadable: the driver's words."""
+
+    def is_one_of(self, uuids: Collection[str]) -> bool:
+        """Whether it is named there. A driver that tells a UUID only now and then had it called by its index meanwhile."""
+        return self.uuid in uuids or str(self.index) in uuids

@@ -109,6 +109,6 @@ def _own_word(view: WorkerView) -> Condition | None:
 
 def _card_lost(view: WorkerView, snapshot: SwarmSnapshot) -> Condition | None:
     for gpu in snapshot.gpus:
-        if gpu.fault is not None and view.row is not None and gpu.uuid in view.row.gpu_uuids:
+        if gpu.fault is not None and view.row is not None and gpu.is_one_of(view.row.gpu_uuids):
             return Condition("card_lost", f"GPU {gpu.index} of {view.name} cannot be read: {gpu.fault}")
     return None

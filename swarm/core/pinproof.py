@@ -35,20 +35,31 @@ def judge_pin(
     Other workers may load at the same moment, so growth elsewhere counts only where the process is known to be ours.
     In a container the driver may list processes by numbers that are not ours; then only the own card's growth is judged.
     """
-    mine = [card for card in after if card.uuid in uuids]
+    mine = [card for card in after if card.is_one_of(uuids)]
     if promised_mib <= SLACK_MIB:
         return PinVerdict("unknown", f"the server claims {promised_mib} MiB on the card: too little to tell by")
     if len(mine) < len(set(uuids)) or any(card.fault is not None or card.simulated for card in mine):
         return PinVerdict("unknown", "the driver does not tell of this worker's cards")
-    astray = [c for c in after if c.uuid not in uuids and _held_by(c, pids) > SLACK_MIB]
+    astray = [c for c in after if not c.is_one_of(uuids) and _held_by(c, pids) > SLACK_MIB]
     if astray:
         where = ", ".join(f"{_held_by(c, pids)} MiB on GPU {c.index} ({c.uuid})" for c in astray)
         return PinVerdict("refuted", f"its server holds {where}, which is another worker's card")
+    return _judge_growth(before, mine, promised_mib, pids)
+
+
+def _judge_growth(
+    before: Sequence[GpuReading], mine: Sequence[GpuReading], promised_mib: int, pids: Collection[int]
+) -> PinVerdict:
     grown_mib, how = _growth(before, mine, pids)
     if grown_mib is None:
         return PinVerdict("unknown", "the driver does not tell how much memory is in use")
     numbers = f"{_names(mine)} grew by {grown_mib} MiB ({how}), the server says {promised_mib} MiB"
-    return PinVerdict("proven" if grown_mib >= ENOUGH * promised_mib else "refuted", numbers)
+    if grown_mib >= ENOUGH * promised_mib:
+        return PinVerdict("proven", numbers)
+    if not all(_tells(card) for card in mine):
+        # Others may have let go of as much meanwhile: without a list of processes that looks just the same.
+        return PinVerdict("unknown", "the driver does not list processes, and the whole card's memory does not show it")
+    return PinVerdict("refuted", numbers)
 
 
 def _growth(before: Sequence[GpuReading], mine: Sequence[GpuReading], pids: Collection[int]) -> tuple[int | None, str]:

@@ -8,6 +8,7 @@ from itertools import count
 import msgspec
 
 from swarm.core.gpu import GpuReading
+from swarm.core.visible import Visibility
 from swarm.errors import ConfigError
 from swarm.settings import Settings, WorkerSpec
 
@@ -15,6 +16,10 @@ HOST = "127.0.0.1"
 RESERVED_NAMES = frozenset({"brain", "supervisor"})
 """Lock and log files of these names belong to others."""
 _LAST_PORT = 65535
+_SHOW_CARDS = (
+    "unset CUDA_VISIBLE_DEVICES or name a card that may be used in it (by index or UUID: `nvidia-smi -L`), "
+    "or set ignore_visible = true in [gpu]"
+)
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -51,20 +56,30 @@ def simulated_cards(number: int, vram_mib: int) -> tuple[GpuReading, ...]:
     )
 
 
-def plan_workers(settings: Settings, cards: Sequence[GpuReading], *, simulate: int | None) -> tuple[WorkerPlan, ...]:
+def plan_workers(
+    settings: Settings,
+    cards: Sequence[GpuReading],
+    *,
+    simulate: int | None,
+    visibility: Visibility | None = None,
+) -> tuple[WorkerPlan, ...]:
     """One worker per card, or those of ``[[workers]]``. With ``simulate`` the given cards are ignored.
 
-    Raises ``ConfigError``: unknown card, a card, name, port or server given twice, no card at all.
+    ``visibility`` tells why ``cards`` are not all there are. Raises ``ConfigError``: unknown or hidden card, a card, name,
+    port or server given twice, no card at all.
     """
+    seen = visibility if visibility is not None and simulate is None else Visibility()
     found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
     specs = settings.workers or tuple(WorkerSpec(name=f"worker-{i}", gpus=(c.index,)) for i, c in enumerate(found, 1))
+    if not specs and seen.hidden:
+        raise ConfigError(f"no card is left to work on: {seen.note}", hint=_SHOW_CARDS)
     if not specs:
         raise ConfigError(
             "no GPU was found and the configuration names no workers",
             hint="try --simulate 4, or name a running server: [[workers]] name = 'worker-1', ollama_url = 'http://127.0.0.1:11434'",
         )
     _check_names(specs)
-    _check_cards(specs, found)
+    _check_cards(specs, found, seen)
     _check_servers(specs)
     ports = _ports(specs, settings.ollama.base_port)
     by_index = {card.index: card for card in found}
@@ -111,11 +126,15 @@ def _check_names(specs: Sequence[WorkerSpec]) -> None:
         seen.add(spec.name)
 
 
-def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading]) -> None:
+def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen: Visibility) -> None:
     known = sorted(card.index for card in cards)
     owner: dict[int, str] = {}
     for spec in specs:
         for index in spec.gpus:
+            if index in seen.hidden:
+                raise ConfigError(
+                    f"[[workers]] {spec.name}: GPU {index} is hidden from this process: {seen.note}", hint=_SHOW_CARDS
+                )
             if index not in known:
                 there = ", ".join(map(str, known)) or "none"
                 raise ConfigError(

@@ -145,6 +145,8 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     blocked_total: int = 0
     drop_ins: tuple[DropIn, ...] = ()
     gpus: tuple[GpuReading, ...] = ()
+    gpus_note: str = ""
+    """Which of the machine's cards these are and why, where they are not all: ``1 of 4 cards: CUDA_VISIBLE_DEVICES=1``."""
     finished: FinishedView = FinishedView()
     """Empty unless the configuration asks for retention, and for observers that only look."""
 

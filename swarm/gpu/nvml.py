@@ -1,21 +1,22 @@
 """Reads NVIDIA cards through NVML. Any reading may be missing, and a lost card is a value: nothing here crashes on hardware.
 
-No driver or no library is a normal case: no cards, and ``unavailable`` says why.
+No driver or no library is a normal case: no cards, and ``unavailable`` says why. A card split by MIG is as many cards as it
+has instances, numbered from 100 on card 0, from 200 on card 1, and so on: the others keep their numbers.
 """
-# ruff: noqa: ANN401 - NVML's binding has no types
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections import Counter
+from typing import Any
 
 import msgspec
 
-from swarm.core.gpu import GpuProcess, GpuReading
+from swarm.core.gpu import GpuReading, MigInstance
+from swarm.gpu.nvmlcalls import CardLost, DriverUnavailable, NvmlCalls
 
-_MIB = 1 << 20
-T = TypeVar("T")
+UNKNOWN = "unknown"
+NO_INSTANCE = "MIG mode is on and the card has no instance: create one (nvidia-smi mig -cgi … -C), or switch the mode off"
+_INSTANCES = 100
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -24,6 +25,7 @@ class _Known(msgspec.Struct, frozen=True):
     uuid: str
     name: str
     total_mib: int | None
+    mig: MigInstance | None = None
 
 
 class NvmlReader:
@@ -32,8 +34,9 @@ class NvmlReader:
     def __init__(self) -> None:
         self.unavailable: str | None = None
         """Why ``read`` finds no cards: no library, no driver, no permission. None while NVML answers."""
-        self._nvml: Any = None
-        self._known: dict[int, _Known] = {}
+        self._nvml: NvmlCalls | None = None
+        self._known: dict[int, dict[int, _Known]] = {}
+        """By the driver's index, then by ours."""
 
     def read(self) -> tuple[GpuReading, ...]:
         """All cards now, by index. Cards seen earlier stay in the list with a ``fault`` when they or the driver fail.
@@ -41,15 +44,15 @@ class NvmlReader:
         A sick driver can block in the kernel; call it where that may be waited for (``PatientReader``).
         """
         try:
-            nvml = self._open()
-            number = int(nvml.nvmlDeviceGetCount())
-        except ImportError as error:
-            return self._without(f"the Python module pynvml (package nvidia-ml-py) cannot be loaded: {error}")
-        except self._errors as error:
+            nvml = self._nvml = self._nvml or NvmlCalls()
+            number = nvml.count()
+        except DriverUnavailable as error:
             self._nvml = None
-            return self._without(_words(error))
+            self.unavailable = str(error)
+            return tuple(card for place in sorted(self._known) for card in self._lost(place, str(error)))
         self.unavailable = None
-        cards = [self._card(nvml, index) for index in sorted({*range(number), *self._known})]
+        places = sorted({*range(number), *self._known})
+        cards = _told_apart([card for place in places for card in self._cards(nvml, place)])
         answering = {card.uuid for card in cards if card.fault is None}
         # After a driver reset a lost card may be gone from the count, and the others have moved up.
         return tuple(c for c in cards if c.fault is None or c.uuid not in answering)
@@ -58,90 +61,89 @@ class NvmlReader:
         """Let go of the library."""
         nvml, self._nvml = self._nvml, None
         if nvml is not None:
-            _optional(nvml, nvml.nvmlShutdown)
+            nvml.close()
 
-    @property
-    def _errors(self) -> tuple[type[Exception], ...]:
-        return (importlib.import_module("pynvml").NVMLError,)
-
-    def _open(self) -> Any:
-        if self._nvml is None:
-            # Late, so that machines without the library never load it.
-            nvml = importlib.import_module("pynvml")
-            nvml.nvmlInit()
-            self._nvml = nvml
-        return self._nvml
-
-    def _without(self, reason: str) -> tuple[GpuReading, ...]:
-        self.unavailable = reason
-        return tuple(self._lost(index, reason) for index in sorted(self._known))
-
-    def _lost(self, index: int, fault: str) -> GpuReading:
-        known = self._known.get(index, _Known("", "unknown", None))
-        return GpuReading(index=index, uuid=known.uuid, name=known.name, memory_total_mib=known.total_mib, fault=fault)
-
-    def _card(self, nvml: Any, index: int) -> GpuReading:
+    def _cards(self, nvml: NvmlCalls, place: int) -> list[GpuReading]:
+        """The card at one of the driver's places: one, or its MIG instances."""
         try:
             # Looked up each time: a handle of before a driver reset would stay lost for ever.
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            known = self._identify(nvml, index, handle)
-            memory = _reading(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-            load = _reading(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
-            temperature = _reading(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
-            power_mw = _reading(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
-            energy_mj = _reading(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-            running = _reading(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle)
-        except nvml.NVMLError as error:
-            return self._lost(index, _words(error))
+            handle = nvml.handle(place)
+            if handle is None:
+                return [self._reading(nvml, place, place, None)]
+            parts = nvml.instances(handle)
+            if parts is None:
+                return [self._reading(nvml, place, place, handle)]
+            if not parts:
+                return [msgspec.structs.replace(self._reading(nvml, place, place, handle), fault=NO_INSTANCE)]
+            whole = nvml.uuid(handle) or str(place)
+            return [self._instance(nvml, place, number, whole, handle, part) for number, part in parts]
+        except CardLost as error:
+            return self._lost(place, str(error))
+
+    def _lost(self, place: int, fault: str) -> list[GpuReading]:
+        known = self._known.get(place) or {place: _Known(str(place), UNKNOWN, None)}
+        return [
+            GpuReading(index=i, uuid=k.uuid, name=k.name, memory_total_mib=k.total_mib, mig=k.mig, fault=fault)
+            for i, k in sorted(known.items())
+        ]
+
+    def _instance(self, nvml: NvmlCalls, place: int, number: int, whole: str, parent: Any, handle: Any) -> GpuReading:  # noqa: ANN401
+        """A MIG instance. Heat is the whole card's; power and energy cannot be told apart, so no instance has them."""
+        ids = nvml.instance_ids(handle)
+        mig = MigInstance(gpu_index=place, gpu_uuid=whole, gi=ids[0] if ids else None, ci=ids[1] if ids else None)
+        card = self._reading(nvml, place, _INSTANCES * (place + 1) + number, handle, mig)
+        return msgspec.structs.replace(card, temperature_c=nvml.temperature_c(parent), power_w=None, energy_j=None)
+
+    def _reading(self, nvml: NvmlCalls, place: int, index: int, handle: Any, mig: MigInstance | None = None) -> GpuReading:  # noqa: ANN401
+        """One card's readings; without a ``handle`` nothing is known of it but that it is there."""
+        if handle is None:
+            return GpuReading(index=index, uuid=str(index), name=UNKNOWN)
+        memory = nvml.memory_mib(handle)
+        known = self._identify(nvml, place, index, handle, memory[0] if memory else None, mig)
         return GpuReading(
             index=index,
             uuid=known.uuid,
             name=known.name,
-            memory_total_mib=int(memory.total) // _MIB if memory is not None else known.total_mib,
-            memory_used_mib=int(memory.used) // _MIB if memory is not None else None,
-            utilisation_pct=int(load.gpu) if load is not None else None,
-            temperature_c=int(temperature) if temperature is not None else None,
-            power_w=power_mw / 1000 if power_mw is not None else None,
-            energy_j=energy_mj / 1000 if energy_mj is not None else None,
-            processes=tuple(_process(p) for p in running) if running is not None else None,
+            mig=mig,
+            memory_total_mib=known.total_mib,
+            memory_used_mib=memory[1] if memory else None,
+            utilisation_pct=nvml.utilisation_pct(handle),
+            temperature_c=nvml.temperature_c(handle),
+            power_w=nvml.power_w(handle),
+            energy_j=nvml.energy_j(handle),
+            processes=nvml.processes(handle),
         )
 
-    def _identify(self, nvml: Any, index: int, handle: Any) -> _Known:
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        known = self._known.get(index)
-        if known is None or known.uuid != uuid:
-            name = _reading(nvml, nvml.nvmlDeviceGetName, handle)
-            memory = _reading(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-            total_mib = int(memory.total) // _MIB if memory is not None else None
-            known = self._known[index] = _Known(uuid, _text(name) if name is not None else "unknown", total_mib)
+    def _identify(
+        self,
+        nvml: NvmlCalls,
+        place: int,
+        index: int,
+        handle: Any,  # noqa: ANN401
+        total_mib: int | None,
+        mig: MigInstance | None,
+    ) -> _Known:
+        """Who it is; what it does not say now is as it was before."""
+        before = self._known.get(place, {}).get(index)
+        uuid = nvml.uuid(handle) or (before.uuid if before is not None else None) or _name_for(index, mig)
+        if before is not None and before.uuid != uuid:
+            before = None
+        name = (before.name if before is not None and before.name != UNKNOWN else None) or nvml.name(handle) or UNKNOWN
+        total_mib = total_mib if total_mib is not None else (before.total_mib if before is not None else None)
+        known = _Known(uuid, name, total_mib, mig)
+        siblings = self._known.get(place, {}).items() if mig is not None else ()
+        self._known[place] = {**{i: k for i, k in siblings if k.mig is not None}, index: known}
         return known
 
 
-def _reading(nvml: Any, ask: Callable[..., T], *args: Any) -> T | None:
-    """One reading, None where the card or driver does not offer it. A lost card raises: it is lost as a whole."""
-    try:
-        return ask(*args)
-    except (nvml.NVMLError_GpuIsLost, nvml.NVMLError_DriverNotLoaded, nvml.NVMLError_Uninitialized):
-        raise
-    except nvml.NVMLError:
-        return None
+def _name_for(index: int, mig: MigInstance | None) -> str:
+    """What CUDA may be told instead of a UUID that the driver does not tell."""
+    if mig is not None and mig.gi is not None and mig.gpu_uuid.startswith("GPU-"):
+        return f"MIG-{mig.gpu_uuid}/{mig.gi}/{mig.ci}"
+    return str(index)
 
 
-def _optional(nvml: Any, ask: Callable[[], object]) -> None:
-    try:
-        ask()
-    except nvml.NVMLError:
-        return
-
-
-def _process(process: Any) -> GpuProcess:
-    used = process.usedGpuMemory
-    return GpuProcess(pid=int(process.pid), used_mib=int(used) // _MIB if used is not None else None)
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _told_apart(cards: list[GpuReading]) -> list[GpuReading]:
+    """Cards for which the driver gives one UUID to several are called by their indices."""
+    times = Counter(card.uuid for card in cards if card.fault is None)
+    return [msgspec.structs.replace(c, uuid=str(c.index)) if c.fault is None and times[c.uuid] > 1 else c for c in cards]

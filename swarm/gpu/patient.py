@@ -11,10 +11,17 @@ import msgspec
 from swarm.core.gpu import GpuReading
 
 
-class _Reader(Protocol):
-    unavailable: str | None
+class Reader(Protocol):
+    """What is wrapped."""
 
-    def read(self) -> tuple[GpuReading, ...]: ...
+    @property
+    def unavailable(self) -> str | None:
+        """Why there are no cards; None while they are read."""
+        ...
+
+    def read(self) -> tuple[GpuReading, ...]:
+        """All cards now."""
+        ...
 
 
 class PatientReader:
@@ -24,7 +31,7 @@ class PatientReader:
     put to it: one stuck thread is all it costs. When it answers, readings go on.
     """
 
-    def __init__(self, reader: _Reader, *, timeout_s: float = 2.0) -> None:
+    def __init__(self, reader: Reader, *, timeout_s: float = 2.0) -> None:
         self._reader = reader
         self._timeout_s = timeout_s
         self._last: tuple[GpuReading, ...] = ()
@@ -57,7 +64,7 @@ class PatientReader:
 class _Question:
     """One reading under way."""
 
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.since_s = time.monotonic()
         self.done = threading.Event()
         self.answer: tuple[GpuReading, ...] = ()

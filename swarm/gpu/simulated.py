@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.gpu import GpuProcess, GpuReading
+from swarm.core.visible import Visibility
 from swarm.proc.stat import read_stat
 
 STATE_FILE = "state.json"
@@ -32,6 +33,8 @@ class SimulatedReader:
     """Fits the ``GpuReader`` port: ``count`` cards ``SIM-GPU-<i>`` of ``vram_mib`` each, one directory per card."""
 
     unavailable: str | None = None
+    visibility = Visibility()
+    """No environment hides a simulated card."""
 
     def __init__(self, count: int, vram_mib: int, card_dirs: Sequence[Path]) -> None:
         if len(card_dirs) != count:

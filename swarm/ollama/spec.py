@@ -101,7 +101,7 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
     env = {
         "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         # By UUID: indices mean different cards to CUDA and to nvidia-smi. -1 shows no card: a server on the CPU.
-        "CUDA_VISIBLE_DEVICES": ",".join(plan.gpu_uuids) or "-1",
+        "CUDA_VISIBLE_DEVICES": _pinned_to(plan),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # Vulkan sees the cards that CUDA was told to hide.
         "OLLAMA_VULKAN": "0",
@@ -119,6 +119,12 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
     if len(plan.gpu_uuids) > 1:
         env["OLLAMA_SCHED_SPREAD"] = "1"
     return env
+
+
+def _pinned_to(plan: WorkerPlan) -> str:
+    """Where the driver tells no UUID of one of several cards, all go by index: CUDA takes no mixture."""
+    by_index = any(uuid.isdecimal() for uuid in plan.gpu_uuids)
+    return ",".join(map(str, plan.gpus) if by_index else plan.gpu_uuids) or "-1"
 
 
 def sim_overlay(settings: Settings, card_dirs: tuple[str, ...]) -> dict[str, str]:

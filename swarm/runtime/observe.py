@@ -14,7 +14,7 @@ from swarm.core.retention import old_after_s
 from swarm.core.snapshot import ClaimView, FinishedView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
-from swarm.runtime.ports import BrainQueue, Clock, GpuReader
+from swarm.runtime.ports import BrainQueue, ChosenCards, Clock
 from swarm.settings import Settings
 
 LATE_MARGIN_S = 1.0
@@ -72,7 +72,7 @@ class Observer:
     """Used by one thread. Costs one look into the queue per call."""
 
     def __init__(
-        self, queue: BrainQueue, gpu: GpuReader | None, clock: Clock, settings: Settings, *, retention: bool = False
+        self, queue: BrainQueue, gpu: ChosenCards | None, clock: Clock, settings: Settings, *, retention: bool = False
     ) -> None:
         """With ``retention`` what lies finished is looked at too, if the settings ask for it to be let go some day."""
         self._queue = queue
@@ -107,6 +107,7 @@ class Observer:
             orphaned=self._queue.orphaned(),
             pauses=self._queue.pauses(),
             gpus=self._read_cards(now_s),
+            gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
             finished=FinishedView() if self._old_after_s is None else self._queue.finished(self._old_after_s),
         )
         self._judged.prune()

@@ -13,6 +13,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.visible import Visibility
 from swarm.core.worker import Heartbeat
 
 
@@ -195,10 +196,19 @@ class HeartbeatSink(Protocol):
 
 
 class GpuReader(Protocol):
-    """Reads the cards."""
+    """Reads cards."""
 
     def read(self) -> tuple[GpuReading, ...]:
         """All cards now. Never raises for a lost card: that is a reading with ``fault``."""
+        ...
+
+
+class ChosenCards(GpuReader, Protocol):
+    """Reads the cards that this swarm may use."""
+
+    @property
+    def visibility(self) -> Visibility:
+        """Which of the machine's cards they are, and why; known once they were read."""
         ...
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.plan import WorkerPlan
+from swarm.core.visible import Visibility
 from swarm.core.worker import ProcessIdentity
 from swarm.proc.notes import read_note, remove_note, write_note
 from swarm.runtime.children import ChildStatus
 
 PLAN_FILE = "supervisor.plan.json"
 STATUS_FILE = "supervisor.status.json"
+VISIBLE_FILE = "supervisor.visible.json"
 """Two dots each: never taken for the registry row of a process."""
 
 
@@ -44,9 +46,20 @@ def load_plan(workers_dir: Path) -> tuple[WorkerPlan, ...] | None:
     return read_note(workers_dir / PLAN_FILE, tuple[WorkerPlan, ...])
 
 
+def save_visibility(workers_dir: Path, visibility: Visibility) -> None:
+    """Beside the plan: which of the machine's cards it could choose from. Raises ``OSError``."""
+    write_note(workers_dir / VISIBLE_FILE, visibility)
+
+
+def load_visibility(workers_dir: Path) -> Visibility | None:
+    """What the running supervisor's environment left of the cards; None where there is no plan to go with it."""
+    return read_note(workers_dir / VISIBLE_FILE, Visibility) if (workers_dir / PLAN_FILE).exists() else None
+
+
 def remove_plan(workers_dir: Path) -> None:
     """The plan ends with its supervisor."""
     remove_note(workers_dir / PLAN_FILE)
+    remove_note(workers_dir / VISIBLE_FILE)
 
 
 def save_status(workers_dir: Path, status: SupervisorStatus) -> None:

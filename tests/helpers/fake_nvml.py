@@ -27,6 +27,24 @@ def build(directory: Path, *defines: str) -> Path:
     return directory
 
 
+CUDA = """
+int cuInit(unsigned flags) { return 0; }
+char *getenv(const char *);
+int cuDeviceGetCount(int *number) { *number = getenv("CUDA_VISIBLE_DEVICES") ? 1 : 2; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetUuid(unsigned char *uuid, int device) { uuid[0] = device ? 1 : 3; return 0; }
+"""
+
+
+def build_cuda(directory: Path) -> Path:
+    """A stand-in for CUDA's library: it counts card 3 before card 1, and hides one where a variable asks for it."""
+    source = directory / "cuda.c"
+    source.write_text(CUDA)
+    flags = ["-shared", "-fPIC", "-w", "-o", str(directory / "libcuda.so.1")]
+    subprocess.run([compiler() or "gcc", *flags, str(source)], check=True, capture_output=True)
+    return directory
+
+
 class FakeDriver:
     """The state behind the library: cards that can be lost, a driver that can go away."""
 

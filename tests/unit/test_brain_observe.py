@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from swarm.core.liveness import condition
+from swarm.core.visible import Visibility
 from swarm.core.worker import ModelTally, SlotView
 from swarm.runtime.observe import LATE_MARGIN_S, Observer
 from swarm.settings import Settings
@@ -16,6 +17,8 @@ replace = msgspec.structs.replace
 
 
 class World:
+    visibility = Visibility(note="1 of 4 cards: CUDA_VISIBLE_DEVICES=1")
+
     def __init__(self):
         self.queue = FakeBrainQueue()
         self.clock = FakeClock()
@@ -135,3 +138,7 @@ def test_what_is_gone_is_forgotten(world):
     world.after(1)
     assert len(world.observer._judged._seen) <= 1
     assert len(world.observer._elapsed._seen) <= 1
+
+
+def test_the_snapshot_says_which_of_the_machines_cards_it_shows():
+    assert World().observer.snapshot().gpus_note == World.visibility.note

@@ -70,7 +70,13 @@ def test_what_others_held_before_is_no_growth():
 
 def test_without_processes_the_whole_card_is_weighed():
     assert verdict([card(used=500, processes=None)], [card(used=4700, processes=None)]).state == "proven"
-    assert verdict([card(used=500, processes=None)], [card(used=510, processes=None)]).state == "refuted"
+    assert verdict([card(used=500, processes=())], [card(used=510, processes=())]).state == "refuted"
+
+
+@pytest.mark.parametrize("listed", [None, [(OURS, None)]], ids=["no list", "a list without memory"])
+def test_without_processes_a_card_that_did_not_grow_proves_nothing_against_it(listed):
+    found = verdict([card(used=9000, processes=listed)], [card(used=5000, processes=listed)])
+    assert (found.state, "does not list processes" in found.text) == ("unknown", True)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from swarm.clock import SystemClock
+from swarm.core.gpu import GpuReading
 from swarm.core.retry import crash_delay_s
 from swarm.core.task import Attempt
+from swarm.core.visible import Visibility, needs_cuda_order, visible_cards
+from swarm.gpu.cudaorder import cuda_order
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.patient import PatientReader
 from swarm.gpu.simulated import SimulatedReader
+from swarm.gpu.visible import VisibleReader
 from swarm.ollama.spec import card_dir
 from swarm.runtime.observe import Observer
-from swarm.runtime.ports import GpuReader
-from swarm.runtime.supervisor_files import load_plan
+from swarm.runtime.supervisor_files import load_plan, load_visibility
 from swarm.runtime.wiring.remains import end_remains
 from swarm.settings import Settings
 from swarm.taskqueue.filequeue import FileQueue
@@ -39,8 +44,8 @@ def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:
     return queue.brain_view(rule, lambda name: end_remains(root, name)).recover(worker)
 
 
-def gpu_reader(settings: Settings, simulate: int | None = None) -> GpuReader:
-    """The cards of the running swarm's plan, or of this machine; simulated ones where the plan says so."""
+def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedReader | VisibleReader:
+    """The cards of the running swarm's plan, or those one may use here; simulated ones where the plan says so."""
     root = Path(settings.queue.root).absolute()
     if simulate is None:
         plans = load_plan(root / "workers") or ()
@@ -48,4 +53,24 @@ def gpu_reader(settings: Settings, simulate: int | None = None) -> GpuReader:
     if simulate:
         dirs = [card_dir(root, f"SIM-GPU-{i}") for i in range(simulate)]
         return SimulatedReader(simulate, settings.sim.vram_mib, dirs)
+    recorded = load_visibility(root / "workers")
+    if recorded is not None:
+        # Whoever looks from another shell sees what the running swarm sees.
+        return VisibleReader(machine_reader(), lambda _cards: recorded)
+    return visible_reader(settings)
+
+
+def visible_reader(settings: Settings) -> VisibleReader:
+    """The cards that the environment of this process leaves: what a start has to choose from."""
+
+    def decide(cards: Sequence[GpuReading]) -> Visibility:
+        asked = not settings.gpu.ignore_visible and needs_cuda_order(os.environ, cards)
+        order = cuda_order() if asked else None
+        return visible_cards(os.environ, cards, ignore=settings.gpu.ignore_visible, cuda_order=order)
+
+    return VisibleReader(machine_reader(), decide)
+
+
+def machine_reader() -> PatientReader:
+    """All cards of this machine, whoever may use them."""
     return PatientReader(NvmlReader())

@@ -26,7 +26,7 @@ from swarm.runtime.resource import ResourceExecutor
 from swarm.runtime.supervisor import NAME as SUPERVISOR
 from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.answers import with_answers
-from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.look import gpu_reader, machine_reader
 from swarm.runtime.wiring.process import RunOptions, lock_held
 from swarm.settings import LlmSettings
 from swarm.taskqueue.layout import Layout
@@ -84,7 +84,7 @@ def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: loggi
         log.error("Card quarantined: %s; %s", reason, hands.quarantine(reason))
 
     return CardWatch(
-        gpu_reader(options.settings, max(plan.gpus) + 1 if plan.simulated else None),
+        gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader(),
         uuids=plan.gpu_uuids,
         settings=options.settings.gpu,
         clock=SystemClock(),
@@ -99,7 +99,7 @@ def _pin(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> PinProof
         return None
     markers = {SERVER_MARKER: plan.name, ROOT_MARKER: str(options.root)}
     return PinProof(
-        gpu_reader(options.settings),
+        machine_reader(),
         uuids=plan.gpu_uuids,
         pids=lambda: {one.pid for one in find_marked(**markers)},
         log=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from swarm.clock import SystemClock
 from swarm.core.plan import HOST, WorkerPlan, plan_workers
 from swarm.core.restart import RestartPolicy
 from swarm.core.scripts import script_warnings
+from swarm.core.visible import Visibility
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.errors import EngineError, LockHeld, NotRunning
@@ -28,8 +30,8 @@ from swarm.runtime.children import ChildState, ChildStatus, Supervised
 from swarm.runtime.loop import run_loop
 from swarm.runtime.signals import on_hangup
 from swarm.runtime.supervisor import NAME, SERVER_POLICY, Limits, Supervisor
-from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
-from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_visibility
+from swarm.runtime.wiring.look import visible_reader
 from swarm.runtime.wiring.process import RunOptions, command_of, life_lock, logging_as, open_root, own_row
 from swarm.settings import Settings
 from swarm.taskqueue import registry
@@ -49,29 +51,36 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
 
     With ``parent`` it ends by itself when that process does. Raises ``LockHeld`` naming the holder, ``ConfigError``.
     """
-    plans = _plans(options)
+    plans, visibility = _plans(options)
     queue = open_root(options)
     with logging_as(NAME, options) as log:
         for warning in env_warnings(options.settings):
             log.warning("%s", warning)
         for risk in script_warnings(options.settings.scripts):
             log.warning("[scripts] %s: %s; %s", risk.name, risk.what, risk.next)
-        supervisor = _supervisor(queue, options, plans, parent)
+        if visibility.note:
+            log.info("%s", visibility.note)
+        supervisor = _supervisor(queue, options, plans, visibility, parent)
         supervisor.start()
         _install(supervisor)
         code = run_loop(supervisor, wait=supervisor.wait, log=log)
         return 1 if code == 0 and supervisor.leftovers else code
 
 
-def _plans(options: RunOptions) -> tuple[WorkerPlan, ...]:
-    """Who works where. Raises ``ConfigError``; ``ModelServerError`` when there is no program to serve models."""
+def _plans(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]:
+    """Who works where, and which cards there were to choose from.
+
+    Raises ``ConfigError``; ``ModelServerError`` when there is no program to serve models.
+    """
     if options.simulate:
-        return _simulated_plans(options, options.simulate)
-    plans = plan_workers(options.settings, gpu_reader(options.settings).read(), simulate=None)
+        return _simulated_plans(options, options.simulate), Visibility()
+    reader = visible_reader(options.settings)
+    cards = reader.read()
+    plans = plan_workers(options.settings, cards, simulate=None, visibility=reader.visibility)
     for plan in plans:
         if plan.owns_server:
             find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
-    return plans
+    return plans, reader.visibility
 
 
 def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]:
@@ -89,13 +98,18 @@ def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]
 
 
 def _supervisor(
-    queue: FileQueue, options: RunOptions, plans: tuple[WorkerPlan, ...], parent: ProcessIdentity | None
+    queue: FileQueue,
+    options: RunOptions,
+    plans: tuple[WorkerPlan, ...],
+    visibility: Visibility,
+    parent: ProcessIdentity | None,
 ) -> Supervisor:
     layout = queue.layout
 
     def register() -> None:
         epoch = registry.next_epoch(layout, NAME)
         registry.register(layout, queue.storage, msgspec.structs.replace(own_row(NAME, NAME), epoch=epoch))
+        save_visibility(options.root / "workers", visibility)
 
     def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> Supervised:
         spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
@@ -171,14 +185,15 @@ def run_served(settings: Settings) -> int | None:
 
 
 def start_background(
-    options: RunOptions, *, parent: bool, planned: Callable[[int], None] = lambda _workers: None
+    options: RunOptions, *, parent: bool, planned: Callable[[int, str], None] = lambda _workers, _note: None
 ) -> subprocess.Popen[bytes]:
     """Start ``swarm up`` in a session of its own, output to ``logs/supervisor.err``.
 
-    With ``parent`` it ends when this process does. ``planned`` is told how many workers are about to start.
+    With ``parent`` it ends when this process does. ``planned`` is told how many workers are about to start,
+    and on which of the machine's cards, where that is not all of them.
     Raises ``LockHeld`` when one runs already.
     """
-    workers = len(_plans(options))  # what is wrong with the configuration is said here, not in a log
+    plans, visibility = _plans(options)  # what is wrong with the configuration is said here, not in a log
     queue = open_root(options)
     if is_held(queue.layout, NAME):
         _refuse(queue.layout)
@@ -187,7 +202,7 @@ def start_background(
         words += ["--simulate", str(options.simulate)]
     if parent:
         words += [FOR_PID, str(os.getpid())]
-    planned(workers)
+    planned(len(plans), visibility.note)
     log_path = Path(queue.layout.logs) / f"{NAME}.err"
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as err:
         return subprocess.Popen(
@@ -249,7 +264,7 @@ def _where(options: RunOptions) -> str:
 
 def start_detached(options: RunOptions) -> int:
     """Start ``swarm up`` in the background and return once it is up."""
-    process = start_background(options, parent=False)
+    process = start_background(options, parent=False, planned=_say_note)
     patience_s = options.settings.ollama.start_timeout_s + 30.0
     status = wait_until_up(options, process, timeout_s=patience_s)
     up = sum(1 for c in status.children if c.role == "worker" and c.state is ChildState.RUNNING)
@@ -257,6 +272,11 @@ def start_detached(options: RunOptions) -> int:
     simulated = " on simulated cards" if status.simulated else ""
     print(f"swarm is up: {up} of {every} workers{simulated}, supervisor pid {process.pid}")  # noqa: T201
     return 0
+
+
+def _say_note(_workers: int, note: str) -> None:
+    if note:
+        print(note, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from swarm.runtime.ports import Executor
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
-from swarm.runtime.wiring.look import gpu_reader
+from swarm.runtime.wiring.look import visible_reader
 from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
 from swarm.runtime.wiring.remains import immortal_remains
 from swarm.runtime.wiring.served import served_parts
@@ -70,8 +70,9 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
     """From the supervisor's plan; started alone, from the configuration and the cards there are."""
     plans = load_plan(options.root / "workers")
     if plans is None or not any(p.name == name for p in plans):
-        cards = () if options.simulate else gpu_reader(options.settings).read()
-        plans = plan_workers(options.settings, cards, simulate=options.simulate)
+        reader = visible_reader(options.settings)
+        cards = () if options.simulate else reader.read()
+        plans = plan_workers(options.settings, cards, simulate=options.simulate, visibility=reader.visibility)
     found = next((p for p in plans if p.name == name), None)
     if found is None:
         names = [p.name for p in plans]

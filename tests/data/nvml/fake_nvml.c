@@ -43,6 +43,7 @@ int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int code) { return code == 15 ? "GPU is lost" : code == 9 ? "Driver Not Loaded" : "error"; }
 int nvmlDeviceGetCount_v2(unsigned int *n) { state_t s = look(); *n = s.count; return s.init; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **handle) { card_t c; *handle = (void *)(long)(i + 1); return get(*handle, &c); }
+#ifndef BARE /* with it: a driver that counts its cards and tells nothing of them */
 int nvmlDeviceGetUUID(void *h, char *text, unsigned int n) { card_t c; int rc = get(h, &c); if (!rc) snprintf(text, n, "%s", c.uuid); return rc; }
 int nvmlDeviceGetName(void *h, char *text, unsigned int n) { card_t c; int rc = get(h, &c); if (!rc) snprintf(text, n, "%s", c.name); return rc; }
 int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) {
@@ -63,3 +64,4 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned int *n, process_t 
     if (*n) { p->pid = c.pid; p->used = (unsigned long long)c.pid_mib << 20; p->gi = p->ci = 0xFFFFFFFF; }
     return 0;
 }
+#endif
