@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from swarm.disk import CannotFlush, sync_fd, sync_folder
 from swarm.errors import InputError
 
 STDOUT = "-"
@@ -68,7 +69,8 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(handle)
+            with contextlib.suppress(CannotFlush):  # its content can be written again from the queue at any time
+                sync_fd(handle)
         if os.path.exists(target):
             os.chmod(beside, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(beside, target)
@@ -76,7 +78,8 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         raise
-    _flush_directory(os.path.dirname(target))
+    with contextlib.suppress(CannotFlush):
+        sync_folder(os.path.dirname(target))
 
 
 def _create_beside(target: str) -> tuple[int, str]:
@@ -93,11 +96,3 @@ def _create_beside(target: str) -> tuple[int, str]:
 
 def _is_regular(target: str) -> bool:
     return stat.S_ISREG(os.stat(target).st_mode)
-
-
-def _flush_directory(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Self
 
 from swarm.core.task import ID_RE
+from swarm.disk import sync_fd
 from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
 
 
@@ -42,7 +43,7 @@ class Items:
             write_all(fd, lines, end)
             os.ftruncate(fd, end + len(lines))
             if self._storage.full:
-                os.fsync(fd)
+                sync_fd(fd)
         finally:
             os.close(fd)
         self._storage.flush_dir(os.path.dirname(self._path))
@@ -97,7 +98,7 @@ class NewOrder:
         try:
             if kind is None:
                 if self._flush:  # without it a power cut can leave an empty order under a manifest that says all is there
-                    os.fsync(self._fd)
+                    sync_fd(self._fd)
                 os.rename(self._beside, self._path)
         except OSError:
             kind = OSError

@@ -15,6 +15,7 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.core.feed import FeedState, Wish, task_id_of
 from swarm.core.task import ID_RE, TERMINAL
+from swarm.disk import sync_fd
 from swarm.errors import LockHeld, QueueError
 from swarm.taskqueue.batches import BatchBook, Manifest
 from swarm.taskqueue.buckets import list_names, sorted_buckets
@@ -141,7 +142,7 @@ class OpenFeed:
             write_all(fd, data, before * self._width)
             os.ftruncate(fd, before * self._width + len(data))
             if self._storage.full:
-                os.fsync(fd)
+                sync_fd(fd)
         finally:
             os.close(fd)
 

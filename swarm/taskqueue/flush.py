@@ -12,6 +12,8 @@ import time
 import weakref
 from collections.abc import Callable
 
+from swarm.disk import NOT_THERE, sync_fd, sync_folder, tells_errors
+
 TOGETHER_FROM = 2
 """From so many targets on one flush of the whole file system may cost less than one each; which it does is measured."""
 _WEIGHT = 1 / 8
@@ -24,6 +26,7 @@ ALONE_FOR_S = 10.0
 """After that, each target is flushed by itself for so long, and for twice as long each time it is slow again …"""
 ALONE_CAP_S = 640.0
 """… up to this."""
+_FOR_EVER_S = float("inf")
 
 
 Target = str | int
@@ -56,7 +59,7 @@ class SharedFlush:
         self._everything = everything
         self._root = root
         self._kept_fd: int | None = None
-        self._alone_until_s = 0.0 if tells_errors() else float("inf")
+        self._alone_until_s = 0.0 if tells_errors() else _FOR_EVER_S
         self._alone_for_s = ALONE_FOR_S
         self._one_s = 0.001
         self._all_s = 0.0
@@ -104,6 +107,8 @@ class SharedFlush:
         if together and self._kept_fd is not None and self._all_s <= len(targets) * self._one_s:
             failures = dict.fromkeys(targets, self._together(self._kept_fd, began_s))
         else:
+            failures = {}
+        if not failures or self._alone_until_s == _FOR_EVER_S:
             failures = {target: _one(target) for target in targets}
             self._one_s += _WEIGHT * ((time.monotonic() - began_s) / len(targets) - self._one_s)
             if together and self._kept_fd is None:
@@ -137,6 +142,8 @@ class SharedFlush:
         try:
             self._everything(fd)
         except OSError as exc:
+            if exc.errno in NOT_THERE:  # here it cannot be done at all
+                self._alone_until_s = _FOR_EVER_S
             return exc
         ended_s = time.monotonic()
         self._all_s += _WEIGHT * (ended_s - began_s - self._all_s)
@@ -151,22 +158,9 @@ class SharedFlush:
 def _one(target: Target) -> OSError | None:
     try:
         if isinstance(target, int):
-            os.fsync(target)
+            sync_fd(target)
         else:
-            fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_folder(target)
     except OSError as exc:
         return exc
     return None
-
-
-def tells_errors() -> bool:
-    """Whether ``syncfs`` does: before Linux 5.8 it kept write errors to itself."""
-    try:
-        release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    except ValueError:
-        return False
-    return os.uname().sysname == "Linux" and release >= (5, 8)

@@ -18,12 +18,12 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from swarm.disk import NOT_THERE, sync_fd, sync_file_system, tells_errors
 from swarm.taskqueue import redo
 from swarm.taskqueue.buckets import list_names
-from swarm.taskqueue.flush import tells_errors
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.redo import BLOCK_BYTES, Redo
-from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, sync_file_system, write_all
+from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, write_all
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ SUFFIX = ".jsonl"
 VOID = "void"
 """Lines of ``<checksum> <task id>``, each begun with a new line: records that were taken back."""
 SEGMENT_BYTES = 2 << 20
+_DURABLE = os.O_WRONLY | os.O_DSYNC | os.O_NOFOLLOW | os.O_CLOEXEC
 BATCH_BYTES = 256 << 10
 """More than this is flushed where it lies: writing it twice would cost more."""
 BEGIN_AFTER = 16
@@ -102,7 +103,7 @@ class Journal:
             self._sync_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._sync_fd)
             rests, fills = (_Segment(path) for path in _paths(folder, self._worker))
-            os.fsync(self._sync_fd)
+            sync_file_system(self._sync_fd)  # where that cannot be done, no line could ever be made void
         except OSError as exc:
             log.info("No journal (%s); everything is flushed one by one", exc)
             for path in _paths(folder, self._worker):
@@ -146,9 +147,17 @@ class _Segment:
         self.generation = 1
         self.at = BLOCK_BYTES
         _allocate(path)
-        self._fd = _open_direct(path)
-        weakref.finalize(self, os.close, self._fd)
         self._aligned = memoryview(mmap.mmap(-1, BATCH_BYTES))
+        self._fd = _open_direct(path)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        try:
+            self._put(redo.header(self.generation), 0)
+        except OSError as exc:
+            if exc.errno not in NOT_THERE:
+                raise
+            self._close()  # opened past the page cache, but not written: there are such file systems
+            self._fd = _open_cached(path)
+            self._close = weakref.finalize(self, os.close, self._fd)
 
     def room(self, size: int) -> bool:
         return self.at + size <= SEGMENT_BYTES
@@ -188,12 +197,15 @@ def left_by(layout: Layout, worker: str) -> bool:
 
 def remove(layout: Layout, paths: Iterable[str]) -> None:
     """Flush the file system, then remove these files durably. Raises ``OSError``."""
+    paths = list(paths)
+    if not paths:
+        return
     fd = os.open(layout.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sync_file_system(fd)
+        _sync_all(fd)
         for path in paths:
             os.unlink(path)
-        os.fsync(fd)
+        sync_fd(fd)
     finally:
         os.close(fd)
 
@@ -207,7 +219,7 @@ def void_records(layout: Layout, gone: Iterable[tuple[str, bytes]]) -> None:
     try:
         if os.write(fd, text) != len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{layout.journal}/{VOID}")
-        os.fsync(fd)
+        sync_fd(fd)
     finally:
         os.close(fd)
 
@@ -221,20 +233,33 @@ def _allocate(path: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     try:
         write_all(fd, redo.header(1).ljust(SEGMENT_BYTES - 1) + b"\n", 0)
-        os.fsync(fd)
+        sync_fd(fd)
     finally:
         os.close(fd)
 
 
 def _open_direct(path: str) -> int:
     """Each write durable at its return; past the page cache where the file system can do that."""
-    flags = os.O_WRONLY | os.O_DSYNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags | getattr(os, "O_DIRECT", 0))
+        return os.open(path, _DURABLE | getattr(os, "O_DIRECT", 0))
     except OSError as exc:
-        if exc.errno != errno.EINVAL:
+        if exc.errno not in NOT_THERE:
             raise
-        return os.open(path, flags)
+        return _open_cached(path)
+
+
+def _open_cached(path: str) -> int:
+    return os.open(path, _DURABLE)
+
+
+def _sync_all(fd: int) -> None:
+    """The file system of ``fd``; where a filter forbids that, all file systems, though no error is told of then."""
+    try:
+        sync_file_system(fd)
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+        os.sync()
 
 
 def _aside(act: Callable[[], None], after_s: float = 0.0) -> threading.Timer:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from swarm.disk import sync_fd
 from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
 
 COMPACT_BYTES = 4 << 20
@@ -62,7 +63,7 @@ class LedgerFile:
         try:
             write_all(fd, data, self._size)
             if self._storage.full:
-                os.fsync(fd)
+                sync_fd(fd)
         finally:
             os.close(fd)
         self._size += len(data)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
+from swarm.disk import NOT_THERE, sync_fd, sync_file_system, sync_tree
 from swarm.errors import StorageFault
 from swarm.taskqueue.flush import SharedFlush
 
@@ -23,6 +25,8 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
+_LACKS = "the file system, or a filter of system calls (a container's), does not have this: `swarm doctor` says what"
+_NO_LINK = (errno.EPERM, errno.EISDIR, errno.EACCES)
 _HINTS = {
     errno.ENOSPC: "free some space; work resumes by itself",
     errno.EDQUOT: "the user's quota is used up; work resumes by itself when there is room",
@@ -32,7 +36,9 @@ _HINTS = {
     errno.ENFILE: "too many open files on this machine",
     errno.ENOMEM: "the kernel is out of memory",
     errno.EACCES: "the queue root belongs to another user",
-    errno.EPERM: "the queue root belongs to another user",
+    errno.EPERM: "it belongs to another user, or a filter of system calls (a container's) forbids it: see `swarm doctor`",
+    **dict.fromkeys((errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL), _LACKS),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN), "the file system has gone away: mount it again; work resumes by itself"),
 }
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -119,11 +125,36 @@ def _renameat2(source: str, target: str) -> int:
     return ctypes.get_errno() if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
 
 
-def sync_file_system(fd: int) -> None:
-    """Make everything written to the file system of ``fd`` durable. Raises ``OSError``."""
-    if _libc.syncfs(fd) != 0:
-        failed = ctypes.get_errno()
-        raise OSError(failed, os.strerror(failed))
+def _move_by_link(source: str, target: str) -> None:
+    """The same in two steps, where the kernel or the file system cannot rename without overwriting.
+
+    In between the file has both names; a power cut leaves them, and the finishing move and recovery settle it.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno not in _NO_LINK or _own_file(source):
+            raise
+        _move_odd(source, target)
+        return
+    try:
+        os.unlink(source)
+    except OSError:  # somebody else moved it on in between, or it may not be removed: then it is not moved
+        with suppress(FileNotFoundError):
+            os.unlink(target)
+        raise
+
+
+def _own_file(path: str) -> bool:
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _move_odd(source: str, target: str) -> None:
+    """What no link can be made to: a directory, a device, another user's file. Never a task, so that nobody races for it."""
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+    os.rename(source, target)
 
 
 class Storage:
@@ -136,9 +167,8 @@ class Storage:
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
         """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""
         failed = _renameat2(source, target)
-        if failed in (errno.EINVAL, errno.ENOSYS):  # a file system without the flag
-            os.link(source, target, follow_symlinks=False)
-            os.unlink(source)
+        if failed in NOT_THERE:
+            _move_by_link(source, target)
         elif failed:
             raise OSError(failed, os.strerror(failed), source, None, target)
         if flush and self.full:
@@ -167,7 +197,7 @@ class Storage:
             try:
                 write_all(fd, data, 0)
                 if durable and self.full:
-                    os.fsync(fd)
+                    sync_fd(fd)
             finally:
                 os.close(fd)
             os.rename(beside, path)
@@ -209,11 +239,6 @@ class Storage:
             self._flush.flush(*paths)
 
     def flush_all(self, path: str) -> None:
-        """Make everything written to the file system of ``path`` durable with one call (full durability only)."""
-        if not self.full:
-            return
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_file_system(fd)
-        finally:
-            os.close(fd)
+        """Make everything in a directory durable, with one call where there is one (full durability only)."""
+        if self.full:
+            sync_tree(path)

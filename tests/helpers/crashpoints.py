@@ -1,7 +1,8 @@
 """Sees every file call under a queue root and can kill the process, or fail the call, at the k-th of them.
 
-The calls are the names that ``swarm.taskqueue`` looks up in ``os`` at each use, and the two that ``storage`` makes by libc,
-so the code under test runs as it is. Flushes are seen, counted and left out: they change nothing that a kill could show.
+The calls are the names that ``swarm.taskqueue`` looks up in ``os`` at each use, and those that ``storage`` and ``disk``
+make by libc, so the code under test runs as it is. Flushes are seen, counted and left out: they change nothing that a kill
+could show.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from swarm import disk
 from swarm.taskqueue import storage
 
 PATH_CALLS = ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "listdir")
@@ -54,7 +56,7 @@ class Intercepted:
         self._paths: dict[int, str] = {}
         self._durable: set[int] = set()
         self._real: dict[str, Any] = {n: getattr(os, n) for n in (*PATH_CALLS, *FD_CALLS, "open", "close")}
-        self._libc = storage._libc
+        self._libc = storage._libc, disk._libc
 
     def install(self) -> None:
         """From now on every call is seen."""
@@ -64,13 +66,13 @@ class Intercepted:
             setattr(os, name, self._fd_call(name))
         os.open = self._open
         os.close = self._close
-        storage._libc = _Libc(self)
+        storage._libc = disk._libc = _Libc(self)
 
     def remove(self) -> None:
         """As it was before."""
         for name, real in self._real.items():
             setattr(os, name, real)
-        storage._libc = self._libc
+        storage._libc, disk._libc = self._libc
 
     def _ours(self, path: object) -> str | None:
         text = os.fsdecode(path) if isinstance(path, (str, bytes)) else ""

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {"errors", "settings", "clock", "proc", "stdio", "__init__"}
+LEAVES = {"errors", "settings", "clock", "disk", "proc", "stdio", "__init__"}
 ADAPTERS = {"taskqueue", "gpu", "ollama", "engines", "files", "notify"}
 MAY_IMPORT = {
     "errors": set(),
     "settings": set(),
     "clock": set(),
+    "disk": set(),
     "stdio": set(),
     "__init__": {"api"},  # by name only, when first asked for
     "proc": LEAVES | {"core"},

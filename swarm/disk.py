@@ -1,0 +1,96 @@
+"""Making what was written durable, also on file systems that cannot flush a file or a directory by itself.
+
+Many cannot flush a directory (shared folders of virtual machines, network and FUSE file systems), and filters of system
+calls forbid this or that. What can be flushed only with its whole file system is flushed with it, by ``syncfs``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+NOT_THERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTTY})
+"""What a call answers that the file system does not have, or that a filter of system calls forbids."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CannotFlush(OSError):
+    """The file system can flush neither this nor all of itself: no write to it can be made to survive a power cut."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(errno.EOPNOTSUPP, f"it can neither be flushed by itself nor with its file system ({why.strerror})")
+
+
+def sync_fd(fd: int) -> None:
+    """Make what was written to an open file, or the names in an open directory, durable. Raises ``OSError``.
+
+    ``CannotFlush`` where there is no way.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as refused:
+        if refused.errno not in NOT_THERE:
+            raise
+        try:
+            sync_file_system(fd)
+        except OSError as exc:
+            raise (CannotFlush(refused) if exc.errno in NOT_THERE else exc) from exc
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a directory durable. Raises as ``sync_fd``."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(fd: int) -> None:
+    """Make everything written to the file system of ``fd`` durable with one call. Raises ``OSError``."""
+    if _libc.syncfs(fd) != 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
+
+
+def sync_tree(path: str) -> None:
+    """Make everything in a directory durable: with its file system, or where that cannot be, file by file.
+
+    Raises ``OSError``.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_file_system(fd)
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+    else:
+        return
+    finally:
+        os.close(fd)
+    for folder, _, names in os.walk(path, onerror=_raise):
+        for name in names:
+            _sync_file(os.path.join(folder, name))
+        sync_folder(folder)
+
+
+def _sync_file(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        sync_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def _raise(problem: OSError) -> None:
+    raise problem
+
+
+def tells_errors() -> bool:
+    """Whether ``syncfs`` does: before Linux 5.8 it kept write errors to itself."""
+    try:
+        release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    except ValueError:
+        return False
+    return os.uname().sysname == "Linux" and release >= (5, 8)
