@@ -20,6 +20,7 @@ from swarm.core.scripts import script_faults
 from swarm.settings import Settings, WorkerSpec, script_entry
 
 KeyPath = tuple[str | int, ...]
+_NEVER_EMPTY = frozenset({("queue", "root"), ("ollama", "binary")})
 Place = Callable[[KeyPath], str]
 """Tells where a key stands, as the start of a message: ``swarm.toml, line 3: ``."""
 
@@ -53,13 +54,22 @@ def check(value: object, place: Place, kind: object = Settings, key: KeyPath = (
     elif get_origin(kind) is tuple and isinstance(value, list):
         for index, item in enumerate(value):
             yield from check(item, place, inner[0], (*key, index))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{place(key)}{dotted(key)}: {value} is no usable number"
-    else:
-        try:
-            msgspec.convert(value, kind)
-        except msgspec.ValidationError as problem:
-            yield f"{place(key)}{dotted(key)}: {words(problem, kind)}"
+    elif found := _plain_problem(value, kind, key):
+        yield f"{place(key)}{dotted(key)}: {found}"
+
+
+def _plain_problem(value: object, kind: object, key: KeyPath) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no usable number"
+    if isinstance(value, str) and "\0" in value:
+        return "holds a NUL character, which no file name, argument or variable can"
+    if key in _NEVER_EMPTY and value == "":
+        return "is empty; leave it out for the default"
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as problem:
+        return words(problem, kind)
+    return None
 
 
 def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key: KeyPath) -> Iterator[str]:

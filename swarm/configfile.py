@@ -17,9 +17,11 @@ import msgspec
 from swarm.configcheck import KeyPath, check, cross_checks, dotted, is_section, near, table_form, words
 from swarm.core.bom import ForeignText, without_bom
 from swarm.errors import ConfigError
+from swarm.ownership import Doubt, opened
 from swarm.settings import Settings
 
 DEFAULT_FILE = Path("config/swarm.toml")
+MAX_BYTES = 1 << 20
 NOT_SETTINGS = frozenset({"SWARM_ROOT", "SWARM_CONFIG", "SWARM_PROCESS", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK"})
 
 
@@ -29,6 +31,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     path: Path | None = None
     """The file that was read; None when there is none."""
+    found: bool = False
+    """Nobody named that file: it lies where the command was started."""
     sources: Mapping[str, str] = {}
     """Where each set key came from (``file``, ``$NAME`` or ``--root``), by dotted key; what is absent is a default."""
 
@@ -36,7 +40,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 def load(config: Path | None, env: Mapping[str, str], root: Path | None) -> Loaded:
     """Read file and environment. ``settings.queue.root`` comes out absolute.
 
-    Raises ``ConfigError`` that lists every finding, one a line, with file and line (or variable), key and near name.
+    Raises ``ConfigError`` that lists every finding, one a line, with file and line (or variable), key and near name; or that
+    tells who else could have written the file, which is then not obeyed (one that sets nothing does no harm).
     """
     path = _choose_file(config, env)
     raw, lines = _read(path) if path is not None else ({}, {})
@@ -52,7 +57,8 @@ def load(config: Path | None, env: Mapping[str, str], root: Path | None) -> Load
     problems.extend(cross_checks(settings))
     if problems:
         raise _refusal([f"{path or 'environment'}: {line}" for line in problems])
-    return Loaded(settings=settings, path=path, sources=sources)
+    found = path is not None and config is None and not env.get("SWARM_CONFIG")
+    return Loaded(settings=settings, path=path, found=found, sources=sources)
 
 
 def _choose_file(config: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -60,18 +66,36 @@ def _choose_file(config: Path | None, env: Mapping[str, str]) -> Path | None:
         return config
     if env.get("SWARM_CONFIG"):
         return Path(env["SWARM_CONFIG"])
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """The file's document and the lines of its keys. Who else could have written it is looked at on the very file read."""
     try:
-        text = without_bom(path.read_bytes()).decode()
-        return tomllib.loads(text), _line_numbers(text)
+        with opened(str(path)) as (fd, doubts), open(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         hint = "`swarm config show` prints what is in force; leave out --config and $SWARM_CONFIG to run on defaults"
         raise ConfigError(f"{path}: there is no such configuration file", hint=hint) from None
-    except OSError as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem.strerror}") from problem
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{path}: cannot be read: {getattr(problem, 'strerror', problem)}") from problem
+    try:
+        document, lines = _parse(path, data)
+    except ConfigError:
+        if doubts:
+            raise _distrusted(path, doubts) from None
+        raise
+    if doubts and _sets_anything(document):
+        raise _distrusted(path, doubts)
+    return document, lines
+
+
+def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no configuration is")
+    try:
+        text = without_bom(data).decode()
+        return tomllib.loads(text), _line_numbers(text)
     except ForeignText as problem:
         raise ConfigError(f"{path}: {problem}", hint="the file must be UTF-8") from problem
     except UnicodeDecodeError as problem:
@@ -79,6 +103,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     except tomllib.TOMLDecodeError as problem:
         hint = 'strings need quotes (level = "INFO"), tables are [section]'
         raise ConfigError(f"{path}: is no valid TOML: {problem}", hint=hint) from problem
+    except RecursionError as problem:
+        raise ConfigError(f"{path}: is nested too deeply, which no configuration is") from problem
+
+
+def _sets_anything(document: Mapping[str, Any]) -> bool:
+    return any(_sets_anything(value) if isinstance(value, dict) else True for value in document.values())
+
+
+def _distrusted(path: Path, doubts: tuple[Doubt, ...]) -> ConfigError:
+    reasons = "\n".join(f"  {doubt}" for doubt in doubts)
+    message = f"{path}: is not obeyed: others could have written it, and it names programs that run as you\n{reasons}"
+    ways = "; ".join(dict.fromkeys(doubt.mend for doubt in doubts))
+    return ConfigError(
+        message, hint=f"look through the file, then: {ways}; or name another with --config, or start elsewhere"
+    )
 
 
 def _line_numbers(text: str) -> dict[KeyPath, int]:
@@ -122,11 +161,17 @@ def _environment(env: Mapping[str, str], problems: list[str]) -> tuple[dict[KeyP
             if meant or "__" in name:  # the rest may be somebody else's
                 problems.append(f"${name}: no such setting" + (f", did you mean ${meant}?" if meant else ""))
             continue
+        place = f"${name} ({dotted(key)}) = {env[name]!r}"
         try:
-            _merge(tree, _nest(key, _typed(env[name], kind)))
+            value = _typed(env[name], kind)
         except (msgspec.ValidationError, msgspec.DecodeError) as problem:
-            problems.append(f"${name} ({dotted(key)}) = {env[name]!r}: {words(problem, kind)}")
+            problems.append(f"{place}: {words(problem, kind)}")
             continue
+        except UnicodeEncodeError:
+            problems.append(f"{place}: is not UTF-8")
+            continue
+        problems.extend(f"{place}: {finding}" for finding in check(value, lambda _key: "", kind, key))
+        _merge(tree, _nest(key, value))
         used[key] = name
     return used, tree
 
@@ -174,7 +219,13 @@ def _override_root(raw: dict[str, Any], sources: dict[str, str], env: Mapping[st
         queue["root"], sources["queue.root"] = str(root), "--root"
     elif env.get("SWARM_ROOT"):
         queue["root"], sources["queue.root"] = env["SWARM_ROOT"], "$SWARM_ROOT"
-    queue["root"] = os.path.abspath(os.path.expanduser(queue.get("root") or Settings().queue.root))
+    try:
+        queue["root"] = os.path.abspath(os.path.expanduser(queue.get("root") or Settings().queue.root))
+    except FileNotFoundError as problem:
+        hint = "cd to a directory that exists, or name the root with its whole path"
+        raise ConfigError(
+            "the current directory has been deleted, and the queue's root is relative to it", hint=hint
+        ) from problem
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:

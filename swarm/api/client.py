@@ -21,7 +21,7 @@ from swarm.clock import SystemClock
 from swarm.configfile import load
 from swarm.core.task import ID_RE, TERMINAL
 from swarm.engines.allowlist import check_submitted
-from swarm.errors import DuplicateTask, InputError, NotRunning, TaskInvalid
+from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.files.drafts import item_key
 from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue, run_options
@@ -69,8 +69,7 @@ class Swarm:
 
         Raises ``ConfigError``.
         """
-        place = None if root is None else Path(root)
-        self._loaded = load(None if config is None else Path(config), os.environ, place)
+        self._loaded = load(_path("config", config), os.environ, _path("root", root))
         self._simulate = simulate
         self._stack: ExitStack | None = None
         self._host = Hosting(own=None)
@@ -203,3 +202,10 @@ class Swarm:
     def _must_run(self) -> None:
         if self._stack is None:
             raise NotRunning("this Swarm is not started", hint="use it as `with Swarm() as swarm: …`, or call start()")
+
+
+def _path(name: str, given: str | Path | None) -> Path | None:
+    """None and paths as they are. Raises ``ConfigError`` for an empty text: it would mean the current directory."""
+    if given == "":
+        raise ConfigError(f"{name}: is empty", hint="name a path, or leave it out")
+    return None if given is None else Path(given)

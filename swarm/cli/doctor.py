@@ -11,7 +11,7 @@ import typer
 from swarm.cli.options import Config, Json, Root, Simulate
 
 if TYPE_CHECKING:
-    from swarm.cli.render import Block
+    from swarm.cli.render import Block, Line
     from swarm.core.evidence import BoxEvidence
     from swarm.core.findings import Finding
 
@@ -35,13 +35,14 @@ def doctor(
       swarm doctor --json | jq '.findings[].code'
     """
     from swarm.cli.evidence import gather, names_of
-    from swarm.cli.options import settings
+    from swarm.cli.options import load
     from swarm.cli.render import show
     from swarm.configcheck import near
     from swarm.core.diagnose import about, diagnose
     from swarm.errors import EXIT_TASKS_FAILED, InputError
 
-    wanted = settings(root, config)
+    loaded = load(root, config)
+    wanted, file = loaded.settings, str(loaded.path or "")
     evidence = gather(wanted, simulate=simulate)
     found = diagnose(evidence, wanted)
     if worker is not None:
@@ -53,12 +54,13 @@ def doctor(
         found = about(found, worker)
     document = {
         "root": evidence.root,
+        "file": file or None,
         "worker": worker,
         "healthy": not found,
         "cards_note": evidence.cards_note,
         "findings": found,
     }
-    show(document, _blocks(evidence, worker, found), as_json=as_json)
+    show(document, [*_blocks(evidence, worker, found), _configured(file)], as_json=as_json)
     if found:
         raise typer.Exit(EXIT_TASKS_FAILED)
 
@@ -78,6 +80,12 @@ def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...
         blocks += [Line(f"  seen: {proof}", "dim") for proof in finding.evidence]
         blocks.append(Line(f"  do:   {finding.next}"))
     return blocks
+
+
+def _configured(file: str) -> Line:
+    from swarm.cli.render import Line
+
+    return Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
 
 
 def _checked(evidence: BoxEvidence) -> list[Block]:

@@ -206,9 +206,9 @@ def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for entry in entries:
         if json_lines:
-            import msgspec
+            from swarm.cli.render import encoded
 
-            print(msgspec.json.encode(_document(entry)).decode())
+            print(encoded(_document(entry)).decode())
             continue
         for line in entry.lines:
             text = line if line.startswith("[2") else f"[{entry.source}] {line}"

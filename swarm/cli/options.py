@@ -40,6 +40,14 @@ def settings(root: Path | None, config: Path | None) -> Settings:
     return load(root, config).settings
 
 
+def say_found(loaded: Loaded) -> None:
+    """Name a configuration that nobody named: it lay in the current directory, and it decides what is started."""
+    import sys
+
+    if loaded.found:
+        print(f"configuration: {loaded.path}", file=sys.stderr)
+
+
 def existing(root: Path | None, config: Path | None) -> Settings:
     """The settings in force, for commands that look at a queue that is there. Raises ``NotRunning`` if it is not."""
     from swarm.errors import NotRunning

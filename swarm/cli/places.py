@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.main import get_command, get_group
 
+from swarm.cli.arguments import guard
 from swarm.cli.values import lighten
 
 PLACES = {
@@ -71,4 +72,5 @@ def _make(name: str, place: str) -> Any:  # noqa: ANN401
         command = get_command(alone)
     command.name = name
     lighten(command)
+    guard(command)
     return command

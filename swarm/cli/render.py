@@ -98,8 +98,18 @@ def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
 
 
 def to_json(document: object) -> str:
-    """One indented JSON document."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    r"""One indented JSON document. Bytes of a file name that are no UTF-8 are escaped: ``\udcff`` stands for ff."""
+    return msgspec.json.format(encoded(document), indent=2).decode()
+
+
+def encoded(document: object) -> bytes:
+    """Any document as JSON in one line."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(document)).encode()
 
 
 def to_plain(blocks: Sequence[Block]) -> str:

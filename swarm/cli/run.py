@@ -35,7 +35,7 @@ from swarm.cli.batchoptions import (
     Template,
     Timeout,
 )
-from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load
+from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load, say_found
 
 
 def run(
@@ -116,8 +116,11 @@ def run(
         verbose=verbose,
         quiet=quiet or as_json,
     )
-    with Progress(quiet=quiet or as_json) as progress:
-        outcome = batches().run(load(root, config), request, progress.update)
+    loaded = load(root, config)
+    if not request.quiet:
+        say_found(loaded)
+    with Progress(quiet=request.quiet) as progress:
+        outcome = batches().run(loaded, request, progress.update)
     _end(outcome.document, outcome.lines, outcome.exit_code, as_json=as_json)
 
 

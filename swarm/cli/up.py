@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load
+from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load, say_found
 
 sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
 
@@ -36,6 +36,7 @@ def up(
     from swarm.cli.facade import wiring
 
     loaded = load(root, config)
+    say_found(loaded)
     if detach:
         raise typer.Exit(wiring().start_detached(loaded, simulate=simulate, verbose=verbose))
     raise typer.Exit(wiring().run_supervisor(loaded, simulate=simulate, verbose=verbose, for_pid=for_pid))

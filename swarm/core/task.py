@@ -15,9 +15,10 @@ import msgspec
 TaskId = NewType("TaskId", str)
 WorkerName = NewType("WorkerName", str)
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?!\n)$"
+"""``$`` alone would let a line break at the end pass: it becomes a file name that nobody recognises."""
 ID_RE = re.compile(ID_PATTERN)
-MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$"
+MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}(?!\n)$"
 MAX_TASK_BYTES = 1 << 20
 MAX_IMAGES = 16
 DEFAULT_PRIORITY = 5

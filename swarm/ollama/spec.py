@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -71,7 +72,7 @@ def server_spec(plan: WorkerPlan, settings: Settings, *, root: Path, base_env: M
     argv: tuple[str, ...] = (settings.ollama.binary, "serve")
     card_dirs: tuple[str, ...] = ()
     if plan.simulated:
-        argv = (sys.executable, "-m", "swarm.ollama.sim")
+        argv = (sys.executable, "-P", "-m", "swarm.ollama.sim")
         card_dirs = tuple(str(card_dir(root, uuid)) for uuid in plan.gpu_uuids)
         overlay |= sim_overlay(settings, card_dirs)
     overlay |= {k: v for k, v in settings.ollama.env.items() if k not in FIXED}
@@ -137,7 +138,7 @@ def sim_overlay(settings: Settings, card_dirs: tuple[str, ...]) -> dict[str, str
         "SWARM_SIM_REQUEST_S": str(sim.request_s),
         "SWARM_SIM_VRAM_MIB": str(sim.vram_mib),
         "SWARM_SIM_MODELS": ",".join(sim.models),
-        "SWARM_SIM_CARD_DIR": ":".join(card_dirs),
+        "SWARM_SIM_CARD_DIR": json.dumps(card_dirs),  # a path may hold any character
     }
 
 
@@ -155,5 +156,5 @@ def env_warnings(settings: Settings) -> tuple[str, ...]:
 def _fingerprint(argv: tuple[str, ...], overlay: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for word in (*argv, *(f"{k}={overlay[k]}" for k in sorted(overlay))):
-        digest.update(word.encode() + b"\0")
+        digest.update(os.fsencode(word) + b"\0")
     return digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ class Items:
             with open(self._path, encoding="ascii", errors="replace") as file:
                 for line in file:
                     key, _, task_id = line.partition(" ")
-                    if line.endswith("\n") and ID_RE.match(task_id):
+                    if line.endswith("\n") and ID_RE.match(task_id[:-1]):
                         yield key, task_id[:-1]
         except FileNotFoundError:
             return
@@ -53,7 +53,7 @@ def read_order(path: str) -> Iterator[str]:
     """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            yield from (line[:-1] for line in file if ID_RE.match(line))
+            yield from (line[:-1] for line in file if line.endswith("\n") and ID_RE.match(line[:-1]))
     except FileNotFoundError:
         return
 

@@ -22,7 +22,7 @@ _NAME_BYTES = 100
 """A name cut in the middle of a character may grow by this once more; with ``.reason`` and more it must stay below 255."""
 _REASON = ".reason"
 _REASON_BYTES = 64 << 10
-_NAME_RE = re.compile(r"^(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.\d{1,6})?\.json(?:\.\d{1,4})?$")
+_NAME_RE = re.compile(r"^(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.\d{1,6})?\.json(?:\.\d{1,4})?\Z")
 """A task's file, or a drop-in, under the name it was set aside with."""
 
 

@@ -32,7 +32,7 @@ from swarm.taskqueue.validate import validate
 
 _PATIENCE_S = 2.0
 """A file that does not parse may still be being copied: it is judged once it was left alone for so long."""
-_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json$")
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json\Z")
 
 
 def drop_ins(layout: Layout) -> tuple[DropIn, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.errors import TaskInvalid, UnknownTask
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import GIVEN_BACK, list_names, sorted_buckets
@@ -39,6 +39,8 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 @storage_faults("cannot look for a task")
 def find(layout: Layout, task_id: str) -> Located | None:
     """Where the task is, or None. Costs a few calls; per bucket, where it is not in the first that it may be in."""
+    if ID_RE.match(task_id) is None:  # it would be part of a path, perhaps to another place
+        return None
     return _find_once(layout, task_id) or _find_once(layout, task_id)
 
 
@@ -134,6 +136,8 @@ def read(layout: Layout, task_id: str) -> dict[str, Any]:
 
 def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
     """A finished document (``status`` always set, from the directory), or None."""
+    if ID_RE.match(task_id) is None:
+        return None
     for state in TERMINAL:
         try:
             document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))

@@ -237,6 +237,84 @@ def test_the_examples_of_what_has_no_default_are_right(tmp_path):
     assert load(Path("ex.toml"), {}, None).settings.models["llama3.2:3b"].options == {"num_ctx": 8192}
 
 
+# -- whose file it is ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_others_could_have_written_is_not_obeyed(tmp_path):
+    Path("config").mkdir()
+    file = Path("config/swarm.toml")
+    file.write_text("[ollama]\nbinary = '/tmp/evil'\n")
+    assert load(None, {}, None).found
+    file.chmod(0o666)
+    for config, env in ((None, {}), (file, {}), (None, {"SWARM_CONFIG": str(file)})):
+        with pytest.raises(ConfigError) as caught:
+            load(config, env, None)
+        assert f"{file}: is not obeyed" in caught.value.message
+        assert f"{tmp_path}/config/swarm.toml can be written to by everybody" in caught.value.message
+        assert f"chmod go-w {tmp_path}/config/swarm.toml" in (caught.value.hint or "")
+    file.write_text("[ollama\n")
+    with pytest.raises(ConfigError, match="is not obeyed"):
+        load(None, {}, None)
+
+
+def test_one_that_sets_nothing_does_no_harm_whoever_wrote_it():
+    Path("config").mkdir()
+    Path("config/swarm.toml").write_text(EXAMPLE.read_text())
+    Path("config/swarm.toml").chmod(0o666)
+    assert (
+        load(None, {}, None).settings
+        == load(Path("/dev/../" + str(Path("config/swarm.toml").absolute())), {}, None).settings
+    )
+
+
+def test_it_is_told_whether_somebody_named_the_file():
+    assert not load(None, {}, None).found
+    Path("config").mkdir()
+    Path("config/swarm.toml").write_text("[llm]\nslots = 2\n")
+    assert load(None, {}, None).found
+    assert not load(Path("config/swarm.toml"), {}, None).found
+    assert not load(None, {"SWARM_CONFIG": "config/swarm.toml"}, None).found
+
+
+def test_a_huge_file_is_none():
+    Path("huge.toml").write_bytes(b"# " + b"x" * (1 << 20) + b"\n")
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        load(Path("huge.toml"), {}, None)
+
+
+# -- roots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "said"),
+    [
+        ("[queue]\nroot = ''\n", {}, "my.toml, line 2: queue.root: is empty"),
+        ('[queue]\nroot = "a\\u0000b"\n', {}, "my.toml, line 2: queue.root: holds a NUL character"),
+        ('[scripts]\nx = ["/bin/a\\u0000b"]\n', {}, "holds a NUL character"),
+        ("", {"SWARM_QUEUE__ROOT": ""}, "$SWARM_QUEUE__ROOT (queue.root) = '': queue.root: is empty"),
+        ("", {"SWARM_BRAIN__TICK_S": "inf"}, "inf is no usable number"),
+        ("", {"SWARM_OLLAMA__ENV": '{"\udcff": "b"}'}, "is not UTF-8"),
+    ],
+)
+def test_what_can_be_no_path_is_refused(text, env, said):
+    assert said in refusal(text, env)
+
+
+def test_an_empty_variable_is_as_good_as_none(tmp_path):
+    assert load(None, {"SWARM_ROOT": "", "SWARM_CONFIG": ""}, None).settings.queue.root == str(tmp_path / "queue")
+
+
+def test_a_relative_root_in_a_directory_that_has_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="current directory has been deleted"):
+        load(None, {}, None)
+    assert load(None, {}, Path("/somewhere")).settings.queue.root == "/somewhere"
+    monkeypatch.chdir(tmp_path)
+
+
 def test_reading_the_configuration_is_quick():
     code = "import sys, swarm.configfile; print({'rich', 'typer', 'psutil', 'pynvml', 'asyncio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=EXAMPLE.parents[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -36,7 +37,7 @@ class App:
         self.knobs = knobs
         self.env = env
         self.store = ModelStore(knobs.models, env.models_dir, prune=env.prune)
-        self.scheduler = Scheduler(env, Cards([one for one in knobs.card_dir.split(os.pathsep) if one]), lambda: self.knobs)
+        self.scheduler = Scheduler(env, Cards(_directories(knobs.card_dir)), lambda: self.knobs)
         self.picker = faults.FaultPicker(knobs.seed)
         self.turned = asyncio.Event()
         """Set, and replaced by a new one, whenever knobs are turned."""
@@ -208,6 +209,15 @@ def _done(call: Call, reason: str) -> dict[str, object]:
         | ({"message": {"role": "assistant", "content": ""}} if call.endpoint == CHAT else {"response": ""})
         | {"simulated": True}
     )
+
+
+def _directories(text: str) -> list[str]:
+    """One directory as it is, or a JSON list of several."""
+    try:
+        several = json.loads(text) if text.startswith("[") else None
+    except ValueError:
+        several = None
+    return [str(one) for one in several] if isinstance(several, list) else [text] if text else []
 
 
 def _append(path: str, entry: dict[str, object]) -> None:

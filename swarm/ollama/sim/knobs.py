@@ -52,7 +52,7 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     unload_s: NotNegative = _knob(0.05, "seconds from the last request of a model ordered out until it is gone")
     fail_load: str = _knob("", "every load fails as a 500 with this text")
     vram_mib: Count = _knob(24576, "memory of one card")
-    card_dir: str = _knob("", "start: directory (or several, separated by ':') where runners show as <pid>.json")
+    card_dir: str = _knob("", "start: directory (or a JSON list of several) where runners show as <pid>.json")
     known_gpus: tuple[str, ...] = _knob((), "ids valid in CUDA_VISIBLE_DEVICES; none named means any that looks valid")
     placement: Literal["auto", "gpu", "partial", "none"] = _knob("auto", "where models go, whatever their size")
     overflow: Literal["partial", "refuse"] = _knob(

@@ -105,7 +105,8 @@ def own_row(name: str, role: str) -> WorkerRow:
 
 def command_of(*words: str, options: RunOptions) -> tuple[str, ...]:
     """The argv that starts another process of ours with the same root and configuration."""
-    argv = [sys.executable, "-m", "swarm", *words, "--root", str(options.root)]
+    # -P: modules are not looked for in the current directory, where others may have put some.
+    argv = [sys.executable, "-P", "-m", "swarm", *words, "--root", str(options.root)]
     if options.config is not None:
         argv += ["--config", os.path.abspath(options.config)]
     if options.verbose:

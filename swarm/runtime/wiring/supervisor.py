@@ -54,6 +54,7 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
     plans, visibility = _plans(options)
     queue = open_root(options)
     with logging_as(NAME, options) as log:
+        log.info("Configuration: %s", options.config or "none, these are the defaults")
         for warning in env_warnings(options.settings):
             log.warning("%s", warning)
         for risk in script_warnings(options.settings.scripts):
