@@ -15,6 +15,7 @@ from typing import Protocol
 
 from swarm.core.faults import TaskFault
 from swarm.engines.capture import Capture
+from swarm.proc.ending import end_of_child
 from swarm.proc.kill import KILL_WAIT_S, GroupStop
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Program:
         self._closed = False
         self.pidfd = -1
         try:
-            self.pidfd = _host_call(lambda: os.pidfd_open(self.pid))
+            self.pidfd = _host_call(lambda: end_of_child(self.pid))
         except TaskFault:
             self.close()
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal as signals
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import msgspec
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
+from swarm.proc.ending import end_of_child
 from swarm.proc.kill import GroupStop, LoneStop, kill_group
 from swarm.proc.markers import find_marked, kill_marked
 from swarm.proc.stat import read_stat
@@ -76,7 +76,7 @@ class Child:
         # Unreaped, so both hold even if it has ended already.
         identity = identities.of_pid(popen.pid)
         assert identity is not None
-        return cls(identity, os.pidfd_open(popen.pid), popen, markers)
+        return cls(identity, end_of_child(popen.pid), popen, markers)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity, *, markers: Mapping[str, str]) -> Child | None:
@@ -103,21 +103,15 @@ class Child:
 
     def _look(self) -> Exit | None:
         if self._popen is None:
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
-            return Exit() if poll.poll(0) else None
-        info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return None if identities.is_same(self.identity) else Exit()
+        info = os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # its number stays its own
         if info is None:
             return None
         return Exit(code=info.si_status) if info.si_code == os.CLD_EXITED else Exit(signal=info.si_status)
 
     def signal(self, sig: int) -> bool:
         """Signal the process itself, not its group. False: it has ended."""
-        try:
-            signals.pidfd_send_signal(self.pidfd, sig)
-        except ProcessLookupError:
-            return False
-        return True
+        return identities.signal(self.identity, sig)
 
     def begin_stop(self, *, grace_s: float, sig: int = signals.SIGTERM) -> None:
         """Ask the whole group to end; ``stop_step`` sees it through. Calling it again may only shorten the grace."""

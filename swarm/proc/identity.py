@@ -6,6 +6,8 @@ import os
 import signal as signals
 
 from swarm.core.worker import ProcessIdentity
+from swarm.disk import NOT_THERE
+from swarm.proc.ending import end_of
 from swarm.proc.stat import read_stat
 
 
@@ -39,29 +41,43 @@ def command_line(identity: ProcessIdentity) -> list[str]:
 
 
 def open_pidfd(identity: ProcessIdentity) -> int | None:
-    """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended.
+    """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended."""
+    return end_of(identity)
 
-    The identity is checked *after* opening: if it still holds then, the descriptor cannot mean a later process.
+
+def signal(identity: ProcessIdentity, sig: int) -> bool:
+    """Signal that very process and no other. False: it had ended. Raises ``PermissionError`` for a foreign user's.
+
+    Without pidfds by its number, which was that process's a moment before.
     """
     try:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
-        return None
-    if of_pid(identity.pid) == identity:
-        return pidfd
-    os.close(pidfd)
-    return None
-
-
-def signal(identity: ProcessIdentity, sig: int) -> bool:
-    """Signal that very process and no other. False: it had ended. Raises ``PermissionError`` for a foreign user's."""
-    pidfd = open_pidfd(identity)
-    if pidfd is None:
         return False
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+        return _signal_by_number(identity, sig)
     try:
+        if of_pid(identity.pid) != identity:
+            return False
         signals.pidfd_send_signal(pidfd, sig)
     except ProcessLookupError:
         return False
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+        return _signal_by_number(identity, sig)
     finally:
         os.close(pidfd)
+    return True
+
+
+def _signal_by_number(identity: ProcessIdentity, sig: int) -> bool:
+    if of_pid(identity.pid) != identity:
+        return False
+    try:
+        os.kill(identity.pid, sig)
+    except ProcessLookupError:
+        return False
     return True

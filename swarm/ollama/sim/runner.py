@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from swarm.proc.ending import end_of_child
+
 CHILD = Path(__file__).with_name("runner_child.py")
 
 
@@ -23,7 +25,7 @@ class RunnerProcess:
         self._process = process
         self._on_death = on_death
         self._loop = asyncio.get_running_loop()
-        self._pidfd = os.pidfd_open(process.pid)
+        self._pidfd = end_of_child(process.pid)
         self._loop.add_reader(self._pidfd, self._died)
         self.pid = process.pid
         self.port = 0
