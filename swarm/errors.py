@@ -60,6 +60,19 @@ class StorageFault(QueueError):
     """The disk is full, read-only or broken; nothing was accepted. Work resumes when it recovers."""
 
 
+class OddEntry(QueueError, ValueError):
+    """Something lies under a name of ours that is not what belongs there; the text says what: ``is a FIFO``."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(what, hint="`swarm queue fsck` names what is odd; `--repair` moves it to corrupt/")
+        self.path = path
+
+    @property
+    def message(self) -> str:
+        """The sentence with the path in it."""
+        return f"{self.path}: {self.args[0]}"
+
+
 class LockHeld(SwarmError):
     """Another process holds this life lock; the message names the holder."""
 

@@ -93,7 +93,8 @@ def _times(folder: str) -> Iterator[tuple[str, float]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                yield entry.path, entry.stat(follow_symlinks=False).st_mtime
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.path, entry.stat(follow_symlinks=False).st_mtime
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
 

@@ -15,6 +15,8 @@ from itertools import islice
 
 import msgspec
 
+from swarm.entries import is_file, list_names, open_file
+from swarm.errors import OddEntry
 from swarm.runtime.logsetup import CONTINUATION, escape
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -65,8 +67,8 @@ def sources(folder: str) -> dict[str, list[str]]:
     ``worker-1.err`` -> ``…/worker-1.err``: what it said on standard error.
     """
     found: dict[str, list[tuple[int, str]]] = {}
-    for name in os.listdir(folder):
-        if hit := _ROTATED.fullmatch(name):
+    for name in list_names(folder):
+        if (hit := _ROTATED.fullmatch(name)) and is_file(f"{folder}/{name}"):
             found.setdefault(hit[1] + (hit[2] or ""), []).append((int(hit[3] or 0), f"{folder}/{name}"))
     return {name: [path for _, path in sorted(files, reverse=True)] for name, files in sorted(found.items())}
 
@@ -117,15 +119,15 @@ def _lines_forwards(source: str, paths: Iterable[str], since_s: float) -> Iterat
     before_s = 0.0
     for path in paths:
         try:
-            if os.stat(path).st_mtime < since_s:
-                continue
-            with open(path, "rb") as file:
+            with open(open_file(path), "rb") as file:
+                if os.fstat(file.fileno()).st_mtime < since_s:
+                    continue
                 while line := file.readline(MAX_LINE_BYTES):
                     entry = parse(text_of(line), source, before_s)
                     before_s = entry.time_s
                     yield entry
-        except FileNotFoundError:
-            continue  # rotated away since it was listed
+        except (FileNotFoundError, OddEntry):
+            continue  # rotated away since it was listed, or none that may be read
 
 
 def merged(streams: Iterable[Iterator[Entry]]) -> Iterator[Entry]:
@@ -160,8 +162,8 @@ def _records_backwards(source: str, paths: list[str]) -> Iterator[Entry]:
 
 def _lines_backwards(path: str) -> Iterator[str]:
     try:
-        file = open(path, "rb")  # noqa: SIM115  (the with follows; only the opening may fail)
-    except FileNotFoundError:
+        file = open(open_file(path), "rb")  # noqa: SIM115  (the with follows; only the opening may fail)
+    except (FileNotFoundError, OddEntry):
         return
     with file:
         position = file.seek(0, os.SEEK_END)

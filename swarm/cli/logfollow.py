@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from swarm.cli.logfiles import ERR, MAX_LINE_BYTES, Entry, merged, parse, records, sources, text_of
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 
 
 class Follower:
@@ -77,9 +79,9 @@ class _Tail:
     def _open(self, path: str, whence: int = os.SEEK_SET) -> None:
         self.close()
         try:
-            self._file = open(path, "rb")  # noqa: SIM115  (kept open, so that a rotated file can be read to its end)
+            self._file = open(open_file(path), "rb")  # noqa: SIM115  (kept open, so that a rotated file can be read to its end)
             self._file.seek(0, whence)
-        except FileNotFoundError:
+        except (FileNotFoundError, OddEntry):
             self._file = None
 
     def _successors(self) -> list[str]:
@@ -90,7 +92,7 @@ class _Tail:
         newer: list[str] = []
         for path in [self._path, *(f"{self._path}.{number}" for number in range(1, 100))]:
             try:
-                if os.path.samestat(mine, os.stat(path)):
+                if os.path.samestat(mine, os.lstat(path)):
                     return newer[::-1]
             except FileNotFoundError:
                 break

@@ -11,6 +11,8 @@ from typing import BinaryIO
 import msgspec
 
 from swarm.core.evidence import Quote
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 from swarm.runtime.logsetup import CONTINUATION, escape
 
 TAIL_BYTES = 512 << 10
@@ -40,10 +42,11 @@ class Tail:
         self.lines: tuple[Line, ...] = ()
         self._written_s: float | None = None
         try:
-            status = os.stat(path)
-            self._written_s = status.st_mtime
-            self.lines = tuple(_lines(path, status.st_size))
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            with open(open_file(path), "rb") as file:
+                status = os.fstat(file.fileno())
+                self._written_s = status.st_mtime
+                self.lines = tuple(_lines(file, status.st_size))
+        except (FileNotFoundError, PermissionError, OddEntry):
             return
 
     def quote(self, line: Line, *, raw: bool = False) -> Quote:
@@ -79,16 +82,15 @@ class Tail:
         return None if found is None or re.search(ends, found.text) else self.quote(found, raw=True)
 
 
-def _lines(path: str, size: int) -> Iterator[Line]:
+def _lines(file: BinaryIO, size: int) -> Iterator[Line]:
     """The last lines, numbered as in the whole file."""
     start = max(0, size - TAIL_BYTES)
-    with open(path, "rb") as file:
-        number = 1 + sum(chunk.count(b"\n") for chunk in _chunks(file, start))
-        for index, raw in enumerate(file.read(TAIL_BYTES).split(b"\n")):
-            text = escape(raw.decode("utf-8", "backslashreplace"))
-            head = _HEADER.match(text)
-            at_s = _seconds(head[1]) if head else None
-            yield Line(number + index, head[3] if head else text, head[2] if head else "", at_s, text)
+    number = 1 + sum(chunk.count(b"\n") for chunk in _chunks(file, start))
+    for index, raw in enumerate(file.read(TAIL_BYTES).split(b"\n")):
+        text = escape(raw.decode("utf-8", "backslashreplace"))
+        head = _HEADER.match(text)
+        at_s = _seconds(head[1]) if head else None
+        yield Line(number + index, head[3] if head else text, head[2] if head else "", at_s, text)
 
 
 def _chunks(file: BinaryIO, end: int) -> Iterator[bytes]:

@@ -131,7 +131,7 @@ def _latest(*crashes: Quote | None) -> Quote | None:
 def lock_holder(path: str, *, besides: int | None) -> str:
     """Who holds a lock file by the kernel's list (``/proc/locks``); ``somebody`` where it does not tell."""
     try:
-        wanted = os.stat(path).st_ino
+        wanted = os.lstat(path).st_ino
         with open("/proc/locks", encoding="ascii") as file:
             lines = file.read().splitlines()
     except OSError:

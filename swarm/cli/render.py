@@ -99,7 +99,12 @@ def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
 
 def to_json(document: object) -> str:
     r"""One indented JSON document. Bytes of a file name that are no UTF-8 are escaped: ``\udcff`` stands for ff."""
-    return msgspec.json.format(encoded(document), indent=2).decode()
+    try:
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(document), indent=2)
 
 
 def encoded(document: object) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 
 from swarm.cli.logfiles import Entry, parse, text_of
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 
 TAIL_BYTES = 1 << 18
 """Older words than these are not shown."""
@@ -19,12 +21,12 @@ _FATAL = ("Traceback (most", "Fatal Python error")
 def entries(source: str, path: str) -> list[Entry]:
     """What was said, oldest first: one record for each life that said anything. Starts alone are not worth a line."""
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             until_s = os.fstat(file.fileno()).st_mtime
             file.seek(max(0, size - TAIL_BYTES))
             lines = [text_of(line) for line in file.read().split(b"\n") if line.strip()]
-    except FileNotFoundError:
+    except (FileNotFoundError, OddEntry):
         return []
     found: list[Entry] = []
     words: list[str] = []

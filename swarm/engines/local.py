@@ -10,7 +10,8 @@ from typing import NoReturn
 
 from swarm.clock import SystemClock
 from swarm.core.worker import ProcessIdentity, WorkerRow
-from swarm.errors import EngineError
+from swarm.entries import open_file
+from swarm.errors import EngineError, OddEntry
 from swarm.proc.child import Child, Exit
 from swarm.proc.identity import is_same
 from swarm.proc.kill import KILL_WAIT_S
@@ -186,7 +187,10 @@ class LocalProcess:
 
 def _note_start(path: Path, name: str) -> None:
     """A line between the lives, so that what was said on standard error can be told apart."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OddEntry:  # ``Child.spawn`` says so
+        return
     try:
         os.write(fd, f"[{SystemClock().iso()}] [{name}] INFO  started; what it says on standard error follows\n".encode())
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal as signals
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 from swarm.proc import identity as identities
 from swarm.proc.ending import end_of_child
 from swarm.proc.kill import GroupStop, LoneStop, kill_group
@@ -39,6 +42,18 @@ class Exit(msgspec.Struct, frozen=True):
         )
 
 
+log = logging.getLogger(__name__)
+
+
+def _open_log(path: Path) -> int:
+    """To append to. What lies there and is no file takes nothing in: better a process without its last words than none."""
+    try:
+        return open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OddEntry as odd:
+        log.warning("%s: what is said on standard error is lost", odd.message)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
 class Child:
     """A process in a session of its own, and a marker that all its descendants carry.
 
@@ -61,18 +76,18 @@ class Child:
 
         Raises ``OSError`` (``FileNotFoundError``: no such program).
         """
-        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        output = _open_log(log_path)
         try:
             popen = subprocess.Popen(
                 list(argv),
                 env={**env, **markers},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         finally:
-            os.close(log)
+            os.close(output)
         # Unreaped, so both hold even if it has ended already.
         identity = identities.of_pid(popen.pid)
         assert identity is not None

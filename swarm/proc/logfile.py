@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
+
+from swarm.entries import odd_words, status_of
 
 DEFAULT_MAX_BYTES = 100 * 1024 * 1024
 
@@ -24,13 +27,15 @@ def truncate_if_large(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> bool:
     """
     if _size(path) <= max_bytes:
         return False
-    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    aside = path.with_name(f"{path.name}.1")
+    if odd_words(str(aside)):
+        return False  # written to it would be followed, or block
+    shutil.copyfile(path, aside)
     os.truncate(path, 0)
     return True
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    """Of a regular file; 0 of anything else, which is none of ours."""
+    status = status_of(str(path))
+    return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+
+from swarm.entries import is_file, odd_words, open_file, read_file
+from swarm.errors import OddEntry
 
 _LIMIT_BYTES = 1 << 20
 T = TypeVar("T")
@@ -18,10 +22,15 @@ def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) ->
     After a power cut the processes a note speaks of are gone too. One writer per path. Raises ``OSError``.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = open_file(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    except OddEntry as odd:
+        raise OSError(errno.EEXIST, str(odd), odd.path) from odd
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(note))
+        if words := odd_words(str(path)):
+            raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -31,13 +40,12 @@ def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) ->
 def read_note(path: Path, kind: type[T]) -> T | None:
     """The note, or None if there is none or it is unreadable: it is a hint, checked against the kernel by its reader."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return msgspec.json.decode(file.read(_LIMIT_BYTES), type=kind)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(read_file(str(path), _LIMIT_BYTES), type=kind)
+    except (OSError, ValueError, msgspec.MsgspecError):  # an odd entry is a ValueError
         return None
 
 
 def remove_note(path: Path) -> None:
-    """Remove it; harmless if it is gone."""
-    path.unlink(missing_ok=True)
+    """Remove it; harmless if it is gone. What is no file is none of ours."""
+    if is_file(str(path)):
+        path.unlink(missing_ok=True)

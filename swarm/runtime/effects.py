@@ -80,7 +80,7 @@ class Effects:
         subject = _subject(decision)
         try:
             outcome = self._apply(decision)
-        except (QueueError, EngineError) as fault:
+        except (QueueError, EngineError, OSError) as fault:  # it is about this one thing: the others go on
             if self._failures.get(subject) != str(fault):
                 self._log.error("Could not %s: %s", subject, fault)
             self._failures[subject] = str(fault)

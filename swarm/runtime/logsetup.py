@@ -20,8 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from swarm.entries import open_file
+
 MAX_RECORD_CHARS = 16_384
 CONTINUATION = "| "
+_ODD = (IsADirectoryError, NotADirectoryError)
+"""A directory where a rotated file belongs is left to the next start: lines are worth more than the rotation."""
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -127,18 +131,18 @@ class FileHandler(LineHandler):
         """Open the file, again if somebody moved or removed it."""
         if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+                if os.path.samestat(os.fstat(self._fd), os.lstat(self._path)):
                     return
             os.close(self._fd)
             self._fd = -1
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._path, flags, 0o600)
+        self._fd = open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # OddEntry: a ValueError
 
     def _rotate(self) -> None:
         for number in range(self._keep, 1, -1):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, *_ODD):
                 os.replace(f"{self._path}.{number - 1}", f"{self._path}.{number}")
-        os.replace(self._path, f"{self._path}.1")
+        with contextlib.suppress(*_ODD):
+            os.replace(self._path, f"{self._path}.1")
         self._open_current()
 
     def close(self) -> None:

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from swarm.errors import QueueError
+from swarm.runtime.troubles import Troubles
 
 LOOK_S = 1.0
 BASE_S = 2.0
@@ -105,20 +107,23 @@ class Notifier:
         self._log = log
         self._now_s = now_s
         self._unseen: dict[str, int] = {}
+        self._troubles = Troubles()
 
     def step(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Tell what can be told now. Raises ``QueueError`` when the disk refuses."""
         for note in self._notes.waiting():
             if stopping():
                 return
-            if not self._targets.is_due(note):
-                continue
-            message = self._notes.message(note)
-            if message is not None:
-                self._tell(note, message)
-            elif self._is_orphan(note):
-                self._log.warning("Nobody is told of %s: there is no such %s", note.id, note.subject)
-                self._notes.done(note)
+            if self._targets.is_due(note):
+                self._troubles.tried(f"telling of the end of {note.subject} {note.id}", partial(self._see_to, note), None)
+
+    def _see_to(self, note: Any) -> None:  # noqa: ANN401
+        message = self._notes.message(note)
+        if message is not None:
+            self._tell(note, message)
+        elif self._is_orphan(note):
+            self._log.warning("Nobody is told of %s: there is no such %s", note.id, note.subject)
+            self._notes.done(note)
 
     def _tell(self, note: Any, message: Mapping[str, Any]) -> None:  # noqa: ANN401
         left, problems, hopeless = [], [], True

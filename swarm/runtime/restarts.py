@@ -7,12 +7,12 @@ quarantine can be asked for as well, and because only the supervisor knows that 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from swarm.entries import is_file, list_inside
 from swarm.proc.notes import read_note, remove_note, write_note
 from swarm.runtime.supervised import Keeper
 
@@ -68,7 +68,5 @@ def _folder(root: Path) -> Path:
 
 
 def _names(root: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(_folder(root)) if not name.startswith("."))
-    except FileNotFoundError:
-        return []
+    folder = str(_folder(root))
+    return sorted(name for name in list_inside(folder) if not name.startswith(".") and is_file(f"{folder}/{name}"))

@@ -7,13 +7,17 @@ that a power cut tears is no entry.
 from __future__ import annotations
 
 import os
+import re
+import stat
 import threading
 from contextlib import suppress
 
+from swarm.entries import list_names, status_of
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular
 
 SHARDS = 256
+_ENTRY = re.compile(r"[0-9a-f]+\.json").fullmatch
 LARGEST_SHARE = 4
 """An entry that would take more than one part in so many of its directory's share is not kept."""
 
@@ -35,7 +39,7 @@ class AnswerFiles:
         except (OSError, ValueError):
             return None
         with suppress(OSError):
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
         return data
 
     def put(self, key: str, data: bytes) -> bool:
@@ -55,11 +59,10 @@ class AnswerFiles:
     def _shrink(self, folder: str) -> None:
         """Another process may remove the same files meanwhile; nobody misses one that is gone, but for one being written."""
         found: list[tuple[int, int, str]] = []
-        with os.scandir(folder) as entries:
-            for entry in (e for e in entries if not e.name.startswith(".")):
-                with suppress(FileNotFoundError):
-                    info = entry.stat(follow_symlinks=False)
-                    found.append((info.st_mtime_ns, info.st_size, entry.path))
+        for name in (n for n in list_names(folder) if not n.startswith(".")):
+            info = status_of(f"{folder}/{name}")
+            if info is not None and stat.S_ISREG(info.st_mode) and _ENTRY(name):
+                found.append((info.st_mtime_ns, info.st_size, f"{folder}/{name}"))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self._share:

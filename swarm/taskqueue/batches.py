@@ -9,7 +9,6 @@ by their line. ``<id>.retried``, of a batch with a limit of failures, is written
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -19,11 +18,11 @@ import msgspec
 
 from swarm.core.dag import Links, linked
 from swarm.core.task import ID_RE
-from swarm.errors import QueueError
+from swarm.entries import is_file, list_names
+from swarm.errors import OddEntry, QueueError
 from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.batchfiles import Items, NewOrder, read_order
 from swarm.taskqueue.batchlock import alone
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.ids import new_id
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
@@ -81,7 +80,7 @@ class BatchBook:
 
     def _manifest(self, batch_id: str) -> Manifest:
         try:
-            if not ID_RE.match(batch_id):
+            if not ID_RE.fullmatch(batch_id):
                 raise FileNotFoundError(batch_id)
             return msgspec.json.decode(read_regular(self._path(batch_id, "json"), 1 << 20), type=Manifest)
         except ValueError as exc:
@@ -95,8 +94,8 @@ class BatchBook:
 
     def names(self) -> list[str]:
         """Ids of all batches."""
-        names = (n[:-5] for n in list_names(self._layout.batches) if n.endswith(".json") and n[0] != ".")
-        return sorted(n for n in names if "." not in n)
+        names = (n[:-5] for n in list_names(self._layout.batches) if n.endswith(".json"))
+        return sorted(n for n in names if ID_RE.fullmatch(n))
 
     def known(self, batch_id: str) -> dict[str, str]:
         """Task ids by item key, of all submissions so far; empty for a batch never seen."""
@@ -125,7 +124,7 @@ class BatchBook:
             ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
             rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
             total = Submitted(items=0, new=0, again=0)
-            with NewOrder(self._path(manifest.batch_id, "order"), flush=self._storage.full) as order:
+            with NewOrder(self._path(manifest.batch_id, "order"), self._storage) as order:
                 while chunk := list(islice(rest, CHUNK)):
                     new = self._accept(manifest.batch_id, chunk, known, present, order, ids)
                     order.write()
@@ -188,7 +187,7 @@ class BatchBook:
         Whoever watches the limit looks again. Nobody submits the batch meanwhile: it would take the task for one that is
         gone. Raises ``LockHeld``, ``OSError``.
         """
-        if batch_id is None or not os.path.exists(self._path(batch_id, "json")):  # a task may name any batch
+        if batch_id is None or not is_file(self._path(batch_id, "json")):  # a task may name any batch
             yield
             return
         with self.alone(batch_id):
@@ -214,12 +213,12 @@ class BatchBook:
 
     def alone(self, batch_id: str) -> AbstractContextManager[None]:
         """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
-        return alone(self._path(batch_id, "lock"), batch_id)
+        return alone(self._storage, self._path(batch_id, "lock"), batch_id)
 
     def task_ids(self, batch_id: str, first: int | None = None) -> Iterator[str]:
         """Task ids of the last submission (the ``first`` of them), in the input's order; of a cut-off one, those it knew."""
         self.manifest(batch_id)
-        if os.path.exists(self._path(batch_id, "order")):
+        if is_file(self._path(batch_id, "order")):
             yield from islice(self.order(batch_id), first)
         else:
             yield from islice((task_id for _, task_id in self._items(batch_id)), first)
@@ -241,5 +240,5 @@ class BatchBook:
 def _body(path: str, task_id: str) -> dict[str, Any]:
     try:
         return codec.parse_document(read_regular(path, codec.MAX_FILE_BYTES))
-    except FileNotFoundError:  # it moved on in this moment
+    except (FileNotFoundError, OddEntry):  # it moved on in this moment, or cannot be read
         return {"task_id": task_id}

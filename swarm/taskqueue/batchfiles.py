@@ -9,7 +9,9 @@ from typing import Self
 
 from swarm.core.task import ID_RE
 from swarm.disk import sync_fd
-from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
+from swarm.entries import open_file
+from swarm.errors import OddEntry
+from swarm.taskqueue.storage import Storage, write_all
 
 
 class Items:
@@ -22,12 +24,12 @@ class Items:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """The pairs, none for a batch never seen; torn and damaged lines are passed over."""
         try:
-            with open(self._path, encoding="ascii", errors="replace") as file:
+            with open(open_file(self._path), encoding="ascii", errors="replace") as file:
                 for line in file:
                     key, _, task_id = line.partition(" ")
                     if line.endswith("\n") and ID_RE.match(task_id[:-1]):
                         yield key, task_id[:-1]
-        except FileNotFoundError:
+        except (FileNotFoundError, OddEntry):
             return
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -35,7 +37,7 @@ class Items:
         lines = "".join(f"{key} {task_id}\n" for key, task_id in pairs).encode()
         if not lines:
             return
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = self._storage.open_own(self._path, os.O_RDWR | os.O_CREAT)
         try:
             end = os.fstat(fd).st_size
             while end and os.pread(fd, 1, end - 1) != b"\n":  # a line torn by an earlier death
@@ -52,25 +54,25 @@ class Items:
 def read_order(path: str) -> Iterator[str]:
     """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(open_file(path), encoding="ascii", errors="replace") as file:
             yield from (line[:-1] for line in file if line.endswith("\n") and ID_RE.match(line[:-1]))
-    except FileNotFoundError:
+    except (FileNotFoundError, OddEntry):
         return
 
 
 class NewOrder:
     """The order file: written beside, put in place when the whole input went through."""
 
-    def __init__(self, path: str, *, flush: bool) -> None:
+    def __init__(self, path: str, storage: Storage) -> None:
         self._path = path
+        self._storage = storage
         self._beside = f"{path}.{os.getpid()}.new"
-        self._flush = flush
         self._size = 0
         self._lines: list[str] = []
         self.count = 0
 
     def __enter__(self) -> Self:
-        self._fd = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        self._fd = self._storage.open_own(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         return self
 
     def add(self, task_id: str) -> None:
@@ -97,9 +99,9 @@ class NewOrder:
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         try:
             if kind is None:
-                if self._flush:  # without it a power cut can leave an empty order under a manifest that says all is there
+                if self._storage.full:  # else a power cut can leave an empty order under a manifest that says all is there
                     sync_fd(self._fd)
-                os.rename(self._beside, self._path)
+                self._storage.put_in_place(self._beside, self._path)
         except OSError:
             kind = OSError
             raise

@@ -8,28 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from swarm.errors import LockHeld
-from swarm.taskqueue.storage import FILE_MODE
+from swarm.taskqueue.storage import Storage
 
 
 @contextmanager
-def alone(path: str, batch_id: str) -> Iterator[None]:
+def alone(storage: Storage, path: str, batch_id: str) -> Iterator[None]:
     """Hold the lock at ``path`` within the block; the kernel frees it at death. Raises ``LockHeld``, ``OSError``."""
-    fd = _locked(path, batch_id)
+    fd = _locked(storage, path, batch_id)
     try:
         yield
     finally:
         os.close(fd)
 
 
-def _locked(path: str, batch_id: str) -> int:
+def _locked(storage: Storage, path: str, batch_id: str) -> int:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = storage.open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(fd)
             raise LockHeld(f"batch {batch_id} is being submitted by another process", hint="wait for it to end") from exc
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
                 return fd
         os.close(fd)  # the empty batch of this name was purged together with its lock: take the new one

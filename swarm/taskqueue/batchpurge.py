@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.entries import is_file, list_names, odd_words, status_of
 from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.taskqueue.batches import BatchBook
-from swarm.taskqueue.buckets import list_names, sorted_buckets
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, storage_faults
 
@@ -32,7 +32,7 @@ Gone = Callable[[TaskState, str], bool]
 
 def not_there(_state: TaskState, path: str) -> bool:
     """The plain truth."""
-    return not os.access(path, os.F_OK)
+    return not is_file(path)
 
 
 def being_submitted(layout: Layout) -> frozenset[str]:
@@ -41,7 +41,7 @@ def being_submitted(layout: Layout) -> frozenset[str]:
     found: set[str] = set()
     for batch_id in book.names():
         try:
-            if time.time() - os.stat(f"{layout.batches}/{batch_id}.items").st_mtime < SUBMITTING_S:
+            if time.time() - _changed_s(f"{layout.batches}/{batch_id}.items") < SUBMITTING_S:
                 found.update(() if book.manifest(batch_id).submitted else book.known(batch_id).values())
         except StorageFault:
             raise
@@ -115,7 +115,7 @@ class EmptyBatches:
         """Adds the ids in ``pending``, ``blocked`` and ``processing``, and the mapped tasks they are children of."""
         layout = self._layout
         lanes = (layout.lane(lane) for lane in list_names(layout.pending))
-        buckets = (f"{lane}/{bucket}" for lane in lanes for bucket in sorted_buckets(lane))
+        buckets = (f"{lane}/{bucket}" for lane in lanes for bucket in list_names(lane))  # raises where it may not look
         held = (layout.held_by(worker) for worker in list_names(layout.processing))
         for folder in chain(buckets, (layout.blocked,), held):
             names = list_names(folder)
@@ -128,16 +128,30 @@ class EmptyBatches:
 
     def _names(self) -> list[str]:
         stems = {n[: -len(e)] for n in list_names(self._layout.batches) if n[0] != "." for e in _ENDINGS if n.endswith(e)}
-        return sorted(stem for stem in stems if "." not in stem)
+        return sorted(stem for stem in stems if ID_RE.fullmatch(stem))
 
     def _may_go(self, batch_id: str) -> bool:
         """By its own files."""
         others = (f"{self._layout.feeds}/{batch_id}.json", f"{self._layout.outbox}/batch-{batch_id}.json")
         if any(os.path.lexists(path) for path in others):
             return False
+        own = [f"{self._layout.batches}/{batch_id}{ending}" for ending in _ENDINGS]
+        if any(odd_words(path) for path in own) or not self._is_ours(batch_id):
+            return False  # fsck names it
         return all(
             _changed_s(f"{self._layout.batches}/{batch_id}{e}") < self._before_s for e in (".items", ".order", ".json")
         )
+
+    def _is_ours(self, batch_id: str) -> bool:
+        if not os.path.lexists(f"{self._layout.batches}/{batch_id}.json"):
+            return True  # cut off, at its submission or at its removal
+        try:
+            self._book.manifest(batch_id)
+        except StorageFault:
+            raise
+        except QueueError:
+            return False
+        return True
 
     def _ids(self, batch_id: str) -> Iterator[str]:
         yield from self._book.order(batch_id)
@@ -160,7 +174,5 @@ class EmptyBatches:
 
 
 def _changed_s(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except FileNotFoundError:
-        return float("-inf")
+    status = status_of(path)
+    return float("-inf") if status is None else status.st_mtime

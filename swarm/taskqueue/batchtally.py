@@ -6,7 +6,6 @@ a later look reads only what changed. Losing that file costs one more reading.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,8 +14,9 @@ import msgspec
 
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL, TaskState
+from swarm.entries import folder_status, list_inside
+from swarm.errors import OddEntry
 from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import GRAIN_NS, Layout, shard_of
 from swarm.taskqueue.storage import Storage, read_regular
 
@@ -178,22 +178,22 @@ def _load(path: str) -> dict[str, _Part]:
 
 
 def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
-    try:
-        changed_ns = os.stat(folder).st_mtime_ns
-    except FileNotFoundError:
+    status = folder_status(folder)
+    if status is None:
         return None
+    changed_ns = status.st_mtime_ns
     if known is not None and known.changed_ns == changed_ns:
         return known
     # A fresh change may hide another of the same time, also one behind the listing: then the next look reads again.
     settled = time.time_ns() - changed_ns > GRAIN_NS
     sums = Sums()
-    for name in list_names(folder):
+    for name in list_inside(folder):
         if name[:-5] not in ids:
             continue
         try:
             sums.note(codec.parse_document(read_regular(f"{folder}/{name}", codec.MAX_FILE_BYTES)))
-        except FileNotFoundError:
-            continue  # put back or purged in this moment
+        except (FileNotFoundError, OddEntry):
+            continue  # put back or purged in this moment; or no document at all, which fsck names
     sums.settle()
     return _Part(changed_ns if settled else -1, sums)
 

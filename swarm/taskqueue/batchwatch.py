@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.taskqueue.buckets import list_names
+from swarm.entries import folder_status, is_file, list_inside
 from swarm.taskqueue.layout import GRAIN_NS, Layout, shard_of
 
 
@@ -54,16 +53,17 @@ class ShardWatch:
 
     def _look_at(self, shard: str, state: TaskState) -> set[str]:
         folder = f"{self._layout.root}/{state}/{shard}"
-        try:
-            changed_ns = os.stat(folder).st_mtime_ns
-        except FileNotFoundError:
+        status = folder_status(folder)
+        if status is None:
             return set()
+        changed_ns = status.st_mtime_ns
         if self._seen.get(folder) == changed_ns:
             return set()
         # Directory times move in steps: behind a fresh change another may hide, also one that comes during the listing.
         settled = time.time_ns() - changed_ns > GRAIN_NS
         waiting = self._open[shard]
-        ended = waiting.intersection(n[:-5] for n in list_names(folder))
+        there = waiting.intersection(n[:-5] for n in list_inside(folder))
+        ended = {task_id for task_id in there if is_file(f"{folder}/{task_id}.json")}
         waiting.difference_update(ended)
         self._seen[folder] = changed_ns if settled else -1
         return ended

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TaskState
+from swarm.entries import list_inside
 from swarm.errors import QueueError, StorageFault
 from swarm.taskqueue import lookup, people
 from swarm.taskqueue.bell import ring
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.cancelling import Canceller, is_child
 from swarm.taskqueue.layout import Layout, shard_of
 from swarm.taskqueue.storage import Storage
@@ -64,7 +64,7 @@ def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> in
     done, refused = 0, list[QueueError]()
     for shard, ids in shards.items():
         for state in (TaskState.FAILED, TaskState.CANCELLED):
-            for name in sorted(list_names(f"{layout.root}/{state}/{shard}")):
+            for name in sorted(list_inside(f"{layout.root}/{state}/{shard}")):
                 if name[:-5] not in ids:
                     continue
                 try:

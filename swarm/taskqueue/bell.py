@@ -10,10 +10,12 @@ import os
 import select
 from contextlib import suppress
 
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.storage import FILE_MODE
 
 _IN_ATTRIB = 0x004
+_IN_DONT_FOLLOW = 0x2000000
 _IN_CLOSE_WRITE = 0x008
 _IN_MOVED_TO = 0x080
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -22,10 +24,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def ring(layout: Layout) -> None:
     """Wake all who wait on this root. A bell that cannot be rung (full or read-only disk) delays, it does not fail."""
     try:
-        os.utime(layout.bell)
+        os.utime(layout.bell, follow_symlinks=False)
     except FileNotFoundError:
-        with suppress(OSError):
-            os.close(os.open(layout.bell, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+        with suppress(OSError, OddEntry):
+            os.close(open_file(layout.bell, os.O_WRONLY | os.O_CREAT))
     except OSError:
         return  # polling finds the work a little later
 
@@ -93,7 +95,7 @@ def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
     fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         return None
-    watched = _libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB)
+    watched = _libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB | _IN_DONT_FOLLOW)
     if drop_ins and watched >= 0:
         watched = _libc.inotify_add_watch(fd, os.fsencode(layout.pending), _IN_MOVED_TO | _IN_CLOSE_WRITE)
     if watched < 0:

@@ -13,7 +13,6 @@ from swarm.core.task import Task, TaskClass, Trail
 from swarm.core.templating import references
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.ids import made_here, time_of
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.storage import Storage, read_regular
@@ -54,7 +53,7 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> Entry | None:
     except FileNotFoundError:
         return None
     except (TaskInvalid, ValueError) as exc:
-        set_aside(layout, storage, path, str(exc))
+        storage.set_aside(path, str(exc))
         return None
     return _entry(name, parsed.attempt, parts.task, parts.trail)
 

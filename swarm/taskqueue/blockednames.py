@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from swarm.entries import list_names
 from swarm.taskqueue import inotify
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 
 RELIST_S = 60.0

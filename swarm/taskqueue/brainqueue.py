@@ -9,13 +9,13 @@ from swarm.core.mapping import MapFault
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import TaskError, TaskState
+from swarm.entries import list_inside
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import dropins, journal, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
-from swarm.taskqueue.buckets import BucketChooser, list_names, returned_bucket
+from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.cancelling import Canceller
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.finished import FinishedIndex
 from swarm.taskqueue.hopeless import HopelessBatches
 from swarm.taskqueue.lanecounts import LaneCounts
@@ -80,8 +80,8 @@ class BrainFileQueue:
     def claims(self) -> tuple[ClaimView, ...]:
         """All files in ``processing/``, by worker and id."""
         found = []
-        for worker in sorted(list_names(self._layout.processing)):
-            for name in sorted(list_names(self._layout.held_by(worker))):
+        for worker in sorted(registry.holders(self._layout)):
+            for name in sorted(list_inside(self._layout.held_by(worker))):
                 parsed = parse_task_file(name)
                 if parsed:
                     found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
@@ -105,7 +105,7 @@ class BrainFileQueue:
     @_LOOK
     def workers(self) -> tuple[WorkerView, ...]:
         """Everybody with a row or a processing directory."""
-        names = {*registry.names(self._layout), *list_names(self._layout.processing)}
+        names = {*registry.names(self._layout), *registry.holders(self._layout)}
         return tuple(self._worker(name) for name in sorted(names))
 
     def _worker(self, name: str) -> WorkerView:
@@ -113,7 +113,7 @@ class BrainFileQueue:
         heartbeat = registry.read_heartbeat(self._layout, name)
         if heartbeat is not None and row is not None and heartbeat.epoch != row.epoch:
             heartbeat = None
-        held = sum(1 for n in list_names(self._layout.held_by(name)) if not n.startswith("."))
+        held = sum(1 for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
         alive = is_held(self._layout, name)
         left = not alive and journal.left_by(self._layout, name)
         return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held, left_journal=left)
@@ -170,7 +170,7 @@ class BrainFileQueue:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                set_aside(self._layout, self._storage, path, f"task {task_id} waits already under this name")
+                self._storage.set_aside(path, f"task {task_id} waits already under this name")
                 return False
         ring(self._layout)
         return True

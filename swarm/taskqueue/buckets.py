@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 
+from swarm.core.lanes import parse_lane
+from swarm.entries import folder_status, is_text, list_inside, list_names
 from swarm.taskqueue.ids import ID_LENGTH, new_id
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.storage import Storage
 
 
-def list_names(path: str) -> list[str]:
-    """Names in a directory, [] if there is none."""
-    try:
-        return os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def list_lanes(layout: Layout) -> list[str]:
+    """Names in ``pending`` that may be lanes, unsorted; whether each is a directory shows when it is listed."""
+    return [name for name in list_names(layout.pending) if parse_lane(name) is not None and is_text(name)]
 
 
 def sorted_buckets(lane_path: str) -> list[str]:
     """The buckets of a lane, most urgent first; foreign names left out."""
-    return sorted(n for n in list_names(lane_path) if bucket_priority(n) is not None)
+    return sorted(n for n in list_inside(lane_path) if bucket_priority(n) is not None)
 
 
 GIVEN_BACK = "0"
@@ -84,7 +83,7 @@ class BucketChooser:
         if before is not None and same and before.name == same[-1]:
             end = before
         else:
-            end = _End(same[-1], len(list_names(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
+            end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
             end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
         end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
@@ -122,7 +121,5 @@ def _behind(last: str, priority: int) -> str:
 
 
 def _changed_ns(lane_path: str) -> int:
-    try:
-        return os.stat(lane_path).st_mtime_ns
-    except FileNotFoundError:
-        return _MISSING
+    status = folder_status(lane_path)
+    return _MISSING if status is None else status.st_mtime_ns

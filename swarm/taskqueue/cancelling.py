@@ -12,16 +12,16 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 
 from swarm.core.lanes import lane_of
-from swarm.core.task import Task, TaskError, TaskState
+from swarm.core.task import ID_RE, Task, TaskError, TaskState
+from swarm.entries import is_file, list_inside, list_names
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec, lookup
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.endings import why_ended
 from swarm.taskqueue.ids import shard_time_of
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import Layout, is_shard
 from swarm.taskqueue.lookup import Located
 from swarm.taskqueue.settle import Settler
-from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 _ROUNDS = 3
 """A task given back between two listings is in neither: look again."""
@@ -45,7 +45,7 @@ class Canceller:
     def ask(self, task_id: str) -> None:
         """Have the worker of a running one stop it."""
         with storage_faults(f"cannot ask for the cancelling of {task_id}"):
-            os.close(os.open(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            os.close(self._storage.open_own(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT))
 
     def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> tuple[int, int]:
         """End what has not ended of a mapped task's children: how many at once (``most`` of them), how many were asked."""
@@ -69,13 +69,13 @@ class Canceller:
 
     def orphaned(self) -> tuple[str, ...]:
         """Mapped tasks that were cancelled and whose mark is still there."""
-        return tuple(i for i in list_names(self._layout.cancels) if mapped_task(self._cancelled(i)) is not None)
+        return tuple(i for i in cancel_marks(self._layout) if mapped_task(self._cancelled(i)) is not None)
 
     def end_orphans(self, map_id: str, *, most: int) -> int:
         """``end_children`` of one of these; how many, with those asked. Once fewer than ``most`` are left its mark goes."""
         path, mark = self._cancelled(map_id), self._layout.cancel_mark(map_id)
         task = mapped_task(path)
-        if task is None or not os.path.exists(mark):
+        if task is None or not is_file(mark):
             return 0  # it was put back in this moment
         with storage_faults(f"cannot see why {map_id} was cancelled"):
             why = why_ended(path)
@@ -98,6 +98,11 @@ class Canceller:
         yield from lookup.list_state(self._layout, TaskState.BLOCKED)
 
 
+def cancel_marks(layout: Layout) -> list[str]:
+    """Ids of the tasks that somebody wants cancelled."""
+    return [name for name in list_names(layout.cancels) if ID_RE.fullmatch(name) and is_file(layout.cancel_mark(name))]
+
+
 def mapped_task(path: str) -> Task | None:
     """The task at ``path`` if it is one mapped over a list."""
     task = _read(path)
@@ -116,10 +121,10 @@ def is_child(located: Located, parents: Container[str]) -> bool:
 def list_children(layout: Layout, state: TaskState, map_id: str) -> Iterator[Located]:
     """The ended children of a mapped task in one terminal state, by listing the shards of ids that were not made here."""
     top = f"{layout.root}/{state}"
-    for shard in sorted(list_names(top)):
+    for shard in sorted(filter(is_shard, list_names(top))):
         if shard_time_of(shard) is not None:
             continue  # of ids with a time in them: a child's has a dash
-        for name in sorted(list_names(f"{top}/{shard}")):
+        for name in sorted(list_inside(f"{top}/{shard}")):
             if not name.startswith(f"{map_id}-") or not name.endswith(".json"):
                 continue
             located = Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")

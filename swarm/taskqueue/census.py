@@ -9,11 +9,12 @@ import msgspec
 
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState
-from swarm.taskqueue.buckets import list_names
+from swarm.entries import list_names
 from swarm.taskqueue.countfile import CountFile
 from swarm.taskqueue.folders import Folders, Known, count_documents, task_names
 from swarm.taskqueue.lanecounts import LaneCounts
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import Layout, is_shard
+from swarm.taskqueue.registry import holders
 from swarm.taskqueue.storage import Storage, storage_faults
 
 
@@ -44,7 +45,7 @@ class EndedCounts:
     def look(self) -> dict[TaskState, int]:
         """Now."""
         counts = {
-            state: sum(shard.files for shard in shards.look(list_names(self._tops[state])).values())
+            state: sum(shard.files for shard in shards.look(filter(is_shard, list_names(self._tops[state]))).values())
             for state, shards in self._shards.items()
         }
         counts[TaskState.CORRUPT] = sum(1 for n in list_names(self._corrupt) if not n.endswith(".reason"))
@@ -79,7 +80,7 @@ class Census:
     def _count(self) -> Counts:
         layout = self._layout
         pending = self.lanes.waiting()
-        held = ((worker, len(task_names(layout.held_by(worker)))) for worker in list_names(layout.processing))
+        held = ((worker, len(task_names(layout.held_by(worker)))) for worker in holders(layout))
         blocked = len(task_names(layout.blocked))
         processing = {worker: tasks for worker, tasks in held if tasks}
         ended = self._ended.look()

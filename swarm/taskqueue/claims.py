@@ -14,6 +14,7 @@ from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.entries import is_file
 from swarm.errors import StorageFault
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import returned_bucket
@@ -185,9 +186,10 @@ class WorkerFileQueue:
 
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody wants this task cancelled."""
-        return os.access(self._layout.cancel_mark(claim.task.task_id), os.F_OK)
+        return is_file(self._layout.cancel_mark(claim.task.task_id))
 
     def _forget_cancel(self, claim: Claim) -> None:
         """A mark that cannot be removed now asks for nothing any more; the outcome stands."""
         with suppress(OSError):
-            os.unlink(self._layout.cancel_mark(claim.task.task_id))
+            if self.cancel_requested(claim):
+                os.unlink(self._layout.cancel_mark(claim.task.task_id))

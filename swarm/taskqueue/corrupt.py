@@ -6,21 +6,17 @@ Who waits for a task that was set aside waits in vain: ``CorruptTasks`` tells wh
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 
 import msgspec
 
+from swarm.entries import folder_status, list_names
 from swarm.taskqueue import lookup
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import GRAIN_NS, Layout
-from swarm.taskqueue.storage import Storage, read_regular
+from swarm.taskqueue.storage import REASON, read_regular
 
 log = logging.getLogger(__name__)
-_NAME_BYTES = 100
-"""A name cut in the middle of a character may grow by this once more; with ``.reason`` and more it must stay below 255."""
-_REASON = ".reason"
 _REASON_BYTES = 64 << 10
 _NAME_RE = re.compile(r"^(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.\d{1,6})?\.json(?:\.\d{1,4})?\Z")
 """A task's file, or a drop-in, under the name it was set aside with."""
@@ -38,22 +34,6 @@ class SetAside(msgspec.Struct, frozen=True):
         return f"lies in corrupt/{self.name}{f': {self.reason}' if self.reason else ''}"
 
 
-def set_aside(layout: Layout, storage: Storage, path: str, reason: str) -> str | None:
-    """Move ``path`` to ``corrupt/`` and write ``<name>.reason``; returns the new name, None if the file is gone."""
-    base = os.fsencode(os.path.basename(path))[:_NAME_BYTES].decode(errors="replace").replace("\ufffd", "_") or "unnamed"
-    name = base
-    for number in range(1, 10_000):
-        try:
-            storage.move(path, f"{layout.corrupt}/{name}")
-            break
-        except FileExistsError:
-            name = f"{base}.{number}"
-        except FileNotFoundError:
-            return None
-    storage.replace(f"{layout.corrupt}/{name}{_REASON}", (reason.strip() + "\n").encode(), durable=True)
-    return name
-
-
 def find_set_aside(layout: Layout, task_id: str) -> SetAside | None:
     """The file of a task that was set aside and is nowhere else; None for any other."""
     names = [name for name in list_names(layout.corrupt) if task_of(name) == task_id]
@@ -65,7 +45,7 @@ def find_set_aside(layout: Layout, task_id: str) -> SetAside | None:
 def read_set_aside(layout: Layout, name: str) -> SetAside:
     """What lies there and why; without its reason where that cannot be read."""
     try:
-        reason = read_regular(f"{layout.corrupt}/{name}{_REASON}", _REASON_BYTES).decode(errors="replace").strip()
+        reason = read_regular(f"{layout.corrupt}/{name}{REASON}", _REASON_BYTES).decode(errors="replace").strip()
     except (FileNotFoundError, ValueError):
         reason = ""
     return SetAside(name, reason)
@@ -87,10 +67,10 @@ class CorruptTasks:
 
     def fresh(self) -> frozenset[str]:
         """Look again; the ids that were not there at the last look."""
-        try:
-            changed_ns = os.stat(self._layout.corrupt).st_mtime_ns
-        except FileNotFoundError:
+        status = folder_status(self._layout.corrupt)
+        if status is None:
             return frozenset()
+        changed_ns = status.st_mtime_ns
         if changed_ns == self._seen_ns:
             return frozenset()
         settled, before = time.time_ns() - changed_ns > GRAIN_NS, self._names

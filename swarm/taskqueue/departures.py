@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from swarm.core.task import TaskState
+from swarm.entries import folder_status, list_inside
 from swarm.taskqueue import inotify
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import GRAIN_NS, Layout, parse_task_file, shard_of
 
 SHARDS_A_LOOK = 200
@@ -89,12 +89,12 @@ class Cancelled:
 
     def _look(self, shard: str, ids: set[str]) -> set[str]:
         folder = f"{self._layout.root}/{TaskState.CANCELLED}/{shard}"
-        try:
-            changed_ns = os.stat(folder).st_mtime_ns
-        except FileNotFoundError:
+        status = folder_status(folder)
+        if status is None:
             return set()
+        changed_ns = status.st_mtime_ns
         if self._seen.get(shard) == changed_ns:
             return set()
         # Directory times move in steps: a change may hide behind one of the same step, so a fresh listing is not trusted.
         self._seen[shard] = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else -1
-        return ids.intersection(name[:-5] for name in list_names(folder))
+        return ids.intersection(name[:-5] for name in list_inside(folder))

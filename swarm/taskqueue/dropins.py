@@ -19,11 +19,11 @@ from swarm.core.bom import ForeignText, without_bom
 from swarm.core.lanes import lane_of, parse_lane
 from swarm.core.snapshot import DropIn
 from swarm.core.task import MAX_TASK_BYTES, Task
+from swarm.entries import list_names, status_of
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import lookup
-from swarm.taskqueue.buckets import BucketChooser, list_names
+from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.codec import encode_body
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
@@ -40,9 +40,8 @@ def drop_ins(layout: Layout) -> tuple[DropIn, ...]:
     found = []
     for name in sorted(list_names(layout.pending)):
         path = f"{layout.pending}/{name}"
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
+        status = status_of(path)
+        if status is None:
             continue  # filed in the meantime
         if stat.S_ISDIR(status.st_mode) and parse_lane(name) is not None:
             continue
@@ -102,14 +101,13 @@ class DropInFiler:
         return task
 
     def _refuse(self, path: str, file_name: str, reason: str) -> str:
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
+        status = status_of(path)
+        if status is None:
             return f"Drop-in {file_name} is gone"
         young = _quiet_s(status) < _PATIENCE_S
         if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
             return f"Drop-in {file_name} may still be being written: {reason}"
-        set_aside(self._layout, self._storage, path, reason)
+        self._storage.set_aside(path, reason)
         return f"Drop-in {file_name} is no task and went to corrupt/: {reason}"
 
     def _move(self, path: str, task: Task) -> str:

@@ -9,18 +9,18 @@ and of the others a bounded number in turn. One whose file was set aside as corr
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from swarm.core.task import TERMINAL, TaskState
+from swarm.entries import is_file, list_inside
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import CorruptTasks, find_set_aside
 from swarm.taskqueue.departures import Cancelled, Departures
 from swarm.taskqueue.layout import Layout, parse_task_file
+from swarm.taskqueue.registry import holders
 from swarm.taskqueue.storage import read_regular
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def how_ended(layout: Layout, task_id: str) -> str:
     words = {TaskState.FAILED: "failed", TaskState.CANCELLED: "was cancelled"}
     for state, said in words.items():
         path = layout.terminal(state, task_id)
-        if os.access(path, os.F_OK):
+        if is_file(path):
             why = why_ended(path)
             return f"{said}: {why if len(why) <= WHY_CHARS else why[:WHY_CHARS] + '…'}"
     aside = find_set_aside(layout, task_id)
@@ -115,7 +115,7 @@ class Endings:
     def ended(self, task_id: str) -> bool | None:
         """Whether it completed; None while it has not ended. One to three ``access`` calls."""
         for state in TERMINAL:
-            if os.access(self._layout.terminal(state, task_id), os.F_OK):
+            if is_file(self._layout.terminal(state, task_id)):
                 return state is TaskState.COMPLETED
         return False if self._corrupt.holds(task_id) else None
 
@@ -136,7 +136,7 @@ class Endings:
 
     def _asked(self) -> dict[str, None]:
         """Whom to look up now, each once."""
-        workers = list_names(self._layout.processing) if self._awaited or self._departures else []
+        workers = holders(self._layout) if self._awaited or self._departures else []
         running = self._running(workers) if self._awaited else set()
         left, whole = self._departures.told(workers) if self._departures else (set[str](), False)
         self._unsure = max(0, self._unsure) if whole else len(self._awaited)
@@ -156,7 +156,7 @@ class Endings:
     def _running(self, workers: list[str]) -> set[str]:
         found = set()
         for worker in workers:
-            for name in list_names(self._layout.held_by(worker)):
+            for name in list_inside(self._layout.held_by(worker)):
                 parsed = parse_task_file(name)
                 if parsed is not None:
                     found.add(parsed.task_id)

@@ -16,13 +16,15 @@ from swarm.clock import SystemClock
 from swarm.core.feed import FeedState, Wish, task_id_of
 from swarm.core.task import ID_RE, TERMINAL
 from swarm.disk import sync_fd
-from swarm.errors import LockHeld, QueueError
+from swarm.entries import is_file, list_inside, list_names, open_file
+from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.taskqueue.batches import BatchBook, Manifest
-from swarm.taskqueue.buckets import list_names, sorted_buckets
+from swarm.taskqueue.buckets import sorted_buckets
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.producer import Producer
-from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults, write_all
+from swarm.taskqueue.registry import holders
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults, write_all
 
 _WISHES: dict[bytes, Wish] = {b"pause": "pause", b"stop": "stop"}
 
@@ -40,7 +42,7 @@ class FeedBook:
 
     def names(self) -> list[str]:
         """Ids of all feeds."""
-        return sorted(n[:-5] for n in list_names(self._home) if n.endswith(".json") and n[0] != ".")
+        return sorted(n[:-5] for n in list_names(self._home) if n.endswith(".json") and ID_RE.fullmatch(n[:-5]))
 
     def find(self, feed_id: str) -> FeedState | None:
         """A feed's state; None for one never seen. Raises ``QueueError`` for one that cannot be read."""
@@ -66,7 +68,7 @@ class FeedBook:
         with storage_faults(f"feed {feed_id} cannot see what people want of it"):
             try:
                 return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
-            except FileNotFoundError:
+            except (FileNotFoundError, OddEntry):
                 return "run"
 
     def set_wish(self, feed_id: str, wish: Wish) -> None:
@@ -82,7 +84,7 @@ class FeedBook:
                 return False
         except LockHeld:
             return True
-        except FileNotFoundError:
+        except (FileNotFoundError, OddEntry):
             return False
 
     @contextmanager
@@ -91,7 +93,9 @@ class FeedBook:
         with storage_faults(f"feed {feed_id} could not be begun"):
             if make:
                 self._storage.make_dir(self._home)
-            fd = os.open(self._path(feed_id, "lock"), os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, FILE_MODE)
+                fd = self._storage.open_own(self._path(feed_id, "lock"), os.O_RDWR | os.O_CREAT)
+            else:
+                fd = open_file(self._path(feed_id, "lock"), os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -136,7 +140,7 @@ class OpenFeed:
 
     def _note(self, before: int, fresh: tuple[str, ...]) -> None:
         """Lines of one width at places that follow from the count: noting them again after a kill changes nothing."""
-        fd = os.open(self._order, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = self._storage.open_own(self._order, os.O_RDWR | os.O_CREAT)
         try:
             data = "".join(f"{task_id}\n" for task_id in fresh).encode()
             write_all(fd, data, before * self._width)
@@ -177,15 +181,15 @@ class FeedPool:
         found: set[str] = set()
         for _ in range(2):
             for folder in self._where_it_waits(lane):
-                found.update(ids.intersection(name.partition(".")[0] for name in list_names(folder)))
-            found.update(i for i in ids - found if any(os.path.lexists(self._layout.terminal(s, i)) for s in TERMINAL))
+                found.update(ids.intersection(name.partition(".")[0] for name in list_inside(folder)))
+            found.update(i for i in ids - found if any(is_file(self._layout.terminal(s, i)) for s in TERMINAL))
         return found
 
     def _where_it_waits(self, lane: str) -> Iterator[str]:
         """In the order in which tasks move on."""
         yield from (f"{self._layout.lane(lane)}/{bucket}" for bucket in sorted_buckets(self._layout.lane(lane)))
         yield self._layout.blocked
-        yield from (self._layout.held_by(worker) for worker in list_names(self._layout.processing))
+        yield from (self._layout.held_by(worker) for worker in holders(self._layout))
 
 
 def note_batch(book: BatchBook, state: FeedState, *, version: str) -> None:

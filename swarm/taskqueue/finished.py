@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import msgspec
 
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TERMINAL, TaskState
+from swarm.entries import folder_status, list_names
 from swarm.taskqueue.batchpurge import EmptyBatches
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.ids import shard_time_of
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import Layout, is_shard
 from swarm.taskqueue.shardpass import Keep, Removed, ShardPass
 from swarm.taskqueue.storage import Storage
 
@@ -111,6 +110,8 @@ class FinishedIndex:
         for state in TERMINAL:
             top = f"{self._layout.root}/{state}"
             for shard in list_names(top):
+                if not is_shard(shard):
+                    continue
                 there.add((state, shard))
                 if self._worth_a_look(state, shard, now_s, old_after_s):
                     self._todo.append((state, shard))
@@ -121,10 +122,10 @@ class FinishedIndex:
         if not self._count and made_s is not None and now_s - made_s < old_after_s:
             return False  # its tasks were made later, so none can have ended earlier
         known = self._known.get((state, shard))
-        try:
-            return known is None or os.stat(f"{self._layout.root}/{state}/{shard}").st_mtime_ns != known.changed_ns
-        except FileNotFoundError:
-            return False
+        if known is None:
+            return True
+        status = folder_status(f"{self._layout.root}/{state}/{shard}")
+        return status is not None and status.st_mtime_ns != known.changed_ns
 
     def _note(self, key: _Key, walk: ShardPass) -> None:
         changed_ns = walk.changed_ns if walk.settled and not walk.needed else _LOOK_AGAIN

@@ -16,7 +16,7 @@ import msgspec
 
 from swarm.core.loads import is_brains_own
 from swarm.core.task import ID_PATTERN
-from swarm.taskqueue.buckets import list_names
+from swarm.entries import folder_status, is_text, list_inside, status_of
 from swarm.taskqueue.ids import time_of
 from swarm.taskqueue.layout import GRAIN_NS, parse_task_file
 
@@ -52,14 +52,13 @@ class Folders:
 
     def look(self, names: Iterable[str]) -> Known:
         """These directories now, without those that are gone. What is not asked for is forgotten."""
-        self.known = {name: folder for name in names if (folder := self._folder(name)) is not None}
+        self.known = {name: folder for name in names if (folder := self._folder(name)) is not None and is_text(name)}
         return self.known
 
     def _folder(self, name: str) -> Folder | None:
         path = f"{self._path}/{name}"
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
+        status = folder_status(path)
+        if status is None:
             return None
         known = self.known.get(name)
         if known is not None and known.quiet_ns > GRAIN_NS and _as_it_was(known, status):
@@ -80,13 +79,13 @@ def count_waiting(path: str) -> tuple[int, float | None]:
 
 def count_documents(path: str) -> tuple[int, None]:
     """Finished documents in a shard; loads that the brain inserted are no tasks of anybody's."""
-    names = (n for n in list_names(path) if n.endswith(".json") and n[0] != ".")
+    names = (n for n in list_inside(path) if n.endswith(".json") and n[0] != ".")
     return sum(1 for n in names if not is_brains_own(n[:-5])), None
 
 
 def task_names(folder: str) -> list[str]:
     """Names of task files in a directory, unsorted; what is foreign is left out."""
-    names = list_names(folder)
+    names = list_inside(folder)
     if names and not _ALL_TASKS("/".join(names) + "/"):
         return [name for name in names if parse_task_file(name) is not None]
     return names
@@ -98,7 +97,5 @@ def oldest_of(folder: str, names: list[str]) -> float:
     known = time_of(first.partition(".")[0])
     if known is not None:
         return known
-    try:
-        return os.stat(f"{folder}/{first}").st_mtime
-    except FileNotFoundError:
-        return time.time()
+    status = status_of(f"{folder}/{first}")
+    return time.time() if status is None else status.st_mtime

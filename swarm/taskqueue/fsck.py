@@ -6,6 +6,7 @@ once more before it acts. Safe while the swarm works. No task is ever deleted: w
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -13,16 +14,19 @@ from collections.abc import Iterable, Iterator
 
 from swarm.clock import SystemClock
 from swarm.core.task import TaskError, TaskState, Trail
+from swarm.entries import folder_status, printable, status_of
+from swarm.errors import StorageFault
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import BucketChooser
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.fsckleft import leftovers, stale_staging, temporaries
+from swarm.taskqueue.fsckodd import odd_entries
 from swarm.taskqueue.fsckrules import Action, Finding, Placed, aside, check, read_trail
 from swarm.taskqueue.fsckwalk import RANK, walk
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import rewrite_tail
 
+log = logging.getLogger(__name__)
 AGREE_S = 0.3
 """Between two scans: longer than any task is between two places."""
 
@@ -46,13 +50,13 @@ def scan(layout: Layout) -> Iterator[Finding]:
         what = f"task {extra.task_id} is in {extra.state} and in {first.state} too: {first.path}"
         yield aside("several-states", extra.path, what, target=first.path)
     yield from leftovers(layout)
+    yield from odd_entries(layout)
 
 
 def _two_files(one: str, other: str) -> bool:
     """Whether both are there and are not one file seen twice on its way; a second hard link counts as a second file."""
-    try:
-        here, there = os.lstat(one), os.lstat(other)
-    except FileNotFoundError:
+    here, there = status_of(one), status_of(other)
+    if here is None or there is None:
         return False
     return here.st_ino != there.st_ino or there.st_nlink > 1
 
@@ -73,13 +77,16 @@ def look(layout: Layout, *, agree_s: float = AGREE_S) -> tuple[Finding, ...]:
 
 
 def repair(layout: Layout, storage: Storage, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Do what each finding says; returns those that were carried out. Safe to repeat. Raises ``StorageFault``."""
+    """Do what each finding says; returns those that were carried out. Safe to repeat."""
     repairer = _Repairer(layout, storage)
     done = []
     for finding in findings:
-        with storage_faults(f"cannot repair {finding.path}"):
-            if repairer.carry_out(finding):
-                done.append(finding)
+        try:
+            with storage_faults(f"cannot repair {printable(finding.path)}"):
+                if repairer.carry_out(finding):
+                    done.append(finding)
+        except StorageFault as fault:  # one that cannot be moved keeps no other from being put right
+            log.warning("%s", fault)
     return tuple(done)
 
 
@@ -119,7 +126,7 @@ class _Repairer:
     def _aside(self, finding: Finding) -> bool:
         if finding.target and not os.path.lexists(finding.target):
             return False  # the one that counted has moved: two places may have become one
-        return set_aside(self._layout, self._storage, finding.path, f"{finding.what} (set aside by fsck)") is not None
+        return self._storage.set_aside(finding.path, f"{finding.what} (set aside by fsck)") is not None
 
     def _move(self, finding: Finding) -> bool:
         try:
@@ -135,7 +142,7 @@ class _Repairer:
         except FileNotFoundError:
             return False
         except FileExistsError:
-            set_aside(self._layout, self._storage, finding.path, f"{finding.what}, where another one is (set aside by fsck)")
+            self._storage.set_aside(finding.path, f"{finding.what}, where another one is (set aside by fsck)")
         return True
 
     def _write_status(self, path: str) -> bool:
@@ -156,7 +163,7 @@ class _Repairer:
 
 
 def _remove(path: str) -> bool:
-    if os.path.isdir(path) and not os.path.islink(path):
+    if folder_status(path) is not None:
         shutil.rmtree(path)
         return True
     try:

@@ -7,10 +7,11 @@ import re
 import time
 from collections.abc import Iterator
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.taskqueue import lookup, registry
-from swarm.taskqueue.buckets import list_names
-from swarm.taskqueue.cancelling import mapped_task
+from swarm.taskqueue.cancelling import cancel_marks, mapped_task
+from swarm.taskqueue.fsckodd import is_staged
 from swarm.taskqueue.fsckrules import Action, Finding
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
@@ -37,7 +38,8 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
     """Unaccepted submissions of dead processes, old enough."""
     for name in list_names(layout.staging):
         path = f"{layout.staging}/{name}"
-        if name.startswith(".") or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
+        ours = is_staged(name) and (is_file(path) or folder_status(path) is not None)
+        if not ours or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
             continue
         what = "a submission that was cut off: nothing in it was accepted"
         yield Finding("staging", path, what, "removed", Action.REMOVE)
@@ -58,7 +60,7 @@ def temporaries(layout: Layout) -> Iterator[Finding]:
     for folder in (*flat, layout.control):
         for name in list_names(folder):
             path = f"{folder}/{name}"
-            if not _TEMP_RE.match(name) or not (name.startswith(".") or folder == layout.batches):
+            if not _TEMP_RE.match(name) or not (name.startswith(".") or folder == layout.batches) or not is_file(path):
                 continue
             if _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name):
                 yield Finding("temporary", path, "its maker died before putting it in place", "removed", Action.REMOVE)
@@ -71,14 +73,12 @@ def _maker_lives(pattern: re.Pattern[str], name: str) -> bool:
 
 
 def _old(path: str, age_s: float) -> bool:
-    try:
-        return time.time() - os.lstat(path).st_mtime > age_s
-    except FileNotFoundError:
-        return False
+    status = status_of(path)
+    return status is not None and time.time() - status.st_mtime > age_s
 
 
 def _cancel_marks(layout: Layout) -> Iterator[Finding]:
-    for name in list_names(layout.cancels):
+    for name in cancel_marks(layout):
         located = lookup.find(layout, name)
         if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:
             continue  # the brain ends what is left of its children by it
@@ -91,7 +91,7 @@ def _hints(layout: Layout) -> Iterator[Finding]:
     """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
     left = "none: `swarm up` writes it afresh, and nothing is decided by it"
     for name in _documents(layout.workers):
-        if name.count(".") or os.path.exists(layout.lock(name)):
+        if os.path.lexists(layout.lock(name)):
             continue
         yield Finding("row", layout.row(name), f"a registry row without a life lock: {name} never lived here", left)
     for name in _documents(layout.heartbeats):
@@ -100,12 +100,12 @@ def _hints(layout: Layout) -> Iterator[Finding]:
 
 
 def _documents(folder: str) -> list[str]:
-    return [n[:-5] for n in list_names(folder) if n.endswith(".json") and not n.startswith(".")]
+    return [n[:-5] for n in list_names(folder) if n.endswith(".json") and ID_RE.fullmatch(n[:-5])]
 
 
 def _abandoned(layout: Layout) -> Iterator[Finding]:
-    for worker in list_names(layout.processing):
-        held = list_names(layout.held_by(worker))
+    for worker in registry.holders(layout):
+        held = list_inside(layout.held_by(worker))
         if held and not is_held(layout, worker):
             what = f"{worker} is dead and holds {len(held)}"
             yield Finding(

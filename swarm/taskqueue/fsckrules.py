@@ -70,6 +70,12 @@ def check(placed: Placed) -> list[Finding]:
         return []
     except (TaskInvalid, ValueError) as exc:
         return _held(placed, aside("unreadable", placed.path, str(exc)))
+    except OSError as exc:
+        return [Finding("unreadable", placed.path, f"it cannot be read: {exc.strerror}", "none: the disk reports an error")]
+    return _judge(placed, data, task)
+
+
+def _judge(placed: Placed, data: bytes, task: Task) -> list[Finding]:
     if task.task_id != placed.task_id:
         what = f"its task_id is {task.task_id}, its file is named {placed.task_id}"
         return _held(placed, aside("wrong-name", placed.path, what))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from swarm.core.lanes import parse_lane
 from swarm.core.task import ID_RE, TERMINAL, TaskState
-from swarm.taskqueue.buckets import list_names
+from swarm.entries import folder_status, is_file, is_text, list_inside, list_names
+from swarm.taskqueue.fsckodd import odd_kind
 from swarm.taskqueue.fsckrules import Finding, Placed, aside
-from swarm.taskqueue.layout import Layout, bucket_priority, parse_task_file
+from swarm.taskqueue.layout import Layout, bucket_priority, is_shard, parse_task_file
 from swarm.taskqueue.lifelock import is_held
 
 RANK = {
@@ -29,7 +30,7 @@ def walk(layout: Layout) -> Iterator[Placed | Finding]:
     yield from _flat(TaskState.BLOCKED, layout.blocked)
     for worker in list_names(layout.processing):
         folder = layout.held_by(worker)
-        if not os.path.isdir(folder):
+        if folder_status(folder) is None or not ID_RE.fullmatch(worker):
             yield from _foreign(folder, "processing/ holds one directory per worker")
             continue
         yield from _flat(TaskState.PROCESSING, folder, home=worker, live=is_held(layout, worker))
@@ -39,18 +40,19 @@ def walk(layout: Layout) -> Iterator[Placed | Finding]:
 
 def _pending(layout: Layout) -> Iterator[Placed | Finding]:
     for lane in list_names(layout.pending):
-        if parse_lane(lane) is None or not os.path.isdir(layout.lane(lane)):
-            continue  # a drop-in: the brain's to judge
-        for bucket in list_names(layout.lane(lane)):
+        if parse_lane(lane) is None or not is_text(lane) or folder_status(layout.lane(lane)) is None:
+            continue  # a drop-in, or odd: see ``fsckodd``
+        for bucket in list_inside(layout.lane(lane)):
             folder = f"{layout.lane(lane)}/{bucket}"
-            if bucket_priority(bucket) is None or not os.path.isdir(folder):
+            if bucket_priority(bucket) is None or folder_status(folder) is None:
                 yield from _foreign(folder, "a lane holds buckets only")
             else:
                 yield from _flat(TaskState.PENDING, folder, home=lane)
 
 
 def _flat(state: TaskState, folder: str, *, home: str = "", live: bool = False) -> Iterator[Placed | Finding]:
-    for name in list_names(folder):
+    yield from _barred(folder)
+    for name in list_inside(folder):
         parsed = parse_task_file(name)
         if parsed is None:
             yield from _foreign(f"{folder}/{name}", f"a foreign name in {state}/, where files are <task id>.<attempts>.json")
@@ -61,17 +63,30 @@ def _flat(state: TaskState, folder: str, *, home: str = "", live: bool = False) 
 def _terminal(layout: Layout, state: TaskState) -> Iterator[Placed | Finding]:
     top = f"{layout.root}/{state}"
     for shard in list_names(top):
-        if not os.path.isdir(f"{top}/{shard}"):
+        names = list_inside(f"{top}/{shard}")
+        if folder_status(f"{top}/{shard}") is None or not (is_shard(shard) or any(_is_document(n) for n in names)):
             yield from _foreign(f"{top}/{shard}", f"{state}/ holds shards only")
             continue
-        for name in list_names(f"{top}/{shard}"):
+        yield from _barred(f"{top}/{shard}")
+        for name in names:
             path = f"{top}/{shard}/{name}"
-            if name.endswith(".json") and ID_RE.match(name[:-5]):
+            if _is_document(name):
                 yield Placed(state, path, name[:-5], shard)
             else:
                 yield from _foreign(path, f"a foreign name in {state}/, where files are <task id>.json")
 
 
+def _is_document(name: str) -> bool:
+    return name.endswith(".json") and ID_RE.fullmatch(name[:-5]) is not None
+
+
 def _foreign(path: str, what: str) -> Iterator[Finding]:
-    if not os.path.basename(path).startswith(".") and os.path.lexists(path):
+    """Temporary files have dotted names; nothing else has."""
+    if os.path.lexists(path) and not (os.path.basename(path).startswith(".") and is_file(path)):
         yield aside("foreign", path, what)
+
+
+def _barred(folder: str) -> Iterator[Finding]:
+    status = folder_status(folder)
+    if status is not None and (words := odd_kind(folder, status, folder=True)):
+        yield Finding("barred", folder, f"it {words}", f"none: `chown` or `chmod u+rwx {folder}`")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import msgspec
 
-from swarm.core.lanes import parse_lane
 from swarm.core.task import TaskState
-from swarm.taskqueue.buckets import list_names, sorted_buckets
+from swarm.entries import folder_status, status_of
+from swarm.taskqueue.buckets import list_lanes, sorted_buckets
 from swarm.taskqueue.census import EndedCounts
 from swarm.taskqueue.folders import task_names
 from swarm.taskqueue.ids import time_of
@@ -49,9 +48,7 @@ class QueueGauges:
         self._before_s = before_s
         counts: dict[str, int] = {}
         buckets: dict[str, _Bucket] = {}
-        for lane in list_names(self._layout.pending):
-            if parse_lane(lane) is None:
-                continue
+        for lane in list_lanes(self._layout):
             lane_path = self._layout.lane(lane)
             for name in sorted_buckets(lane_path):
                 path = f"{lane_path}/{name}"
@@ -76,14 +73,10 @@ def _since_s(folder: str, name: str) -> float:
     made_s = time_of(name.partition(".")[0])
     if made_s is not None:
         return made_s
-    try:
-        return os.stat(f"{folder}/{name}").st_mtime
-    except FileNotFoundError:
-        return time.time()
+    status = status_of(f"{folder}/{name}")
+    return time.time() if status is None else status.st_mtime
 
 
 def _changed_ns(path: str) -> int:
-    try:
-        return os.stat(path).st_ctime_ns
-    except FileNotFoundError:
-        return _LOOK_AGAIN
+    status = folder_status(path)
+    return _LOOK_AGAIN if status is None else status.st_ctime_ns

@@ -6,19 +6,18 @@ somebody put tasks of the batch back counts no more.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 import msgspec
 
 from swarm.core.snapshot import HopelessView
-from swarm.core.task import TaskState
+from swarm.core.task import ID_RE, TaskState
+from swarm.entries import list_names, status_of
 from swarm.errors import QueueError, StorageFault
 from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchwatch import ShardWatch
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.cancelling import Canceller, is_child
 from swarm.taskqueue.layout import GRAIN_NS, Layout
 from swarm.taskqueue.lookup import Located
@@ -101,10 +100,7 @@ class HopelessBatches:
             yield from lookup.list_state(self._layout, state)
 
     def _read_manifests(self) -> None:
-        try:
-            changed_ns = os.stat(self._layout.batches).st_mtime_ns
-        except FileNotFoundError:
-            return
+        changed_ns = _changed_ns(self._layout.batches)
         if changed_ns == self._seen_ns:
             return
         settled = _settled(changed_ns)
@@ -112,13 +108,13 @@ class HopelessBatches:
         for batch_id in self._limited.keys() - {name[:-5] for name in names}:
             del self._limited[batch_id]  # purged
         for name in names:
-            if name.endswith(".json") and name[0] != ".":
+            if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
                 self._read(name[:-5], f"{self._layout.batches}/{name}")
         self._seen_ns = changed_ns if settled else -1
 
     def _read(self, batch_id: str, path: str) -> None:
         try:
-            stamp = os.stat(path).st_mtime_ns, _changed_ns(self._book.put_back_mark(batch_id))
+            stamp = _changed_ns(path), _changed_ns(self._book.put_back_mark(batch_id))
             if self._stamps.get(batch_id) == stamp:
                 return
             manifest = self._book.manifest(batch_id)
@@ -134,10 +130,8 @@ class HopelessBatches:
 
 def _changed_ns(path: str) -> int:
     """When it was last written to, long ago if it is not there."""
-    try:
-        return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        return 0
+    status = status_of(path)
+    return 0 if status is None else status.st_mtime_ns
 
 
 def _settled(changed_ns: int) -> bool:

@@ -18,12 +18,13 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from swarm.core.task import ID_RE
 from swarm.disk import NOT_THERE, sync_fd, sync_file_system, tells_errors
+from swarm.entries import is_file, list_names
 from swarm.taskqueue import redo
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.redo import BLOCK_BYTES, Redo
-from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, write_all
+from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, Storage, write_all
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,9 @@ class Journal:
             os.makedirs(folder, mode=DIR_MODE, exist_ok=True)
             self._sync_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._sync_fd)
+            storage = Storage("full", self._layout.root)
+            for path in _paths(folder, self._worker):
+                storage.make_way(path)
             rests, fills = (_Segment(path) for path in _paths(folder, self._worker))
             sync_file_system(self._sync_fd)  # where that cannot be done, no line could ever be made void
         except OSError as exc:
@@ -185,14 +189,14 @@ def forget(layout: Layout, worker: str) -> None:
 
     The caller holds the worker's life lock. Only while that file system has lived on: otherwise ``replay`` comes first.
     """
-    there = [path for path in _paths(layout.journal, worker) if os.path.lexists(path)]
+    there = [path for path in _paths(layout.journal, worker) if is_file(path)]
     if there:
         remove(layout, there)
 
 
 def left_by(layout: Layout, worker: str) -> bool:
     """Whether there is a journal of this worker."""
-    return any(os.path.lexists(path) for path in _paths(layout.journal, worker))
+    return any(is_file(path) for path in _paths(layout.journal, worker))
 
 
 def remove(layout: Layout, paths: Iterable[str]) -> None:
@@ -212,16 +216,21 @@ def remove(layout: Layout, paths: Iterable[str]) -> None:
 
 def void_records(layout: Layout, gone: Iterable[tuple[str, bytes]]) -> None:
     """Lines that say that a task ended with just this document count no more: it was put back. Raises ``OSError``."""
-    if not any(name.endswith(SUFFIX) for name in list_names(layout.journal)):
+    if not any(is_segment(name) for name in list_names(layout.journal)):
         return
     text = "".join(f"\n{zlib.crc32(data):08x} {task_id}" for task_id, data in gone).encode()  # a line cut short ends there
-    fd = os.open(f"{layout.journal}/{VOID}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+    fd = Storage("full", layout.root).open_own(f"{layout.journal}/{VOID}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         if os.write(fd, text) != len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{layout.journal}/{VOID}")
         sync_fd(fd)
     finally:
         os.close(fd)
+
+
+def is_segment(name: str) -> bool:
+    """Whether it is the name of a worker's segment."""
+    return name.endswith((f".0{SUFFIX}", f".1{SUFFIX}")) and ID_RE.fullmatch(name[: -len(SUFFIX) - 2]) is not None
 
 
 def _paths(folder: str, worker: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import LaneView
 from swarm.core.task import TaskClass
-from swarm.taskqueue.buckets import list_names, sorted_buckets
+from swarm.taskqueue.buckets import list_lanes, sorted_buckets
 from swarm.taskqueue.folders import Folders, Known, count_waiting, task_names
 from swarm.taskqueue.layout import Layout, parse_task_file
 
@@ -47,7 +47,7 @@ class LaneCounts:
     def waiting(self) -> dict[str, Waiting]:
         """All lanes with waiting tasks, by name."""
         with self._looking:
-            lanes = [n for n in sorted(list_names(self._layout.pending)) if parse_lane(n) is not None]
+            lanes = sorted(list_lanes(self._layout))
             self._lanes = {lane: self._lanes.get(lane) or self._folders(lane) for lane in lanes}
             return {lane: found for lane, folders in self._lanes.items() if (found := self._lane(lane, folders)) is not None}
 

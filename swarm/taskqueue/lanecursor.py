@@ -13,7 +13,8 @@ import random
 import time
 from contextlib import suppress
 
-from swarm.taskqueue.buckets import list_names, sorted_buckets
+from swarm.entries import folder_status, list_inside
+from swarm.taskqueue.buckets import sorted_buckets
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
 from swarm.taskqueue.openfolder import OpenFolder
 
@@ -72,13 +73,22 @@ class LaneCursor:
         self._lost_s = now_s
         self._names = []
 
+    def bar(self) -> bool:
+        """Nothing can be taken out of the bucket of the last candidate: pass it over until it changes. False: known."""
+        status = folder_status(self._folder)
+        changed_ns = -1 if status is None else status.st_mtime_ns
+        self._names = []
+        known = self._barren.get(self._bucket) == changed_ns
+        self._barren[self._bucket] = changed_ns
+        return not known
+
     def _refresh(self) -> bool:
         """Follow changes of the lane directory; False if there is no lane."""
         try:
             if self._lane is None or not self._names:  # by its path: nobody may wait for work on a lane that was replaced
                 self._lane = OpenFolder(self.lane_path)
             status = self._lane.status()
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             self._seen, self._buckets, self._names = _NEVER, [], []
             return False
         now = status.st_mtime_ns, status.st_nlink
@@ -102,14 +112,14 @@ class LaneCursor:
         """List the first bucket that has candidates; remove those found empty. False when there is none."""
         for bucket in self._buckets:
             path = f"{self.lane_path}/{bucket}"
-            try:
-                changed_ns = os.stat(path).st_mtime_ns
-            except FileNotFoundError:
+            status = folder_status(path)
+            if status is None:
                 continue
+            changed_ns = status.st_mtime_ns
             if self._barren.get(bucket) == changed_ns or (self._kept == (bucket, changed_ns) and _fresh(changed_ns)):
                 continue
             settled = time.time_ns() - changed_ns > GRAIN_NS
-            names = list_names(path)
+            names = list_inside(path)
             if any(parse_task_file(n) for n in names):
                 self._bucket, self._folder = bucket, path
                 self._names = self._in_turn(sorted(names, reverse=True))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from typing import NamedTuple
@@ -20,6 +21,7 @@ GRAIN_NS = 40_000_000
 """Directory times move in steps (measured: up to 20 ms); a change younger than twice that may hide another."""
 _SHARD_CHARS = 6
 _TASK_FILE = re.compile(ID_PATTERN.removesuffix("$").replace("^", "^(") + r")\.([0-9]{1,6})\.json\Z").match
+_SHARD = re.compile(r"[0-3][0-9a-hjkmnp-tv-z]{5}|x[0-9a-f]{2}").fullmatch
 STATE_DIRS = tuple(str(s) for s in TaskState)
 
 
@@ -57,7 +59,12 @@ def shard_of(task_id: str) -> str:
     """The shard of a terminal document."""
     if made_here(task_id):
         return task_id[:_SHARD_CHARS]
-    return f"x{zlib.crc32(task_id.encode()) & 0xFF:02x}"
+    return f"x{zlib.crc32(os.fsencode(task_id)) & 0xFF:02x}"
+
+
+def is_shard(name: str) -> bool:
+    """Whether it may be a shard's name."""
+    return _SHARD(name) is not None
 
 
 class Layout:

@@ -12,7 +12,9 @@ from typing import TypeVar
 import msgspec
 
 from swarm.disk import sync_fd
-from swarm.taskqueue.storage import FILE_MODE, Storage, write_all
+from swarm.entries import open_file
+from swarm.errors import OddEntry
+from swarm.taskqueue.storage import Storage, write_all
 
 COMPACT_BYTES = 4 << 20
 _encode = msgspec.json.Encoder().encode
@@ -22,9 +24,9 @@ Noted = TypeVar("Noted")
 def read_ledger(path: str, decode: Callable[[bytes], tuple[str, Noted]]) -> dict[str, Noted]:
     """What is noted, by key; a torn last line is passed over: what it was to say had not happened yet."""
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             data = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, OddEntry):  # what is odd makes way when the ledger is written
         return {}
     noted: dict[str, Noted] = {}
     for line in data.split(b"\n"):
@@ -59,7 +61,7 @@ class LedgerFile:
     def append(self, noted: Mapping[str, object]) -> None:
         """Put these on record with one flush; it must not be ``due``. Raises ``OSError``; then none counts."""
         data = _lines(noted)
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = self._storage.open_own(self._path, os.O_WRONLY | os.O_CREAT)
         try:
             write_all(fd, data, self._size)
             if self._storage.full:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from filelock import FileLock, Timeout
 
-from swarm.errors import LockHeld
+from swarm.entries import open_file
+from swarm.errors import LockHeld, OddEntry
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.storage import FILE_MODE, storage_faults
+from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
 
 
 class LifeLock:
@@ -22,6 +23,7 @@ class LifeLock:
 
     def __init__(self, layout: Layout, name: str, describe: Callable[[], str] | None = None) -> None:
         self._lock = FileLock(layout.lock(name), mode=FILE_MODE, thread_local=False)
+        self._storage = Storage("fast", layout.root)
         self._name = name
         self._describe = describe
 
@@ -29,6 +31,7 @@ class LifeLock:
         """Take it, waiting a little for a looker or a recovery to finish. Raises ``LockHeld`` naming the holder."""
         try:
             with storage_faults(f"cannot take the life lock of {self._name}"):
+                self._storage.make_way(self._lock.lock_file)
                 self._lock.acquire(timeout=timeout_s, poll_interval=0.02)
         except Timeout as exc:
             holder = f" ({self._describe()})" if self._describe else ""
@@ -38,6 +41,7 @@ class LifeLock:
         """Take it now or not at all."""
         try:
             with storage_faults(f"cannot take the life lock of {self._name}"):
+                self._storage.make_way(self._lock.lock_file)
                 self._lock.acquire(timeout=0)
         except Timeout:
             return False
@@ -50,10 +54,10 @@ class LifeLock:
 
 @storage_faults("cannot look at a life lock")
 def is_held(layout: Layout, name: str) -> bool:
-    """Whether the process of this name lives: its lock cannot be shared now. No lock file: it never lived."""
+    """Whether the process of this name lives: its lock cannot be shared now. Without a lock file it never lived."""
     try:
-        fd = os.open(layout.lock(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = open_file(layout.lock(name), os.O_RDWR)
+    except (FileNotFoundError, OddEntry):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -6,17 +6,18 @@ found is looked for once more, so that a task on the move is still found.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.entries import is_file, list_inside, list_names
 from swarm.errors import TaskInvalid, UnknownTask
 from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import GIVEN_BACK, list_names, sorted_buckets
-from swarm.taskqueue.layout import Layout, parse_task_file, task_file
+from swarm.taskqueue.buckets import GIVEN_BACK, list_lanes, sorted_buckets
+from swarm.taskqueue.layout import Layout, is_shard, parse_task_file, task_file
+from swarm.taskqueue.registry import holders
 from swarm.taskqueue.storage import read_regular, storage_faults
 
 _FEW_ATTEMPTS = 8
@@ -47,13 +48,13 @@ def find(layout: Layout, task_id: str) -> Located | None:
 def _find_once(layout: Layout, task_id: str) -> Located | None:
     for state in TERMINAL:
         path = layout.terminal(state, task_id)
-        if os.path.lexists(path):
+        if is_file(path):
             return Located(task_id=task_id, state=state, path=path)
     return _find_active(layout, task_id)
 
 
 def _find_active(layout: Layout, task_id: str) -> Located | None:
-    buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_names(layout.pending)}
+    buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_lanes(layout)}
     likely = {lane: _likely(found, task_id) for lane, found in buckets.items()}
     few = _names(task_id, range(_FEW_ATTEMPTS))
     return (
@@ -97,7 +98,7 @@ def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]
             return located
     for state in TERMINAL:
         path = layout.terminal(state, task_id)
-        if os.path.lexists(path):
+        if is_file(path):
             return Located(task_id=task_id, state=state, path=path)
     many = _names(task_id, range(_FEW_ATTEMPTS, _MOST_ATTEMPTS))
     given_back = {lane: [b for b in some if b[2:] == GIVEN_BACK] for lane, some in buckets.items()}
@@ -107,7 +108,7 @@ def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]
 def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:
     for attempt, name in names:
         path = f"{folder}/{name}"
-        if os.access(path, os.F_OK, follow_symlinks=False):  # half the price of an lstat that fails
+        if is_file(path):
             return attempt, path
     return None
 
@@ -169,7 +170,7 @@ def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
 
 
 def _pending(layout: Layout) -> Iterator[Located]:
-    for lane in sorted(list_names(layout.pending)):
+    for lane in sorted(list_lanes(layout)):
         yield from list_lane(layout, lane)
 
 
@@ -177,7 +178,7 @@ def list_lane(layout: Layout, lane: str) -> Iterator[Located]:
     """What waits in one lane, in queue order. Streams."""
     lane_path = layout.lane(lane)
     for bucket in sorted_buckets(lane_path):
-        for name in sorted(list_names(f"{lane_path}/{bucket}")):
+        for name in sorted(list_inside(f"{lane_path}/{bucket}")):
             parsed = parse_task_file(name)
             if parsed:
                 path = f"{lane_path}/{bucket}/{name}"
@@ -185,9 +186,9 @@ def list_lane(layout: Layout, lane: str) -> Iterator[Located]:
 
 
 def _processing(layout: Layout) -> Iterator[Located]:
-    for worker in sorted(list_names(layout.processing)):
+    for worker in sorted(holders(layout)):
         folder = layout.held_by(worker)
-        for name in sorted(list_names(folder)):
+        for name in sorted(list_inside(folder)):
             parsed = parse_task_file(name)
             if parsed:
                 yield Located(
@@ -201,9 +202,9 @@ def _processing(layout: Layout) -> Iterator[Located]:
 
 def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
     top = f"{layout.root}/{state}"
-    for shard in sorted(list_names(top)):
-        for name in sorted(list_names(f"{top}/{shard}")):
-            if name.endswith(".json"):
+    for shard in sorted(filter(is_shard, list_names(top))):
+        for name in sorted(list_inside(f"{top}/{shard}")):
+            if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
                 yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
 
 
@@ -221,4 +222,4 @@ class Presence:
 
     def has(self, task_id: str) -> bool:
         """Whether it was active then, or has ended."""
-        return task_id in self._active or any(os.path.lexists(self._layout.terminal(s, task_id)) for s in TERMINAL)
+        return task_id in self._active or any(is_file(self._layout.terminal(s, task_id)) for s in TERMINAL)

@@ -6,7 +6,6 @@ finds it so looks for those that exist), then their number. Ids are ``<id>-<k>``
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from swarm.core import templating
 from swarm.core.mapping import MapFault, child_document, child_ids, elements
 from swarm.core.results import Results
 from swarm.core.task import TERMINAL, Task, TaskState, Trail
+from swarm.entries import list_inside, list_names
 from swarm.taskqueue import codec
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import list_state, read_ended
@@ -105,9 +105,9 @@ class Mapper:
     def _ended(self, head: str) -> Iterator[str]:
         for state in TERMINAL:
             top = f"{self._layout.root}/{state}"
-            for shard in os.listdir(top):
+            for shard in list_names(top):
                 if shard.startswith("x"):  # ids with a dash are none of ours
-                    names = os.listdir(f"{top}/{shard}")
+                    names = list_inside(f"{top}/{shard}")
                     yield from (name[:-5] for name in names if name.startswith(head) and name.endswith(".json"))
 
 

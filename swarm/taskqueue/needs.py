@@ -6,12 +6,12 @@ all that waits; so the brain notes it, for tasks whose request asks for results,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import msgspec
 
 from swarm.core.task import TERMINAL
+from swarm.entries import is_file
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.ledgerfile import LedgerFile, read_ledger
 from swarm.taskqueue.storage import Storage
@@ -64,4 +64,4 @@ class NeedLedger:
 
 
 def _ended(layout: Layout, task_id: str) -> bool:
-    return any(os.access(layout.terminal(state, task_id), os.F_OK) for state in TERMINAL)
+    return any(is_file(layout.terminal(state, task_id)) for state in TERMINAL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from swarm.entries import folder_status
 from swarm.taskqueue.layout import GRAIN_NS
 
 _AGAIN_S = 0.0005
@@ -30,7 +31,11 @@ class Occupied:
             return self._answer
         self._asked_s = now_s
         try:
-            changed_ns = os.stat(self._folder).st_mtime_ns
+            status = folder_status(self._folder)
+            if status is None:
+                self._answer = False
+                return False
+            changed_ns = status.st_mtime_ns
             if changed_ns != self._seen_ns:
                 settled = time.time_ns() - changed_ns > GRAIN_NS
                 with os.scandir(self._folder) as entries:

@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from swarm.core.task import TERMINAL
-from swarm.errors import QueueError
+from swarm.entries import is_file, list_names
+from swarm.errors import QueueError, StorageFault
 from swarm.taskqueue import lookup
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchwatch import BatchWatch
-from swarm.taskqueue.buckets import list_names
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import read_ended
 from swarm.taskqueue.notes import MAX_NOTE_BYTES, Note, put_note, remove_note, superseded, write_note
@@ -39,6 +38,7 @@ class Outbox:
         self._last = ""
         self._given_up = f"{self._home}/undeliverable"
         self._watches: dict[str, BatchWatch] = {}
+        self._stuck: set[str] = set()
 
     def owe(self, note: Note) -> None:
         """Write a note, durably, unless a later message is owed instead. Raises ``StorageFault``."""
@@ -93,7 +93,7 @@ class Outbox:
         return {"message_id": note.message_id, **found}
 
     def _of_task(self, task_id: str) -> dict[str, Any] | None:
-        if not any(os.path.lexists(self._layout.terminal(state, task_id)) for state in TERMINAL):
+        if not any(is_file(self._layout.terminal(state, task_id)) for state in TERMINAL):
             return None
         try:
             document = read_ended(self._layout, task_id)
@@ -136,10 +136,20 @@ class Outbox:
             except FileNotFoundError:
                 continue
             except ValueError as exc:
-                with storage_faults("a damaged note could not be set aside"):
-                    set_aside(self._layout, self._storage, f"{folder}/{name}", f"no note: {exc}")
-                log.warning("%s is no note (%s): set aside in corrupt/", name, exc)
+                self._refuse(folder, name, exc)
         return found
+
+    def _refuse(self, folder: str, name: str, problem: ValueError) -> None:
+        """Set aside what is no note. One that cannot be moved is told once, and keeps no other from being read."""
+        try:
+            with storage_faults("a damaged note could not be set aside"):
+                self._storage.set_aside(f"{folder}/{name}", f"no note: {problem}")
+        except StorageFault as fault:
+            if name not in self._stuck:
+                log.warning("%s is no note (%s): %s", name, problem, fault)
+            self._stuck.add(name)
+            return
+        log.warning("%s is no note (%s): set aside in corrupt/", name, problem)
 
 
 def _names(folder: str) -> list[str]:

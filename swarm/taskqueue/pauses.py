@@ -10,10 +10,11 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.core.pauses import Pauses
+from swarm.entries import status_of
 from swarm.errors import QueueError
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
 log = logging.getLogger(__name__)
 _MAX_BYTES = 4 << 20
@@ -29,9 +30,8 @@ class PauseBook:
 
     def read(self) -> Pauses:
         """What is paused now. A damaged file changes nothing, and is logged once. Raises ``OSError``: then ask again."""
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
+        status = status_of(self._path)
+        if status is None:
             self._stamp, self._known = None, Pauses()
             return self._known
         stamp: tuple[int, int, int] | None = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -50,7 +50,7 @@ def change(layout: Layout, storage: Storage, to: Callable[[Pauses], Pauses]) -> 
     """Change what is paused and wake everybody; one at a time. Raises ``QueueError`` (a damaged file), ``StorageFault``."""
     with storage_faults("the pause could not be written down"):
         storage.make_dir(os.path.dirname(layout.pauses))
-        fd = os.open(f"{layout.pauses}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = storage.open_own(f"{layout.pauses}.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             try:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
 from swarm.core.lanes import lane_of
 from swarm.core.mapping import child_ids
 from swarm.core.task import TERMINAL, TaskState, Trail
+from swarm.entries import is_file
 from swarm.errors import QueueError, UnknownTask
 from swarm.taskqueue import codec, lookup
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.bell import ring
-from swarm.taskqueue.buckets import BucketChooser, list_names
-from swarm.taskqueue.cancelling import Canceller, list_children, mapped_task
+from swarm.taskqueue.buckets import BucketChooser
+from swarm.taskqueue.cancelling import Canceller, cancel_marks, list_children, mapped_task
 from swarm.taskqueue.corrupt import find_set_aside
 from swarm.taskqueue.journal import void_records
 from swarm.taskqueue.layout import Layout
@@ -120,7 +121,7 @@ def _check_needs(layout: Layout, parts: codec.Parts) -> None:
 
 
 def _retry_children(layout: Layout, storage: Storage, map_id: str) -> None:
-    for name in list_names(layout.cancels):
+    for name in cancel_marks(layout):
         if name.rpartition("-")[0] == map_id:
             forget_cancel(layout, name)
     for state in (TaskState.FAILED, TaskState.CANCELLED):
@@ -139,7 +140,6 @@ def _on_the_move(task_id: str) -> Iterator[None]:
 
 def forget_cancel(layout: Layout, task_id: str) -> None:
     """Take back the wish that a running task be cancelled; harmless when there is none."""
-    try:
-        os.unlink(layout.cancel_mark(task_id))
-    except FileNotFoundError:
-        return
+    with suppress(FileNotFoundError):
+        if is_file(layout.cancel_mark(task_id)):
+            os.unlink(layout.cancel_mark(task_id))

@@ -8,7 +8,7 @@ import weakref
 
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.replay import replay
-from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, storage_faults
+from swarm.taskqueue.storage import DIR_MODE, Storage, storage_faults
 
 
 class Presence:
@@ -17,7 +17,7 @@ class Presence:
     def __init__(self, layout: Layout) -> None:
         with storage_faults("cannot join those who work on this root"):
             os.makedirs(layout.journal, mode=DIR_MODE, exist_ok=True)
-            fd = os.open(f"{layout.journal}/.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            fd = Storage("fast", layout.root).open_own(f"{layout.journal}/.lock", os.O_RDONLY | os.O_CREAT)
         self.restored: tuple[str, ...] = ()
         """What was lost and is back, a line each."""
         try:

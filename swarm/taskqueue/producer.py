@@ -23,7 +23,7 @@ from swarm.taskqueue.ids import new_id, time_of
 from swarm.taskqueue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
 from swarm.taskqueue.nameless import appear
 from swarm.taskqueue.notes import owe_for
-from swarm.taskqueue.storage import FILE_MODE, Storage, storage_faults
+from swarm.taskqueue.storage import Storage, storage_faults
 from swarm.taskqueue.validate import validate
 
 FLUSH_EVERY = 16 * BUCKET_SIZE
@@ -124,7 +124,7 @@ class Producer:
     @contextmanager
     def _one_submitter(self) -> Iterator[None]:
         """Held while an id of the caller's is looked up and published, so that two of the same cannot slip in together."""
-        fd = os.open(f"{self._layout.staging}/.submit.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = self._storage.open_own(f"{self._layout.staging}/.submit.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

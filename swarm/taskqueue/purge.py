@@ -10,14 +10,14 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
+from swarm.entries import is_file, list_names, status_of
 from swarm.errors import InputError, QueueError, StorageFault, TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.batches import BatchBook
 from swarm.taskqueue.batchpurge import EmptyBatches, being_submitted
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import task_of
 from swarm.taskqueue.feeds import FeedBook
-from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.layout import Layout, is_shard
 from swarm.taskqueue.needs import still_needed
 from swarm.taskqueue.sessions import read_turns
 from swarm.taskqueue.shardpass import Removed, ShardPass
@@ -139,7 +139,7 @@ def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, d
 
 def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: Needed, *, dry: bool) -> Removed:
     removed = Removed()
-    for shard in sorted(list_names(f"{layout.root}/{state}")):
+    for shard in sorted(filter(is_shard, list_names(f"{layout.root}/{state}"))):
         walk = ShardPass(layout, state, shard)
         while not walk.done:
             removed += walk.remove(10_000, before_s=before_s, keep=needed, dry=dry)
@@ -189,10 +189,12 @@ def purge_batches(
         needed = Needed(layout, waiting_for(layout)) if dry else None
 
     def gone(state: TaskState, path: str) -> bool:
-        try:
-            changed_s = os.stat(path).st_mtime
-        except FileNotFoundError:
+        if not is_file(path):
             return True
+        status = status_of(path)
+        if status is None:
+            return True
+        changed_s = status.st_mtime
         if needed is None or state not in states or changed_s >= before_s:
             return False
         return not needed(os.path.basename(path)[: -len(".json")], path)

@@ -6,9 +6,10 @@ import os
 
 import msgspec
 
+from swarm.core.task import ID_RE
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
+from swarm.entries import list_names
 from swarm.errors import StorageFault
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
@@ -61,11 +62,16 @@ def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
     """Names of all rows of one role, sorted."""
     found = []
     for file_name in list_names(layout.workers):
-        if file_name.endswith(".json") and not file_name.startswith(".") and file_name.count(".") == 1:
+        if file_name.endswith(".json") and ID_RE.fullmatch(file_name[:-5]):
             row = read_row(layout, file_name[:-5])
             if row is not None and row.role == role:
                 found.append(row.name)
     return tuple(sorted(found))
+
+
+def holders(layout: Layout) -> list[str]:
+    """Names in ``processing`` that may be workers', unsorted."""
+    return [name for name in list_names(layout.processing) if ID_RE.fullmatch(name)]
 
 
 class FileHeartbeats:

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Iterator
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import TaskInvalid
+from swarm.entries import is_file, list_names, open_file
+from swarm.errors import OddEntry, TaskInvalid
 from swarm.taskqueue import codec, lookup
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.corrupt import find_set_aside
-from swarm.taskqueue.journal import SUFFIX, VOID, remove
+from swarm.taskqueue.journal import SUFFIX, VOID, is_segment, remove
 from swarm.taskqueue.layout import Layout, parse_task_file
 from swarm.taskqueue.redo import Redo, decode
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -30,11 +30,11 @@ _TAKEN_BACK = re.compile(rb"([0-9a-f]{8}) (\S+)\n?\Z")
 @storage_faults("what the journals tell of cannot be done again")
 def replay(layout: Layout) -> tuple[str, ...]:
     """Do again what was lost, flush it, and remove the journals; a line for the log per task. Raises ``StorageFault``."""
-    names = list_names(layout.journal)
+    names = [n for n in list_names(layout.journal) if (is_segment(n) or n == VOID) and is_file(f"{layout.journal}/{n}")]
     if not names:
         return ()
     replayer = _Replayer(layout)
-    workers = sorted({name.rpartition(".")[0].rpartition(".")[0] for name in names if name.endswith(SUFFIX)})
+    workers = sorted({name.rpartition(".")[0].rpartition(".")[0] for name in names if name != VOID})
     told = [_lines(layout, worker) for worker in workers]
     ends = {end for lines in told for line in lines if (end := _end_of(line)) is not None}
     gone = ends.intersection(_void(layout))
@@ -42,7 +42,7 @@ def replay(layout: Layout) -> tuple[str, ...]:
         for task_id, line in _counting(lines, gone):
             replayer.do(task_id, line)
     replayer.restore()
-    remove(layout, [f"{layout.journal}/{name}" for name in names if name.endswith(SUFFIX) or name == VOID])
+    remove(layout, [f"{layout.journal}/{name}" for name in names])
     return tuple(replayer.said)
 
 
@@ -171,10 +171,10 @@ def _torn(path: str, data: bytes) -> bool:
 def _void(layout: Layout) -> Iterator[tuple[int, str]]:
     """It grows for as long as anybody works here, and a power cut may have torn it."""
     try:
-        with open(f"{layout.journal}/{VOID}", "rb") as file:
+        with open(open_file(f"{layout.journal}/{VOID}"), "rb") as file:
             for line in file:
                 found = _TAKEN_BACK.match(line)
                 if found is not None:
                     yield int(found[1], 16), found[2].decode(errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, OddEntry):
         return

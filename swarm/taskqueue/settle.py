@@ -11,10 +11,10 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.core.lanes import lane_of
 from swarm.core.task import Task, TaskError, TaskState, Trail
+from swarm.entries import folder_status
 from swarm.errors import TaskInvalid
 from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.codec import MAX_FILE_BYTES, encode_trail, parse
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import Tails, rewrite_tail
@@ -82,6 +82,8 @@ class Settler:
     def _file(self, ending: Ending) -> Ended:
         folder, target = self._layout.terminal_place(ending.state, ending.task_id)
         try:
+            if folder_status(folder) is None:  # also a link to one: nothing is filed behind it
+                self._storage.make_dir(folder)
             try:
                 self._storage.move(ending.path, target, flush=False)
             except FileNotFoundError:
@@ -90,7 +92,7 @@ class Settler:
         except FileNotFoundError:
             return self._recorded_before(ending)
         except FileExistsError:
-            set_aside(self._layout, self._storage, ending.path, f"task {ending.task_id} has a record already: {target}")
+            self._storage.set_aside(ending.path, f"task {ending.task_id} has a record already: {target}")
             return Ended(False)
         return Ended(True, folder)
 
@@ -118,7 +120,7 @@ class Settler:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                set_aside(self._layout, self._storage, path, f"task {task.task_id} waits already under this name")
+                self._storage.set_aside(path, f"task {task.task_id} waits already under this name")
                 return False
         return True
 
@@ -150,7 +152,7 @@ class Settler:
             except FileNotFoundError:
                 return True  # it had ended: put back by hand or purged since
             except (TaskInvalid, ValueError) as exc:
-                set_aside(self._layout, self._storage, target, str(exc))
+                self._storage.set_aside(target, str(exc))
                 return False
         return True
 

@@ -7,13 +7,15 @@ wait or run, so what is not terminal cannot be touched.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.entries import folder_status, status_of
 from swarm.taskqueue.layout import GRAIN_NS, Layout
 
 EMPTY_QUIET_S = 3600.0
@@ -52,12 +54,15 @@ class ShardPass:
         self._entries = self._scan()
 
     def _scan(self) -> Iterator[os.DirEntry[str]]:
+        status = folder_status(self.path)
+        if status is None:
+            return
         try:
-            self.changed_ns = os.stat(self.path).st_mtime_ns
+            self.changed_ns = status.st_mtime_ns
             self.settled = time.time_ns() - self.changed_ns > GRAIN_NS
             with os.scandir(self.path) as entries:
                 yield from entries
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
 
     def step(self, budget: int) -> int:
@@ -102,18 +107,16 @@ class ShardPass:
         self.done = True
         if self.kept == 0:
             with suppress(OSError):  # gone already, or somebody has just moved a document in
-                if time.time() - os.stat(self.path).st_mtime > EMPTY_QUIET_S:
+                if time.time() - os.lstat(self.path).st_mtime > EMPTY_QUIET_S:
                     os.rmdir(self.path)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
     """None for what is no document (fsck names it) and for what has just gone."""
-    if not entry.name.endswith(".json") or entry.name[0] == ".":
+    if not entry.name.endswith(".json") or not ID_RE.fullmatch(entry.name[:-5]):
         return None
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    status = status_of(entry.path)
+    return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def _unlink(path: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import stat
 import sys
@@ -18,8 +19,12 @@ from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
 from swarm.disk import NOT_THERE, sync_fd, sync_file_system, sync_tree
-from swarm.errors import StorageFault
+from swarm.entries import folder_status, kind_words, odd_words, open_file, plain_name, printable, read_file, status_of
+from swarm.errors import OddEntry, StorageFault
 from swarm.taskqueue.flush import SharedFlush
+
+log = logging.getLogger(__name__)
+read_regular = read_file
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
@@ -40,14 +45,28 @@ _HINTS = {
     **dict.fromkeys((errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL), _LACKS),
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN), "the file system has gone away: mount it again; work resumes by itself"),
 }
+_ANSWERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EAGAIN, errno.EINTR, errno.EPIPE)
+"""What a file call may say of a queue that works."""
+_ODD_PLACE = "something lies where a file or directory of swarm belongs: `swarm queue fsck` names it"
+_NO_WAY = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Of a rename without following: a directory on one of its paths is none."""
+_TAKEN = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
+_NAME_BYTES = 100
+"""Of a name that was set aside; cut in the middle of a character it may grow by this once more, and stays below 255."""
+REASON = ".reason"
+_MOST_NAMES = 10_000
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
+def about_host(fault: OSError) -> bool:
+    """Whether it is about the disk or the host, and not about one entry that cannot be opened or moved."""
+    return fault.errno in _HINTS and fault.errno not in (errno.EACCES, errno.EPERM)
+
+
 class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the language, thousands of times a second
-    """Turn faults of disk and host into ``StorageFault``; ENOENT, EEXIST and the like pass, they are answers."""
+    """Turn ``OSError`` into ``StorageFault``; ENOENT, EEXIST and the like pass, they are answers."""
 
     __slots__ = ("_what",)
 
@@ -58,8 +77,12 @@ class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the l
         return
 
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
-        if isinstance(fault, OSError) and fault.errno in _HINTS:
+        if not isinstance(fault, OSError) or fault.errno is None or fault.errno in _ANSWERS:
+            return
+        if fault.errno in _HINTS:
             raise StorageFault(f"{self._what}: {fault.strerror}", hint=_HINTS[fault.errno]) from fault
+        where = f" ({printable(os.fsdecode(fault.filename))})" if isinstance(fault.filename, str | bytes) else ""
+        raise StorageFault(f"{self._what}: {fault.strerror}{where}", hint=_ODD_PLACE) from fault
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:
@@ -72,51 +95,6 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
         offset += written
         written = os.pwrite(fd, view, offset)
         view = view[written:]
-
-
-def read_regular(path: str, limit: int) -> bytes:
-    """The content of a regular file, without following links or hanging on a FIFO.
-
-    Raises ``FileNotFoundError``, ``ValueError`` for anything that is no regular file of at most ``limit`` bytes.
-    """
-    try:
-        fd = os.open(path, _READING)
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            raise ValueError("is a symbolic link") from exc
-        if exc.errno in (errno.ENXIO, errno.ENODEV):
-            raise ValueError("is no regular file") from exc
-        raise
-    try:
-        return _read_at_once(fd, limit) or _read_with_care(fd, limit)
-    finally:
-        os.close(fd)
-
-
-def _read_at_once(fd: int, limit: int) -> bytes | None:
-    """The usual case in two calls, which only a file answers like that; None if it is another."""
-    try:
-        size = os.lseek(fd, 0, os.SEEK_END)
-        if 0 < size <= limit:
-            data = os.pread(fd, size + 1, 0)
-            if len(data) == size:
-                return data
-    except OSError:  # a FIFO, a directory; or the disk, which says it again
-        return None
-    return None
-
-
-def _read_with_care(fd: int, limit: int) -> bytes:
-    status = os.fstat(fd)
-    if (status.st_mode & 0o170000) != 0o100000:
-        raise ValueError("is no regular file")
-    if status.st_size > limit:
-        raise ValueError(f"has {status.st_size} bytes; {limit} are allowed")
-    os.lseek(fd, 0, os.SEEK_SET)
-    chunks = []  # it grew, or the kernel gives it in pieces
-    while chunk := os.read(fd, 65536):
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _renameat2(source: str, target: str) -> int:
@@ -157,26 +135,111 @@ def _move_odd(source: str, target: str) -> None:
     os.rename(source, target)
 
 
+def _plain(name: str) -> str:
+    """A name for ``corrupt/``: no temporary file's, no reason's, of characters that show."""
+    cut = os.fsencode(plain_name(name))[:_NAME_BYTES].decode(errors="replace").replace("\ufffd", "_")
+    plain = cut.lstrip(".") or "unnamed"
+    return f"{plain}_" if plain.endswith(REASON) else plain
+
+
 class Storage:
     """File calls under one durability, all below one root."""
 
     def __init__(self, durability: str, root: str) -> None:
         self.full = durability == "full"
+        self._root = root
+        self._corrupt = f"{root}/corrupt"
         self._flush = SharedFlush(sync_file_system, root)
 
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
-        """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``."""
-        failed = _renameat2(source, target)
-        if failed in NOT_THERE:
-            _move_by_link(source, target)
-        elif failed:
-            raise OSError(failed, os.strerror(failed), source, None, target)
+        """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``.
+
+        What lies at the target and is no file is set aside. A target whose directory is none counts as not there.
+        """
+        try:
+            self._move(source, target)
+        except FileExistsError:
+            if not self.make_way(target):
+                raise
+            self._move(source, target)
         if flush and self.full:
             self.flush_dir(os.path.dirname(target))
 
+    def _move(self, source: str, target: str) -> None:
+        failed = _renameat2(source, target)
+        if failed in NOT_THERE:
+            try:
+                _move_by_link(source, target)
+            except OSError as exc:
+                if exc.errno not in _NO_WAY:
+                    raise
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source, None, target) from exc
+        elif failed:
+            failed = errno.ENOENT if failed in _NO_WAY else failed
+            raise OSError(failed, os.strerror(failed), source, None, target)
+
     def claim_move(self, source: str, target: str) -> None:
-        """The plain rename of a claim, not flushed yet: the target name carries worker and attempt and cannot be taken."""
-        os.rename(source, target)
+        """The plain rename of a claim, not flushed yet: the target name carries worker and attempt and is no other file's.
+
+        Raises ``FileNotFoundError``, ``OSError``.
+        """
+        try:
+            os.rename(source, target)
+        except OSError as exc:
+            if exc.errno not in (*_NO_WAY, *_TAKEN):
+                raise
+            if os.path.lexists(target):  # a directory, or a directory comes where a file is
+                self.set_aside(target, "it lies where a claimed task belongs")
+                os.rename(source, target)
+            else:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source) from exc
+
+    def set_aside(self, path: str, reason: str) -> str | None:
+        """Move whatever lies at ``path`` to ``corrupt/`` and write ``<name>.reason``; the new name, None if it is gone.
+
+        The entry itself is moved, never what a link points to. Nothing is ever deleted. Raises ``OSError``.
+        """
+        was = os.path.basename(path)
+        base = _plain(was)
+        for number in range(_MOST_NAMES):
+            name = f"{base}.{number}" if number else base
+            aside = f"{self._corrupt}/{name}"
+            if os.path.lexists(aside + REASON):
+                continue
+            try:
+                self._move(path, aside)
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                return None
+            if self.full:
+                self.flush_dir(self._corrupt)
+            renamed = "" if name == was else f" (its name was {printable(was)})"
+            text = f"{printable(reason.strip())}{renamed}\n"
+            self.replace(aside + REASON, text.encode(), durable=True)
+            return name
+        raise FileExistsError(errno.EEXIST, f"{self._corrupt} holds {_MOST_NAMES} of this name", path)
+
+    def make_way(self, path: str) -> bool:
+        """For a file of ours: whether something lay there that is no file, and is set aside now. Raises ``OSError``."""
+        words = odd_words(path)
+        if not words:
+            return False
+        name = self.set_aside(path, f"it {words}, and lay where a file of swarm belongs: {path}")
+        log.warning("%s %s: moved to corrupt/%s", path, words, name)
+        return True
+
+    def open_own(self, path: str, flags: int) -> int:
+        """Open a file of ours, or with ``O_CREAT`` make it; what has its name and is no file is set aside first.
+
+        Raises ``FileNotFoundError``, ``OddEntry`` for a file that may not be opened, ``OSError``.
+        """
+        try:
+            return open_file(path, flags, FILE_MODE)
+        except OddEntry:
+            if not self.make_way(path):
+                raise
+        return open_file(path, flags, FILE_MODE)
 
     def write_new(self, path: str, data: bytes, *, flush: bool = True) -> None:
         """Create a file that must not exist, with its content; its directory is not flushed."""
@@ -189,10 +252,13 @@ class Storage:
             os.close(fd)
 
     def replace(self, path: str, data: bytes, *, durable: bool) -> None:
-        """Replace a whole file atomically. ``durable`` False skips the flush even under full durability."""
+        """Replace a whole file atomically; what has its name and is no file is set aside.
+
+        ``durable`` False skips the flush even under full durability.
+        """
         folder, name = os.path.split(path)
         beside = f"{folder}/.{name}.{threading.get_ident()}.{os.getpid()}.new"  # threads may replace the same file at once
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        fd = self.open_own(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             try:
                 write_all(fd, data, 0)
@@ -200,7 +266,7 @@ class Storage:
                     sync_fd(fd)
             finally:
                 os.close(fd)
-            os.rename(beside, path)
+            self.put_in_place(beside, path)
         except OSError:
             with suppress(OSError):  # what cannot be removed now is cleared at the brain's next start
                 os.unlink(beside)
@@ -208,17 +274,34 @@ class Storage:
         if durable:
             self.flush_dir(folder)
 
+    def put_in_place(self, beside: str, path: str) -> None:
+        """Rename a file that was made beside over the one of that name, which it replaces."""
+        self.make_way(path)
+        os.rename(beside, path)
+
     def make_dir(self, path: str) -> None:
-        """Make a directory with its parents if it is missing, durably; many may do so at once."""
+        """Make a directory below the root with its parents if it is missing, durably; many may do so at once.
+
+        What has the name of one of them and is no directory is set aside, so that nothing is made behind a link.
+        """
+        parent = os.path.dirname(path)
+        if parent.startswith(f"{self._root}/") and folder_status(parent) is None:
+            self.make_dir(parent)
         try:
             os.mkdir(path, DIR_MODE)
         except FileExistsError:
+            status = status_of(path)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                words = kind_words(status)
+                name = self.set_aside(path, f"it {words}, and lay where a directory of swarm belongs: {path}")
+                log.warning("%s %s: moved to corrupt/%s", path, words, name)
+                self.make_dir(path)
             return
         except FileNotFoundError:
-            self.make_dir(os.path.dirname(path))
+            self.make_dir(parent)
             self.make_dir(path)
             return
-        self.flush_dir(os.path.dirname(path))
+        self.flush_dir(parent)
 
     def flush_files(self, fds: Sequence[int]) -> None:
         """Make what was written to open files durable, all with as few flushes as it takes (full durability only)."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from swarm.entries import open_file
+from swarm.errors import OddEntry
 from swarm.taskqueue.storage import Storage, write_all
 
-_CHANGING = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 Tail = tuple[str, int, bytes]
 """A file, an offset in it, and what it holds from there on."""
 
@@ -36,8 +37,8 @@ class Tails:
 
     def _write(self, path: str, offset: int, tail: bytes) -> None:
         try:
-            fd = os.open(path, _CHANGING)
-        except FileNotFoundError:
+            fd = open_file(path, os.O_RDWR)
+        except (FileNotFoundError, OddEntry):
             self.there.append(False)
             return
         self._open.append(fd)

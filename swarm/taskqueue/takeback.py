@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -10,13 +10,14 @@ import msgspec
 
 from swarm.clock import SystemClock
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
-from swarm.errors import TaskInvalid
+from swarm.entries import list_names, printable, status_of
+from swarm.errors import StorageFault, TaskInvalid
 from swarm.taskqueue import codec, journal
-from swarm.taskqueue.buckets import list_names
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.layout import Layout, TaskName, parse_task_file
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+
+log = logging.getLogger(__name__)
 
 
 class CrashRule(Protocol):
@@ -37,17 +38,18 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
     lines = []
     with storage_faults(f"cannot see what {worker} held"):
         names = sorted(list_names(layout.held_by(worker)))
+    kept: list[StorageFault] = []
     for name in names:
-        path = f"{layout.held_by(worker)}/{name}"
-        parsed = parse_task_file(name)
-        with storage_faults(f"cannot take back {name} of {worker}"):
-            if parsed is None:
-                set_aside(layout, storage, path, f"a foreign file among the tasks of {worker}")
-                lines.append(f"Set aside {name}: not a task file")
-            else:
-                lines.append(taker.take(path, parsed))
+        try:
+            lines.append(taker.take_entry(name))
+        except StorageFault as fault:  # one that cannot be moved holds up no other
+            kept.append(fault)
     with storage_faults(f"the journal of {worker} cannot be put away"):
         journal.forget(layout, worker)
+    if kept:
+        for line in filter(None, lines):
+            log.info("%s", line)
+        raise kept[0]
     return tuple(line for line in lines if line)
 
 
@@ -59,13 +61,23 @@ class _Taker:
         self._worker = worker
         self._rule = rule
 
-    def take(self, path: str, name: TaskName) -> str:
+    def take_entry(self, name: str) -> str:
+        """Whatever lies there under this name; a line for the log. Raises ``StorageFault``."""
+        path = f"{self._layout.held_by(self._worker)}/{name}"
+        parsed = parse_task_file(name)
+        with storage_faults(f"cannot take back {printable(name)} of {self._worker}"):
+            if parsed is not None:
+                return self._take(path, parsed)
+            self._storage.set_aside(path, f"a foreign file among the tasks of {self._worker}")
+        return f"Set aside {name}: not a task file"
+
+    def _take(self, path: str, name: TaskName) -> str:
         try:
             parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
         except FileNotFoundError:
             return ""
         except (TaskInvalid, ValueError) as exc:
-            set_aside(self._layout, self._storage, path, str(exc))
+            self._storage.set_aside(path, str(exc))
             return f"Set aside {name.task_id}: {exc}"
         if parts.trail.status is not None:  # the work was done and written, only the commit is missing
             self._settler.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
@@ -105,11 +117,10 @@ def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail
 
 def _claimed_at(path: str) -> str:
     """When the file was renamed into ``processing``: the inode's change time, or later if a tail was begun."""
-    try:
-        changed_s = os.stat(path).st_ctime
-    except FileNotFoundError:
+    status = status_of(path)
+    if status is None:
         return ""
-    return datetime.fromtimestamp(changed_s, UTC).astimezone().isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(status.st_ctime, UTC).astimezone().isoformat(timespec="milliseconds")
 
 
 def _crashes(trail: Trail) -> int:

@@ -11,10 +11,9 @@ from swarm.core.claim import Claim, LanesFor
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import BucketChooser
-from swarm.taskqueue.corrupt import set_aside
 from swarm.taskqueue.lanecursor import LaneCursor
 from swarm.taskqueue.layout import Layout, TaskName, task_file
-from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import Storage, about_host, read_regular, storage_faults
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +102,22 @@ class Taker:
                 cursor.lost()
                 self.lost_races += 1
                 log.debug("Lost race: %s (claimed by another worker)", parsed.task_id)
+            except OSError as exc:
+                if about_host(exc):
+                    self._in_hand[path] = (bucket, parsed)
+                    raise
+                self._pass_over(cursor, bucket, exc)
             except BaseException:
                 self._in_hand[path] = (bucket, parsed)
                 raise
             else:
                 return path, (bucket, parsed)
         return None
+
+    def _pass_over(self, cursor: LaneCursor, bucket: str, fault: OSError) -> None:
+        """Nothing can be taken from this directory (a mount, one without permission): others are not to wait for it."""
+        if cursor.bar():
+            log.warning("Nothing can be claimed from %s: %s; it is passed over until it changes", bucket, fault.strerror)
 
     def _put_back(self) -> None:
         """What was moved here and could not be flushed or read: nobody works on it, so it must not stay.
@@ -130,7 +139,7 @@ class Taker:
             if parts.task.task_id != name.task_id:
                 raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
         except (TaskInvalid, ValueError) as exc:
-            set_aside(self._layout, self._storage, path, str(exc))
+            self._storage.set_aside(path, str(exc))
             return None, content
         claim = Claim(
             task=parts.task,

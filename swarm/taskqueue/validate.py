@@ -87,7 +87,7 @@ def _check_resource(task: Task) -> None:
     for field in ("action", "target_worker", "model"):
         if not getattr(task, field):
             raise TaskInvalid(f"field `{field}`: a resource task needs it")
-    if not ID_RE.match(task.target_worker or ""):
+    if not ID_RE.fullmatch(task.target_worker or ""):
         raise TaskInvalid(f"field `target_worker`: {task.target_worker!r} is no worker's name")
     if task.priority != RESOURCE_PRIORITY:
         raise TaskInvalid(f"field `priority`: resource tasks have priority {RESOURCE_PRIORITY}")

@@ -200,7 +200,7 @@ def test_a_shard_that_goes_while_it_is_looked_at_holds_nothing(queue, monkeypatc
     watch = BatchWatch(queue.layout, queue.batches().task_ids("b-1"))
     folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, next(queue.batches().task_ids("b-1"))))
     os.mkdir(folder)
-    stat = os.stat
+    stat = os.lstat
 
     def stat_and_remove(path, **more):
         found = stat(path, **more)
@@ -209,7 +209,7 @@ def test_a_shard_that_goes_while_it_is_looked_at_holds_nothing(queue, monkeypatc
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", stat_and_remove)
+        patch.setattr(os, "lstat", stat_and_remove)
         assert watch.look().left == 1
     assert not os.path.exists(folder)
 

@@ -427,7 +427,7 @@ def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
     assert "not a JSON object" in reasons["not-json.json.reason"]
     assert "`model`" in reasons["no-model.json.reason"]
     assert "symbolic link" in reasons["link.json.reason"]
-    assert "no regular file" in reasons["fifo.json.reason"]
+    assert "is a FIFO" in reasons["fifo.json.reason"]
     assert len(reasons) == 7
 
 

@@ -12,7 +12,6 @@ from swarm.cli.app import app
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.corrupt import set_aside
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
@@ -192,7 +191,7 @@ def test_the_listing_of_corrupt_files_says_why(queue, brain):
         path = f"{queue.layout.pending}/{name}"
         with open(path, "wb") as file:
             file.write(data)
-        set_aside(queue.layout, queue.storage, path, brain.view.file_drop_in(name).partition(": ")[2])
+        queue.storage.set_aside(path, brain.view.file_drop_in(name).partition(": ")[2])
     with open(f"{queue.layout.corrupt}/unexplained.json", "wb"):
         pass
     told = CliRunner().invoke(app, ["queue", "list", "corrupt", "--json", "--root", queue.layout.root])

@@ -14,7 +14,6 @@ from swarm.runtime.wiring import worker as life
 from swarm.runtime.wiring.process import RunOptions
 from swarm.settings import QueueSettings, Settings, SupervisorSettings, WorkerSpec
 from swarm.taskqueue import fsck
-from swarm.taskqueue.corrupt import set_aside
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch
 from tests.helpers.crashworld import LANE, WORKER, alive, llm, spare_rule, world
@@ -83,7 +82,7 @@ def test_a_name_of_many_bytes_is_set_aside_with_its_reason(tmp_path):
     queue = open_queue(tmp_path)
     path = f"{queue.layout.pending}/{'界' * 80}.json"
     Path(path).write_text("no task")
-    name = set_aside(queue.layout, queue.storage, path, "no task")
+    name = queue.storage.set_aside(path, "no task")
     assert os.path.exists(f"{queue.layout.corrupt}/{name}.reason")
     assert fsck.look(queue.layout, agree_s=0) == ()
 

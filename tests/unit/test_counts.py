@@ -303,7 +303,7 @@ NAMES = st.one_of(
 @given(st.lists(NAMES, unique=True, max_size=12))
 def test_only_task_files_are_tasks(names):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folders, "list_names", lambda _path: names)
+        patch.setattr(folders, "list_inside", lambda _path: names)
         assert task_names("anywhere") == [name for name in names if parse_task_file(name) is not None]
 
 

@@ -82,8 +82,8 @@ def test_the_last_bucket_takes_more_and_goes_when_it_was_empty_for_long(tmp_path
     at(monkeypatch, changed_ns + KEEP_NS - 1)
     assert cursor.next() is None
     looked = []
-    real = lanecursor.list_names
-    monkeypatch.setattr(lanecursor, "list_names", lambda path: looked.append(path) or real(path))
+    real = lanecursor.list_inside
+    monkeypatch.setattr(lanecursor, "list_inside", lambda path: looked.append(path) or real(path))
     assert cursor.next() is None
     assert (os.listdir(lane), looked) == ([bucket_name(5, "a")], []), "not even listed again"
     at(monkeypatch, changed_ns + KEEP_NS)
@@ -184,7 +184,7 @@ def test_a_bucket_that_vanishes_under_the_scan(tmp_path, monkeypatch, when):
     put(lane, 1, bucket="a")
     kept = put(lane, 2, bucket="b")
     gone = lane / bucket_name(5, "a")
-    real = lanecursor.list_names
+    real = lanecursor.list_inside
 
     def vanish(path):
         if path == str(gone) and gone.exists():
@@ -195,7 +195,7 @@ def test_a_bucket_that_vanishes_under_the_scan(tmp_path, monkeypatch, when):
             return names if when == "after the listing" else real(path)
         return real(path)
 
-    monkeypatch.setattr(lanecursor, "list_names", vanish)
+    monkeypatch.setattr(lanecursor, "list_inside", vanish)
     cursor = LaneCursor(str(lane))
     seen = []
     while (candidate := cursor.next()) is not None:

@@ -73,7 +73,7 @@ def test_what_cannot_be_told_counts_as_occupied_until_it_can(tmp_path, monkeypat
     clock, folder = Clock(monkeypatch), Occupied(str(tmp_path))
     os.utime(tmp_path, ns=(1, time.time_ns() - GRAIN_NS * 2))
     assert not folder.any()
-    for name in ("stat", "scandir"):
+    for name in ("lstat", "scandir"):
         os.utime(tmp_path, ns=(1, time.time_ns() - GRAIN_NS * 2))
         with monkeypatch.context() as patch:
             patch.setattr(occupied.os, name, refuse)

@@ -86,7 +86,7 @@ def refuse(monkeypatch):
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("open", "stat", "listdir", "scandir"):
+    for name in ("open", "stat", "lstat", "listdir", "scandir"):
         refusing(name)
 
     def now(*calls):
@@ -96,7 +96,7 @@ def refuse(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize("call", ["stat", "open"])
+@pytest.mark.parametrize("call", ["lstat", "open"])
 def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(queue, refuse, caplog, call):
     first, second = queue.enqueue(TASK), queue.enqueue(TASK)
     swarm = Harness(queue=queue.worker_view("worker-1"))

@@ -20,7 +20,8 @@ from swarm.core.scripts import script_warnings
 from swarm.core.visible import Visibility
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
-from swarm.errors import EngineError, LockHeld, NotRunning
+from swarm.entries import read_file
+from swarm.errors import EngineError, LockHeld, NotRunning, OddEntry
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import env_warnings, server_spec
@@ -205,7 +206,7 @@ def start_background(
         words += [FOR_PID, str(os.getpid())]
     planned(len(plans), visibility.note)
     log_path = Path(queue.layout.logs) / f"{NAME}.err"
-    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as err:
+    with open(queue.storage.open_own(str(log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "wb") as err:
         return subprocess.Popen(
             command_of(*words, options=options),
             stdin=subprocess.DEVNULL,
@@ -251,11 +252,15 @@ def _reasons(status: SupervisorStatus | None) -> str:
     return "; ".join(late)
 
 
+_MOST_WORDS_BYTES = 1 << 20
+
+
 def _last_words(options: RunOptions) -> str:
     try:
-        lines = (options.root / "logs" / f"{NAME}.err").read_text(errors="replace").strip().splitlines()
-    except FileNotFoundError:
+        said = read_file(str(options.root / "logs" / f"{NAME}.err"), _MOST_WORDS_BYTES)
+    except (FileNotFoundError, OddEntry):
         return "it left no words"
+    lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it left no words"
 
 
