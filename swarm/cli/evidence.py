@@ -30,6 +30,7 @@ from swarm.proc.notes import read_note
 from swarm.proc.ports import is_free, who_listens
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
 from swarm.runtime.wiring.look import gpu_reader, open_observer
+from swarm.runtime.wiring.running import orphans
 from swarm.settings import Settings
 from swarm.taskqueue.layout import Layout
 
@@ -70,12 +71,20 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         cards_note=reader.visibility.note,
         cards_trouble=cards_trouble,
         supervisor_phase=status.phase if status is not None else "",
+        orphans=0 if trouble else _orphans(settings),
         processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
         servers=_servers(plan, status, root),
         quarantines=() if trouble else tuple(_quarantines(root)),
         kernel_kills=kernel_kills(),
         cgroup_kills=boxed_kills(),
     )
+
+
+def _orphans(settings: Settings) -> int:
+    try:
+        return len(orphans(settings))
+    except (SwarmError, OSError):
+        return 0  # a root that cannot be read is a finding of its own
 
 
 def _simulated_before(root: Path, status: SupervisorStatus | None) -> int | None:

@@ -32,6 +32,10 @@ class Wiring(Protocol):
         """An observer of that queue, its processes and cards; with ``queue`` nothing is counted twice."""
         ...
 
+    def orphans(self, settings: Settings) -> Sequence[object]:
+        """What runs on although its supervisor died without a goodbye; empty while one lives."""
+        ...
+
     def take_back(self, settings: Settings, worker: str) -> Sequence[str] | None:
         """Take back what a dead worker held; a line per task, None: it lives."""
         ...

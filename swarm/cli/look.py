@@ -34,8 +34,14 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
     settings = existing(root, config)
     queue = wiring().open_queue(settings)
     counts, snapshot = queue.stats(), wiring().open_observer(settings, queue).snapshot()
-    brain, supervisor = brain_lives(settings), supervisor_lives(settings)
-    view = overview.status(snapshot, counts, settings, brain=brain, supervisor=supervisor)
+    view = overview.status(
+        snapshot,
+        counts,
+        settings,
+        brain=brain_lives(settings),
+        supervisor=supervisor_lives(settings),
+        orphans=len(wiring().orphans(settings)),
+    )
     show(view, screens.status(view), as_json=as_json)
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)

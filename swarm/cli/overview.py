@@ -9,6 +9,7 @@ from swarm.cli.ports import Counts
 from swarm.cli.units import duration, plural
 from swarm.cli.views import Alarm, QueueStats, StatusView, Throughput
 from swarm.core.alarms import alarms as brain_warnings
+from swarm.core.alarms import supervisor_gone
 from swarm.core.liveness import condition, workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.stuck import stuck
@@ -16,9 +17,18 @@ from swarm.settings import Settings
 
 
 def status(
-    snapshot: SwarmSnapshot, counts: Counts, settings: Settings, *, brain: bool, supervisor: bool = False
+    snapshot: SwarmSnapshot,
+    counts: Counts,
+    settings: Settings,
+    *,
+    brain: bool,
+    supervisor: bool = False,
+    orphans: int = 0,
 ) -> StatusView:
-    """Everything `swarm status` shows; whether brain and supervisor live is told (a snapshot holds the workers only)."""
+    """Everything `swarm status` shows; whether brain and supervisor live is told (a snapshot holds the workers only).
+
+    ``orphans``: how many processes run on without the supervisor that started them.
+    """
     queue = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
     workers = worker_lines(snapshot, settings)
     cards = card_rows(snapshot)
@@ -29,7 +39,7 @@ def status(
         brain_alive=brain,
         supervisor_alive=supervisor,
         simulated=any(w.simulated and w.alive for w in workers),
-        alarms=alarms(snapshot, queue, settings, brain=brain),
+        alarms=alarms(snapshot, queue, settings, brain=brain, orphans=orphans),
         cards=cards,
         cards_note=snapshot.gpus_note,
         workers=workers,
@@ -59,10 +69,12 @@ def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
     )
 
 
-def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> tuple[Alarm, ...]:
+def alarms(
+    snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool, orphans: int = 0
+) -> tuple[Alarm, ...]:
     """What a person should know first: critical before warnings, each with the next thing to do."""
     found = [
-        *_process_alarms(snapshot, queue, brain=brain),
+        *_process_alarms(snapshot, queue, brain=brain, orphans=orphans),
         *_worker_alarms(snapshot, settings),
         *_brain_alarms(snapshot, settings),
         *_card_alarms(snapshot, settings),
@@ -71,10 +83,13 @@ def alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, br
     return tuple(sorted(found, key=lambda alarm: alarm.level != "critical"))
 
 
-def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool) -> Iterator[Alarm]:
+def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool, orphans: int) -> Iterator[Alarm]:
+    if orphans:
+        yield Alarm(level="critical", text=supervisor_gone(orphans), next="swarm up; swarm logs supervisor -n 30")
     alive = [w for w in workers_of(snapshot) if w.alive]
     if not alive and not brain:
-        text = f"nothing is running; {plural(queue.pending.total, 'task')} waiting"
+        what = "neither brain nor worker is running" if orphans else "nothing is running"
+        text = f"{what}; {plural(queue.pending.total, 'task')} waiting"
         yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
         return
     if not brain:

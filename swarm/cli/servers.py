@@ -18,7 +18,9 @@ from swarm.errors import EngineError, LockHeld, ModelNotFound
 from swarm.ollama.client import OllamaClient
 from swarm.proc.stat import read_stat
 from swarm.runtime.wiring import open_queue
+from swarm.runtime.wiring.down import end_without_supervisor
 from swarm.runtime.wiring.process import RunOptions
+from swarm.runtime.wiring.running import orphans
 from swarm.runtime.wiring.supervisor import run_served, start_background, supervisor_lives, swarm_lives, wait_until_up
 from swarm.settings import Settings
 from swarm.taskqueue import registry
@@ -79,7 +81,8 @@ def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
     if options.simulate:
         print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
     elif not supervisor_lives(options.settings):
-        print("note: workers started alone do the work", file=sys.stderr)
+        whose = "workers whose supervisor is gone" if orphans(options.settings) else "workers started alone"
+        print(f"note: {whose} do the work", file=sys.stderr)
     yield Hosting(own=None, guest_of=run_served(options.settings))
 
 
@@ -128,6 +131,9 @@ def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
         process.wait(patience_s)
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the swarm of this run did not end within {patience_s:.0f} s", hint="`swarm down --now`") from exc
+    left = orphans(settings)
+    if left:  # its supervisor was killed; nobody else would ever end them
+        end_without_supervisor(settings, left, now=True)
 
 
 def check_models(settings: Settings, models: Iterable[str]) -> None:

@@ -40,8 +40,15 @@ class Looker:
         """Everything once; with dead letters, and with one worker or task in detail, where asked for."""
         settings = self._settings
         snapshot = self._observer.snapshot()
-        brain, supervisor = brain_lives(settings), supervisor_lives(settings)
-        status = overview.status(snapshot, self.queue.stats(), settings, brain=brain, supervisor=supervisor)
+        brain = brain_lives(settings)
+        status = overview.status(
+            snapshot,
+            self.queue.stats(),
+            settings,
+            brain=brain,
+            supervisor=supervisor_lives(settings),
+            orphans=len(wiring().orphans(settings)),
+        )
         return TopData(
             mono_s=time.monotonic(),
             status=status,

@@ -48,9 +48,9 @@ def down(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Stop everything that `swarm up` started.
+    """Stop everything that runs on this queue.
 
-    Running tasks end first, unless --now is given.
+    Running tasks end first, unless --now is given. What a killed supervisor left, and what was started alone, is ended too.
 
     \b
     Examples:

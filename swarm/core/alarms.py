@@ -14,6 +14,12 @@ from swarm.core.task import TaskClass
 from swarm.settings import Settings
 
 
+def supervisor_gone(processes: int) -> str:
+    """The supervisor died without a goodbye while so many of its processes live."""
+    run_on, them = ("1 process runs on", "it") if processes == 1 else (f"{processes} processes run on", "them")
+    return f"supervisor is gone; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
+
+
 def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
     """Every alarm that stands now."""
     return (

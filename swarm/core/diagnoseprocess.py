@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from swarm.core.alarms import supervisor_gone
 from swarm.core.evidence import BoxEvidence, ProcessEvidence, Quote
 from swarm.core.findings import Finding
 from swarm.settings import Settings
@@ -35,17 +36,19 @@ def expected(evidence: BoxEvidence) -> bool:
 
 def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
     process = evidence.process("supervisor")
-    if process is None or process.alive or evidence.supervisor_phase not in _UP:
+    died = process is not None and evidence.supervisor_phase in _UP
+    if process is None or process.alive or not (died or evidence.orphans):
         return
     proofs = [f"{process.row_path}: pid {process.pid}, which has ended; its last status says {evidence.supervisor_phase}"]
+    gone = f"; {supervisor_gone(evidence.orphans)}" if evidence.orphans else ""
     memory = " (the kernel killed it for want of memory)" if _memory(process, evidence, proofs) else ""
     yield Finding(
         code="supervisor-died",
         severity="critical",
         subject="supervisor",
-        what=f"the supervisor ended without a goodbye: what dies now is not started again{memory}",
+        what=f"the supervisor ended without a goodbye: what dies now is not started again{memory}{gone}",
         evidence=(*proofs, *_quotes(process.crash, process.last_words)),
-        next="`swarm up` (or `swarm up --detach`): it adopts what still runs",
+        next="`swarm up` (or `swarm up --detach`) adopts what still runs, `swarm down` ends it",
     )
 
 

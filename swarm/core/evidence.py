@@ -123,6 +123,8 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """Why no cards are read: no driver, no library."""
     supervisor_phase: str = ""
     """What its last status says; true only while it lives."""
+    orphans: int = 0
+    """Processes that run on although their supervisor died without a goodbye."""
     processes: tuple[ProcessEvidence, ...] = ()
     servers: tuple[ServerEvidence, ...] = ()
     quarantines: tuple[QuarantineEvidence, ...] = ()

@@ -92,10 +92,11 @@ class LocalProcess:
         return self._child.poll() if self._child is not None else None
 
     def drain(self) -> None:
-        """Ask it to finish what it runs and end: one SIGTERM, once."""
+        """Ask it to finish what it runs and end: one SIGTERM, once. A stopped one goes on, or it would never hear it."""
         if self._child is not None and not self._asked:
             self._asked = True
             self._child.signal(signal.SIGTERM)
+            self._child.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ask it to end at once, giving its tasks back; SIGKILL to its group after ``STOP_GRACE_S``."""

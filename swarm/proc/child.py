@@ -95,12 +95,13 @@ class Child:
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity, *, markers: Mapping[str, str]) -> Child | None:
-        """Take over a running process that somebody else started; None if it has ended."""
+        """Take over a running process that somebody else started; None if it has ended. A stopped one goes on."""
         pidfd = identities.open_pidfd(identity)
         if pidfd is None:
             return None
         child = cls(identity, pidfd, None, markers)
         if child.poll() is None:
+            child.signal(signals.SIGCONT)
             return child
         child.close()
         return None

@@ -24,6 +24,12 @@ def of_pid(pid: int) -> ProcessIdentity | None:
     return stat.identity if stat is not None else None
 
 
+def parent_of(pid: int) -> int | None:
+    """The number of a process's parent; None if there is no such process."""
+    stat = read_stat(pid)
+    return stat.parent if stat is not None else None
+
+
 def is_same(identity: ProcessIdentity) -> bool:
     """Whether that very process still runs. False once it is a zombie, or its number belongs to another."""
     stat = read_stat(identity.pid)

@@ -55,12 +55,17 @@ class Seen:
         stale: Mapping[str, int],
         brain: Heartbeat | None,
         brain_alive: bool,
+        supervisor_alive: bool = False,
+        orphans: int = 0,
     ) -> None:
         self.snapshot = snapshot
         self.ended = ended
         self.stale = stale
         self.brain = brain
         self.brain_alive = brain_alive
+        self.supervisor_alive = supervisor_alive
+        self.orphans = orphans
+        """Processes that run on although their supervisor died without a goodbye."""
 
 
 def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
@@ -72,6 +77,8 @@ def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
     yield from _histograms(seen.snapshot)
     yield from _cards(seen.snapshot.gpus)
     yield from _brain(seen)
+    yield _one("swarm_supervisor_up", "Whether a supervisor lives: its life lock is held.", float(seen.supervisor_alive))
+    yield _one("swarm_orphaned_processes", "Processes that run on although their supervisor was killed.", seen.orphans)
 
 
 def _one(name: str, help_text: str, value: float, **labels: str) -> GaugeMetricFamily:

@@ -96,6 +96,9 @@ class Wiring:
     def open_reader(self, settings: object) -> MemoryQueue:
         return self.queue
 
+    def orphans(self, settings: object) -> tuple[object, ...]:
+        return ()
+
     def open_observer(self, settings: object, queue: MemoryQueue | None = None, *, cards: bool = True) -> Wiring:
         return self
 

@@ -34,7 +34,7 @@ from swarm.runtime.children import ChildState, ChildStatus
 from swarm.runtime.restarts import RestartWish
 from swarm.runtime.supervisor import Limits, Supervisor
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_status
-from swarm.runtime.wiring.supervisor import stop_swarm
+from swarm.runtime.wiring.down import stop_swarm
 from swarm.settings import OllamaSettings, QueueSettings, RepairSettings, Settings, SimSettings, WorkerSpec
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.layout import Layout

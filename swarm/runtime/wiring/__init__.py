@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from swarm.configfile import Loaded
     from swarm.runtime.observe import Observer
     from swarm.runtime.wiring.process import RunOptions
+    from swarm.runtime.wiring.running import Running
     from swarm.taskqueue.filequeue import FileQueue
     from swarm.taskqueue.reader import QueueReader
 
@@ -81,9 +82,16 @@ def stop_swarm(settings: Settings, *, now: bool) -> Sequence[str]:
 
     Raises ``NotRunning``; ``EngineError`` when something would not end.
     """
-    from swarm.runtime.wiring.supervisor import stop_swarm as stop
+    from swarm.runtime.wiring.down import stop_swarm as stop
 
     return stop(settings, now=now)
+
+
+def orphans(settings: Settings) -> tuple[Running, ...]:
+    """What runs on although its supervisor died without a goodbye; () while one lives. Raises ``StorageFault``."""
+    from swarm.runtime.wiring.running import orphans as look
+
+    return look(settings)
 
 
 def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.errors import EngineError
+from swarm.runtime.supervisor import NAME as SUPERVISOR
 from swarm.runtime.wiring.look import open_observer
+from swarm.runtime.wiring.running import orphans
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.gauges import QueueGauges
@@ -40,6 +42,8 @@ def open_metrics(settings: Settings) -> SwarmCollector:
             stale=gauges.stale(settings.brain.stale_queued_s) if settings.brain.stale_queued_s else {},
             brain=beat if beat is not None and row is not None and beat.epoch == row.epoch else None,
             brain_alive=is_held(layout, "brain"),
+            supervisor_alive=is_held(layout, SUPERVISOR),
+            orphans=len(orphans(settings)),
         )
 
     return SwarmCollector(look, settings)

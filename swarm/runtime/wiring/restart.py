@@ -14,6 +14,7 @@ from swarm.runtime import restarts
 from swarm.runtime.children import ChildState, ChildStatus
 from swarm.runtime.supervisor import NAME
 from swarm.runtime.supervisor_files import SupervisorStatus, load_status
+from swarm.runtime.wiring.running import orphans
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.layout import Layout
@@ -35,7 +36,7 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     """
     root = Path(settings.queue.root).absolute()
     layout = Layout(str(root))
-    before = _running(layout, root, names)
+    before = _running(settings, layout, root, names)
     for name in names:
         _known(before, name)
     for name in names:
@@ -50,12 +51,15 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
             restarts.withdraw(root, name)
 
 
-def _running(layout: Layout, root: Path, names: Sequence[str]) -> SupervisorStatus:
+def _running(settings: Settings, layout: Layout, root: Path, names: Sequence[str]) -> SupervisorStatus:
     status = load_status(root / "workers")
     row = registry.read_row(layout, NAME)
     if status is None or row is None or row.process != status.process or not is_held(layout, NAME):
+        what = f"no supervisor is running on {root} that could restart anything"
+        if orphans(settings):
+            raise NotRunning(what, hint="it was killed: `swarm up` adopts what still runs, then restart it")
         alone = [r for n in names if (r := registry.read_row(layout, n)) and is_held(layout, n)]
-        raise NotRunning(f"no supervisor is running on {root} that could restart anything", hint=_alone(alone))
+        raise NotRunning(what, hint=_alone(alone))
     return status
 
 

@@ -28,12 +28,10 @@ from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.answers import with_answers
 from swarm.runtime.wiring.look import gpu_reader, machine_reader
 from swarm.runtime.wiring.process import RunOptions, lock_held
+from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.settings import LlmSettings
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lookup import read_ended
-
-SERVE_PREFIX = "serve-"
-"""``swarm serve NAME`` holds a life lock of this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: 
     settings = options.settings
 
     def kept() -> bool:
-        return lock_held(layout, SUPERVISOR) or lock_held(layout, f"{SERVE_PREFIX}{plan.name}")
+        return lock_held(layout, SUPERVISOR) or lock_held(layout, f"{HOST_PREFIX}{plan.name}")
 
     hands = ServerHands(plan.name, root=options.root, gpu_uuids=plan.gpu_uuids, limits=settings.repair, supervised=kept)
     server = RepairingServer(client, hands, settings.repair, log=log)

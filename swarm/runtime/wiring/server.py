@@ -20,12 +20,10 @@ from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervised import Keeper
 from swarm.runtime.supervisor import NAME, SERVER_POLICY
 from swarm.runtime.wiring.process import RunOptions, living, lock_held, logging_as, open_root, own_row
+from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.worker import own_plan
 from swarm.taskqueue import registry
 from swarm.taskqueue.layout import Layout
-
-PREFIX = "serve-"
-"""Lock, row and log of the host of ``worker-1``'s server are called ``serve-worker-1``."""
 
 
 def run_server(options: RunOptions, worker: str) -> int:
@@ -41,7 +39,7 @@ def run_server(options: RunOptions, worker: str) -> int:
     spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
     queue = open_root(options)
     _refuse_supervised(queue.layout, worker)
-    name = f"{PREFIX}{worker}"
+    name = f"{HOST_PREFIX}{worker}"
     with living(queue, own_row(name, "server")), logging_as(name, options) as log:
         book = QuarantineBook(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
         host = ServerHost(spec, plan.fault, book, supervised=lambda: lock_held(queue.layout, NAME), log=log)

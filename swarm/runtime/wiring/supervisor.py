@@ -21,7 +21,7 @@ from swarm.core.visible import Visibility
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.entries import read_file
-from swarm.errors import EngineError, LockHeld, NotRunning, OddEntry
+from swarm.errors import EngineError, LockHeld, OddEntry
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import env_warnings, server_spec
@@ -44,7 +44,6 @@ START_POLL_S = 0.05
 DRAIN_MARGIN_S = 30.0
 LAST_PORT = 65535
 FOR_PID = "--for-pid"
-STOP_MARGIN_S = 60.0
 
 
 def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None) -> int:
@@ -62,9 +61,9 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
             log.warning("[scripts] %s: %s; %s", risk.name, risk.what, risk.next)
         if visibility.note:
             log.info("%s", visibility.note)
-        supervisor = _supervisor(queue, options, plans, visibility, parent)
+        supervisor = make_supervisor(queue, options, plans, visibility, parent)
+        obey_signals(supervisor)
         supervisor.start()
-        _install(supervisor)
         code = run_loop(supervisor, wait=supervisor.wait, log=log)
         return 1 if code == 0 and supervisor.leftovers else code
 
@@ -99,19 +98,21 @@ def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]
     return plan_workers(msgspec.structs.replace(options.settings, ollama=ollama), (), simulate=number)
 
 
-def _supervisor(
+def make_supervisor(
     queue: FileQueue,
     options: RunOptions,
     plans: tuple[WorkerPlan, ...],
-    visibility: Visibility,
-    parent: ProcessIdentity | None,
+    visibility: Visibility | None = None,
+    parent: ProcessIdentity | None = None,
 ) -> Supervisor:
+    """A supervisor of these workers, with real processes; starts nothing."""
     layout = queue.layout
 
     def register() -> None:
         epoch = registry.next_epoch(layout, NAME)
         registry.register(layout, queue.storage, msgspec.structs.replace(own_row(NAME, NAME), epoch=epoch))
-        save_visibility(options.root / "workers", visibility)
+        if visibility is not None:
+            save_visibility(options.root / "workers", visibility)
 
     def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> Supervised:
         spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
@@ -150,9 +151,11 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _install(supervisor: Supervisor) -> None:
-    """SIGTERM, SIGINT and a terminal that closes drain, the second one stops; SIGQUIT stops at once."""
-    asked = 0
+def obey_signals(supervisor: Supervisor, *, asked: int = 0) -> None:
+    """SIGTERM, SIGINT and a terminal that closes drain, the second one stops; SIGQUIT stops at once.
+
+    ``asked``: how often it was asked already.
+    """
 
     def wish(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
@@ -283,34 +286,6 @@ def start_detached(options: RunOptions) -> int:
 def _say_note(_workers: int, note: str) -> None:
     if note:
         print(note, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
-    """Drain (or stop) what runs on this root and wait until it is gone; what ended, a line each.
-
-    Raises ``NotRunning``, ``EngineError`` when something would not end.
-    """
-    layout = Layout(_root(settings))
-    row = registry.read_row(layout, NAME)
-    if not is_held(layout, NAME) or row is None:
-        raise NotRunning(f"no swarm is running on {layout.root}", hint="`swarm status` shows what is there")
-    if not identity.signal(row.process, signal.SIGQUIT if now else signal.SIGTERM):
-        raise NotRunning(f"the supervisor of {layout.root} has just ended")
-    patience_s = STOP_MARGIN_S + (0.0 if now else settings.llm.timeout_s + settings.command.timeout_s)
-    deadline_s = time.monotonic() + patience_s
-    while is_held(layout, NAME) or identity.is_same(row.process):  # it lets go of the lock a moment before it is gone
-        if time.monotonic() > deadline_s:
-            hint = "`swarm down --now`, then `swarm logs`"
-            raise EngineError(f"the swarm did not end within {patience_s:.0f} s", hint=hint)
-        time.sleep(START_POLL_S)
-    status = load_status(Path(layout.workers))
-    mine = status if status is not None and status.process == row.process else None
-    if mine is not None and mine.leftovers:
-        raise EngineError(
-            f"left running: {'; '.join(mine.leftovers)}", hint="end it by hand; stuck in the kernel: see `dmesg`"
-        )
-    children = mine.children if mine is not None else ()
-    return (*(f"{c.role} {c.name} ended" for c in children), f"supervisor ended (pid {row.process.pid})")
 
 
 def _refuse(layout: Layout) -> None:
