@@ -74,7 +74,7 @@ def test_after_a_reboot_all_starts_restarts_and_ends_and_nobody_is_harmed(tmp_pa
     mine = identity.of_pid(innocent.pid)
     rebooted = msgspec.structs.replace(mine, boot_id="11111111-2222-3333-4444-555555555555")
     recycled = msgspec.structs.replace(mine, start_ticks=mine.start_ticks - 1)
-    with user(tmp_path) as someone:
+    with user(tmp_path, SWARM_OLLAMA__BASE_PORT=str(free_port())) as someone:
         for stale in (rebooted, recycled, mine):
             shutil.rmtree(someone.root, ignore_errors=True)
             leave_behind(someone.root, stale)

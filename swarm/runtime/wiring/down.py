@@ -14,6 +14,7 @@ from pathlib import Path
 
 from swarm.core.plan import WorkerPlan
 from swarm.core.worker import WorkerRow
+from swarm.entries import list_names
 from swarm.errors import EngineError, NotRunning
 from swarm.ollama.server import ServerNote
 from swarm.proc import identity
@@ -29,7 +30,6 @@ from swarm.runtime.wiring.running import Running, named, running
 from swarm.runtime.wiring.supervisor import make_supervisor, obey_signals
 from swarm.settings import Settings
 from swarm.taskqueue import registry
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 

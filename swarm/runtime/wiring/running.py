@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.worker import WorkerRow
+from swarm.entries import list_names
 from swarm.proc import identity
 from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values
 from swarm.proc.stat import boot_id
@@ -17,7 +18,6 @@ from swarm.runtime.supervisor import NAME
 from swarm.runtime.supervisor_files import load_status
 from swarm.settings import Settings
 from swarm.taskqueue import registry
-from swarm.taskqueue.buckets import list_names
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
