@@ -101,6 +101,12 @@ class ModelNotFound(ModelServerError):
     exit_code = EXIT_USAGE
 
 
+class ModelDoesNotFit(ModelServerError):
+    """No worker can serve this model as things are; the message has the numbers."""
+
+    exit_code = EXIT_USAGE
+
+
 class EngineError(SwarmError):
     """A process could not be started or stopped."""
 

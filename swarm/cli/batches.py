@@ -22,6 +22,7 @@ from swarm.cli.servers import Hosting, check_models
 from swarm.cli.single import one_task, somebody_works, submit_one
 from swarm.cli.sorting import by_length
 from swarm.cli.units import count
+from swarm.cli.unservable import say_unservable, unservable_words
 from swarm.clock import SystemClock
 from swarm.configfile import Loaded
 from swarm.core.dag import Links
@@ -142,6 +143,7 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
         queue.prepare()
         if swarm_lives(loaded.settings):
             check_models(loaded.settings, scan.models)
+            say_unservable(loaded.settings, scan.models)
         submitted = _submit(queue, source, options, scan, request, linked)
     lines = (
         f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted"
@@ -157,21 +159,24 @@ def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
     if show is None:
         return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
     somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
-    watch = RunWatch(
-        queue, queue.batches().task_ids(scan.batch_id, scan.items), loaded.settings, submitted, time.monotonic()
-    )
-    finished = watch.wait(show, Hosting(own=None))
+    ids = queue.batches().task_ids(scan.batch_id, scan.items)
+    watch = RunWatch(queue, ids, loaded.settings, submitted, time.monotonic(), models=scan.models)
+    end = watch.wait(show, Hosting(own=None))
     ended = watch.ended
     document |= {
         "completed": ended.completed,
         "failed": ended.failed,
         "cancelled": ended.cancelled,
         "unfinished": ended.left,
+        "unservable": watch.unservable,
     }
     end_line = f"{ended_words(ended.completed, ended.failed, ended.cancelled)}, {count(ended.left)} left"
-    interrupted = () if finished else (f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it",)
-    code = EXIT_INTERRUPTED if not finished else EXIT_TASKS_FAILED if ended.failed + ended.cancelled else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *interrupted))
+    more = unservable_words(watch.unservable)
+    if end == "interrupted":
+        more.append(f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it")
+    failed = ended.failed + ended.cancelled or watch.unservable
+    code = EXIT_INTERRUPTED if end == "interrupted" else EXIT_TASKS_FAILED if failed else EXIT_OK
+    return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *more))
 
 
 # -- submitting ----------------------------------------------------------------------------------------------------

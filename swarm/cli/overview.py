@@ -123,7 +123,9 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
             case "no-llm-worker":
                 step = "swarm workers"
             case "fits-nowhere":
-                step = "swarm models"
+                step = f"swarm explain {about}"
+            case "model-missing":
+                step = f"swarm models pull {about}"
             case _:
                 step = f"swarm explain {about.partition(':')[0].partition(',')[0]}"
         if warning.key not in hung:

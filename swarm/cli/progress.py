@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LINE_EVERY_S = 5.0
+SAME_EVERY_S = 60.0
+"""A line that tells nothing new comes no more often."""
 
 
 class RunCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,11 @@ def picture(view: RunView, width: int) -> Group:
     return Group(top, *lines)
 
 
+def _news(view: RunView) -> tuple[object, ...]:
+    """What makes a line worth saying; times go on by themselves."""
+    return (view.state, view.ended, view.total, view.tokens_out)
+
+
 class Progress:
     """Shows views as they come. Use as a context manager; ``update`` is cheap and may be called often."""
 
@@ -165,6 +172,7 @@ class Progress:
         self._clock = clock or time.monotonic
         self._next_s = 0.0
         self._last: RunView | None = None
+        self._told: tuple[object, float] = (None, 0.0)
         self._console: Console | None = None
         self._live: Live | None = None
 
@@ -186,7 +194,10 @@ class Progress:
         if self._live is not None and self._console is not None:
             self._live.update(picture(view, self._console.width))
         elif not self._quiet and self._clock() >= self._next_s:
-            self._line(view)
+            now_s = self._clock()
+            self._next_s = now_s + self._every_s
+            if _news(view) != self._told[0] or now_s - self._told[1] >= SAME_EVERY_S:
+                self._line(view)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave the last view standing."""
@@ -196,5 +207,5 @@ class Progress:
             self._line(self._last)
 
     def _line(self, view: RunView) -> None:
-        self._next_s = self._clock() + self._every_s
+        self._told = (_news(view), self._clock())
         print(headline(view), file=self._out, flush=True)

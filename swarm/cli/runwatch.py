@@ -15,6 +15,8 @@ from swarm.cli.explain import task as explain_task
 from swarm.cli.facade import Show
 from swarm.cli.progress import RunCard, RunView
 from swarm.cli.servers import Hosting
+from swarm.cli.unservable import find_unservable
+from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.runtime.signals import handling
@@ -33,12 +35,20 @@ LOOK_SHARE = 20
 RATE_WINDOW_S = 10.0
 QUIET_S = 15.0
 """When nothing has ended for so long, the reason is shown."""
+SAME_AGAIN_S = 60.0
+"""The same reason is not said more often."""
+UNSERVABLE_S = 4.0
+"""When nothing has ended for so long, and then as often, it is asked whether anything ever will."""
 GONE_S = 5.0
 NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
 
 
 class SwarmGone(NotRunning):
     """Nobody works on the batch any more; what was done is kept."""
+
+
+End = Literal["finished", "interrupted", "unservable"]
+"""How waiting ended; ``unservable``: what is left is for models that no worker can serve."""
 
 
 class RunWatch:
@@ -52,9 +62,10 @@ class RunWatch:
         submitted: Submitted,
         began_s: float,
         *,
+        models: Iterable[str],
         look_s: float = LOOK_S,
     ) -> None:
-        """Of the tasks ``ids``; looks every ``look_s`` seconds, or less often where a look costs much."""
+        """Of the tasks ``ids``, for these models; looks every ``look_s`` seconds, or less often where a look costs much."""
         self._look_s = look_s
         self._queue = queue
         self._settings = settings
@@ -64,13 +75,16 @@ class RunWatch:
         self._before = self.ended if submitted.again else msgspec.structs.replace(NOTHING, left=self.ended.total)
         self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
         self._marks: deque[tuple[float, int, int, int]] = deque()
-        self._changed_s = time.monotonic()
-        self._last_reason = ""
+        self._models = frozenset(canonical_model(model) for model in models)
+        self.unservable: dict[str, str] = {}
+        """Models that no worker can serve, with the reason; filled when waiting ends of it."""
+        self._changed_s = self._asked_s = self._looked_s = time.monotonic()
+        self._said = ("", 0.0)
         self._alone_since_s: float | None = None
         self._most_tokens = (0, 0)
 
-    def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> bool:
-        """Until all has ended; False when Ctrl-C ended it before. ``heard``: of ``interrupts``, where it is obeyed already.
+    def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> End:
+        """Until all has ended or nothing more can come. ``heard``: of ``interrupts``, where it is obeyed already.
 
         Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
         """
@@ -84,11 +98,13 @@ class RunWatch:
                 state: Literal["running", "draining", "finished"] = "draining" if asked() and host.own else "running"
                 show(self._view(state if self.ended.left else "finished"))
                 if not self.ended.left:
-                    return True
+                    return "finished"
                 if asked() and (host.own is None or host.ended()):
-                    return False
+                    return "interrupted"
                 if not asked():
                     self._check_alive(host)
+                    if self._nothing_comes():
+                        return "unservable"
                     self._say_why()
                 cost_s = time.monotonic() - look_began_s
                 time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
@@ -181,23 +197,40 @@ class RunWatch:
                 hint="`swarm up`, then run the same command again to go on",
             )
 
+    def _nothing_comes(self) -> bool:
+        """Whether all that is left waits for models that no worker can serve."""
+        now_s = time.monotonic()
+        if not self._models or now_s - max(self._changed_s, self._looked_s) < UNSERVABLE_S:
+            return False
+        try:
+            found = find_unservable(self._settings, self._models)
+        except SwarmError:
+            return False  # it is said by whatever is looked at next
+        finally:
+            self._looked_s = time.monotonic()
+        if found.reasons.keys() == self._models or (found.reasons and not found.others_work):
+            self.unservable = found.reasons
+        return bool(self.unservable)
+
     def _say_why(self) -> None:
         """No silence: when nothing has ended for a while, say why the oldest open item is not done."""
-        if time.monotonic() - self._changed_s < QUIET_S:
+        now_s = time.monotonic()
+        if now_s - max(self._changed_s, self._asked_s) < QUIET_S:
             return
-        self._changed_s = time.monotonic()
+        self._asked_s = now_s
         oldest = self._watch.open_ids(1)
         if not oldest:
             return
         try:
             snapshot = open_observer(self._settings).snapshot()
-            reasons = explain_task(self._queue.read(oldest[0]), snapshot, self._settings).reasons
+            reasons = explain_task(self._queue.read(oldest[0]), snapshot, self._settings).reasons[:2]
         except SwarmError as error:
-            text = str(error)
+            kind = text = str(error)
         else:
-            text = "; ".join(f"{r.text} ({r.next_step})" if r.next_step else r.text for r in reasons[:2])
-        if text != self._last_reason:
-            self._last_reason = text
+            kind = ", ".join(reason.code for reason in reasons)  # words hold numbers that grow by themselves
+            text = "; ".join(f"{r.text} ({r.next_step})" if r.next_step else r.text for r in reasons)
+        if kind != self._said[0] or now_s - self._said[1] >= SAME_AGAIN_S:
+            self._said = (kind, now_s)
             print(f"waiting: {oldest[0]}: {text}", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from swarm.cli.facade import Outcome, RunRequest, Show
 from swarm.cli.runwatch import RunWatch, SwarmGone
 from swarm.cli.servers import check_models, hosting
 from swarm.cli.units import count, duration
+from swarm.cli.unservable import check_fit, unservable_words
 from swarm.configfile import Loaded
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED
 from swarm.files import Scan
@@ -23,13 +24,17 @@ from swarm.taskqueue.filequeue import FileQueue
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """How a run went. ``goes_on``: it was interrupted, and a swarm that stays up works on without it."""
+    """How a run went. ``goes_on``: it was interrupted, and a swarm that stays up works on without it.
+
+    ``unservable``: models that no worker can serve, with the reason; their items are left.
+    """
 
     submitted: Submitted
     collected: Collected
     idle: bool = False
     interrupted: bool = False
     goes_on: bool = False
+    unservable: dict[str, str] = {}
 
 
 def work(
@@ -46,10 +51,12 @@ def work(
     while True:
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
             check_models(loaded.settings, scan.models)
+            check_fit(loaded.settings, scan.models)
             submitted = submitted or accept()
             try:
                 ids = queue.batches().task_ids(scan.batch_id, scan.items)
-                finished = RunWatch(queue, ids, loaded.settings, submitted, began_s).wait(show, host)
+                watch = RunWatch(queue, ids, loaded.settings, submitted, began_s, models=scan.models)
+                end = watch.wait(show, host)
             except SwarmGone:
                 if host.guest_of is None:
                     raise
@@ -57,10 +64,11 @@ def work(
                 continue
             book = queue.batches()
             collected = collect(book, scan.batch_id, str(request.output), request.errors, first=scan.items)
-            if finished:
+            if end == "finished":
                 _report(queue, loaded, scan, collected)
-            goes_on = not finished and host.own is None
-            return Ran(submitted, collected, interrupted=not finished, goes_on=goes_on)
+            interrupted = end == "interrupted"
+            goes_on = interrupted and host.own is None
+            return Ran(submitted, collected, interrupted=interrupted, goes_on=goes_on, unservable=watch.unservable)
 
 
 def _report(queue: FileQueue, loaded: Loaded, scan: Scan, collected: Collected) -> None:
@@ -92,6 +100,9 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
             f"tokens: {count(sums.tokens_in)} in, {count(sums.tokens_out)} out; time on cards {duration(sums.card_s)}"
         )
     lines += where_words(output, collected, again="the same command with --retry-failed")
+    lines += unservable_words(ran.unservable)
+    if ran.unservable:
+        lines.append("the same command goes on once that has changed")
     if ran.goes_on:
         again = "the same command waits for it and writes the rest"
         lines.append(f"interrupted: the swarm that is up works on; {again}, `swarm batch cancel {scan.batch_id}` ends it")
@@ -103,7 +114,9 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
         "known_already": submitted.again,
         "elapsed_s": round(elapsed_s, 3),
         "interrupted": ran.interrupted,
+        "unservable": ran.unservable,
         **written_document(output, collected),
     }
-    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if written.without_answer else EXIT_OK
+    failed = written.without_answer or ran.unservable
+    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if failed else EXIT_OK
     return Outcome(exit_code=code, document=document, lines=tuple(lines))

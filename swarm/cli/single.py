@@ -16,6 +16,7 @@ from swarm.cli.reading import read_options
 from swarm.cli.runwatch import RunWatch, interrupts
 from swarm.cli.schedule import task_fields
 from swarm.cli.servers import Hosting, check_models
+from swarm.cli.unservable import say_unservable, unservable_words
 from swarm.core.bom import ForeignText, without_bom
 from swarm.core.modeloptions import option_problems
 from swarm.core.task import ID_RE, TaskClass
@@ -153,7 +154,8 @@ def _check_told(settings: Settings, document: Mapping[str, Any]) -> None:
 def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
     """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
     if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
-        check_models(settings, {str(document["model"]): 1})
+        check_models(settings, [str(document["model"])])
+        say_unservable(settings, [str(document["model"])])
     check_submitted(document, settings.scripts)
     _check_dependencies(queue, document)
     _check_told(settings, document)
@@ -166,9 +168,15 @@ def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *
         task_id = _accept(queue, document)
         somebody_works(settings, f"task {task_id} is accepted")
         one = Submitted(items=1, new=1, again=0)
-        watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), look_s=ANSWER_POLL_S)
-        finished = watch.wait(lambda _view: None, host, heard)
-    if not finished:
+        models = [str(document["model"])] if document.get("task_class") == TaskClass.LLM else []
+        watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
+        end = watch.wait(lambda _view: None, host, heard)
+    if end == "unservable":
+        ways = f"task {task_id} waits until that has changed; `swarm queue cancel {task_id}` ends it"
+        lines = (*unservable_words(watch.unservable), ways)
+        answer: dict[str, Any] = {"task_id": task_id, "unservable": watch.unservable}
+        return Outcome(exit_code=EXIT_TASKS_FAILED, document=answer, lines=lines)
+    if end == "interrupted":
         ways = f"`swarm queue show {task_id}` shows its answer, `swarm queue cancel {task_id}` ends it"
         lines = (f"interrupted: task {task_id} is accepted and goes on; {ways}",)
         return Outcome(exit_code=EXIT_INTERRUPTED, document={"task_id": task_id, "interrupted": True}, lines=lines)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from swarm.core.decisions import Warn
 from swarm.core.demand import demands
-from swarm.core.fit import does_not_fit, failing, misfit, what_helps
+from swarm.core.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import outstanding
-from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.settings import Settings
 
@@ -27,6 +27,7 @@ def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
         *_silent_workers(snapshot, settings),
         *_stale_loads(snapshot, settings),
         *_failing_loads(snapshot, settings),
+        *_missing_models(snapshot, settings),
         *_no_worker(snapshot, settings),
         *_no_llm_worker(snapshot, settings),
         *_fits_nowhere(snapshot, settings),
@@ -66,12 +67,32 @@ def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
 
 
 def _failing_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Of models that are waited for. What has no room, or is nowhere, is told once and not for each worker."""
+    waited_for = _waited_for(snapshot)
     for view in workers_of(snapshot):
         models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
-        for model in sorted(models):
+        for model in sorted(waited_for & models.keys()):
             text = failing(view, model, settings)
-            if text is not None and not models[model].no_room:  # told as a model that fits nowhere, if so it is
+            if text is not None and not models[model].no_room and not models[model].missing:
                 yield Warn(key=f"load-failed:{view.name}:{model}", reason=text)
+
+
+def _missing_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Models that are waited for and that no worker's server had when it was to load them."""
+    for model in sorted(_waited_for(snapshot)):
+        ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+        if ready and all(_is_missing(view, model) for view in ready):
+            waiting = demands(snapshot)[model].waiting
+            yield Warn(key=f"model-missing:{model}", reason=f"{waiting} tasks wait for {model}, which no server has")
+
+
+def _is_missing(view: WorkerView, model: str) -> bool:
+    tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
+    return tally is not None and tally.missing
+
+
+def _waited_for(snapshot: SwarmSnapshot) -> set[str]:
+    return {model for model, demand in demands(snapshot).items() if demand.waiting}
 
 
 def _no_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
@@ -96,15 +117,16 @@ def _no_llm_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn
 
 
 def _fits_nowhere(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
-    """A model with waiting tasks that no ready worker can be given."""
+    """A model with waiting tasks for which no ready worker has cards enough, or room."""
     ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    largest = max(ready, key=lambda w: card_memory_mib(w, snapshot) or 0, default=None)
     for model, demand in demands(snapshot).items():
-        if not demand.waiting or not ready:
+        if not demand.waiting or largest is None:
             continue
-        reasons = [misfit(w, demand, snapshot, settings) for w in ready]
+        reasons = {w.name: too_few_cards(w, model, settings) or has_no_room(w, demand, snapshot, settings) for w in ready}
         holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
-        if not holds and all(reasons):
-            text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[0]}"
-            if any(does_not_fit(w, demand, snapshot, settings) for w in ready):
-                text += f"; {what_helps(model)}"
-            yield Warn(key=f"fits-nowhere:{model}", reason=text)
+        if not holds and all(reasons.values()):
+            text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[largest.name]}"
+            if len(ready) > 1 and card_memory_mib(largest, snapshot) is not None:
+                text += ", and no other has more"
+            yield Warn(key=f"fits-nowhere:{model}", reason=f"{text}; {what_helps(model)}")

@@ -52,6 +52,11 @@ class Board:
         """Cards that hold, or are about to hold, this model."""
         return [c for c in self.cards if c.model == model]
 
+    def costs_too_much(self, model: str) -> bool:
+        """Whether a hot card is too dear for it: nobody knows whether it fits, and one card is on its way to find out."""
+        trying = self.on(model)
+        return bool(trying) and not self.demand[model].proven and all(card.holds != model for card in trying)
+
     def slots(self, model: str) -> int:
         """Slots of those cards."""
         return sum(c.slots for c in self.on(model))

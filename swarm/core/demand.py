@@ -29,6 +29,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     size_mib: int
     """Largest size seen; 0 while unknown."""
 
+    proven: bool = True
+    """It was loaded somewhere: what it takes is known."""
+
     @property
     def work_s(self) -> float:
         """Slot-seconds of work left; a running task counts half."""
@@ -58,17 +61,34 @@ def demands(snapshot: SwarmSnapshot) -> dict[str, Demand]:
     tallies = _tallies(snapshot)
     every = [tally for of_model in tallies.values() for tally in of_model]
     return {
-        model: Demand(
-            model=model,
+        model: msgspec.structs.replace(
+            _learned(model, tallies.get(model, []), every),
             waiting=waiting.get(model, 0),
             running=running.get(model, 0),
-            task_s=_task_s(tallies.get(model, [])),
-            load_s=_load_s(tallies.get(model, []), every),
             unserved_s=unserved_s.get(model, 0.0),
-            size_mib=max((t.size_mib for t in tallies.get(model, [])), default=0),
         )
         for model in sorted({*waiting, *running})
     }
+
+
+def no_demand(model: str, snapshot: SwarmSnapshot) -> Demand:
+    """A model for which nothing waits or runs, with what was learned of it."""
+    tallies = _tallies(snapshot)
+    every = [tally for of_model in tallies.values() for tally in of_model]
+    return _learned(model, tallies.get(model, []), every)
+
+
+def _learned(model: str, tallies: list[ModelTally], every: list[ModelTally]) -> Demand:
+    return Demand(
+        model=model,
+        waiting=0,
+        running=0,
+        task_s=_task_s(tallies),
+        load_s=_load_s(tallies, every),
+        unserved_s=0.0,
+        size_mib=max((t.size_mib for t in tallies), default=0),
+        proven=any(t.loads or t.size_mib for t in tallies),
+    )
 
 
 def _tallies(snapshot: SwarmSnapshot) -> dict[str, list[ModelTally]]:

@@ -129,6 +129,8 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
                 continue
             case "load-failed":
                 code, subject, step = "load-failed", worker, f"swarm logs {worker} --grep load -n 20; swarm models"
+            case "model-missing":
+                code, subject, step = "model-missing", name, f"swarm models pull {name}, or cancel those tasks"
             case "fits-nowhere":
                 code, subject, step = "fits-nowhere", name, what_helps(name)
                 numbers = tuple(line for w in workers_of(snapshot) for line in _load_numbers(snapshot, w.name, name))

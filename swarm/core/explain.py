@@ -9,6 +9,7 @@ from swarm.core.fit import does_not_fit, misfit, what_helps
 from swarm.core.lanes import lane_of
 from swarm.core.liveness import Condition, condition, workers_of
 from swarm.core.loads import Outstanding, outstanding
+from swarm.core.nowhere import nowhere
 from swarm.core.placement import desired
 from swarm.core.releases import waits_for
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
@@ -137,7 +138,9 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
     loads = [(w, t) for w in ready for t in outstanding(snapshot).get(w.name, ()) if t.model == model]
     if loads:
         return [_load_reason(view, task) for view, task in loads]
-    reasons = [Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers")]
+    hopeless = nowhere(model, snapshot, settings)
+    reasons = [] if hopeless is None else [Reason("fits_nowhere", f"{hopeless}.", what_helps(model))]
+    reasons.append(Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers"))
     demand = demands(snapshot).get(model)
     for view in ready:
         why_not = misfit_reason(view, demand, snapshot, settings) if demand is not None else None

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from swarm.core.demand import Demand, demands
 from swarm.core.explain import Reason, misfit_reason
+from swarm.core.fit import what_helps
 from swarm.core.liveness import condition, workers_of
 from swarm.core.loads import known_models, outstanding
+from swarm.core.nowhere import nowhere
 from swarm.core.placement import Want, desired
 from swarm.core.releases import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
@@ -29,6 +31,9 @@ def explain_model(
     reasons = [*_paused(model, snapshot), *_held_back(model, snapshot)]
     if demand is not None or not reasons:
         reasons = [_demand(model, demand), *reasons]
+    hopeless = nowhere(model, snapshot, settings)
+    if hopeless is not None:
+        reasons.append(Reason("fits_nowhere", f"{hopeless}.", what_helps(model)))
     if installed_on is not None and not installed_on:
         reasons.append(Reason("not_installed", f"No server that answers has {model}.", f"swarm models pull {model}"))
     views = workers_of(snapshot)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from swarm.core.demand import Demand
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
+from swarm.core.worker import ModelTally
 from swarm.settings import Settings
 
 _FIRST_PAUSE_S = 10.0
+_LEAST_ON_CARD = 0.8
+"""Of a model's file at least so much comes to lie on the card: a table of words may stay in the computer's memory."""
 
 
 def misfit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
     """Why this worker cannot be given this model now, with the numbers; None if it can."""
     return (
-        _too_few_cards(view, demand.model, settings)
+        too_few_cards(view, demand.model, settings)
         or does_not_fit(view, demand, snapshot, settings)
         or failing(view, demand.model, settings)
     )
@@ -28,10 +31,18 @@ def failing(view: WorkerView, model: str, settings: Settings) -> str | None:
     left_s = pause_s - view.load_failed_s.get(model, 0.0)
     if left_s <= 0:
         return None
-    return f"{view.name} failed to load {model} {tally.load_failures}x in a row; tried again after a pause of {pause_s:.0f}s"
+    return f"{failing_words(view.name, model, tally)}; tried again after a pause of {pause_s:.0f}s"
 
 
-def _too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | None:
+def failing_words(worker: str, model: str, tally: ModelTally) -> str:
+    """Of a load that failed: how often, or that there is no such model."""
+    if tally.missing:
+        return f"the server of {worker} has no model {model}"
+    return f"{worker} failed to load {model} {tally.load_failures}x in a row"
+
+
+def too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | None:
+    """Says that the model is configured to need more cards than this worker has; None otherwise."""
     needed = next((spec.gpus_needed for name, spec in settings.models.items() if canonical_model(name) == model), 1)
     has = len(view.row.gpus) if view.row is not None else 0
     if needed <= max(1, has):
@@ -46,15 +57,32 @@ def does_not_fit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, sett
     Whoever found none although its size would fit may try again after a pause, while it holds nothing: some other
     program may have had the memory then.
     """
+    if not too_big(view, demand, snapshot, settings) and _may_try_again(view, demand, settings):
+        return None
+    return has_no_room(view, demand, snapshot, settings)
+
+
+def has_no_room(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+    """The same, as far as is known: also where another try is due."""
     memory_mib = card_memory_mib(view, snapshot)
     if memory_mib is None:
         return None
-    too_big = demand.size_mib > memory_mib and settings.llm.on_cpu_spill == "refuse"
-    if not too_big and (not _found_no_room(demand.model, memory_mib, snapshot) or _may_try_again(view, demand, settings)):
+    if not too_big(view, demand, snapshot, settings) and not _found_no_room(demand.model, memory_mib, snapshot):
         return None
     needs = f"{demand.size_mib} MiB" if demand.size_mib else "more"
     whose = f"card of {view.name} has" if view.row is None or len(view.row.gpu_uuids) == 1 else f"cards of {view.name} have"
     return f"{demand.model} does not fit: needs {needs}, the {whose} {memory_mib} MiB"
+
+
+def too_big(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> bool:
+    """Whether the model is known to take more than this worker's cards have, which is refused."""
+    memory_mib = card_memory_mib(view, snapshot)
+    return memory_mib is not None and demand.size_mib > memory_mib and settings.llm.on_cpu_spill == "refuse"
+
+
+def file_too_big(disk_mib: int, memory_mib: int) -> bool:
+    """Whether a model's file alone tells that it cannot be wholly on cards with so much memory."""
+    return disk_mib * _LEAST_ON_CARD > memory_mib
 
 
 def what_helps(model: str) -> str:

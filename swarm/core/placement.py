@@ -94,6 +94,8 @@ def _move_spare(board: Board, settings: Settings) -> None:
         if board.waiting(card.model):
             continue
         for demand in board.needy(settings.brain.max_wait_s):
+            if board.costs_too_much(demand.model):
+                continue
             own_s = board.demand[card.model].task_s if card.busy and card.model in board.demand else 0.0
             if demand.model not in card.refused and board.clear_s(demand.model) > demand.load_s + own_s:
                 why = f"nothing waits for {card.model} and {demand.waiting} tasks wait for {demand.model}"
@@ -146,7 +148,15 @@ def _gain_s(board: Board, card: Card, model: str) -> float:
     own = card.model
     load_s = board.demand[model].load_s
     slots = board.slots(model)
-    if own is None or own == model or model in card.refused or len(board.on(own)) < 2 or not slots or card.held_s < load_s:
+    if (
+        board.costs_too_much(model)
+        or own is None
+        or own == model
+        or model in card.refused
+        or len(board.on(own)) < 2
+        or not slots
+        or card.held_s < load_s
+    ):
         return 0.0
     before_s = board.clear_s(model)
     after_s = load_s + max(0.0, before_s - load_s) * slots / (slots + card.slots)

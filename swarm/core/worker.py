@@ -84,6 +84,8 @@ class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Loads that failed in a row; 0 again after a success. The brain waits longer after each."""
     no_room: bool = False
     """Its last load failed for want of memory on the card; ``size_mib`` is what it would have taken, where that is known."""
+    missing: bool = False
+    """Its last load failed because the server does not have it."""
     size_mib: int = 0
     size_vram_mib: int = 0
     context_length: int = 0

@@ -116,12 +116,14 @@ class ModelLedger:
         known = self._state.models.get(model, ModelTally())
         found = run.ending.result or {} if isinstance(run.ending, TaskFault) else {}
         facts: dict[str, Any] = {name: found[name] for name in _FACTS if name in found}
-        self._learn(model, **facts, no_room=bool(found.get("no_room")), load_failures=known.load_failures + 1)
+        facts |= {"no_room": bool(found.get("no_room")), "load_failures": known.load_failures + 1}
+        missing = isinstance(run.ending, TaskFault) and run.ending.kind == "model_missing"
+        self._learn(model, **facts, missing=missing)
 
     def _loaded(self, model: str, result: dict[str, Any]) -> None:
         self._state.model = model
         facts: dict[str, Any] = {name: result[name] for name in _FACTS if name in result}
-        facts |= {"load_failures": 0, "no_room": False}
+        facts |= {"load_failures": 0, "no_room": False, "missing": False}
         if not result.get("already_loaded"):
             known = self._state.models.get(model, ModelTally())
             facts |= {"loads": known.loads + 1, "load_s": known.load_s + float(result.get("load_s") or 0.0)}

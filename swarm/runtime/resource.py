@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
+from swarm.core.fit import file_too_big
 from swarm.core.gpu import GpuReading
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.modelserver import Loaded, ModelServer, ModelTable, spilled_words
@@ -42,9 +43,11 @@ class ResourceExecutor:
         log: logging.Logger,
         pin: PinProof | None = None,
         on_stuck: Callable[[str, float], None] = lambda _model, _began_s: None,
+        memory_mib: int | None = None,
+        disk_mib: Callable[[str], int] = lambda _model: 0,
     ) -> None:
         """``pin`` proves that a load came to the right card; ``on_stuck`` is told of a model, and when it was ordered out
-        (monotonic), that does not go.
+        (monotonic), that does not go. ``memory_mib``: of its cards together; ``disk_mib``: of a model's file; 0: not known.
         """
         self._server = server
         self._settings = settings
@@ -52,6 +55,8 @@ class ResourceExecutor:
         self._log = log
         self._pin = pin
         self._on_stuck = on_stuck
+        self._memory_mib = memory_mib
+        self._disk_mib = disk_mib
         self._one_at_a_time = threading.Lock()
 
     def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
@@ -78,6 +83,7 @@ class ResourceExecutor:
         if present is not None and not refusal(present, self._models, on_cpu_spill=self._policy):
             return Trail(result={**_facts(present), "already_loaded": True, "load_s": 0.0})
         capabilities = self._server.show(model, PS_TIMEOUT_S).capabilities  # a missing model must not cost the loaded one
+        self._check_file(model)
         self._log.info("Loading model %s (task %s)", model, task.task_id)
         for other in held:
             self._unload(other.name, stopper)
@@ -100,6 +106,15 @@ class ResourceExecutor:
             self._check_pin(self._pin, loaded, before, stopper)
         self._log.info("Model loaded: %s in %.1fs, %s", model, load_s, _size_words(loaded))
         return Trail(result={**_facts(loaded), "load_s": round(load_s, 3), "total_s": round(time.monotonic() - began_s, 3)})
+
+    def _check_file(self, model: str) -> None:
+        """A model whose file alone is too big must not cost the loaded one either."""
+        if self._policy != "refuse" or self._memory_mib is None:
+            return
+        disk_mib = self._disk_mib(model)
+        if file_too_big(disk_mib, self._memory_mib):
+            message = f"{model} does not fit: its file alone has {disk_mib} MiB, the card {self._memory_mib} MiB"
+            raise TaskFault("deterministic", "does_not_fit", message, {"size_mib": disk_mib, "no_room": True})
 
     def _proven(self, model: str, stopper: _Stopper) -> Loaded:
         """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again."""

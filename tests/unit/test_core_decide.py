@@ -306,6 +306,36 @@ def test_a_model_that_found_no_room_is_tried_on_no_card_of_that_size_and_costs_n
     assert f'[models."{MODEL}"]' in warned.reason
 
 
+def test_a_model_of_which_nobody_knows_what_it_takes_costs_one_hot_card_at_a_time():
+    hot = [a_worker(f"worker-{n}", holding="a:1", gpu=n, held_s=1e6) for n in range(3)]
+    fresh = llm_waiting(500, unserved_s=1e6)
+    assert loads(workers=hot, lanes=[fresh]) == [("worker-0", MODEL)]
+    trying = [fresh, load_waiting("worker-0")]
+    assert loads(workers=hot, lanes=trying) == [], "the first is still on its way"
+    known = {MODEL: ModelTally(loads=1, load_s=1.0, size_mib=3000)}
+    learned = [a_worker("worker-0", holding=MODEL, gpu=0, learned=known), *hot[1:]]
+    assert loads(workers=learned, lanes=[fresh]) == [("worker-1", MODEL), ("worker-2", MODEL)]
+    assert len(loads(workers=cold_workers(3), lanes=[fresh])) == 3, "cold cards have nothing to lose"
+
+
+def test_a_model_that_no_server_has_is_one_alarm_and_none_when_nobody_wants_it_any_more():
+    gone = {MODEL: ModelTally(load_failures=2, missing=True)}
+    workers = [a_worker(f"worker-{n}", gpu=n, learned=gone, load_failed_s={MODEL: 1.0}) for n in (1, 2)]
+    (warned,) = decided(Warn, workers=workers, lanes=[llm_waiting(3)])
+    assert (warned.key, warned.reason) == (f"model-missing:{MODEL}", f"3 tasks wait for {MODEL}, which no server has")
+    assert not decided(Warn, workers=workers)
+    one_has_it = [workers[0], a_worker("worker-2", gpu=2, holding=MODEL)]
+    assert not decided(Warn, workers=one_has_it, lanes=[llm_waiting(3)])
+
+
+def test_loads_that_fail_on_every_worker_are_told_as_such_while_somebody_waits():
+    broken = {MODEL: ModelTally(load_failures=3)}
+    workers = [a_worker(f"worker-{n}", gpu=n, learned=broken, load_failed_s={MODEL: 1.0}) for n in (1, 2)]
+    keys = {w.key for w in decided(Warn, workers=workers, lanes=[llm_waiting(1)], gpus=[a_card(1), a_card(2)])}
+    assert keys == {f"load-failed:worker-1:{MODEL}", f"load-failed:worker-2:{MODEL}"}, "it may fit well"
+    assert not decided(Warn, workers=workers)
+
+
 def test_a_load_for_which_there_turned_out_to_be_no_room_is_withdrawn_elsewhere():
     big = ModelTally(load_failures=1, no_room=True, size_mib=40000)
     tried = a_worker("worker-1", learned={MODEL: big}, load_failed_s={MODEL: 1.0})

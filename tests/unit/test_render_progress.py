@@ -90,8 +90,8 @@ def test_what_is_not_known_yet_is_left_out():
 def test_without_a_terminal_a_plain_line_every_few_seconds_and_at_the_end():
     out, now = io.StringIO(), [0.0]
     with Progress(out=out, every_s=5.0, clock=lambda: now[0]) as progress:
-        for _ in range(100):
-            progress.update(VIEW)
+        for n in range(100):
+            progress.update(msgspec.structs.replace(VIEW, done=VIEW.done + n))
             now[0] += 0.11
         progress.update(msgspec.structs.replace(VIEW, done=1316, state="finished"))
     lines = out.getvalue().splitlines()
@@ -99,6 +99,17 @@ def test_without_a_terminal_a_plain_line_every_few_seconds_and_at_the_end():
     assert "\x1b" not in out.getvalue()
     assert lines[-1].startswith("1,319/1,319 (100%)")
     assert "26/s items, 50s in all" in lines[-1], "over the whole, not of late"
+
+
+def test_a_line_that_tells_nothing_new_comes_once_a_minute():
+    out, now = io.StringIO(), [0.0]
+    with Progress(out=out, every_s=5.0, clock=lambda: now[0]) as progress:
+        for _ in range(130):
+            progress.update(msgspec.structs.replace(VIEW, elapsed_s=now[0]))
+            now[0] += 1.0
+        assert len(out.getvalue().splitlines()) == 3, "at the beginning, and after one and two minutes"
+        progress.update(msgspec.structs.replace(VIEW, failed=VIEW.failed + 1))
+        assert len(out.getvalue().splitlines()) == 4, "news comes at once"
 
 
 def test_quiet_is_quiet():

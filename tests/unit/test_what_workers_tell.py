@@ -79,9 +79,13 @@ def test_a_load_that_found_no_room_teaches_what_it_would_have_taken():
     run.ending = TaskFault("deterministic", "out_of_memory", "cudaMalloc failed", {"no_room": True})
     ledger.settled(run, "failed")
     assert state.models["big:70b"].no_room
+    run.ending = TaskFault("deterministic", "model_missing", "not found")
+    ledger.settled(run, "failed")
+    assert (state.models["big:70b"].no_room, state.models["big:70b"].missing) == (False, True)
+    assert state.tally.failed == state.tally.completed == 0, "loads are no tasks of anybody's"
     run.ending = Trail(result={"size_mib": 40_000})
     ledger.ended(run)
-    assert (state.models["big:70b"].no_room, state.models["big:70b"].load_failures) == (False, 0)
+    assert (state.models["big:70b"].missing, state.models["big:70b"].load_failures) == (False, 0)
 
 
 class World:

@@ -67,6 +67,25 @@ def test_a_missing_model_does_not_cost_the_loaded_one():
     assert server.calls == []
 
 
+@pytest.mark.parametrize(
+    ("policy", "disk_mib", "fits"), [("refuse", 2000, False), ("refuse", 1200, True), ("allow", 2000, True)]
+)
+def test_a_file_that_is_too_big_does_not_cost_the_loaded_one(policy, disk_mib, fits):
+    server = FakeServer(held=[FakeLoaded("b:latest")])
+    sizes = {"memory_mib": 1000, "disk_mib": lambda model: disk_mib if model == "a:latest" else 0}
+    executor = ResourceExecutor(
+        server, LlmSettings(on_cpu_spill=policy), models=MODELS, log=logging.getLogger("worker-1"), **sizes
+    )
+    task = claim_of(load("l1", "a"))
+    if fits:
+        executor.run(task, cancel=Cancel(), progress=lambda n: None)
+        return
+    with pytest.raises(TaskFault, match="its file alone has 2000 MiB, the card 1000 MiB") as refused:
+        executor.run(task, cancel=Cancel(), progress=lambda n: None)
+    assert refused.value.result == {"no_room": True, "size_mib": 2000}
+    assert server.calls == []
+
+
 def test_spill_is_refused_with_the_numbers_and_undone():
     server = FakeServer(vram_mib=600)
     refused = fault(server, load("l1", "a"))

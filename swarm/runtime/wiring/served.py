@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from swarm.clock import SystemClock
+from swarm.core.faults import TaskFault
 from swarm.core.plan import WorkerPlan
-from swarm.core.task import TaskClass
+from swarm.core.task import TaskClass, canonical_model
 from swarm.files.images import read_image
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.hands import ServerHands
@@ -57,13 +58,30 @@ def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: 
     pin = _pin(options, plan, log)
     if pin is not None:
         probe = PinnedProbe(probe, pin)
-    resource = ResourceExecutor(server, limits, models=settings.models, log=log, pin=pin, on_stuck=server.unload_stuck)
+    resource = ResourceExecutor(
+        server,
+        limits,
+        models=settings.models,
+        log=log,
+        pin=pin,
+        on_stuck=server.unload_stuck,
+        memory_mib=plan.vram_mib,
+        disk_mib=lambda model: _disk_mib(client, model),
+    )
     asking = LlmExecutor(server, settings.llm, models=settings.models, read_image=read_image)
     answering = with_answers(asking, layout, settings, client, simulated=plan.simulated, log=log)
     llm = WithResults(answering, lambda task_id: read_ended(layout, task_id))
     return Served(
         executors={TaskClass.LLM: llm, TaskClass.RESOURCE: resource}, probe=probe, cards=_cards(options, plan, hands, log)
     )
+
+
+def _disk_mib(client: OllamaClient, model: str) -> int:
+    """Size of a model's file; 0 where the server does not say."""
+    try:
+        return next((m.size_mib for m in client.tags() if canonical_model(m.name) == model), 0)
+    except TaskFault:
+        return 0
 
 
 def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:
