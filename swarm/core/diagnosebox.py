@@ -145,7 +145,8 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
             subject="box",
             what=f"there is no program {evidence.binary!r} to serve models",
             evidence=(f"ollama.binary = {evidence.binary!r}, not found on the PATH",),
-            next="install Ollama (https://ollama.com/download), or set ollama.binary to its path",
+            next="install Ollama (https://ollama.com/download), or set [ollama] binary to its path; "
+            "a running server is used with ollama_url in [[workers]]",
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
-from swarm.errors import ModelServerError
+from swarm.errors import ConfigError, ModelServerError
 from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.spec import ServerSpec
 from swarm.proc.child import Child, Exit
@@ -22,6 +22,10 @@ from swarm.proc.markers import find_marked, kill_marked
 from swarm.proc.notes import read_note, remove_note, write_note
 from swarm.proc.ports import describe, is_free, who_listens
 
+GET_OLLAMA = (
+    "install Ollama (https://ollama.com/download), or set [ollama] binary to its path; or name a running server "
+    "(ollama_url in [[workers]]); or try --simulate 4"
+)
 ORPHAN_GRACE_S = 2.0
 """Between SIGTERM and SIGKILL of what an earlier life left behind; short, since the caller waits."""
 log = logging.getLogger(__name__)
@@ -39,14 +43,23 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_binary(spec: ServerSpec) -> str:
-    """Path of the program to run. Raises ``ModelServerError`` saying how to get it."""
-    binary = shutil.which(spec.argv[0], path=spec.env.get("PATH", os.defpath))
+    """Path of the program to run. Raises ``ConfigError`` saying how to get it."""
+    name = spec.argv[0]
+    binary = shutil.which(name, path=spec.env.get("PATH", os.defpath))
     if binary is None:
-        raise ModelServerError(
-            f"there is no program {spec.argv[0]!r} to serve models for {spec.worker}",
-            hint="install Ollama (https://ollama.com/download), set ollama.binary, or try --simulate 4",
+        raise ConfigError(
+            f"there is no program to serve models for {spec.worker}: [ollama] binary = {name!r} {_why_no_program(name)}",
+            hint=GET_OLLAMA,
         )
     return binary
+
+
+def _why_no_program(name: str) -> str:
+    if os.sep not in name:
+        return "is not on the PATH"
+    if os.path.isdir(name):
+        return "is a directory"
+    return "may not be executed" if os.path.exists(name) else "does not exist"
 
 
 class ServerProcess:
@@ -90,7 +103,7 @@ class ServerProcess:
         """Adopt the running server of an earlier supervisor if it is the right one, else start a new one.
 
         Orphans of an earlier life are ended first; other people's processes are named, never touched. Returns a line for
-        the log. Raises ``ModelServerError``: no such program, port taken, orphan that cannot be killed.
+        the log. Raises ``ConfigError``: no such program; ``ModelServerError``: port taken, orphan that cannot be killed.
         """
         adopted = self.adopt()
         if adopted:

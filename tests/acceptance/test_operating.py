@@ -215,3 +215,16 @@ def test_the_incident_is_told_by_the_logs():
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "death: as it should be" in done.stdout
+
+
+def test_without_a_program_to_serve_models_nothing_starts_and_the_configuration_is_to_blame(tmp_path):
+    with user(tmp_path) as someone:
+        config = tmp_path / "swarm.toml"
+        config.write_text(f'[ollama]\nbinary = "no-such-ollama"\n[[workers]]\nname = "w"\nport = {free_port()}\n')
+        prompts = str(someone.prompts(1))
+        run = ("run", prompts, "-o", str(tmp_path / "out.jsonl"), "--model", "m")
+        for words in (("up",), ("up", "--detach"), run, ("serve", "w"), ("worker", "w")):
+            refused = someone.run(*words, "--config", str(config))
+            assert refused.returncode == 2, (words, refused.stderr)
+            assert "binary = 'no-such-ollama' is not on the PATH" in refused.stderr, words
+        assert "install Ollama" in someone.run("doctor", "--config", str(config)).stdout

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from swarm.core.plan import plan_workers
-from swarm.errors import ModelServerError
+from swarm.errors import ConfigError, ModelServerError
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import ServerSpec, server_spec
 from swarm.proc.identity import is_same, of_pid
@@ -213,12 +213,25 @@ def test_a_note_that_names_an_innocent_process_is_not_believed(spec, serve, star
         innocent.communicate()
 
 
-@pytest.mark.parametrize("argv", [("no-such-ollama", "serve")])
-def test_a_missing_binary_says_how_to_get_it(spec, serve, argv):
-    missing = msgspec.structs.replace(spec, argv=argv)
-    with pytest.raises(ModelServerError, match="no-such-ollama") as caught:
+@pytest.mark.parametrize(
+    ("binary", "why"),
+    [
+        ("no-such-ollama", "is not on the PATH"),
+        ("/no/such/ollama", "does not exist"),
+        ("./folder", "is a directory"),
+        ("./file", "may not be executed"),
+    ],
+)
+def test_a_missing_binary_is_a_wrong_configuration_and_says_how_to_get_it(spec, serve, binary, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch(mode=0o600)
+    missing = msgspec.structs.replace(spec, argv=(binary, "serve"))
+    with pytest.raises(ConfigError, match=f"binary = '{binary}' {why}") as caught:
         serve(missing).start()
-    assert "--simulate" in (caught.value.hint or "")
-    with pytest.raises(ModelServerError):
+    assert caught.value.exit_code == 2
+    for word in ("ollama.com/download", "[ollama] binary", "ollama_url", "--simulate"):
+        assert word in (caught.value.hint or "")
+    with pytest.raises(ConfigError):
         find_binary(missing)
     assert family(spec) == []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from swarm.clock import SystemClock
 from swarm.errors import ConfigError, LockHeld
 from swarm.ollama.quarantine import QuarantineBook
-from swarm.ollama.server import ServerProcess
+from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import ServerSpec, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe
@@ -30,13 +30,14 @@ def run_server(options: RunOptions, worker: str) -> int:
     """Keep this worker's server running until told to stop; returns the exit status.
 
     A running server of an earlier host is adopted. Raises ``LockHeld`` when a supervisor or another host keeps it,
-    ``ConfigError`` for a worker without a server of its own.
+    ``ConfigError`` for a worker without a server of its own, and where there is no program to serve models.
     """
     plan = own_plan(options, worker)
     if not plan.owns_server:
         where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it does cpu and script work only"
         raise ConfigError(f"{worker} has no server of its own: {where}")
     spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
+    find_binary(spec)
     queue = open_root(options)
     _refuse_supervised(queue.layout, worker)
     name = f"{HOST_PREFIX}{worker}"

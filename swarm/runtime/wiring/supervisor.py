@@ -71,7 +71,7 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
 def _plans(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]:
     """Who works where, and which cards there were to choose from.
 
-    Raises ``ConfigError``; ``ModelServerError`` when there is no program to serve models.
+    Raises ``ConfigError``, also when there is no program to serve models.
     """
     if options.simulate:
         return _simulated_plans(options, options.simulate), Visibility()

@@ -10,29 +10,35 @@ import random
 import msgspec
 
 from swarm.clock import SystemClock
-from swarm.core.plan import WorkerPlan, plan_workers
+from swarm.core.plan import HOST, WorkerPlan, plan_workers
 from swarm.core.retry import crash_delay_s
 from swarm.core.task import Attempt, TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
 from swarm.errors import ConfigError, EngineError, StorageFault
 from swarm.ollama.client import OllamaClient
+from swarm.ollama.server import find_binary
+from swarm.ollama.spec import server_spec
+from swarm.proc.ports import is_free
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
 from swarm.runtime.loop import run_loop
 from swarm.runtime.ports import Executor
 from swarm.runtime.signals import StopWish, install
+from swarm.runtime.supervisor import NAME as SUPERVISOR
 from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.look import visible_reader
-from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import RunOptions, living, lock_held, logging_as, open_root, own_row
 from swarm.runtime.wiring.remains import immortal_remains
+from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.served import served_parts
 from swarm.runtime.worker import Worker
 from swarm.runtime.workerparts import WorkerPorts, worker_config
 from swarm.taskqueue.bell import FileBell
 from swarm.taskqueue.claims import WorkerFileQueue
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.takeback import take_back
 
 
@@ -40,6 +46,7 @@ def run_worker(options: RunOptions, name: str) -> int:
     """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``, ``EngineError``."""
     plan = own_plan(options, name)
     queue = open_root(options)
+    _refuse_without_server(plan, options, queue.layout)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
         for line in queue.join():
             log.warning("%s", line)
@@ -80,6 +87,13 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
         raise ConfigError(f"no worker is called {name}", hint=hint)
     return found
+
+
+def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout) -> None:
+    """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
+    kept = lock_held(layout, SUPERVISOR) or lock_held(layout, f"{HOST_PREFIX}{plan.name}")
+    if plan.owns_server and plan.port is not None and not kept and is_free(HOST, plan.port):
+        find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
 
 
 def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
