@@ -40,18 +40,12 @@ def fsck(
     from swarm.errors import EXIT_TASKS_FAILED
     from swarm.taskqueue import fsck as checks
     from swarm.taskqueue.layout import Layout
-    from swarm.taskqueue.presence import Presence
     from swarm.taskqueue.storage import Storage
 
     settings = existing(root, config)
     layout = Layout(os.path.abspath(settings.queue.root))
-    present = Presence(layout) if repair else None
-    try:
-        findings = checks.look(layout)
-        done = checks.repair(layout, Storage(settings.queue.durability, layout.root), findings) if repair else ()
-    finally:
-        if present is not None:
-            present.leave()
+    findings = checks.look(layout)
+    done = checks.repair(layout, Storage(settings.queue.durability, layout.root), findings) if repair else ()
     left = tuple(f for f in findings if f not in done)
     show({"clean": not left, "findings": left, "repaired": done}, _blocks(left, done), as_json=as_json)
     if left:

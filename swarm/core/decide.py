@@ -53,7 +53,7 @@ def decide(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Decision, ...]:
 def _take_back_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     """The free life lock is proof enough; ages play no part."""
     for view in workers_of(snapshot):
-        if not view.alive and (view.claims > 0 or view.left_journal):
+        if not view.alive and view.claims > 0:
             yield RecoverWorker(worker=view.name, reason=f"Worker {view.name} died holding {view.claims} tasks")
 
 

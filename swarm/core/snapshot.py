@@ -64,8 +64,6 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """The same for the work loop's turn counter."""
     claims: int = 0
     """Files in its processing directory."""
-    left_journal: bool = False
-    """It is dead, and what its journal tells of has not been put away."""
     held_s: float = 0.0
     """Since the observer last saw the model it holds change."""
     load_failed_s: dict[str, float] = msgspec.field(default_factory=dict)

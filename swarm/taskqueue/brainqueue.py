@@ -11,7 +11,7 @@ from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, Ho
 from swarm.core.task import TaskError, TaskState
 from swarm.entries import list_inside
 from swarm.errors import TaskInvalid
-from swarm.taskqueue import dropins, journal, lookup, registry
+from swarm.taskqueue import dropins, lookup, registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, returned_bucket
@@ -115,8 +115,7 @@ class BrainFileQueue:
             heartbeat = None
         held = sum(1 for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
         alive = is_held(self._layout, name)
-        left = not alive and journal.left_by(self._layout, name)
-        return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held, left_journal=left)
+        return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held)
 
     def file_drop_in(self, file_name: str) -> str:
         """Check one drop-in and move it on; returns a line for the log."""

@@ -18,12 +18,10 @@ from swarm.entries import is_file
 from swarm.errors import StorageFault
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import returned_bucket
-from swarm.taskqueue.journal import Journal, void_records
 from swarm.taskqueue.lanecounts import LaneCounts
-from swarm.taskqueue.layout import Layout, TaskName, task_file
+from swarm.taskqueue.layout import Layout, TaskName
 from swarm.taskqueue.occupied import Occupied
 from swarm.taskqueue.pauses import PauseBook
-from swarm.taskqueue.redo import Redo
 from swarm.taskqueue.settle import Ended, Ending, Settler
 from swarm.taskqueue.storage import Storage, storage_faults
 from swarm.taskqueue.tails import Tails
@@ -48,7 +46,6 @@ class WorkerFileQueue:
         self._pauses = PauseBook(layout)
         self._cancels = Occupied(layout.cancels)
         self._no_tails = Tails(storage, ())
-        self._journal = Journal(layout, worker) if storage.full else None
 
     @property
     def lost_races(self) -> int:
@@ -67,7 +64,7 @@ class WorkerFileQueue:
         return self.exchange((Finish(claim, state, trail),), None).done[0]
 
     def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor | None) -> Exchanged:
-        """Record outcomes and claim what is wanted then, durable together: by one write into the journal, or two flushes.
+        """Record outcomes and claim what is wanted then, durable together: two flushes, however many there are.
 
         Raises ``StorageFault`` when that could not be done: say the same finishes again, what was recorded is known again.
         What was claimed goes back before anything else is claimed.
@@ -87,43 +84,15 @@ class WorkerFileQueue:
             self._tell_of(finishes)
         return Exchanged(tuple([e.done for e in ended]), tuple(taken.claims), taken.fault)
 
-    def close(self) -> None:
-        """Nothing is claimed or finished any more. Raises ``StorageFault``; then the next start does what is left."""
-        if self._journal is not None:
-            with storage_faults("the journal could not be put away"):
-                self._journal.close()
-
     def _commit(self, endings: Sequence[Ending], tails: Tails, taken: Taken) -> Sequence[Ended]:
-        """Make outcomes and claims durable, and file the outcomes: who sees one may rely on it."""
+        """Flush the outcomes' bytes, file them, flush the names: no name may say what its file does not hold yet."""
         if not (endings or taken.claims):
             return ()
-        if self._journal is not None and all(tails.there):
-            with self._journal.turn:
-                if self._journal.write(self._moves(endings, tails, taken)):
-                    return self._filed(endings, tails)
         tails.flush()
         ended = self._settler.file(endings, tails)
         if self._storage.full:
             self._flush_names(ended, claimed=bool(taken.places))
         return ended
-
-    def _filed(self, endings: Sequence[Ending], tails: Tails) -> Sequence[Ended]:
-        ended = self._settler.file(endings, tails)
-        if not all(e.done for e in ended):
-            pairs = zip(endings, ended, tails.contents(), strict=True)
-            void_records(self._layout, [(e.task_id, data) for e, done, data in pairs if not done.done])
-        return ended
-
-    def _moves(self, endings: Sequence[Ending], tails: Tails, taken: Taken) -> list[Redo]:
-        skip = len(self._layout.root) + 1
-        moves = [
-            Redo(e.path[skip:], self._layout.terminal(e.state, e.task_id)[skip:], data)
-            for e, data in zip(endings, tails.contents(), strict=True)
-        ]
-        for claim, content in zip(taken.claims, taken.contents, strict=True):
-            bucket, name = taken.places[claim.path]
-            moves.append(Redo(f"{bucket[skip:]}/{task_file(*name)}", claim.path[skip:], content))
-        return moves
 
     def _ending(self, finish: Finish) -> Ending:
         claim, state, trail = finish

@@ -13,7 +13,6 @@ from swarm.taskqueue.bell import FileBell, ring
 from swarm.taskqueue.brainqueue import BrainFileQueue
 from swarm.taskqueue.claims import WorkerFileQueue
 from swarm.taskqueue.ids import new_id
-from swarm.taskqueue.presence import Presence
 from swarm.taskqueue.producer import Producer
 from swarm.taskqueue.purge import purge, purge_batches
 from swarm.taskqueue.reader import QueueReader
@@ -28,17 +27,6 @@ class FileQueue(QueueReader):
     def __init__(self, root_path: str, durability: str = "full") -> None:
         super().__init__(root_path, durability)
         self._producer = Producer(self.layout, self.storage)
-        self._presence: Presence | None = None
-
-    def join(self) -> tuple[str, ...]:
-        """Be one of those who move tasks on, for as long as this object lasts; every method that needs it does it itself.
-
-        Who comes alone does again what a power cut has taken; returns a line for the log for each. Raises ``StorageFault``.
-        """
-        if self._presence is not None:
-            return ()
-        self._presence = Presence(self.layout)
-        return self._presence.restored
 
     def prepare(self) -> FileQueue:
         """Make the directories that are missing and check their modes. Raises ``QueueError``, ``StorageFault``."""
@@ -59,27 +47,22 @@ class FileQueue(QueueReader):
 
     def cancel(self, task_id: str, reason: str) -> str:
         """See ``people.cancel``."""
-        self.join()
         return people.cancel(self.layout, self.storage, task_id, reason)
 
     def retry(self, task_id: str) -> str:
         """See ``people.retry``."""
-        self.join()
         return people.retry(self.layout, self.storage, task_id)
 
     def cancel_many(self, task_ids: Iterable[str], reason: str) -> Cancelled:
         """See ``batchwork.cancel_tasks``."""
-        self.join()
         return cancel_tasks(self.layout, self.storage, task_ids, reason)
 
     def retry_many(self, task_ids: Iterable[str]) -> int:
         """See ``batchwork.retry_tasks``."""
-        self.join()
         return retry_tasks(self.layout, self.storage, task_ids)
 
     def worker_view(self, worker: str) -> WorkerFileQueue:
         """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
-        self.join()
         return WorkerFileQueue(self.layout, self.storage, worker)
 
     def brain_view(
@@ -95,7 +78,6 @@ class FileQueue(QueueReader):
         ``count_finished``: what lies finished is counted too, for retention by number. ``ready_only``: for a brain that goes
         on looking; of what is blocked it is told only what may matter now.
         """
-        self.join()
         return BrainFileQueue(
             self.layout, self.storage, crash_rule, end_remains, count_finished=count_finished, ready_only=ready_only
         )
@@ -106,7 +88,6 @@ class FileQueue(QueueReader):
 
     def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
         """See ``purge.purge``."""
-        self.join()
         return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
 
     def purge_batches(self, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False) -> tuple[str, ...]:

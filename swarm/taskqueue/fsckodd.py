@@ -27,7 +27,7 @@ def odd_entries(layout: Layout) -> Iterator[Finding]:
     yield from _drop_ins(layout)
     yield from _staged(layout)
     flat = (layout.batches, layout.feeds, layout.control, layout.heartbeats, layout.logs)
-    for folder in (*flat, layout.sessions, layout.cancels, layout.journal, f"{layout.workers}/{_REQUESTS}"):
+    for folder in (*flat, layout.sessions, layout.cancels, f"{layout.workers}/{_REQUESTS}"):
         yield from _files(folder)
     yield from _files(layout.workers, folders=(_REQUESTS,))
     yield from _files(layout.outbox, folders=(_GIVEN_UP,))
@@ -36,8 +36,10 @@ def odd_entries(layout: Layout) -> Iterator[Finding]:
         yield from _files(f"{layout.cache}/{part}")
         yield from _foreign(f"{layout.cache}/{part}", "cache/ holds 256 directories of answers", folder=True)
     for name in list_inside(layout.corrupt):
-        if name.endswith(".reason"):
-            yield from _foreign(f"{layout.corrupt}/{name}", "the reason why something was set aside is a file")
+        path = f"{layout.corrupt}/{name}"
+        status = status_of(path) if name.endswith(".reason") else None
+        if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was set aside
+            yield aside("odd", path, f"it {words}, and the reason why something was set aside is a file")
 
 
 def _answers(layout: Layout) -> Iterator[str]:

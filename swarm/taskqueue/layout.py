@@ -86,7 +86,6 @@ class Layout:
         self.staging = f"{root}/.staging"
         self.cancels = f"{root}/.cancel"
         self.sessions = f"{root}/.sessions"
-        self.journal = f"{root}/.journal"
         self.control = f"{root}/control"
         self.pauses = f"{root}/control/pauses.json"
         self.counts = f"{root}/control/counts"
@@ -96,7 +95,7 @@ class Layout:
         """All directories of a queue root, the root first."""
         states = tuple(f"{self.root}/{name}" for name in STATE_DIRS)
         seen = (self.batches, self.workers, self.heartbeats, self.logs, self.control)
-        return (self.root, *states, *seen, self.staging, self.cancels, self.sessions, self.journal)
+        return (self.root, *states, *seen, self.staging, self.cancels, self.sessions)
 
     def lane(self, lane: str) -> str:
         """Directory of a lane."""

@@ -19,7 +19,6 @@ from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.cancelling import Canceller, cancel_marks, list_children, mapped_task
 from swarm.taskqueue.corrupt import find_set_aside
-from swarm.taskqueue.journal import void_records
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.notes import owe_for
 from swarm.taskqueue.producer import waits
@@ -77,22 +76,20 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
     with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
-        content = read_regular(located.path, codec.MAX_FILE_BYTES)
-        parts = codec.parse(content)
+        parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
         _check_needs(layout, parts)
         if parts.trail.children is not None:
             _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
         with BatchBook(layout, storage).putting_back(parts.task.batch_id):
-            lane = _put_back(layout, storage, located.path, content, parts)
+            lane = _put_back(layout, storage, located.path, parts)
     ring(layout)
     return lane
 
 
-def _put_back(layout: Layout, storage: Storage, path: str, content: bytes, parts: codec.Parts) -> str:
+def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -> str:
     task_id, lane = parts.task.task_id, lane_of(parts.task)
     forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
     tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
-    void_records(layout, ((task_id, content),))
     rewrite_tail(storage, path, parts.body_size - 1, tail)
     forget_cancel(layout, task_id)
     owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told

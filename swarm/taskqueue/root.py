@@ -13,7 +13,7 @@ from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import DIR_MODE, Storage, storage_faults
 
 log = logging.getLogger(__name__)
-_FILE_NAME = re.compile(r".*\.(json|jsonl|lock|log|err)(\.[0-9]+)?|void|counts", re.DOTALL).fullmatch
+_FILE_NAME = re.compile(r".*\.(json|jsonl|lock|log|err)(\.[0-9]+)?|counts", re.DOTALL).fullmatch
 """Names of our files in the flat directories."""
 
 
@@ -28,7 +28,7 @@ def prepare(layout: Layout, storage: Storage) -> None:
             if status_of(path) is None:
                 storage.make_dir(path)
             _check(path)
-    for folder in (layout.workers, layout.heartbeats, layout.logs, layout.control, layout.sessions, layout.journal):
+    for folder in (layout.workers, layout.heartbeats, layout.logs, layout.control, layout.sessions):
         _clear_ways(storage, folder)
 
 

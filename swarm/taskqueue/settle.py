@@ -70,7 +70,7 @@ class Settler:
     def file(self, endings: Sequence[Ending], tails: Tails) -> list[Ended]:
         """Move each file whose trail is durable to its terminal place, never over a record.
 
-        The names are not flushed: nobody may be told before the ``folder`` of each is, or a journal has them. A record
+        The names are not flushed: nobody may be told before the ``folder`` of each is. A record
         that exists already stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was
         recorded is known again.
         """

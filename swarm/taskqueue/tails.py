@@ -25,7 +25,6 @@ class Tails:
     def __init__(self, storage: Storage, tails: Sequence[Tail]) -> None:
         self._storage = storage
         self._open: list[int] = []
-        self._ends: list[int] = []
         self.there: list[bool] = []
         """For each: whether its file was there."""
         try:
@@ -45,13 +44,8 @@ class Tails:
         self.there.append(True)
         write_all(fd, tail, offset)
         end = offset + len(tail)
-        self._ends.append(end)
         if os.lseek(fd, 0, os.SEEK_END) > end:
             os.ftruncate(fd, end)
-
-    def contents(self) -> list[bytes]:
-        """What the files hold now, of those that were there, in turn. Raises ``OSError`` for one that was cut meanwhile."""
-        return [_read(fd, end) for fd, end in zip(self._open, self._ends, strict=True)]
 
     def flush(self) -> None:
         """Make them durable, together (full durability only)."""
@@ -66,16 +60,6 @@ class Tails:
     def _close(self) -> None:
         for fd in self._open:
             os.close(fd)
-
-
-def _read(fd: int, size: int) -> bytes:
-    data = os.pread(fd, size, 0)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), len(data))
-        if not more:
-            raise OSError(errno.EIO, "a task's file was cut by somebody else while its outcome was written")
-        data += more
-    return data
 
 
 def rewrite_tail(storage: Storage, path: str, offset: int, tail: bytes) -> None:

@@ -12,7 +12,7 @@ from swarm.clock import SystemClock
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.entries import list_names, printable, status_of
 from swarm.errors import StorageFault, TaskInvalid
-from swarm.taskqueue import codec, journal
+from swarm.taskqueue import codec
 from swarm.taskqueue.layout import Layout, TaskName, parse_task_file
 from swarm.taskqueue.settle import Settler
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -44,8 +44,6 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
             lines.append(taker.take_entry(name))
         except StorageFault as fault:  # one that cannot be moved holds up no other
             kept.append(fault)
-    with storage_faults(f"the journal of {worker} cannot be put away"):
-        journal.forget(layout, worker)
     if kept:
         for line in filter(None, lines):
             log.info("%s", line)

@@ -25,13 +25,11 @@ Place = tuple[str, TaskName]
 class Taken:
     """What was taken and is not flushed yet: where each came from, by its path now, and the claims."""
 
-    __slots__ = ("claims", "contents", "fault", "places")
+    __slots__ = ("claims", "fault", "places")
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
         self.claims: list[Claim] = []
-        self.contents: list[bytes] = []
-        """The file of each claim."""
         self.fault: StorageFault | None = None
         """Why it stopped early; what was taken before holds all the same."""
 
@@ -59,7 +57,7 @@ class Taker:
                 while (lanes := lanes_for(taken.claims)) and (one := self._take(lanes)) is not None:
                     path, place = one
                     try:
-                        claim, content = self._open(path, place[1])
+                        claim = self._open(path, place[1])
                     except FileNotFoundError:
                         continue
                     except BaseException:
@@ -68,7 +66,6 @@ class Taker:
                     if claim is not None:
                         taken.places[path] = place
                         taken.claims.append(claim)
-                        taken.contents.append(content)
         except StorageFault as fault:
             taken.fault = fault
 
@@ -130,18 +127,16 @@ class Taker:
                 self._buckets.move_in(path, lane, bucket, *name)
             del self._in_hand[path]
 
-    def _open(self, path: str, name: TaskName) -> tuple[Claim | None, bytes]:
+    def _open(self, path: str, name: TaskName) -> Claim | None:
         """Read what was claimed, by the name it had; what is no task goes to ``corrupt`` and None comes back."""
-        content = b""
         try:
-            content = read_regular(path, codec.MAX_FILE_BYTES)
-            parts = codec.parse(content)
+            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
             if parts.task.task_id != name.task_id:
                 raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
         except (TaskInvalid, ValueError) as exc:
             self._storage.set_aside(path, str(exc))
-            return None, content
-        claim = Claim(
+            return None
+        return Claim(
             task=parts.task,
             attempt=name.attempt + 1,
             worker=self._worker,
@@ -149,4 +144,3 @@ class Taker:
             body_size=parts.body_size,
             attempts=parts.trail.attempts,
         )
-        return claim, content

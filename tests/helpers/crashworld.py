@@ -186,7 +186,6 @@ def _drain(one: World) -> None:
         for lane in os.listdir(queue.layout.pending):
             while (claim := worker.claim([lane])) is not None:
                 assert worker.finish(claim, TaskState.COMPLETED, DONE)
-        worker.close()
 
     alive(one, work)
     states = whereabouts(one.open())

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from swarm.taskqueue import redo
 from tests.helpers.crashpoints import WRITES, Call
 
 FLUSHES = ("fsync", "syncfs")
@@ -80,7 +79,7 @@ class Disk:
                     self._tree[f"{folder}/{name}"] = _File(file.read())
 
     def cut(self, trace: Sequence[Call], state: State) -> dict[str, bytes | None]:
-        """What is there afterwards: path to content, None for directories."""
+        """What is there afterwards: path to content, None for directories. A file that had no name yet is gone."""
         kept = self._tree
         for number, call in enumerate(trace[: state.cut]):
             if number == state.names:
@@ -91,7 +90,8 @@ class Disk:
             self.apply(call._replace(data=call.data[: len(call.data) // 2]))
         if state.names == state.cut:
             kept = self._tree
-        return {path: None if file is None else file.after(state.content) for path, file in kept.items()}
+        named = {path: file for path, file in kept.items() if not os.path.basename(path).startswith("#")}
+        return {path: None if file is None else file.after(state.content) for path, file in named.items()}
 
     def apply(self, call: Call) -> None:
         """One call, as it went."""
@@ -102,20 +102,8 @@ class Disk:
         """Names and contents that a cut may take back now."""
         names = [p for p in self._fresh if p in self._tree]
         contents = [p for p, f in self._tree.items() if f is not None and f.now != f.safe]
-        told = self._told()
-        open_ = {*names, *contents, *self._unsure} - told
+        open_ = {*names, *contents, *self._unsure}
         return sorted(p for p in open_ if not any(h in p for h in HINTS) and not p.endswith(".staging"))
-
-    def _told(self) -> set[str]:
-        """Files that the journals hold as they are now, as far as the journals themselves are durable."""
-        told: dict[str, tuple[int, redo.Redo]] = {}
-        for path, file in self._tree.items():
-            if file is not None and "/.journal/" in path and path.endswith(".jsonl") and path not in self._fresh:
-                for number, line in redo.decode(file.safe):
-                    place = f"{self._root}/{line.now}"
-                    told[place] = max(told.get(place, (-1, line)), (number, line))
-        trees = self._tree
-        return {p for p, (_, line) in told.items() if (file := trees.get(p)) is not None and file.now == line.data}
 
     def _content(self, call: Call) -> None:
         if call.name == "syncfs":

@@ -104,7 +104,6 @@ class Swarm:
                 if all(self.queue.find(i) and self.queue.find(i).state is TaskState.COMPLETED for i in ids):
                     break
                 time.sleep(0.02)
-            worker.close()
         assert {i: self.queue.find(i).state for i in ids} == dict.fromkeys(ids, TaskState.COMPLETED)
 
 
@@ -123,7 +122,6 @@ def populated(tmp_path: Path, durability: str = "fast") -> Swarm:
         with living(queue, own_row(WORKER, "worker")):
             worker = queue.worker_view(WORKER)
             worker.finish(worker.claim([LANE]), state, DONE)
-            worker.close()
     queue.enqueue(llm(task_id="old-cancelled"))
     queue.cancel("old-cancelled", "test")
     manifest = Manifest(batch_id="b1", source="in", format="text", created_at="")

@@ -6,12 +6,12 @@ import pytest
 
 from swarm.errors import StorageFault
 from tests.helpers.crashbooks import MORE, check
-from tests.helpers.crashjournal import JOURNALLED
 from tests.helpers.crashpoints import FAULTS, WRITES, dies, failing, killer, recorded, short_writer, watched
 from tests.helpers.crashscenes import SCENARIOS as SINGLE
+from tests.helpers.crashturns import TURNS
 from tests.helpers.crashworld import impatient, judge, recover, same_again, world
 
-SCENARIOS = (*SINGLE, *MORE, *JOURNALLED)
+SCENARIOS = (*SINGLE, *MORE, *TURNS)
 
 LARGE = bool(os.environ.get("SWARM_TORTURE"))
 """``scripts/torture`` sets it: every pair instead of some."""

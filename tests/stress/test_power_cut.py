@@ -18,7 +18,7 @@ import pytest
 
 from swarm.core.claim import Finish
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.taskqueue import fsck, journal
+from swarm.taskqueue import fsck
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import LifeLock
 from tests.helpers.crashworld import LANE, MAY_REMAIN, WORKER, impatient, llm, spare_rule
@@ -124,12 +124,11 @@ def an_answer(claim, dice):
 
 
 def start_worker(root, seed):
-    """The child's pid and the pipe it speaks through. Of two workers one has a journal, small, so that it is turned over."""
+    """The child's pid and the pipe it speaks through."""
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_fd)
-        journal.BEGIN_AFTER, journal.SEGMENT_BYTES = (1, 128 << 10) if seed % 2 else (1 << 30, 1 << 20)
 
         def say(*facts):
             """Nothing after the cut: xfs then calls a directory flushed whose changes it has just thrown away."""

@@ -3,13 +3,13 @@
 import pytest
 
 from tests.helpers.crashbooks import MORE, check_after_cut
-from tests.helpers.crashjournal import JOURNALLED
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashscenes import SCENARIOS as SINGLE
+from tests.helpers.crashturns import TURNS
 from tests.helpers.crashworld import impatient, judge, recover, world
 from tests.helpers.powercut import Disk, states, write_out
 
-SCENARIOS = (*SINGLE, *MORE, *JOURNALLED)
+SCENARIOS = (*SINGLE, *MORE, *TURNS)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,6 @@ MAY_IMPORT = {
     "__main__": LEAVES | {"cli"},
 }
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "logging", "pathlib", "datetime", "secrets"}
-MOVERS = {"swarm.taskqueue." + name for name in ("people", "batchwork", "cancelling", "settle")}
 WIRING = PACKAGE / "runtime" / "wiring"
 
 
@@ -63,19 +62,3 @@ def test_imports_point_the_right_way(path):
             assert target in allowed, f"{room} may not import {name}"
         elif room == "core":
             assert name.split(".")[0] not in IMPURE, f"core is pure, {name} is not"
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_tasks_are_moved_through_a_queue_that_was_joined(path):
-    """After a power cut the journals come first: ``FileQueue`` sees to it."""
-    if room_of(path) != "taskqueue":
-        assert not MOVERS.intersection(names_in(path)), "there is a method of FileQueue for it"
-
-
-def names_in(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)

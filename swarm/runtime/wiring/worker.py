@@ -15,7 +15,7 @@ from swarm.core.retry import crash_delay_s
 from swarm.core.task import Attempt, TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
-from swarm.errors import ConfigError, EngineError, StorageFault
+from swarm.errors import ConfigError, EngineError
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.server import find_binary
 from swarm.ollama.spec import server_spec
@@ -48,8 +48,6 @@ def run_worker(options: RunOptions, name: str) -> int:
     queue = open_root(options)
     _refuse_without_server(plan, options, queue.layout)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
-        for line in queue.join():
-            log.warning("%s", line)
         taken_back = _take_back_own(queue, options, name, log)
         bell = queue.bell()
         wish = StopWish(bell.wake_self)
@@ -70,7 +68,6 @@ def run_worker(options: RunOptions, name: str) -> int:
             return run_loop(worker, wait=bell.wait, log=log)
         finally:
             bell.close()
-            _put_away(view, log)
 
 
 def own_plan(options: RunOptions, name: str) -> WorkerPlan:
@@ -131,13 +128,6 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
         log.warning("%s", line)
     queue.ring()
     return len(lines)
-
-
-def _put_away(view: WorkerFileQueue, log: logging.Logger) -> None:
-    try:
-        view.close()
-    except StorageFault as fault:
-        log.warning("%s; the next start does what is left", fault)
 
 
 def _worker(

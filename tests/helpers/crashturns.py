@@ -1,0 +1,69 @@
+"""Whole lives of a worker's claims: turn after turn to the end of a lane, and a dead letter that is tried again."""
+
+from __future__ import annotations
+
+from swarm.core.claim import Finish
+from swarm.core.task import TaskError, TaskState, Trail
+from swarm.taskqueue.filequeue import FileQueue
+from tests.helpers import crashscenes
+from tests.helpers.crashworld import DONE, LANE, LONG, WORKER, Scenario, World, alive, llm
+
+
+def twelve_waiting(one: World) -> None:
+    """Enough for several turns."""
+    for number in range(12):
+        one.say("accepted", one.open().enqueue(llm(task_id=f"t{number:02}")))
+
+
+def one_by_one(one: World) -> None:
+    """Finish one and claim the next, to the end of the lane."""
+
+    def work(queue: FileQueue) -> None:
+        worker = queue.worker_view(WORKER)
+        held = worker.exchange((), lambda taken: () if taken else [LANE]).claims
+        while held:
+            finishes = [Finish(claim, TaskState.COMPLETED, DONE) for claim in held]
+            got = worker.exchange(finishes, lambda taken: () if taken else [LANE])
+            assert all(got.done)
+            for claim in held:
+                one.say("ended", claim.task.task_id, "completed", DONE.result)
+            for claim in got.claims:
+                one.say("claimed", claim.task.task_id, claim.attempt)
+            if got.fault is not None:
+                raise got.fault
+            held = got.claims
+
+    alive(one, work)
+
+
+def failed_on_record(one: World) -> None:
+    """One dead letter of a worker that died after it."""
+    one.say("accepted", one.open().enqueue(llm(task_id="a")))
+
+    def work(queue: FileQueue) -> None:
+        worker = queue.worker_view(WORKER)
+        failed = Trail(error=TaskError("bad", "y" * 300), attempts=(LONG,))
+        assert worker.finish(worker.claim([LANE]), TaskState.FAILED, failed)
+
+    alive(one, work)
+
+
+def retry_and_claim_again(one: World) -> None:
+    """The same file name as in the attempt that failed."""
+    crashscenes.retry_by_hand(one)
+
+    def work(queue: FileQueue) -> None:
+        worker = queue.worker_view(WORKER)
+        claim = worker.claim([LANE])
+        if claim is not None:
+            one.say("claimed", claim.task.task_id, claim.attempt)
+            assert worker.finish(claim, TaskState.COMPLETED, DONE)
+            one.say("ended", claim.task.task_id, "completed", DONE.result)
+
+    alive(one, work)
+
+
+TURNS = (
+    Scenario("turns", twelve_waiting, one_by_one),
+    Scenario("retry-and-again", failed_on_record, retry_and_claim_again),
+)
