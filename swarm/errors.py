@@ -91,6 +91,10 @@ class ModelServerError(SwarmError):
     exit_code = EXIT_NOT_RUNNING
 
 
+class PortTaken(ModelServerError):
+    """Somebody else listens where a server is to; the message names who."""
+
+
 class ServerNotReady(ModelServerError):
     """The model server did not become ready in time."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from swarm import __version__
 from swarm.clock import SystemClock, iso_of
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
-from swarm.ollama.client import OllamaClient
+from swarm.runtime.wiring.clients import client_of
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.batches import Manifest
@@ -100,7 +101,7 @@ def _servers(queue: FileQueue) -> dict[str, str]:
         row = registry.read_row(queue.layout, name)
         if row is None or row.url is None or not is_held(queue.layout, name):
             continue
-        with OllamaClient(row.url) as client:
+        with client_of(name, row.url, root=Path(queue.layout.root), adopted=row.adopted) as client:
             try:
                 found[name] = client.version(VERSION_TIMEOUT_S)
             except TaskFault as fault:

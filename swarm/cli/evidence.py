@@ -22,13 +22,11 @@ from swarm.core.visible import Visibility
 from swarm.errors import ConfigError, SwarmError
 from swarm.gpu.patient import Reader
 from swarm.ollama import quarantine
-from swarm.ollama.client import OllamaClient
-from swarm.ollama.server import ServerNote
+from swarm.ollama.server import server_proof
 from swarm.proc.identity import is_same
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
-from swarm.proc.notes import read_note
-from swarm.proc.ports import is_free, who_listens
+from swarm.proc.ports import is_free
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status
+from swarm.runtime.wiring.clients import client_of
 from swarm.runtime.wiring.look import gpu_reader, open_observer
 from swarm.runtime.wiring.running import orphans
 from swarm.settings import Settings
@@ -145,7 +143,7 @@ def _servers(plan: tuple[WorkerPlan, ...], status: SupervisorStatus | None, root
 def _server(plan: WorkerPlan, root: Path, *, ask: bool) -> ServerEvidence:
     assert plan.url is not None
     holder = _port_holder(plan, root, running=ask)
-    error, installed = _ask(plan.url) if ask and not holder else ("", None)
+    error, installed = _ask(plan, root) if ask and not holder else ("", None)
     return ServerEvidence(
         worker=plan.name,
         url=plan.url,
@@ -161,17 +159,13 @@ def _port_holder(plan: WorkerPlan, root: Path, *, running: bool) -> str:
     """Who has the port of a server of ours, if it is none of ours. Simulated servers give way before a start."""
     if plan.adopted or plan.port is None or (plan.simulated and not running) or is_free("127.0.0.1", plan.port):
         return ""
-    note = read_note(root / "workers" / f"{plan.name}.server.json", ServerNote)
-    ours = {identity.pid for identity in find_marked(**{SERVER_MARKER: plan.name, ROOT_MARKER: str(root)})}
-    if note is not None and is_same(note.process):
-        ours.add(note.process.pid)
-    holder = who_listens(plan.port) or ""
-    return "" if any(holder == f"pid {pid}" or holder.startswith(f"pid {pid} ") for pid in ours) else holder
+    return server_proof(plan.name, root).stranger_on(plan.port)
 
 
-def _ask(url: str) -> tuple[str, tuple[str, ...] | None]:
+def _ask(plan: WorkerPlan, root: Path) -> tuple[str, tuple[str, ...] | None]:
+    assert plan.url is not None
     try:
-        with OllamaClient(url) as client:
+        with client_of(plan.name, plan.url, root=root, adopted=plan.adopted) as client:
             client.version(ASK_S)
             return "", tuple(sorted(canonical_model(model.name) for model in client.tags(ASK_S)))
     except (TaskFault, SwarmError) as fault:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.ollama.client import OllamaClient
+from swarm.core.worker import WorkerRow
+from swarm.runtime.wiring.clients import client_of
 
 ASK_S = 2.0
 
@@ -23,13 +25,13 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose servers have it."""
 
 
-def installed_models(snapshot: SwarmSnapshot) -> Mapping[str, OnDisk]:
+def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]:
     """By canonical model name. A server that does not answer in time is left out: its worker says so itself."""
-    urls = {w.name: w.row.url for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None}
-    if not urls:
+    rows = [w.row for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None]
+    if not rows:
         return {}
-    with ThreadPoolExecutor(max_workers=min(16, len(urls))) as pool:
-        answers = dict(zip(urls, pool.map(_tags, urls.values()), strict=True))
+    with ThreadPoolExecutor(max_workers=min(16, len(rows))) as pool:
+        answers = dict(zip((row.name for row in rows), pool.map(lambda row: _tags(row, Path(root)), rows), strict=True))
     found: dict[str, OnDisk] = {}
     for worker, models in answers.items():
         for model, size_mib in models:
@@ -38,8 +40,9 @@ def installed_models(snapshot: SwarmSnapshot) -> Mapping[str, OnDisk]:
     return found
 
 
-def _tags(url: str) -> Iterable[tuple[str, int]]:
-    client = OllamaClient(url)
+def _tags(row: WorkerRow, root: Path) -> Iterable[tuple[str, int]]:
+    assert row.url is not None
+    client = client_of(row.name, row.url, root=root, adopted=row.adopted)
     try:
         return [(model.name, model.size_mib) for model in client.tags(ASK_S)]
     except TaskFault:

@@ -29,8 +29,9 @@ def models(context: typer.Context, root: Root = None, config: Config = None, as_
     from swarm.cli.facade import wiring
     from swarm.cli.render import show
 
-    snapshot = wiring().open_observer(existing(root, config)).snapshot()
-    rows = build.model_rows(snapshot, installed.installed_models(snapshot))
+    settings = existing(root, config)
+    snapshot = wiring().open_observer(settings).snapshot()
+    rows = build.model_rows(snapshot, installed.installed_models(snapshot, settings.queue.root))
     show({"models": rows}, [screens.models(rows)], as_json=as_json)
 
 

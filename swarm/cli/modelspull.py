@@ -22,6 +22,7 @@ from swarm.ollama.spec import server_spec
 from swarm.proc.notes import read_note, remove_note, write_note
 from swarm.proc.ports import free_port
 from swarm.runtime.wiring import open_queue
+from swarm.runtime.wiring.clients import client_of
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.lifelock import is_held
@@ -63,8 +64,7 @@ def pull(loaded: Loaded, name: str) -> Pulled:
     root = Path(loaded.settings.queue.root).absolute()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     began_s = time.monotonic()
-    with _only_puller(root, model), _server(loaded.settings, root) as (url, through), PullBar(model) as bar:
-        client = OllamaClient(url)
+    with _only_puller(root, model), _server(loaded.settings, root) as (client, through), PullBar(model) as bar:
         try:
             client.pull(model, bar.step)
         except TaskFault as fault:
@@ -93,26 +93,27 @@ def _only_puller(root: Path, model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server(settings: Settings, root: Path) -> Iterator[tuple[str, str]]:
-    """URL and name of a server that can pull: a living worker's, a real one first; else one of our own for the time."""
+def _server(settings: Settings, root: Path) -> Iterator[tuple[OllamaClient, str]]:
+    """A client for a server that can pull, and its name: a living worker's, a real one first; else one started for it."""
     layout = open_queue(settings).layout
     rows = [row for name in registry.names(layout) if is_held(layout, name) and (row := registry.read_row(layout, name))]
     for row in sorted(rows, key=lambda row: (row.simulated, row.name)):
-        if row.url is not None and _answers(row.url):
-            yield row.url, row.name
+        if row.url is None:
+            continue
+        client = client_of(row.name, row.url, root=root, adopted=row.adopted)
+        if _answers(client):
+            yield client, row.name
             return
+        client.close()
     with _own_server(settings, root) as url:
-        yield url, "a server started for it"
+        yield client_of(OWN_NAME, url, root=root, adopted=False), "a server started for it"
 
 
-def _answers(url: str) -> bool:
-    client = OllamaClient(url)
+def _answers(client: OllamaClient) -> bool:
     try:
         return bool(client.version(2.0))
     except TaskFault:
         return False
-    finally:
-        client.close()
 
 
 @contextmanager

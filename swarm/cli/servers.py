@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from swarm.cli.units import plural
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, LockHeld, ModelNotFound
-from swarm.ollama.client import OllamaClient
 from swarm.proc.stat import read_stat
 from swarm.runtime.wiring import open_queue
+from swarm.runtime.wiring.clients import client_of
 from swarm.runtime.wiring.down import end_without_supervisor
 from swarm.runtime.wiring.process import RunOptions
 from swarm.runtime.wiring.running import orphans
@@ -157,7 +158,7 @@ def _installed(settings: Settings) -> Mapping[str, int]:
         row = registry.read_row(layout, name)
         if row is None or row.url is None or not is_held(layout, name):
             continue
-        client = OllamaClient(row.url)
+        client = client_of(name, row.url, root=Path(layout.root), adopted=row.adopted)
         try:
             for model in client.tags(5.0):
                 found[canonical_model(model.name)] = found.get(canonical_model(model.name), 0) + 1

@@ -34,7 +34,7 @@ class Unservable(msgspec.Struct, frozen=True):
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
     """Which of these models nobody can serve as things are. Asks the living workers' servers what they have on disk."""
     snapshot = open_observer(settings).snapshot()
-    disk, planned = installed_models(snapshot), _planned(settings, snapshot)
+    disk, planned = installed_models(snapshot, settings.queue.root), _planned(settings, snapshot)
     reasons: dict[str, str] = {}
     for model in sorted({canonical_model(model) for model in models}):
         size_mib = disk[model].size_mib if model in disk else 0

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from swarm.core.faults import FaultClass, TaskFault
+from swarm.ollama.ownership import ForeignServer
 
 SHOWN_CHARS: Final = 500
 """Error texts are cut to this length; runners append whole logs."""
@@ -149,6 +150,8 @@ def error_text(body: str) -> str | None:
 def fault_of_transport(error: Exception, *, url: str) -> TaskFault:
     """Class a broken connection: always the server's or the host's fault, never the task's."""
     what = f"{type(error).__name__}: {error}"
+    if isinstance(error, ForeignServer):
+        return TaskFault("infra", "foreign_server", str(error))
     if isinstance(error, ConnectionRefusedError):
         return TaskFault("infra", "server_down", f"nothing listens at {url}; is the server running?")
     if isinstance(error, (ConnectionError, http.client.IncompleteRead)):

@@ -20,7 +20,7 @@ from swarm.ollama.answers import MIB, InstalledModel, Limits, LoadAnswer, Loaded
 from swarm.ollama.classify import fault_of_status, fault_of_transport
 from swarm.ollama.pool import Abort, CancelLike, Exchange, Pool
 from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines
-from swarm.ollama.wire import Address
+from swarm.ollama.wire import Address, OnConnect
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
@@ -30,10 +30,13 @@ _ERROR_BYTES = 1 * MIB
 class OllamaClient:
     """Speaks to one server. Thread-safe; keeps a few connections alive. Uses no proxy."""
 
-    def __init__(self, base_url: str) -> None:
-        """Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``."""
+    def __init__(self, base_url: str, *, on_connect: OnConnect | None = None) -> None:
+        """``on_connect`` sees each new connection before anything is sent, and may refuse it (``ownership.ServerProof``).
+
+        Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``.
+        """
         self.base_url = base_url.rstrip("/")
-        self._pool = Pool(Address(base_url))
+        self._pool = Pool(Address(base_url), on_connect)
         weakref.finalize(self, self._pool.close)
 
     def close(self) -> None:

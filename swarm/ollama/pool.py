@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from swarm.ollama.wire import READ_BYTES, Address, Connection
+from swarm.ollama.wire import READ_BYTES, Address, Connection, OnConnect
 
 MAX_IDLE = 16
 STALE_WINDOW_S = 0.25
@@ -99,8 +99,9 @@ class Exchange:
 class Pool:
     """Idle connections to one server. Thread-safe."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, on_connect: OnConnect | None = None) -> None:
         self.address = address
+        self._on_connect = on_connect
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 
@@ -117,7 +118,7 @@ class Pool:
         except ConnectionError:
             if not connection.reused or abort.fired or time.monotonic() - sent > STALE_WINDOW_S:
                 raise
-        return self._exchange(Connection(self.address, deadline), request, method, abort)
+        return self._exchange(Connection(self.address, deadline, self._on_connect), request, method, abort)
 
     def _exchange(self, connection: Connection, request: bytes, method: str, abort: Abort) -> Exchange:
         abort.hold(connection)
@@ -133,7 +134,7 @@ class Pool:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return Connection(self.address, deadline)
+                return Connection(self.address, deadline, self._on_connect)
             if not connection.is_stale():
                 connection.deadline = deadline
                 return connection

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from swarm.ollama.wire import OnConnect
+
 READ_TIMEOUT_S = 5.0
 """``/api/ps`` may stall some seconds in normal life; longer is no usable server."""
 _PAUSE_S = 0.02
@@ -18,12 +20,16 @@ class ReadinessProbe:
     """Ready = ``/api/version`` answers (it lives) and then ``/api/ps`` (its scheduler does).
 
     A server accepts connections before it answers any, so a connection proves nothing. ``alive`` is asked before each
-    look: a dead server's port may be answered by somebody else. ``on_ready`` is called once, from the probe's thread.
+    look, ``on_connect`` of each connection: a dead server's port may be answered by somebody else. ``on_ready`` is called
+    once, from the probe's thread.
     """
 
-    def __init__(self, host: str, port: int, *, alive: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, host: str, port: int, *, alive: Callable[[], bool], on_ready: Callable[[], None], on_connect: OnConnect
+    ) -> None:
         self._host = host
         self._port = port
+        self._on_connect = on_connect
         self._alive = alive
         self._on_ready = on_ready
         self._started_s = time.monotonic()
@@ -63,6 +69,8 @@ class ReadinessProbe:
     def _ask(self, path: str) -> bool:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=READ_TIMEOUT_S)
         try:
+            connection.connect()
+            self._on_connect(connection.sock, time.monotonic() + READ_TIMEOUT_S)
             connection.request("GET", path)
             response = connection.getresponse()
             body = response.read(1 << 20)

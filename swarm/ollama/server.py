@@ -12,13 +12,14 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
-from swarm.errors import ConfigError, ModelServerError
+from swarm.errors import ConfigError, ModelServerError, PortTaken
+from swarm.ollama.ownership import ServerProof
 from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.spec import ServerSpec
 from swarm.proc.child import Child, Exit
 from swarm.proc.identity import is_same
 from swarm.proc.logfile import rotate_if_large
-from swarm.proc.markers import find_marked, kill_marked
+from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked, kill_marked
 from swarm.proc.notes import read_note, remove_note, write_note
 from swarm.proc.ports import describe, is_free, who_listens
 
@@ -40,6 +41,18 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     fingerprint: str
     simulated: bool = False
+
+
+def server_proof(worker: str, root: Path) -> ServerProof:
+    """Of the server that some supervisor keeps for this worker, for whoever is about to send it something."""
+    path = root / "workers" / f"{worker}.server.json"
+    markers = {SERVER_MARKER: worker, ROOT_MARKER: str(root)}
+
+    def noted() -> ProcessIdentity | None:
+        note = read_note(path, ServerNote)
+        return note.process if note is not None and is_marked(note.process, **markers) else None
+
+    return ServerProof(markers, known=noted)
 
 
 def find_binary(spec: ServerSpec) -> str:
@@ -73,6 +86,7 @@ class ServerProcess:
         self._on_ready = on_ready
         self._child: Child | None = None
         self._probe: ReadinessProbe | None = None
+        self._proof = ServerProof(spec.markers, known=lambda: self.identity)
 
     @property
     def identity(self) -> ProcessIdentity | None:
@@ -103,7 +117,7 @@ class ServerProcess:
         """Adopt the running server of an earlier supervisor if it is the right one, else start a new one.
 
         Orphans of an earlier life are ended first; other people's processes are named, never touched. Returns a line for
-        the log. Raises ``ConfigError``: no such program; ``ModelServerError``: port taken, orphan that cannot be killed.
+        the log. Raises ``ConfigError``: no such program; ``PortTaken``; ``ModelServerError``: orphan that cannot be killed.
         """
         adopted = self.adopt()
         if adopted:
@@ -187,7 +201,7 @@ class ServerProcess:
 
     def _check_port(self) -> None:
         if not is_free(self.spec.host, self.spec.port):
-            raise ModelServerError(
+            raise PortTaken(
                 f"{self.name}: port {self.spec.port} is taken by {who_listens(self.spec.port) or 'an unknown process'}",
                 hint="stop it, choose another ollama.base_port, or adopt that server with ollama_url in [[workers]]",
             )
@@ -209,7 +223,11 @@ class ServerProcess:
     def _watch(self, child: Child) -> None:
         identity = child.identity
         self._probe = ReadinessProbe(
-            self.spec.host, self.spec.port, alive=lambda: is_same(identity), on_ready=self._on_ready
+            self.spec.host,
+            self.spec.port,
+            alive=lambda: is_same(identity),
+            on_ready=self._on_ready,
+            on_connect=self._proof,
         )
         self._probe.start()
 

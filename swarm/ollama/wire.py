@@ -10,6 +10,7 @@ import io
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -45,6 +46,10 @@ class Address:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 
+OnConnect = Callable[[socket.socket, float], None]
+"""Sees a new connection before the first byte is sent, by a deadline (monotonic seconds); raises to refuse it."""
+
+
 class ConnectTimeout(OSError):
     """Nobody took the connection: told apart from a server that took it and stays silent."""
 
@@ -52,7 +57,7 @@ class ConnectTimeout(OSError):
 class Connection:
     """One socket. ``deadline`` (monotonic seconds) bounds every read and write; ``TimeoutError`` once it has passed."""
 
-    def __init__(self, address: Address, deadline: float) -> None:
+    def __init__(self, address: Address, deadline: float, on_connect: OnConnect | None = None) -> None:
         connect_s = min(CONNECT_S, max(deadline - time.monotonic(), 0.001))
         try:
             self._socket = socket.create_connection((address.host, address.port), timeout=connect_s)
@@ -61,9 +66,13 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.deadline = deadline
         self.reused = False
+        self._on_connect = on_connect
 
     def exchange(self, request: bytes, method: str) -> http.client.HTTPResponse:
-        """Send a request and read the head of its reply."""
+        """Send a request and read the head of its reply. Nothing is sent before ``on_connect`` has let it pass."""
+        if self._on_connect is not None:
+            self._on_connect(self._socket, self.deadline)
+            self._on_connect = None
         self._arm()
         self._socket.sendall(request)
         response = http.client.HTTPResponse(cast("socket.socket", self), method=method)

@@ -37,6 +37,12 @@ def find_marked_values(name: str, **env: str) -> dict[ProcessIdentity, str]:
     return found
 
 
+def is_marked(process: ProcessIdentity, /, **env: str) -> bool:
+    """Whether that very process lives, is our user's, and carries every one of these pairs."""
+    entries = _environment(process.pid, os.geteuid())
+    return {os.fsencode(f"{name}={value}") for name, value in env.items()} <= entries and identities.is_same(process)
+
+
 def kill_marked(grace_s: float, wait_s: float = KILL_WAIT_S, /, **env: str) -> list[ProcessIdentity]:
     """End all that ``find_marked`` finds: SIGTERM, up to ``grace_s``, SIGKILL. Returns those that would not die.
 

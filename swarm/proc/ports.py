@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 
 import psutil
 
+from swarm.core.plaintext import one_line
+from swarm.proc.peer import CannotTell, holder_of, listener, user_words
 from swarm.proc.stat import read_stat
 
 _COMMAND_CHARS = 120
@@ -45,15 +48,19 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def who_listens(port: int) -> str | None:
-    """Names the holder of a port: ``pid 4711 (ollama serve)``. None if nobody listens there."""
-    holders = [
-        c for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
-    ]
-    if not holders:
+def who_listens(port: int, host: str = "127.0.0.1") -> str | None:
+    """Names the holder of a port: ``pid 4711 (ollama serve)``, and another user. None if nobody listens there."""
+    try:
+        owner = listener(port, socket.gethostbyname(host)) or listener(port)
+    except (CannotTell, OSError):
         return None
-    pid = next((c.pid for c in holders if c.pid is not None), None)
-    return describe(pid) if pid is not None else "a process of another user"
+    if owner is None:
+        return None
+    pid = holder_of(owner.inode)
+    whose = "" if owner.uid == os.geteuid() else user_words(owner.uid)
+    if pid is None:
+        return f"a process of {whose or 'this user'}"
+    return f"{describe(pid)} of {whose}" if whose else describe(pid)
 
 
 def describe(pid: int) -> str:
@@ -64,7 +71,5 @@ def describe(pid: int) -> str:
         words = psutil.Process(pid).cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return f"pid {pid}"
-    command = " ".join(words)
-    if len(command) > _COMMAND_CHARS:
-        command = command[:_COMMAND_CHARS] + "…"
+    command = one_line(" ".join(words), _COMMAND_CHARS)
     return f"pid {pid} ({command})" if command else f"pid {pid}"

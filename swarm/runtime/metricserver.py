@@ -23,7 +23,7 @@ class MetricsServer:
         try:
             if not is_free(host, port):
                 raise EngineError(
-                    f"metrics: port {port} on {host} is taken by {who_listens(port) or 'somebody'}",
+                    f"metrics: port {port} on {host} is taken by {who_listens(port, host) or 'somebody'}",
                     hint="set metrics.port to another one",
                 )
             self._server, self._thread = start_http_server(port, addr=host, registry=registry_of(collector))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from swarm.core.restart import Life, RestartPolicy, RestartRecord, after_end, after_ready
-from swarm.errors import SwarmError
+from swarm.errors import PortTaken, SwarmError
 from swarm.proc.child import Exit
 from swarm.runtime.children import ChildState, ChildStatus, QuarantineBook, Supervised
 from swarm.runtime.ports import Clock
@@ -151,11 +151,20 @@ class Keeper:
             return min(left_s, IDLE_S)
         try:
             line = self.process.start()
+        except PortTaken as error:
+            return self._kept_out(words_of(error))
         except (OSError, SwarmError) as error:
             self._ended(f"could not start: {words_of(error)}", Life())
             return 0.0
         self._begun(line)
         return SOON_S
+
+    def _kept_out(self, reason: str) -> float:
+        """Somebody else has its port: nothing was started and nothing failed, so it is tried until the port is free."""
+        if self._reason != reason:
+            log.error("%s", reason)
+        self._last_exit = self._reason = reason
+        return IDLE_S
 
     def _adopted(self) -> bool:
         """Whether one was found alive: it is watched then, whatever keeps a new one from starting."""

@@ -68,7 +68,7 @@ def world(root, monkeypatch):
     monkeypatch.setattr(facade, "wiring", lambda: made)
     monkeypatch.setattr(facade, "brain_lives", lambda settings: made.brain)
     on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}
-    monkeypatch.setattr(installed, "installed_models", lambda snapshot: on_disk)
+    monkeypatch.setattr(installed, "installed_models", lambda snapshot, root: on_disk)
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.core.restart import RestartPolicy
+from swarm.errors import PortTaken
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.proc.child import Exit
@@ -62,6 +63,30 @@ def exhausted(book):
     for _ in range(10):
         kept.step()
     return kept, server
+
+
+def test_a_port_that_somebody_else_has_is_no_failure_and_is_told_once(book, caplog):
+    class KeptOut(NeverReady):
+        taken = True
+
+        def start(self):
+            if self.taken:
+                raise PortTaken("port 1 is taken by pid 7 (nc)")
+            return super().start()
+
+        def poll(self):
+            return None
+
+    server = KeptOut()
+    kept = Keeper(server, policy=POLICY, clock=FakeClock(), book=book)
+    pauses = [kept.step() for _ in range(20)]
+    assert (kept.state, kept.status.restarts) == (ChildState.BACKOFF, 0)
+    assert "pid 7 (nc)" in kept.status.reason
+    assert caplog.text.count("pid 7 (nc)") == 1
+    assert min(pauses) > 0
+    server.taken = False
+    kept.step()
+    assert kept.state is ChildState.STARTING
 
 
 def test_it_is_written_down_and_the_next_supervisor_starts_nothing(book, tmp_path):

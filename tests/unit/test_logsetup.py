@@ -64,7 +64,11 @@ def test_file_and_directory_are_private(tmp_path, start):
 
 def test_text_from_outside_cannot_forge_a_line_or_move_a_cursor(tmp_path, start):
     start()
-    log.info("name: %s", "a\n[2026-01-01T00:00:00.000+00:00] [brain] ERROR fake\r\x1b[2J\u2028end\udc80")
+    evil = "a\n[2026-01-01T00:00:00.000+00:00] [brain] ERROR fake\r\x1b[2J\u2028end\udc80"
+    record = log.makeRecord(log.name, logging.INFO, "", 0, "name: %s", (evil,), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logsetup.LineHandler):  # not the test run's own: it could not pass the half character on
+            handler.handle(record)
     first, second = lines(tmp_path)
     assert LINE.match(first)[2] == "name: a"
     assert LINE.match(second)[2] == "| [2026-01-01T00:00:00.000+00:00] [brain] ERROR fake\\r\\x1b[2J\\u2028end\\udc80"

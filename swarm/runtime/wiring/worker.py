@@ -16,7 +16,6 @@ from swarm.core.task import Attempt, TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.command import CommandExecutor
 from swarm.errors import ConfigError, EngineError
-from swarm.ollama.client import OllamaClient
 from swarm.ollama.server import find_binary
 from swarm.ollama.spec import server_spec
 from swarm.proc.ports import is_free
@@ -28,6 +27,7 @@ from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervisor import NAME as SUPERVISOR
 from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
+from swarm.runtime.wiring.clients import client_of
 from swarm.runtime.wiring.look import visible_reader
 from swarm.runtime.wiring.process import RunOptions, living, lock_held, logging_as, open_root, own_row
 from swarm.runtime.wiring.remains import immortal_remains
@@ -149,7 +149,9 @@ def _worker(
     probe: ServerProbe | None = None
     cards: CardWatch | None = None
     if plan.url is not None:
-        served = served_parts(queue.layout, options, plan, OllamaClient(plan.url), log)
+        served = served_parts(
+            queue.layout, options, plan, client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted), log
+        )
         executors |= served.executors
         probe, cards = served.probe, served.cards
     ports = WorkerPorts(

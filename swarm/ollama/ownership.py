@@ -1,0 +1,89 @@
+"""Proof that a server of ours is the one that answers, before anything is sent to it.
+
+A port is free for a moment whenever its server ends; whoever listens there then would be sent the prompts, and believed. So
+the far end of each new connection is looked up in the kernel: its user must be ours, its process the server that we started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+from swarm.core.worker import ProcessIdentity
+from swarm.proc.markers import find_marked
+from swarm.proc.peer import CannotTell, Owner, accepted_by, holder_of, holds, listener, user_words
+from swarm.proc.ports import describe
+
+log = logging.getLogger(__name__)
+_HINT = "stop it, choose another ollama.base_port, or use that server with ollama_url in [[workers]]"
+
+
+class ForeignServer(OSError):
+    """Somebody else has the port of a server of ours."""
+
+
+class ServerProof:
+    """Fits ``wire.OnConnect`` for one server. Thread-safe."""
+
+    def __init__(self, markers: Mapping[str, str], *, known: Callable[[], ProcessIdentity | None]) -> None:
+        """``markers`` stand in the environment of the server and its runners; ``known`` is the process it most likely is."""
+        self._markers = dict(markers)
+        self._known = known
+        self._untold = False
+
+    def __call__(self, sock: socket.socket, deadline: float) -> None:
+        """Return if the far end of this connection is our server.
+
+        Raises ``ForeignServer`` with words for people, ``TimeoutError`` when nobody has accepted it by ``deadline``
+        (monotonic seconds), ``ConnectionResetError`` when it ended before.
+        """
+        try:
+            owner = accepted_by(sock, deadline)
+        except CannotTell as error:
+            self._note_untold(error)
+            return
+        stranger = self._stranger(owner)
+        if stranger:
+            port = sock.getpeername()[1]
+            raise ForeignServer(f"port {port} is taken by {stranger}, not by our server: nothing was sent; {_HINT}")
+
+    def stranger_on(self, port: int) -> str:
+        """Who listens there, for people; empty if it is our server, or nobody, or this host does not say."""
+        try:
+            owner = listener(port)
+        except CannotTell as error:
+            self._note_untold(error)
+            return ""
+        return self._stranger(owner) if owner is not None else ""
+
+    def _stranger(self, owner: Owner) -> str:
+        if owner.uid != os.geteuid():
+            pid = holder_of(owner.inode)
+            return f"{user_words(owner.uid)}" + (f", {describe(pid)}" if pid is not None else "")
+        hidden = False
+        for process in self._ours():
+            held = holds(process, owner.inode)
+            if held:
+                return ""
+            hidden = hidden or held is None
+        pid = holder_of(owner.inode)
+        if pid is None and hidden:
+            return ""  # a server that lets nobody look at it: its user is all that can be known
+        return describe(pid) if pid is not None else "a process that cannot be seen"
+
+    def _ours(self) -> Iterator[ProcessIdentity]:
+        known = self._known()
+        if known is not None:
+            yield known
+        for process in find_marked(**self._markers):
+            if process != known:
+                yield process
+
+    def _note_untold(self, error: CannotTell) -> None:
+        if not self._untold:
+            self._untold = True
+            log.warning(
+                "this host does not say who listens on a port (%s): a stranger in a server's place goes unnoticed", error
+            )

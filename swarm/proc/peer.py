@@ -1,0 +1,205 @@
+"""Who is at the other end of a local TCP connection, and who listens on a port: the kernel's own answer.
+
+One look-up of one socket through ``NETLINK_SOCK_DIAG``, whatever the number of connections of the box; where that is
+forbidden or missing, the rows of ``/proc/net/tcp`` and ``tcp6``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from swarm.core.worker import ProcessIdentity
+from swarm.proc.identity import is_same
+from swarm.proc.stat import all_pids
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_NO_COOKIE = 0xFFFFFFFF
+_HEADER = struct.Struct("=IHHII")
+_TOLD = struct.Struct("=BBBB48xIIIII")
+_LISTEN = 10
+_PAUSE_S = 0.0001
+_PAUSE_MAX_S = 0.02
+
+
+class Owner(NamedTuple):
+    """Whose a socket is. ``inode`` 0: no process has accepted the connection yet."""
+
+    uid: int
+    inode: int
+
+
+class _Place(NamedTuple):
+    """One end of a connection."""
+
+    host: bytes
+    port: int
+
+
+class CannotTell(Exception):
+    """This host does not say whose a socket is."""
+
+
+def accepted_by(sock: socket.socket, deadline: float) -> Owner:
+    """Whose the other end of a connection to this host is; waits until a process has accepted it.
+
+    Raises ``TimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionResetError`` when the connection ends before, by
+    either end, and ``CannotTell``.
+    """
+    here, there = _place(sock.getsockname()), _place(sock.getpeername())
+    pause_s = _PAUSE_S
+    while True:
+        owner = _look_up(there, here)
+        if owner is not None and owner.inode:
+            return owner
+        if owner is None and _look_up(here, there) is None:
+            raise CannotTell("no trace of our own connection")
+        if owner is None or _has_ended(sock):
+            raise ConnectionResetError(errno.ECONNRESET, "the connection ended before anybody accepted it")
+        if time.monotonic() + pause_s > deadline:
+            raise TimeoutError("nobody accepted the connection")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def listener(port: int, host: str = "127.0.0.1") -> Owner | None:
+    """Who would take a new connection to that address of this host; None: nobody. Raises ``CannotTell``."""
+    return _look_up(_place((host, port)), None)
+
+
+def holds(process: ProcessIdentity, inode: int) -> bool | None:
+    """Whether that very process has the socket open; None: it does not let us look."""
+    try:
+        found = _has_open(process.pid, inode)
+    except PermissionError:
+        return None if is_same(process) else False
+    return found and is_same(process)
+
+
+def holder_of(inode: int) -> int | None:
+    """The number of a process that has the socket open, as far as we may look."""
+    for pid in all_pids():
+        try:
+            if _has_open(pid, inode):
+                return pid
+        except PermissionError:
+            continue  # another user's
+    return None
+
+
+def user_words(uid: int) -> str:
+    """A user for people: ``user alice (uid 1000)``."""
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"user with uid {uid}"
+
+
+def _has_open(pid: int, inode: int) -> bool:
+    wanted = f"socket:[{inode}]"
+    folder = f"/proc/{pid}/fd"
+    try:
+        numbers = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    for number in numbers:
+        try:
+            if os.readlink(f"{folder}/{number}") == wanted:
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # closed in the meantime
+    return False
+
+
+def _place(address: tuple[str, int] | tuple[str, int, int, int]) -> _Place:
+    host, port = address[:2]
+    return _Place(socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0]), port)
+
+
+def _look_up(local: _Place, remote: _Place | None) -> Owner | None:
+    """The owner of the socket at ``local`` that is connected to ``remote``, or (None) listens. None: there is none."""
+    try:
+        return _ask_kernel(local, remote)
+    except OSError:
+        return _read_table(local, remote)
+
+
+def _ask_kernel(local: _Place, remote: _Place | None) -> Owner | None:
+    """Raises ``OSError`` where the kernel does not answer such questions."""
+    family = socket.AF_INET6 if len(local.host) == 16 else socket.AF_INET
+    far = remote or _Place(bytes(len(local.host)), 0)
+    body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
+    body += struct.pack(">HH16s16s", local.port, far.port, local.host, far.host)
+    body += struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1.0)
+        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
+        kernel.sendto(header + body, (0, 0))
+        answer = kernel.recv(8192)
+    _size, kind, *_ = _HEADER.unpack_from(answer)
+    if kind == _NLMSG_ERROR:
+        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+        if -code == errno.ENOENT:
+            return None
+        raise OSError(-code, os.strerror(-code))
+    _family, state, *_, uid, inode = _TOLD.unpack_from(answer, _HEADER.size)
+    # Who asks for a connection that is not there is told of the socket that listens.
+    return Owner(uid, inode) if (state == _LISTEN) == (remote is None) else None
+
+
+def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
+    """The same from ``/proc``. Raises ``CannotTell``."""
+    read = 0
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(path, encoding="ascii") as table:
+                read += 1
+                for line in table:
+                    if (owner := _row(line.split(), local, remote)) is not None:
+                        return owner
+        except OSError:
+            continue  # a kernel without IPv6 has no tcp6
+    if not read:
+        raise CannotTell("neither sock_diag nor /proc/net/tcp can be asked")
+    return None
+
+
+def _row(fields: list[str], local: _Place, remote: _Place | None) -> Owner | None:
+    if len(fields) < 10 or not fields[0].endswith(":") or (int(fields[3], 16) == _LISTEN) != (remote is None):
+        return None
+    matches = any(_same(fields[1], form, any_host=remote is None) for form in _forms(local))
+    if matches and (remote is None or any(_same(fields[2], form) for form in _forms(remote))):
+        return Owner(int(fields[7]), int(fields[9]))
+    return None
+
+
+def _forms(place: _Place) -> Iterator[_Place]:
+    """An IPv4 address is seen in either table."""
+    yield place
+    if len(place.host) == 4:
+        yield _Place(bytes(10) + b"\xff\xff" + place.host, place.port)
+
+
+def _same(shown: str, place: _Place, *, any_host: bool = False) -> bool:
+    """Whether ``0100007F:2CAB`` is this place; words of four bytes in the order of this machine."""
+    host_hex, _, port_hex = shown.partition(":")
+    raw = bytes.fromhex(host_hex)
+    words = [raw[n : n + 4] for n in range(0, len(raw), 4)]
+    host = b"".join(word[::-1] for word in words) if struct.pack("=H", 1) == struct.pack("<H", 1) else raw
+    return int(port_hex, 16) == place.port and (host == place.host or (any_host and not any(host)))

@@ -1,0 +1,13 @@
+"""A client for the model server of a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.server import server_proof
+
+
+def client_of(worker: str, url: str, *, root: Path, adopted: bool) -> OllamaClient:
+    """Speaks to nobody but the server that swarm started for this worker, or to whoever is at an adopted ``url``."""
+    return OllamaClient(url, on_connect=None if adopted else server_proof(worker, root))
