@@ -17,6 +17,7 @@ from swarm.api.result import Result
 from swarm.api.results import Results, read_result
 from swarm.api.waiting import Alive, as_ended
 from swarm.cli.servers import Hosting, check_models, hosting
+from swarm.cli.unservable import check_fit
 from swarm.clock import SystemClock
 from swarm.configfile import load
 from swarm.core.task import ID_RE, TERMINAL
@@ -111,7 +112,7 @@ class Swarm:
         fields (``priority``, ``session``, ``timeout_s`` …), ``system``, ``options={"num_predict": 64}``, ``endpoint``,
         ``format`` (``"json"`` or a JSON Schema), ``images`` (paths) and ``images_dir``. ``depends_on`` takes handles, task
         ids, and names (``name``, ``custom_id``) of tasks submitted before through this object.
-        Raises ``InputError``, ``ModelNotFound``, ``StorageFault``.
+        Raises ``InputError``, ``ModelNotFound``, ``ModelDoesNotFit``, ``StorageFault``.
         """
         self._must_run()
         made = DocumentMaker(model=model, fields=plain(fields)).make(work)
@@ -188,7 +189,7 @@ class Swarm:
         return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
     def _check(self, made: Made) -> None:
-        """Whether there is the model, what a program is given is allowed, and whether who is to be told can be."""
+        """Whether there is the model and room for it, what a program is given is allowed, who is to be told can be."""
         check_submitted(made.document, self.settings.scripts)
         for target in made.document.get("notify") or ():
             if isinstance(target, str) and target not in self._told:
@@ -197,6 +198,7 @@ class Swarm:
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
             check_models(self.settings, [model])
+            check_fit(self.settings, [model])
             self._checked.add(model)
 
     def _must_run(self) -> None:

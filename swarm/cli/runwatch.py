@@ -15,7 +15,7 @@ from swarm.cli.explain import task as explain_task
 from swarm.cli.facade import Show
 from swarm.cli.progress import RunCard, RunView
 from swarm.cli.servers import Hosting
-from swarm.cli.unservable import find_unservable
+from swarm.cli.unservable import ServableWatch
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
@@ -37,8 +37,6 @@ QUIET_S = 15.0
 """When nothing has ended for so long, the reason is shown."""
 SAME_AGAIN_S = 60.0
 """The same reason is not said more often."""
-UNSERVABLE_S = 4.0
-"""When nothing has ended for so long, and then as often, it is asked whether anything ever will."""
 GONE_S = 5.0
 NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
 
@@ -78,7 +76,8 @@ class RunWatch:
         self._models = frozenset(canonical_model(model) for model in models)
         self.unservable: dict[str, str] = {}
         """Models that no worker can serve, with the reason; filled when waiting ends of it."""
-        self._changed_s = self._asked_s = self._looked_s = time.monotonic()
+        self._servable = ServableWatch(settings)
+        self._changed_s = self._asked_s = time.monotonic()
         self._said = ("", 0.0)
         self._alone_since_s: float | None = None
         self._most_tokens = (0, 0)
@@ -95,18 +94,20 @@ class RunWatch:
                 self.ended = self._watch.look()
                 if self.ended.left != left_before:
                     self._changed_s = time.monotonic()
+                    self._servable.moved()
                 state: Literal["running", "draining", "finished"] = "draining" if asked() and host.own else "running"
                 show(self._view(state if self.ended.left else "finished"))
+                cost_s = time.monotonic() - look_began_s  # what is asked below is seldom, and sees to its own cost
                 if not self.ended.left:
                     return "finished"
                 if asked() and (host.own is None or host.ended()):
                     return "interrupted"
                 if not asked():
                     self._check_alive(host)
-                    if self._nothing_comes():
+                    self.unservable = self._servable.look(lambda: self._models) if self._models else {}
+                    if self.unservable:
                         return "unservable"
                     self._say_why()
-                cost_s = time.monotonic() - look_began_s
                 time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
 
     def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
@@ -196,21 +197,6 @@ class RunWatch:
                 "no swarm is running any more; what was done is kept",
                 hint="`swarm up`, then run the same command again to go on",
             )
-
-    def _nothing_comes(self) -> bool:
-        """Whether all that is left waits for models that no worker can serve."""
-        now_s = time.monotonic()
-        if not self._models or now_s - max(self._changed_s, self._looked_s) < UNSERVABLE_S:
-            return False
-        try:
-            found = find_unservable(self._settings, self._models)
-        except SwarmError:
-            return False  # it is said by whatever is looked at next
-        finally:
-            self._looked_s = time.monotonic()
-        if found.reasons.keys() == self._models or (found.reasons and not found.others_work):
-            self.unservable = found.reasons
-        return bool(self.unservable)
 
     def _say_why(self) -> None:
         """No silence: when nothing has ended for a while, say why the oldest open item is not done."""

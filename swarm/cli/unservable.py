@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,15 @@ from swarm.core.loads import is_brains_own, is_resource_claim
 from swarm.core.nowhere import Planned, nowhere
 from swarm.core.releases import obstacle
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.task import canonical_model
-from swarm.errors import ModelDoesNotFit
+from swarm.core.task import TaskClass, canonical_model
+from swarm.errors import ModelDoesNotFit, SwarmError
 from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.wiring import open_observer
 from swarm.settings import Settings
+
+UNSERVABLE_S = 4.0
+"""When nothing has ended for so long, and then as often, it is asked whether anything ever will."""
+LOOK_SHARE = 20
 
 
 class Unservable(msgspec.Struct, frozen=True):
@@ -44,6 +49,36 @@ def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
     return Unservable(reasons, others_work=_others_work(snapshot, reasons))
 
 
+class ServableWatch:
+    """For who waits: asked now and then whether anything ever ends, at most one part in ``LOOK_SHARE`` of the time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._next_s = time.monotonic() + UNSERVABLE_S
+
+    def moved(self) -> None:
+        """Something has ended: nothing need be asked for a while."""
+        self._next_s = max(self._next_s, time.monotonic() + UNSERVABLE_S)
+
+    def look(self, models: Callable[[], Collection[str]]) -> dict[str, str]:
+        """Models that no worker can serve, with the reason, if all that is left waits for such; {} while something may end.
+
+        ``models``: canonical names of all that is waited for.
+        """
+        began_s = time.monotonic()
+        if began_s < self._next_s:
+            return {}
+        try:
+            wanted = frozenset(models())
+            found = find_unservable(self._settings, wanted)
+        except SwarmError:
+            return {}  # the next look, or whatever else is asked, says what is wrong
+        finally:
+            now_s = time.monotonic()
+            self._next_s = now_s + max(UNSERVABLE_S, (now_s - began_s) * LOOK_SHARE)
+        return found.reasons if found.reasons.keys() == wanted or not found.others_work else {}
+
+
 def check_fit(settings: Settings, models: Iterable[str]) -> None:
     """Whether each of these models may fit somewhere. Raises ``ModelDoesNotFit`` with the numbers."""
     reasons = find_unservable(settings, models).reasons
@@ -64,7 +99,8 @@ def _others_work(snapshot: SwarmSnapshot, models: Iterable[str]) -> bool:
     unserved = set(models)
     if any(not is_resource_claim(claim) for claim in snapshot.claims):
         return True
-    if any(model not in unserved for model in snapshot.llm_pending()):
+    claimable = (lane for lane in snapshot.lanes if lane.pending and lane.task_class is not TaskClass.RESOURCE)
+    if any(lane.model not in unserved for lane in claimable):
         return True
     may_come = ("time", "pause", "brain")
     return any(

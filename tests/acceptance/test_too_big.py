@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from swarm import Swarm
 from swarm.core.task import TaskState
+from swarm.errors import ModelDoesNotFit
 from tests.helpers.cli import user
 from tests.helpers.queues import llm
 from tests.helpers.wait import wait_until
 
-SMALL, BIG = "llama3.2:1b", "qwen2.5:32b"
+SMALL, BIG, OTHER = "llama3.2:1b", "qwen2.5:32b", "other:large"
 LOADS_OF_BIG = 22784
 
 
@@ -27,7 +29,9 @@ def test_a_run_whose_model_cannot_fit_ends_before_anything_is_accepted(tmp_path)
 @pytest.fixture(scope="module")
 def somebody(tmp_path_factory):
     """With two cards, both hot; of the big model only the load shows that it has no room."""
-    with user(tmp_path_factory.mktemp("big"), SWARM_SIM__VRAM_MIB="20000", SWARM_SIM__REQUEST_S="0.1") as person:
+    models = json.dumps([SMALL, BIG, f"{OTHER}=19000"])
+    env = {"SWARM_SIM__VRAM_MIB": "20000", "SWARM_SIM__REQUEST_S": "0.1", "SWARM_SIM__MODELS": models}
+    with user(tmp_path_factory.mktemp("big"), **env) as person:
         person.ok("up", "--simulate", "2", "--detach")
         person.prompts(40, "warm.jsonl")
         person.ok("run", "warm.jsonl", "-o", "warm.out", "--model", SMALL)
@@ -68,6 +72,17 @@ def test_a_single_task_that_waits_for_such_a_model_is_accepted_and_says_so(someb
     assert told.returncode == 1, told
     assert f"note: {BIG} does not fit on any card" in told.stderr
     assert "waits until that has changed" in told.stdout
+
+
+def test_who_waits_from_python_is_told_as_well(somebody, monkeypatch):
+    monkeypatch.setenv("SWARM_SIM__VRAM_MIB", somebody.env["SWARM_SIM__VRAM_MIB"])
+    with Swarm(root=somebody.root) as door:
+        waited = door.submit("x", model=OTHER)
+        with pytest.raises(ModelDoesNotFit, match=f"{OTHER} does not fit on any card: it needs [0-9]+ MiB, the largest"):
+            waited.result(timeout_s=90)
+        assert somebody.queue.find(waited.id) is not None, "nothing is lost"
+    with Swarm(root=somebody.root) as door, pytest.raises(ModelDoesNotFit):
+        door.submit("y", model=OTHER)
 
 
 def test_a_model_that_no_server_has_is_one_alarm_that_goes_with_its_task(somebody):
