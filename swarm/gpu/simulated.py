@@ -9,9 +9,12 @@ import msgspec
 
 from swarm.core.gpu import GpuProcess, GpuReading
 from swarm.core.visible import Visibility
+from swarm.entries import read_file
+from swarm.errors import OddEntry
 from swarm.proc.stat import read_stat
 
 STATE_FILE = "state.json"
+_NOTE_BYTES = 1 << 16
 
 
 class RunnerNote(msgspec.Struct, frozen=True):
@@ -71,8 +74,8 @@ def _living_notes(card_dir: Path) -> list[RunnerNote]:
         return []
     for path in paths:
         try:
-            note = msgspec.json.decode(path.read_bytes(), type=RunnerNote)
-        except (FileNotFoundError, msgspec.MsgspecError):
+            note = msgspec.json.decode(read_file(str(path), _NOTE_BYTES), type=RunnerNote)
+        except (FileNotFoundError, OddEntry, msgspec.MsgspecError):
             continue  # gone or half-written in this instant: the next reading will see it
         stat = read_stat(note.pid)
         if stat is not None and stat.alive:
@@ -82,6 +85,6 @@ def _living_notes(card_dir: Path) -> list[RunnerNote]:
 
 def _state(card_dir: Path) -> CardState:
     try:
-        return msgspec.json.decode((card_dir / STATE_FILE).read_bytes(), type=CardState)
-    except (FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode(read_file(str(card_dir / STATE_FILE), _NOTE_BYTES), type=CardState)
+    except (FileNotFoundError, OddEntry, msgspec.MsgspecError):
         return CardState()

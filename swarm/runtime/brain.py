@@ -157,7 +157,7 @@ class Brain:
         )
         try:
             self._heart.beat(heartbeat)
-        except StorageFault as fault:
+        except (StorageFault, OSError) as fault:
             self._say("write its heartbeat", str(fault))
         else:
             self._say("write its heartbeat", "")

@@ -54,6 +54,7 @@ class Exchange:
             return self._record_and_claim(closed, draining=draining)
         except StorageFault as fault:
             self._storage.failed(fault, "results are kept in memory and nothing is claimed")
+            self._closings = [*self._closings[1:], *self._closings[:1]]  # it may be this one's: next time another is first
             return True
 
     def _give_back(self) -> None:

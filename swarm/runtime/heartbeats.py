@@ -155,7 +155,7 @@ class HeartbeatThread:
         heartbeat = self._beat_of(self._seq)
         try:
             self._sink.beat(heartbeat)
-        except StorageFault as fault:
+        except (StorageFault, OSError) as fault:
             self._say(str(fault))
         else:
             self._say("")

@@ -6,6 +6,7 @@ somebody put tasks of the batch back counts no more.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ from swarm.taskqueue.layout import GRAIN_NS, Layout
 from swarm.taskqueue.lookup import Located
 from swarm.taskqueue.storage import Storage
 
+log = logging.getLogger(__name__)
 STEP = 1000
 """Tasks ended in one turn."""
 QUIET_NS = 1_000_000_000
@@ -49,6 +51,9 @@ class HopelessBatches:
         self._limited: dict[str, _Limited] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
         self._seen_ns = -1
+        self._again = False
+        """A manifest could not be read: next time all are looked at."""
+        self._unreadable: dict[str, str] = {}
 
     def look(self) -> tuple[HopelessView, ...]:
         """Batches past their limit of which something waits or runs."""
@@ -103,14 +108,14 @@ class HopelessBatches:
         changed_ns = _changed_ns(self._layout.batches)
         if changed_ns == self._seen_ns:
             return
-        settled = _settled(changed_ns)
+        settled, self._again = _settled(changed_ns), False
         names = list_names(self._layout.batches)
         for batch_id in self._limited.keys() - {name[:-5] for name in names}:
             del self._limited[batch_id]  # purged
         for name in names:
             if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
                 self._read(name[:-5], f"{self._layout.batches}/{name}")
-        self._seen_ns = changed_ns if settled else -1
+        self._seen_ns = changed_ns if settled and not self._again else -1
 
     def _read(self, batch_id: str, path: str) -> None:
         try:
@@ -118,8 +123,12 @@ class HopelessBatches:
             if self._stamps.get(batch_id) == stamp:
                 return
             manifest = self._book.manifest(batch_id)
-        except StorageFault:
-            raise
+        except StorageFault as fault:  # it may be one bad sector: no other batch, and nothing else, waits for this one
+            if self._unreadable.get(batch_id) != str(fault):
+                log.warning("%s; its limit of failures is not watched until it can be read", fault)
+            self._unreadable[batch_id] = str(fault)
+            self._again = True
+            return
         except (FileNotFoundError, QueueError, ValueError):
             return  # going, or no manifest
         self._stamps[batch_id] = stamp

@@ -48,6 +48,8 @@ class LaneCursor:
         self._window = 1
         self._lost_s = 0.0
         self._strayed_s = 0.0
+        self.without: frozenset[str] = frozenset()
+        """Ids of tasks that are not given."""
 
     def next(self) -> tuple[str, str, TaskName] | None:
         """The next candidate as (bucket path, file name, id and attempt), or None when the lane shows none."""
@@ -57,7 +59,7 @@ class LaneCursor:
             while self._names:
                 name = self._names.pop()
                 parsed = parse_task_file(name)
-                if parsed is not None:
+                if parsed is not None and parsed.task_id not in self.without:
                     return self._folder, name, parsed
             if not self._open_next() and not (self._spared and self._refresh()):
                 return None
@@ -120,12 +122,17 @@ class LaneCursor:
                 continue
             settled = time.time_ns() - changed_ns > GRAIN_NS
             names = list_inside(path)
+            if self.without and names and not self._given(names):
+                continue
             if any(parse_task_file(n) for n in names):
                 self._bucket, self._folder = bucket, path
                 self._names = self._in_turn(sorted(names, reverse=True))
                 return True
             self._leave_empty(bucket, path, changed_ns, settled=settled, foreign=bool(names))
         return False
+
+    def _given(self, names: list[str]) -> bool:
+        return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """These names, last one first to be tried: from the head on, or from a little further if others work here."""

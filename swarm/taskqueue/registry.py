@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from swarm.core.task import ID_RE
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
 from swarm.entries import list_names
-from swarm.errors import StorageFault
+from swarm.errors import OddEntry, StorageFault
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 
@@ -23,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 def read_row(layout: Layout, name: str) -> WorkerRow | None:
     """The row of this name; None if there is none or it is unreadable (it is a hint)."""
     try:
-        return _rows.decode(read_regular(layout.row(name), _LIMIT_BYTES))
+        return _rows.decode(_read(layout.row(name)))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -32,9 +33,19 @@ def read_row(layout: Layout, name: str) -> WorkerRow | None:
 def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
     """The last heartbeat of this name; None if there is none or it is unreadable."""
     try:
-        return _beats.decode(read_regular(layout.heartbeat(name), _LIMIT_BYTES))
+        return _beats.decode(_read(layout.heartbeat(name)))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _read(path: str) -> bytes:
+    """A bad sector under a hint is one that is missing; that a disk fails altogether is told by what counts."""
+    try:
+        return read_regular(path, _LIMIT_BYTES)
+    except OSError as exc:
+        if exc.errno == errno.EIO:
+            raise OddEntry(path, f"cannot be read: {exc.strerror}") from exc
+        raise
 
 
 def has_worked(layout: Layout, name: str, process: ProcessIdentity) -> bool:

@@ -232,13 +232,13 @@ class Storage:
     def open_own(self, path: str, flags: int) -> int:
         """Open a file of ours, or with ``O_CREAT`` make it; what has its name and is no file is set aside first.
 
-        Raises ``FileNotFoundError``, ``OddEntry`` for a file that may not be opened, ``OSError``.
+        Raises ``FileNotFoundError``, ``OSError``.
         """
         try:
             return open_file(path, flags, FILE_MODE)
-        except OddEntry:
+        except OddEntry as odd:
             if not self.make_way(path):
-                raise
+                raise PermissionError(errno.EACCES, str(odd), path) from odd
         return open_file(path, flags, FILE_MODE)
 
     def write_new(self, path: str, data: bytes, *, flush: bool = True) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -17,6 +19,8 @@ from swarm.taskqueue.storage import Storage, about_host, read_regular, storage_f
 
 log = logging.getLogger(__name__)
 
+UNREADABLE_S = 30.0
+"""For so long a task whose file could not be read is passed over by this worker."""
 _CLAIMING = storage_faults("cannot claim")
 Place = tuple[str, TaskName]
 """The bucket's path and the name a waiting task has there."""
@@ -46,6 +50,7 @@ class Taker:
         self._buckets = BucketChooser(layout, storage)
         self._taking = threading.Lock()
         self._in_hand: dict[str, Place] = {}
+        self._unreadable: dict[str, float] = {}
         self.lost_races = 0
         with storage_faults(f"cannot set up the place of {worker}"):
             storage.make_dir(self._mine)
@@ -60,8 +65,10 @@ class Taker:
                         claim = self._open(path, place[1])
                     except FileNotFoundError:
                         continue
-                    except BaseException:
+                    except BaseException as exc:
                         self.keep({path: place})
+                        if isinstance(exc, OSError) and exc.errno == errno.EIO:
+                            self._unreadable[place[1].task_id] = time.monotonic() + UNREADABLE_S
                         raise
                     if claim is not None:
                         taken.places[path] = place
@@ -83,6 +90,8 @@ class Taker:
                 cursor = self._cursors.get(lane)
                 if cursor is None:
                     cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane))
+                if self._unreadable or cursor.without:
+                    cursor.without = self._passed_over()
                 taken = self._take_from(cursor)
                 if taken is not None:
                     return taken
@@ -110,6 +119,12 @@ class Taker:
             else:
                 return path, (bucket, parsed)
         return None
+
+    def _passed_over(self) -> frozenset[str]:
+        """Whose files could not be read a moment ago: one bad sector must not keep a worker from all other work."""
+        now_s = time.monotonic()
+        self._unreadable = {one: until_s for one, until_s in self._unreadable.items() if until_s > now_s}
+        return frozenset(self._unreadable)
 
     def _pass_over(self, cursor: LaneCursor, bucket: str, fault: OSError) -> None:
         """Nothing can be taken from this directory (a mount, one without permission): others are not to wait for it."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from swarm.entries import read_file
+from swarm.errors import OddEntry
 from swarm.proc.ending import end_of_child
 
 CHILD = Path(__file__).with_name("runner_child.py")
@@ -121,8 +123,8 @@ class Cards:
         for one in self._dirs:
             for path in one.glob("*.json"):
                 try:
-                    entry = msgspec.json.decode(path.read_bytes(), type=CardEntry)
-                except (FileNotFoundError, msgspec.DecodeError):
+                    entry = msgspec.json.decode(read_file(str(path), 1 << 16), type=CardEntry)
+                except (FileNotFoundError, OddEntry, msgspec.DecodeError):
                     continue  # just removed, or not an entry: nothing that holds memory
                 if entry.pid not in own and is_alive(entry.pid):
                     total += entry.used_mib
