@@ -22,6 +22,8 @@ from swarm.settings import Settings
 
 DEFAULT_FILE = Path("config/swarm.toml")
 MAX_BYTES = 1 << 20
+MAX_ROOT_BYTES = 3500
+"""A path may have 4,095; names of lanes, buckets and tasks come below it."""
 NOT_SETTINGS = frozenset({"SWARM_ROOT", "SWARM_CONFIG", "SWARM_PROCESS", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK"})
 
 
@@ -219,13 +221,29 @@ def _override_root(raw: dict[str, Any], sources: dict[str, str], env: Mapping[st
         queue["root"], sources["queue.root"] = str(root), "--root"
     elif env.get("SWARM_ROOT"):
         queue["root"], sources["queue.root"] = env["SWARM_ROOT"], "$SWARM_ROOT"
+    queue["root"] = _absolute_root(queue.get("root") or Settings().queue.root)
+
+
+def _absolute_root(named: str) -> str:
+    """A link is followed here, once: all processes of a root know it by one name, and none looks again where it leads."""
     try:
-        queue["root"] = os.path.abspath(os.path.expanduser(queue.get("root") or Settings().queue.root))
+        path = "/" + os.path.abspath(os.path.expanduser(named)).lstrip("/")  # two slashes mean no more than one here
     except FileNotFoundError as problem:
+        message = "the current directory has been deleted, and the queue's root is relative to it"
         hint = "cd to a directory that exists, or name the root with its whole path"
+        raise ConfigError(message, hint=hint) from problem
+    if path == "/":
         raise ConfigError(
-            "the current directory has been deleted, and the queue's root is relative to it", hint=hint
-        ) from problem
+            "/ cannot be a queue's root: its directories would lie among the system's", hint="name one below it"
+        )
+    if len(os.fsencode(path)) > MAX_ROOT_BYTES:
+        raise ConfigError(f"{path[:40]}…: is too long for a queue's root, which may have {MAX_ROOT_BYTES:,} bytes")
+    if os.path.islink(path):
+        if not os.path.isdir(path):
+            hint = "mount or make what it leads to, or choose another --root"
+            raise ConfigError(f"{path}: is a link that leads to no directory", hint=hint)
+        return os.path.realpath(path)
+    return path
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:

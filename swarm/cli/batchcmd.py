@@ -146,13 +146,10 @@ def export(
       swarm batch export prompts-1a2b3c4d -o out.jsonl
     """
     from swarm.cli.facade import batches as main_job
-    from swarm.cli.render import Line
-    from swarm.cli.render import show as put
+    from swarm.cli.run import check_output, end
 
-    outcome = main_job().results(existing(root, config), batch, output, errors, report=True)
-    put(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    check_output(output, as_json=as_json)
+    end(main_job().results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
 
 
 def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +29,7 @@ from swarm.core.task import ID_RE
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
 from swarm.files import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
 from swarm.files.problems import Problems
+from swarm.files.source import as_text
 from swarm.notify import check_target
 from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.supervisor import swarm_lives
@@ -211,7 +211,7 @@ def _submit(
     book = queue.batches()
     manifest = Manifest(
         batch_id=scan.batch_id,
-        source=source.label if source.identity.startswith("pipe:") else os.path.abspath(source.path),
+        source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
         format=scan.format,
         created_at=SystemClock().iso(),
         models=scan.models,

@@ -97,8 +97,18 @@ def _span(first: int, last: int) -> str:
 
 
 def _os_words(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename and _is_nowhere():
+        return "the current directory has been deleted; cd to one that exists"
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _os_hint(error: OSError) -> str | None:

@@ -60,7 +60,7 @@ class Wiring(Protocol):
         """The model server of one worker, kept running until told to stop; the exit code."""
         ...
 
-    def restart(self, settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
+    def restart_processes(self, settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
         """Restart processes of the running swarm; a line as each is back. Raises ``NotRunning``, ``InputError``."""
         ...
 

@@ -35,7 +35,7 @@ from swarm.files.feedlines import CommandLines, FileLines
 from swarm.files.item import InputItem
 from swarm.files.problems import FieldError
 from swarm.files.read_jsonl import parse_object
-from swarm.files.source import not_utf8, source_of
+from swarm.files.source import as_text, not_utf8, source_of
 from swarm.notify import check_target
 from swarm.runtime.feed import Feeder, Make, Offer
 from swarm.runtime.signals import handling
@@ -103,10 +103,12 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
 def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
     """The state of this feed before its first line."""
     if request.command is not None:
-        source, label = request.command, request.command.split()[0]
+        source, label = request.command, _words_of(request.command)[0]
         form: Format = options.format or "text"
     else:
         source = os.path.abspath(request.run.source or "")
+        if as_text(source) != source:
+            raise InputError(f"{as_text(source)}: is not UTF-8", hint="a feed is kept by the name of its file: rename it")
         label = os.path.splitext(os.path.basename(source))[0]
         form = options.format or resolve_format(source_of(source), options)
     if form == "csv" and request.command is not None:
@@ -126,13 +128,23 @@ def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
     )
 
 
+def _words_of(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as problem:
+        raise InputError(f"--command {command!r}: {str(problem).lower()}") from problem
+    if not words or not words[0]:
+        raise InputError("--command: is empty", hint='--command "python list_work.py"')
+    return words
+
+
 def _again(known: FeedState, fresh: FeedState) -> FeedState:
     return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
 
 
 def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines | CsvRows:
     if request.command is not None:
-        return CommandLines(shlex.split(request.command), state)
+        return CommandLines(_words_of(request.command), state)
     if state.format == "csv":
         return CsvRows(state.source, state, follow=request.follow)
     return FileLines(state.source, state, follow=request.follow)

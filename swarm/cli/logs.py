@@ -206,9 +206,9 @@ def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for entry in entries:
         if json_lines:
-            from swarm.cli.render import encoded
+            from swarm.cli.render import to_json_line
 
-            print(encoded(_document(entry)).decode())
+            print(to_json_line(_document(entry)))
             continue
         for line in entry.lines:
             text = line if line.startswith("[2") else f"[{entry.source}] {line}"

@@ -65,7 +65,7 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
 def list_tasks(
     state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="pending, blocked, processing, completed …")] = None,
     state_option: Annotated[str | None, typer.Option("--state", metavar="STATE", help="The same as an option.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="At most so many.")] = 50,
     lane: Annotated[
         str | None, typer.Option("--lane", help="Only this lane: cpu, script, llm@MODEL, resource@WORKER.")
     ] = None,

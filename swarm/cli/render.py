@@ -102,19 +102,21 @@ def to_json(document: object) -> str:
     try:
         return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     except UnicodeEncodeError:
-        import json
-
-        return json.dumps(msgspec.to_builtins(document), indent=2)
+        return _escaped(document, indent=2)
 
 
-def encoded(document: object) -> bytes:
-    """Any document as JSON in one line."""
+def to_json_line(document: object) -> str:
+    """The same without line breaks."""
     try:
-        return msgspec.json.encode(document)
+        return msgspec.json.encode(document).decode()
     except UnicodeEncodeError:
-        import json
+        return _escaped(document)
 
-        return json.dumps(msgspec.to_builtins(document)).encode()
+
+def _escaped(document: object, indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(msgspec.to_builtins(document), indent=indent)
 
 
 def to_plain(blocks: Sequence[Block]) -> str:

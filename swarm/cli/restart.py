@@ -33,7 +33,7 @@ def restart(
     from swarm.cli.render import to_json
 
     lines = []
-    for line in wiring().restart(existing(root, config), list(dict.fromkeys(names)), now=now):
+    for line in wiring().restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):
         lines.append(line)
         if not as_json:
             print(line, flush=True)

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,6 +37,9 @@ from swarm.cli.batchoptions import (
     Timeout,
 )
 from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load, say_found
+
+if TYPE_CHECKING:
+    from swarm.cli.facade import Outcome
 
 
 def run(
@@ -116,12 +120,13 @@ def run(
         verbose=verbose,
         quiet=quiet or as_json,
     )
+    check_output(output, as_json=as_json)
     loaded = load(root, config)
     if not request.quiet:
         say_found(loaded)
     with Progress(quiet=request.quiet) as progress:
         outcome = batches().run(loaded, request, progress.update)
-    _end(outcome.document, outcome.lines, outcome.exit_code, as_json=as_json)
+    end(outcome, as_json=as_json, output=output)
 
 
 def submit(
@@ -202,7 +207,7 @@ def submit(
     )
     with Progress(quiet=quiet or as_json or not wait) as progress:
         outcome = batches().submit(load(root, config), request, progress.update if wait else None)
-    _end(outcome.document, outcome.lines, outcome.exit_code, as_json=as_json)
+    end(outcome, as_json=as_json)
 
 
 def results(
@@ -223,13 +228,27 @@ def results(
     from swarm.cli.facade import batches
     from swarm.cli.options import existing
 
+    check_output(output, as_json=as_json)
     outcome = batches().results(existing(root, config), batch, output)
-    _end(outcome.document, outcome.lines, outcome.exit_code, as_json=as_json)
+    end(outcome, as_json=as_json, output=output)
 
 
-def _end(document: object, lines: tuple[str, ...], exit_code: int, *, as_json: bool) -> None:
+def end(outcome: Outcome, *, as_json: bool, output: Path | None = None) -> None:
+    """Say how it ended; beside results on standard output nothing else is written there."""
     from swarm.cli.render import Line, show
 
-    show(document, [Line(line) for line in lines], as_json=as_json)
-    if exit_code:
-        raise typer.Exit(exit_code)
+    if str(output) == "-":
+        for line in outcome.lines:
+            print(line, file=sys.stderr)
+    else:
+        show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def check_output(output: Path | None, *, as_json: bool) -> None:
+    """Raises ``InputError`` where results and the document would be mixed."""
+    from swarm.errors import InputError
+
+    if as_json and str(output) == "-":
+        raise InputError("-o - and --json both want standard output", hint="name a file for the results")

@@ -13,6 +13,9 @@ from swarm.disk import CannotFlush, sync_fd, sync_folder
 from swarm.errors import InputError
 
 STDOUT = "-"
+_ALSO_STDOUT = frozenset({STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+_NAME_BYTES = 200
+"""Kept of a name for the file beside it: 255 bytes are the most, and its own marks are added."""
 
 
 def check_writable(path: str, *, input_path: str | None = None) -> None:
@@ -20,9 +23,9 @@ def check_writable(path: str, *, input_path: str | None = None) -> None:
 
     Tries it for real: makes and removes a file beside it.
     """
-    if path == STDOUT:
+    if path in _ALSO_STDOUT:
         return
-    target = os.path.realpath(path)
+    target = _target(path)
     if not path or os.path.isdir(target):
         raise InputError(f"{path or 'output'}: is a directory", hint="name a file, such as out.jsonl")
     if (
@@ -33,7 +36,9 @@ def check_writable(path: str, *, input_path: str | None = None) -> None:
     ):
         raise InputError(f"{path}: is the input itself", hint="give the output another name; the input is never overwritten")
     folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
+    if os.path.isdir(folder):
+        _check_name(path, target)
+    else:
         raise InputError(f"{path}: there is no directory {folder}", hint=f"make it: mkdir -p {folder}")
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise InputError(f"{path}: may not be written", hint="choose another file, or change its mode: chmod u+w")
@@ -49,20 +54,35 @@ def check_writable(path: str, *, input_path: str | None = None) -> None:
         ) from error
 
 
+def _check_name(path: str, target: str) -> None:
+    try:
+        os.stat(target)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # the name is too long, the way to it is closed
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}", hint="choose another name for the output"
+        ) from error
+
+
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
     """A stream whose content takes the place of ``path`` when the block ends well; otherwise nothing changes.
 
     ``-`` and what is no regular file (``/dev/null``, a pipe) are written directly. Raises ``OSError``.
     """
-    if path == STDOUT:
+    if path in _ALSO_STDOUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = os.path.realpath(path)
+    target = _target(path)
     if os.path.exists(target) and not _is_regular(target):
-        with open(target, "wb") as stream:
-            yield stream
+        try:
+            with open(target, "wb") as stream:
+                yield stream
+        except OSError as problem:
+            problem.filename = problem.filename or path
+            raise
         return
     handle, beside = _create_beside(target)
     try:
@@ -85,13 +105,19 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 def _create_beside(target: str) -> tuple[int, str]:
     """A new file in the same directory, with the mode a new file gets here; hidden, so that no glob takes it for output."""
     folder, name = os.path.split(target)
+    short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
     for number in range(1000):
-        beside = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{number}.tmp")
+        beside = os.path.join(folder, f".{short}.{os.getpid()}-{number}.tmp")
         try:
             return os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), beside
         except FileExistsError:
             continue
     raise FileExistsError(17, "too many unfinished outputs beside it", target)
+
+
+def _target(path: str) -> str:
+    """Where it is written: what a link leads to; another's pipe, as ``/dev/fd/63`` names it, by its own name alone."""
+    return path if os.path.exists(path) and not _is_regular(path) else os.path.realpath(path)
 
 
 def _is_regular(target: str) -> bool:

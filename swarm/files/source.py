@@ -52,7 +52,12 @@ def source_of(path: str | Source) -> Source:
     if path == STDIN:
         raise InputError("standard input must be kept before it can be read twice", hint="use opened('-')")
     _check_readable(path)
-    return Source(path=path, label=path, identity=os.path.abspath(path))
+    return Source(path=path, label=path, identity=as_text(os.path.abspath(path)))
+
+
+def as_text(path: str) -> str:
+    """A path for documents, which are UTF-8: bytes that are none are escaped. Most are what they were."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager

@@ -6,10 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.errors import InputError, TaskInvalid
+from swarm.errors import InputError, TaskInvalid, UnknownTask
 from swarm.files import ReadOptions, drafts, links, validate
+from swarm.files.source import as_text
+from swarm.taskqueue.layout import shard_of
+from swarm.taskqueue.lookup import read_ended
 from swarm.taskqueue.validate import validate as validate_task
-from tests.helpers.queues import llm
+from tests.helpers.queues import llm, open_queue
 
 
 def problems(path, **options):
@@ -89,6 +92,25 @@ def test_who_is_told_is_collected_with_the_first_line_that_names_them(tmp_path):
 def test_a_task_with_such_a_session_is_refused_as_well(session):
     with pytest.raises(TaskInvalid, match="field `session`: "):
         validate_task(llm(task_id="a", session=session))
+
+
+@pytest.mark.parametrize("field", ["task_id", "model", "batch_id"])
+def test_a_line_break_at_the_end_of_a_name_is_none_of_it(field):
+    with pytest.raises(TaskInvalid, match=f"field `{field}`: "):
+        validate_task({**llm(task_id="a"), field: "a\n"})
+
+
+def test_an_id_that_is_none_leads_to_no_file_outside(tmp_path):
+    queue = open_queue(tmp_path)
+    for task_id in ("../../../secret", "../../secret", "", ".", "x/../../secret", "a\n", "\udcff"):
+        shard = tmp_path / "queue" / "completed" / shard_of(as_text(task_id))
+        shard.mkdir(exist_ok=True)
+        (tmp_path / "queue" / "secret.json").write_text('{"task_id": "secret"}')
+        (tmp_path / "secret.json").write_text('{"task_id": "secret"}')
+        assert queue.find(task_id) is None
+        assert read_ended(queue.layout, task_id) is None
+        with pytest.raises(UnknownTask):
+            queue.read(task_id)
 
 
 def test_a_line_that_names_nobody_known_is_refused_before_anything_starts(tmp_path):

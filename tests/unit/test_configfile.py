@@ -304,6 +304,12 @@ def test_an_empty_variable_is_as_good_as_none(tmp_path):
     assert load(None, {"SWARM_ROOT": "", "SWARM_CONFIG": ""}, None).settings.queue.root == str(tmp_path / "queue")
 
 
+def test_the_systems_own_directory_is_no_root():
+    for root in ("/", "//", "/x/.."):
+        with pytest.raises(ConfigError, match="cannot be a queue's root"):
+            load(None, {}, Path(root))
+
+
 def test_a_relative_root_in_a_directory_that_has_gone(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()

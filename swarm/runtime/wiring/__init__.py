@@ -115,11 +115,11 @@ def run_server(loaded: Loaded, worker: str, *, simulate: int | None, verbose: bo
     return run(run_options(loaded, simulate=simulate, verbose=verbose), worker)
 
 
-def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
+def restart_processes(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
     """Restart processes of the running swarm; yields a line as each is back. Raises ``NotRunning``, ``InputError``."""
-    from swarm.runtime.wiring.restart import restart as do
+    from swarm.runtime.wiring.restart import restart
 
-    return do(settings, names, now=now)
+    return restart(settings, names, now=now)
 
 
 def run_worker(loaded: Loaded, name: str, *, simulate: int | None, verbose: bool) -> int:
