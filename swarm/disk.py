@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 
 NOT_THERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTTY})
 """What a call answers that the file system does not have, or that a filter of system calls forbids."""
@@ -85,6 +86,34 @@ def _sync_file(path: str) -> None:
 
 def _raise(problem: OSError) -> None:
     raise problem
+
+
+def place_of(path: str) -> str:
+    """The file system that a path lies on, for people: ``ext4 at /home``."""
+    try:
+        real = os.path.realpath(path)
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split(" ") for line in file]
+        # Of several on the same directory the last hides the others.
+        found = max(((_unescaped(m[4]), n) for n, m in enumerate(mounts) if _holds(_unescaped(m[4]), real)), key=_depth)
+        words = mounts[found[1]]
+        kind = words[words.index("-") + 1]
+    except (OSError, ValueError, IndexError):
+        return f"the file system of {path}"
+    return f"{kind} at {found[0]}"
+
+
+def _holds(mount: str, path: str) -> bool:
+    return path == mount or path.startswith(f"{mount.rstrip('/')}/")
+
+
+def _depth(found: tuple[str, int]) -> tuple[int, int]:
+    return len(found[0]), found[1]
+
+
+def _unescaped(text: str) -> str:
+    """Blanks and the like stand as three octal digits there."""
+    return re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), text)
 
 
 def tells_errors() -> bool:

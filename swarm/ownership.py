@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
@@ -29,6 +29,8 @@ class Doubt(msgspec.Struct, frozen=True):
     what: str
     mend: str
     """A command that ends it."""
+    foreign: bool = False
+    """It belongs to somebody else, who would have to give it away."""
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"
@@ -44,6 +46,15 @@ def opened(path: str, uid: int | None = None) -> Iterator[tuple[int, tuple[Doubt
         walk = _Walk(os.geteuid() if uid is None else uid, open_fds)
         fd = walk.to(os.path.join(os.getcwd(), path) if not os.path.isabs(path) else path)
         yield fd, tuple(dict.fromkeys(walk.doubts))
+
+
+def doubts_on_the_way(path: str, uid: int | None = None) -> tuple[Doubt, ...]:
+    """What is doubtful about the directories and links that lead to a directory and itself, as far as it is there yet."""
+    with ExitStack() as open_fds:
+        walk = _Walk(os.geteuid() if uid is None else uid, open_fds)
+        with suppress(OSError):  # its end, or what cannot be entered: that is for whoever opens it to tell
+            walk.to(os.path.join(os.getcwd(), path))
+        return tuple(dict.fromkeys(walk.doubts))
 
 
 class _Walk:
@@ -108,7 +119,8 @@ class _Walk:
     def _check_owner(self, path: str, status: os.stat_result, *, unknown_is_root: bool = False) -> None:
         if status.st_uid in (0, self._uid) or (unknown_is_root and status.st_uid == _unknown_uid()):
             return
-        self.doubts.append(Doubt(path, f"belongs to {_user(status.st_uid)}", f"chown -h {_user(self._uid)} {_quoted(path)}"))
+        mend = f"chown -h {_user(self._uid)} {_quoted(path)}"
+        self.doubts.append(Doubt(path, f"belongs to {_user(status.st_uid)}", mend, foreign=True))
 
     def _check_mode(self, path: str, fd: int, status: os.stat_result) -> None:
         mend = f"chmod go-w {_quoted(path)}"

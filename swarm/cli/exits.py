@@ -114,6 +114,8 @@ def _is_nowhere() -> bool:
 def _os_hint(error: OSError) -> str | None:
     match error.errno:
         case errno.EACCES | errno.EPERM:
+            if not isinstance(error.filename, str):
+                return "the system forbids a call, as a container's filter of system calls does: `swarm doctor` says which"
             return f"the file belongs to somebody else; run as its owner, or choose another --root{_owner(error.filename)}"
         case errno.ENOSPC | errno.EDQUOT:
             return "make room on that disk and run the command again"

@@ -77,7 +77,7 @@ def pull(loaded: Loaded, name: str) -> Pulled:
 @contextmanager
 def _only_puller(root: Path, model: str) -> Iterator[None]:
     """Two servers that pull one model write the same partial files, and one of them fails at the end."""
-    lock = FileLock(root / LOCK_FILE, mode=0o600)
+    lock = FileLock(root / LOCK_FILE, mode=0o600, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as held:

@@ -101,7 +101,9 @@ def _outwait_ending(settings: Settings) -> None:
 def _start(options: RunOptions, *, quiet: bool) -> subprocess.Popen[bytes] | None:
     """A swarm for this run; None when somebody else has just started one."""
     try:
-        return start_background(options, parent=True, planned=_say_nothing if quiet else _say_starting)
+        if quiet:
+            return start_background(options, parent=True)
+        return start_background(options, parent=True, planned=_say_starting, noted=_say)
     except LockHeld:
         return None
 
@@ -122,8 +124,8 @@ def _say_starting(workers: int, note: str) -> None:
     print(f"starting {plural(workers, 'worker')}{on} …", file=sys.stderr, flush=True)
 
 
-def _say_nothing(_workers: int, _note: str) -> None:
-    """For who asked for quiet."""
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:

@@ -41,7 +41,7 @@ def command_line(identity: ProcessIdentity) -> list[str]:
     try:
         with open(f"/proc/{identity.pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []
     return [os.fsdecode(word) for word in words] if is_same(identity) else []
 

@@ -31,17 +31,23 @@ class ProcessStat(msgspec.Struct, frozen=True):
 
 @cache
 def boot_id() -> str:
-    """Changes with each boot, so that no identity of an earlier boot is taken for a living process."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    """Changes with each boot, so that no identity of an earlier boot is taken for a living process.
+
+    Where a container hides it, number and start time alone tell processes apart.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """The process of that number now, zombies included; None if there is none."""
+    """The process of that number now, zombies included; None if there is none, or it is hidden (another user's)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The command may hold blanks and parentheses; the last parenthesis ends it.
     fields = text[text.rindex(b")") + 2 :].split()

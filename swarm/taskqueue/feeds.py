@@ -97,11 +97,11 @@ class FeedBook:
             else:
                 fd = open_file(self._path(feed_id, "lock"), os.O_RDWR)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(fd)
-            raise LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it") from exc
-        try:
+            try:
+                with storage_faults(f"feed {feed_id} could not be locked"):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it") from exc
             yield
         finally:
             os.close(fd)

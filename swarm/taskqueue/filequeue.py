@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from swarm.core.rootcheck import Check
 from swarm.core.task import TaskState
 from swarm.taskqueue import people, registry, root
 from swarm.taskqueue.batches import BatchBook
@@ -32,6 +33,10 @@ class FileQueue(QueueReader):
         """Make the directories that are missing and check their modes. Raises ``QueueError``, ``StorageFault``."""
         root.prepare(self.layout, self.storage)
         return self
+
+    def self_test(self) -> tuple[Check, ...]:
+        """What the file system of the root can do, tried anew. Raises ``QueueError`` if it can hold no queue."""
+        return root.self_test(self.layout, self.storage, whole=True)
 
     def new_id(self) -> str:
         """See ``ids.new_id``."""

@@ -22,7 +22,7 @@ class LifeLock:
     """One holder's life lock. Keep the object for as long as the process lives; a child must not inherit it by fork."""
 
     def __init__(self, layout: Layout, name: str, describe: Callable[[], str] | None = None) -> None:
-        self._lock = FileLock(layout.lock(name), mode=FILE_MODE, thread_local=False)
+        self._lock = FileLock(layout.lock(name), mode=FILE_MODE, thread_local=False, fallback_to_soft=False)
         self._storage = Storage("fast", layout.root)
         self._name = name
         self._describe = describe

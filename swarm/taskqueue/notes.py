@@ -13,7 +13,7 @@ import msgspec
 
 from swarm.core.task import Task
 from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import FILE_MODE, Storage, read_regular, storage_faults
 
 MAX_NOTE_BYTES = 1 << 20
 
@@ -83,7 +83,8 @@ def _path(layout: Layout, note: Note) -> str:
 @contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
     """Held while a note is looked at and then replaced or removed: in between nobody may write another."""
-    fd = os.open(layout.outbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Of a file, and opened for writing: network file systems lock nothing else.
+    fd = os.open(f"{layout.outbox}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

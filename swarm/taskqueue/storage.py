@@ -103,6 +103,13 @@ def _renameat2(source: str, target: str) -> int:
     return ctypes.get_errno() if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
 
 
+def rename_new(source: str, target: str) -> None:
+    """Rename without overwriting, by the one call that can do so. Raises ``OSError``."""
+    failed = _renameat2(source, target)
+    if failed:
+        raise OSError(failed, os.strerror(failed), source, None, target)
+
+
 def _move_by_link(source: str, target: str) -> None:
     """The same in two steps, where the kernel or the file system cannot rename without overwriting.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -51,6 +52,8 @@ def lacks(monkeypatch: Any, **refused: int) -> list[str]:
         monkeypatch.setattr(os, "fsync", refusing("fsync", os.fsync))
     if "fsync_folder" in refused:
         monkeypatch.setattr(os, "fsync", refusing("fsync_folder", os.fsync, lambda fd: stat.S_ISDIR(os.fstat(fd).st_mode)))
+    if "flock" in refused:
+        monkeypatch.setattr(fcntl, "flock", refusing("flock", fcntl.flock))
     if "link" in refused:
         monkeypatch.setattr(os, "link", refusing("link", os.link))
     by_libc = {name: code for name, code in refused.items() if name in ("renameat2", "syncfs")}

@@ -31,8 +31,10 @@ from swarm.taskqueue.fsck import recover_root
 
 def run_brain(options: RunOptions) -> int:
     """Be the brain of this root until told to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
-    queue = open_root(options)
+    queue, instead = open_root(options)
     with living(queue, own_row("brain", "brain")) as row, logging_as("brain", options) as brain_log:
+        for check in instead:
+            brain_log.info("Fallback: %s", check)
         for line in recover_root(queue.layout, queue.storage):
             brain_log.info("%s", line)
         bell = queue.bell(drop_ins=True)

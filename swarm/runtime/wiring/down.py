@@ -98,7 +98,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     """
     root = Path(settings.queue.root).absolute()
     options = RunOptions(settings=settings)
-    queue = open_root(options)
+    queue, _ = open_root(options)
     managers = {one.name: manager for one in left if one.alone and (manager := _manager(one)) is not None}
     said = f"no supervisor is running; ending what runs without one: {', '.join(map(str, left))}"
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)

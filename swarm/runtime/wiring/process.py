@@ -14,8 +14,11 @@ import msgspec
 
 from swarm import __version__
 from swarm.clock import SystemClock
+from swarm.core.rootcheck import Check, fallbacks, first_missing
 from swarm.core.worker import WorkerRow
+from swarm.errors import EngineError
 from swarm.proc import identity
+from swarm.proc.hostprobe import host_checks
 from swarm.proc.ports import describe
 from swarm.runtime import logsetup
 from swarm.settings import Settings
@@ -44,9 +47,23 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.settings.queue.root).absolute()
 
 
-def open_root(options: RunOptions) -> FileQueue:
-    """The queue, its directories made and checked."""
-    return FileQueue(str(options.root), options.settings.queue.durability).prepare()
+def check_host() -> tuple[Check, ...]:
+    """What this host lets us do with processes. Raises ``EngineError`` if something indispensable is missing."""
+    checks = host_checks()
+    missing = first_missing(checks)
+    if missing is not None:
+        raise EngineError(f"swarm cannot work on this host: {missing.text}", hint=missing.next)
+    return checks
+
+
+def open_root(options: RunOptions) -> tuple[FileQueue, tuple[Check, ...]]:
+    """The queue, its directories made and checked; and what this host or its file system does in another way.
+
+    Raises ``EngineError``, ``QueueError``, ``StorageFault``.
+    """
+    host = check_host()
+    queue = FileQueue(str(options.root), options.settings.queue.durability).prepare()
+    return queue, tuple(fallbacks((*host, *queue.self_test())))
 
 
 @contextmanager

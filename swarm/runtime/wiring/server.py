@@ -19,7 +19,7 @@ from swarm.runtime.loop import run_loop
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervised import Keeper
 from swarm.runtime.supervisor import NAME, SERVER_POLICY
-from swarm.runtime.wiring.process import RunOptions, living, lock_held, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import RunOptions, check_host, living, lock_held, logging_as, open_root, own_row
 from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.worker import own_plan
 from swarm.taskqueue import registry
@@ -32,16 +32,19 @@ def run_server(options: RunOptions, worker: str) -> int:
     A running server of an earlier host is adopted. Raises ``LockHeld`` when a supervisor or another host keeps it,
     ``ConfigError`` for a worker without a server of its own, and where there is no program to serve models.
     """
+    check_host()
     plan = own_plan(options, worker)
     if not plan.owns_server:
         where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it does cpu and script work only"
         raise ConfigError(f"{worker} has no server of its own: {where}")
     spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
     find_binary(spec)
-    queue = open_root(options)
+    queue, instead = open_root(options)
     _refuse_supervised(queue.layout, worker)
     name = f"{HOST_PREFIX}{worker}"
     with living(queue, own_row(name, "server")), logging_as(name, options) as log:
+        for check in instead:
+            log.info("Fallback: %s", check)
         book = QuarantineBook(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
         host = ServerHost(spec, plan.fault, book, supervised=lambda: lock_held(queue.layout, NAME), log=log)
         install(host.wish)

@@ -33,7 +33,7 @@ from swarm.runtime.signals import on_hangup
 from swarm.runtime.supervisor import NAME, SERVER_POLICY, Limits, Supervisor
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_visibility
 from swarm.runtime.wiring.look import visible_reader
-from swarm.runtime.wiring.process import RunOptions, command_of, life_lock, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import RunOptions, check_host, command_of, life_lock, logging_as, open_root, own_row
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
@@ -51,10 +51,13 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
 
     With ``parent`` it ends by itself when that process does. Raises ``LockHeld`` naming the holder, ``ConfigError``.
     """
+    check_host()
     plans, visibility = _plans(options)
-    queue = open_root(options)
+    queue, instead = open_root(options)
     with logging_as(NAME, options) as log:
         log.info("Configuration: %s", options.config or "none, these are the defaults")
+        for check in instead:
+            log.warning("Fallback: %s%s", check, f" ({check.next})" if check.next else "")
         for warning in env_warnings(options.settings):
             log.warning("%s", warning)
         for risk in script_warnings(options.settings.scripts):
@@ -190,16 +193,21 @@ def run_served(settings: Settings) -> int | None:
 
 
 def start_background(
-    options: RunOptions, *, parent: bool, planned: Callable[[int, str], None] = lambda _workers, _note: None
+    options: RunOptions,
+    *,
+    parent: bool,
+    planned: Callable[[int, str], None] = lambda _workers, _note: None,
+    noted: Callable[[str], None] = lambda _line: None,
 ) -> subprocess.Popen[bytes]:
     """Start ``swarm up`` in a session of its own, output to ``logs/supervisor.err``.
 
     With ``parent`` it ends when this process does. ``planned`` is told how many workers are about to start,
-    and on which of the machine's cards, where that is not all of them.
+    and on which of the machine's cards, where that is not all of them; ``noted`` hears what is lost here.
     Raises ``LockHeld`` when one runs already.
     """
+    check_host()
     plans, visibility = _plans(options)  # what is wrong with the configuration is said here, not in a log
-    queue = open_root(options)
+    queue, instead = open_root(options)
     if is_held(queue.layout, NAME):
         _refuse(queue.layout)
     words = ["up"]
@@ -207,6 +215,9 @@ def start_background(
         words += ["--simulate", str(options.simulate)]
     if parent:
         words += [FOR_PID, str(os.getpid())]
+    for check in instead:
+        if check.next:
+            noted(f"note: {check}\nhint: {check.next}")
     planned(len(plans), visibility.note)
     log_path = Path(queue.layout.logs) / f"{NAME}.err"
     with open(queue.storage.open_own(str(log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "wb") as err:
@@ -228,7 +239,9 @@ def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, time
         if mine is not None and _settled(mine):
             return mine
         if process.poll() is not None:
-            raise EngineError(f"the swarm ended at its start: {_last_words(options)}", hint=_where(options))
+            raise EngineError(f"the swarm ended at its start: {_last_words(options, NAME)}", hint=_where(options))
+        if mine is not None and (worker := _fails_at_start(mine)):
+            raise EngineError(f"no worker stays up; {worker}: {_last_words(options, worker)}", hint=_where(options))
         if time.monotonic() > deadline_s:
             raise EngineError(f"no worker came up within {timeout_s:.0f} s: {_reasons(mine)}", hint=_where(options))
         time.sleep(START_POLL_S)
@@ -241,6 +254,13 @@ def _settled(status: SupervisorStatus) -> bool:
     coming = [c for c in (*workers, *servers.values()) if c.state is ChildState.STARTING]
     waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _hopeless(w.name, servers)]
     return bool(up) and not coming and not waiting
+
+
+def _fails_at_start(status: SupervisorStatus) -> str:
+    """The first worker, if all of them have ended at their start, and again at the next; else empty."""
+    workers = [c for c in status.children if c.role == "worker"]
+    failed = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts > 1]
+    return workers[0].name if workers and len(failed) == len(workers) else ""
 
 
 def _hopeless(worker: str, servers: dict[str, ChildStatus]) -> bool:
@@ -258,13 +278,18 @@ def _reasons(status: SupervisorStatus | None) -> str:
 _MOST_WORDS_BYTES = 1 << 20
 
 
-def _last_words(options: RunOptions) -> str:
+def _last_words(options: RunOptions, name: str) -> str:
+    """The last error it told on standard error, with what it advised; else its last line."""
     try:
-        said = read_file(str(options.root / "logs" / f"{NAME}.err"), _MOST_WORDS_BYTES)
+        said = read_file(str(options.root / "logs" / f"{name}.err"), _MOST_WORDS_BYTES)
     except (FileNotFoundError, OddEntry):
         return "it left no words"
     lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it left no words"
+    told = next((n for n in reversed(range(len(lines))) if lines[n].startswith("error: ")), None)
+    if told is None:
+        return lines[-1] if lines else "it left no words"
+    advice = [line.removeprefix("hint: ") for line in lines[told + 1 :] if line.startswith("hint: ")]
+    return "; ".join((lines[told].removeprefix("error: "), *advice))
 
 
 def _where(options: RunOptions) -> str:
@@ -273,7 +298,7 @@ def _where(options: RunOptions) -> str:
 
 def start_detached(options: RunOptions) -> int:
     """Start ``swarm up`` in the background and return once it is up."""
-    process = start_background(options, parent=False, planned=_say_note)
+    process = start_background(options, parent=False, planned=_say_note, noted=lambda line: _say_note(0, line))
     patience_s = options.settings.ollama.start_timeout_s + 30.0
     status = wait_until_up(options, process, timeout_s=patience_s)
     up = sum(1 for c in status.children if c.role == "worker" and c.state is ChildState.RUNNING)

@@ -29,7 +29,7 @@ from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.clients import client_of
 from swarm.runtime.wiring.look import visible_reader
-from swarm.runtime.wiring.process import RunOptions, living, lock_held, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import RunOptions, check_host, living, lock_held, logging_as, open_root, own_row
 from swarm.runtime.wiring.remains import immortal_remains
 from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.served import served_parts
@@ -44,10 +44,13 @@ from swarm.taskqueue.takeback import take_back
 
 def run_worker(options: RunOptions, name: str) -> int:
     """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``, ``EngineError``."""
+    check_host()
     plan = own_plan(options, name)
-    queue = open_root(options)
+    queue, instead = open_root(options)
     _refuse_without_server(plan, options, queue.layout)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
+        for check in instead:
+            log.info("Fallback: %s", check)
         taken_back = _take_back_own(queue, options, name, log)
         bell = queue.bell()
         wish = StopWish(bell.wake_self)

@@ -1,0 +1,231 @@
+"""What a queue root needs of its file system and the kernel, judged from what each call answered there. Pure."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+import msgspec
+
+TRANSIENT = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR}
+)
+"""Troubles that pass: they say nothing about what the file system can do."""
+NEEDED_NAME_BYTES = 110
+"""The longest name of a task's file, with that of its temporary file."""
+USUAL_NAME_BYTES = 255
+_FAST = (
+    'set [queue] durability = "fast" (SWARM_QUEUE__DURABILITY=fast): all survives `kill -9`, but not a power cut; '
+    "or choose a root on another file system with --root"
+)
+_ELSEWHERE = "choose a root on a local file system with --root"
+
+
+class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
+    """What each call answered: 0, or an errno; None: it was not tried."""
+
+    write: int | None = None
+    """Making a file and writing to it. Unless it is 0 nothing else was tried."""
+    lock: int | None = None
+    excludes: bool = True
+    """A second lock was refused while the first was held."""
+    rename: int | None = None
+    rename_new: int | None = None
+    """A rename that never overwrites."""
+    overwrites: bool = False
+    """It overwrote all the same."""
+    link: int | None = None
+    nameless: int | None = None
+    """A file without a name, and giving it one."""
+    flush_file: int | None = None
+    flush_folder: int | None = None
+    flush_all: int | None = None
+    """``syncfs``."""
+    notice: int | None = None
+    """inotify."""
+    name_bytes: int | None = None
+    """The longest name."""
+    folds_case: bool = False
+    words: dict[int, str] = {}
+    """What the kernel says for the errnos in here."""
+
+    def reason(self, code: int) -> str:
+        """For people."""
+        return self.words.get(code) or errno.errorcode.get(code, str(code))
+
+
+class Verdict(StrEnum):
+    """How it stands with one need."""
+
+    WORKS = "works"
+    FALLBACK = "fallback"
+    """Something else does instead; the text says what is lost."""
+    MISSING = "missing"
+    """Nothing can do instead: the root is refused."""
+    UNKNOWN = "unknown"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One need."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    next: str = ""
+    """What to do about it; empty where nothing need be done."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+def judge(probe: RootProbe, *, place: Callable[[], str], full: bool) -> tuple[Check, ...]:
+    """All that was tried, a check each. ``full``: durability is promised.
+
+    ``place`` names the file system; it is asked only where that is to be said.
+    """
+    if probe.write:
+        return (_unwritable(probe, probe.write, place),)
+    return tuple(
+        check
+        for check in (
+            _locks(probe, place),
+            _rename(probe, place),
+            _rename_new(probe, place),
+            _nameless(probe),
+            _flush(probe, place, full=full),
+            _flush_all(probe, place),
+            _notice(probe),
+            *_names(probe, place),
+        )
+        if check is not None
+    )
+
+
+def first_missing(checks: tuple[Check, ...]) -> Check | None:
+    """Why the root is refused; None if it is not."""
+    return next((check for check in checks if check.verdict is Verdict.MISSING), None)
+
+
+def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
+    """What is done in another way here."""
+    yield from (check for check in checks if check.verdict is Verdict.FALLBACK)
+
+
+def _unwritable(probe: RootProbe, code: int, place: Callable[[], str]) -> Check:
+    if code in TRANSIENT:
+        return Check(name="write", verdict=Verdict.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
+    text = f"nothing can be written ({probe.reason(code)}; {place()})"
+    step = "remount it writable: see `dmesg`" if code == errno.EROFS else "give this user the directory"
+    return Check(name="write", verdict=Verdict.MISSING, text=text, next=f"{step}, or choose another --root")
+
+
+def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
+    loss = "two processes could work on the same task, and nobody could tell who lives"
+    if probe.lock is None:
+        return None
+    if probe.lock in TRANSIENT:
+        return Check(name="locks", verdict=Verdict.UNKNOWN, text=probe.reason(probe.lock))
+    if probe.lock:
+        text = f"file locks do not work here ({probe.reason(probe.lock)}; {place()}): {loss}"
+        step = f"{_ELSEWHERE}; in a container a filter of system calls may forbid flock"
+        return Check(name="locks", verdict=Verdict.MISSING, text=text, next=step)
+    if not probe.excludes:
+        text = f"file locks exclude nobody here ({place()}): {loss}"
+        return Check(name="locks", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+    return Check(name="locks", verdict=Verdict.WORKS, text="held by one process at a time")
+
+
+def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
+    if probe.rename is None:
+        return None
+    if probe.rename and probe.rename not in TRANSIENT:
+        text = f"files cannot be renamed here ({probe.reason(probe.rename)}; {place()}): no task could move on"
+        return Check(name="rename", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+    return Check(name="rename", verdict=Verdict.WORKS, text="works")
+
+
+def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
+    name = "rename without overwriting"
+    if probe.rename_new is None:
+        return None
+    if probe.overwrites:
+        text = f"a rename that must not overwrite did so ({place()}): a task or a result could be lost"
+        return Check(name=name, verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+    if not probe.rename_new:
+        return Check(name=name, verdict=Verdict.WORKS, text="works")
+    if probe.link:
+        both = f"neither is there a rename that never overwrites ({probe.reason(probe.rename_new)}) nor are there hard links"
+        text = f"{both} ({probe.reason(probe.link)}; {place()}): a task or a result could be overwritten"
+        return Check(name=name, verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+    text = f"not here ({probe.reason(probe.rename_new)}): a link and the removal of the old name do instead"
+    return Check(name=name, verdict=Verdict.FALLBACK, text=text)
+
+
+def _nameless(probe: RootProbe) -> Check | None:
+    if probe.nameless is None:
+        return None
+    if probe.nameless:
+        text = f"not here ({probe.reason(probe.nameless)}): new tasks are made aside and renamed, which costs a little more"
+        return Check(name="files without a name", verdict=Verdict.FALLBACK, text=text)
+    return Check(name="files without a name", verdict=Verdict.WORKS, text="work")
+
+
+def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check | None:
+    if probe.flush_file is None or probe.flush_folder is None:
+        return None
+    lacking = [
+        f"{what} ({probe.reason(code)})"
+        for what, code in (("files", probe.flush_file), ("directories", probe.flush_folder))
+        if code and code not in TRANSIENT
+    ]
+    if not lacking:
+        return Check(name="flush", verdict=Verdict.WORKS, text="of files and directories works")
+    cannot = f"{place()} cannot flush {' and '.join(lacking)}"
+    if not full:
+        text = f'{cannot}; with durability "fast" nothing is flushed anyway'
+        return Check(name="flush", verdict=Verdict.FALLBACK, text=text)
+    if probe.flush_all:
+        text = (
+            f"{cannot}, nor all of itself ({probe.reason(probe.flush_all)}): what is accepted would not survive a power cut"
+        )
+        return Check(name="flush", verdict=Verdict.MISSING, text=text, next=_FAST)
+    text = f"{cannot}: all of it is flushed instead, which takes longer; what survives a power cut then is up to it"
+    return Check(name="flush", verdict=Verdict.FALLBACK, text=text, next=_FAST)
+
+
+def _flush_all(probe: RootProbe, place: Callable[[], str]) -> Check | None:
+    if probe.flush_all is None:
+        return None
+    if probe.flush_all and probe.flush_all not in TRANSIENT:
+        text = (
+            f"not possible ({probe.reason(probe.flush_all)}; {place()}): file by file instead; large submissions take longer"
+        )
+        return Check(name="flush of all at once", verdict=Verdict.FALLBACK, text=text)
+    return Check(name="flush of all at once", verdict=Verdict.WORKS, text="works")
+
+
+def _notice(probe: RootProbe) -> Check | None:
+    if probe.notice is None:
+        return None
+    if not probe.notice:
+        return Check(name="inotify", verdict=Verdict.WORKS, text="works")
+    steps = {
+        errno.EMFILE: "sysctl fs.inotify.max_user_instances=1024 (all are taken by this user's programs)",
+        errno.ENOSPC: "sysctl fs.inotify.max_user_watches=524288 (all are taken by this user's programs)",
+    }
+    text = f"not to be had ({probe.reason(probe.notice)}): new work is found by looking, a moment later"
+    return Check(name="inotify", verdict=Verdict.FALLBACK, text=text, next=steps.get(probe.notice, ""))
+
+
+def _names(probe: RootProbe, place: Callable[[], str]) -> Iterator[Check]:
+    longest = probe.name_bytes
+    if longest is not None and longest < NEEDED_NAME_BYTES:
+        text = f"names have at most {longest} bytes here ({place()}); a task's needs up to {NEEDED_NAME_BYTES}"
+        yield Check(name="names", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+    elif longest is not None and longest < USUAL_NAME_BYTES:
+        text = f"of at most {longest} bytes ({place()}): models and files with longer ones are refused"
+        yield Check(name="names", verdict=Verdict.FALLBACK, text=text)
+    if probe.folds_case:
+        text = f"{place()} does not tell a from A: ids, workers and models that differ only in case are taken for the same"
+        yield Check(name="case of names", verdict=Verdict.FALLBACK, text=text, next="use names that differ otherwise")
