@@ -99,7 +99,7 @@ def _opened(path: str, flags: int, mode: int) -> tuple[int, os.stat_result]:
     try:
         fd = os.open(path, flags | _WARY, mode)
     except OSError as exc:
-        raise _meaning(exc, path) from exc
+        raise _meaning(exc, path, making=bool(flags & os.O_CREAT)) from exc
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -110,8 +110,8 @@ def _opened(path: str, flags: int, mode: int) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def _meaning(fault: OSError, path: str) -> Exception:
-    if fault.errno in _ABSENT:
+def _meaning(fault: OSError, path: str, *, making: bool) -> Exception:
+    if fault.errno in _ABSENT and not (making and fault.errno == errno.ENAMETOOLONG):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if fault.errno in _ODD:
         return OddEntry(path, odd_words(path) or _ODD[fault.errno])

@@ -9,7 +9,7 @@ from swarm.core.mapping import MapFault
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import TaskError, TaskState
-from swarm.entries import list_inside
+from swarm.entries import is_file, list_inside
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import dropins, lookup, registry
 from swarm.taskqueue.bell import ring
@@ -83,7 +83,7 @@ class BrainFileQueue:
         for worker in sorted(registry.holders(self._layout)):
             for name in sorted(list_inside(self._layout.held_by(worker))):
                 parsed = parse_task_file(name)
-                if parsed:
+                if parsed and is_file(f"{self._layout.held_by(worker)}/{name}"):
                     found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
         return tuple(found)
 

@@ -19,11 +19,11 @@ from swarm.errors import StorageFault
 from swarm.taskqueue import codec
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.fsckleft import leftovers, stale_staging, temporaries
-from swarm.taskqueue.fsckodd import odd_entries
+from swarm.taskqueue.fsckodd import has_plain_name, odd_entries
 from swarm.taskqueue.fsckrules import Action, Finding, Placed, aside, check, read_trail
 from swarm.taskqueue.fsckwalk import RANK, walk
 from swarm.taskqueue.layout import Layout, parse_task_file
-from swarm.taskqueue.storage import Storage, read_regular, storage_faults
+from swarm.taskqueue.storage import REASON, Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import rewrite_tail
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def repair(layout: Layout, storage: Storage, findings: Iterable[Finding]) -> tup
             with storage_faults(f"cannot repair {printable(finding.path)}"):
                 if repairer.carry_out(finding):
                     done.append(finding)
-        except StorageFault as fault:  # one that cannot be moved keeps no other from being put right
+        except (StorageFault, OSError) as fault:  # one that cannot be moved keeps no other from being put right
             log.warning("%s", fault)
     return tuple(done)
 
@@ -119,9 +119,14 @@ class _Repairer:
             case Action.STATUS:
                 return self._write_status(finding.path)
             case _:
-                reason = f"unknown: {finding.what}\n"
-                self._storage.replace(f"{finding.path}.reason", reason.encode(), durable=True)
-        return True
+                return self._give_reason(finding)
+
+    def _give_reason(self, finding: Finding) -> bool:
+        reason = f"unknown: {finding.what}"
+        if has_plain_name(finding.path):
+            self._storage.replace(f"{finding.path}{REASON}", f"{reason}\n".encode(), durable=True)
+            return True
+        return self._storage.set_aside(finding.path, reason) is not None  # under a name that has room for the reason's
 
     def _aside(self, finding: Finding) -> bool:
         if finding.target and not os.path.lexists(finding.target):

@@ -12,7 +12,7 @@ from swarm.entries import folder_status, is_file, list_inside, list_names, statu
 from swarm.taskqueue import lookup, registry
 from swarm.taskqueue.cancelling import cancel_marks, mapped_task
 from swarm.taskqueue.fsckodd import is_staged
-from swarm.taskqueue.fsckrules import Action, Finding
+from swarm.taskqueue.fsckrules import Action, Finding, aside
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
@@ -79,6 +79,10 @@ def _old(path: str, age_s: float) -> bool:
 
 def _cancel_marks(layout: Layout) -> Iterator[Finding]:
     for name in cancel_marks(layout):
+        status = status_of(layout.cancel_mark(name))
+        if status is not None and status.st_size:
+            yield aside("odd", layout.cancel_mark(name), "it holds something, and a wish to cancel is an empty file")
+            continue
         located = lookup.find(layout, name)
         if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:
             continue  # the brain ends what is left of its children by it

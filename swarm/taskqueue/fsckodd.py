@@ -57,7 +57,7 @@ def _foreign(path: str, belongs: str, *, folder: bool = False) -> Iterator[Findi
     if status is None:
         return
     words = odd_kind(path, status, folder=folder)
-    if not words and not _PLAIN(os.path.basename(path)):
+    if not words and not has_plain_name(path):
         words = "has a name that swarm gives to nothing"
     if words:
         yield aside("odd", path, f"it {words}, and {belongs}")
@@ -115,6 +115,11 @@ def _staged(layout: Layout) -> Iterator[Finding]:
             words = "is no submission's"
         if words:
             yield aside("odd", path, f"it {words}, and .staging/ holds what is being submitted")
+
+
+def has_plain_name(path: str) -> bool:
+    """Whether its name is of the kind that swarm gives."""
+    return _PLAIN(os.path.basename(path)) is not None
 
 
 def is_staged(name: str) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from swarm.core.task import ID_RE
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
-from swarm.entries import list_names
+from swarm.entries import folder_status, list_names
 from swarm.errors import OddEntry, StorageFault
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
@@ -81,8 +81,9 @@ def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
 
 
 def holders(layout: Layout) -> list[str]:
-    """Names in ``processing`` that may be workers', unsorted."""
-    return [name for name in list_names(layout.processing) if ID_RE.fullmatch(name)]
+    """Names of the directories in ``processing`` that may be workers', unsorted."""
+    names = (name for name in list_names(layout.processing) if ID_RE.fullmatch(name))
+    return [name for name in names if folder_status(layout.held_by(name)) is not None]
 
 
 class FileHeartbeats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.storage import Storage, read_regular, storage_faults
 from swarm.taskqueue.tails import Tails, rewrite_tail
 
+PROVEN_S = 1.0
 _STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {
     TaskState.COMPLETED: "completed",
     TaskState.FAILED: "failed",
@@ -51,6 +53,7 @@ class Settler:
         self._storage = storage
         self._clock = SystemClock()
         self._buckets = BucketChooser(layout, storage)
+        self._proven, self._prove_again_s = "", 0.0
 
     def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
         """Write the trail behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""
@@ -82,8 +85,7 @@ class Settler:
     def _file(self, ending: Ending) -> Ended:
         folder, target = self._layout.terminal_place(ending.state, ending.task_id)
         try:
-            if folder_status(folder) is None:  # also a link to one: nothing is filed behind it
-                self._storage.make_dir(folder)
+            self._prove(folder)
             try:
                 self._storage.move(ending.path, target, flush=False)
             except FileNotFoundError:
@@ -95,6 +97,15 @@ class Settler:
             self._storage.set_aside(ending.path, f"task {ending.task_id} has a record already: {target}")
             return Ended(False)
         return Ended(True, folder)
+
+    def _prove(self, folder: str) -> None:
+        """Have a directory there, and no link to one: nothing is filed behind it. Looked at once a second."""
+        now_s = time.monotonic()
+        if folder == self._proven and now_s < self._prove_again_s:
+            return
+        if folder_status(folder) is None:
+            self._storage.make_dir(folder)
+        self._proven, self._prove_again_s = folder, now_s + PROVEN_S
 
     def _recorded_before(self, ending: Ending) -> Ended:
         """Whether the record there is this very one, filed by an earlier try whose last flush failed."""

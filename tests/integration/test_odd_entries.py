@@ -33,6 +33,7 @@ from swarm.taskqueue import fsck
 from swarm.taskqueue.answers import AnswerFiles
 from swarm.taskqueue.batches import Manifest
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.fsckrules import Action
 from swarm.taskqueue.gauges import QueueGauges
 from swarm.taskqueue.notes import Note
 from swarm.taskqueue.outbox import Outbox
@@ -253,6 +254,7 @@ def test_commands_among_odd_entries(tmp_path, monkeypatch):
         assert "\x1b" not in answer.output, said
         if more and answer.exit_code != 2 and words[0] != "logs":
             json.loads(answer.stdout)
+    assert [f for f in fsck.look(swarm.layout, agree_s=0) if f.action is not Action.NONE] == [], "repaired, and yet not"
     assert untouched(outside)
     assert [path for path in gone(swarm, made) if not stat.S_ISREG(made[path].st_mode)] == []
 

@@ -119,8 +119,8 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_and_the_young_stay(que
         write(f"{layout.heartbeats}/.w.json.{DEAD}.new", age_s=60),
         write(f"{layout.batches}/b1.order.{DEAD}.new", age_s=60),
         write(f"{layout.root}/feeds/.f.json.{DEAD}.new", age_s=60),
-        write(f"{layout.cancels}/nobody"),
-        write(f"{layout.cancels}/a"),
+        write(f"{layout.cancels}/nobody", ""),
+        write(f"{layout.cancels}/a", ""),
     ]
     bulk = f"{layout.staging}/{queue.new_id()}.{DEAD}"
     write(f"{bulk}/{LANE}/4-x/t.0.json")
@@ -130,7 +130,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_and_the_young_stay(que
         write(f"{layout.staging}/{queue.new_id()}.{os.getpid()}", age_s=4000),
         write(f"{layout.heartbeats}/.v.json.{os.getpid()}.new", age_s=60),
         write(f"{layout.heartbeats}/.v.json.{DEAD}.new"),
-        write(f"{layout.cancels}/b"),
+        write(f"{layout.cancels}/b", ""),
     ]
     assert repaired(queue) == {"staging", "temporary", "cancel-mark"}
     assert not any(os.path.exists(p) for p in (*gone, bulk))
