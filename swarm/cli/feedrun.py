@@ -26,7 +26,7 @@ from swarm.clock import SystemClock
 from swarm.configfile import Loaded
 from swarm.core.feed import FeedLine, FeedState
 from swarm.core.lanes import lane_of
-from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError, ModelNotFound
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, EngineError, InputError, ModelNotFound
 from swarm.files import Format, ReadOptions
 from swarm.files.build import builder
 from swarm.files.detect import resolve_format
@@ -44,6 +44,7 @@ from swarm.runtime.wiring.supervisor import swarm_lives
 from swarm.settings import Settings
 from swarm.taskqueue.feeds import FeedBook, FeedPool, note_batch
 from swarm.taskqueue.producer import waits
+from swarm.taskqueue.rootguard import RootGuard
 
 MAX_SLUG = 30
 ASK_AGAIN_S = 5.0
@@ -78,6 +79,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
         print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
     elif fresh.model:
         check_models(loaded.settings, [fresh.model])
+    guard = RootGuard(queue.layout.root)
     book = FeedBook(queue.layout, queue.storage)
     with book.alone(fresh.feed_id):
         known = book.find(fresh.feed_id)
@@ -92,6 +94,10 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
             make = _maker(options, state, _record_of(lines, state, options), defaults, loaded.settings)
             feeder = Feeder(lines, make, pool, book.open(state.feed_id), state)
             while not feeder.finished and not asked():
+                if why := guard.trouble():
+                    raise EngineError(
+                        f"{why}: no more is fed", hint="look who did that; the same command goes on where it stopped"
+                    )
                 pause_s = feeder.step()
                 tell(feeder.state)
                 if pause_s:

@@ -28,6 +28,7 @@ from swarm.taskqueue.batches import Submitted
 from swarm.taskqueue.batchwatch import BatchWatch, Ended
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.lifelock import is_held
+from swarm.taskqueue.rootguard import RootGuard
 
 LOOK_S = 0.1
 LOOK_SHARE = 20
@@ -80,6 +81,7 @@ class RunWatch:
         self._changed_s = self._asked_s = time.monotonic()
         self._said = ("", 0.0)
         self._alone_since_s: float | None = None
+        self._guard = RootGuard(queue.layout.root)
         self._most_tokens = (0, 0)
 
     def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> End:
@@ -89,6 +91,8 @@ class RunWatch:
         """
         with interrupts(host) if heard is None else nullcontext(heard) as asked:
             while True:
+                if why := self._guard.trouble():
+                    raise EngineError(why, hint="look who did that; what was done lies in the directory that was there")
                 look_began_s = time.monotonic()
                 left_before = self.ended.left
                 self.ended = self._watch.look()

@@ -253,10 +253,14 @@ class ServerProcess:
             self._probe = None
 
     def _forget(self) -> None:
-        self._child = None
+        ended, self._child = self.identity, None
         self._end_probe()
+        path = Path(self.spec.note_path)
+        note = read_note(path, ServerNote)
+        if note is not None and note.process != ended and is_same(note.process):
+            return  # another tree lies there now, or another supervisor has come: the note is theirs
         try:
-            remove_note(Path(self.spec.note_path))
+            remove_note(path)
         except OSError as error:
             # Harmless: whom a note names is looked for, alive and with our marker, before it is believed.
             log.warning("%s: cannot remove %s: %s", self.name, self.spec.note_path, error.strerror)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from swarm.errors import EXIT_USAGE
+
 EXIT_CRASHED = 70
 """Exit status after an unexpected exception (EX_SOFTWARE); the supervisor restarts the process."""
 
@@ -36,15 +38,27 @@ class Actor(Protocol):
         ...
 
 
-def run_loop(actor: Actor, *, wait: Callable[[float], object], log: logging.Logger) -> int:
+def run_loop(
+    actor: Actor,
+    *,
+    wait: Callable[[float], object],
+    log: logging.Logger,
+    lost: Callable[[], str] = lambda: "",
+) -> int:
     """Run turns until ``finished``; returns the exit status: 0, or ``EXIT_CRASHED`` after an unexpected exception.
 
     ``wait(seconds)`` returns early when there is something to do. Crash-only: nothing is tidied up on disk after a
     crash, because what a broken process would tidy is not to be trusted; recovery under the freed life lock does it.
+    ``lost`` is asked before each turn: why nothing may be read or written there any more, as when the queue root is another
+    directory. Then it ends like that as well, with ``EXIT_USAGE``.
     """
     log.info("%s starting main loop", actor.title)
     try:
         while not actor.finished:
+            if why := lost():
+                log.error("%s ends: %s", actor.title, why)
+                actor.abandon()
+                return EXIT_USAGE
             pause_s = actor.step()
             if pause_s > 0 and not actor.finished:
                 wait(pause_s)

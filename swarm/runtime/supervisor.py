@@ -66,7 +66,9 @@ class Supervisor:
         worker_argv: Callable[[str], Sequence[str]],
         parent: ProcessIdentity | None = None,
         limits: Limits | None = None,
+        root_trouble: Callable[[], str] = lambda: "",
     ) -> None:
+        """``root_trouble``: why the root is no longer the directory it was; then all is ended, and nothing written there."""
         self.finished = False
         self._plans = tuple(plans)
         self._root = root
@@ -79,6 +81,9 @@ class Supervisor:
         self._parent = parent
         self._parent_fd = identities.open_pidfd(parent) if parent is not None else None
         self._drain_asked = self._stop_asked = False
+        self._root_trouble = root_trouble
+        self.lost = False
+        """Another directory lies where the queue root was."""
         self._drain_until_s: float | None = None
         self._started_at = clock.iso()
         self._published: tuple[str, tuple[ChildStatus, ...]] | None = None
@@ -137,6 +142,7 @@ class Supervisor:
     def step(self) -> float:
         """One turn; returns the seconds until the next (a death or a wish comes earlier, through ``wait``)."""
         self._watch_parent()
+        self._watch_root()
         if self._drain_asked or self._stop_asked:
             self._troubles.tried("the end", self._end, None)
         else:
@@ -144,6 +150,8 @@ class Supervisor:
         pauses = [keeper.step() for keeper in self._keepers]
         if all(k.state is ChildState.EXITED for k in self._keepers):
             self._finish()
+        if self.lost:
+            return min(pauses, default=IDLE_S)
         self._publish()
         if self._clock.mono_s() >= self._trim_at_s:
             self._trim_at_s = self._clock.mono_s() + TRIM_S
@@ -163,7 +171,8 @@ class Supervisor:
 
     def close(self) -> None:
         """The last words: the plan goes, the lock is given back."""
-        self._troubles.tried("the plan", lambda: remove_plan(self._root / "workers"), None)
+        if not self.lost:
+            self._troubles.tried("the plan", lambda: remove_plan(self._root / "workers"), None)
         self._let_go()
 
     def abandon(self) -> None:
@@ -195,6 +204,12 @@ class Supervisor:
         self._parent = None
         self._close_parent_fd()
         self._drain_asked = True
+
+    def _watch_root(self) -> None:
+        why = "" if self.lost else self._root_trouble()
+        if why:
+            log.error("Supervisor ends everything: %s; nothing more is read or written there", why)
+            self.lost = self._stop_asked = True
 
     def _end(self) -> None:
         now_s = self._clock.mono_s()

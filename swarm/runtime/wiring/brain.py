@@ -21,7 +21,7 @@ from swarm.runtime.observe import Observer
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.wiring.look import gpu_reader
 from swarm.runtime.wiring.metrics import serving_if_wanted
-from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import RunOptions, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.wiring.remains import BRAIN_WAIT_S, end_remains
 from swarm.runtime.wiring.tell import make_notifier
 from swarm.taskqueue import registry
@@ -32,6 +32,7 @@ from swarm.taskqueue.fsck import recover_root
 def run_brain(options: RunOptions) -> int:
     """Be the brain of this root until told to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
     queue, instead = open_root(options)
+    root_trouble = root_watch(queue.layout.root)
     with living(queue, own_row("brain", "brain")) as row, logging_as("brain", options) as brain_log:
         for check in instead:
             brain_log.info("Fallback: %s", check)
@@ -48,7 +49,7 @@ def run_brain(options: RunOptions) -> int:
         try:
             notifier = make_notifier(queue, options.settings, brain_log)
             with serving_if_wanted(options.settings, brain_log), notifying(notifier, brain_log):
-                return run_loop(brain, wait=brain.wait, log=brain_log)
+                return run_loop(brain, wait=brain.wait, log=brain_log, lost=root_trouble)
         finally:
             watch.close()
             bell.close()

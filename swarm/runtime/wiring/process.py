@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import LifeLock, is_held
+from swarm.taskqueue.rootguard import RootGuard
 
 LOCK_WAIT_S = 2.0
 """A look or a recovery holds a life lock for milliseconds; who starts waits them out."""
@@ -64,6 +65,22 @@ def open_root(options: RunOptions) -> tuple[FileQueue, tuple[Check, ...]]:
     host = check_host()
     queue = FileQueue(str(options.root), options.settings.queue.durability).prepare()
     return queue, tuple(fallbacks((*host, *queue.self_test())))
+
+
+def root_watch(root: str) -> Callable[[], str]:
+    """Tells whether another directory lies where the root was: empty, or what happened, which is also said where it is read.
+
+    The log is no such place: its file went with the root.
+    """
+    guard = RootGuard(root)
+
+    def trouble() -> str:
+        why = guard.trouble()
+        if why:
+            print(f"error: {why}: ending, so that nothing is done in a tree of others", file=sys.stderr, flush=True)  # noqa: T201
+        return why
+
+    return trouble
 
 
 @contextmanager

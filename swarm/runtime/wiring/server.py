@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 
 from swarm.clock import SystemClock
-from swarm.errors import ConfigError, LockHeld
+from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import ServerSpec, server_spec
@@ -19,7 +19,16 @@ from swarm.runtime.loop import run_loop
 from swarm.runtime.signals import StopWish, install
 from swarm.runtime.supervised import Keeper
 from swarm.runtime.supervisor import NAME, SERVER_POLICY
-from swarm.runtime.wiring.process import RunOptions, check_host, living, lock_held, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import (
+    RunOptions,
+    check_host,
+    living,
+    lock_held,
+    logging_as,
+    open_root,
+    own_row,
+    root_watch,
+)
 from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.worker import own_plan
 from swarm.taskqueue import registry
@@ -46,9 +55,18 @@ def run_server(options: RunOptions, worker: str) -> int:
         for check in instead:
             log.info("Fallback: %s", check)
         book = QuarantineBook(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
-        host = ServerHost(spec, plan.fault, book, supervised=lambda: lock_held(queue.layout, NAME), log=log)
+        host = ServerHost(
+            spec,
+            plan.fault,
+            book,
+            supervised=lambda: lock_held(queue.layout, NAME),
+            root_trouble=root_watch(queue.layout.root),
+            log=log,
+        )
         install(host.wish)
         code = run_loop(host, wait=host.wait, log=log)
+        if host.lost:
+            return EXIT_USAGE
         return 1 if code == 0 and host.failed else code
 
 
@@ -62,6 +80,7 @@ class ServerHost:
         book: QuarantineBook,
         *,
         supervised: Callable[[], bool],
+        root_trouble: Callable[[], str],
         log: logging.Logger,
     ) -> None:
         self.title = f"Server host {spec.worker}"
@@ -73,15 +92,22 @@ class ServerHost:
         server = ServerProcess(spec, on_ready=self._wake)
         self._keeper = Keeper(server, policy=SERVER_POLICY, clock=SystemClock(), fault=fault, book=book)
         self._supervised = supervised
+        self._root_trouble = root_trouble
+        self.lost = False
+        """Another directory lies where the queue root was."""
         self._log = log
 
     def step(self) -> float:
         """One turn; returns the seconds until the next."""
-        if self._supervised():
+        why = "" if self.lost else self._root_trouble()
+        if why:
+            self._log.error("%s ends: %s", self.title, why)
+            self.lost = True
+        if not self.lost and self._supervised():
             self._log.warning("a supervisor has come up and keeps the server from now on")
             self.finished = True
             return 0.0
-        if self.wish.urgency:
+        if self.wish.urgency or self.lost:
             self._keeper.stop()
         pause_s = self._keeper.step()
         if self._keeper.state is ChildState.EXITED:

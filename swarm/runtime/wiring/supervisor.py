@@ -21,7 +21,7 @@ from swarm.core.visible import Visibility
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.local import LocalEngine
 from swarm.entries import read_file
-from swarm.errors import EngineError, LockHeld, OddEntry
+from swarm.errors import EXIT_USAGE, EngineError, LockHeld, OddEntry
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.spec import env_warnings, server_spec
@@ -33,7 +33,16 @@ from swarm.runtime.signals import on_hangup
 from swarm.runtime.supervisor import NAME, SERVER_POLICY, Limits, Supervisor
 from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_visibility
 from swarm.runtime.wiring.look import visible_reader
-from swarm.runtime.wiring.process import RunOptions, check_host, command_of, life_lock, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import (
+    RunOptions,
+    check_host,
+    command_of,
+    life_lock,
+    logging_as,
+    open_root,
+    own_row,
+    root_watch,
+)
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
@@ -68,6 +77,8 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
         obey_signals(supervisor)
         supervisor.start()
         code = run_loop(supervisor, wait=supervisor.wait, log=log)
+        if supervisor.lost:
+            return EXIT_USAGE
         return 1 if code == 0 and supervisor.leftovers else code
 
 
@@ -141,6 +152,7 @@ def make_supervisor(
         worker_argv=lambda name: command_of("worker", name, options=options),
         parent=parent,
         limits=_limits(options.settings),
+        root_trouble=root_watch(layout.root),
     )
 
 

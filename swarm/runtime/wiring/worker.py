@@ -29,7 +29,16 @@ from swarm.runtime.supervisor_files import load_plan
 from swarm.runtime.watch import ServerProbe
 from swarm.runtime.wiring.clients import client_of
 from swarm.runtime.wiring.look import visible_reader
-from swarm.runtime.wiring.process import RunOptions, check_host, living, lock_held, logging_as, open_root, own_row
+from swarm.runtime.wiring.process import (
+    RunOptions,
+    check_host,
+    living,
+    lock_held,
+    logging_as,
+    open_root,
+    own_row,
+    root_watch,
+)
 from swarm.runtime.wiring.remains import immortal_remains
 from swarm.runtime.wiring.running import HOST_PREFIX
 from swarm.runtime.wiring.served import served_parts
@@ -47,6 +56,7 @@ def run_worker(options: RunOptions, name: str) -> int:
     check_host()
     plan = own_plan(options, name)
     queue, instead = open_root(options)
+    root_trouble = root_watch(queue.layout.root)
     _refuse_without_server(plan, options, queue.layout)
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
         for check in instead:
@@ -68,7 +78,7 @@ def run_worker(options: RunOptions, name: str) -> int:
         view = queue.worker_view(name)
         worker = _worker(queue, view, options, plan, bell, beats, state, wish, log)
         try:
-            return run_loop(worker, wait=bell.wait, log=log)
+            return run_loop(worker, wait=bell.wait, log=log, lost=root_trouble)
         finally:
             bell.close()
 
