@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from types import UnionType
 from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,6 +21,7 @@ from swarm.core.scripts import script_faults
 from swarm.settings import Settings, WorkerSpec, script_entry
 
 KeyPath = tuple[str | int, ...]
+_MAY_BE_PATHS = frozenset({("queue", "root"), ("ollama", "binary")})
 _NEVER_EMPTY = frozenset({("queue", "root"), ("ollama", "binary")})
 Place = Callable[[KeyPath], str]
 """Tells where a key stands, as the start of a message: ``swarm.toml, line 3: ``."""
@@ -63,6 +65,8 @@ def _plain_problem(value: object, kind: object, key: KeyPath) -> str | None:
         return f"{value} is no usable number"
     if isinstance(value, str) and "\0" in value:
         return "holds a NUL character, which no file name, argument or variable can"
+    if isinstance(value, str) and key not in _MAY_BE_PATHS and re.search("[\ud800-\udfff]", value):
+        return "is not UTF-8"
     if key in _NEVER_EMPTY and value == "":
         return "is empty; leave it out for the default"
     try:
@@ -126,13 +130,24 @@ def _worker_checks(workers: tuple[WorkerSpec, ...]) -> Iterator[str]:
             yield f"{where}.port: {worker.port} is taken by worker {ports[worker.port]!r}"
         if worker.port is not None and worker.ollama_url is not None:
             yield f"{where}: give port (swarm starts a server) or ollama_url (yours runs already), not both"
-        if worker.ollama_url is not None and not re.match(r"https?://[^/\s]+", worker.ollama_url):
+        if worker.ollama_url is not None and not _is_address(worker.ollama_url):
             yield f"{where}.ollama_url: {worker.ollama_url!r} is no http:// or https:// address"
         if len(set(worker.gpus)) < len(worker.gpus) or any(card < 0 for card in worker.gpus):
             yield f"{where}.gpus: each card index once, from 0"
         names.setdefault(worker.name, index)
         if worker.port is not None:
             ports.setdefault(worker.port, worker.name)
+
+
+def _is_address(url: str) -> bool:
+    """Whether it is an address of HTTP whose host and port can be looked up."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", url)
 
 
 def is_section(kind: object) -> TypeGuard[type[msgspec.Struct]]:

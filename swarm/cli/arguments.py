@@ -45,8 +45,9 @@ def check(param: Any, value: object) -> None:  # noqa: ANN401
 
 def _check(param: Any, word: str) -> None:  # noqa: ANN401
     is_path = _is_path(param)
-    if is_path and not word:
-        raise InputError(f"{_called(param)}: is empty", hint="name a file or directory, or leave it out")
+    if not word and (is_path or param.param_type_name == "argument"):
+        what = "a file or directory" if is_path else "what is meant"
+        raise InputError(f"{_called(param)}: is empty", hint=f"name {what}, or leave it out")
     if not is_path and not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
         shown = word.encode("utf-8", "backslashreplace").decode()
         raise InputError(f"{_called(param)}: {shown}: is not UTF-8", hint="only file names may hold other bytes")

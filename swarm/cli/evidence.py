@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, root_trouble
+from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, open_programs, root_trouble
 from swarm.cli.processevidence import process_evidence
 from swarm.core.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
@@ -65,6 +65,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         plan_trouble=plan_trouble,
         binary=settings.ollama.binary,
         binary_found=not wants_binary or shutil.which(settings.ollama.binary) is not None,
+        open_programs=tuple(open_programs(settings, serves=wants_binary)),
         cards=cards,
         cards_note=reader.visibility.note,
         cards_trouble=cards_trouble,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from swarm.core.evidence import DiskEvidence, Quote
+from swarm.ownership import opened
+from swarm.settings import Settings, script_entry
 from swarm.taskqueue.layout import Layout
 
 KERNEL_LOG = "/dev/kmsg"
@@ -74,6 +77,22 @@ def root_trouble(root: Path) -> str:
         if status.st_mode & 0o022:
             return f"{path} has mode {status.st_mode & 0o777:o}: others could put tasks there"
     return ""
+
+
+def open_programs(settings: Settings, *, serves: bool) -> Iterator[tuple[str, str, str]]:
+    """Programs named by the configuration, and files in their argv, that somebody else may write, or a directory above.
+
+    An owner of their own is no finding: whoever named the program has chosen them.
+    """
+    named = [("[ollama] binary", shutil.which(settings.ollama.binary))] if serves else []
+    for name, entry in settings.scripts.items():
+        named += [(f"[scripts] {name}", word) for word in script_entry(entry).command if word.startswith("/")]
+    for where, path in named:
+        try:
+            with opened(path or "") as (_, doubts):
+                yield from ((where, str(doubt), doubt.mend) for doubt in doubts if not doubt.foreign)
+        except (OSError, ValueError):
+            continue  # no file, or one that cannot be read: nothing that could be told
 
 
 def newer_than_now(layout: Layout, now_s: float) -> Quote | None:

@@ -149,6 +149,16 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
             "a running server is used with ollama_url in [[workers]]",
         )
 
+    for where, how, mend in evidence.open_programs:
+        yield Finding(
+            code="program-open",
+            severity="warning",
+            subject=where,
+            what="others could put something else in this program's place, and it would run as you",
+            evidence=(how,),
+            next=mend,
+        )
+
 
 def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
     owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}

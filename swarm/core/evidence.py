@@ -116,6 +116,8 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     binary: str = ""
     """The model server's program, as configured."""
     binary_found: bool = True
+    open_programs: tuple[tuple[str, str, str], ...] = ()
+    """Programs of the configuration that others could replace: where it is named, how, and a command that ends it."""
     cards: tuple[GpuReading, ...] = ()
     cards_note: str = ""
     """Which of the machine's cards they are and why, where they are not all."""

@@ -27,6 +27,7 @@ class Address:
         try:
             parts = urlsplit(base_url)
             port = parts.port
+            (parts.hostname or "").encode("idna")  # what looking it up would fail of
         except ValueError as error:
             raise ConfigError(f"{base_url!r} is no URL: {error}", hint="write http://127.0.0.1:11434") from error
         if parts.scheme != "http" or not parts.hostname:

@@ -27,10 +27,9 @@ class MetricsServer:
                     hint="set metrics.port to another one",
                 )
             self._server, self._thread = start_http_server(port, addr=host, registry=registry_of(collector))
-        except OSError as error:
-            raise EngineError(
-                f"metrics: cannot listen on {host}:{port}: {error.strerror}", hint="see metrics.host"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            problem = error.strerror if isinstance(error, OSError) else "no host can be called so"
+            raise EngineError(f"metrics: cannot listen on {host}:{port}: {problem}", hint="see metrics.host") from error
         self.url = f"http://{host}:{port}/metrics"
 
     def close(self) -> None:

@@ -236,7 +236,13 @@ def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
 
 
 def test_bad_flags_are_named() -> None:
-    for flags, word in ((["--load-s", "-1"], "load_s"), (["--faults", "boom"], "boom"), (["--host", "x:y"], "x:y")):
+    bad = (
+        (["--load-s", "-1"], "load_s"),
+        (["--faults", "boom"], "boom"),
+        (["--host", "x:y"], "x:y"),
+        (["--host", "a..b"], "a..b"),
+    )
+    for flags, word in (*bad, (["--models", "\udcff"], "is not UTF-8")):
         argv = [sys.executable, "-m", "swarm.ollama.sim", *flags]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
         assert done.returncode == 2

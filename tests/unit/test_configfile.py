@@ -139,6 +139,10 @@ def test_other_variables_are_left_alone(name):
         ("[[workers]]\nname = 'brain'\n", ["reserved"]),
         ("[[workers]]\nname = 'a'\nport = 1\nollama_url = 'http://x'\n", ["not both"]),
         ("[[workers]]\nname = 'a'\nollama_url = 'x:1'\n", ["http://"]),
+        *(
+            (f"[[workers]]\nname = 'a'\nollama_url = 'http://{host}'\n", ["workers[0].ollama_url", "is no http://"])
+            for host in ("", "[", "a:b", "a:99999999", "ä..x", "x y", "x" * 300)
+        ),
         ("[ollama]\nbase_port = 65530\n", ["ollama.base_port = 65530"]),
         ("[ollama]\nbase_port = 80\n", ["ollama.base_port = 80"]),
         ("[[workers]]\nname = 'a'\nport = 80\n", ["workers[0].port: 80", "from 1024"]),
@@ -294,6 +298,7 @@ def test_a_huge_file_is_none():
         ("", {"SWARM_QUEUE__ROOT": ""}, "$SWARM_QUEUE__ROOT (queue.root) = '': queue.root: is empty"),
         ("", {"SWARM_BRAIN__TICK_S": "inf"}, "inf is no usable number"),
         ("", {"SWARM_OLLAMA__ENV": '{"\udcff": "b"}'}, "is not UTF-8"),
+        ("", {"SWARM_METRICS__HOST": "a\udcff"}, "is not UTF-8"),
     ],
 )
 def test_what_can_be_no_path_is_refused(text, env, said):

@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, root_trouble
+from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, open_programs, root_trouble
 from swarm.cli.logtail import Tail
 from swarm.cli.processevidence import lock_holder
 from swarm.core.diagnose import about, diagnose
@@ -18,7 +18,7 @@ from swarm.core.plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
-from swarm.settings import GpuSettings, Settings
+from swarm.settings import GpuSettings, OllamaSettings, Settings
 from swarm.taskqueue.layout import Layout
 from swarm.testing.builders import MODEL, a_worker
 from tests.helpers.spoken import fault_of
@@ -75,6 +75,7 @@ CAUSES = {
     "disk-low": box(disk=replace(DISK, free_mib=200)),
     "disk-read-only": box(disk=replace(DISK, read_only=True)),
     "disk-refuses": box(disk=replace(DISK, refused="Input/output error")),
+    "program-open": box(open_programs=(("[scripts] x", "/bin/x can be written to by everybody", "chmod go-w /bin/x"),)),
     "root-permissions": box(root_trouble="/q belongs to user 7", snapshot=None),
     "root-unreadable": box(look_trouble="cannot look", snapshot=None),
     "open-files": box(open_files=256),
@@ -263,6 +264,23 @@ def test_files_of_the_future_and_foreign_roots(tmp_path):
     assert disk_evidence(tmp_path / "new" / "deeper").path == str(tmp_path)
     assert disk_evidence(tmp_path).refused == ""
     assert lock_holder(str(tmp_path / "none.lock"), besides=None) == "somebody"
+
+
+def test_programs_that_others_could_replace(tmp_path, monkeypatch):
+    program, script = tmp_path / "bin" / "tool", tmp_path / "open" / "script.py"
+    for path in (program, script):
+        path.parent.mkdir()
+        path.touch(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    settings = Settings(ollama=OllamaSettings(binary="tool"), scripts={"x": (str(program), str(script), "/none", "-v")})
+    assert list(open_programs(settings, serves=True)) == []
+    script.parent.chmod(0o777)
+    ((where, how, mend),) = open_programs(settings, serves=True)
+    assert (where, how) == ("[scripts] x", f"{script.parent} can be written to by everybody")
+    assert mend == f"chmod go-w {script.parent}"
+    program.chmod(0o777)
+    assert [where for where, *_ in open_programs(settings, serves=True)][:2] == ["[ollama] binary", "[scripts] x"]
+    assert len(list(open_programs(settings, serves=False))) == 2
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,17 @@ def _address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)
-    if not port.isdigit() or int(port) > 65535:
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535 or not _is_name(host):
         raise ValueError(f"{text!r} is no address; write 127.0.0.1:11434")
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _is_name(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 ENV_PREFIX = "SWARM_SIM_"
+_PATHS = frozenset({"card_dir", "ledger"})
+"""These may hold any bytes."""
 DEFAULT_MODELS = (
     "llama3.2:1b",
     "llama3.2:3b",
@@ -98,6 +101,9 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> tuple[Knobs
     host = given.pop("host")
     texts = {f.name: environ[ENV_PREFIX + f.name.upper()] for f in fields if ENV_PREFIX + f.name.upper() in environ}
     texts |= {name: text for name, text in given.items() if text is not None}
+    for name, text in {**texts, "host": host or ""}.items():
+        if name not in _PATHS and re.search("[\ud800-\udfff]", text):
+            parser.error(f"{name}: {text.encode('utf-8', 'backslashreplace').decode()}: is not UTF-8")
     lists = {field.name for field in fields if isinstance(field.default, tuple)}
     try:
         return msgspec.convert({n: _split(t) if n in lists else t for n, t in texts.items()}, Knobs, strict=False), host
