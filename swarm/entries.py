@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 from swarm.errors import OddEntry
+from swarm.plaintext import one_line
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _REFUSED = (errno.EACCES, errno.EPERM)
@@ -32,7 +32,6 @@ _KINDS = {
     stat.S_IFBLK: "is a device",
 }
 _WARY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BLOCK_BYTES = 1 << 16
 
 
@@ -152,9 +151,9 @@ def read_file(path: str, limit: int) -> bytes:
 
 def printable(text: str) -> str:
     r"""A name as one line of plain text: control characters and bytes that are not UTF-8 as ``\n``, ``\x1b``, ``\udcff``."""
-    return _UNPRINTABLE.sub(lambda hit: hit[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return one_line(text)
 
 
 def plain_name(name: str) -> str:
     """A name with ``_`` for each of these."""
-    return _UNPRINTABLE.sub("_", name)
+    return "".join(char if one_line(char) == char else "_" for char in name)

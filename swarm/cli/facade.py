@@ -131,11 +131,13 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How it ended: ``document`` for ``--json``, ``lines`` for people."""
+    """How it ended: ``document`` for ``--json``; for people ``lines``, after the ``answer`` that was asked for."""
 
     exit_code: int
     document: dict[str, Any]
     lines: tuple[str, ...]
+    answer: str = ""
+    """A model's or program's own text."""
 
 
 Show = Callable[["RunView"], None]

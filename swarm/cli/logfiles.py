@@ -17,7 +17,8 @@ import msgspec
 
 from swarm.entries import is_file, list_names, open_file
 from swarm.errors import OddEntry
-from swarm.runtime.logsetup import CONTINUATION, escape
+from swarm.plaintext import lines as shown_lines
+from swarm.runtime.logsetup import CONTINUATION
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 BLOCK_BYTES = 1 << 16
@@ -181,4 +182,4 @@ def _lines_backwards(path: str) -> Iterator[str]:
 
 def text_of(line: bytes) -> str:
     """A line of a file as text, whatever bytes are in it, without its end and without control characters."""
-    return escape(line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))
+    return shown_lines(line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))

@@ -13,7 +13,8 @@ import msgspec
 from swarm.core.evidence import Quote
 from swarm.entries import open_file
 from swarm.errors import OddEntry
-from swarm.runtime.logsetup import CONTINUATION, escape
+from swarm.plaintext import lines as shown_lines
+from swarm.runtime.logsetup import CONTINUATION
 
 TAIL_BYTES = 512 << 10
 _HEADER = re.compile(r"\[(\d{4}-\d\d-\d\dT[^\]]{12,24})\] \[[^\]]*\] (\w+) +(.*)$")
@@ -87,7 +88,7 @@ def _lines(file: BinaryIO, size: int) -> Iterator[Line]:
     start = max(0, size - TAIL_BYTES)
     number = 1 + sum(chunk.count(b"\n") for chunk in _chunks(file, start))
     for index, raw in enumerate(file.read(TAIL_BYTES).split(b"\n")):
-        text = escape(raw.decode("utf-8", "backslashreplace"))
+        text = shown_lines(raw.decode("utf-8", "backslashreplace"))
         head = _HEADER.match(text)
         at_s = _seconds(head[1]) if head else None
         yield Line(number + index, head[3] if head else text, head[2] if head else "", at_s, text)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from swarm.plaintext import json_shown, one_line
+from swarm.plaintext import lines as shown_lines
 from swarm.stdio import OutputLost, forget_output
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Style = Literal["", "bold", "dim", "red", "yellow", "green", "bold red"]
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 MIN_WIDTH = 6
@@ -46,6 +47,12 @@ class Line(msgspec.Struct, frozen=True):
     style: Style = ""
 
 
+class Said(msgspec.Struct, frozen=True):
+    """The text of an answer: exact in a pipe or file, harmless on a terminal."""
+
+    text: str
+
+
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Rows under heads; ``empty`` is said instead of a table without rows."""
 
@@ -55,7 +62,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     empty: str = ""
 
 
-Block = Line | Table
+Block = Line | Table | Said
 _STATE_STYLES: dict[str, Style] = {
     "dead": "bold red",
     "hung": "bold red",
@@ -99,24 +106,29 @@ def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
 
 def to_json(document: object) -> str:
     r"""One indented JSON document. Bytes of a file name that are no UTF-8 are escaped: ``\udcff`` stands for ff."""
-    try:
-        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-    except UnicodeEncodeError:
-        return _escaped(document, indent=2)
+    return msgspec.json.format(to_json_line(document), indent=2)
 
 
 def to_json_line(document: object) -> str:
-    """The same without line breaks."""
+    """The same without line breaks: no character that a terminal would obey, NaN and infinity as null."""
     try:
-        return msgspec.json.encode(document).decode()
+        return json_shown(msgspec.json.encode(document).decode())
     except UnicodeEncodeError:
-        return _escaped(document)
+        import json
+
+        return json.dumps(_finite(msgspec.to_builtins(document)))
 
 
-def _escaped(document: object, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(msgspec.to_builtins(document), indent=indent)
+def _finite(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {name: _finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
 
 
 def to_plain(blocks: Sequence[Block]) -> str:
@@ -125,10 +137,12 @@ def to_plain(blocks: Sequence[Block]) -> str:
     for block in blocks:
         match block:
             case Line():
-                out.append(clean(block.text))
+                out.append(clean(block.text).rstrip() + "\n")
             case Table():
-                out.extend(_plain_table(block))
-    return "".join(line.rstrip() + "\n" for line in out)
+                out.extend(line.rstrip() + "\n" for line in _plain_table(block))
+            case Said(text=text):
+                out.append(text if text.endswith("\n") else text + "\n")
+    return "".join(out)
 
 
 def to_terminal(blocks: Sequence[Block], console: Console) -> None:
@@ -139,6 +153,8 @@ def to_terminal(blocks: Sequence[Block], console: Console) -> None:
         match block:
             case Line():
                 console.print(Text(clean(block.text), style=block.style))
+            case Said():
+                console.print(Text(shown_lines(block.text)))
             case Table() if not block.rows:
                 for line in _plain_table(block):
                     console.print(Text(line, style="dim"))
@@ -148,7 +164,7 @@ def to_terminal(blocks: Sequence[Block], console: Console) -> None:
 
 def clean(text: str) -> str:
     """Text from outside made harmless: no control characters, no line breaks, nothing that reorders the line."""
-    return _UNSAFE.sub(lambda hit: hit[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return one_line(text)
 
 
 def _console() -> Console:
@@ -162,9 +178,9 @@ def _cells(row: Sequence[Cell | str]) -> list[Cell]:
 
 
 def _plain_table(table: Table) -> list[str]:
-    head = [table.title] if table.title else []
+    head = [clean(table.title)] if table.title else []
     if not table.rows:
-        return [*head, table.empty] if table.empty else []
+        return [*head, clean(table.empty)] if table.empty else []
     grid = [[c.name.upper() for c in table.columns], *([cell.text for cell in _cells(row)] for row in table.rows)]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
     lines = []

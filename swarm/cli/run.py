@@ -235,13 +235,14 @@ def results(
 
 def end(outcome: Outcome, *, as_json: bool, output: Path | None = None) -> None:
     """Say how it ended; beside results on standard output nothing else is written there."""
-    from swarm.cli.render import Line, show
+    from swarm.cli.render import Block, Line, Said, show
 
     if str(output) == "-":
         for line in outcome.lines:
             print(line, file=sys.stderr)
     else:
-        show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
+        blocks: list[Block] = [Said(outcome.answer)] if outcome.answer else []
+        show(outcome.document, [*blocks, *map(Line, outcome.lines)], as_json=as_json)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

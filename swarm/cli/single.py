@@ -194,17 +194,14 @@ def _answer(queue: FileQueue, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
         raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")
-    failed = ended["status"] != "completed"
-    return Outcome(exit_code=EXIT_TASKS_FAILED if failed else EXIT_OK, document=ended, lines=_answer_lines(ended))
-
-
-def _answer_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
-    if document["status"] != "completed":
-        error = document.get("error") or {}
-        return (f"{document['status']}: {error.get('message', 'no reason was recorded')}",)
-    result = document.get("result") or {}
+    if ended["status"] != "completed":
+        error = ended.get("error") or {}
+        words = f"{ended['status']}: {error.get('message', 'no reason was recorded')}"
+        return Outcome(exit_code=EXIT_TASKS_FAILED, document=ended, lines=(words,))
+    result = ended.get("result") or {}
     text = (result.get("message") or {}).get("content") or result.get("response") or result.get("stdout") or "done"
-    return (str(text), "(simulated)") if document.get("simulated") else (str(text),)
+    simulated = ("(simulated)",) if ended.get("simulated") else ()
+    return Outcome(exit_code=EXIT_OK, document=ended, lines=simulated, answer=str(text))
 
 
 def somebody_works(settings: Settings, accepted: str) -> None:

@@ -76,7 +76,6 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     """The trained limit; 0 if unknown."""
     parameters: str = ""
     """The model's own options, one per line."""
-    model_info: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PullStep(msgspec.Struct, frozen=True):

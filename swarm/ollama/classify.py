@@ -13,9 +13,12 @@ import msgspec
 
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.ollama.ownership import ForeignServer
+from swarm.plaintext import one_line
 
 SHOWN_CHARS: Final = 500
 """Error texts are cut to this length; runners append whole logs."""
+_READ_CHARS: Final = 8192
+"""Of a longer text so much of either end is read for what it means."""
 
 
 _ADVICE: Final = {
@@ -82,9 +85,16 @@ _TEXT_RULES: Final = (
 )
 
 
+def shown_text(text: str, limit: int = SHOWN_CHARS) -> str:
+    """A server's words in one line of bounded length, with nothing in it that a terminal or log would obey."""
+    return one_line(text.strip(), limit)
+
+
 def fault_of_text(text: str) -> TaskFault:
     """Class an error text of the server. An unknown text is transient: it is tried again, but not for ever."""
-    shown = text.strip()[:SHOWN_CHARS] or "the server gave no reason"
+    shown = shown_text(text) or "the server gave no reason"
+    if len(text) > 2 * _READ_CHARS:
+        text = f"{text[:_READ_CHARS]}\n{text[-_READ_CHARS:]}"
     for rule in _TEXT_RULES:
         if rule.pattern.search(text):
             return TaskFault(rule.fault, rule.kind, shown)
@@ -93,12 +103,15 @@ def fault_of_text(text: str) -> TaskFault:
 
 def fault_of_status(status: int, body: str, *, endpoint: str) -> TaskFault:
     """Class a reply whose status is not 200. ``body`` is its text as received."""
+    if 300 <= status < 400:
+        what = f"HTTP {status}: it sends requests elsewhere, and redirects are not followed; is this URL an Ollama server?"
+        return TaskFault("infra", "redirected", what)
     text = error_text(body)
     if text is None:
         return _foreign_status(status, body)
     fault, kind = _class_of_status(status, text, endpoint)
     advice = _ADVICE.get(kind, "")
-    return TaskFault(fault, kind, f"HTTP {status}: {text.strip()[:SHOWN_CHARS]}{advice}")
+    return TaskFault(fault, kind, f"HTTP {status}: {shown_text(text)}{advice}")
 
 
 def _class_of_status(status: int, text: str, endpoint: str) -> tuple[FaultClass, str]:
@@ -129,9 +142,11 @@ def _foreign_status(status: int, body: str) -> TaskFault:
             "infra", "forbidden", "HTTP 403: the server refuses this address; use a loopback URL or set OLLAMA_HOST"
         )
     if status == 503:
-        return TaskFault("transient", "busy", f"HTTP 503: {body.strip()[:SHOWN_CHARS]}")
+        return TaskFault("transient", "busy", f"HTTP 503: {shown_text(body)}")
     return TaskFault(
-        "infra", "garbage", f"HTTP {status} without an Ollama error: {body.strip()[:120]!r}; is this URL an Ollama server?"
+        "infra",
+        "garbage",
+        f"HTTP {status} without an Ollama error: {shown_text(body, 120)!r}; is this URL an Ollama server?",
     )
 
 
@@ -149,7 +164,7 @@ def error_text(body: str) -> str | None:
 
 def fault_of_transport(error: Exception, *, url: str) -> TaskFault:
     """Class a broken connection: always the server's or the host's fault, never the task's."""
-    what = f"{type(error).__name__}: {error}"
+    what = shown_text(f"{type(error).__name__}: {error}")
     if isinstance(error, ForeignServer):
         return TaskFault("infra", "foreign_server", str(error))
     if isinstance(error, ConnectionRefusedError):

@@ -17,14 +17,15 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.ollama import replies
 from swarm.ollama.answers import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
-from swarm.ollama.classify import fault_of_status, fault_of_transport
+from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
 from swarm.ollama.pool import Abort, CancelLike, Exchange, Pool
-from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines
+from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines, read_some
 from swarm.ollama.wire import Address, OnConnect
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
-_ERROR_BYTES = 1 * MIB
+_ERROR_BYTES = MIB // 4
+_LIST_BYTES = 16 * MIB
 
 
 class OllamaClient:
@@ -94,7 +95,7 @@ class OllamaClient:
         else:
             body["stream"] = False
         reply = self._post_object(endpoint, body, Limits(total_s=timeout_s), cancel)
-        reason = "load" if embedding else str(reply.final.get("done_reason") or "")
+        reason = "load" if embedding else shown_text(str(reply.final.get("done_reason") or ""), 100)
         if not embedding and reply.final.get("done") is not True:
             raise half_stream()
         return LoadAnswer(done_reason=reason, total_s=reply.total_s)
@@ -146,19 +147,20 @@ class OllamaClient:
         ``progress`` is called with 1 for each piece of text. ``marker`` travels as header ``X-Swarm-Task``.
         """
         if endpoint == "/api/embed":
-            return self._post_object(endpoint, body, limits, cancel, marker)
+            reply = self._post_object(endpoint, body, limits, cancel, marker)
+            return msgspec.structs.replace(reply, final=replies.answer(reply.final))
         with self._exchange("POST", endpoint, {**body, "stream": True}, limits, cancel=cancel, marker=marker) as (
             exchange,
             deadlines,
         ):
             final = merge_stream(read_lines(exchange, deadlines, limits.max_reply_bytes), progress)
-            return replies.whole_reply(final, deadlines)
+            return replies.whole_reply(replies.answer(final), deadlines)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _get(self, path: str, timeout_s: float) -> dict[str, Any]:
         with self._exchange("GET", path, None, Limits(total_s=timeout_s), streamed=False) as (exchange, deadlines):
-            return decode_object(read_all(exchange, deadlines, 64 * MIB))
+            return decode_object(read_all(exchange, deadlines, _LIST_BYTES))
 
     def _post_object(
         self,
@@ -199,8 +201,7 @@ class OllamaClient:
                 raise _cancelled(abort)
             exchange = self._pool.open(request, method, deadline=deadlines.next, abort=abort)
             if exchange.status != 200:
-                raw = read_all(exchange, deadlines, _ERROR_BYTES)
-                reusable = True
+                raw, reusable = read_some(exchange, deadlines, _ERROR_BYTES)
                 raise fault_of_status(exchange.status, raw.decode("utf-8", "replace"), endpoint=path)
             yield exchange, deadlines
             reusable = drain(exchange, deadlines)

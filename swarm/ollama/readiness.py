@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from swarm.ollama.classify import shown_text
 from swarm.ollama.wire import OnConnect
 
 READ_TIMEOUT_S = 5.0
@@ -79,9 +80,9 @@ class ReadinessProbe:
                 return False
             json.loads(body)
         except (OSError, http.client.HTTPException) as error:
-            self.last_answer = f"{path}: {error or type(error).__name__}"
+            self.last_answer = f"{path}: {shown_text(str(error) or type(error).__name__)}"
             return False
-        except ValueError:
+        except (ValueError, RecursionError):
             self.last_answer = f"{path} answered something that is not JSON"
             return False
         finally:

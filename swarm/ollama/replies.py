@@ -1,4 +1,8 @@
-"""From Ollama's JSON to our structs: names canonical, sizes in MiB, missing counters 0."""
+"""From Ollama's JSON to our structs: names canonical, sizes in MiB, missing counters 0.
+
+A server is not trusted with what it says of itself: texts are bounded and hold nothing that a terminal obeys, numbers that
+cannot be are 0, lists have an end. Only the text of an answer is left as it came.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,21 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.ollama.answers import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.ollama.classify import shown_text
 from swarm.ollama.stream import Deadlines, Line, garbage
+from swarm.plaintext import lines
 
 T = TypeVar("T")
+_MAX_MODELS = 10_000
+_NAME_CHARS = 200
+_WORD_CHARS = 100
+_PARAMETER_CHARS = 10_000
+_MOST = 1 << 53
+_COUNTERS = ("prompt_eval_count", "eval_count", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+_WORDS = ("model", "created_at", "done_reason")
 
 
 class _PsEntry(msgspec.Struct):
@@ -44,27 +58,47 @@ class _ShowReply(msgspec.Struct):
     model_info: dict[str, Any] | None = None
 
 
+class _Message(msgspec.Struct):
+    role: str = "assistant"
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Answer(msgspec.Struct):
+    """What is read of an answer, wherever it is read."""
+
+    message: _Message | msgspec.UnsetType = msgspec.UNSET
+    response: str | None = None
+    thinking: str | None = None
+    embeddings: list[list[float]] | msgspec.UnsetType = msgspec.UNSET
+    logprobs: list[Any] | None = None
+    model: str = ""
+    created_at: str = ""
+    done_reason: str | None = None
+
+
 class _VersionReply(msgspec.Struct):
     version: str
 
 
 def version(document: Line) -> str:
     """Of ``/api/version``. This and the following raise ``TaskFault`` kind ``garbage`` for what is no such answer."""
-    return _convert(document, _VersionReply).version
+    return shown_text(_convert(document, _VersionReply).version, _WORD_CHARS)
 
 
 def loaded_models(document: Line) -> tuple[LoadedModel, ...]:
     """Of ``/api/ps``."""
     return tuple(
         LoadedModel(
-            name=canonical_model(entry.name),
-            digest=entry.digest,
+            name=_name(entry.name),
+            digest=shown_text(entry.digest, _WORD_CHARS),
             size_mib=_mib(entry.size),
             size_vram_mib=_mib(entry.size_vram),
-            context_length=entry.context_length,
-            expires_at=entry.expires_at,
+            context_length=_possible(entry.context_length),
+            expires_at=shown_text(entry.expires_at, _WORD_CHARS),
         )
-        for entry in _convert(document, _PsReply).models or ()
+        for entry in (_convert(document, _PsReply).models or ())[:_MAX_MODELS]
     )
 
 
@@ -72,12 +106,12 @@ def installed_models(document: Line) -> tuple[InstalledModel, ...]:
     """Of ``/api/tags``."""
     return tuple(
         InstalledModel(
-            name=canonical_model(entry.name),
-            digest=entry.digest,
+            name=_name(entry.name),
+            digest=shown_text(entry.digest, _WORD_CHARS),
             size_mib=_mib(entry.size),
-            capabilities=tuple(entry.capabilities or ()),
+            capabilities=_capabilities(entry.capabilities),
         )
-        for entry in _convert(document, _TagsReply).models or ()
+        for entry in (_convert(document, _TagsReply).models or ())[:_MAX_MODELS]
     )
 
 
@@ -85,20 +119,26 @@ def model_details(model: str, document: Line) -> ModelDetails:
     """Of ``/api/show``."""
     answer = _convert(document, _ShowReply)
     info = answer.model_info or {}
-    architecture = str(info.get("general.architecture") or "")
+    named = info.get("general.architecture")
+    architecture = shown_text(named, _WORD_CHARS) if isinstance(named, str) else ""
     return ModelDetails(
         name=canonical_model(model),
-        capabilities=tuple(answer.capabilities or ()),
+        capabilities=_capabilities(answer.capabilities),
         architecture=architecture,
         context_length=_count(info, f"{architecture}.context_length"),
-        parameters=answer.parameters or "",
-        model_info=info,
+        parameters=lines((answer.parameters or "")[:_PARAMETER_CHARS]),
     )
 
 
 def pull_step(document: Line) -> PullStep:
     """Of one line of ``/api/pull``."""
-    return _convert(document, PullStep)
+    step = _convert(document, PullStep)
+    return PullStep(
+        status=shown_text(step.status, _NAME_CHARS),
+        digest=shown_text(step.digest, _WORD_CHARS),
+        total=_possible(step.total),
+        completed=_possible(step.completed),
+    )
 
 
 def _convert(document: dict[str, Any], wanted: type[T]) -> T:
@@ -106,6 +146,19 @@ def _convert(document: dict[str, Any], wanted: type[T]) -> T:
         return msgspec.convert(document, wanted)
     except msgspec.ValidationError as error:
         raise garbage(msgspec.json.encode(document), str(error)) from error
+
+
+def answer(final: Line) -> Line:
+    """The final object of a request for work, of the shape that others rely on; its text stays as it came.
+
+    Raises ``TaskFault`` kind ``garbage``.
+    """
+    try:
+        msgspec.convert(final, _Answer)
+    except msgspec.ValidationError as error:
+        raise TaskFault("infra", "garbage", f"the answer is not of Ollama's form: {shown_text(str(error))}") from error
+    words = {key: shown_text(final[key], _NAME_CHARS) for key in _WORDS if isinstance(final.get(key), str)}
+    return {**final, **words, **{key: _count(final, key) for key in _COUNTERS if key in final}}
 
 
 def whole_reply(final: Line, deadlines: Deadlines) -> Reply:
@@ -124,8 +177,22 @@ def whole_reply(final: Line, deadlines: Deadlines) -> Reply:
 def _count(document: Mapping[str, Any], key: str) -> int:
     """A counter; Ollama leaves out those that are zero."""
     value = document.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return _possible(value) if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _possible(number: int) -> int:
+    """0 for what is below it, and for what no counter of this world reaches (and no double holds exactly)."""
+    return number if 0 <= number <= _MOST else 0
 
 
 def _mib(size_bytes: int) -> int:
-    return -(-size_bytes // MIB)
+    return -(-_possible(size_bytes) // MIB)
+
+
+def _name(name: str) -> str:
+    """Canonical. One that no task could name is shown as it is, escaped, and means no model."""
+    return canonical_model(shown_text(name, _NAME_CHARS))
+
+
+def _capabilities(words: list[str] | None) -> tuple[str, ...]:
+    return tuple(shown_text(word, 40) for word in (words or ())[:40])

@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.ollama.answers import MIB, Limits
-from swarm.ollama.classify import SHOWN_CHARS, fault_of_text
+from swarm.ollama.classify import fault_of_text, shown_text
 from swarm.ollama.pool import Exchange
 
 MAX_LINE_BYTES = 8 * MIB
@@ -67,6 +67,14 @@ def read_all(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> bytes:
             raise _too_large(max_bytes)
         parts.append(data)
     return b"".join(parts)
+
+
+def read_some(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> tuple[bytes, bool]:
+    """The start of a body, ``max_bytes`` at most, and whether that is all of it."""
+    data = b""
+    while len(data) <= max_bytes and (more := exchange.read(deadlines.next)):
+        data += more
+    return data[:max_bytes], len(data) <= max_bytes
 
 
 def read_lines(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> Iterator[Line]:
@@ -127,7 +135,7 @@ def decode_object(raw: bytes) -> Line:
 def garbage(raw: bytes, why: str) -> TaskFault:
     """The fault for bytes that are no Ollama answer."""
     shown = raw[:120].decode("utf-8", "replace")
-    return TaskFault("infra", "garbage", f"the answer is not Ollama's JSON ({why[:SHOWN_CHARS]}): {shown!r}")
+    return TaskFault("infra", "garbage", f"the answer is not Ollama's JSON ({shown_text(why)}): {shown_text(shown)!r}")
 
 
 def half_stream() -> TaskFault:
@@ -165,7 +173,7 @@ class _Merger:
         message = line.get("message")
         if isinstance(message, dict):
             self._chat = True
-            self._role = str(message.get("role") or self._role)
+            self._role = shown_text(str(message.get("role") or self._role), 40)
             self._collect(message)
 
     def _collect(self, part: Line) -> None:

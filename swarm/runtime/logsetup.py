@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -21,19 +20,14 @@ from types import TracebackType
 from typing import Any, Literal
 
 from swarm.entries import open_file
+from swarm.plaintext import lines
 
 MAX_RECORD_CHARS = 16_384
 CONTINUATION = "| "
 _ODD = (IsADirectoryError, NotADirectoryError)
 """A directory where a rotated file belongs is left to the next start: lines are worth more than the rotation."""
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-
-def escape(text: str) -> str:
-    r"""Control characters (but tab and newline) as ``\x1b`` and the like: a log never moves a cursor."""
-    return _UNSAFE.sub(lambda hit: hit[0].encode("unicode_escape").decode(), text)
 
 
 class LineFormatter(logging.Formatter):
@@ -61,7 +55,7 @@ class LineFormatter(logging.Formatter):
             text += "\n" + record.stack_info
         if len(text) > MAX_RECORD_CHARS:
             text = f"{text[:MAX_RECORD_CHARS]} … ({len(text) - MAX_RECORD_CHARS} more characters)"
-        return escape(text)
+        return lines(text)
 
 
 class LineHandler(logging.Handler, ABC):

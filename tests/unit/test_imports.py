@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {"errors", "settings", "clock", "disk", "entries", "proc", "stdio", "ownership", "__init__"}
+LEAVES = {"errors", "plaintext", "settings", "clock", "disk", "entries", "proc", "stdio", "ownership", "__init__"}
 ADAPTERS = {"taskqueue", "gpu", "ollama", "engines", "files", "notify"}
 MAY_IMPORT = {
     "errors": set(),
+    "plaintext": set(),
     "settings": set(),
     "clock": set(),
     "disk": set(),
     "stdio": set(),
     "ownership": set(),
-    "entries": {"errors"},
+    "entries": {"errors", "plaintext"},
     "__init__": {"api"},  # by name only, when first asked for
     "proc": LEAVES | {"core"},
-    "core": {"errors", "settings", "core"},
+    "core": {"errors", "settings", "plaintext", "core"},
     **{room: LEAVES | {"core", room} for room in ADAPTERS},
     "runtime": LEAVES | {"core", "runtime"},
     "testing": LEAVES | {"core", "runtime", "testing"},

@@ -63,7 +63,7 @@ STATUSES = [
     (502, "<html>bad gateway</html>", "/api/chat", "infra", "garbage"),
     (503, '{"error":"server busy"}', "/api/chat", "transient", "busy"),
     (503, "upstream gone", "/api/chat", "transient", "busy"),
-    (302, "", "/api/chat", "infra", "garbage"),
+    (302, "", "/api/chat", "infra", "redirected"),
     (500, '{"error":{"message":"nested: out of memory"}}', "/v1/x", "infra", "out_of_memory"),
 ]
 
