@@ -131,3 +131,15 @@ def test_a_run_whose_supervisor_is_killed_leaves_nothing(tmp_path):
         assert process.returncode != 0
         assert "run the same command again" in err
         assert not someone.ours()
+
+
+@pytest.mark.parametrize(("words", "code"), [(("up",), 0), (("up", "--detach"), 130)])
+def test_a_start_that_is_interrupted_leaves_nothing(tmp_path, words, code):
+    with user(tmp_path, SWARM_SIM__START_DELAY_S="60") as someone:
+        process = someone.start(*words, "--simulate", "2")
+        wait_until(lambda: len(someone.ours()) >= 3, what="brain and servers, which are slow")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == code
+        assert not someone.ours()
+        assert someone.run("down").returncode == 3, "no supervisor is left either"

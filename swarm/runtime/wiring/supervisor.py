@@ -309,10 +309,15 @@ def _where(options: RunOptions) -> str:
 
 
 def start_detached(options: RunOptions) -> int:
-    """Start ``swarm up`` in the background and return once it is up."""
+    """Start ``swarm up`` in the background and return once it is up. Interrupted before that, it takes all of it back."""
     process = start_background(options, parent=False, planned=_say_note, noted=lambda line: _say_note(0, line))
     patience_s = options.settings.ollama.start_timeout_s + 30.0
-    status = wait_until_up(options, process, timeout_s=patience_s)
+    try:
+        status = wait_until_up(options, process, timeout_s=patience_s)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(patience_s)
+        raise
     up = sum(1 for c in status.children if c.role == "worker" and c.state is ChildState.RUNNING)
     every = sum(1 for c in status.children if c.role == "worker")
     simulated = " on simulated cards" if status.simulated else ""
