@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from swarm import temporary
 from swarm.disk import CannotFlush, sync_fd, sync_folder
 from swarm.errors import InputError
 
@@ -45,9 +46,8 @@ def check_writable(path: str, *, input_path: str | None = None) -> None:
     if os.path.exists(target) and not _is_regular(target):
         return
     try:
-        handle, beside = _create_beside(target)
-        os.close(handle)
-        os.unlink(beside)
+        handle, beside = _take_beside(target)
+        temporary.discard(beside, handle)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written: {error.strerror}", hint="choose another place for the output"
@@ -84,35 +84,31 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             problem.filename = problem.filename or path
             raise
         return
-    handle, beside = _create_beside(target)
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    handle, beside = _take_beside(target)
+    with os.fdopen(handle, "wb") as stream:  # its lock goes when it is closed: only after it has found its place
+        try:
             yield stream
             stream.flush()
             with contextlib.suppress(CannotFlush):  # its content can be written again from the queue at any time
                 sync_fd(handle)
-        if os.path.exists(target):
-            os.chmod(beside, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(beside, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
+            if os.path.exists(target):
+                os.chmod(beside, stat.S_IMODE(os.stat(target).st_mode))
+            os.replace(beside, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            raise
     with contextlib.suppress(CannotFlush):
         sync_folder(os.path.dirname(target))
 
 
-def _create_beside(target: str) -> tuple[int, str]:
-    """A new file in the same directory, with the mode a new file gets here; hidden, so that no glob takes it for output."""
+def _take_beside(target: str) -> tuple[int, str]:
+    """A temporary file in the same directory, with the mode of a new file; hidden, so that no glob takes it for output.
+
+    What a killed command left unfinished of the same output is taken over.
+    """
     folder, name = os.path.split(target)
-    short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-    for number in range(1000):
-        beside = os.path.join(folder, f".{short}.{os.getpid()}-{number}.tmp")
-        try:
-            return os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), beside
-        except FileExistsError:
-            continue
-    raise FileExistsError(17, "too many unfinished outputs beside it", target)
+    return temporary.take(folder, os.fsdecode(os.fsencode(name)[:_NAME_BYTES]), 0o666)
 
 
 def _target(path: str) -> str:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
-from swarm.entries import is_file, odd_words, open_file, read_file
-from swarm.errors import OddEntry
+from swarm import temporary
+from swarm.entries import is_file, odd_words, read_file
 
 _LIMIT_BYTES = 1 << 20
 T = TypeVar("T")
@@ -21,20 +21,17 @@ def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) ->
 
     After a power cut the processes a note speaks of are gone too. One writer per path. Raises ``OSError``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fd = open_file(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    except OddEntry as odd:
-        raise OSError(errno.EEXIST, str(odd), odd.path) from odd
-    try:
-        with os.fdopen(fd, "wb") as file:
+    fd, beside = temporary.take(str(path.parent))
+    with os.fdopen(fd, "wb") as file:
+        try:
             file.write(msgspec.json.encode(note))
-        if words := odd_words(str(path)):
-            raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+            file.flush()
+            if words := odd_words(str(path)):
+                raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
+            os.replace(beside, path)
+        except OSError:
+            Path(beside).unlink(missing_ok=True)
+            raise
 
 
 def read_note(path: Path, kind: type[T]) -> T | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Self
 
+from swarm import temporary
 from swarm.core.task import ID_RE
 from swarm.disk import sync_fd
 from swarm.entries import open_file
@@ -66,13 +66,12 @@ class NewOrder:
     def __init__(self, path: str, storage: Storage) -> None:
         self._path = path
         self._storage = storage
-        self._beside = f"{path}.{os.getpid()}.new"
         self._size = 0
         self._lines: list[str] = []
         self.count = 0
 
     def __enter__(self) -> Self:
-        self._fd = self._storage.open_own(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._fd, self._beside = temporary.take(os.path.dirname(self._path))
         return self
 
     def add(self, task_id: str) -> None:
@@ -106,7 +105,7 @@ class NewOrder:
             kind = OSError
             raise
         finally:
-            os.close(self._fd)
-            if kind is not None:
-                with suppress(OSError):
-                    os.unlink(self._beside)
+            if kind is None:
+                os.close(self._fd)
+            else:
+                temporary.discard(self._beside, self._fd)

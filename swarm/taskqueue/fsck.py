@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 
+from swarm import temporary
 from swarm.clock import SystemClock
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.entries import folder_status, printable, status_of
@@ -168,6 +169,8 @@ class _Repairer:
 
 
 def _remove(path: str) -> bool:
+    if temporary.is_temporary(os.path.basename(path)):
+        return temporary.remove_left(path)
     if folder_status(path) is not None:
         shutil.rmtree(path)
         return True

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 
+from swarm import temporary
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.taskqueue import lookup, registry
@@ -20,7 +21,7 @@ STAGING_AGE_S = 3600.0
 """A submission that was cut off is cleared away after this; its maker may be slow, or on a machine of other pids."""
 TEMP_AGE_S = 10.0
 """Between the making of a temporary file and its renaming pass milliseconds."""
-_TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.new$")
+_TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.(?:new|tmp)$")
 _MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
 
 
@@ -46,7 +47,7 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
 
 
 def temporaries(layout: Layout) -> Iterator[Finding]:
-    """``.<name>.<thread>.<pid>.new``: half a replacement, whose maker died before it was put in place."""
+    """Half a replacement, whose maker died before it was put in place; in the names of earlier versions too."""
     flat = (
         layout.workers,
         layout.heartbeats,
@@ -57,13 +58,22 @@ def temporaries(layout: Layout) -> Iterator[Finding]:
         layout.corrupt,
         layout.pending,
     )
-    for folder in (*flat, layout.control):
-        for name in list_names(folder):
+    deeper = (f"{layout.workers}/supervisor.requests", f"{layout.outbox}/undeliverable")
+    answers = (f"{layout.cache}/{part}" for part in list_inside(layout.cache))
+    for folder in (*flat, layout.control, layout.root, *deeper, *answers):
+        for name in list_inside(folder):
             path = f"{folder}/{name}"
-            if not _TEMP_RE.match(name) or not (name.startswith(".") or folder == layout.batches) or not is_file(path):
-                continue
-            if _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name):
+            if temporary.is_left(path) if temporary.is_temporary(name) else _named_by_maker(path):
                 yield Finding("temporary", path, "its maker died before putting it in place", "removed", Action.REMOVE)
+
+
+def _named_by_maker(path: str) -> bool:
+    """As earlier versions named them: ``.<name>.<thread>.<pid>.new``, ``.<name>.<pid>.tmp``, ``<batch>.order.<pid>.new``."""
+    name = os.path.basename(path)
+    hidden = name.startswith(".") or ".order." in name
+    if not _TEMP_RE.match(name) or not hidden or not is_file(path):
+        return False
+    return _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name)
 
 
 def _maker_lives(pattern: re.Pattern[str], name: str) -> bool:

@@ -14,10 +14,10 @@ import logging
 import os
 import stat
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
+from swarm import temporary
 from swarm.disk import NOT_THERE, sync_fd, sync_file_system, sync_tree
 from swarm.entries import folder_status, kind_words, odd_words, open_file, plain_name, printable, read_file, status_of
 from swarm.errors import OddEntry, StorageFault
@@ -263,21 +263,17 @@ class Storage:
 
         ``durable`` False skips the flush even under full durability.
         """
-        folder, name = os.path.split(path)
-        beside = f"{folder}/.{name}.{threading.get_ident()}.{os.getpid()}.new"  # threads may replace the same file at once
-        fd = self.open_own(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        folder = os.path.dirname(path)
+        fd, beside = temporary.take(folder)
         try:
-            try:
-                write_all(fd, data, 0)
-                if durable and self.full:
-                    sync_fd(fd)
-            finally:
-                os.close(fd)
+            write_all(fd, data, 0)
+            if durable and self.full:
+                sync_fd(fd)
             self.put_in_place(beside, path)
         except OSError:
-            with suppress(OSError):  # what cannot be removed now is cleared at the brain's next start
-                os.unlink(beside)
+            temporary.discard(beside, fd)
             raise
+        os.close(fd)
         if durable:
             self.flush_dir(folder)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {"errors", "plaintext", "settings", "clock", "disk", "entries", "proc", "stdio", "ownership", "__init__"}
+LEAVES = {"errors", "plaintext", "settings", "clock", "disk", "entries", "proc", "stdio", "temporary", "ownership", "__init__"}
 ADAPTERS = {"taskqueue", "gpu", "ollama", "engines", "files", "notify"}
 MAY_IMPORT = {
     "errors": set(),
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "stdio": set(),
     "ownership": set(),
     "entries": {"errors", "plaintext"},
+    "temporary": {"entries", "errors"},
     "__init__": {"api"},  # by name only, when first asked for
     "proc": LEAVES | {"core"},
     "core": {"errors", "settings", "plaintext", "core"},

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from swarm import temporary
 from swarm.entries import read_file
 from swarm.errors import OddEntry
 from swarm.proc.ending import end_of_child
@@ -108,9 +108,11 @@ class Cards:
         """Let a process hold memory, spread evenly over the cards. Each file is replaced atomically."""
         for one in self._dirs:
             target = one / f"{pid}.json"
-            fresh = one / f".{pid}.{threading.get_native_id()}.tmp"
-            fresh.write_bytes(msgspec.json.encode(CardEntry(pid, -(-used_mib // len(self._dirs)), model)))
-            fresh.replace(target)
+            fd, fresh = temporary.take(str(one))
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.json.encode(CardEntry(pid, -(-used_mib // len(self._dirs)), model)))
+                file.flush()
+                os.replace(fresh, target)
 
     def clear(self, pid: int) -> None:
         """A process holds nothing any more."""
