@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from swarm.core.plan import WorkerPlan
+from swarm.entries import folder_status, list_names
 from swarm.errors import ConfigError
 from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER
 from swarm.settings import Settings
 
+_CARDS = ".sim"
 FIXED = frozenset({"OLLAMA_HOST", SERVER_MARKER, ROOT_MARKER})
 """Without these a server could not be found again; the configuration cannot change them."""
 GUARDED = frozenset(
@@ -58,7 +62,21 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 def card_dir(root: Path, uuid: str) -> Path:
     """Where the processes on a simulated card tell what memory they use."""
-    return root / ".sim" / uuid
+    return root / _CARDS / uuid
+
+
+def remove_cards(root: Path, *, among: Collection[str] | None = None, keep: Collection[str] = ()) -> None:
+    """Remove the simulated cards of this root (``among`` these UUIDs, but for these), on which no server runs any more.
+
+    What cannot be removed is left for the next time; what is no directory is not ours.
+    """
+    folder = root / _CARDS
+    for name in list_names(str(folder)):
+        if (among is None or name in among) and name not in keep and folder_status(str(folder / name)) is not None:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    if folder_status(str(folder)) is not None:
+        with suppress(OSError):  # not empty: some are kept
+            folder.rmdir()
 
 
 def server_spec(plan: WorkerPlan, settings: Settings, *, root: Path, base_env: Mapping[str, str]) -> ServerSpec:

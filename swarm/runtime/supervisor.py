@@ -67,8 +67,12 @@ class Supervisor:
         parent: ProcessIdentity | None = None,
         limits: Limits | None = None,
         root_trouble: Callable[[], str] = lambda: "",
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        """``root_trouble``: why the root is no longer the directory it was; then all is ended, and nothing written there."""
+        """``root_trouble``: why the root is no longer the directory it was; then all is ended, and nothing written there.
+
+        ``tidy`` removes what is of no use once no process is left.
+        """
         self.finished = False
         self._plans = tuple(plans)
         self._root = root
@@ -76,6 +80,7 @@ class Supervisor:
         self._life_lock = life_lock
         self._register = register
         self._limits = limits or Limits()
+        self._tidy = tidy
         self._make_book = make_book
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._parent = parent
@@ -237,6 +242,8 @@ class Supervisor:
             log.error("left running: %s", "; ".join(self.leftovers))
         else:
             log.info("Supervisor shutting down: no process of ours is left")
+        if not self.leftovers and not self.lost:
+            self._troubles.tried("what is left over", self._tidy, None)
 
     def _publish(self) -> None:
         children = self.children

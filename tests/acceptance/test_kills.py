@@ -77,7 +77,24 @@ def test_what_a_killed_supervisor_left_is_told_and_ended(tmp_path, killed, stopp
         assert len(ended) == run_on, ended
         assert not someone.ours()
         assert not list(someone.queue.list(TaskState.PROCESSING)), "nothing stays with the dead"
+        assert not (someone.root / ".sim").exists()
         assert someone.run("down").returncode == 3
+
+
+def test_what_simulated_cards_left_goes_with_the_next_down_or_start(tmp_path):
+    with user(tmp_path) as someone:
+        for words, code in ((("down",), 3), (("up", "--simulate", "1", "--detach"), 0)):
+            someone.ok("up", "--simulate", "2", "--detach")
+            for pid in someone.ours():
+                os.kill(pid, signal.SIGKILL)
+            kill(someone, "supervisor")
+            wait_until(lambda: not someone.ours(), what="all are dead")
+            assert len(os.listdir(someone.root / ".sim")) == 2
+            assert someone.run(*words).returncode == code
+            left = os.listdir(someone.root / ".sim") if code == 0 else (someone.root / ".sim").exists()
+            assert left == (["SIM-GPU-0"] if code == 0 else False)
+        someone.ok("down")
+        assert not (someone.root / ".sim").exists()
 
 
 def test_who_comes_up_after_it_adopts_what_runs_and_what_stands_still_goes_on(tmp_path):

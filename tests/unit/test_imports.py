@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {"errors", "plaintext", "settings", "clock", "disk", "entries", "proc", "stdio", "temporary", "ownership", "__init__"}
+LEAVES = {
+    "errors",
+    "plaintext",
+    "settings",
+    "clock",
+    "disk",
+    "entries",
+    "proc",
+    "stdio",
+    "temporary",
+    "ownership",
+    "__init__",
+}
 ADAPTERS = {"taskqueue", "gpu", "ollama", "engines", "files", "notify"}
 MAY_IMPORT = {
     "errors": set(),

@@ -103,6 +103,9 @@ class Cards:
         self._dirs = [Path(one) for one in dirs]
         for one in self._dirs:
             one.mkdir(parents=True, exist_ok=True)
+            for path in one.glob("*.json"):
+                if path.stem.isdecimal() and not is_alive(int(path.stem)):
+                    path.unlink(missing_ok=True)
 
     def show(self, pid: int, used_mib: int, model: str) -> None:
         """Let a process hold memory, spread evenly over the cards. Each file is replaced atomically."""

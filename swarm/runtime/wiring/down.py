@@ -10,26 +10,30 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from swarm.core.plan import WorkerPlan
 from swarm.core.worker import WorkerRow
 from swarm.entries import list_names
-from swarm.errors import EngineError, NotRunning
+from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.ollama.server import ServerNote
+from swarm.ollama.spec import remove_cards
 from swarm.proc import identity
 from swarm.proc.manager import Manager, manager_of
 from swarm.proc.notes import read_note
 from swarm.proc.ports import describe
 from swarm.runtime.loop import run_loop
 from swarm.runtime.supervisor import NAME
-from swarm.runtime.supervisor_files import load_plan, load_status
+from swarm.runtime.supervisor_files import load_plan, load_status, remove_plan
+from swarm.runtime.wiring import open_queue
 from swarm.runtime.wiring.look import take_back
-from swarm.runtime.wiring.process import RunOptions, logging_as, open_root
+from swarm.runtime.wiring.process import RunOptions, life_lock, logging_as, open_root
 from swarm.runtime.wiring.running import Running, named, running
 from swarm.runtime.wiring.supervisor import make_supervisor, obey_signals
 from swarm.settings import Settings
 from swarm.taskqueue import registry
+from swarm.taskqueue.fsck import recover_root
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
@@ -54,8 +58,25 @@ def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
     if left:
         lines += end_without_supervisor(settings, left, now=now)
     if not lines:
+        _tidy(settings, root)
         raise NotRunning(f"no swarm is running on {root}", hint="`swarm status` shows what is there")
     return tuple(lines)
+
+
+def _tidy(settings: Settings, root: Path) -> None:
+    """Nothing runs: what the killed left is of no use any more. Who starts just now holds the lock, and does it itself."""
+    queue = open_queue(settings)
+    lock = life_lock(queue.layout, NAME)
+    with suppress(SwarmError, OSError):  # a disk that refuses changes nothing about what was asked
+        if not lock.try_acquire():
+            return
+        try:
+            if not running(root):
+                remove_plan(root / "workers")
+                remove_cards(root)
+                recover_root(queue.layout, queue.storage)
+        finally:
+            lock.release()
 
 
 def _end_supervisor(settings: Settings, layout: Layout, *, now: bool) -> Sequence[str]:

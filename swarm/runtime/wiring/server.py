@@ -11,7 +11,7 @@ from swarm.clock import SystemClock
 from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.spec import ServerSpec, server_spec
+from swarm.ollama.spec import ServerSpec, remove_cards, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe
 from swarm.runtime.children import ChildState
@@ -67,6 +67,8 @@ def run_server(options: RunOptions, worker: str) -> int:
         code = run_loop(host, wait=host.wait, log=log)
         if host.lost:
             return EXIT_USAGE
+        if host.ended and not host.failed:
+            remove_cards(options.root, among=plan.gpu_uuids)
         return 1 if code == 0 and host.failed else code
 
 
@@ -87,6 +89,8 @@ class ServerHost:
         self.finished = False
         self.failed = False
         """Something of the server could not be ended."""
+        self.ended = False
+        """The server has ended with us; False while it goes on without."""
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.wish = StopWish(self._wake)
         server = ServerProcess(spec, on_ready=self._wake)
@@ -111,7 +115,7 @@ class ServerHost:
             self._keeper.stop()
         pause_s = self._keeper.step()
         if self._keeper.state is ChildState.EXITED:
-            self.finished = True
+            self.finished = self.ended = True
             self.failed = bool(self._keeper.process.leftovers())
         return pause_s
 

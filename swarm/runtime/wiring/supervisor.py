@@ -24,7 +24,7 @@ from swarm.entries import read_file
 from swarm.errors import EXIT_USAGE, EngineError, LockHeld, OddEntry
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.spec import env_warnings, server_spec
+from swarm.ollama.spec import env_warnings, remove_cards, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe, is_free
 from swarm.runtime.children import ChildState, ChildStatus, Supervised
@@ -46,6 +46,7 @@ from swarm.runtime.wiring.process import (
 from swarm.settings import Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.filequeue import FileQueue
+from swarm.taskqueue.fsck import recover_root
 from swarm.taskqueue.layout import Layout
 from swarm.taskqueue.lifelock import is_held
 
@@ -127,6 +128,11 @@ def make_supervisor(
         registry.register(layout, queue.storage, msgspec.structs.replace(own_row(NAME, NAME), epoch=epoch))
         if visibility is not None:
             save_visibility(options.root / "workers", visibility)
+        remove_cards(options.root, keep={uuid for plan in plans if plan.simulated for uuid in plan.gpu_uuids})
+
+    def tidy() -> None:
+        remove_cards(options.root)
+        recover_root(layout, queue.storage)
 
     def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> Supervised:
         spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
@@ -153,6 +159,7 @@ def make_supervisor(
         parent=parent,
         limits=_limits(options.settings),
         root_trouble=root_watch(layout.root),
+        tidy=tidy,
     )
 
 
