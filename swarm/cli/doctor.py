@@ -25,8 +25,9 @@ def doctor(
 ) -> None:
     """What is wrong here: findings, their evidence, what to do. Why did it stop, why can it not start?
 
-    Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models. Changes
-    nothing; also good before the first start. Exit code 0 when nothing is wrong, 1 with findings.
+    Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models, and tries
+    what the host and the file system can do. Changes nothing; also good before the first start. Exit code 0 when nothing
+    is wrong, 1 with findings.
 
     \b
     Examples:
@@ -58,6 +59,7 @@ def doctor(
         "worker": worker,
         "healthy": not found,
         "cards_note": evidence.cards_note,
+        "checks": evidence.checks,
         "findings": found,
     }
     show(document, [*_blocks(evidence, worker, found), _configured(file)], as_json=as_json)
@@ -79,7 +81,7 @@ def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...
         blocks += [Line(""), Line(f"{finding.severity.upper()} [{finding.code}] {finding.what}", style)]
         blocks += [Line(f"  seen: {proof}", "dim") for proof in finding.evidence]
         blocks.append(Line(f"  do:   {finding.next}"))
-    return blocks
+    return [*blocks, Line(""), *_tried(evidence)]
 
 
 def _configured(file: str) -> Line:
@@ -99,4 +101,11 @@ def _checked(evidence: BoxEvidence) -> list[Block]:
         f"cards: {len(evidence.cards)}{' (simulated)' if evidence.simulated else ''}, workers planned: {len(evidence.plan)}",
         f"running: {', '.join(alive) if alive else 'nothing; start with `swarm up`'}",
     ]
-    return [Line(f"  {line}", "dim") for line in lines]
+    return [*(Line(f"  {line}", "dim") for line in lines), *_tried(evidence)]
+
+
+def _tried(evidence: BoxEvidence) -> list[Block]:
+    """What this host and the file system of the root can do."""
+    from swarm.cli.render import Line
+
+    return [Line(f"  {check.verdict:8} {check}", "dim") for check in evidence.checks]

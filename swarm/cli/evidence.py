@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, open_programs, root_trouble
+from swarm.cli.hostevidence import (
+    able,
+    boxed_kills,
+    disk_evidence,
+    kernel_kills,
+    newer_than_now,
+    open_programs,
+    root_trouble,
+    way_trouble,
+)
 from swarm.cli.processevidence import process_evidence
 from swarm.core.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
@@ -40,7 +49,11 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     """Everything there is to know from outside. Takes as long as the slowest model server, ``ASK_S`` at most."""
     root = Path(settings.queue.root).absolute()
     layout, now_s = Layout(str(root)), time.time()
-    trouble = root_trouble(root)
+    trouble, mend = root_trouble(root), ""
+    disk = disk_evidence(root)
+    checks = able(root, disk.path, full=settings.queue.durability == "full")
+    if not trouble:
+        trouble, mend = way_trouble(root)
     status = load_status(root / "workers") if not trouble else None
     simulate = simulate or _simulated_before(root, status)
     snapshot, look_trouble = (None, "") if trouble else _snapshot(settings)
@@ -55,9 +68,11 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         root=str(root),
         root_exists=os.path.isdir(root),
         root_trouble=trouble,
+        root_mend=mend,
+        checks=checks,
         look_trouble=look_trouble,
         snapshot=snapshot,
-        disk=disk_evidence(root),
+        disk=disk,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         clock_ahead=clock_ahead,
         simulated=simulated,

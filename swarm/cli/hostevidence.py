@@ -8,13 +8,18 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from swarm.core.evidence import DiskEvidence, Quote
-from swarm.ownership import opened
+from swarm.core.rootcheck import Check, judge
+from swarm.disk import CannotFlush, place_of, sync_fd
+from swarm.ownership import doubts_on_the_way, opened
+from swarm.proc.hostprobe import host_checks
 from swarm.settings import Settings, script_entry
 from swarm.taskqueue.layout import Layout
+from swarm.taskqueue.rootprobe import probe
 
 KERNEL_LOG = "/dev/kmsg"
 CGROUP_ROOT = "/sys/fs/cgroup"
@@ -51,12 +56,32 @@ def _test_write(path: Path) -> str:
         return error.strerror or str(error)
     try:
         os.write(fd, b"x" * 4096)
-        os.fsync(fd)
+        with suppress(CannotFlush):  # told of by itself
+            sync_fd(fd)
     except OSError as error:
         return error.strerror or str(error)
     finally:
         os.close(fd)
     return ""
+
+
+def able(root: Path, tried: str, *, full: bool) -> tuple[Check, ...]:
+    """What this host and the file system of the root can do. ``tried``: the root, or the nearest directory above it.
+
+    A directory is made there and removed again.
+    """
+    staging = Layout(str(root)).staging
+    folder = staging if os.path.isdir(staging) else tried
+    found = probe(folder, whole=True, name="" if folder != tried else ".swarm-try-")
+    return (*host_checks(), *judge(found, place=lambda: place_of(tried), full=full))
+
+
+def way_trouble(root: Path) -> tuple[str, str]:
+    """How others could put another tree in the place of the root, and the command that ends that; two empty words: not."""
+    doubt = next(iter(doubts_on_the_way(str(root))), None)
+    if doubt is None:
+        return "", ""
+    return f"{doubt}: whoever can change it can put another queue in its place", "" if doubt.foreign else doubt.mend
 
 
 def root_trouble(root: Path) -> str:

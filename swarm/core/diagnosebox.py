@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from swarm.core.evidence import BoxEvidence, DiskEvidence, ServerEvidence
 from swarm.core.findings import Finding
+from swarm.core.rootcheck import WRITE, Verdict
 from swarm.core.scripts import script_warnings
 from swarm.settings import Settings
 
@@ -20,6 +21,7 @@ def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]
     """In the order in which they would stop a start."""
     yield from _disk(evidence.disk)
     yield from _root(evidence)
+    yield from _lacks(evidence)
     yield from _host(evidence)
     yield from _programs(evidence)
     yield from _cards(evidence, settings.gpu.warn_c)
@@ -72,7 +74,7 @@ def _root(evidence: BoxEvidence) -> Iterator[Finding]:
             subject="box",
             what=f"the queue root cannot be used: {evidence.root_trouble}",
             evidence=(evidence.root,),
-            next=f"chown and chmod go-w {evidence.root}, or choose a root of your own with --root",
+            next=f"{evidence.root_mend or f'chown and chmod go-w {evidence.root}'}, or a root of your own with --root",
         )
     elif evidence.look_trouble:
         yield Finding(
@@ -82,6 +84,22 @@ def _root(evidence: BoxEvidence) -> Iterator[Finding]:
             what=f"the queue cannot be looked into: {evidence.look_trouble}",
             evidence=(evidence.root,),
             next="run this as the user that runs the swarm",
+        )
+
+
+def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
+    """What a start would refuse, and what costs something that could be mended; other fall-backs are only listed."""
+    for check in evidence.checks:
+        missing = check.verdict is Verdict.MISSING
+        if check.name == WRITE or not (missing or (check.verdict is Verdict.FALLBACK and check.next)):
+            continue
+        yield Finding(
+            code="host-lacks" if missing else "host-fallback",
+            severity="critical" if missing else "warning",
+            subject="box",
+            what=str(check),
+            evidence=(f"tried just now for {evidence.root}",),
+            next=check.next,
         )
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from swarm.core.gpu import GpuReading
 from swarm.core.plan import WorkerPlan
+from swarm.core.rootcheck import Check
 from swarm.core.snapshot import SwarmSnapshot
 
 
@@ -101,6 +102,10 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     root_exists: bool
     root_trouble: str = ""
     """Why the root cannot be used: owner, mode, no directory."""
+    root_mend: str = ""
+    """A command that ends that, where there is one."""
+    checks: tuple[Check, ...] = ()
+    """What this host and the root's file system can do, tried just now."""
     look_trouble: str = ""
     """Why the queue could not be looked into."""
     snapshot: SwarmSnapshot | None = None

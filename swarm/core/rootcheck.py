@@ -12,6 +12,8 @@ TRANSIENT = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR}
 )
 """Troubles that pass: they say nothing about what the file system can do."""
+WRITE = "write"
+"""The check that a disk in trouble fails as well."""
 NEEDED_NAME_BYTES = 110
 """The longest name of a task's file, with that of its temporary file."""
 USUAL_NAME_BYTES = 255
@@ -114,10 +116,10 @@ def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
 
 def _unwritable(probe: RootProbe, code: int, place: Callable[[], str]) -> Check:
     if code in TRANSIENT:
-        return Check(name="write", verdict=Verdict.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
+        return Check(name=WRITE, verdict=Verdict.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
     text = f"nothing can be written ({probe.reason(code)}; {place()})"
     step = "remount it writable: see `dmesg`" if code == errno.EROFS else "give this user the directory"
-    return Check(name="write", verdict=Verdict.MISSING, text=text, next=f"{step}, or choose another --root")
+    return Check(name=WRITE, verdict=Verdict.MISSING, text=text, next=f"{step}, or choose another --root")
 
 
 def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:

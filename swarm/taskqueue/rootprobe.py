@@ -21,11 +21,13 @@ from swarm.taskqueue.storage import DIR_MODE, FILE_MODE, rename_new
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def probe(folder: str, *, whole: bool) -> RootProbe:
-    """What works in a directory of that file system. Never raises ``OSError``: each is an answer."""
-    home = (
-        f"{folder}/{new_id()}.{os.getpid()}"  # as a submission under way is called: what a death leaves is cleared like one
-    )
+def probe(folder: str, *, whole: bool, name: str = "") -> RootProbe:
+    """What works in a directory of that file system. Never raises ``OSError``: each is an answer.
+
+    Tried in a directory that is called like a submission under way, with ``name`` before it: what a death leaves of it
+    is cleared in the same way.
+    """
+    home = f"{folder}/{name}{new_id()}.{os.getpid()}"
     answers: dict[str, int | bool | None] = {}
     try:
         answers["write"] = _answer(lambda: _write(home))

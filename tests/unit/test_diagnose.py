@@ -6,7 +6,16 @@ import time
 import msgspec
 import pytest
 
-from swarm.cli.hostevidence import boxed_kills, disk_evidence, kernel_kills, newer_than_now, open_programs, root_trouble
+from swarm.cli.hostevidence import (
+    able,
+    boxed_kills,
+    disk_evidence,
+    kernel_kills,
+    newer_than_now,
+    open_programs,
+    root_trouble,
+    way_trouble,
+)
 from swarm.cli.logtail import Tail
 from swarm.cli.processevidence import lock_holder
 from swarm.core.diagnose import about, diagnose
@@ -15,6 +24,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.plan import WorkerPlan
+from swarm.core.rootcheck import WRITE, Check, Verdict
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
@@ -70,6 +80,12 @@ def test_a_healthy_box_has_no_findings():
     assert codes(HEALTHY) == {}
 
 
+def test_what_is_made_up_for_without_loss_is_no_finding_nor_is_a_trouble_of_the_disk_told_twice():
+    quiet = Check(name="pidfds", verdict=Verdict.FALLBACK, text="not here")
+    disk = Check(name=WRITE, verdict=Verdict.MISSING, text="nothing can be written", next="remount")
+    assert codes(box(checks=(quiet, disk))) == {}
+
+
 CAUSES = {
     "disk-full": box(disk=replace(DISK, free_mib=3, refused="No space left on device")),
     "disk-low": box(disk=replace(DISK, free_mib=200)),
@@ -79,6 +95,12 @@ CAUSES = {
     "root-permissions": box(root_trouble="/q belongs to user 7", snapshot=None),
     "root-unreadable": box(look_trouble="cannot look", snapshot=None),
     "open-files": box(open_files=256),
+    "host-lacks": box(
+        checks=(Check(name="locks", verdict=Verdict.MISSING, text="there are no file locks here", next="--root"),)
+    ),
+    "host-fallback": box(
+        checks=(Check(name="inotify", verdict=Verdict.FALLBACK, text="no instance is left", next="sysctl"),)
+    ),
     "clock": box(clock_ahead=quote("written 2027, the clock says 2026")),
     "memory-pressure": box(cgroup_kills=quote("oom_kill 2")),
     "no-plan": box(plan=(), plan_trouble="there is no GPU 9"),
@@ -259,6 +281,14 @@ def test_files_of_the_future_and_foreign_roots(tmp_path):
     os.utime(tmp_path / "logs" / "a.log", (now_s + 3600, now_s + 3600))
     assert "3600 s behind" in newer_than_now(layout, now_s).text
     assert root_trouble(tmp_path / "new") == ""
+    assert way_trouble(tmp_path / "new") == ("", "")
+    tmp_path.chmod(0o777)
+    trouble, mend = way_trouble(tmp_path / "new")
+    assert f"{tmp_path} can be written to by everybody" in trouble
+    assert mend == f"chmod go-w {tmp_path}"
+    tmp_path.chmod(0o700)
+    assert {c.verdict for c in able(tmp_path / "new", str(tmp_path), full=True)} <= {Verdict.WORKS, Verdict.FALLBACK}
+    assert not [name for name in os.listdir(tmp_path) if "try" in name]
     (tmp_path / "file").write_text("")
     assert "is no directory" in root_trouble(tmp_path / "file")
     assert disk_evidence(tmp_path / "new" / "deeper").path == str(tmp_path)
