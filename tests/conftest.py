@@ -20,6 +20,14 @@ hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health
 hypothesis_settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Names that are no UTF-8 show in captured logs; what is sent from one process to another must be text."""
+    report = yield
+    report.sections = [(head, text.encode(errors="backslashreplace").decode()) for head, text in report.sections]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def _ids_of_now():
     """One test may set the clock forward, and a process never goes back behind its last id."""

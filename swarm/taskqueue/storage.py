@@ -47,7 +47,9 @@ _HINTS = {
 }
 _ANSWERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EAGAIN, errno.EINTR, errno.EPIPE)
 """What a file call may say of a queue that works."""
-_ODD_PLACE = "something lies where a file or directory of swarm belongs: `swarm queue fsck` names it"
+_ODD_PLACE = (
+    "something lies where a file or directory of swarm belongs: `swarm queue fsck` names it; or choose another --root"
+)
 _NO_WAY = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """Of a rename without following: a directory on one of its paths is none."""
 _TAKEN = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)

@@ -1,6 +1,7 @@
 """Faults planted on purpose; `swarm doctor` names each on the first try. The table is docs/troubleshooting.md."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -25,6 +26,8 @@ from swarm.ollama.quarantine import Quarantine, quarantine_path
 from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.notes import write_note
 from swarm.proc.ports import free_port
+from swarm.runtime.logsetup import FileHandler
+from swarm.runtime.loop import EXIT_CRASHED, run_loop
 from swarm.settings import QueueSettings, Settings
 from swarm.taskqueue import registry
 from swarm.taskqueue.lifelock import LifeLock
@@ -170,17 +173,43 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         assert "swarm up" in found["no-brain"]["next"]
         assert any(f["subject"] == "worker-2" for f in found.values())
 
-        # heartbeats can no longer be written: the last worker crashes
+        # heartbeats can no longer be written: the last worker says so, and lives on
         beats = root / "heartbeats"
         beats.rename(root / "elsewhere")
         beats.write_text("")
-        wait_until(lambda: "crashed in main loop" in someone.log("worker-1"), what="it crashes")
+        wait_until(lambda: "Heartbeats cannot be written" in someone.log("worker-1"), what="it says so")
         assert "heartbeats is no directory" in findings(someone)["root-permissions"]["what"]
         beats.unlink()
         (root / "elsewhere").rename(beats)
+        wait_until(lambda: "Heartbeats are written again" in someone.log("worker-1"), what="they are written again")
+
+        # the last worker crashes
+        os.kill(pid_of(someone, "worker-1"), signal.SIGKILL)
+        crash_in(root / "logs" / "worker-1.log", "worker-1")
         found = until(someone, "crashed", "worker-1")["crashed"]
-        assert "heartbeat" in found["what"]
+        assert "out of luck" in found["what"]
         assert any("worker-1.log:" in line for line in found["evidence"])
+
+
+def crash_in(path, name):
+    """What a process of ours leaves in its log whose loop meets what nobody foresaw."""
+
+    class Unlucky:
+        title = f"Worker {name}"
+        finished = False
+
+        def step(self):
+            raise RuntimeError("out of luck")
+
+        def abandon(self):
+            pass
+
+    handler = FileHandler(name, path, max_bytes=1 << 20, keep=1)
+    log = logging.getLogger(f"test.{name}")
+    log.addHandler(handler)
+    assert run_loop(Unlucky(), wait=time.sleep, log=log) == EXIT_CRASHED
+    log.removeHandler(handler)
+    handler.close()
 
 
 def config(tmp_path, text):
