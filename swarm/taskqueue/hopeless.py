@@ -62,7 +62,12 @@ class HopelessBatches:
         for batch_id, limited in list(self._limited.items()):
             if 0 <= time.time_ns() - limited.put_back_ns < QUIET_NS:
                 continue
-            if not self._follow(batch_id, limited):
+            try:
+                left = self._follow(batch_id, limited)
+            except StorageFault as fault:
+                self._say(batch_id, fault)
+                continue
+            if not left:
                 del self._limited[batch_id]
             elif limited.failed > limited.max_fails:
                 found.append(HopelessView(batch_id=batch_id, failed=limited.failed, max_fails=limited.max_fails))
@@ -123,10 +128,8 @@ class HopelessBatches:
             if self._stamps.get(batch_id) == stamp:
                 return
             manifest = self._book.manifest(batch_id)
-        except StorageFault as fault:  # it may be one bad sector: no other batch, and nothing else, waits for this one
-            if self._unreadable.get(batch_id) != str(fault):
-                log.warning("%s; its limit of failures is not watched until it can be read", fault)
-            self._unreadable[batch_id] = str(fault)
+        except StorageFault as fault:
+            self._say(batch_id, fault)
             self._again = True
             return
         except (FileNotFoundError, QueueError, ValueError):
@@ -135,6 +138,12 @@ class HopelessBatches:
         self._limited.pop(batch_id, None)
         if manifest.max_fails is not None and manifest.submitted:
             self._limited[batch_id] = _Limited(max_fails=manifest.max_fails, put_back_ns=stamp[1])
+
+    def _say(self, batch_id: str, fault: StorageFault) -> None:
+        """It may be one bad sector: no other batch, and nothing else of the turn, waits for this one."""
+        if self._unreadable.get(batch_id) != str(fault):
+            log.warning("%s; batch %s is not watched for failures until that can be read", fault, batch_id)
+        self._unreadable[batch_id] = str(fault)
 
 
 def _changed_ns(path: str) -> int:

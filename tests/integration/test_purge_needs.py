@@ -79,7 +79,13 @@ def test_what_is_needed_is_on_record_in_one_flush_and_not_for_ever(queue, brain,
         queue.enqueue(llm("{results.a.text}", task_id=f"t{k}", depends_on=["a", "b"]))
     writes = []
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *rest, **more: writes.append(path) or real(path, *rest, **more))
+
+    def opened(path, flags, *rest, **more):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            writes.append(path)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", opened)
     brain.settle()
     assert writes.count(needs_path(queue.layout)) == 1
     assert read_needs(queue.layout) == {f"t{k}": ("a", "b") for k in range(5)}
