@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from swarm.cli.places import Commands
 from swarm.cli.values import lighten
-from swarm.entries import printable
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
+from swarm.plaintext import lines
 from swarm.stdio import OutputLost, forget_output
 
 _PLACE = re.compile(r"(.+?):([0-9]+): (.*)", re.DOTALL)
@@ -66,17 +66,12 @@ def output_lost(lost: OutputLost) -> int:
 
 
 def _say(error: SwarmError) -> None:
-    print(f"error: {_lines_of(error.message)}", file=sys.stderr)
+    print(f"error: {lines(error.message)}", file=sys.stderr)
     if isinstance(error, InputError):
-        for line in folded(error.problems):
-            print(f"  {_lines_of(line)}", file=sys.stderr)
+        for problem in folded(error.problems):
+            print(f"  {lines(problem)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {_lines_of(error.hint)}", file=sys.stderr)
-
-
-def _lines_of(text: str) -> str:
-    """Text that may hold names from anywhere: its own line breaks stay, nothing else of the kind."""
-    return "\n".join(printable(line) for line in text.split("\n"))
+        print(f"hint: {lines(error.hint)}", file=sys.stderr)
 
 
 def folded(problems: Sequence[str]) -> list[str]:

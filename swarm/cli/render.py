@@ -106,7 +106,13 @@ def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
 
 def to_json(document: object) -> str:
     r"""One indented JSON document. Bytes of a file name that are no UTF-8 are escaped: ``\udcff`` stands for ff."""
-    return msgspec.json.format(to_json_line(document), indent=2)
+    line = to_json_line(document)
+    try:
+        return msgspec.json.format(line, indent=2)
+    except msgspec.DecodeError:  # halves that stand for bytes: JSON allows them, msgspec does not read them
+        import json
+
+        return json.dumps(json.loads(line), indent=2)
 
 
 def to_json_line(document: object) -> str:
