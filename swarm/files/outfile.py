@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from swarm import temporary
 from swarm.disk import CannotFlush, sync_fd, sync_folder
 from swarm.errors import InputError
+from swarm.plaintext import json_shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 STDOUT = "-"
 _ALSO_STDOUT = frozenset({STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -72,7 +77,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     ``-`` and what is no regular file (``/dev/null``, a pipe) are written directly. Raises ``OSError``.
     """
     if path in _ALSO_STDOUT:
-        yield sys.stdout.buffer
+        yield _Terminal(sys.stdout.buffer) if sys.stdout.isatty() else sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     target = _target(path)
@@ -100,6 +105,20 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             raise
     with contextlib.suppress(CannotFlush):
         sync_folder(os.path.dirname(target))
+
+
+class _Terminal(io.BytesIO):
+    """Standard output where people look: JSON lines mean the same there, and hold nothing that a terminal obeys."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, data: Buffer, /) -> int:
+        """Whole lines of JSON."""
+        text = bytes(data).decode()
+        self._stream.write(json_shown(text).encode())
+        return len(text)
 
 
 def _take_beside(target: str) -> tuple[int, str]:

@@ -151,6 +151,9 @@ def check_answer(someone: User) -> None:
     rows = [strict(line) for line in (someone.folder / "out.jsonl").read_text().rstrip("\n").split("\n")]
     assert rows[0]["response"] == exact
     assert rows[0]["usage"]["completion_tokens"] == 0
+    shown = on_terminal(someone, "run", "in.jsonl", "-o", "-", "--model", MODEL, "--quiet")
+    harmless(shown, "results on a terminal")
+    assert next(strict(line)["response"] for line in shown.splitlines() if line.startswith("{")) == exact
     assert rows_of(someone.folder / "out.csv")[0]["response"] == exact
 
 
