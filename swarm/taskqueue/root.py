@@ -20,6 +20,7 @@ from swarm.taskqueue.storage import DIR_MODE, Storage, storage_faults
 log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r".*\.(json|jsonl|lock|log|err)(\.[0-9]+)?|counts", re.DOTALL).fullmatch
 """Names of our files in the flat directories."""
+_OTHER = "move it away or choose another --root"
 
 
 def prepare(layout: Layout, storage: Storage) -> None:
@@ -90,10 +91,14 @@ def _make_top(layout: Layout) -> None:
     for path in reversed(missing):
         with suppress(FileExistsError):
             os.mkdir(path, 0o755)
-    for path in (layout.root, layout.staging):
+    try:
         with suppress(FileExistsError):
-            os.mkdir(path, DIR_MODE)
+            os.mkdir(layout.root, DIR_MODE)
+    except NotADirectoryError as problem:
+        raise QueueError(f"{above} is no directory", hint=_OTHER) from problem
     _check(layout.root, os.stat(layout.root))  # it may be a link: those on the way are nobody else's
+    with suppress(FileExistsError):
+        os.mkdir(layout.staging, DIR_MODE)
     _check(layout.staging, os.lstat(layout.staging))
 
 
@@ -111,7 +116,7 @@ def _check_way(root: str) -> None:
 
 def _check(path: str, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
-        raise QueueError(f"{path} is no directory", hint="move it away or choose another root with --root")
+        raise QueueError(f"{path} is no directory", hint=_OTHER)
     if status.st_uid != os.geteuid():
         raise QueueError(f"{path} belongs to user {status.st_uid}", hint="use a root of your own with --root")
     if status.st_mode & 0o022:

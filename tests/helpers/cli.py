@@ -54,7 +54,8 @@ class User:
 
     def ok(self, *words: str, timeout_s: float = 60.0) -> str:
         done = self.run(*words, timeout_s=timeout_s)
-        assert done.returncode == 0, f"swarm {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        told = f"swarm {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, told.encode("utf-8", "backslashreplace").decode()
         return done.stdout
 
     def json(self, *words: str) -> dict:

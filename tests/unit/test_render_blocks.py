@@ -9,7 +9,7 @@ from rich.console import Console
 
 from swarm.cli import onetask, overview, screens, tasktables
 from swarm.cli.build import active_rows, card_rows, model_rows, worker_lines
-from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_plain, to_terminal
+from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_json_line, to_plain, to_terminal
 from swarm.settings import Settings
 from tests.helpers.cli_world import Counts, brain, card, claim, healthy, lane, swarm, worker
 
@@ -116,3 +116,10 @@ def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
     text = to_plain(onetask.blocks(document))
     for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "t: gone", "--json shows all"):
         assert words in text
+
+
+def test_bytes_of_a_file_name_that_are_no_utf8_are_escaped_in_json():
+    document = {"output": "\udcff.jsonl", "n": [1.5, None, "ü"]}
+    for text in (to_json(document), to_json_line(document)):
+        assert json.loads(text) == document
+        assert text.encode()
