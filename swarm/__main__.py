@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from swarm import stdio
@@ -16,6 +18,11 @@ def main() -> None:
     code: object = EXIT_OK
     try:
         stdio.prepare()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some programs leave it, no end of a child could be seen
+        if os.getpid() == 1:
+            from swarm.proc.init import work_below_init  # noqa: PLC0415
+
+            work_below_init()
         from swarm.cli.app import app  # noqa: PLC0415  (nothing may be opened before; an interrupt meanwhile is caught, too)
 
         app()
