@@ -94,7 +94,7 @@ def _lock(process: ProcessEvidence) -> Iterator[Finding]:
             subject=process.name,
             what=f"the life lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
             evidence=(f"{process.row_path.removesuffix('.json')}.lock", f"{process.row_path}: pid {process.pid}"),
-            next="it may be starting, look again in a second; else end that process",
+            next="it may be starting, or run in a container (ask `swarm doctor` there); else end that process",
         )
 
 

@@ -229,4 +229,5 @@ def _refuse_leftovers(leftovers: Sequence[str]) -> None:
 
 
 def _holder(layout: Layout, name: str) -> str:
-    return f"it may be starting, try again; else `fuser {layout.lock(name)}` names it"
+    elsewhere = "run this where the swarm runs, if that is a container or another host"
+    return f"it may be starting, try again; {elsewhere}; else `fuser {layout.lock(name)}` names it"

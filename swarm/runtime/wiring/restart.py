@@ -108,5 +108,8 @@ def _wait(root: Path, before: SupervisorStatus, name: str, patience_s: float) ->
 
 def _child(status: SupervisorStatus | None, supervisor: ProcessIdentity, name: str) -> ChildStatus:
     if status is None or status.process != supervisor or not identity.is_same(supervisor):
-        raise NotRunning("the supervisor ended meanwhile", hint="swarm status")
+        raise NotRunning(
+            "the supervisor ended meanwhile, or it runs in a container and is not seen from here",
+            hint="swarm status; run this where the swarm runs",
+        )
     return _known(status, name)
