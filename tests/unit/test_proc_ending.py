@@ -94,13 +94,15 @@ def test_a_signal_reaches_that_very_process_and_no_other(host, sleeper):
 def test_another_users_process_is_told_from_a_call_that_is_missing(host):
     child = os.fork()
     if child == 0:
-        os.setgid(65534)
-        os.setuid(65534)
+        code = 1
         try:
+            os.setgid(65534)
+            os.setuid(65534)
             identities.signal(identities.of_pid(os.getppid()), 0)
         except PermissionError:
-            os._exit(7)
-        os._exit(1)
+            code = 7
+        finally:
+            os._exit(code)  # the child must never return into the test runner
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
