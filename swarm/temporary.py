@@ -13,12 +13,13 @@ import os
 import re
 from contextlib import suppress
 
+from swarm.disk import NOT_THERE
 from swarm.entries import open_file, status_of
 from swarm.errors import OddEntry
 
 MOST = 1000
 _NAME = re.compile(r"\.[0-9]{1,3}\.new").fullmatch
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = NOT_THERE | {errno.ENOLCK}
 """What ``flock`` answers on a file system without locks. A queue root has them; the directory of an output may not."""
 
 
@@ -43,7 +44,7 @@ def is_temporary(name: str) -> bool:
 
 def is_left(path: str) -> bool:
     """Whether it is there and nobody writes it any more."""
-    fd = _lock(path, os.O_RDONLY)
+    fd = _lock(path)
     if fd is None:
         return False
     os.close(fd)
@@ -52,7 +53,7 @@ def is_left(path: str) -> bool:
 
 def remove_left(path: str) -> bool:
     """Remove it if nobody writes it any more. Raises ``OSError``."""
-    fd = _lock(path, os.O_RDONLY)
+    fd = _lock(path)
     if fd is None:
         return False
     try:
@@ -75,7 +76,7 @@ def _try(path: str, mode: int) -> int | None:
         try:
             fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
-            if (found := _lock(path, os.O_RDWR)) is None:
+            if (found := _lock(path)) is None:
                 if status_of(path) is None:
                     continue  # put in place or removed this moment
                 return None
@@ -90,10 +91,13 @@ def _try(path: str, mode: int) -> int | None:
         os.close(fd)  # swept away, or taken over, before it was locked
 
 
-def _lock(path: str, flags: int) -> int | None:
-    """Open and lock an existing one; None: it is locked, gone, or no file, or nothing can be locked here."""
+def _lock(path: str) -> int | None:
+    """Open and lock an existing one; None: it is locked, gone, or no file, or nothing can be locked here.
+
+    Network file systems lock only what is open for writing.
+    """
     try:
-        fd = open_file(path, flags)
+        fd = open_file(path, os.O_RDWR)
     except (FileNotFoundError, OddEntry):
         return None
     try:

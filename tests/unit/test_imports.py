@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "stdio": set(),
     "ownership": set(),
     "entries": {"errors", "plaintext"},
-    "temporary": {"entries", "errors"},
+    "temporary": {"disk", "entries", "errors"},
     "__init__": {"api"},  # by name only, when first asked for
     "proc": LEAVES | {"core"},
     "core": {"errors", "settings", "plaintext", "core"},

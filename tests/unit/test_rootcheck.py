@@ -9,6 +9,7 @@ import stat
 
 import pytest
 
+from swarm import temporary
 from swarm.core.rootcheck import RootProbe, Verdict, first_missing, judge
 from swarm.disk import place_of
 from swarm.errors import QueueError
@@ -195,6 +196,10 @@ def test_locks_are_taken_as_a_network_file_system_wants_them(tmp_path, monkeypat
     remove_note(queue.layout, note)
     with queue.batches().alone("b1"):
         pass
+    fd, path = temporary.take(queue.layout.control)
+    assert not temporary.is_left(path)
+    os.close(fd)
+    assert temporary.remove_left(path)
 
 
 def test_the_place_of_a_path_is_a_mount_above_it(tmp_path):
