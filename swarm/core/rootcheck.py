@@ -52,6 +52,12 @@ class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
     words: dict[int, str] = {}
     """What the kernel says for the errnos in here."""
 
+    @property
+    def troubled(self) -> bool:
+        """The disk was in trouble, or read-only, while it was tried: what it refused it may do later."""
+        answers = (self.write, self.lock, self.rename, self.rename_new, self.link, self.flush_file, self.flush_folder)
+        return any(code in TRANSIENT or code == errno.EROFS for code in answers)
+
     def reason(self, code: int) -> str:
         """For people."""
         return self.words.get(code) or errno.errorcode.get(code, str(code))

@@ -53,12 +53,15 @@ def prepare(layout: Layout, storage: Storage) -> None:
 def self_test(layout: Layout, storage: Storage, *, whole: bool) -> tuple[Check, ...]:
     """What this root's file system can do. ``whole``: with a flush of each kind, which takes milliseconds.
 
-    Raises ``QueueError`` if something is missing for which nothing else can be done.
+    Raises ``QueueError`` if something is missing for which nothing else can be done, ``StorageFault`` if the disk is in
+    trouble and may do it later.
     """
-    checks = judge(probe(layout.staging, whole=whole), place=lambda: place_of(layout.root), full=storage.full)
+    answers = probe(layout.staging, whole=whole)
+    checks = judge(answers, place=lambda: place_of(layout.root), full=storage.full)
     missing = first_missing(checks)
     if missing is not None:
-        raise QueueError(f"no queue can be kept at {layout.root}: {missing.text}", hint=missing.next)
+        refusal = StorageFault if answers.troubled else QueueError
+        raise refusal(f"no queue can be kept at {layout.root}: {missing.text}", hint=missing.next)
     return checks
 
 
