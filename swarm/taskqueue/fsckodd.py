@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 
 from swarm.core.lanes import parse_lane
-from swarm.entries import is_text, kind_words, list_inside, status_of
+from swarm.entries import FACCESSAT2, is_text, kind_words, list_inside, status_of
 from swarm.taskqueue.fsckrules import Action, Finding, aside
 from swarm.taskqueue.layout import Layout
 
@@ -69,7 +69,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
     if not wanted:
         return kind_words(status)
     needed = os.R_OK | os.X_OK if folder else os.R_OK
-    return "" if os.access(path, needed, effective_ids=True) else "may not be read by this user"
+    return "" if os.access(path, needed, effective_ids=FACCESSAT2) else "may not be read by this user"
 
 
 def _top(layout: Layout) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ NUMBERS = {
         "pidfd_send_signal": 424,
         "pidfd_open": 434,
         "clone3": 435,
+        "faccessat2": 439,
     },
     "aarch64": {
         "kill": 129,
@@ -36,6 +37,7 @@ NUMBERS = {
         "pidfd_send_signal": 424,
         "pidfd_open": 434,
         "clone3": 435,
+        "faccessat2": 439,
     },
 }.get(platform.machine(), {})
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
