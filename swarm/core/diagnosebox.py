@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from swarm.core.evidence import BoxEvidence, DiskEvidence, ServerEvidence
 from swarm.core.findings import Finding
-from swarm.core.rootcheck import WRITE, Verdict
+from swarm.core.rootcheck import TOLD_OF_THE_DISK, Verdict
 from swarm.core.scripts import script_warnings
 from swarm.settings import Settings
 
@@ -91,7 +91,7 @@ def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
     """What a start would refuse, and what costs something that could be mended; other fall-backs are only listed."""
     for check in evidence.checks:
         missing = check.verdict is Verdict.MISSING
-        if check.name == WRITE or not (missing or (check.verdict is Verdict.FALLBACK and check.next)):
+        if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Verdict.FALLBACK and check.next)):
             continue
         yield Finding(
             code="host-lacks" if missing else "host-fallback",

@@ -12,11 +12,15 @@ TRANSIENT = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR}
 )
 """Troubles that pass: they say nothing about what the file system can do."""
-WRITE = "write"
-"""The check that a disk in trouble fails as well."""
+WRITE, ROOM = "write", "room"
+TOLD_OF_THE_DISK = (WRITE, ROOM)
+"""Checks that a disk in trouble fails as well."""
 NEEDED_NAME_BYTES = 110
 """The longest name of a task's file, with that of its temporary file."""
 USUAL_NAME_BYTES = 255
+LEAST_KIB = 256
+LEAST_INODES = 64
+"""What a start itself writes: with less it could not even say why it fails."""
 _FAST = (
     'set [queue] durability = "fast" (SWARM_QUEUE__DURABILITY=fast): all survives `kill -9`, but not a power cut; '
     "or choose a root on another file system with --root"
@@ -46,6 +50,9 @@ class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
     """``syncfs``."""
     notice: int | None = None
     """inotify."""
+    free_kib: int | None = None
+    free_inodes: int | None = None
+    """None as well where they are not counted."""
     name_bytes: int | None = None
     """The longest name."""
     folds_case: bool = False
@@ -93,7 +100,8 @@ def judge(probe: RootProbe, *, place: Callable[[], str], full: bool) -> tuple[Ch
     ``place`` names the file system; it is asked only where that is to be said.
     """
     if probe.write:
-        return (_unwritable(probe, probe.write, place),)
+        room = _room(probe, place)
+        return (_unwritable(probe, probe.write, place), *(() if room is None else (room,)))
     return tuple(
         check
         for check in (
@@ -104,6 +112,7 @@ def judge(probe: RootProbe, *, place: Callable[[], str], full: bool) -> tuple[Ch
             _flush(probe, place, full=full),
             _flush_all(probe, place),
             _notice(probe),
+            _room(probe, place),
             *_names(probe, place),
         )
         if check is not None
@@ -224,6 +233,18 @@ def _notice(probe: RootProbe) -> Check | None:
     }
     text = f"not to be had ({probe.reason(probe.notice)}): new work is found by looking, a moment later"
     return Check(name="inotify", verdict=Verdict.FALLBACK, text=text, next=steps.get(probe.notice, ""))
+
+
+def _room(probe: RootProbe, place: Callable[[], str]) -> Check | None:
+    if probe.free_kib is None:
+        return None
+    inodes = "" if probe.free_inodes is None else f", {probe.free_inodes} inodes"
+    text = f"{probe.free_kib >> 10} MiB{inodes} free"
+    if probe.free_kib >= LEAST_KIB and (probe.free_inodes is None or probe.free_inodes >= LEAST_INODES):
+        return Check(name=ROOM, verdict=Verdict.WORKS, text=text)
+    full = f"{place()} is full: {probe.free_kib} KiB{inodes} free"
+    step = "make room: `swarm queue purge --older-than 7d`, old logs, `ollama rm`; or choose another --root"
+    return Check(name=ROOM, verdict=Verdict.MISSING, text=full, next=step)
 
 
 def _names(probe: RootProbe, place: Callable[[], str]) -> Iterator[Check]:

@@ -35,9 +35,13 @@ def probe(folder: str, *, whole: bool, name: str = "") -> RootProbe:
             answers |= _all_of(_locks, f"{home}/file") | _all_of(_moves, home) | _names(home)
         if whole and not answers["write"]:
             answers |= _all_of(_flushes, home) | {"notice": _notice(home)}
+        if whole:
+            answers |= _all_of(_room, folder)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    codes = {code for code in answers.values() if isinstance(code, int) and not isinstance(code, bool) and code}
+    codes = {
+        code for code in answers.values() if code is not None and not isinstance(code, bool) and code in errno.errorcode
+    }
     return RootProbe(**answers, words={code: os.strerror(code) for code in codes})  # type: ignore[arg-type]
 
 
@@ -107,6 +111,14 @@ def _names(home: str) -> dict[str, int | bool | None]:
     except (OSError, ValueError):
         longest = None
     return {"name_bytes": longest, "folds_case": os.path.lexists(f"{home}/FILE")}
+
+
+def _room(folder: str) -> dict[str, int | bool | None]:
+    room = os.statvfs(folder)
+    return {
+        "free_kib": room.f_bavail * room.f_frsize >> 10,
+        "free_inodes": room.f_favail if room.f_files else None,
+    }
 
 
 def _flushes(home: str) -> dict[str, int | bool | None]:

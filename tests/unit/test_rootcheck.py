@@ -53,6 +53,9 @@ def verdicts(full=True, **found):
         ({"folds_case": True}, "case of names", Verdict.FALLBACK),
         ({"write": errno.EROFS}, "write", Verdict.MISSING),
         ({"write": errno.ENOSPC}, "write", Verdict.UNKNOWN),
+        ({"free_kib": 1 << 20, "free_inodes": None}, None, None),
+        ({"free_kib": 16, "free_inodes": 1000}, "room", Verdict.MISSING),
+        ({"free_kib": 1 << 20, "free_inodes": 3}, "room", Verdict.MISSING),
     ],
 )
 def test_each_lack_has_its_verdict(found, name, verdict):
