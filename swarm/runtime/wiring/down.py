@@ -126,8 +126,8 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     with logging_as(NAME, options) as log:
         log.info("%s", said)
         supervisor = make_supervisor(queue, options, _plans(root, left))
-        supervisor.start()
         obey_signals(supervisor, asked=1)
+        supervisor.start()
         (supervisor.request_stop if now else supervisor.request_drain)()
         _end_hosts(queue.layout, left)
         code = run_loop(supervisor, wait=supervisor.wait, log=log)
