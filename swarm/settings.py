@@ -101,6 +101,8 @@ class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Worker deaths while holding a task before it is dead-lettered."""
     infra_limit: Count = 20
     """Faults of server or card (they use up no attempt) before a task is dead-lettered all the same."""
+    poison_limit: Count = 3
+    """A request that breaks two servers which serve others is dead-lettered; where there is one, after so many times."""
     backoff_base_s: Positive = 1.0
     backoff_cap_s: Positive = 300.0
 

@@ -13,6 +13,10 @@ from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.settings import Settings
 
+CLEARED_MANY = 3
+CLEARED_SHARE = 10
+"""Fewer than one in so many of what a worker completes is no more than bad luck."""
+
 
 def supervisor_gone(processes: int) -> str:
     """The supervisor died without a goodbye while so many of its processes live."""
@@ -28,6 +32,7 @@ def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
         *_stale_loads(snapshot, settings),
         *_failing_loads(snapshot, settings),
         *_missing_models(snapshot, settings),
+        *_broken_under_load(snapshot),
         *_no_worker(snapshot, settings),
         *_no_llm_worker(snapshot, settings),
         *_fits_nowhere(snapshot, settings),
@@ -93,6 +98,19 @@ def _is_missing(view: WorkerView, model: str) -> bool:
 
 def _waited_for(snapshot: SwarmSnapshot) -> set[str]:
     return {model for model, demand in demands(snapshot).items() if demand.waiting}
+
+
+def _broken_under_load(snapshot: SwarmSnapshot) -> Iterator[Warn]:
+    """Servers that pass every probe, and break at requests which others answer."""
+    workers = workers_of(snapshot)
+    for view in workers:
+        cleared = sum(w.heartbeat.cleared.get(view.name, 0) for w in workers if w is not view and w.heartbeat is not None)
+        done = view.heartbeat.tally.completed if view.heartbeat is not None else 0
+        if cleared >= CLEARED_MANY and cleared * CLEARED_SHARE > done:
+            text = (
+                f"{cleared} requests that broke the server of {view.name} succeeded elsewhere: it may be broken under load"
+            )
+            yield Warn(key=f"broken-under-load:{view.name}", reason=text)
 
 
 def _no_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:

@@ -1,4 +1,4 @@
-"""A circuit breaker as a value: after some faults in a row, stop asking for a while, then try one, then all again."""
+"""A circuit breaker as a value: once a server is broken, stop asking for a while, then try once, then all again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import msgspec
 TRIP_AFTER = 3
 """Infra faults in a row that open it: one may be chance, three are a broken server or card."""
 BACKOFF_BASE_S = 1.0
-BACKOFF_CAP_S = 60.0
+BACKOFF_CAP_S = 15.0
+"""A trial is a probe, which costs a broken server nothing and a repaired one the time until it is due."""
 
 
 class Breaker(msgspec.Struct, frozen=True):
@@ -20,10 +21,13 @@ class Breaker(msgspec.Struct, frozen=True):
     open_until_s: float = 0.0
 
 
-def after_infra_fault(breaker: Breaker, now_s: float) -> Breaker:
-    """One more fault. Open for 1, 2, 4 … 60 s once there were ``TRIP_AFTER`` in a row, again after each failed trial."""
+def after_infra_fault(breaker: Breaker, now_s: float, *, proven: bool = False) -> Breaker:
+    """One more fault. Open for 1, 2, 4 … 15 s once there were ``TRIP_AFTER`` in a row, again after each failed trial.
+
+    ``proven``: a probe of known good failed as well, which makes one enough.
+    """
     faults = breaker.faults + 1
-    if faults < TRIP_AFTER or (breaker.tripped and now_s < breaker.open_until_s):
+    if (faults < TRIP_AFTER and not (proven or breaker.tripped)) or (breaker.tripped and now_s < breaker.open_until_s):
         return Breaker(faults, breaker.tripped, breaker.open_until_s)
     wait_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(breaker.tripped, 30))
     return Breaker(faults, breaker.tripped + 1, now_s + wait_s)
@@ -35,7 +39,7 @@ def after_success(_breaker: Breaker) -> Breaker:
 
 
 def position(breaker: Breaker, now_s: float) -> Literal["closed", "open", "trial"]:
-    """``trial``: it was open long enough; one task at a time may find out."""
+    """``trial``: it was open long enough; a probe finds out, or one task at a time where none can be made."""
     if not breaker.tripped:
         return "closed"
     return "open" if now_s < breaker.open_until_s else "trial"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from swarm.core.demand import Demand, demands
-from swarm.core.fit import does_not_fit, misfit, what_helps
+from swarm.core.fit import does_not_fit, misfit, spilled, what_helps
 from swarm.core.lanes import lane_of
 from swarm.core.liveness import Condition, condition, workers_of
 from swarm.core.loads import Outstanding, outstanding
 from swarm.core.nowhere import nowhere
 from swarm.core.placement import desired
 from swarm.core.releases import waits_for
+from swarm.core.retry import blamed_at, runs_alone
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.stuck import stuck
-from swarm.core.task import Task, TaskClass, TaskState, Trail, canonical_model
+from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.settings import Settings
 
 
@@ -48,6 +51,8 @@ def explain_task(
     match state:
         case TaskState.PENDING:
             reasons = _pending(task, snapshot, settings, ahead)
+            if trail is not None and trail.attempts and trail.attempts[-1].fault in ("poison", "suspect"):
+                reasons += _retrying(task, trail.attempts)
         case TaskState.BLOCKED:
             reasons = _blocked(task, snapshot, trail)
         case TaskState.PROCESSING:
@@ -94,6 +99,9 @@ def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Setting
         reasons.append(Reason("cold", f"{view.name} has no model: {want.reason}.", "swarm queue stats"))
     elif not reasons:
         reasons.append(Reason("hot_idle", f"{view.name} holds {holds}: {want.reason}.", "swarm queue stats"))
+    if holds is None and view.heartbeat is not None:
+        for model in sorted({*view.heartbeat.refused, *view.heartbeat.models}):
+            reasons += _spilled(view, model)
     return [*reasons, *_other_work(view, snapshot)]
 
 
@@ -143,6 +151,7 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
     reasons.append(Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers"))
     demand = demands(snapshot).get(model)
     for view in ready:
+        reasons += _spilled(view, model)
         why_not = misfit_reason(view, demand, snapshot, settings) if demand is not None else None
         if why_not is not None:
             reasons.append(why_not)
@@ -150,6 +159,11 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
         due = "; it is to load it at the brain's next turn" if want.model == model else ""
         reasons.append(Reason("placement", f"{name}: {want.reason}{due}.", f"swarm explain {name}"))
     return reasons
+
+
+def _spilled(view: WorkerView, model: str) -> list[Reason]:
+    words = spilled(view, model)
+    return [] if words is None else [Reason("spilled", f"{words}.", what_helps(model))]
 
 
 def misfit_reason(
@@ -170,11 +184,33 @@ def _blocked(task: Task, snapshot: SwarmSnapshot, trail: Trail | None) -> list[R
         return [Reason("blocked", "It was blocked and has just moved on.", f"swarm queue show {task.task_id}")]
     next_step = f"swarm explain {view.waiting_for[0]}" if view.waiting_for else f"swarm queue show {task.task_id}"
     reasons = [Reason("blocked", f"It {waits_for(view)}.".replace("It its", "Its"), next_step)]
-    if trail is not None and trail.retry_at is not None and trail.attempts and trail.attempts[-1].error is not None:
-        last = trail.attempts[-1].error.message
-        text = f"Attempt {trail.attempts[-1].attempt} failed and is tried again: {last}"
-        reasons.append(Reason("retrying", text, f"swarm logs --task {task.task_id}"))
+    if trail is not None and trail.retry_at is not None and trail.attempts:
+        reasons += _retrying(task, trail.attempts)
     return reasons
+
+
+def _retrying(task: Task, attempts: Sequence[Attempt]) -> list[Reason]:
+    """What the last attempt met, and how the next one will be made."""
+    last = attempts[-1]
+    if last.error is None:
+        return []
+    log = f"swarm logs --task {task.task_id}"
+    alone = ", alone on its server" if runs_alone(attempts, last.attempt + 1) else ""
+    said = f"({last.error.type}: {last.error.message})"
+    match last.fault:
+        case "poison":
+            broke = ", ".join(blamed_at(attempts, last.attempt + 1))
+            text = f"Its request broke the server of {broke} {said}; tried next behind others{alone}, elsewhere if possible"
+            return [Reason("poison", f"{text}.", log)]
+        case "suspect":
+            text = (
+                f"It is under suspicion of having broken the server of {last.worker} {said}; tried next behind others{alone}"
+            )
+            return [Reason("suspect", f"{text}.", log)]
+        case _:
+            return [
+                Reason("retrying", f"Attempt {last.attempt} failed and is tried again{alone}: {last.error.message}", log)
+            ]
 
 
 def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:

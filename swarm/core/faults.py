@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-FaultClass = Literal["infra", "transient", "deterministic", "crash", "cancelled"]
+FaultClass = Literal["infra", "transient", "deterministic", "crash", "cancelled", "poison", "suspect"]
 """infra: server, card or host (uses up no attempt of the task). transient: worth another try after a backoff.
-deterministic: would fail again. crash: the worker died holding it. cancelled: somebody asked."""
+deterministic: would fail again. crash: the worker died holding it. cancelled: somebody asked. poison: the request broke a
+server that serves others. suspect: it failed together with others, and any of them may be the cause (uses up none)."""
 
 
 class TaskFault(Exception):
     """An attempt failed in a way that was foreseen; ``kind`` is one word for machines (``timeout``, ``server_down`` …)."""
 
-    def __init__(self, fault: FaultClass, kind: str, message: str, result: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, fault: FaultClass, kind: str, message: str, result: dict[str, Any] | None = None, *, alone: bool = False
+    ) -> None:
         super().__init__(message)
         self.result = result
         """What the attempt produced all the same (a program's output); kept with the task when it fails for good."""
         self.fault: FaultClass = fault
         self.kind = kind
         self.message = message
+        self.alone = alone
+        """From now on the task runs alone on its server, so that its next fault proves something."""

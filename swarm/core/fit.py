@@ -41,6 +41,20 @@ def failing_words(worker: str, model: str, tally: ModelTally) -> str:
     return f"{worker} failed to load {model} {tally.load_failures}x in a row"
 
 
+def spilled(view: WorkerView, model: str) -> str | None:
+    """Says that the model runs, or would run, partly on the CPU on this worker, so that it does not count; else None."""
+    beat = view.heartbeat
+    if beat is None:
+        return None
+    if model in beat.refused:
+        return f"{view.name} holds {model}, but that does not count: {beat.refused[model]}"
+    tally = beat.models.get(model)
+    if tally is None or not tally.load_failures or tally.size_vram_mib >= tally.size_mib:
+        return None
+    share = f"{tally.size_vram_mib} of its {tally.size_mib} MiB were on the card"
+    return f"{view.name} loaded {model}, and it spilled to the CPU: {share}"
+
+
 def too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | None:
     """Says that the model is configured to need more cards than this worker has; None otherwise."""
     needed = next((spec.gpus_needed for name, spec in settings.models.items() if canonical_model(name) == model), 1)

@@ -147,9 +147,11 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     started_at: str = ""
     ended_at: str = ""
     outcome: Outcome
-    fault: Literal["infra", "transient", "deterministic", "crash", "cancelled"] | None = None
-    """The class of the error, see ``swarm.core.retry``; None when it completed."""
+    fault: Literal["infra", "transient", "deterministic", "crash", "cancelled", "poison", "suspect"] | None = None
+    """The class of the error, see ``swarm.core.faults``; None when it completed."""
     error: TaskError | None = None
+    alone: bool = False
+    """The attempts after it run alone on their server: then it is known whose fault the next fault is."""
 
 
 class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

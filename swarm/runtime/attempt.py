@@ -9,14 +9,18 @@ from typing import Literal
 
 import msgspec
 
+from swarm.core.blame import MOST_HITS
 from swarm.core.claim import Claim
 from swarm.core.faults import FaultClass, TaskFault
+from swarm.core.retry import hits, runs_alone
+from swarm.core.slots import Held
 from swarm.core.task import TaskClass, Trail
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import Clock, Executor
 
 log = logging.getLogger(__name__)
 
+PROVEN_PIECES = 2
 CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
 
@@ -70,6 +74,17 @@ class Run:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
+        self._alone = runs_alone(claim.attempts, claim.attempt)
+        self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
+        self.heard_s = float("-inf")
+        """When the last piece of its answer came (monotonic)."""
+        self.pieces = 0
+        """Of its answer that have come."""
+        self.first_s = 0.0
+        """Seconds until the first of them."""
+        self.ended_s = float("inf")
+        self.judged = False
+        """It has ended, and whom to blame for how it did is being found out."""
         self._progress = 0
         self._moved_s = clock.mono_s()
         self.phase = "waiting"
@@ -105,7 +120,8 @@ class Run:
         except Exception as error:  # an executor's bug is that attempt's fault, never the worker's end
             log.exception("Task %s: unexpected error in its executor", self.claim.task.task_id)
             ending = self._judged(TaskFault("transient", "internal", f"unexpected {type(error).__name__}: {error}"))
-        self.elapsed_s = self._clock.mono_s() - self.started_s
+        self.ended_s = self._clock.mono_s()
+        self.elapsed_s = self.ended_s - self.started_s
         self.phase = "recording"
         self.ending = ending
 
@@ -170,7 +186,29 @@ class Run:
             quiet_s=round(self._clock.mono_s() - self._moved_s, 3),
         )
 
+    @property
+    def alone(self) -> bool:
+        """It needs its server to itself: until its answer has begun, since what breaks a server mostly does so before that.
+
+        One that failed together with others too often: to its end.
+        """
+        return self._alone and (self._to_the_end or self.pieces < PROVEN_PIECES)
+
+    @property
+    def held(self) -> Held:
+        """What it takes up."""
+        return self.held_by(0.0)
+
+    def held_by(self, patience_s: float) -> Held:
+        """The same for who waits that long for its answer to begin."""
+        answering = self.pieces > 0 or self._clock.mono_s() - self.started_s > patience_s
+        return Held(self.claim.task, alone=self.alone, begun=self.begun, answering=answering, judged=self.judged)
+
     def _advance(self, count: int) -> None:
+        self.heard_s = self._clock.mono_s()
+        if not self.pieces:
+            self.first_s = self.heard_s - self.started_s
+        self.pieces += count
         self.progress += count
 
     def _judged(self, fault: TaskFault) -> TaskFault | Released:

@@ -66,7 +66,7 @@ class Exchange:
     def _record_and_claim(self, closed: Closed, *, draining: bool) -> bool:
         closings = self._closings[:1] if self._storage.trouble else list(self._closings)  # a small one may fit a full disk
         ending = {id(closing.run) for closing in closings}
-        held = [run.claim.task for run in self._running.runs if id(run) not in ending]
+        held = [run.held for run in self._running.runs if id(run) not in ending]
         wishes = None if draining else self._claimer.wishes(held, closed)
         finishes = [closing.act for closing in closings if isinstance(closing.act, Finish)]
         if wishes is None and not finishes:

@@ -37,6 +37,8 @@ class WorkerState:
         self.runs: tuple[Run, ...] = ()
         self.tally = Tally()
         self.models: dict[str, ModelTally] = {}
+        self.refused: dict[str, str] = {}
+        self.cleared: dict[str, int] = {}
         self.waits: dict[str, Histogram] = {}
         self.attempts: dict[str, Histogram] = {}
         self.idle_since_s: float | None = clock.mono_s()
@@ -64,6 +66,8 @@ class WorkerState:
             slots=tuple(run.view() for run in self.runs),
             tally=self.tally,
             models=self.models,
+            refused=self.refused,
+            cleared=self.cleared,
             waits=self.waits,
             runs=self.attempts,
         )
@@ -75,6 +79,10 @@ class WorkerState:
     def learn(self, model: str, tally: ModelTally) -> None:
         """Replace what is known of one model."""
         self.models = {**self.models, model: tally}
+
+    def clear(self, worker: str) -> None:
+        """A request that had broken this worker's server was answered here."""
+        self.cleared = {**self.cleared, worker: self.cleared.get(worker, 0) + 1}
 
     def waited(self, task_class: str, seconds: float) -> None:
         """A task was claimed for the first time, so long after it had been accepted."""

@@ -9,6 +9,7 @@ import msgspec
 from swarm.clock import parse_iso
 from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
+from swarm.core.retry import blamed_at
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import ModelTally
 from swarm.runtime.attempt import Run
@@ -58,6 +59,7 @@ class ModelLedger:
     def saw(self, reading: ServerReading) -> None:
         """The server was asked; it is the truth of what is loaded."""
         self._state.model = reading.model
+        self._state.refused = reading.refused
         if reading.model is not None:
             self._learn(
                 reading.model,
@@ -90,6 +92,9 @@ class ModelLedger:
         if task.action == "load_llm" and task.model is not None and outcome == "failed":
             model = canonical_model(task.model)
             self._load_failed(model, run)
+        if outcome == "completed":
+            for worker in blamed_at(run.claim.attempts, run.claim.attempt):
+                self._state.clear(worker)
         if task.task_class is TaskClass.LLM and task.model is not None:
             self._count_request(canonical_model(task.model), run, outcome)
 

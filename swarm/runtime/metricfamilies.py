@@ -160,6 +160,15 @@ def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
         for view, beat in _beating(snapshot):
             family.add_metric((view.name,), value(beat.tally))
         yield family
+    cleared = CounterMetricFamily(
+        "swarm_worker_cleared",
+        "Requests that had broken a worker's server and were answered by another.",
+        labels=("worker", "by"),
+    )
+    for view, beat in _beating(snapshot):
+        for worker, number in sorted(beat.cleared.items()):
+            cleared.add_metric((worker, view.name), number)
+    yield cleared
 
 
 def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:

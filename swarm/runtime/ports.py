@@ -70,6 +70,13 @@ class WorkerQueue(Protocol):
         """Waiting tasks per lane, for log lines; not on the hot path. Raises ``StorageFault``."""
         ...
 
+    def peers(self, model: str) -> tuple[str, ...]:
+        """Other living workers that hold this model and take work, by their heartbeats; not on the hot path.
+
+        Raises ``StorageFault``.
+        """
+        ...
+
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody asked to cancel this running task (cheap: one ``access`` call)."""
         ...

@@ -37,7 +37,7 @@ def judge(held: Sequence[Loaded], models: ModelTable, *, on_cpu_spill: SpillPoli
 
     One that somebody loaded with another ``num_ctx`` does not count: our first request would load it anew.
     """
-    reasons: list[str] = []
+    refused: dict[str, str] = {}
     for loaded in held:
         reason = refusal(loaded, models, on_cpu_spill=on_cpu_spill)
         if not reason:
@@ -49,8 +49,8 @@ def judge(held: Sequence[Loaded], models: ModelTable, *, on_cpu_spill: SpillPoli
                 size_vram_mib=loaded.size_vram_mib,
                 context_length=loaded.context_length,
             )
-        reasons.append(reason)
-    return ServerReading(usable=True, reason="; ".join(reasons))
+        refused[loaded.name] = reason
+    return ServerReading(usable=True, reason="; ".join(refused.values()), refused=refused)
 
 
 def refusal(loaded: Loaded, models: ModelTable, *, on_cpu_spill: SpillPolicy) -> str:

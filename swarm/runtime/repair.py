@@ -1,7 +1,8 @@
 """The repair ladder at work: a model server whose hangs lead to ever stronger repairs, each with its log line.
 
-``RepairingServer`` stands between the executors and the real client and fits ``ModelServer``. Repairs run on the thread
-that met the fault, one at a time; the fault itself goes on to the attempt, which is retried by its own rules.
+``RepairingServer`` stands between the executors and the real client and fits ``ModelServer``. What a request meets is
+repaired only once it is known to be the server's fault (``broke``; see ``runtime.inquiry``); loads and status requests that
+fail are the server's anyway. Repairs run on the thread that asks for them, one at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from swarm.runtime.modelserver import Details, Loaded, ModelServer, Reply
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.settings import RepairSettings
 
-HANGS = frozenset({"first_token_timeout", "token_gap_timeout"})
+HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
 LOAD_CRASHES = CRASHES | {"timeout"}
 """Not ``load_failed`` nor want of room: the model may be to blame, or what else the host runs."""
@@ -87,8 +88,8 @@ class RepairingServer:
         progress: Progress | None,
         marker: str | None,
     ) -> Reply:
-        """As the server's; a hang or a crash is answered by a repair before the fault goes on."""
-        with self._judged(marker):
+        """As the server's; a load on its behalf that dies is answered by a repair before the fault goes on."""
+        with self._judged():
             return self._server.run(
                 endpoint, body, limits=limits, cancel=cancel, progress=self._listening(progress), marker=marker
             )
@@ -145,6 +146,18 @@ class RepairingServer:
             self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
             self._repair(rung, f"{model} does not go although it was ordered out")
 
+    def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
+        """A request that began at ``began_s`` (monotonic) met this fault, and it is the server's: climb the ladder.
+
+        True: its runner or itself was ended, so that the next request has to load the model first.
+        """
+        rung: Rung | None = None
+        if fault.kind in HANGS or fault.kind in CRASHES:
+            rung = self._climb(fault, began_s)
+        elif fault.kind == "timeout":
+            rung = self._timed_out(task, began_s)
+        return rung in ("kill_runner", "restart_server")
+
     def _listening(self, progress: Progress | None) -> Progress:
         def heard(count: int) -> None:
             self._heard_s = self._now_s()
@@ -154,16 +167,14 @@ class RepairingServer:
         return heard
 
     @contextmanager
-    def _judged(self, task: str | None) -> Iterator[None]:
+    def _judged(self) -> Iterator[None]:
         self._refuse_quarantined()
         began_s = self._now_s()
         try:
             yield
         except TaskFault as fault:
-            if fault.kind in HANGS or fault.kind in CRASHES:
+            if fault.kind == "load_timeout":
                 self._climb(fault, began_s)
-            elif fault.kind == "timeout":
-                self._timed_out(task, began_s)
             raise
         self._heard_s = self._now_s()
         with self._lock:
@@ -174,14 +185,14 @@ class RepairingServer:
             self._log.info("Server repaired: requests are answered again")
         self._hands.recovered()
 
-    def _climb(self, fault: TaskFault, began_s: float) -> None:
+    def _climb(self, fault: TaskFault, began_s: float) -> Rung | None:
         at_once = fault.kind in HANGS or self._hands.on_trial()
         after = after_hang if at_once else after_crash
         with self._lock:
             self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
-            self._repair(rung, fault.message)
+            return self._repair(rung, fault.message)
 
-    def _timed_out(self, task: str | None, began_s: float) -> None:
+    def _timed_out(self, task: str | None, began_s: float) -> Rung | None:
         """Where a request's whole limit ends before those on silence, what came lately tells a hang from a slow model.
 
         What came to other requests counts as well: they may share the runner, or wait for each other.
@@ -195,7 +206,8 @@ class RepairingServer:
             if self._hung():
                 why = f"{len(self._unanswered)} requests in a row timed out in silence"
                 self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=now_s)
-                self._repair(rung, why)
+                return self._repair(rung, why)
+        return None
 
     def _hung(self) -> bool:
         """A task whose time is too short for its model is no hang, however often it is tried: two of them may be."""
@@ -211,12 +223,13 @@ class RepairingServer:
             self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=since_s, now_s=self._now_s())
             self._repair(rung, f"/api/ps has not answered for {self._now_s() - since_s:.0f} s")
 
-    def _repair(self, rung: Rung | None, why: str) -> None:
+    def _repair(self, rung: Rung | None, why: str) -> Rung | None:
+        """Do it; the rung that was used."""
         if rung is not None and self._hands.on_trial():
             rung = "quarantine"
         match rung:
             case None:
-                return
+                return None
             case "cancel":
                 self._log.warning("Repair 1 of 4, request cut: %s", why)
             case "kill_runner":
@@ -237,6 +250,7 @@ class RepairingServer:
                 assert_never(rung)
         self._silent_since_s = None
         self._unanswered.clear()
+        return rung
 
     def _refuse_quarantined(self) -> None:
         reason = self._hands.quarantined()

@@ -129,7 +129,7 @@ class ResourceExecutor:
         words, advice = _spill_words(loaded, spilled)
         if self._policy == "refuse":
             self._unload(model, stopper)
-            learnt = {**_facts(loaded), "no_room": True} if loaded.size_vram_mib else None
+            learnt = _facts(loaded) | ({"no_room": True} if loaded.size_vram_mib else {})
             raise TaskFault("deterministic", "cpu_spill", f"{words}; {advice}", learnt)
         if self._policy == "warn":
             self._log.warning("%s", words)

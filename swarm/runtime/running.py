@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from swarm.core.claim import Claim
 from swarm.core.slots import may_start
-from swarm.core.task import Task, TaskClass
+from swarm.core.task import TaskClass
 from swarm.errors import SwarmError
 from swarm.runtime.attempt import CancelReason, Run
 from swarm.runtime.pool import ThreadPool
@@ -16,6 +17,22 @@ from swarm.runtime.ports import Clock, Executor
 
 HUNG_AFTER_S = 60.0
 """An attempt that was stopped and still runs after this long has lost its thread for good: the process must end."""
+
+
+class Begin(NamedTuple):
+    """How requests may start."""
+
+    proven: bool = True
+    """The server is known to work: one that needs it to itself may start."""
+    careful: bool = False
+    """One after the other, see ``may_start``."""
+    patience_s: float = 0.0
+    """So long the next one waits for the one before."""
+    hold: bool = False
+    """None now."""
+
+
+EASY = Begin()
 
 
 class AttemptHung(SwarmError):
@@ -46,11 +63,6 @@ class Running:
         self._ended: SimpleQueue[Run] = SimpleQueue()
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The tasks that hold a slot."""
-        return tuple(run.claim.task for run in self.runs)
-
-    @property
     def loading(self) -> bool:
         """A resource task is under way."""
         return any(run.begun and run.claim.task.task_class is TaskClass.RESOURCE for run in self.runs)
@@ -62,19 +74,35 @@ class Running:
         self.runs = (*self.runs, run)
         return run
 
-    def begin_ready(self) -> list[Run]:
-        """Start what may start now; returns it. A resource task may have to wait for requests to end."""
+    @property
+    def waiting(self) -> bool:
+        """Something has a slot and may not start yet."""
+        return any(not run.begun for run in self.runs)
+
+    def begin_ready(self, how: Begin = EASY) -> list[Run]:
+        """Start what may start now; returns it. A resource task, or a request that needs the server to itself, may have to
+        wait for requests to end.
+        """
         begun: list[Run] = []
         for run in self.runs:
             if run.begun or run.cancel.reason is not None:
                 continue
             others = [other for other in self.runs if other is not run]
-            if may_start(run.claim.task, [other.claim.task for other in others]):
+            held_back = (how.hold and run.claim.task.task_class is TaskClass.LLM) or (run.alone and not how.proven)
+            if not held_back and may_start(
+                run.held, [other.held_by(how.patience_s) for other in others], careful=how.careful
+            ):
                 self._begin(run)
                 begun.append(run)
             else:
                 run.progress = sum(other.progress for other in others)  # it moves as long as those it waits for do
         return begun
+
+    def send_away_alone(self) -> None:
+        """Give back the requests that wait to have the server to themselves."""
+        for run in self.runs:
+            if run.alone and not run.begun:
+                self.stop(run, "stopping")
 
     def ended(self) -> list[Run]:
         """Runs that have ended since the last call; they keep their slots until ``drop``."""

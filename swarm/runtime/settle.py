@@ -10,13 +10,15 @@ import msgspec
 
 from swarm.core.claim import Finish
 from swarm.core.faults import TaskFault
-from swarm.core.retry import Again, Cancelled, GiveUp, Verdict, after_fault
-from swarm.core.task import Attempt, Outcome, TaskClass, TaskError, TaskState, Trail
+from swarm.core.retry import Again, Cancelled, GiveUp, Verdict, after_fault, blamed_at
+from swarm.core.task import Attempt, Outcome, Task, TaskClass, TaskError, TaskState, Trail
+from swarm.errors import StorageFault
 from swarm.runtime.attempt import Released, Run
 from swarm.runtime.ports import Clock, WorkerQueue
 from swarm.settings import RetrySettings
 
 _MESSAGE_CHARS = 2000
+_RETRYABLE = ("infra", "transient", "suspect")
 
 Settled = Outcome | Literal["fenced"]
 
@@ -105,8 +107,11 @@ class Settler:
             attempts=claim.attempts,
             settings=self._retry,
             jitter=self._jitter(),
+            worker=self._worker,
+            message=fault.message,
+            others=fault.fault != "poison" or self._others(claim.task),
         )
-        error = TaskError(fault.kind, fault.message[:_MESSAGE_CHARS], retryable=fault.fault in ("infra", "transient"))
+        error = TaskError(fault.kind, fault.message[:_MESSAGE_CHARS], retryable=fault.fault in _RETRYABLE)
         outcome = _outcome(verdict)
         attempt = self._attempt(run, outcome, digest, fault=fault, error=error)
         attempts = (*claim.attempts, attempt)
@@ -115,11 +120,12 @@ class Settler:
             case Again() as again:
                 act = Back(again, attempts)
             case GiveUp():
+                last = TaskError("poison", verdict.reason[:_MESSAGE_CHARS]) if fault.fault == "poison" else error
                 trail = Trail(
                     status="failed",
                     completed_at=attempt.ended_at,
                     result=fault.result,
-                    error=error,
+                    error=last,
                     attempts=attempts,
                 )
                 act = Finish(claim, TaskState.FAILED, trail)
@@ -127,6 +133,13 @@ class Settler:
                 trail = Trail(status="cancelled", completed_at=attempt.ended_at, error=error, attempts=attempts)
                 act = Finish(claim, TaskState.CANCELLED, trail)
         return Closing(run, outcome, act, verdict)
+
+    def _others(self, task: Task) -> bool:
+        """Whether another worker could try it; if that cannot be read, as if there were one."""
+        try:
+            return bool(self._queue.peers(task.model or ""))
+        except StorageFault:
+            return True
 
     def _attempt(
         self,
@@ -147,6 +160,7 @@ class Settler:
             outcome=outcome,
             fault=None if fault is None else fault.fault,
             error=error,
+            alone=fault is not None and fault.alone,
         )
 
     def _tell(self, closing: Closing) -> None:
@@ -157,14 +171,17 @@ class Settler:
         detail = f" ({fault.message[:300]})" if fault is not None and ours else ""
         match closing.verdict:
             case None if closing.outcome == "released":
-                self._log.info("Released %s: the worker stops", _named(run))
+                self._log.info("Released %s: it goes back untouched", _named(run))
             case None:
                 self._log.info("Completed %s in %.2fs", _named(run), run.elapsed_s)
+                for worker in blamed_at(run.claim.attempts, run.claim.attempt):
+                    self._log.warning("Answered here: %s, which had broken the server of %s", _named(run), worker)
             case Again(delay_s=delay_s, reason=reason):
                 self._log.warning("Retrying %s in %.1fs - %s%s", _named(run), delay_s, reason, detail)
             case GiveUp(reason=reason):
                 kind = "" if fault is None else fault.fault
-                self._log.error("Failed %s - %s fault, %s%s", _named(run), kind, reason, detail)
+                why = reason.partition(" (")[0] if kind == "poison" else reason
+                self._log.error("Failed %s - %s fault, %s%s", _named(run), kind, why, detail)
             case Cancelled():
                 self._log.info("Cancelled %s after %.2fs", _named(run), run.elapsed_s)
 

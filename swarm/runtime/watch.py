@@ -33,6 +33,8 @@ class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     reason: str = ""
     """Why it is not usable, or why what it holds does not count."""
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    """The latter by model."""
 
 
 class ServerProbe(Protocol):
@@ -47,8 +49,17 @@ class ServerWatch:
     """Owned by the work loop. Looks run on a pool thread: ``/api/ps`` may stall for seconds in normal life."""
 
     def __init__(
-        self, probe: ServerProbe, *, pool: ThreadPool, wake: Callable[[], None], clock: Clock, log: logging.Logger
+        self,
+        probe: ServerProbe,
+        *,
+        pool: ThreadPool,
+        wake: Callable[[], None],
+        clock: Clock,
+        log: logging.Logger,
+        trials: bool = False,
     ) -> None:
+        """``trials``: whether somebody probes when a trial is due; else a task is the trial."""
+        self._trials = trials
         self._probe = probe
         self._pool = pool
         self._wake = wake
@@ -61,6 +72,7 @@ class ServerWatch:
         self._failures = 0
         self._suspect = False
         self._breaker = Breaker()
+        self._proof = ""
         self.reading: ServerReading | None = None
         """The latest; None until the first has come."""
 
@@ -80,13 +92,17 @@ class ServerWatch:
         self._asked_s = None
         self._due_s = self._clock.mono_s()
 
-    def faulted(self) -> None:
-        """A request met an infra fault: the server is suspect until it has been looked at again."""
+    def faulted(self, proof: str = "") -> None:
+        """A request met an infra fault: the server is suspect until it has been looked at again.
+
+        ``proof``: what a probe of known good met; the server is broken then, not only suspect.
+        """
         before = position(self._breaker, self._clock.mono_s())
-        self._breaker = after_infra_fault(self._breaker, self._clock.mono_s())
+        self._breaker = after_infra_fault(self._breaker, self._clock.mono_s(), proven=bool(proof))
+        self._proof = proof or self._proof
         if before != "open" and position(self._breaker, self._clock.mono_s()) == "open":
             wait_s = self._breaker.open_until_s - self._clock.mono_s()
-            self._log.warning("Circuit open: %d server faults in a row; no llm work for %.0fs", self._breaker.faults, wait_s)
+            self._log.warning("Circuit open: %s; no llm work for %.0fs", self._trouble(), wait_s)
         if not self._suspect:
             self._suspect = True
             self.ask_soon()
@@ -97,6 +113,17 @@ class ServerWatch:
             self._log.info("Circuit closed: the server answers again")
         if self._breaker.faults:
             self._breaker = after_success(self._breaker)
+            self._proof = ""
+
+    @property
+    def trial_due(self) -> bool:
+        """The circuit was open long enough, and the server says that it holds a model: time to probe that."""
+        known = self.reading is not None and self.reading.usable and self.reading.model is not None and not self._suspect
+        return known and position(self._breaker, self._clock.mono_s()) == "trial"
+
+    def _trouble(self) -> str:
+        faults = f"{self._breaker.faults} server fault{'s' if self._breaker.faults > 1 else ''} in a row"
+        return f"{faults}, and a probe failed too: {self._proof}" if self._proof else faults
 
     def closed_reason(self, *, in_flight: int) -> str:
         """Why no llm or resource task may start now; empty if one may. ``in_flight``: those running already."""
@@ -108,9 +135,9 @@ class ServerWatch:
             return f"model server not usable: no answer to a status request for {LATE_AFTER_S:.0f} s"
         match position(self._breaker, self._clock.mono_s()):
             case "open":
-                return f"{self._breaker.faults} server faults in a row: waiting before the next try"
-            case "trial" if in_flight:
-                return f"{self._breaker.faults} server faults in a row: one task tries whether the server works again"
+                return f"{self._trouble()}; waiting before the next try"
+            case "trial" if in_flight or (self._trials and self.reading.model is not None):
+                return f"{self._trouble()}; trying whether the server works again"
             case _:
                 return "checking the model server after a fault" if self._suspect else ""
 

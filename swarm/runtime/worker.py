@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.core.cardcare import CardVerdict
-from swarm.core.task import Task, TaskClass
+from swarm.core.slots import Held
+from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
 from swarm.runtime.attempt import Run
@@ -18,9 +19,10 @@ from swarm.runtime.claiming import Claimer
 from swarm.runtime.condition import SERVED, condition, served_count
 from swarm.runtime.exchange import Exchange
 from swarm.runtime.heartbeats import WorkerState
+from swarm.runtime.inquiry import TURN_S, Inquiry
 from swarm.runtime.ledger import ModelLedger
 from swarm.runtime.pool import ThreadPool
-from swarm.runtime.running import Running
+from swarm.runtime.running import Begin, Running
 from swarm.runtime.settle import Settler
 from swarm.runtime.signals import StopWish
 from swarm.runtime.storagecare import StorageCare
@@ -37,8 +39,9 @@ STOP_LIMIT_S = 15.0
 BUSY_BEAT_S = 0.5
 """Changes between idle and busy are written out within this; all others at once."""
 
-_LOOKS = 3
-"""Threads for looks at the server, of which one may hang in a server that is being replaced, and at the cards."""
+_LOOKS = 4
+"""Threads for looks at the server, of which one may hang in a server that is being replaced, for a probe or a repair of it,
+and for looks at the cards."""
 
 
 class Worker:
@@ -53,7 +56,7 @@ class Worker:
         clock, log = ports.clock, ports.log
         pool = ThreadPool(config.limits.total + _LOOKS, f"{state.name}-slot")
         wake = ports.bell.wake_self
-        self._watch = None if ports.probe is None else ServerWatch(ports.probe, pool=pool, wake=wake, clock=clock, log=log)
+        self._watch, self._inquiry = _watching(ports, config, pool)
         self._pool, self._verdict = pool, CardVerdict()
         self._running = Running(ports.executors, limit_s=config.limit_s, pool=pool, wake=wake, clock=clock, log=log)
         self._storage = StorageCare(clock=clock, log=log)
@@ -148,11 +151,21 @@ class Worker:
         self._obeyed = urgency
 
     def _close_ended(self) -> None:
-        """What an ended attempt proved holds from now on, recorded or not."""
-        for run in self._running.ended():
-            self._ledger.ended(run)
+        """What an ended attempt proved holds from now on, recorded or not; with some that has to be found out first."""
+        ended = self._running.ended()
+        if self._inquiry is None:
+            decided: list[Run] = []
+        else:
+            ended = [run for run in ended if not self._inquiry.takes(run, self._running.runs)]
+            decided = self._inquiry.turn(self._running.runs, unwanted=self._unwanted, give_up=self._obeyed > 1)
+        for run in ended:
             self._tell_watch(run)
+        for run in (*ended, *decided):
+            self._ledger.ended(run)
             self._exchange.ended(run)
+
+    def _unwanted(self, run: Run) -> bool:
+        return self._ports.queue.cancel_requested(run.claim)
 
     def _tell_watch(self, run: Run) -> None:
         if self._watch is None or not run.begun or not served_count((run,)):
@@ -196,15 +209,23 @@ class Worker:
         self._running.police(self._ports.queue.cancel_requested if check else None)
 
     def _begin_ready(self) -> None:
-        for run in self._running.begin_ready():
+        begin = Begin()
+        if self._inquiry is not None and self._running.waiting:
+            if self._watch is not None and self._watch.unready:
+                self._running.send_away_alone()  # another worker's server may be well
+            alone = any(run.alone and not run.begun for run in self._running.runs)
+            begin = self._inquiry.begin(alone=alone)
+        for run in self._running.begin_ready(begin):
             self._ledger.begun(run.claim.task)
 
-    def _closed_reason(self, held: Sequence[Task]) -> str:
+    def _closed_reason(self, held: Sequence[Held]) -> str:
         if self._watch is None:
             return "it has no model server"
         if self._verdict.reason:
             return self._verdict.reason
-        return self._watch.closed_reason(in_flight=sum(1 for task in held if task.task_class in SERVED))
+        in_flight = sum(1 for one in held if one.task.task_class in SERVED)
+        closed = self._watch.closed_reason(in_flight=in_flight)
+        return closed or ("" if self._inquiry is None else self._inquiry.closed_reason)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -241,9 +262,24 @@ class Worker:
             longest_s *= LONG_IDLE_FACTOR
         if self._storage.trouble:
             longest_s = min(longest_s, max(self._storage.wait_s, 0.01))
-        return max(0.0, min(longest_s, self._config.longest_pause_s, self._running.next_deadline_s()))
+        asking_s = float("inf") if self._inquiry is None else self._inquiry.longest_pause_s
+        if self._running.waiting and self._inquiry is not None and self._inquiry.careful:
+            asking_s = min(asking_s, TURN_S)
+        return max(0.0, min(longest_s, self._config.longest_pause_s, asking_s, self._running.next_deadline_s()))
 
     def _last_beat(self, reason: str) -> None:
         self._state.runs = self._running.runs
         self._state.status, self._state.reason = WorkerStatus.STOPPED, reason
         self._ports.beats.stop()
+
+
+def _watching(ports: WorkerPorts, config: WorkerConfig, pool: ThreadPool) -> tuple[ServerWatch | None, Inquiry | None]:
+    """What looks after the model server, where there is one."""
+    if ports.probe is None:
+        return None, None
+    wake, clock, log = ports.bell.wake_self, ports.clock, ports.log
+    watch = ServerWatch(ports.probe, pool=pool, wake=wake, clock=clock, log=log, trials=ports.prober is not None)
+    if ports.prober is None:
+        return watch, None
+    limit_s = config.first_token_s
+    return watch, Inquiry(ports.prober, watch, limit_s=limit_s, pool=pool, wake=wake, clock=clock, log=log)

@@ -10,6 +10,7 @@ from swarm.core.slots import SlotLimits, slot_limits
 from swarm.core.task import TaskClass
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread
+from swarm.runtime.knowngood import Prober
 from swarm.runtime.ports import Bell, Clock, Executor, WorkerQueue
 from swarm.runtime.watch import ServerProbe
 from swarm.settings import RetrySettings, Settings
@@ -32,6 +33,8 @@ class WorkerPorts:
     log: logging.Logger
     cards: CardWatch | None = None
     """None: a worker whose cards are not read."""
+    prober: Prober | None = None
+    """None: nothing is found out about a fault, its class alone decides; and a task is the trial of a broken server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class WorkerConfig:
     poll_s: float
     limit_s: Mapping[TaskClass, float]
     """Seconds one attempt may take, by class, unless the task says otherwise."""
+    first_token_s: float = 300.0
+    """What a request may take until its first token, a load included."""
     longest_pause_s: float = float("inf")
     """Turns are never further apart: one whose turns stand still is taken for hung."""
     gpu: str | None = None
@@ -57,6 +62,7 @@ def worker_config(settings: Settings, *, gpu: str | None, place: str) -> WorkerC
         limits=slot_limits(settings.worker, settings.llm),
         retry=settings.retry,
         poll_s=settings.worker.poll_s,
+        first_token_s=settings.llm.first_token_s,
         limit_s={
             TaskClass.LLM: settings.llm.timeout_s,
             TaskClass.RESOURCE: settings.llm.timeout_s,

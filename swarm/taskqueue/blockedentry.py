@@ -9,6 +9,7 @@ import msgspec
 from swarm.clock import parse_iso
 from swarm.core.lanes import lane_of
 from swarm.core.mapping import child_ids
+from swarm.core.retry import Behind, waits_behind
 from swarm.core.task import Task, TaskClass, Trail
 from swarm.core.templating import references
 from swarm.errors import TaskInvalid
@@ -40,6 +41,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     resource: bool
     batch_id: str | None
     step: Literal["release", "expand", "gather"]
+    ran: bool
+    """It was tried before."""
+    behind: Behind
+    """Let go it waits behind others, or behind those: it may be what breaks servers."""
 
 
 def read_entry(layout: Layout, storage: Storage, name: str) -> Entry | None:
@@ -78,6 +83,8 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> Entry:
         resource=task.task_class is TaskClass.RESOURCE,
         batch_id=task.batch_id,
         step="release" if task.map is None else "gather" if mapped else "expand",
+        ran=attempt > 0 or bool(trail.attempts),
+        behind=waits_behind(trail.attempts),
     )
 
 

@@ -13,6 +13,7 @@ from swarm.entries import is_file, list_inside
 from swarm.errors import TaskInvalid
 from swarm.taskqueue import dropins, lookup, registry
 from swarm.taskqueue.bell import ring
+from swarm.taskqueue.blockedentry import Entry
 from swarm.taskqueue.blockedindex import BlockedIndex
 from swarm.taskqueue.buckets import BucketChooser, returned_bucket
 from swarm.taskqueue.cancelling import Canceller
@@ -154,7 +155,7 @@ class BrainFileQueue:
         return self._settler.end_waiting(located.path, task_id, TaskState.CANCELLED, error)
 
     def release_blocked(self, task_id: str, attempt: int) -> bool:
-        """Move a blocked task to its lane: to the front if it ran before, else to the end."""
+        """Move a blocked task to its lane: to the front if it ran before, else (or if it may be poison) to the end."""
         with storage_faults(f"cannot release {task_id}"):
             found = self._blocked.entry(task_id, attempt)
             if found is None:
@@ -163,7 +164,7 @@ class BrainFileQueue:
             try:
                 self._blocked.note_turn(entry)
                 self._blocked.note_needs(entry)
-                bucket = returned_bucket(entry.priority) if attempt else self._buckets.at_end(entry.lane, entry.priority)
+                bucket = self._bucket_for(entry)
                 # After a power cut either place is a good one, and thousands may be due at once.
                 self._buckets.move_in(path, entry.lane, bucket, task_id, attempt, flush=False)
             except FileNotFoundError:
@@ -173,6 +174,11 @@ class BrainFileQueue:
                 return False
         ring(self._layout)
         return True
+
+    def _bucket_for(self, entry: Entry) -> str:
+        if entry.behind:
+            return self._buckets.behind(entry.lane, entry.priority, last=entry.behind == "suspects")
+        return returned_bucket(entry.priority) if entry.ran else self._buckets.at_end(entry.lane, entry.priority)
 
     def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
         """Move a blocked task to ``failed``."""

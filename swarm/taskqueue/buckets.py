@@ -33,6 +33,16 @@ def returned_bucket(priority: int) -> str:
     return bucket_name(priority, GIVEN_BACK)
 
 
+_BEHIND, _LAST = "_", "_~"
+"""End the names of the buckets for what goes behind all that waits, and behind that: no fresh work is put into them, for
+it would sort by id."""
+
+
+def holds_others(bucket: str) -> bool:
+    """Whether a bucket is for work that was given back, so that its name tells nothing of the ids in it."""
+    return bucket[2:] == GIVEN_BACK or bucket.endswith((_BEHIND, _LAST))
+
+
 _MISSING = -1
 """Instead of a time of change."""
 _NEVER_S = float("inf")
@@ -70,6 +80,17 @@ class BucketChooser:
         end.count += 1
         return end.name
 
+    def behind(self, lane: str, priority: int, *, last: bool) -> str:
+        """Name of the bucket for one task that goes behind all that waits now, whatever its id; ``last``: and those."""
+        same = [n for n in sorted_buckets(self._layout.lane(lane)) if bucket_priority(n) == priority]
+        if not same:
+            stem = bucket_name(priority, new_id())
+        elif same[-1].endswith((_BEHIND, _LAST)):
+            stem = same[-1].removesuffix(_LAST).removesuffix(_BEHIND)
+        else:
+            stem = _behind(same[-1], priority)
+        return f"{stem}{_LAST if last else _BEHIND}"
+
     def _moved(self, end: _End, lane: str, now_s: float) -> bool:
         """Whether there may be another end by now: the lane changed, or had just changed when it was listed."""
         end.asked_s = now_s
@@ -83,7 +104,8 @@ class BucketChooser:
         if before is not None and same and before.name == same[-1]:
             end = before
         else:
-            end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if same else _End("", BUCKET_SIZE)
+            fresh = bool(same) and not same[-1].endswith((_BEHIND, _LAST))
+            end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if fresh else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
             end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
         end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9

@@ -13,13 +13,16 @@ from swarm.clock import SystemClock
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
-from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.task import Attempt, TaskState, Trail, canonical_model
+from swarm.core.worker import WorkerStatus
 from swarm.entries import is_file
 from swarm.errors import StorageFault
+from swarm.taskqueue import registry
 from swarm.taskqueue.bell import ring
 from swarm.taskqueue.buckets import returned_bucket
 from swarm.taskqueue.lanecounts import LaneCounts
 from swarm.taskqueue.layout import Layout, TaskName
+from swarm.taskqueue.lifelock import is_held
 from swarm.taskqueue.occupied import Occupied
 from swarm.taskqueue.pauses import PauseBook
 from swarm.taskqueue.settle import Ended, Ending, Settler
@@ -37,6 +40,7 @@ class WorkerFileQueue:
     def __init__(self, layout: Layout, storage: Storage, worker: str) -> None:
         self._layout = layout
         self._storage = storage
+        self._worker = worker
         self._mine = layout.held_by(worker)
         self._taker = Taker(layout, storage, worker)
         self._settler = Settler(layout, storage)
@@ -152,6 +156,17 @@ class WorkerFileQueue:
     def waiting(self) -> Mapping[str, int]:
         """Waiting tasks per lane; costs what changed since it was asked last. Raises ``StorageFault``."""
         return {lane: found.tasks for lane, found in self._counts.waiting().items()}
+
+    @_LOOK
+    def peers(self, model: str) -> tuple[str, ...]:
+        """Other living workers that hold this model and take work. Raises ``StorageFault``."""
+        return tuple(name for name in registry.names(self._layout) if name != self._worker and self._serves(name, model))
+
+    def _serves(self, name: str, model: str) -> bool:
+        beat = registry.read_heartbeat(self._layout, name)
+        if beat is None or beat.status not in (WorkerStatus.IDLE, WorkerStatus.BUSY):
+            return False
+        return beat.model == canonical_model(model) and is_held(self._layout, name)
 
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody wants this task cancelled."""

@@ -15,7 +15,7 @@ from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.entries import is_file, list_inside, list_names
 from swarm.errors import TaskInvalid, UnknownTask
 from swarm.taskqueue import codec
-from swarm.taskqueue.buckets import GIVEN_BACK, list_lanes, sorted_buckets
+from swarm.taskqueue.buckets import holds_others, list_lanes, sorted_buckets
 from swarm.taskqueue.layout import Layout, is_shard, parse_task_file, task_file
 from swarm.taskqueue.registry import holders
 from swarm.taskqueue.storage import read_regular, storage_faults
@@ -101,7 +101,7 @@ def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]
         if is_file(path):
             return Located(task_id=task_id, state=state, path=path)
     many = _names(task_id, range(_FEW_ATTEMPTS, _MOST_ATTEMPTS))
-    given_back = {lane: [b for b in some if b[2:] == GIVEN_BACK] for lane, some in buckets.items()}
+    given_back = {lane: [b for b in some if holds_others(b)] for lane, some in buckets.items()}
     return _find_waiting(layout, task_id, given_back, many) or _find_blocked(layout, task_id, many)
 
 

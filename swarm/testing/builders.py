@@ -12,7 +12,7 @@ from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.loads import load_id
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
-from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus
+from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, Tally, WorkerRow, WorkerStatus
 
 NOON = "2026-02-07T12:00:00.000+01:00"
 MODEL = "llama3.2:3b"
@@ -46,6 +46,9 @@ def a_heartbeat(
     resource_seq: int = 0,
     slots: Sequence[SlotView] = (),
     learned: dict[str, ModelTally] | None = None,
+    refused: dict[str, str] | None = None,
+    cleared: dict[str, int] | None = None,
+    completed: int = 0,
 ) -> Heartbeat:
     """A heartbeat of a worker that holds ``holding`` (None: cold)."""
     return Heartbeat(
@@ -61,6 +64,9 @@ def a_heartbeat(
         resource_seq=resource_seq,
         slots=tuple(slots),
         models=learned or {},
+        refused=refused or {},
+        cleared=cleared or {},
+        tally=Tally(completed=completed),
     )
 
 
@@ -82,11 +88,23 @@ def a_worker(
     claims: int = 0,
     learned: dict[str, ModelTally] | None = None,
     load_failed_s: dict[str, float] | None = None,
+    refused: dict[str, str] | None = None,
+    cleared: dict[str, int] | None = None,
+    completed: int = 0,
     gpu: int = 0,
 ) -> WorkerView:
     """A living, ready, cold worker unless told otherwise."""
     heartbeat = a_heartbeat(
-        name, holding=holding, status=status, reason=reason, epoch=epoch, resource_seq=resource_seq, learned=learned
+        name,
+        holding=holding,
+        status=status,
+        reason=reason,
+        epoch=epoch,
+        resource_seq=resource_seq,
+        learned=learned,
+        refused=refused,
+        cleared=cleared,
+        completed=completed,
     )
     return WorkerView(
         name=name,

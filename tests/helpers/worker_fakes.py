@@ -20,6 +20,7 @@ from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonica
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
+from swarm.runtime.knowngood import Prober
 from swarm.runtime.loop import run_loop
 from swarm.runtime.ports import CancelToken, Executor, Progress, WorkerQueue
 from swarm.runtime.signals import StopWish
@@ -61,6 +62,7 @@ class MemoryQueue:
         self.paused = Pauses()
         self.on_hold: list[str] = []
         self.cancel_wanted: set[str] = set()
+        self.others: tuple[str, ...] = ()
         self.broken = ""
         self.claim_log: list[str] = []
         self._lock = threading.Lock()
@@ -128,6 +130,9 @@ class MemoryQueue:
     def waiting(self) -> Mapping[str, int]:
         with self._lock:
             return {lane: len(tasks) for lane, tasks in self.pending.items() if tasks}
+
+    def peers(self, model: str) -> tuple[str, ...]:
+        return self.others
 
     def cancel_requested(self, claim: Claim) -> bool:
         return claim.task.task_id in self.cancel_wanted
@@ -319,6 +324,7 @@ class Harness:
         heartbeat_s: float = 60.0,
         config: WorkerConfig | None = None,
         queue: WorkerQueue | None = None,
+        prober: Prober | None = None,
     ) -> None:
         """``queue``: one that takes the place of the one in memory."""
         self.bell = MemoryBell()
@@ -343,6 +349,7 @@ class Harness:
             beats=self.beats,
             jitter=lambda: 0.5,
             log=log,
+            prober=prober,
         )
         config = config or WorkerConfig(
             limits=limits or SlotLimits(llm=slots, total=max(5, slots)),

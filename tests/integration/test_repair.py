@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -56,10 +55,16 @@ class Ladder:
         self.sim.stop()
 
     def ask(self, endpoint="/api/chat", limits=SOON, task=None):
+        """A request whose fault, if there is one, is known to be the server's."""
         body = {"model": MODEL, "input": "hello"}
         if endpoint == "/api/chat":
             body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
-        return self.server.run(endpoint, body, limits=limits, cancel=None, progress=None, marker=task)
+        began_s = time.monotonic()
+        try:
+            return self.server.run(endpoint, body, limits=limits, cancel=None, progress=None, marker=task)
+        except TaskFault as fault:
+            self.server.broke(fault, task, began_s)
+            raise
 
     def fault(self, *how):
         with pytest.raises(TaskFault) as caught:
@@ -107,8 +112,11 @@ class Talk:
             raise TaskFault("transient", "timeout", "no whole answer within 10 s")
 
     def ask(self, task, *, talks=lambda _now_s: False):
-        with contextlib.suppress(TaskFault):
+        began_s = self.now_s
+        try:
             self.server.run("/api/chat", {}, limits=talks, cancel=None, progress=None, marker=task)
+        except TaskFault as fault:
+            self.server.broke(fault, task, began_s)
 
     def kill_runners(self):
         self.kills += 1

@@ -5,12 +5,14 @@ import time
 
 import pytest
 
+from swarm.core.task import Attempt
 from swarm.taskqueue import buckets
 from swarm.taskqueue.buckets import BucketChooser
 from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
 from swarm.taskqueue.storage import Storage
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.slowlisting import hide_behind_listing
+from tests.helpers.wait import wait_until
 
 NAME = "lane"
 
@@ -145,3 +147,44 @@ def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
     wanted.append(one.enqueue(llm()))
     worker = one.worker_view("w")
     assert [c.task.task_id for c in [worker.claim([LANE]) for _ in range(5)]][::4] == wanted
+
+
+def test_behind_is_behind_all_that_waits_and_what_broke_a_server_behind_that(tmp_path):
+    queue = open_queue(tmp_path)
+    view, brain = queue.worker_view("worker-1"), queue.brain_view(lambda _: 0.0)
+    names = ["poison", "likely", "infra", "plain-1", "plain-2"]
+    for name in names:
+        queue.enqueue(llm(task_id=name))
+
+    def fault(kind, *, alone=False):
+        return Attempt(attempt=1, worker="worker-1", outcome="retried", fault=kind, alone=alone)
+
+    history = {"poison": fault("poison"), "likely": fault("suspect", alone=True), "infra": fault("infra")}
+    claims = {claim.task.task_id: claim for claim in iter(lambda: view.claim([LANE]), None)}
+    for name, past in history.items():
+        assert view.retry(claims[name], (past,), delay_s=0.001, counts=past.fault == "poison")
+    for name in ("plain-1", "plain-2"):
+        view.release(claims[name])
+    wait_until(lambda: all((b.due_in_s or 0) <= 0 for b in brain.blocked()), what="their time has come")
+    for blocked in brain.blocked():
+        assert brain.release_blocked(blocked.task_id, blocked.attempt)
+    queue.enqueue(llm(task_id="fresh"))
+    assert all(queue.find(name) is not None for name in (*names, "fresh"))
+    order = [claim.task.task_id for claim in iter(lambda: view.claim([LANE]), None)]
+    assert sorted(order[:3]) == ["infra", "plain-1", "plain-2"]
+    assert order[3:] == ["likely", "poison", "fresh"], "and before what was submitted since"
+
+
+def test_a_second_one_goes_behind_what_came_since_the_first(tmp_path):
+    chooser = BucketChooser(Layout(str(tmp_path)), Storage("fast", str(tmp_path)))
+    lane = tmp_path / "pending" / NAME
+    for _ in range(3):
+        (lane / chooser.at_end(NAME, 5)).mkdir(parents=True)
+        likely = chooser.behind(NAME, 5, last=False)
+        assert likely > max(os.listdir(lane))
+        (lane / likely).mkdir()
+        last = chooser.behind(NAME, 5, last=True)
+        assert last > likely
+        (lane / last).mkdir()
+        assert chooser.behind(NAME, 5, last=False) == likely
+        time.sleep(GRAIN_NS / 1e9)  # directory times move in steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.core.alarms import alarms
 from swarm.core.explain import explain_task, explain_worker
 from swarm.core.snapshot import BlockedView
 from swarm.core.task import Attempt, Task, TaskClass, TaskError, TaskState, Trail
@@ -108,6 +109,66 @@ def test_a_retry_names_the_error_before():
     picture = a_snapshot(blocked=[BlockedView(task_id="t3", attempt=1, due_in_s=2.0)])
     reasons = explain_task(LLM, TaskState.BLOCKED, picture, S, trail=Trail(attempts=(failed,), retry_at="2026-02-07"))
     assert "no token for 120 s" in reasons[1].text
+
+
+@pytest.mark.parametrize(
+    ("fault", "alone", "words"),
+    [
+        (
+            "poison",
+            False,
+            "broke the server of worker-1 (garbage: no JSON); tried next behind others, elsewhere if possible.",
+        ),
+        ("poison", True, "tried next behind others, alone on its server, elsewhere if possible."),
+        (
+            "suspect",
+            True,
+            "under suspicion of having broken the server of worker-1 (garbage: no JSON); tried next behind others",
+        ),
+    ],
+)
+@pytest.mark.parametrize("state", [TaskState.BLOCKED, TaskState.PENDING])
+def test_what_broke_a_server_waits_with_that_reason(state, fault, alone, words):
+    error = TaskError("garbage", "no JSON")
+    failed = Attempt(attempt=1, worker="worker-1", outcome="retried", fault=fault, alone=alone, error=error)
+    picture = a_snapshot(blocked=[BlockedView(task_id="t3", attempt=1, due_in_s=2.0)], workers=[HOT])
+    reasons = explain_task(LLM, state, picture, S, trail=Trail(attempts=(failed,), retry_at="2026-02-07"))
+    assert reasons[-1].code == fault
+    assert words in reasons[-1].text
+    assert reasons[0].code in ("blocked", "slots_busy"), "until when, or behind what, comes first"
+
+
+SPILLED = f"{MODEL} is not wholly on its card: size 900 MiB, on GPU 500 MiB"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"refused": {MODEL: SPILLED}}, f"worker-1 holds {MODEL}, but that does not count: {SPILLED}."),
+        (
+            {"learned": {MODEL: ModelTally(load_failures=1, size_mib=900, size_vram_mib=500)}},
+            f"worker-1 loaded {MODEL}, and it spilled to the CPU: 500 of its 900 MiB were on the card.",
+        ),
+    ],
+    ids=["there now", "at the last load"],
+)
+def test_a_spilled_model_is_named_by_its_tasks_and_by_the_worker(how, words):
+    cold = a_worker(**how)
+    picture = a_snapshot(workers=[cold], lanes=[llm_waiting(8)])
+    for reasons in (explain_task(LLM, TaskState.PENDING, picture, S), explain_worker(cold, picture, S)):
+        (found,) = [reason for reason in reasons if reason.code == "spilled"]
+        assert words in found.text
+        assert "num_ctx" in found.next_step
+
+
+def test_a_server_whose_broken_requests_succeed_elsewhere_is_told():
+    def told(cleared, done):
+        workers = [a_worker(completed=done), a_worker("worker-2", cleared={"worker-1": cleared})]
+        return [one.reason for one in alarms(a_snapshot(workers=workers), S)]
+
+    assert told(3, 5) == ["3 requests that broke the server of worker-1 succeeded elsewhere: it may be broken under load"]
+    assert told(2, 0) == []
+    assert told(3, 1000) == [], "bad luck now and then"
 
 
 @pytest.mark.parametrize(

@@ -8,34 +8,70 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.retry import Again, Cancelled, GiveUp, after_crash, after_fault, backoff_s, crash_delay_s, this_life
-from swarm.core.task import Attempt, Task, TaskClass
+from swarm.core.retry import (
+    Again,
+    Cancelled,
+    GiveUp,
+    after_crash,
+    after_fault,
+    backoff_s,
+    crash_delay_s,
+    runs_alone,
+    this_life,
+    waits_behind,
+)
+from swarm.core.task import Attempt, Task, TaskClass, TaskError
 from swarm.settings import RetrySettings
 
 SETTINGS = RetrySettings(max_attempts=3, crash_limit=3, infra_limit=5, backoff_base_s=1.0, backoff_cap_s=10.0)
 
 
-def past(number: int, fault: Any, outcome: Any = "retried") -> Attempt:
-    return Attempt(attempt=number, worker="w", outcome="crashed" if fault == "crash" else outcome, fault=fault)
+def past(number: int, fault: Any, outcome: Any = "retried", *, worker: str = "w", alone: bool = False) -> Attempt:
+    outcome = "crashed" if fault == "crash" else outcome
+    error = TaskError(type="garbage", message="what it said") if fault == "poison" else None
+    return Attempt(attempt=number, worker=worker, outcome=outcome, fault=fault, error=error, alone=alone)
 
 
 def judge(
-    fault: Any, attempt: int, attempts: tuple[Attempt, ...] = (), max_attempts: int | None = None, jitter: float = 0.5
+    fault: Any,
+    attempt: int,
+    attempts: tuple[Attempt, ...] = (),
+    max_attempts: int | None = None,
+    jitter: float = 0.5,
+    *,
+    others: bool = True,
 ) -> Any:
     task = Task(task_id="t", task_class=TaskClass.LLM, max_attempts=max_attempts)
     return after_fault(
-        fault=fault, kind="k", task=task, attempt=attempt, attempts=attempts, settings=SETTINGS, jitter=jitter
+        fault=fault,
+        kind="k",
+        task=task,
+        attempt=attempt,
+        attempts=attempts,
+        settings=SETTINGS,
+        jitter=jitter,
+        worker="w",
+        message="broken",
+        others=others,
     )
 
 
 T1, T2 = past(1, "transient"), past(2, "transient")
 I1 = past(1, "infra")
+S1 = past(1, "suspect")
 C1, C2 = past(1, "crash"), past(2, "crash")
 
 
 @pytest.mark.parametrize(
     ("fault", "attempt", "attempts", "expected"),
     [
+        ("suspect", 1, (), (0.5, False)),
+        ("suspect", 1, (I1, I1, I1, I1), GiveUp),
+        ("poison", 1, (), (1.0, True)),
+        ("poison", 2, (past(1, "poison"),), (2.0, True)),  # the same server
+        ("poison", 2, (past(1, "poison", worker="v"),), GiveUp),
+        ("transient", 3, (past(1, "poison"), past(2, "poison")), (0.5, True)),  # limits of their own
+        ("crash", 2, (S1, past(1, "poison")), (0.0, True)),
         ("cancelled", 1, (), Cancelled),
         ("deterministic", 1, (), GiveUp),
         ("transient", 1, (), (0.5, True)),
@@ -60,6 +96,33 @@ def test_verdicts(fault, attempt, attempts, expected):
 def test_the_tasks_own_limit_wins():
     assert isinstance(judge("transient", 1, max_attempts=1), GiveUp)
     assert isinstance(judge("transient", 3, (T1, T2), max_attempts=4), Again)
+
+
+@pytest.mark.parametrize(("others", "times"), [(False, 3), (True, 6)])
+def test_where_only_one_server_ever_tries_it_poison_ends_as_well(others, times):
+    marks = tuple(past(n, "poison") for n in range(1, times))
+    assert isinstance(judge("poison", times - 1, marks[:-1], others=others), Again)
+    assert isinstance(judge("poison", times, marks, others=others), GiveUp)
+    assert isinstance(judge("poison", 1, max_attempts=1), GiveUp), "the task's own limit wins"
+
+
+def test_poison_is_given_up_with_the_evidence():
+    verdict = judge("poison", 2, (past(1, "poison", worker="v"),))
+    assert "2 servers" in verdict.reason
+    assert "v: garbage, what it said; w: k, broken" in verdict.reason
+
+
+def test_what_may_be_poison_never_goes_back_at_once():
+    assert judge("suspect", 1, jitter=0.0).delay_s > 0
+    assert judge("poison", 1, jitter=0.0).delay_s > 0
+
+
+def test_who_runs_alone_and_who_waits_behind_whom():
+    alone, company = past(1, "suspect", alone=True), past(1, "suspect")
+    assert (runs_alone((alone, company), 1), runs_alone((company,), 1)) == (True, False)
+    assert not runs_alone((alone, past(1, "transient", "failed")), 1), "put back by hand it starts afresh"
+    behind = [waits_behind(made) for made in ((), (company,), (alone,), (past(1, "poison"),), (past(1, "poison"), I1))]
+    assert behind == ["", "", "others", "suspects", ""]
 
 
 def test_delays_stop_growing_at_the_cap():
@@ -91,7 +154,8 @@ def test_a_retry_from_the_dead_letters_starts_afresh():
     assert this_life((*dead, T1), 2) == (T1,)
 
 
-faults = st.lists(st.sampled_from(["infra", "transient", "deterministic", "cancelled", "crash"]), min_size=200, max_size=200)
+kinds = ["infra", "transient", "deterministic", "cancelled", "crash", "poison", "suspect"]
+faults = st.lists(st.sampled_from(kinds), min_size=200, max_size=200)
 
 
 @given(faults, st.floats(0, 1, exclude_max=True), st.integers(1, 100))
@@ -104,7 +168,8 @@ def test_every_task_ends(sequence, jitter, max_attempts):
         if not isinstance(verdict, Again):
             break
         assert 0 <= verdict.delay_s <= SETTINGS.backoff_cap_s
-        assert verdict.counts == (fault != "infra")
+        assert verdict.counts == (fault not in ("infra", "suspect"))
         history.append(past(number, fault))
         number += verdict.counts
-    assert len(history) < max_attempts + SETTINGS.crash_limit + SETTINGS.infra_limit
+    poison = 2 * SETTINGS.poison_limit
+    assert len(history) < max_attempts + SETTINGS.crash_limit + SETTINGS.infra_limit + poison

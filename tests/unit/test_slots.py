@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.slots import SlotLimits, free_classes, may_start, slot_limits
+from swarm.core.slots import Held, SlotLimits, free_classes, may_start, slot_limits
 from swarm.core.task import TaskClass
 from swarm.settings import LlmSettings, WorkerSettings
 from tests.helpers.worker_fakes import cpu, llm, load, script
@@ -29,7 +29,7 @@ LIMITS = SlotLimits(llm=2, cpu=1, script=1, resource=1, total=4)
     ],
 )
 def test_free_classes(running, server_open, expected):
-    assert set(free_classes(LIMITS, running, server_open=server_open)) == expected
+    assert set(free_classes(LIMITS, [Held(one) for one in running], server_open=server_open)) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,47 @@ def test_free_classes(running, server_open, expected):
     ],
 )
 def test_a_load_waits_for_requests_to_other_models(task, running, expected):
-    assert may_start(task, running) is expected
+    assert may_start(Held(task), [Held(one) for one in running]) is expected
+
+
+ALONE, WAITING, JUDGED = Held(llm("a"), alone=True), Held(llm("w"), begun=False), Held(llm("j"), judged=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "others", "expected"),
+    [
+        (ALONE, [], True),
+        (ALONE, [Held(llm("1"))], False),
+        (ALONE, [WAITING], True),
+        (ALONE, [JUDGED], False),
+        (ALONE, [Held(load("l", "a"))], False),
+        (ALONE, [Held(load("l", "b"), begun=False)], True),
+        (ALONE, [Held(script("1")), Held(cpu("1"))], True),
+        (Held(llm("1")), [ALONE], False),
+        (Held(llm("1")), [ALONE._replace(begun=False)], True),
+        (Held(llm("1")), [ALONE._replace(judged=True)], True),
+        (Held(load("l", "b")), [JUDGED], False),
+    ],
+)
+def test_what_runs_alone_waits_for_requests_and_keeps_them_out(one, others, expected):
+    assert may_start(one, others) is expected
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ([ALONE], {CPU, SCRIPT}),
+        ([ALONE._replace(begun=False), Held(llm("1"))], {CPU, SCRIPT}),
+        ([ALONE._replace(judged=True)], {LLM, CPU, SCRIPT, RESOURCE}),
+        ([JUDGED, Held(llm("1"))], {LLM, CPU, SCRIPT, RESOURCE}),
+        ([JUDGED, Held(llm("1")), Held(llm("2"))], {CPU, SCRIPT, RESOURCE}),
+        ([JUDGED, JUDGED, Held(llm("1")), Held(cpu("2"))], {LLM, SCRIPT, RESOURCE}),
+        ([JUDGED, JUDGED, JUDGED, Held(llm("1")), Held(cpu("2"))], {SCRIPT, RESOURCE}),
+        ([JUDGED, JUDGED, JUDGED, Held(llm("1")), Held(cpu("2")), Held(script("3"))], set()),
+    ],
+)
+def test_no_request_is_claimed_beside_one_that_runs_alone_and_one_that_is_judged_has_no_slot(held, expected):
+    assert set(free_classes(LIMITS, held, server_open=True)) == expected
 
 
 def test_more_llm_slots_than_the_total_raise_it():
@@ -62,7 +102,7 @@ def test_never_over_capacity(offers, slots, total, server_open):
     limits = SlotLimits(llm=slots, cpu=2, total=max(total, slots))
     running = []
     for offer in offers:
-        if offer.task_class in free_classes(limits, running, server_open=server_open):
+        if offer.task_class in free_classes(limits, [Held(one) for one in running], server_open=server_open):
             running.append(offer)
     assert len(running) <= limits.total
     for task_class in TaskClass:

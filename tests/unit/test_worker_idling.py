@@ -48,6 +48,20 @@ def test_breaker_trips_tries_and_closes():
     assert position(after_success(again), 6.5) == "closed"
 
 
+def test_one_fault_that_a_probe_confirms_is_enough():
+    breaker = after_infra_fault(Breaker(), 0.0, proven=True)
+    assert position(breaker, 0.5) == "open"
+    assert position(breaker, 1.0) == "trial"
+    assert position(after_infra_fault(breaker, 1.0), 2.5) == "open", "once open, each failed trial counts"
+
+
+def test_a_server_that_is_back_waits_no_longer_than_a_quarter_of_a_minute():
+    breaker = Breaker()
+    for n in range(50):
+        breaker = after_infra_fault(breaker, 100.0 * n, proven=True)
+    assert position(breaker, 100.0 * 49 + 15.0) == "trial"
+
+
 def test_late_faults_of_other_slots_do_not_lengthen_the_pause():
     breaker = Breaker()
     for _ in range(10):

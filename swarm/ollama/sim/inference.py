@@ -12,7 +12,7 @@ import msgspec
 from swarm.ollama.sim import answers
 from swarm.ollama.sim.calls import CHAT, GENERATE, Call
 from swarm.ollama.sim.errors import ApiError, runner_stopped
-from swarm.ollama.sim.faults import SLOW_FACTOR
+from swarm.ollama.sim.faults import BAD_LINE, SLOW_FACTOR
 from swarm.ollama.sim.http import Response
 from swarm.ollama.sim.knobs import Knobs
 from swarm.ollama.sim.loaded import Loaded
@@ -146,8 +146,8 @@ class Generation:
                 await self._loaded.sleep_until(math.inf)
             case "error_line":
                 raise ApiError(500, self._knobs.fault_text)
-            case "reset_mid":
-                self._response.reset()
+            case "bad_line" | "cut_mid" | "reset_mid":
+                self._break_off()
             case "kill_runner":
                 await kill_runner(self._loaded)
             case "half_stream":
@@ -165,6 +165,16 @@ class Generation:
             case _:
                 return True
         return False
+
+    def _break_off(self) -> None:
+        match self._call.fault:
+            case "bad_line":
+                self._response.raw(BAD_LINE, last=True)
+            case "cut_mid":
+                self._response.raw(b"{")
+                self._response.cut()
+            case _:
+                self._response.reset()
 
     def _end_without_done(self) -> None:
         if self._call.stream:

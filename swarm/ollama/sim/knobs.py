@@ -76,6 +76,9 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     fault_after: Count = _knob(0, "faults spare so many requests first")
     fault_limit: int = _knob(-1, "at most so many faults; negative: no limit")
     fault_match: str = _knob("", "only requests whose body contains this text fail")
+    poison: tuple[str, ...] = _knob(
+        (), "TEXT=MODE: requests whose body contains TEXT fail in this mode, whatever else is turned"
+    )
     fault_text: str = _knob("CUDA error: an illegal memory access was encountered", "text of error lines and 500s")
     fail_after: int = _knob(-1, "after so many requests every request fails as a 500; negative: never")
     exit_after: int = _knob(-1, "the server dies, leaving its runners, when request number n+1 arrives; negative: never")

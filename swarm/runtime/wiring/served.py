@@ -18,6 +18,7 @@ from swarm.ollama.hands import ServerHands
 from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.earlier import WithResults
+from swarm.runtime.knowngood import KnownGood, Prober
 from swarm.runtime.llm import LlmExecutor
 from swarm.runtime.pinning import PinnedProbe, PinProof
 from swarm.runtime.ports import Executor
@@ -41,6 +42,7 @@ class Served:
 
     executors: Mapping[TaskClass, Executor]
     probe: ServerProbe
+    prober: Prober
     cards: CardWatch | None
 
 
@@ -72,7 +74,10 @@ def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: 
     answering = with_answers(asking, layout, settings, client, simulated=plan.simulated, log=log)
     llm = WithResults(answering, lambda task_id: read_ended(layout, task_id))
     return Served(
-        executors={TaskClass.LLM: llm, TaskClass.RESOURCE: resource}, probe=probe, cards=_cards(options, plan, hands, log)
+        executors={TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
+        probe=probe,
+        prober=KnownGood(server, server.broke, models=settings.models),
+        cards=_cards(options, plan, hands, log),
     )
 
 

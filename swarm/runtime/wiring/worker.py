@@ -21,6 +21,7 @@ from swarm.ollama.spec import server_spec
 from swarm.proc.ports import is_free
 from swarm.runtime.cardwatch import CardWatch
 from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
+from swarm.runtime.knowngood import Prober
 from swarm.runtime.loop import run_loop
 from swarm.runtime.ports import Executor
 from swarm.runtime.signals import StopWish, install
@@ -161,12 +162,13 @@ def _worker(
     executors: dict[TaskClass, Executor] = {TaskClass.CPU: command, TaskClass.SCRIPT: command}
     probe: ServerProbe | None = None
     cards: CardWatch | None = None
+    prober: Prober | None = None
     if plan.url is not None:
         served = served_parts(
             queue.layout, options, plan, client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted), log
         )
         executors |= served.executors
-        probe, cards = served.probe, served.cards
+        probe, prober, cards = served.probe, served.prober, served.cards
     ports = WorkerPorts(
         queue=view,
         bell=bell,
@@ -177,6 +179,7 @@ def _worker(
         jitter=random.random,
         log=log,
         cards=cards,
+        prober=prober,
     )
     config = worker_config(settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
     return Worker(ports, config, state, wish)
