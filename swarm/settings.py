@@ -148,7 +148,7 @@ class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     crashes: Count = 3
     """Runner deaths in a row that count like a hang past the killed runner."""
     timeouts: Count = 3
-    """Requests in a row, not all of one task, that timed out in silence and count like a hang past the cut request."""
+    """Requests in a row, not all of one task, that timed out in silence (as did a probe): a hang past the cut request."""
     wedged_after_s: Positive = 30.0
     """A status request unanswered for so long, repeats included, counts as a hang."""
     quarantine_s: Positive = 900.0

@@ -17,7 +17,7 @@ import msgspec
 MOMENT_S = 0.25
 """Faults within this time of one another have one cause. What dies with a runner is told within milliseconds; the rest is
 for a busy host."""
-SKEW_S = 0.02
+SKEW_S = 0.005
 """Between a fault and its being told, usually."""
 MOST_HITS = 3
 """Who failed together with others so often runs alone, likely or not."""

@@ -23,7 +23,7 @@ LEAST_DELAY_S = 0.1
 """Of what waits behind others: without any it would be back at the front."""
 _ELSEWHERE = 2
 """So many times ``poison_limit`` where another server is there but never gets to it."""
-_SHOWN_CHARS = 200
+_SHOWN_CHARS = 600
 _MAX_DOUBLINGS = 60
 """2^60 seconds is past any cap; more would only overflow."""
 

@@ -40,11 +40,12 @@ SETTLE_S = 0.1
 """What starts so soon after a fault might still come to a runner that is about to end."""
 AGAIN_S = 0.3
 """A probe that meets a runner in its death is sent once more after this."""
-CAREFUL_S = 120.0
+CAREFUL_S = 60.0
 """So long after requests that failed together the next ones start one after the other."""
-PATIENT_S = 0.3, 2.0
-FIRSTS = 3.0
-"""The next one waits so many times what answers took to begin lately, within these bounds."""
+PATIENT_S = 0.05, 2.0
+FIRSTS, PART = 3.0, 0.1
+"""The next one waits so many times what answers took to begin lately, within these bounds; where they come in one piece, a
+part of what they took."""
 FRESH_S = 10.0
 """A sign of life proves for so long that the server works."""
 REMEMBERED = 64
@@ -108,7 +109,7 @@ class Inquiry:
             return False
         if run.proves_server:
             self._heard(Witness(run.started_s, run.ended_s))
-            wanted_s = FIRSTS * run.first_s if run.pieces else PATIENT_S[1]
+            wanted_s = FIRSTS * run.first_s if run.pieces else PART * run.elapsed_s
             self._patience_s = min(max(PATIENT_S[0], 0.5 * (self._patience_s + wanted_s)), PATIENT_S[1])
             return False
         if not isinstance(fault, TaskFault) or fault.kind not in AMBIGUOUS or fault.fault not in ("infra", "transient"):
@@ -219,7 +220,8 @@ class Inquiry:
                 self._log.warning("Task %s broke the server (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("poison", fault.kind, said, fault.result, alone=found.alone)
             case "unclear":
-                self._careful_until_s = self._clock.mono_s() + CAREFUL_S
+                if fault.kind in DEADLY:
+                    self._careful_until_s = self._clock.mono_s() + CAREFUL_S
                 self._log.warning("Task %s is under suspicion (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("suspect", fault.kind, said, fault.result, alone=found.alone)
 

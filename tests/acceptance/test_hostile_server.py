@@ -117,8 +117,9 @@ def check_terminal(someone: User, tasks: dict[str, str]) -> None:
         shown = on_terminal(someone, *words)
         harmless(shown, f"{' '.join(words)} on a terminal")
         assert shown.strip()
-    assert "[bold red]markup[/bold red][link=" in on_terminal(someone, "queue", "show", tasks["error"]), "no markup is read"
-    assert "[bold]error" in on_terminal(someone, "queue", "show", tasks["error"])
+    unwrapped = on_terminal(someone, "queue", "show", tasks["error"]).replace("\n", "")
+    assert "[bold red]markup[/bold red][link=" in unwrapped, "no markup is read"
+    assert "[bold]error" in unwrapped
 
 
 def check_files(someone: User) -> None:

@@ -76,7 +76,7 @@ def test_an_outage_of_all_servers_uses_up_no_task_and_is_soon_over(tmp_path):
 
         turn(["error_500"])
         ids = [me.queue.enqueue(task(f"waits {n}", n)) for n in range(20)]
-        wait_until(lambda: any("Circuit open" in me.log(f"worker-{n}") for n in (1, 2, 3)), what="the outage noticed")
+        wait_until(lambda: all("Circuit open" in me.log(f"worker-{n}") for n in (1, 2, 3)), what="the outage noticed")
         turn([])
         documents = wait_until(lambda: ended(me, ids), what="all done", timeout_s=60)
         assert {one["state"] for one in documents.values()} == {TaskState.COMPLETED}

@@ -48,7 +48,7 @@ def blame(one, *, others=(), witnesses=(), probed=None, now_s=LATER_S):
         (CRASH, {"probed": Probed(21, 22), "others": [replace(BESIDE, ended_s=25)]}, ("request", True)),
         (CRASH, {"witnesses": [Witness(20.1, 21)], "others": [BESIDE]}, ("unclear", True)),
         (CRASH, {"witnesses": [Witness(11, 21)], "others": [BESIDE]}, ("request", False)),
-        (CRASH, {"witnesses": [Witness(19.99, 21)], "others": [BESIDE]}, ("unclear", True)),  # on the next runner already
+        (CRASH, {"witnesses": [Witness(19.998, 21)], "others": [BESIDE]}, ("unclear", True)),  # on the next runner already
         (replace(CRASH, beside=False), {"witnesses": [Witness(20.01, 20.02)], "now_s": 20.03}, ("request", True)),
         (CRASH, {"witnesses": [Witness(20.1, 21), Witness(11, 19, under_way=True)], "others": [BESIDE]}, None),
         (BESIDE, {"probed": Probed(21, 22, "x"), "others": [CRASH]}, ("server", False)),
