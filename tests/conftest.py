@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from swarm.taskqueue import ids
+from swarm.queue import ids
 
 for name in list(os.environ):
     if name in ("SWARM_ROOT", "SWARM_CONFIG") or (name.startswith("SWARM_") and "__" in name):

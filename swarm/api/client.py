@@ -16,20 +16,20 @@ from swarm.api.linking import EarlierNames, is_linked, links_between
 from swarm.api.result import Result
 from swarm.api.results import Results, read_result
 from swarm.api.waiting import Alive, as_ended
-from swarm.cli.servers import Hosting, check_models, hosting
-from swarm.cli.unservable import check_fit
+from swarm.cli.run.host import Hosting, check_models, hosting
+from swarm.cli.run.unservable import check_fit
 from swarm.clock import SystemClock
-from swarm.configfile import load
+from swarm.config.load import load
+from swarm.config.settings import Settings
 from swarm.core.task import ID_RE, TERMINAL
-from swarm.engines.allowlist import check_submitted
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
-from swarm.files.drafts import item_key
+from swarm.formats.tasks.drafts import item_key
 from swarm.notify import check_target
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.lookup import read_ended
 from swarm.runtime.wiring import open_queue, run_options
-from swarm.settings import Settings
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.lookup import read_ended
+from swarm.worker.executors.allowlist import check_submitted
 
 
 class Handle:

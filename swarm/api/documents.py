@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from swarm.errors import InputError
-from swarm.files import ReadOptions
-from swarm.files.build import builder
-from swarm.files.fields import FIELD_NAMES
-from swarm.files.item import InputItem
-from swarm.files.problems import FieldError, did_you_mean
+from swarm.formats import ReadOptions
+from swarm.formats.input.item import InputItem
+from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.formats.tasks.fields import FIELD_NAMES
+from swarm.formats.tasks.task_builder import builder
 
 Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """A prompt; chat messages; or a dictionary: a line as in a JSONL input, or a whole task (``request`` or ``command``)."""

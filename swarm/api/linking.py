@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from swarm.core.dag import Links, linked
+from swarm.core.workflow.dag import Links, linked
 from swarm.errors import InputError
-from swarm.files.drafts import Draft
-from swarm.files.links import check_references, links_of
-from swarm.files.problems import FieldError, did_you_mean
+from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.formats.tasks.drafts import Draft
+from swarm.formats.tasks.links import check_references, links_of
 
 LABEL = "items"
 """Stands before the numbers (from 0) of items that are wrong."""

@@ -8,8 +8,8 @@ from typing import Self
 from swarm.api.result import Result, result_of
 from swarm.api.waiting import Alive, as_ended
 from swarm.errors import UnknownTask
-from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.lookup import read_ended
+from swarm.queue.layout import Layout
+from swarm.queue.lookup import read_ended
 
 
 class Results(Iterator[Result]):

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
-from swarm.cli.servers import Hosting
-from swarm.cli.unservable import ServableWatch
-from swarm.core.fit import what_helps
+from swarm.cli.run.host import Hosting
+from swarm.cli.run.unservable import ServableWatch
+from swarm.config.settings import Settings
+from swarm.core.placement.fit import what_helps
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, ModelDoesNotFit, NotRunning, UnknownTask
-from swarm.runtime.wiring.supervisor import swarm_lives
-from swarm.settings import Settings
-from swarm.taskqueue import lookup
-from swarm.taskqueue.batchwatch import ShardWatch
-from swarm.taskqueue.layout import Layout
+from swarm.queue import lookup
+from swarm.queue.batches.watch import ShardWatch
+from swarm.queue.layout import Layout
+from swarm.supervisor.main import swarm_lives
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1

@@ -12,9 +12,9 @@ import msgspec
 from swarm.cli.ports import Observer, Queue, Reader
 
 if TYPE_CHECKING:
-    from swarm.cli.progress import RunView
-    from swarm.configfile import Loaded
-    from swarm.settings import Settings
+    from swarm.cli.run.progress import RunView
+    from swarm.config.load import Loaded
+    from swarm.config.settings import Settings
 
 
 class Wiring(Protocol):
@@ -71,16 +71,16 @@ class Wiring(Protocol):
 
 def brain_lives(settings: Settings) -> bool:
     """Whether a brain runs on this root: its life lock is held."""
-    from swarm.taskqueue.layout import Layout
-    from swarm.taskqueue.lifelock import is_held
+    from swarm.queue.layout import Layout
+    from swarm.queue.storage.locks import is_held
 
     return is_held(Layout(settings.queue.root), "brain")
 
 
 def supervisor_lives(settings: Settings) -> bool:
     """Whether a supervisor runs on this root: its life lock is held."""
-    from swarm.taskqueue.layout import Layout
-    from swarm.taskqueue.lifelock import is_held
+    from swarm.queue.layout import Layout
+    from swarm.queue.storage.locks import is_held
 
     return is_held(Layout(settings.queue.root), "supervisor")
 
@@ -144,7 +144,7 @@ Show = Callable[["RunView"], None]
 
 
 class Batches(Protocol):
-    """``swarm.cli.batches`` as the commands use it."""
+    """``swarm.cli.run.pipeline`` as the commands use it."""
 
     def run(self, loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         """Submit, work, collect; resumes. Raises ``InputError`` before any work starts."""
@@ -163,4 +163,4 @@ class Batches(Protocol):
 
 def batches() -> Batches:
     """The main job."""
-    return cast("Batches", importlib.import_module("swarm.cli.batches"))
+    return cast("Batches", importlib.import_module("swarm.cli.run.pipeline"))

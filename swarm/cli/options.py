@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from swarm.configfile import Loaded
-    from swarm.settings import Settings
+    from swarm.config.load import Loaded
+    from swarm.config.settings import Settings
 
 Root = Annotated[
     Path | None,
@@ -30,7 +30,7 @@ Simulate = Annotated[
 
 def load(root: Path | None, config: Path | None) -> Loaded:
     """File, environment and options read; raises ``ConfigError``."""
-    from swarm.configfile import load as load_file
+    from swarm.config.load import load as load_file
 
     return load_file(config, os.environ, root)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from swarm.plaintext import json_shown, one_line
-from swarm.plaintext import lines as shown_lines
+from swarm.plain_text import json_shown, one_line
+from swarm.plain_text import lines as shown_lines
 from swarm.stdio import OutputLost, forget_output
 
 if TYPE_CHECKING:

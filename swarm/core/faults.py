@@ -1,4 +1,4 @@
-"""Faults of an attempt, sorted by who is to blame; the class decides what happens next (``swarm.core.retry``)."""
+"""Faults of an attempt, sorted by who is to blame; the class decides what happens next (``swarm.core.policy.retry``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a task is: its fields, its states, its attempts, and the document it ends as.
 
 A task's body is written once and never changed. While it moves, its state is told by the directory it lies in and
-the number in its file name; what happened to it is a second part of the same document (see ``swarm.taskqueue.codec``).
+the number in its file name; what happened to it is a second part of the same document (see ``swarm.queue.codec``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.gpu import GpuReading, MigInstance
-from swarm.gpu.nvmlcalls import CardLost, DriverUnavailable, NvmlCalls
+from swarm.gpu.nvml_calls import CardLost, DriverUnavailable, NvmlCalls
 
 UNKNOWN = "unknown"
 NO_INSTANCE = "MIG mode is on and the card has no instance: create one (nvidia-smi mig -cgi … -C), or switch the mode off"

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.gpu import GpuProcess, GpuReading
-from swarm.core.visible import Visibility
-from swarm.entries import read_file
+from swarm.core.health.visible_gpus import Visibility
 from swarm.errors import OddEntry
+from swarm.filesystem.entries import read_file
 from swarm.proc.stat import read_stat
 
 STATE_FILE = "state.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from swarm.core.gpu import GpuReading
-from swarm.core.visible import Visibility
-from swarm.gpu.patient import Reader
+from swarm.core.health.visible_gpus import Visibility
+from swarm.gpu.timeout_reader import Reader
 
 
 class VisibleReader:

@@ -21,9 +21,9 @@ from typing import IO, Any
 
 import msgspec
 
+from swarm.config.settings import Settings, script_entry
 from swarm.errors import InputError
 from swarm.proc.environment import fixed_env
-from swarm.settings import Settings, script_entry
 
 SCRIPT = "script:"
 _HAS_APPRISE = importlib.util.find_spec("apprise") is not None

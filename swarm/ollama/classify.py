@@ -13,7 +13,7 @@ import msgspec
 
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.ollama.ownership import ForeignServer
-from swarm.plaintext import one_line
+from swarm.plain_text import one_line
 
 SHOWN_CHARS: Final = 500
 """Error texts are cut to this length; runners append whole logs."""

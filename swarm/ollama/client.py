@@ -16,11 +16,11 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.ollama import replies
-from swarm.ollama.answers import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
+from swarm.ollama.http import Address, OnConnect
 from swarm.ollama.pool import Abort, CancelLike, Exchange, Pool
 from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines, read_some
-from swarm.ollama.wire import Address, OnConnect
+from swarm.ollama.types import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 
 from swarm.core.worker import ProcessIdentity
-from swarm.proc.markers import find_marked
+from swarm.proc.env_markers import find_marked
 from swarm.proc.peer import CannotTell, Owner, accepted_by, holder_of, holds, listener, user_words
 from swarm.proc.ports import describe
 

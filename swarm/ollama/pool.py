@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from swarm.ollama.wire import READ_BYTES, Address, Connection, OnConnect
+from swarm.ollama.http import READ_BYTES, Address, Connection, OnConnect
 
 MAX_IDLE = 16
 STALE_WINDOW_S = 0.25

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.core.ladder import quarantine_s
-from swarm.proc.notes import read_note, remove_note, write_note
-from swarm.settings import RepairSettings
+from swarm.config.settings import RepairSettings
+from swarm.core.health.repair_ladder import quarantine_s
+from swarm.proc.state_file import read_note, remove_note, write_note
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from swarm.ollama.classify import shown_text
-from swarm.ollama.wire import OnConnect
+from swarm.ollama.http import OnConnect
 
 READ_TIMEOUT_S = 5.0
 """``/api/ps`` may stall some seconds in normal life; longer is no usable server."""

@@ -13,10 +13,10 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
-from swarm.ollama.answers import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.ollama.classify import shown_text
 from swarm.ollama.stream import Deadlines, Line, garbage
-from swarm.plaintext import lines
+from swarm.ollama.types import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.plain_text import lines
 
 T = TypeVar("T")
 _MAX_MODELS = 10_000

@@ -15,13 +15,13 @@ from swarm.core.worker import ProcessIdentity
 from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.ollama.ownership import ServerProof
 from swarm.ollama.readiness import ReadinessProbe
-from swarm.ollama.spec import ServerSpec
+from swarm.ollama.server_spec import ServerSpec
 from swarm.proc.child import Child, Exit
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked, kill_marked
 from swarm.proc.identity import is_same
-from swarm.proc.logfile import rotate_if_large
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked, kill_marked
-from swarm.proc.notes import read_note, remove_note, write_note
+from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.ports import describe, is_free, who_listens
+from swarm.proc.state_file import read_note, remove_note, write_note
 
 GET_OLLAMA = (
     "install Ollama (https://ollama.com/download), or set [ollama] binary to its path; or name a running server "

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
-from swarm.entries import open_file
 from swarm.errors import OddEntry
+from swarm.filesystem.entries import open_file
 from swarm.proc import identity as identities
 from swarm.proc.ending import end_of_child
-from swarm.proc.kill import GroupStop, LoneStop, kill_group
-from swarm.proc.markers import find_marked, kill_marked
+from swarm.proc.env_markers import find_marked, kill_marked
+from swarm.proc.process_group import GroupStop, LoneStop, kill_group
 from swarm.proc.stat import read_stat
 
 _FAULTS = frozenset({signals.SIGSEGV, signals.SIGABRT, signals.SIGBUS, signals.SIGILL, signals.SIGFPE, signals.SIGSYS})

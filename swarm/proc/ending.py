@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from swarm.core.worker import ProcessIdentity
-from swarm.disk import NOT_THERE
+from swarm.filesystem.durable import NOT_THERE
 from swarm.proc.stat import read_stat
 
 POLL_S = 0.05

@@ -6,7 +6,7 @@ import os
 import signal as signals
 
 from swarm.core.worker import ProcessIdentity
-from swarm.disk import NOT_THERE
+from swarm.filesystem.durable import NOT_THERE
 from swarm.proc.ending import end_of
 from swarm.proc.stat import read_stat
 

@@ -9,7 +9,7 @@ import socket
 
 import psutil
 
-from swarm.plaintext import one_line
+from swarm.plain_text import one_line
 from swarm.proc.peer import CannotTell, holder_of, listener, user_words
 from swarm.proc.stat import read_stat
 

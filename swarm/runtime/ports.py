@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.gpu import GpuReading
+from swarm.core.health.visible_gpus import Visibility
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.core.visible import Visibility
 from swarm.core.worker import Heartbeat
 
 

@@ -44,7 +44,7 @@ def test_the_same_questions_in_another_batch_cost_nothing(someone):
         assert words in shown
     row = next(r for r in someone.json("batches")["batches"] if r["batch_id"] == second["batch_id"])
     assert (row["cached"], row["saved_in"], row["saved_out"]) == (6, saved["tokens_in"], saved["tokens_out"])
-    assert row["saved_s"] == pytest.approx(saved["seconds"], abs=0.001)
+    assert row["saved_s"] == pytest.approx(saved["seconds"], abs=0.0015)
     third = someone.ok("run", "again.jsonl", "-o", "again.out", *options)
     assert "cache: 6 requests answered before; saved" in third
     someone.ok("queue", "fsck")

@@ -19,18 +19,18 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swarm.cli.evidence import gather
-from swarm.configfile import load
-from swarm.core.diagnose import about, diagnose
+from swarm.cli.doctor.gather import gather
+from swarm.config.load import load
+from swarm.config.settings import QueueSettings, Settings
+from swarm.core.doctor.diagnose import about, diagnose
 from swarm.ollama.quarantine import Quarantine, quarantine_path
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
-from swarm.proc.notes import write_note
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import free_port
-from swarm.runtime.logsetup import FileHandler
+from swarm.proc.state_file import write_note
+from swarm.queue.storage.locks import LifeLock
+from swarm.queue.stores import registry
+from swarm.runtime.logging import FileHandler
 from swarm.runtime.loop import EXIT_CRASHED, run_loop
-from swarm.settings import QueueSettings, Settings
-from swarm.taskqueue import registry
-from swarm.taskqueue.lifelock import LifeLock
 from tests.helpers.cli import user
 from tests.helpers.queues import llm
 from tests.helpers.wait import wait_until
@@ -85,7 +85,7 @@ def stopped(*pids):
 
 
 def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.evidence.ASK_S", 0.5)
+    monkeypatch.setattr("swarm.cli.doctor.gather.ASK_S", 0.5)
     port = free_port()
     env = {"SWARM_SIM__VRAM_MIB": "6000", "SWARM_BRAIN__STUCK_AFTER_S": "1", "SWARM_SIM__REQUEST_S": "9000"}
     env |= {"SWARM_METRICS__PORT": str(port), "SWARM_WORKER__HEARTBEAT_S": "0.5"}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from swarm.core.task import TaskState
-from swarm.taskqueue import registry
+from swarm.queue.stores import registry
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from swarm.core.task import TaskState
-from swarm.taskqueue import registry
-from swarm.taskqueue.ids import made_here
-from swarm.taskqueue.lifelock import is_held
+from swarm.queue.ids import made_here
+from swarm.queue.storage.locks import is_held
+from swarm.queue.stores import registry
 from tests.helpers.cli import user
 from tests.helpers.queues import whereabouts
 from tests.helpers.wait import wait_until

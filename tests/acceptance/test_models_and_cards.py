@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from swarm.config.settings import RepairSettings
 from swarm.ollama import quarantine
-from swarm.proc.notes import write_note
-from swarm.settings import RepairSettings
+from swarm.proc.state_file import write_note
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 
@@ -22,7 +22,7 @@ QUICK = {"SWARM_GPU__CHECK_S": "0.1"}
 def ollama(tmp_path):
     """A program that serves models, as far as the command line can tell."""
     path = tmp_path / "ollama"
-    path.write_text(f"#!/bin/sh\nexport PYTHONPATH={Path(__file__).parents[2]}\nexec {sys.executable} -m swarm.ollama.sim\n")
+    path.write_text(f"#!/bin/sh\nexport PYTHONPATH={Path(__file__).parents[2]}\nexec {sys.executable} -m swarm.simulator\n")
     path.chmod(0o755)
     return {"SWARM_OLLAMA__BINARY": str(path)}
 
@@ -41,7 +41,7 @@ def test_a_pull_counts_only_with_success_and_only_one_runs_at_a_time(tmp_path, o
         failed = me.run("models", "pull", "nosuch:1b")
         assert failed.returncode == 3
         assert "file does not exist" in failed.stderr
-        from swarm.cli.modelspull import LOCK_FILE, NOTE_FILE, Pulling
+        from swarm.cli.run.model_pull import LOCK_FILE, NOTE_FILE, Pulling
 
         with FileLock(me.root / LOCK_FILE):
             write_note(me.root / NOTE_FILE, Pulling(pid=4711, model="big:70b"))

@@ -14,15 +14,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from swarm.config.settings import QueueSettings, Settings
 from swarm.core.task import TaskState
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.ollama.server import ServerNote
 from swarm.proc import identity
 from swarm.proc.ports import free_port
-from swarm.runtime.supervisor_files import SupervisorStatus
-from swarm.runtime.wiring.supervisor import swarm_lives
-from swarm.settings import QueueSettings, Settings
-from swarm.taskqueue import registry
+from swarm.queue.stores import registry
+from swarm.supervisor.main import swarm_lives
+from swarm.supervisor.state import SupervisorStatus
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 

@@ -6,7 +6,7 @@ import json
 import urllib.request
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.ollama.sim.faults import MODES
+from swarm.simulator.faults import MODES
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 

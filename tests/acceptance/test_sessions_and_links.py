@@ -9,7 +9,7 @@ import time
 import pytest
 
 from swarm.core.task import TaskState, Trail
-from swarm.taskqueue.batchwatch import BatchWatch
+from swarm.queue.batches.watch import BatchWatch
 from tests.helpers.cli import user
 from tests.helpers.sessioncheck import check_sessions
 from tests.helpers.wait import wait_until

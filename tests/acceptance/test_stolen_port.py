@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from tests.helpers.cli import User, user
 from tests.helpers.impostor import NOBODY, Impostor
 from tests.helpers.wait import wait_until

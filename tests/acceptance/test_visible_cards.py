@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.gpu.cudaorder import cuda_order
+from swarm.gpu.cuda_order import cuda_order
 from swarm.proc.ports import free_port
 from tests.helpers.cli import user
 from tests.helpers.fake_nvml import FakeDriver, build, build_cuda, compiler
@@ -30,7 +30,7 @@ def box(tmp_path, library):
     path = tmp_path / "ollama"
     path.write_text(
         f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/starts\n'
-        f"export PYTHONPATH={Path(__file__).parents[2]}\nexec {sys.executable} -m swarm.ollama.sim\n"
+        f"export PYTHONPATH={Path(__file__).parents[2]}\nexec {sys.executable} -m swarm.simulator\n"
     )
     path.chmod(0o755)
     return {

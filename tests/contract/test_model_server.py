@@ -12,8 +12,8 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.errors import ConfigError
-from swarm.ollama.answers import Limits, PullStep
 from swarm.ollama.client import OllamaClient, is_simulated
+from swarm.ollama.types import Limits, PullStep
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from swarm.core.blame import MOMENT_S, Broken, Probed, Witness, verdict
-from swarm.core.retry import Again, GiveUp, after_fault, hits, runs_alone
+from swarm.config.settings import RetrySettings
+from swarm.core.health.blame import MOMENT_S, Broken, Probed, Witness, verdict
+from swarm.core.policy.retry import Again, GiveUp, after_fault, hits, runs_alone
 from swarm.core.task import Attempt, Task, TaskClass
-from swarm.settings import RetrySettings
 
 STEP_S = 0.02
 PROBE_S = 0.1

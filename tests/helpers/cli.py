@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from swarm.proc.markers import ROOT_MARKER, find_marked
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.proc.env_markers import ROOT_MARKER, find_marked
+from swarm.queue.file_queue import FileQueue
 from tests.helpers.wait import wait_until
 
 QUICK = {"SWARM_SIM__LOAD_S": "0.2", "SWARM_SIM__TOKENS_PER_S": "2000", "SWARM_SIM__START_DELAY_S": "0"}

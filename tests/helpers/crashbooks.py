@@ -12,20 +12,20 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.dag import Links
-from swarm.core.feed import FeedLine, FeedState
+from swarm.cli.run.feeder import Feeder, Offer
 from swarm.core.pauses import Pause
 from swarm.core.task import TERMINAL, TaskState, Trail
+from swarm.core.workflow.dag import Links
+from swarm.core.workflow.feed import FeedLine, FeedState
 from swarm.errors import QueueError
-from swarm.files.feedlines import FileLines
-from swarm.runtime.feed import Feeder, Offer
-from swarm.taskqueue import pauses
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchtally import tally
-from swarm.taskqueue.feeds import FeedBook, FeedPool, note_batch
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.needs import NeedLedger, still_needed
-from swarm.taskqueue.notes import Note, write_note
+from swarm.formats.input.feed_lines import FileLines
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.tally import tally
+from swarm.queue.brain.result_refs import NeedLedger, still_needed
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores import pauses
+from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
+from swarm.queue.stores.notifications import Note, write_note
 from tests.helpers.crashworld import DONE, LANE, WORKER, Scenario, World, alive, llm, spare_rule
 
 FEED = "feed-x-1"

@@ -1,6 +1,6 @@
 """Sees every file call under a queue root and can kill the process, or fail the call, at the k-th of them.
 
-The calls are the names that ``swarm.taskqueue`` looks up in ``os`` at each use, and those that ``storage`` and ``disk``
+The calls are the names that ``swarm.queue`` looks up in ``os`` at each use, and those that ``storage`` and ``disk``
 make by libc, so the code under test runs as it is. Flushes are seen, counted and left out: they change nothing that a kill
 could show.
 """
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from swarm import disk
-from swarm.taskqueue import storage
+from swarm.filesystem import durable as disk
+from swarm.queue.storage import files as storage
 
 PATH_CALLS = ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "listdir")
 FD_CALLS = ("pwrite", "write", "pwritev", "ftruncate", "fsync")

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import swarm.taskqueue.batches as batches
-import swarm.taskqueue.producer as producer
+import swarm.queue.batches.batch_book as batches
+import swarm.queue.submit.producer as producer
 from swarm.core.claim import Finish
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow, WorkerStatus
 from swarm.errors import DuplicateTask
-from swarm.taskqueue import registry
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores import registry
 from tests.helpers.crashworld import DONE, LANE, LONG, MANIFEST, WORKER, Scenario, World, alive, llm, spare_rule
 
 BULK = [

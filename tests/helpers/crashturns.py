@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swarm.core.claim import Finish
 from swarm.core.task import TaskError, TaskState, Trail
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 from tests.helpers import crashscenes
 from tests.helpers.crashworld import DONE, LANE, LONG, WORKER, Scenario, World, alive, llm
 

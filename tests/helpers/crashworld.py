@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import QueueError
-from swarm.taskqueue import fsck, fsckleft, registry
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.fsckrules import Finding
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.fsck import leftovers as fsckleft
+from swarm.queue.fsck.rules import Finding
+from swarm.queue.storage.locks import LifeLock
+from swarm.queue.stores import registry
 from tests.helpers.queues import LANE, llm, whereabouts
 
 WORKER = "w"

@@ -19,13 +19,13 @@ from typing import Any
 from swarm.core.task import TERMINAL, TaskState
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.proc.markers import ROOT_MARKER, find_marked, kill_marked
+from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
 from swarm.proc.ports import free_port
-from swarm.taskqueue import fsck
-from swarm.taskqueue.batchwatch import BatchWatch
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.lifelock import is_held
-from swarm.testing.shots import pick, victims
+from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.storage.locks import is_held
+from tests.endurance.process_killer import pick, victims
 from tests.helpers.crashworld import MAY_REMAIN
 from tests.helpers.queues import llm
 from tests.helpers.stormplan import CONFIG, MODELS, STUCK_S, TARGETS, Plan, Report

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from swarm.taskqueue.layout import Layout, shard_of
+from swarm.queue.layout import Layout, shard_of
 from tests.helpers.queues import LANE
 
 NOBODY = 65534

@@ -10,8 +10,8 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from swarm import disk
-from swarm.taskqueue import storage
+from swarm.filesystem import durable as disk
+from swarm.queue.storage import files as storage
 
 
 class _Libc:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from swarm.core.task import TaskState
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.layout import GRAIN_NS
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.layout import GRAIN_NS
 from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"

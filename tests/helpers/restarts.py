@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 from tests.helpers.queues import LANE, llm
 from tests.helpers.wait import wait_until
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from swarm.core.task import TERMINAL
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.testing.judges import one_record_each, sessions_in_order
+from swarm.queue.file_queue import FileQueue
+from tests.endurance.checks import one_record_each, sessions_in_order
 
 
 def check_sessions(queue: FileQueue, sessions: int, each: int) -> int:

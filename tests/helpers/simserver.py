@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.sim.knobs import environment_of
+from swarm.simulator.knobs import environment_of
 from tests.helpers.wait import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,14 +26,14 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class SimServer:
     """``with SimServer(load_s=0.1, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim: sim.client.version()``
 
-    Knobs are keyword arguments (see ``swarm.ollama.sim.knobs``). ``wait=False`` returns before HTTP is answered.
+    Knobs are keyword arguments (see ``swarm.simulator.knobs``). ``wait=False`` returns before HTTP is answered.
     """
 
     def __init__(self, *, env: dict[str, str] | None = None, port: int = 0, wait: bool = True, **knobs: Any) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_SIM_", "OLLAMA_", "CUDA_"))}
         settings = {"load_s": 0.05, "start_delay_s": 0.0, "request_s": 0.02} | knobs
         self._env = inherited | environment_of(settings) | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
-        self._argv = [sys.executable, "-m", "swarm.ollama.sim", "--host", f"127.0.0.1:{port}"]
+        self._argv = [sys.executable, "-m", "swarm.simulator", "--host", f"127.0.0.1:{port}"]
         self._wait = wait
         self._directory = tempfile.TemporaryDirectory(prefix="sim-")
         self._log = Path(self._directory.name) / "log"

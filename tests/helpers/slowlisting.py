@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from swarm.taskqueue.layout import GRAIN_NS
+from swarm.queue.layout import GRAIN_NS
 
 
 def hide_behind_listing(monkeypatch: pytest.MonkeyPatch, folder: str, happen: Callable[[], object]) -> None:

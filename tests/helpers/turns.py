@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from swarm.brain.apply import Applied, Effects
 from swarm.clock import SystemClock
-from swarm.core.decide import decide
+from swarm.config.settings import Settings
+from swarm.core.policy.decide import decide
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState, Trail
-from swarm.runtime.effects import Applied, Effects
-from swarm.settings import Settings
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.queues import LANE
 

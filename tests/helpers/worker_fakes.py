@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.clock import SystemClock
+from swarm.config.settings import RetrySettings
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
-from swarm.core.slots import SlotLimits
+from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
-from swarm.runtime.heartbeats import HeartbeatThread, WorkerState
-from swarm.runtime.knowngood import Prober
 from swarm.runtime.loop import run_loop
 from swarm.runtime.ports import CancelToken, Executor, Progress, WorkerQueue
 from swarm.runtime.signals import StopWish
-from swarm.runtime.watch import ServerReading
-from swarm.runtime.worker import Worker
-from swarm.runtime.workerparts import WorkerConfig, WorkerPorts
-from swarm.settings import RetrySettings
+from swarm.worker.config import WorkerConfig, WorkerPorts
+from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from swarm.worker.known_good import Prober
+from swarm.worker.server_health import ServerReading
+from swarm.worker.worker import Worker
 from tests.helpers.wait import wait_until
 
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from swarm.taskqueue.answers import SHARDS, AnswerFiles
-from swarm.taskqueue.layout import Layout
+from swarm.queue.layout import Layout
+from swarm.queue.stores.response_cache import SHARDS, AnswerFiles
 
 SHARE = 1000
 

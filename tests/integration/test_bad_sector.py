@@ -10,10 +10,10 @@ import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
-from swarm.runtime.wiring.process import living, own_row
-from swarm.taskqueue import registry
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.hopeless import HopelessBatches
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.failure_limit import HopelessBatches
+from swarm.queue.stores import registry
+from swarm.runtime.bootstrap import living, own_row
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.queues import LANE, llm, open_queue
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import QueueError
-from swarm.taskqueue import batchtally
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchtally import GAP_S, MAX_SPANS, merged, tally
+from swarm.queue.batches import tally as batchtally
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.tally import GAP_S, MAX_SPANS, merged, tally
 from tests.helpers.queues import LANE, assert_one_state_each, llm
 from tests.helpers.slowlisting import hide_behind_listing
 

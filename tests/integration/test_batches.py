@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import LockHeld, QueueError
-from swarm.taskqueue import batches as batches_module
-from swarm.taskqueue import hopeless, people
-from swarm.taskqueue.batches import Manifest, Submitted
-from swarm.taskqueue.batchwatch import BatchWatch
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.batches import batch_book as batches_module
+from swarm.queue.batches import failure_limit as hopeless
+from swarm.queue.batches.batch_book import Manifest, Submitted
+from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.operations import task_ops as people
 from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 from tests.helpers.wait import wait_until

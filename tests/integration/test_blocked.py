@@ -10,18 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.core.dag import Links
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.task import TaskError, TaskState, Trail
+from swarm.core.workflow.dag import Links
 from swarm.errors import QueueError, StorageFault, TaskInvalid
-from swarm.taskqueue import blockedentry, inotify
-from swarm.taskqueue import pauses as pauses_module
-from swarm.taskqueue.batches import BatchBook, Manifest
-from swarm.taskqueue.blockedindex import BlockedIndex
-from swarm.taskqueue.endings import Endings
-from swarm.taskqueue.producer import Producer
-from swarm.taskqueue.sessions import turns_path
-from swarm.taskqueue.storage import Storage
+from swarm.queue.batches.batch_book import BatchBook, Manifest
+from swarm.queue.brain import blocked_entry as blockedentry
+from swarm.queue.brain.blocked_index import BlockedIndex
+from swarm.queue.brain.completions import Endings
+from swarm.queue.brain.sessions import turns_path
+from swarm.queue.storage import inotify
+from swarm.queue.storage.files import Storage
+from swarm.queue.stores import pauses as pauses_module
+from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.wait import wait_until
 
@@ -134,7 +135,7 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
     assert len(reads) == 200
     assert len(turn(brain)) == 10
     listings = []
-    monkeypatch.setattr("swarm.taskqueue.blockednames.list_names", lambda path: listings.append(path) or os.listdir(path))
+    monkeypatch.setattr("swarm.queue.brain.blocked_watch.list_names", lambda path: listings.append(path) or os.listdir(path))
     assert brain.blocked() == ()
     assert len(reads) == 200
     assert not listings, "what changed was told"
@@ -142,9 +143,9 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "without inotify"])
 def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
-    monkeypatch.setattr("swarm.taskqueue.endings.LOOKED_UP", 5)
+    monkeypatch.setattr("swarm.queue.brain.completions.LOOKED_UP", 5)
     if not told:
-        monkeypatch.setattr("swarm.taskqueue.inotify.opened", lambda: None)
+        monkeypatch.setattr("swarm.queue.storage.inotify.opened", lambda: None)
     ids = [queue.enqueue(llm()) for _ in range(100)]
     endings = Endings(queue.layout, budget=True)
     for task_id in ids:
@@ -163,7 +164,7 @@ def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
 
 def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
     """However many are awaited: who ended, was cancelled or failed while waiting is seen at once; no other is looked up."""
-    monkeypatch.setattr("swarm.taskqueue.endings.SURE", 0)
+    monkeypatch.setattr("swarm.queue.brain.completions.SURE", 0)
     sessions = 300
     for step in range(2):
         for session in range(sessions):
@@ -199,8 +200,8 @@ def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
 
 
 def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.endings.SURE", 0)
-    monkeypatch.setattr("swarm.taskqueue.endings.LOOKED_UP", 5)
+    monkeypatch.setattr("swarm.queue.brain.completions.SURE", 0)
+    monkeypatch.setattr("swarm.queue.brain.completions.LOOKED_UP", 5)
     endings = Endings(queue.layout, budget=True)
     ids = [queue.enqueue(llm()) for _ in range(60)]
     for task_id in ids:
@@ -216,7 +217,7 @@ def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monke
         yield inotify.Told(-1, None, there=False)
 
     with monkeypatch.context() as once:
-        once.setattr("swarm.taskqueue.inotify.told", overflowing)
+        once.setattr("swarm.queue.storage.inotify.told", overflowing)
         found = [task_id for task_id, _ in endings.news()]
     assert len(found) < len(ids)
     found += [task_id for _ in range(4) for task_id, _ in endings.news()]
@@ -224,7 +225,7 @@ def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monke
 
 
 def test_what_another_host_put_there_is_found_by_listing(queue, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.blockednames.RELIST_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_watch.RELIST_S", 0.0)
     brain = brain_of(queue)
     brain._blocked._names.close()
     brain._blocked._names._fd = os.eventfd(0, os.EFD_NONBLOCK)  # it tells of nothing
@@ -444,12 +445,12 @@ def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
 
 @pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
 def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, monkeypatch, ready_only):
-    monkeypatch.setattr("swarm.taskqueue.blockedindex.AGAIN_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_index.AGAIN_S", 0.0)
     brain = brain_of(queue, ready_only=ready_only)
     turn(brain)
     task_id = queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00"))
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.taskqueue.blockedentry.read_regular", too_many_open_files)
+        patch.setattr("swarm.queue.brain.blocked_entry.read_regular", too_many_open_files)
         for _ in range(2):
             with pytest.raises(StorageFault):
                 turn(brain)
@@ -479,11 +480,11 @@ def test_a_blocked_file_that_can_never_be_read_holds_up_nothing_else(queue, monk
 
 
 def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.blockedindex.AGAIN_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_index.AGAIN_S", 0.0)
     brain, worker = over_list(queue, "[1, 2]")
     brain.blocked()
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.taskqueue.blockedentry.read_regular", too_many_open_files)
+        patch.setattr("swarm.queue.brain.blocked_entry.read_regular", too_many_open_files)
         with pytest.raises(StorageFault):
             brain.expand_map("m", 0)
     assert turn(brain) == []
@@ -511,7 +512,7 @@ def test_whose_time_had_come_goes_also_when_the_clock_is_set_back(queue, monkeyp
     second = queue.enqueue(llm(depends_on=[first], not_before="2026-01-01T00:00:00.000+00:00"))
     brain, worker = brain_of(queue), queue.worker_view("w")
     turn(brain)
-    monkeypatch.setattr("swarm.taskqueue.blockedindex.time.time", lambda: 1.7e9)
+    monkeypatch.setattr("swarm.queue.brain.blocked_index.time.time", lambda: 1.7e9)
     assert work(worker) == [first]
     wait_until(lambda: turn(brain) == [second], what="it is let go")
 
@@ -557,7 +558,7 @@ def test_pauses_are_followed_and_a_damaged_file_changes_nothing(queue, caplog):
 
 
 def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.hopeless.STEP", 4)
+    monkeypatch.setattr("swarm.queue.batches.failure_limit.STEP", 4)
     manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=2)
     items = [(f"k{i}", llm(f"{i}", **({"session": "s"} if i > 7 else {}))) for i in range(12)]
     for _ in queue.batches().submit(manifest, items):

@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from swarm.core.dag import Links
 from swarm.core.task import TaskError, TaskState, Trail
-from swarm.taskqueue import codec, fsck
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.producer import Producer
+from swarm.core.workflow.dag import Links
+from swarm.queue import codec
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.fsck import fsck
+from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
@@ -133,13 +134,13 @@ def test_put_back_after_a_failed_part_the_part_is_tried_again(queue, brain):
 
 
 def test_many_children_are_ended_in_bounded_steps(queue, brain, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.brainqueue.CHILDREN_STEP", 4)
+    monkeypatch.setattr("swarm.queue.brain.brain_queue.CHILDREN_STEP", 4)
     mapped(queue, list(range(10)))
     brain.settle()
-    monkeypatch.setattr("swarm.taskqueue.cancelling.Canceller.end_children", lambda *_: (0, 0))
+    monkeypatch.setattr("swarm.queue.operations.cancel.Canceller.end_children", lambda *_: (0, 0))
     queue.cancel("m", "its command dies here")
     monkeypatch.undo()
-    monkeypatch.setattr("swarm.taskqueue.brainqueue.CHILDREN_STEP", 4)
+    monkeypatch.setattr("swarm.queue.brain.brain_queue.CHILDREN_STEP", 4)
     lines = [line for line in brain.settle() if line.startswith("Cancelled")]
     assert lines == [f"Cancelled {n} tasks: its map task m was cancelled" for n in (4, 4, 2)]
     assert left(queue) == []
@@ -165,7 +166,7 @@ def test_the_reason_is_told_although_it_is_written_after_the_move(queue, brain, 
 
 
 def test_a_hopeless_batch_takes_the_children_of_its_map_tasks_along(queue, brain, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.hopeless.STEP", 2)
+    monkeypatch.setattr("swarm.queue.batches.failure_limit.STEP", 2)
     manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now", max_fails=0)
     links = Links(keys=("list", "each", "bad"), names={"list": "list"})
     items = [

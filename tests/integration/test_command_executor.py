@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from swarm.config.settings import CommandSettings, ScriptSettings
 from swarm.core.faults import TaskFault
-from swarm.engines.command import CommandExecutor
-from swarm.proc.markers import find_marked
-from swarm.runtime.attempt import Cancel
-from swarm.settings import CommandSettings, ScriptSettings
+from swarm.proc.env_markers import find_marked
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.command import CommandExecutor
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import claim_of, script
 

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from swarm.core.gpu import GpuReading
-from swarm.gpu.patient import PatientReader
 from swarm.gpu.simulated import SimulatedReader
+from swarm.gpu.timeout_reader import PatientReader
 from tests.helpers.wait import wait_until
 
 

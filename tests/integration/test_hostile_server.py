@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
-from swarm.ollama.answers import Limits
 from swarm.ollama.client import OllamaClient
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.llm import LlmExecutor
-from swarm.settings import LlmSettings
-from swarm.taskqueue.codec import encode_trail
+from swarm.ollama.types import Limits
+from swarm.queue.codec import encode_trail
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.llm import LlmExecutor
 from tests.helpers.hostile import EVIL, MODEL, MODES, OBEYED, WORK, Answer, Hostile, as_json
 from tests.helpers.worker_fakes import claim_of, llm
 

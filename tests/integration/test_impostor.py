@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.ollama.answers import Limits
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.ownership import ForeignServer, ServerProof
 from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.server import server_proof
+from swarm.ollama.types import Limits
 from swarm.proc import identity, peer
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.ports import free_port, who_listens
-from swarm.runtime.attempt import Cancel
+from swarm.worker.attempt import Cancel
 from tests.helpers.impostor import NOBODY, Impostor
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from swarm.brain.make_notifier import make_notifier
+from swarm.brain.notifier import Failed, Notifier, notifying
+from swarm.config.settings import NotifySettings, Settings
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import InputError
 from swarm.notify import NotTold, check_target, deliver
 from swarm.proc.ports import free_port
-from swarm.runtime.notifier import Failed, Notifier, notifying
-from swarm.runtime.wiring.tell import make_notifier
-from swarm.settings import NotifySettings, Settings
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.notes import Note, write_note
-from swarm.taskqueue.outbox import Outbox
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.stores.notifications import Note, write_note
+from swarm.queue.stores.outbox import Outbox
 from tests.helpers.cli import user
 from tests.helpers.queues import LANE, llm
 from tests.helpers.wait import wait_until
@@ -291,7 +291,7 @@ def test_a_clock_that_is_set_back_delays_no_next_try(queue, listener):
 
 
 def test_a_target_that_hangs_holds_up_nobody(queue, monkeypatch):
-    monkeypatch.setattr("swarm.runtime.notifier.LAST_S", 0.05)
+    monkeypatch.setattr("swarm.brain.notifier.LAST_S", 0.05)
     queue.enqueue(llm("a", notify=["slow"]))
     end(queue)
     asked, gate, answered = threading.Event(), threading.Event(), threading.Event()
@@ -445,7 +445,7 @@ def test_servers_that_do_not_behave(handler, hopeless, why):
 
 
 def test_whatever_goes_wrong_in_telling_the_thread_lives_on(queue, monkeypatch, caplog):
-    monkeypatch.setattr("swarm.runtime.notifier.LOOK_S", 0.01)
+    monkeypatch.setattr("swarm.brain.notifier.LOOK_S", 0.01)
     queue.enqueue(llm("a", notify=["x"]))
     end(queue)
     tries = []

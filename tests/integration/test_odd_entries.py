@@ -18,25 +18,25 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from swarm.brain.apply import Effects
+from swarm.brain.brain import Brain
+from swarm.brain.notifier import Notifier
+from swarm.brain.observe import Observer
 from swarm.cli.app import app
 from swarm.clock import SystemClock
+from swarm.config.settings import Settings
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import Heartbeat, WorkerStatus
-from swarm.runtime.brain import Brain
-from swarm.runtime.effects import Effects
-from swarm.runtime.notifier import Notifier
-from swarm.runtime.observe import Observer
-from swarm.runtime.supervisor_files import load_status
-from swarm.runtime.wiring.process import living, own_row
-from swarm.settings import Settings
-from swarm.taskqueue import fsck
-from swarm.taskqueue.answers import AnswerFiles
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.fsckrules import Action
-from swarm.taskqueue.gauges import QueueGauges
-from swarm.taskqueue.notes import Note
-from swarm.taskqueue.outbox import Outbox
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.fsck.rules import Action
+from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.stores.notifications import Note
+from swarm.queue.stores.outbox import Outbox
+from swarm.queue.stores.response_cache import AnswerFiles
+from swarm.runtime.bootstrap import living, own_row
+from swarm.supervisor.state import load_status
 from tests.helpers.cli import user
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.oddentries import NAMES, NOBODY, as_nobody, everything, folders, kinds, own_names, plant, untouched

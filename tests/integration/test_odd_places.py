@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from swarm.gpu.simulated import SimulatedReader
-from swarm.ollama.spec import card_dir
+from swarm.ollama.server_spec import card_dir
 from tests.helpers.cli import user
 
 MODEL = "llama3.2:3b"

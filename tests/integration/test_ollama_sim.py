@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.ollama.answers import Limits
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.sim.runner import is_alive
+from swarm.ollama.types import Limits
+from swarm.simulator.runner import is_alive
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 
@@ -228,7 +228,7 @@ def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
         assert caught.value.kind == "timeout"
         env = os.environ | {"OLLAMA_HOST": f"127.0.0.1:{sim.port}"}
         second = subprocess.run(
-            [sys.executable, "-m", "swarm.ollama.sim"], check=False, env=env, capture_output=True, text=True, timeout=10
+            [sys.executable, "-m", "swarm.simulator"], check=False, env=env, capture_output=True, text=True, timeout=10
         )
         assert second.returncode == 1
         assert "address already in use" in second.stderr
@@ -243,7 +243,7 @@ def test_bad_flags_are_named() -> None:
         (["--host", "a..b"], "a..b"),
     )
     for flags, word in (*bad, (["--models", "\udcff"], "is not UTF-8")):
-        argv = [sys.executable, "-m", "swarm.ollama.sim", *flags]
+        argv = [sys.executable, "-m", "swarm.simulator", *flags]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
         assert done.returncode == 2
         assert word in done.stderr

@@ -11,16 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.core.feed import FeedState, task_id_of
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.workflow.feed import FeedState, task_id_of
 from swarm.errors import LockHeld, QueueError, StorageFault
-from swarm.taskqueue import batchpurge
-from swarm.taskqueue.batches import Manifest
-from swarm.taskqueue.batchtally import tally
-from swarm.taskqueue.feeds import FeedBook
-from swarm.taskqueue.layout import shard_of
-from swarm.taskqueue.needs import needs_path, read_needs
-from swarm.taskqueue.notes import Note, write_note
+from swarm.queue.batches import purge as batchpurge
+from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.tally import tally
+from swarm.queue.brain.result_refs import needs_path, read_needs
+from swarm.queue.layout import shard_of
+from swarm.queue.stores.feeds import FeedBook
+from swarm.queue.stores.notifications import Note, write_note
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 
@@ -242,7 +242,7 @@ def test_what_keeps_an_empty_batch(queue, brain):
 
 
 def test_the_brain_removes_them_in_steps_of_bounded_size(queue, brain, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.finished.LOOK_BUDGET", 2)
+    monkeypatch.setattr("swarm.queue.operations.retention.LOOK_BUDGET", 2)
     for k in range(6):
         submit(queue, f"b{k}")
     work(queue.worker_view("w"))
@@ -282,7 +282,7 @@ def test_a_submitter_that_waits_on_a_purged_lock_takes_the_new_one(queue, monkey
             pass
 
 
-@pytest.mark.parametrize("unread", ["batches", "feeds"])
+@pytest.mark.parametrize("unread", ["batches.batch_book", "stores.feeds"])
 def test_nothing_is_purged_while_it_cannot_be_read_what_is_needed(queue, brain, monkeypatch, unread):
     submit(queue)
     FeedBook(queue.layout, queue.storage).set_wish("feed", "run")
@@ -295,7 +295,7 @@ def test_nothing_is_purged_while_it_cannot_be_read_what_is_needed(queue, brain, 
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"swarm.taskqueue.{unread}.read_regular", refuse)
+        patch.setattr(f"swarm.queue.{unread}.read_regular", refuse)
         with pytest.raises(StorageFault):
             queue.purge([TaskState.COMPLETED], older_than_s=-60)
     assert queue.stats().completed == 3
@@ -303,7 +303,7 @@ def test_nothing_is_purged_while_it_cannot_be_read_what_is_needed(queue, brain, 
 
 def test_while_a_batch_is_submitted_nothing_of_it_is_purged(queue, brain, monkeypatch):
     manifest = Manifest(batch_id="b", source="x", format="jsonl", created_at="now")
-    monkeypatch.setattr("swarm.taskqueue.batches.CHUNK", 1)
+    monkeypatch.setattr("swarm.queue.batches.batch_book.CHUNK", 1)
     going = queue.batches().submit(manifest, [(f"k{n}", llm(f"{n}")) for n in range(2)])
     next(going)
     work(queue.worker_view("w"))

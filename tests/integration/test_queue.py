@@ -13,12 +13,12 @@ from unittest import mock
 import pytest
 
 from swarm.core.claim import Finish
-from swarm.core.decide import DROP_IN_QUIET_S
 from swarm.core.lanes import resource_lane
+from swarm.core.policy.decide import DROP_IN_QUIET_S
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
-from swarm.taskqueue.cancelling import Canceller
-from swarm.taskqueue.lifelock import LifeLock, is_held
+from swarm.queue.operations.cancel import Canceller
+from swarm.queue.storage.locks import LifeLock, is_held
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashworld import alive, world
 from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
@@ -146,14 +146,14 @@ def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
 def test_what_one_process_submits_first_comes_first_though_the_clock_stands_or_steps_back(queue):
     now_ns, texts = time.time_ns(), [str(n) for n in range(24)]
     for text in texts:
-        with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
+        with mock.patch("swarm.queue.ids.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
             list(type(queue)(queue.layout.root).enqueue_many([llm(text)]))
     worker = queue.worker_view("w")
     assert [worker.claim([LANE]).task.request["messages"][0]["content"] for _ in texts] == texts
 
 
 def test_an_interrupted_bulk_leaves_whole_flushes_only(queue, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.producer.FLUSH_EVERY", 10)
+    monkeypatch.setattr("swarm.queue.submit.producer.FLUSH_EVERY", 10)
 
     def documents():
         for i in range(25):
@@ -356,7 +356,7 @@ def test_two_cannot_hold_one_life(queue):
 
 
 def _drain(root, gate, results, name):
-    from swarm.taskqueue.filequeue import FileQueue
+    from swarm.queue.file_queue import FileQueue
 
     queue = FileQueue(root, "fast")
     worker = queue.worker_view(name)
@@ -400,7 +400,7 @@ def test_a_drop_in_with_a_time_of_another_clock_is_filed(queue, monkeypatch, ahe
     else:
         os.utime(f"{queue.layout.pending}/a.json", (time.time() + 1,) * 2)
         now_s = time.time()
-        monkeypatch.setattr("swarm.taskqueue.dropins.time.time", lambda: now_s + ahead_s)
+        monkeypatch.setattr("swarm.queue.submit.drop_ins.time.time", lambda: now_s + ahead_s)
     brain = queue.brain_view(crash_rule)
     wait_until(lambda: brain.drop_ins()[0].quiet_s >= DROP_IN_QUIET_S, what="it counts as whole")
 

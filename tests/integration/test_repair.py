@@ -8,17 +8,17 @@ import time
 
 import pytest
 
+from swarm.config.settings import RepairSettings
 from swarm.core.faults import TaskFault
-from swarm.ollama import hands as hands_module
 from swarm.ollama import quarantine
-from swarm.ollama.answers import Limits
-from swarm.ollama.hands import ServerHands
+from swarm.ollama import repair_actions as hands_module
+from swarm.ollama.repair_actions import ServerHands
 from swarm.ollama.server import ServerNote
+from swarm.ollama.types import Limits
 from swarm.proc import identity
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER
-from swarm.proc.notes import write_note
-from swarm.runtime.repair import RepairingServer
-from swarm.settings import RepairSettings
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
+from swarm.proc.state_file import write_note
+from swarm.worker.server_repair import RepairingServer
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until
 
@@ -275,7 +275,7 @@ def test_a_wedged_scheduler_is_repaired_although_no_request_hangs(tmp_path, capl
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path):
     with Ladder(tmp_path, ignore_sigterm=True) as one:
-        assert "swarm.ollama.sim" in one.hands.restart_server()
+        assert "swarm.simulator" in one.hands.restart_server()
         assert one.sim.process.wait(60) == -9
 
 

@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 
-from swarm.runtime import restarts
-from swarm.runtime.children import ChildState
-from swarm.runtime.restarts import RestartWish
-from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.layout import Layout
+from swarm.queue.storage.locks import LifeLock
+from swarm.supervisor import restart_requests as restarts
+from swarm.supervisor.child import ChildState
+from swarm.supervisor.restart_requests import RestartWish
 from tests.helpers.wait import wait_until
 from tests.integration.test_supervisor import root, swarm
 

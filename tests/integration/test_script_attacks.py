@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from swarm.config.settings import CommandSettings, ScriptSettings
 from swarm.core.faults import TaskFault
-from swarm.engines.allowlist import Scripts
-from swarm.engines.command import CommandExecutor
-from swarm.runtime.attempt import Cancel
-from swarm.settings import CommandSettings, ScriptSettings
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.allowlist import Scripts
+from swarm.worker.executors.command import CommandExecutor
 from tests.helpers.worker_fakes import claim_of, script
 
 PYTHON, BASH, GIT = sys.executable, shutil.which("bash") or "/bin/bash", shutil.which("git") or "/usr/bin/git"

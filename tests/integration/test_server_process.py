@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swarm.core.plan import plan_workers
+from swarm.config.settings import OllamaSettings, Settings, SimSettings
+from swarm.core.placement.worker_plan import plan_workers
 from swarm.errors import ConfigError, ModelServerError
 from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.spec import ServerSpec, server_spec
+from swarm.ollama.server_spec import ServerSpec, server_spec
+from swarm.proc.env_markers import find_marked, kill_marked
 from swarm.proc.identity import is_same, of_pid
-from swarm.proc.markers import find_marked, kill_marked
 from swarm.proc.ports import free_port, is_free
-from swarm.settings import OllamaSettings, Settings, SimSettings
 from tests.helpers.wait import wait_until
 
 HOLDER = """

@@ -7,11 +7,11 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import explain
 from swarm.cli.app import app
+from swarm.cli.views import explain
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
-from swarm.taskqueue.batches import Manifest
+from swarm.queue.batches.batch_book import Manifest
 from tests.helpers.queues import LANE, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until

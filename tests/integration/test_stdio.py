@@ -78,7 +78,7 @@ def test_every_process_of_a_swarm_started_without_any_has_all_three(someone):
 
 
 def test_by_itself_a_simulated_server_needs_none(someone):
-    argv = ["bash", "-c", f'exec "$@" {closing(ALL)}', "bash", sys.executable, "-m", "swarm.ollama.sim"]
+    argv = ["bash", "-c", f'exec "$@" {closing(ALL)}', "bash", sys.executable, "-m", "swarm.simulator"]
     process = subprocess.Popen([*argv, "--host", "127.0.0.1:22330"], env=someone.env)
     try:
         wait_until(lambda: process.poll() is not None or null_at(process.pid), what="its three descriptors")

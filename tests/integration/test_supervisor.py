@@ -17,29 +17,29 @@ import msgspec
 import pytest
 
 from swarm.clock import SystemClock
-from swarm.core.plan import WorkerPlan, plan_workers
-from swarm.core.restart import RestartPolicy
+from swarm.config.settings import OllamaSettings, QueueSettings, RepairSettings, Settings, SimSettings, WorkerSpec
+from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
+from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.worker import WorkerRow
-from swarm.engines.local import LocalEngine
 from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess
-from swarm.ollama.spec import server_spec
+from swarm.ollama.server_spec import server_spec
 from swarm.proc import identity as identities
-from swarm.proc.markers import find_marked, find_marked_values, kill_marked
+from swarm.proc.env_markers import find_marked, find_marked_values, kill_marked
 from swarm.proc.ports import free_port, is_free
-from swarm.runtime import restarts
-from swarm.runtime.children import ChildState, ChildStatus
-from swarm.runtime.restarts import RestartWish
-from swarm.runtime.supervisor import Limits, Supervisor
-from swarm.runtime.supervisor_files import SupervisorStatus, load_plan, load_status, save_status
-from swarm.runtime.wiring.down import stop_swarm
-from swarm.settings import OllamaSettings, QueueSettings, RepairSettings, Settings, SimSettings, WorkerSpec
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.layout import Layout
-from swarm.taskqueue.lifelock import LifeLock, is_held
-from swarm.taskqueue.registry import has_worked, read_row
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.layout import Layout
+from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.stores.registry import has_worked, read_row
+from swarm.supervisor import restart_requests as restarts
+from swarm.supervisor.child import ChildState, ChildStatus
+from swarm.supervisor.down import stop_swarm
+from swarm.supervisor.local_process import LocalEngine
+from swarm.supervisor.restart_requests import RestartWish
+from swarm.supervisor.state import SupervisorStatus, load_plan, load_status, save_status
+from swarm.supervisor.supervisor import Limits, Supervisor
 from tests.helpers.wait import wait_until
 
 CHILD = """
@@ -226,7 +226,7 @@ def test_a_killed_worker_is_back_at_once_with_its_status(swarm, monkeypatch):
     one = swarm().up()
     one.running()
     old = one.running("w1")[0]
-    monkeypatch.setattr("swarm.runtime.supervised.IDLE_S", 300.0)
+    monkeypatch.setattr("swarm.supervisor.keeper.IDLE_S", 300.0)
     turns = one.turns
     wait_until(lambda: one.turns > turns, what="a turn: the next is minutes away, unless the death itself causes it")
     os.kill(old, signal.SIGKILL)
@@ -473,7 +473,7 @@ def test_notes_that_cannot_be_removed_do_not_stop_it(swarm, root, monkeypatch, c
     server = one.running("ollama-worker-1", "worker-1")[0]
     with monkeypatch.context() as read_only:
         read_only.setattr("swarm.ollama.server.remove_note", refuse)
-        read_only.setattr("swarm.runtime.restarts.remove_note", refuse)
+        read_only.setattr("swarm.supervisor.restart_requests.remove_note", refuse)
         os.kill(server, signal.SIGKILL)
         wait_until(lambda: one.child("ollama-worker-1").restarts == 1)
         one.running()
@@ -486,7 +486,7 @@ def test_notes_that_cannot_be_removed_do_not_stop_it(swarm, root, monkeypatch, c
 
 def test_a_process_that_cannot_be_started_for_a_sick_disk_is_tried_again(swarm, monkeypatch):
     with monkeypatch.context() as read_only:
-        read_only.setattr("swarm.engines.local.rotate_if_large", refuse)
+        read_only.setattr("swarm.supervisor.local_process.rotate_if_large", refuse)
         one = swarm().up()
         wait_until(lambda: "could not start: Read-only file system: " in (one.child("w1").last_exit or ""))
     one.running()
@@ -511,8 +511,8 @@ def test_a_life_lock_that_cannot_be_looked_at_hinders_its_process_alone(swarm, m
 
 LINGERS = """
 import signal, sys, time
-from swarm.runtime.wiring.process import living, own_row
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.runtime.bootstrap import living, own_row
+from swarm.queue.file_queue import FileQueue
 signal.signal(signal.SIGTERM, lambda *_: wishes.append(1))
 wishes = []
 with living(FileQueue(sys.argv[1]), own_row("supervisor", "supervisor")):

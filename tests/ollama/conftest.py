@@ -23,7 +23,7 @@ import msgspec
 import pytest
 
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.sim.runner import is_alive
+from swarm.simulator.runner import is_alive
 from tests.helpers.simserver import SimServer
 from tests.helpers.tinygguf import write_tiny_gguf
 from tests.helpers.wait import wait_until

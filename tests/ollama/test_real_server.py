@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from swarm.core.worker import ProcessIdentity
-from swarm.proc.markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from tests.helpers.cli import User
 from tests.helpers.wait import wait_until
 from tests.ollama.conftest import MODEL, RealServer, free_port

@@ -10,10 +10,11 @@ import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
-from swarm.taskqueue import flush, ids
-from swarm.taskqueue.flush import SharedFlush
-from swarm.taskqueue.ids import IdMaker
-from swarm.taskqueue.layout import BUCKET_SIZE
+from swarm.queue import ids
+from swarm.queue.ids import IdMaker
+from swarm.queue.layout import BUCKET_SIZE
+from swarm.queue.storage import group_commit as flush
+from swarm.queue.storage.group_commit import SharedFlush
 from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
 from tests.helpers.wait import wait_until
 

@@ -11,9 +11,9 @@ REPO = Path(__file__).parents[2]
 SCRIPT = REPO / "scripts/endurance"
 PLANTED = """
 import runpy, sys
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/scripts/lib"]
-import endure_mapreduce
-from endure_common import SceneReport
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/scripts"]
+from tests.endurance import scene_mapreduce as endure_mapreduce
+from tests.endurance.scene_common import SceneReport
 planted = SceneReport(name="planted", figures={"records": 2}, findings=["lost: t1 has no record"])
 endure_mapreduce.scene = lambda options: planted
 sys.argv = ["endurance", "--only", "mapreduce", "--seed", "5"]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from swarm.core.task import TaskState, Trail
-from swarm.taskqueue import fsck, fsckleft
-from swarm.taskqueue.fsckrules import Action
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.fsck import fsck
+from swarm.queue.fsck import leftovers as fsckleft
+from swarm.queue.fsck.rules import Action
+from swarm.queue.storage.locks import LifeLock
 from tests.helpers.queues import LANE, llm, open_queue, whereabouts
 
 DONE = Trail(result={"message": {"content": "hi"}})
@@ -100,7 +101,7 @@ def test_documents_must_parse_and_belong_to_their_place(queue):
 
 
 def test_a_terminal_document_has_the_status_of_its_directory(queue):
-    from swarm.taskqueue.layout import shard_of
+    from swarm.queue.layout import shard_of
 
     root = queue.layout.root
     body = json.dumps(llm(task_id="n"), separators=(",", ":")) + "\n"

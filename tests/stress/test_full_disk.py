@@ -11,7 +11,7 @@ import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
-from swarm.taskqueue import fsck
+from swarm.queue.fsck import fsck
 from tests.helpers.crashworld import impatient
 from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
 

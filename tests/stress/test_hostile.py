@@ -12,12 +12,12 @@ import pytest
 from swarm.core.task import TaskState
 from swarm.errors import TaskInvalid
 from swarm.proc import identity as identities
-from swarm.proc.markers import PROCESS_MARKER, ROOT_MARKER, find_marked_values, kill_marked
+from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, find_marked_values, kill_marked
 from swarm.proc.ports import free_port
-from swarm.taskqueue import fsck
-from swarm.taskqueue.batchwatch import BatchWatch
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.storage.locks import LifeLock
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.stormplan import CONFIG

@@ -18,9 +18,9 @@ import pytest
 
 from swarm.core.claim import Finish
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.taskqueue import fsck
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.storage.locks import LifeLock
 from tests.helpers.crashworld import LANE, MAY_REMAIN, WORKER, impatient, llm, spare_rule
 from tests.helpers.queues import whereabouts
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
 from swarm.core.task import Attempt, TaskState, Trail
-from swarm.taskqueue import fsck
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.fsck import fsck
+from swarm.queue.storage.locks import LifeLock
 from tests.helpers.crashworld import impatient
 from tests.helpers.queues import LANE, llm, whereabouts
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from swarm.config.settings import QueueSettings, Settings, SupervisorSettings, WorkerSpec
 from swarm.errors import EngineError, StorageFault
 from swarm.proc import identity
-from swarm.runtime.wiring import remains
-from swarm.runtime.wiring import worker as life
-from swarm.runtime.wiring.process import RunOptions
-from swarm.settings import QueueSettings, Settings, SupervisorSettings, WorkerSpec
-from swarm.taskqueue import fsck, taking
+from swarm.queue.fsck import fsck
+from swarm.queue.worker import claimer as taking
+from swarm.runtime.bootstrap import RunOptions
+from swarm.supervisor import remains
+from swarm.worker import main as life
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch
 from tests.helpers.crashworld import LANE, WORKER, alive, llm, spare_rule, world
@@ -101,7 +102,7 @@ def test_a_refused_bulk_leaves_a_full_disk_no_fuller(tmp_path):
 
 
 def test_restarts_follow_the_configuration():
-    from swarm.runtime.wiring.supervisor import _limits
+    from swarm.supervisor.main import _limits
 
     wanted = SupervisorSettings(restart_base_s=0.5, restart_cap_s=2.0, healthy_s=7.0)
     limits = _limits(Settings(supervisor=wanted))

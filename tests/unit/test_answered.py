@@ -7,12 +7,12 @@ import logging
 import msgspec
 import pytest
 
+from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
-from swarm.runtime.answered import Digests, WithAnswers
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.llm import LlmExecutor
-from swarm.settings import LlmSettings, ModelSettings
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.llm import LlmExecutor
+from swarm.worker.executors.response_cache import Digests, WithAnswers
 from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
 
 REQUEST = {"messages": [{"role": "user", "content": "Hello"}], "options": {"temperature": 0, "seed": 1}}

@@ -7,11 +7,11 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.errors import InputError, TaskInvalid, UnknownTask
-from swarm.files import ReadOptions, drafts, links, validate
-from swarm.files.source import as_text
-from swarm.taskqueue.layout import shard_of
-from swarm.taskqueue.lookup import read_ended
-from swarm.taskqueue.validate import validate as validate_task
+from swarm.formats import ReadOptions, drafts, links, validate
+from swarm.formats.input.source import as_text
+from swarm.queue.layout import shard_of
+from swarm.queue.lookup import read_ended
+from swarm.queue.validate import validate as validate_task
 from tests.helpers.queues import llm, open_queue
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.core.blame import MOMENT_S, MOST_HITS, Broken, Probed, Witness, verdict
+from swarm.core.health.blame import MOMENT_S, MOST_HITS, Broken, Probed, Witness, verdict
 from tests.helpers.blamesim import Job, World
 
 replace = msgspec.structs.replace

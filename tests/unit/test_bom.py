@@ -6,10 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.configfile import load
+from swarm.config.load import load
 from swarm.core.task import TaskState
 from swarm.errors import ConfigError, InputError
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 from tests.helpers.queues import llm
 
 MODEL = "llama3.2:3b"

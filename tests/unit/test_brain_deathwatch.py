@@ -11,8 +11,8 @@ import time
 import msgspec
 import pytest
 
+from swarm.brain.process_watch import DeathWatch
 from swarm.proc.identity import of_pid
-from swarm.runtime.deathwatch import DeathWatch
 
 
 @pytest.fixture

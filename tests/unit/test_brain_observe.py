@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from swarm.core.liveness import condition
-from swarm.core.visible import Visibility
+from swarm.brain.observe import LATE_MARGIN_S, Observer
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition
+from swarm.core.health.visible_gpus import Visibility
 from swarm.core.worker import ModelTally, SlotView
-from swarm.runtime.observe import LATE_MARGIN_S, Observer
-from swarm.settings import Settings
-from swarm.testing.builders import MODEL, a_card, a_heartbeat, a_worker
-from swarm.testing.fakes import FakeBrainQueue, FakeClock
+from tests.support.builders import MODEL, a_card, a_heartbeat, a_worker
+from tests.support.fakes import FakeBrainQueue, FakeClock
 
 replace = msgspec.structs.replace
 

@@ -8,17 +8,17 @@ import re
 import msgspec
 import pytest
 
-from swarm.core.decisions import KillWorker, LoadModel
+from swarm.brain.apply import Applied, Effects, Failed, Stale
+from swarm.brain.brain import PAUSE_S, Brain
+from swarm.brain.observe import Observer
+from swarm.config.settings import Settings
+from swarm.core.policy.decisions import KillWorker, LoadModel
 from swarm.core.snapshot import BlockedView
 from swarm.core.worker import SlotView
 from swarm.errors import EngineError, StorageFault
-from swarm.runtime.brain import PAUSE_S, Brain
-from swarm.runtime.effects import Applied, Effects, Failed, Stale
 from swarm.runtime.loop import EXIT_CRASHED, run_loop
-from swarm.runtime.observe import Observer
-from swarm.settings import Settings
-from swarm.testing.builders import MODEL, a_heartbeat, a_worker, cold_workers
-from swarm.testing.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
+from tests.support.builders import MODEL, a_heartbeat, a_worker, cold_workers
+from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 
 replace = msgspec.structs.replace
 

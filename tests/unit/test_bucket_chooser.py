@@ -6,10 +6,10 @@ import time
 import pytest
 
 from swarm.core.task import Attempt
-from swarm.taskqueue import buckets
-from swarm.taskqueue.buckets import BucketChooser
-from swarm.taskqueue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
-from swarm.taskqueue.storage import Storage
+from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
+from swarm.queue.storage.files import Storage
+from swarm.queue.submit import buckets
+from swarm.queue.submit.buckets import BucketChooser
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.helpers.slowlisting import hide_behind_listing
 from tests.helpers.wait import wait_until

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from swarm.clock import SystemClock
-from swarm.core.cardcare import CardVerdict, judge_cards
+from swarm.config.settings import GpuSettings
 from swarm.core.gpu import GpuReading
+from swarm.core.health.gpu_health import CardVerdict, judge_cards
 from swarm.core.worker import WorkerStatus
 from swarm.gpu.simulated import SimulatedReader
-from swarm.runtime.cardwatch import CardWatch
-from swarm.settings import GpuSettings
+from swarm.worker.gpu_health import CardWatch
 from tests.helpers.worker_fakes import Harness, llm, script
 
 SETTINGS = GpuSettings(warn_c=85, resume_c=80)

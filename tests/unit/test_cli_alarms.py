@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.build import queue_stats, task_row, worker_lines
-from swarm.cli.overview import alarms, status, throughput
+from swarm.cli.views.overview import alarms, status, throughput
+from swarm.cli.views.presenters import queue_stats, task_row, worker_lines
+from swarm.config.settings import Settings
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.core.worker import WorkerStatus
-from swarm.settings import Settings
 from tests.helpers.cli_world import Counts, Located, brain, card, claim, healthy, swarm, worker
 
 SETTINGS = Settings()

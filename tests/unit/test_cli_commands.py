@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import facade, installed
+from swarm.cli import facade
 from swarm.cli.app import app
 from swarm.cli.facade import Outcome
-from swarm.cli.installed import OnDisk
-from swarm.cli.schema import schema_text
+from swarm.cli.views import installed_models as installed
+from swarm.cli.views.installed_models import OnDisk
+from swarm.config.schema import schema_text
 from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, Wiring, healthy, lane, swarm
 
 REPOSITORY = Path(__file__).parents[2]
@@ -268,9 +269,9 @@ def test_how_commands_end(root, monkeypatch, raised, code, said):
 
 
 def test_whether_a_brain_lives_is_told_by_its_lock(root):
-    from swarm.settings import QueueSettings, Settings
-    from swarm.taskqueue.layout import Layout
-    from swarm.taskqueue.lifelock import LifeLock
+    from swarm.config.settings import QueueSettings, Settings
+    from swarm.queue.layout import Layout
+    from swarm.queue.storage.locks import LifeLock
 
     settings = Settings(queue=QueueSettings(root=str(root)))
     assert not facade.brain_lives(settings)

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from swarm.cli.app import app
-from swarm.cli.places import PLACES
+from swarm.cli.command_registry import PLACES
 from swarm.cli.values import LEFT_TO_TYPER, plain_value
 from tests.helpers.queues import llm, open_queue
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 NUMBERS = ["5", "05", "+5", "-1", "0", "1_0", "٣", " 7", "1e3", "99999999999", 3, 0, 2.5, True]
 WORDS = ["", "a", "-", "true", "no", "24h", "b:7b", "/dev/null", *NUMBERS]
 HEAVY = {"pydantic", "rich", "psutil", "pynvml", "filelock", "asyncio", "prometheus_client", "ssl", "http.client"}
-PARTS = {f"swarm.{part}" for part in ("taskqueue.filequeue", "taskqueue.census", "runtime.observe", "ollama", "gpu")}
+PARTS = {f"swarm.{part}" for part in ("queue.file_queue", "queue.stats.counts", "brain.observe", "ollama", "gpu")}
 
 
 def every_command(group=None, path=()):
@@ -96,7 +96,7 @@ def test_looking_at_one_task_loads_little(tmp_path):
     queue = open_queue(tmp_path)
     task_id = queue.enqueue(llm())
     modules = loaded("queue", "show", task_id, "--root", queue.layout.root, root=tmp_path)
-    assert "swarm.taskqueue.lookup" in modules
+    assert "swarm.queue.lookup" in modules
     assert not modules & (HEAVY | PARTS)
     others = {f"swarm.cli.{place.partition(':')[0]}" for name, place in PLACES.items() if name != "queue"}
     assert not modules & others, "only the command that was asked for is loaded"

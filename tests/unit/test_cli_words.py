@@ -9,13 +9,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.cli.batchview import _price
-from swarm.cli.exits import folded
+from swarm.cli.exit_codes import folded
 from swarm.cli.facade import RunRequest
-from swarm.cli.reading import check_options
+from swarm.cli.run.input_options import check_options
+from swarm.cli.views.batches import _price
+from swarm.config.settings import ModelSettings, Settings
 from swarm.errors import InputError
-from swarm.settings import ModelSettings, Settings
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 
 MODEL = "llama3.2:3b"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from swarm.core.task import Attempt, TaskError, Trail
 from swarm.errors import TaskInvalid
-from swarm.taskqueue import codec
-from swarm.taskqueue.validate import validate
+from swarm.queue import codec
+from swarm.queue.validate import validate
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.configfile import load
+from swarm.config.load import load
+from swarm.config.settings import Settings
 from swarm.errors import ConfigError
-from swarm.settings import Settings
 
 
 def plain(value: object) -> dict:
@@ -327,6 +327,6 @@ def test_a_relative_root_in_a_directory_that_has_gone(tmp_path, monkeypatch):
 
 
 def test_reading_the_configuration_is_quick():
-    code = "import sys, swarm.configfile; print({'rich', 'typer', 'psutil', 'pynvml', 'asyncio'} & set(sys.modules))"
+    code = "import sys, swarm.config.load; print({'rich', 'typer', 'psutil', 'pynvml', 'asyncio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=EXAMPLE.parents[1])
     assert done.stdout.strip() == "set()"

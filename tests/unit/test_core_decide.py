@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core.decide import decide
-from swarm.core.decisions import (
+from swarm.config.settings import LlmSettings, ModelSettings, Settings, WorkerSettings
+from swarm.core.policy.decide import decide
+from swarm.core.policy.decisions import (
     FailBlocked,
     FileDropIn,
     KillWorker,
@@ -18,8 +19,7 @@ from swarm.core.decisions import (
 from swarm.core.snapshot import BlockedView, DropIn
 from swarm.core.task import ID_RE
 from swarm.core.worker import ModelTally, WorkerStatus
-from swarm.settings import LlmSettings, ModelSettings, Settings, WorkerSettings
-from swarm.testing.builders import (
+from tests.support.builders import (
     MODEL,
     a_card,
     a_claim,

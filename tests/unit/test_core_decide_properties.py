@@ -7,16 +7,16 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.core.decide import decide
-from swarm.core.decisions import LoadModel, Warn
-from swarm.core.liveness import condition
-from swarm.core.loads import load_id, model_of_load, outstanding
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition
+from swarm.core.placement.load_tasks import load_id, model_of_load, outstanding
+from swarm.core.policy.decide import decide
+from swarm.core.policy.decisions import LoadModel, Warn
 from swarm.core.snapshot import BlockedView, DropIn
 from swarm.core.task import ID_RE
 from swarm.core.worker import ModelTally, WorkerStatus
-from swarm.settings import Settings
-from swarm.testing.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_waiting, resource_waiting
-from swarm.testing.model import after
+from tests.support.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_waiting, resource_waiting
+from tests.support.decision_model import after
 
 S = Settings()
 MODELS = ["a:1", "b:1", "c:1", "d:1"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core.alarms import alarms
-from swarm.core.explain import explain_task, explain_worker
+from swarm.config.settings import Settings
+from swarm.core.explain.tasks import explain_task, explain_worker
+from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import BlockedView
 from swarm.core.task import Attempt, Task, TaskClass, TaskError, TaskState, Trail
 from swarm.core.worker import ModelTally, WorkerStatus
-from swarm.settings import Settings
-from swarm.testing.builders import (
+from tests.support.builders import (
     MODEL,
     a_card,
     a_claim,

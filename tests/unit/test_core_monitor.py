@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from swarm.core.monitor import has_work, monitor_line, stuck_line
-from swarm.core.stuck import stuck
+from swarm.config.settings import Settings
+from swarm.core.explain.monitor import has_work, monitor_line, stuck_line
+from swarm.core.health.stuck import stuck
 from swarm.core.task import TaskClass
-from swarm.settings import Settings
-from swarm.testing.builders import MODEL, a_card, a_claim, a_snapshot, a_worker, cpu_waiting, llm_waiting
+from tests.support.builders import MODEL, a_card, a_claim, a_snapshot, a_worker, cpu_waiting, llm_waiting
 
 S = Settings()
 

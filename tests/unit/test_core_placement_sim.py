@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core import placement
-from swarm.settings import BrainSettings, Settings
-from swarm.testing.placementsim import (
+from swarm.config.settings import BrainSettings, Settings
+from swarm.core.placement import placement
+from tests.support.placement_simulation import (
     LOAD_S,
     MODELS,
     Arrival,

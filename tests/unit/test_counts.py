@@ -11,13 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from swarm.core.task import TERMINAL, TaskState, Trail
-from swarm.taskqueue import countfile, folders
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.folders import Folders, task_names
-from swarm.taskqueue.gauges import QueueGauges
-from swarm.taskqueue.ids import time_of
-from swarm.taskqueue.layout import GRAIN_NS, parse_task_file, shard_of
-from swarm.taskqueue.reader import QueueReader
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.ids import time_of
+from swarm.queue.layout import GRAIN_NS, parse_task_file, shard_of
+from swarm.queue.reader import QueueReader
+from swarm.queue.stats import count_cache as countfile
+from swarm.queue.stats import dir_counts as folders
+from swarm.queue.stats.dir_counts import Folders, task_names
+from swarm.queue.stats.gauges import QueueGauges
 from tests.helpers.queues import LANE, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"

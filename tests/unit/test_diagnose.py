@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from swarm.cli.hostevidence import (
+from swarm.cli.doctor.host import (
     able,
     boxed_kills,
     disk_evidence,
@@ -16,22 +16,22 @@ from swarm.cli.hostevidence import (
     root_trouble,
     way_trouble,
 )
-from swarm.cli.logtail import Tail
-from swarm.cli.processevidence import lock_holder
-from swarm.core.diagnose import about, diagnose
-from swarm.core.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
+from swarm.cli.doctor.processes import lock_holder
+from swarm.cli.logs.tail import Tail
+from swarm.config.settings import GpuSettings, OllamaSettings, Settings
+from swarm.core.doctor.diagnose import about, diagnose
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
+from swarm.core.doctor.root_check import WRITE, Check, Verdict
 from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
 from swarm.core.pauses import Pause, Pauses
-from swarm.core.plan import WorkerPlan
-from swarm.core.rootcheck import WRITE, Check, Verdict
+from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
-from swarm.settings import GpuSettings, OllamaSettings, Settings
-from swarm.taskqueue.layout import Layout
-from swarm.testing.builders import MODEL, a_worker
+from swarm.queue.layout import Layout
 from tests.helpers.spoken import fault_of
+from tests.support.builders import MODEL, a_worker
 
 replace = msgspec.structs.replace
 DISK = DiskEvidence(path="/q", free_mib=50_000, total_mib=100_000, free_inodes=10**6)
@@ -229,7 +229,7 @@ def test_the_last_traceback_is_quoted_by_its_exception_and_its_line(tmp_path):
 
 
 def test_standard_error_of_a_process_is_read_too_and_only_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.logtail.TAIL_BYTES", 200)
+    monkeypatch.setattr("swarm.cli.logs.tail.TAIL_BYTES", 200)
     path = tmp_path / "w.err"
     path.write_text("noise\n" * 1000 + 'Traceback (most recent call last):\n  File "a.py"\nswarm.errors.QueueError: no\n')
     crash = Tail(str(path), time.time()).crash()

@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from swarm import disk
-from swarm.disk import CannotFlush, sync_folder, sync_tree
 from swarm.errors import StorageFault
-from swarm.files.outfile import replacing
-from swarm.taskqueue.flush import SharedFlush
-from swarm.taskqueue.storage import Storage, storage_faults
+from swarm.filesystem import durable as disk
+from swarm.filesystem.durable import CannotFlush, sync_folder, sync_tree
+from swarm.formats.output.atomic_file import replacing
+from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.storage.group_commit import SharedFlush
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from swarm.core.explain_model import explain_model, models_to_explain
+from swarm.config.settings import ModelSettings, Settings
+from swarm.core.explain.models import explain_model, models_to_explain
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.snapshot import BlockedView
 from swarm.core.worker import ModelTally, WorkerStatus
-from swarm.settings import ModelSettings, Settings
-from swarm.testing.builders import a_card, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
+from tests.support.builders import a_card, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
 
 replace = msgspec.structs.replace
 BIG, SMALL = "qwen2.5:32b", "llama3.2:1b"

@@ -12,7 +12,7 @@ import pytest
 
 from swarm.core.task import Task
 from swarm.errors import InputError
-from swarm.files import Draft, ReadOptions, drafts, validate
+from swarm.formats import Draft, ReadOptions, drafts, validate
 
 M = ReadOptions(model="m:1b")
 

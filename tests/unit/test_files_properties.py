@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import InputError
-from swarm.files import Draft, Format, ReadOptions, drafts, validate, write_results
-from swarm.files.fields import FIELD_NAMES
-from swarm.files.repeats import DIGEST_BYTES, Repeats
+from swarm.formats import Draft, Format, ReadOptions, drafts, validate, write_results
+from swarm.formats.tasks.duplicates import DIGEST_BYTES, Repeats
+from swarm.formats.tasks.fields import FIELD_NAMES
 
 SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

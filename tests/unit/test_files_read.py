@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import InputError
-from swarm.files import ReadOptions, Scan, batch_id, drafts, opened, validate
-from swarm.files.problems import FieldError
-from swarm.files.read_jsonl import parse_object
-from swarm.files.source import MAX_LINE_BYTES
-from swarm.files.template import compile_template
+from swarm.formats import ReadOptions, Scan, batch_id, drafts, opened, validate
+from swarm.formats.input.jsonl import parse_object
+from swarm.formats.input.problems import FieldError
+from swarm.formats.input.source import MAX_LINE_BYTES
+from swarm.formats.tasks.template import compile_template
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 M = ReadOptions(model="m:1b")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from swarm.errors import InputError
-from swarm.files import Draft, ReadOptions, check_writable, drafts, errors_path_of, validate, write_results
-from swarm.files.write import Pair
+from swarm.formats import Draft, ReadOptions, check_writable, drafts, errors_path_of, validate, write_results
+from swarm.formats.output.writer import Pair
 
 DATA = Path(__file__).parents[1] / "data"
 M = ReadOptions(model="m:1b")

@@ -6,13 +6,14 @@ import threading
 
 import pytest
 
-from swarm.core.rootcheck import Verdict, first_missing
+from swarm.core.doctor.root_check import Verdict, first_missing
 from swarm.errors import EngineError
-from swarm.proc import hostprobe, stat
-from swarm.proc.hostprobe import host_checks
+from swarm.proc import host_probe as hostprobe
+from swarm.proc import stat
+from swarm.proc.host_probe import host_checks
 from swarm.proc.identity import command_line, current
-from swarm.proc.kill import group_members
-from swarm.runtime.wiring.process import check_host
+from swarm.proc.process_group import group_members
+from swarm.runtime.bootstrap import check_host
 
 
 def refuse(*_, **__):

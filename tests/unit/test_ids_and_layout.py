@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
-from swarm.taskqueue.ids import IdMaker, made_here, new_id, shard_time_of, time_of
-from swarm.taskqueue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
+from swarm.queue.ids import IdMaker, made_here, new_id, shard_time_of, time_of
+from swarm.queue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
 
 IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
 
@@ -32,7 +32,7 @@ def test_no_time_is_read_from_the_ids_of_others_that_look_like_ours():
 def test_the_shard_of_an_id_stays_when_the_clock_steps_back_by_years():
     made = IdMaker().new()
     shard = shard_of(made)
-    with mock.patch("swarm.taskqueue.ids.time.time", return_value=1e9):
+    with mock.patch("swarm.queue.ids.time.time", return_value=1e9):
         assert shard_of(made) == shard
         assert time_of(made) is None
 
@@ -40,7 +40,7 @@ def test_the_shard_of_an_id_stays_when_the_clock_steps_back_by_years():
 def test_ids_rise_when_the_clock_steps_back():
     maker = IdMaker()
     first = maker.new()
-    with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=time.time_ns() - 7_200_000_000_000):
+    with mock.patch("swarm.queue.ids.time.time_ns", return_value=time.time_ns() - 7_200_000_000_000):
         assert maker.new() > first
 
 
@@ -52,7 +52,7 @@ def test_two_makers_do_not_collide():
 
 def test_a_forked_child_makes_other_ids(tmp_path):
     out = tmp_path / "ids"
-    with mock.patch("swarm.taskqueue.ids.time.time_ns", return_value=time.time_ns()):
+    with mock.patch("swarm.queue.ids.time.time_ns", return_value=time.time_ns()):
         before = new_id()
         child = os.fork()
         ids = [new_id() for _ in range(100)]

@@ -6,44 +6,34 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {
-    "errors",
-    "plaintext",
-    "settings",
-    "clock",
-    "disk",
-    "entries",
-    "proc",
-    "stdio",
-    "temporary",
-    "ownership",
-    "__init__",
-}
-ADAPTERS = {"taskqueue", "gpu", "ollama", "engines", "files", "notify"}
+LEAVES = {"errors", "clock", "stdio", "plain_text", "__init__"}
+BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
+ADAPTERS = {"queue", "gpu", "ollama", "formats", "notify"}
+PROCESSES = {"brain", "worker", "supervisor"}
+EVERYTHING = BELOW | ADAPTERS | PROCESSES | {"runtime", "cli", "simulator"}
 MAY_IMPORT = {
-    "errors": set(),
-    "plaintext": set(),
-    "settings": set(),
-    "clock": set(),
-    "disk": set(),
-    "stdio": set(),
-    "ownership": set(),
-    "entries": {"errors", "plaintext"},
-    "temporary": {"disk", "entries", "errors"},
+    **dict.fromkeys(LEAVES, LEAVES),
     "__init__": {"api"},  # by name only, when first asked for
-    "proc": LEAVES | {"core"},
-    "core": {"errors", "settings", "plaintext", "core"},
-    **{room: LEAVES | {"core", room} for room in ADAPTERS},
-    "runtime": LEAVES | {"core", "runtime"},
-    "testing": LEAVES | {"core", "runtime", "testing"},
-    "configcheck": LEAVES | {"core", "configcheck", "configfile"},
-    "configfile": LEAVES | {"core", "configcheck", "configfile"},
-    "cli": LEAVES | ADAPTERS | {"core", "runtime", "cli", "configfile", "configcheck", "__main__"},
-    "api": LEAVES | ADAPTERS | {"core", "runtime", "cli", "configfile", "configcheck", "api"},  # a door like the commands
-    "__main__": LEAVES | {"cli"},
+    "core": {"errors", "config"},
+    "config": {"errors", "core", "filesystem"},
+    "filesystem": LEAVES,
+    "proc": BELOW,
+    **dict.fromkeys(ADAPTERS, BELOW),
+    "runtime": BELOW,
+    **dict.fromkeys(PROCESSES, BELOW | {"runtime"}),
+    "simulator": BELOW,
+    "cli": EVERYTHING | {"__main__"},
+    "api": EVERYTHING,  # a door like the commands
+    "__main__": LEAVES | {"cli", "proc"},  # process 1 of a container works in a child
 }
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "logging", "pathlib", "datetime", "secrets"}
-WIRING = PACKAGE / "runtime" / "wiring"
+WIRING = {
+    "runtime": ("bootstrap", "open", "wiring"),
+    "brain": ("main", "make_notifier", "serve_metrics"),
+    "worker": ("main", "model_worker", "cached_answers", "clients"),
+    "supervisor": ("main", "serve", "down", "what_runs", "remains", "restart_client"),
+}
+"""The modules that put a process together: they alone name concrete adapters, and parts of other processes."""
 
 
 def modules():
@@ -62,17 +52,17 @@ def imports_of(path):
 
 
 def room_of(path):
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0].removesuffix(".py")
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_the_right_way(path):
     room = room_of(path)
-    allowed = MAY_IMPORT[room] | (ADAPTERS | {"configfile"} if path.is_relative_to(WIRING) else set())
+    allowed = EVERYTHING if path.stem in WIRING.get(room, ()) else MAY_IMPORT[room] | {room}
     for name in imports_of(path):
         if name.startswith("swarm."):
             target = name.split(".")[1]
             assert target in allowed, f"{room} may not import {name}"
+            assert room != "core" or target != "config" or name == "swarm.config.settings", "core knows settings, no files"
         elif room == "core":
             assert name.split(".")[0] not in IMPURE, f"core is pure, {name} is not"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from swarm.clock import iso_of
-from swarm.testing.judges import MOST_NAMED, mapped_and_joined, one_record_each, sessions_in_order
+from tests.endurance.checks import MOST_NAMED, mapped_and_joined, one_record_each, sessions_in_order
 
 SESSIONS, STEPS = 3, 4
 QUESTIONS = ["red?", "green?", "blue?"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core.restart import RestartPolicy
+from swarm.config.settings import RepairSettings
+from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.errors import PortTaken
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.proc.child import Exit
-from swarm.runtime.children import ChildState
-from swarm.runtime.supervised import Keeper
-from swarm.settings import RepairSettings
-from swarm.testing.fakes import FakeClock
+from swarm.supervisor.child import ChildState
+from swarm.supervisor.keeper import Keeper
+from tests.support.fakes import FakeClock
 
 UUIDS = ("GPU-0",)
 POLICY = RestartPolicy(base_s=0.0, cap_s=0.0, never_ready_limit=2)

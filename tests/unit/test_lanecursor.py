@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from swarm.taskqueue import lanecursor
-from swarm.taskqueue.lanecursor import KEEP_NS, LaneCursor
-from swarm.taskqueue.layout import GRAIN_NS, bucket_name, task_file
+from swarm.queue.layout import GRAIN_NS, bucket_name, task_file
+from swarm.queue.worker import lane_cursor as lanecursor
+from swarm.queue.worker.lane_cursor import KEEP_NS, LaneCursor
 from tests.helpers.slowlisting import hide_behind_listing
 
 

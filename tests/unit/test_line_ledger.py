@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.testing.lineledger import Expected, LineLedger
+from tests.endurance.line_checks import Expected, LineLedger
 
 HEAD = "feed-x"
 

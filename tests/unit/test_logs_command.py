@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import logfiles
 from swarm.cli.app import app
+from swarm.cli.logs import log_files as logfiles
 from tests.helpers.wait import wait_until
 from tests.unit.test_logs_files import stamp
 

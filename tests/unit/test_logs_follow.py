@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from swarm.cli.logfollow import Follower
-from swarm.runtime.logsetup import FileHandler
+from swarm.cli.logs.follow import Follower
+from swarm.runtime.logging import FileHandler
 from tests.unit.test_logs_files import stamp, texts
 
 

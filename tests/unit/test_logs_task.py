@@ -7,11 +7,12 @@ import os
 
 import pytest
 
-from swarm.cli import stderrlog, tasklife
-from swarm.core.retry import crash_delay_s
-from swarm.settings import RetrySettings
-from swarm.taskqueue.lifelock import LifeLock
-from swarm.taskqueue.takeback import take_back
+from swarm.cli.logs import stderr_log as stderrlog
+from swarm.cli.logs import task_history as tasklife
+from swarm.config.settings import RetrySettings
+from swarm.core.policy.retry import crash_delay_s
+from swarm.queue.storage.locks import LifeLock
+from swarm.queue.worker.orphans import take_back
 from tests.helpers.queues import LANE, llm, open_queue
 from tests.unit.test_logs_command import call
 from tests.unit.test_logs_files import stamp

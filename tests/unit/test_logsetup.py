@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.runtime import logsetup
+from swarm.runtime import logging as logsetup
 
 LINE = re.compile(r"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d\] \[worker-1\] (DEBUG|INFO |WARNING|ERROR) (.*)$")
 log = logging.getLogger("swarm.test")
@@ -156,7 +156,7 @@ def test_a_full_disk_kills_nobody_and_is_reported_on_recovery(tmp_path, start, m
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_console_that_takes_nothing_kills_nobody(tmp_path):
     code = (
-        "import logging, sys; from pathlib import Path; from swarm.runtime.logsetup import setup\n"
+        "import logging, sys; from pathlib import Path; from swarm.runtime.logging import setup\n"
         f"setup('worker-1', Path({str(tmp_path / 'a.log')!r}), 'INFO', console=True)\n"
         "logging.getLogger('swarm').info('still here'); print('done'); sys.stdout.flush(); import os; os._exit(0)"
     )
@@ -177,7 +177,7 @@ def test_an_uncaught_exception_in_a_thread_is_logged(tmp_path, start):
 
 def test_lines_before_a_crash_and_its_traceback_are_in_the_file(tmp_path):
     code = (
-        "import logging, os; from pathlib import Path; from swarm.runtime.logsetup import setup\n"
+        "import logging, os; from pathlib import Path; from swarm.runtime.logging import setup\n"
         f"setup('worker-1', Path({str(tmp_path / 'a.log')!r}), 'INFO', console=False)\n"
         "logging.getLogger('swarm').info('last words')\n"
     )

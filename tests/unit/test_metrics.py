@@ -13,6 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarm.brain.metric_server import MetricsServer
+from swarm.brain.metrics import Seen, families
+from swarm.brain.metrics_endpoint import SwarmCollector, text
+from swarm.brain.serve_metrics import open_metrics, serving_if_wanted
+from swarm.config.settings import MetricsSettings, QueueSettings, Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.histogram import WAIT_BOUNDS_S, empty
 from swarm.core.lanes import llm_lane
@@ -21,14 +26,9 @@ from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import ModelTally, SlotView, Tally
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
-from swarm.runtime.metricfamilies import Seen, families
-from swarm.runtime.metrics import SwarmCollector, text
-from swarm.runtime.metricserver import MetricsServer
-from swarm.runtime.wiring.metrics import open_metrics, serving_if_wanted
-from swarm.settings import MetricsSettings, QueueSettings, Settings
-from swarm.taskqueue.gauges import QueueGauges
-from swarm.testing.builders import MODEL, a_worker
+from swarm.queue.stats.gauges import QueueGauges
 from tests.helpers.queues import llm, open_queue, settle
+from tests.support.builders import MODEL, a_worker
 
 replace = msgspec.structs.replace
 ROOT = Path(__file__).parents[2]

@@ -6,15 +6,15 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.configfile import load
-from swarm.core.modeloptions import KNOWN_OPTIONS, are_options, near_option, option_problem
+from swarm.config.load import load
+from swarm.core.model_options import KNOWN_OPTIONS, are_options, near_option, option_problem
 from swarm.core.task import TaskState
 from swarm.errors import ConfigError, InputError, TaskInvalid
-from swarm.files import ReadOptions, drafts, validate
-from swarm.ollama.sim.errors import ApiError
-from swarm.ollama.sim.loaded import load_options
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.validate import validate as validate_task
+from swarm.formats import ReadOptions, drafts, validate
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.validate import validate as validate_task
+from swarm.simulator.errors import ApiError
+from swarm.simulator.loaded_model import load_options
 from tests.helpers.queues import llm
 
 MODEL = "llama3.2:3b"

@@ -7,9 +7,10 @@ import stat
 import pytest
 
 from swarm.errors import StorageFault
-from swarm.taskqueue import buckets, nameless
-from swarm.taskqueue.nameless import appear
-from swarm.taskqueue.storage import Storage
+from swarm.queue.storage import nameless
+from swarm.queue.storage.files import Storage
+from swarm.queue.storage.nameless import appear
+from swarm.queue.submit import buckets
 from tests.helpers.queues import llm, open_queue, whereabouts
 
 

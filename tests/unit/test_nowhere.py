@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from swarm.core.nowhere import ENOUGH_FAILURES, ENOUGH_TRIES, Planned, nowhere
+from swarm.config.settings import LlmSettings, ModelSettings, Settings
+from swarm.core.placement.nowhere import ENOUGH_FAILURES, ENOUGH_TRIES, Planned, nowhere
 from swarm.core.worker import ModelTally
-from swarm.settings import LlmSettings, ModelSettings, Settings
-from swarm.testing.builders import (
+from tests.support.builders import (
     MODEL,
     a_card,
     a_claim,

@@ -9,25 +9,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.cli import build, overview, screens
+from swarm.brain.metrics import Seen, families
 from swarm.cli.render import to_json, to_plain
-from swarm.core.cardcare import CardVerdict, judge_cards
-from swarm.core.decide import decide
-from swarm.core.diagnose import diagnose
+from swarm.cli.views import overview, screens
+from swarm.cli.views import presenters as build
+from swarm.config.settings import GpuSettings, Settings
+from swarm.core.doctor.diagnose import diagnose
 from swarm.core.gpu import GpuProcess
-from swarm.core.pinproof import judge_pin
-from swarm.core.plan import plan_workers
-from swarm.core.visible import visible_cards
-from swarm.gpu import nvmlcalls
+from swarm.core.health.gpu_health import CardVerdict, judge_cards
+from swarm.core.health.gpu_pinning import judge_pin
+from swarm.core.health.visible_gpus import visible_cards
+from swarm.core.placement.worker_plan import plan_workers
+from swarm.core.policy.decide import decide
+from swarm.gpu import nvml_calls as nvmlcalls
 from swarm.gpu.nvml import NO_INSTANCE, NvmlReader
-from swarm.ollama.spec import server_overlay
-from swarm.runtime.metricfamilies import Seen, families
-from swarm.runtime.pinning import PinProof
-from swarm.settings import GpuSettings, Settings
-from swarm.testing.builders import MODEL, a_snapshot, a_worker, llm_waiting
+from swarm.ollama.server_spec import server_overlay
+from swarm.worker.gpu_pinning import PinProof
 from tests.helpers import scripted_nvml as nvml
 from tests.helpers.cli_world import Counts
 from tests.helpers.scripted_nvml import FUNCTIONS, ScriptedNvml, forget, installed
+from tests.support.builders import MODEL, a_snapshot, a_worker, llm_waiting
 from tests.unit.test_diagnose import HEALTHY
 
 CODES = (1, 2, 3, 4, 6, 7, 9, 12, 13, 15, 16, 17, 18, 20, 999, 12345)

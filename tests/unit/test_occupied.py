@@ -4,9 +4,9 @@ import errno
 import os
 import time
 
-from swarm.taskqueue import occupied
-from swarm.taskqueue.layout import GRAIN_NS
-from swarm.taskqueue.occupied import Occupied
+from swarm.queue.layout import GRAIN_NS
+from swarm.queue.storage import dir_stamp as occupied
+from swarm.queue.storage.dir_stamp import Occupied
 from tests.helpers.slowlisting import hide_behind_listing
 
 

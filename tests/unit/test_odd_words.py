@@ -13,8 +13,8 @@ import pytest
 from typer.main import get_command
 
 from swarm.cli.app import app
+from swarm.queue.file_queue import FileQueue
 from swarm.runtime import wiring
-from swarm.taskqueue.filequeue import FileQueue
 from tests.helpers.queues import llm
 
 CODES = {0, 1, 2, 3}
@@ -96,7 +96,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     for name in STARTS:
         monkeypatch.setattr(wiring, name, lambda *_, **__: 0)
-    monkeypatch.setattr("swarm.cli.modelspull._own_server", refuse)
+    monkeypatch.setattr("swarm.cli.run.model_pull._own_server", refuse)
     return tmp_path
 
 

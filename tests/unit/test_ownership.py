@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from swarm import ownership
-from swarm.ownership import is_private_group, opened
+from swarm.filesystem import ownership
+from swarm.filesystem.ownership import is_private_group, opened
 
 ME = os.geteuid()
 as_root = pytest.mark.skipif(ME != 0, reason="only root may give files away")

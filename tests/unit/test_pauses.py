@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.clock import SystemClock
-from swarm.core.alarms import alarms
-from swarm.core.decide import decide
-from swarm.core.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch
-from swarm.core.explain import explain_task, explain_worker
+from swarm.config.settings import Settings
+from swarm.core.explain.tasks import explain_task, explain_worker
 from swarm.core.pauses import Pause, Pauses
-from swarm.core.slots import SlotLimits
+from swarm.core.policy.alarms import alarms
+from swarm.core.policy.decide import decide
+from swarm.core.policy.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch
+from swarm.core.policy.slots import SlotLimits
 from swarm.core.snapshot import BlockedView, HopelessView
 from swarm.core.task import Task, TaskClass, TaskState
 from swarm.errors import StorageFault
-from swarm.runtime.claiming import Claimer
-from swarm.runtime.heartbeats import WorkerState
-from swarm.runtime.pool import ThreadPool
-from swarm.runtime.running import Running
-from swarm.runtime.storagecare import StorageCare
-from swarm.settings import Settings
-from swarm.testing.builders import MODEL, a_snapshot, cold_workers, llm_waiting
+from swarm.worker.claiming import Claimer
+from swarm.worker.heartbeat import WorkerState
+from swarm.worker.pool import ThreadPool
+from swarm.worker.slots import Running
+from swarm.worker.storage_care import StorageCare
 from tests.helpers.worker_fakes import MemoryBell, MemoryQueue
+from tests.support.builders import MODEL, a_snapshot, cold_workers, llm_waiting
 
 S = Settings()
 ANY = st.builds(

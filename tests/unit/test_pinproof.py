@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.gpu import GpuProcess, GpuReading
-from swarm.core.pinproof import judge_pin
-from swarm.runtime.pinning import PinnedProbe, PinProof
-from swarm.runtime.resource import ResourceExecutor
-from swarm.settings import LlmSettings
+from swarm.core.health.gpu_pinning import judge_pin
+from swarm.worker.executors.load_model import ResourceExecutor
+from swarm.worker.gpu_pinning import PinnedProbe, PinProof
 from tests.helpers import fake_nvml
 from tests.helpers.simserver import Cancel
 from tests.helpers.worker_fakes import FakeServer, Probe, claim_of, load

@@ -7,10 +7,12 @@ import json
 
 from rich.console import Console
 
-from swarm.cli import onetask, overview, screens, tasktables
-from swarm.cli.build import active_rows, card_rows, model_rows, worker_lines
 from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_json_line, to_plain, to_terminal
-from swarm.settings import Settings
+from swarm.cli.views import one_task as onetask
+from swarm.cli.views import overview, screens
+from swarm.cli.views import tasks as tasktables
+from swarm.cli.views.presenters import active_rows, card_rows, model_rows, worker_lines
+from swarm.config.settings import Settings
 from tests.helpers.cli_world import Counts, brain, card, claim, healthy, lane, swarm, worker
 
 SETTINGS = Settings()

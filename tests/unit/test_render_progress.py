@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from swarm.cli.progress import Progress, RunCard, RunView, card_line, headline, picture
+from swarm.cli.run.progress import Progress, RunCard, RunView, card_line, headline, picture
 
 CARDS = tuple(
     RunCard(worker=f"worker-{n}", status="busy", model="llama3.2:3b", slots_busy=1, done=50, tokens_per_s=98.0)

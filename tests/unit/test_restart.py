@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.restart import Life, RestartPolicy, RestartRecord, after_end, after_ready, delay_s
+from swarm.core.policy.restart_backoff import Life, RestartPolicy, RestartRecord, after_end, after_ready, delay_s
 
 POLICY = RestartPolicy(never_ready_limit=3)
 NEVER_READY = Life()

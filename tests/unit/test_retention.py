@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from swarm.core.decide import decide
-from swarm.core.decisions import Purge
-from swarm.core.retention import COUNT_MIN_AGE_S, DAY_S, MOST_PER_TURN, old_after_s, retention
+from swarm.config.settings import BrainSettings, Settings
+from swarm.core.policy.decide import decide
+from swarm.core.policy.decisions import Purge
+from swarm.core.policy.retention import COUNT_MIN_AGE_S, DAY_S, MOST_PER_TURN, old_after_s, retention
 from swarm.core.snapshot import FinishedShard, FinishedView, SwarmSnapshot
 from swarm.core.task import TaskState, Trail
 from swarm.errors import InputError
-from swarm.settings import BrainSettings, Settings
-from swarm.taskqueue.finished import FinishedIndex
-from swarm.taskqueue.ids import IdMaker, shard_time_of, time_of
-from swarm.taskqueue.layout import shard_of
+from swarm.queue.ids import IdMaker, shard_time_of, time_of
+from swarm.queue.layout import shard_of
+from swarm.queue.operations.retention import FinishedIndex
 from tests.helpers.queues import assert_one_state_each, llm, open_queue
 from tests.helpers.slowlisting import hide_behind_listing
 
@@ -117,7 +117,7 @@ def test_the_index_finds_what_is_old_and_the_purge_takes_just_that(tmp_path):
 
 
 def test_a_document_that_hides_behind_a_slow_listing_is_found_in_the_next_round(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.taskqueue.finished.SWEEP_S", 0.0)
+    monkeypatch.setattr("swarm.queue.operations.retention.SWEEP_S", 0.0)
     queue = open_queue(tmp_path)
     hidden = finish(queue)[:-5] + "zzzzz"
     folder = os.path.dirname(queue.layout.terminal(TaskState.COMPLETED, hidden))
@@ -178,7 +178,7 @@ def test_a_wall_clock_that_jumps_ahead_makes_nothing_old(tmp_path, monkeypatch):
 
 def test_one_look_is_bounded_and_many_see_all(tmp_path, monkeypatch):
     queue = open_queue(tmp_path)
-    monkeypatch.setattr("swarm.taskqueue.finished.LOOK_BUDGET", 3)
+    monkeypatch.setattr("swarm.queue.operations.retention.LOOK_BUDGET", 3)
     for i in range(10):
         finish(queue, age_s=2 * DAY_S, task_id=f"t{i}")
     index = FinishedIndex(queue.layout, count=True)

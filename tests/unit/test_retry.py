@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.retry import (
+from swarm.config.settings import RetrySettings
+from swarm.core.policy.retry import (
     Again,
     Cancelled,
     GiveUp,
@@ -21,7 +22,6 @@ from swarm.core.retry import (
     waits_behind,
 )
 from swarm.core.task import Attempt, Task, TaskClass, TaskError
-from swarm.settings import RetrySettings
 
 SETTINGS = RetrySettings(max_attempts=3, crash_limit=3, infra_limit=5, backoff_base_s=1.0, backoff_cap_s=10.0)
 

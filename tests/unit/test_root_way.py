@@ -5,7 +5,7 @@ import os
 import pytest
 
 from swarm.errors import QueueError
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.queue.file_queue import FileQueue
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories to others")
 

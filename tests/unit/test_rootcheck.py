@@ -9,14 +9,14 @@ import stat
 
 import pytest
 
-from swarm import temporary
-from swarm.core.rootcheck import RootProbe, Verdict, first_missing, judge
-from swarm.disk import place_of
+from swarm.core.doctor.root_check import RootProbe, Verdict, first_missing, judge
 from swarm.errors import QueueError
-from swarm.taskqueue import inotify
-from swarm.taskqueue.filequeue import FileQueue
-from swarm.taskqueue.notes import Note, remove_note, write_note
-from swarm.taskqueue.rootprobe import probe
+from swarm.filesystem import temporary
+from swarm.filesystem.durable import place_of
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.root_probe import probe
+from swarm.queue.storage import inotify
+from swarm.queue.stores.notifications import Note, remove_note, write_note
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 from tests.helpers.queues import LANE, assert_one_state_each, llm
 

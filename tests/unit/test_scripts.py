@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.configfile import load
-from swarm.core.diagnosebox import box_findings
-from swarm.core.evidence import BoxEvidence, DiskEvidence
-from swarm.core.scripts import script_of, script_warnings
-from swarm.engines.allowlist import check_submitted
+from swarm.config.load import load
+from swarm.config.settings import ScriptSettings, Settings
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence
+from swarm.core.doctor.host import box_findings
+from swarm.core.policy.script_entries import script_of, script_warnings
 from swarm.errors import InputError
-from swarm.settings import ScriptSettings, Settings
+from swarm.worker.executors.allowlist import check_submitted
 
 ANY_CODE = [
     ["/usr/bin/python3"],

@@ -6,14 +6,14 @@ import logging
 
 import pytest
 
+from swarm.config.settings import LlmSettings, QueueSettings, Settings
 from swarm.core.faults import TaskFault
-from swarm.core.plan import WorkerPlan
+from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.task import TaskClass
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.wiring.process import RunOptions
-from swarm.runtime.wiring.served import served_parts
-from swarm.settings import LlmSettings, QueueSettings, Settings
-from swarm.taskqueue.layout import Layout
+from swarm.queue.layout import Layout
+from swarm.runtime.bootstrap import RunOptions
+from swarm.worker.attempt import Cancel
+from swarm.worker.model_worker import served_parts
 from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.slots import Held, SlotLimits, free_classes, may_start, slot_limits
+from swarm.config.settings import LlmSettings, WorkerSettings
+from swarm.core.policy.slots import Held, SlotLimits, free_classes, may_start, slot_limits
 from swarm.core.task import TaskClass
-from swarm.settings import LlmSettings, WorkerSettings
 from tests.helpers.worker_fakes import cpu, llm, load, script
 
 LLM, CPU, SCRIPT, RESOURCE = TaskClass.LLM, TaskClass.CPU, TaskClass.SCRIPT, TaskClass.RESOURCE

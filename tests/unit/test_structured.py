@@ -2,11 +2,11 @@
 
 import pytest
 
+from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.llm import LlmExecutor
-from swarm.runtime.structured import ASKS, problem_of, schema_problem
-from swarm.settings import LlmSettings
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.llm import LlmExecutor
+from swarm.worker.executors.structured_output import ASKS, problem_of, schema_problem
 from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}

@@ -6,14 +6,14 @@ import logging
 
 import pytest
 
-from swarm.configfile import load
-from swarm.core.alarms import alarms
-from swarm.core.stuck import stuck
-from swarm.core.switchedoff import switched_off
+from swarm.brain.report import Announcer
+from swarm.config.load import load
+from swarm.config.settings import BrainSettings, Settings
+from swarm.core.explain.switched_off import switched_off
+from swarm.core.health.stuck import stuck
+from swarm.core.policy.alarms import alarms
 from swarm.errors import ConfigError
-from swarm.runtime.announce import Announcer
-from swarm.settings import BrainSettings, Settings
-from swarm.testing.builders import a_claim, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
+from tests.support.builders import a_claim, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting
 
 NAMES = ("monitor_s", "stuck_after_s", "stale_queued_s", "load_warn_s")
 

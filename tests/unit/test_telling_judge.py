@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.testing.tellingjudge import given_up, told_of_all, twice
+from tests.endurance.notification_checks import given_up, told_of_all, twice
 
 OWED = {"t1", "t2", "b1"}
 STATUS = {"t1": "completed", "t2": "failed"}

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core import templating
 from swarm.core.faults import TaskFault
-from swarm.core.mapping import MapFault, child_document, elements
-from swarm.core.results import Results
 from swarm.core.task import MapSpec, Task
-from swarm.core.templating import TemplateError, fill, parse, references
-from swarm.runtime.earlier import WithResults
+from swarm.core.workflow import templating
+from swarm.core.workflow.dependency_results import Results
+from swarm.core.workflow.fan_out import MapFault, child_document, elements
+from swarm.core.workflow.templating import TemplateError, fill, parse, references
+from swarm.worker.executors.dependency_results import WithResults
 
 LEAVES = st.text(alphabet=st.sampled_from("ab{}. results1"), max_size=30)
 VALUES = st.recursive(LEAVES | st.integers() | st.none(), lambda v: st.lists(v) | st.dictionaries(st.text(max_size=3), v))

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from swarm import temporary
-from swarm.files.outfile import check_writable, replacing
-from swarm.taskqueue import fsck
+from swarm.filesystem import temporary
+from swarm.formats.output.atomic_file import check_writable, replacing
+from swarm.queue.fsck import fsck
 from tests.helpers.queues import open_queue
 from tests.helpers.wait import wait_until
 
 WRITER = """
 import os, sys
 from pathlib import Path
-from swarm.core.plan import WorkerPlan
-from swarm.files.outfile import replacing
-from swarm.proc.notes import write_note
-from swarm.taskqueue.batchfiles import NewOrder
-from swarm.taskqueue.filequeue import FileQueue
+from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.formats.output.atomic_file import replacing
+from swarm.proc.state_file import write_note
+from swarm.queue.batches.batch_files import NewOrder
+from swarm.queue.file_queue import FileQueue
 queue = FileQueue(sys.argv[1], "fast")
 print("ready", flush=True)
 while True:
@@ -143,7 +143,8 @@ def test_an_output_that_is_given_up_leaves_what_was_there(tmp_path):
 def test_a_writer_that_is_stopped_keeps_its_file(tmp_path):
     """Not its age and not its number tell that it is dead, only its lock."""
     code = (
-        "import sys, time; from swarm import temporary; print(temporary.take(sys.argv[1])[1], flush=True); time.sleep(600)"
+        "import sys, time\nfrom swarm.filesystem import temporary\n"
+        "print(temporary.take(sys.argv[1])[1], flush=True)\ntime.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

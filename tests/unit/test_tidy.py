@@ -8,13 +8,13 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import clearing
 from swarm.cli.app import app
+from swarm.cli.run import clear_stuck as clearing
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, SlotView, WorkerRow, WorkerStatus
 from swarm.proc import identity
-from swarm.taskqueue import registry
-from swarm.taskqueue.lifelock import LifeLock
+from swarm.queue.storage.locks import LifeLock
+from swarm.queue.stores import registry
 from tests.helpers.queues import llm, open_queue
 from tests.helpers.wait import wait_until
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.cli import overview
-from swarm.cli.topkeys import split_keys
-from swarm.cli.topscreen import screen
-from swarm.cli.topview import Act, Look, TopData, TopState, press, seen, tasks_per_s, tokens_per_s
-from swarm.cli.views import TaskRow
+from swarm.cli.top.keys import split_keys
+from swarm.cli.top.screen import screen
+from swarm.cli.top.state import Act, Look, TopData, TopState, press, seen, tasks_per_s, tokens_per_s
+from swarm.cli.views import overview
+from swarm.cli.views.views import TaskRow
+from swarm.config.settings import Settings
 from swarm.core.worker import WorkerStatus
-from swarm.settings import Settings
 from tests.helpers.cli_world import Counts, card, claim, healthy, lane, swarm, worker
 
 FAILED = tuple(

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.config.settings import Settings, WorkerSpec
 from swarm.core.gpu import GpuReading, MigInstance
-from swarm.core.plan import plan_workers
-from swarm.core.visible import Visibility, needs_cuda_order, visible_cards
+from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
+from swarm.core.placement.worker_plan import plan_workers
 from swarm.errors import ConfigError
 from swarm.gpu.visible import VisibleReader
-from swarm.settings import Settings, WorkerSpec
 
 UUIDS = ("GPU-11aa0000", "GPU-11bb0000", "GPU-22cc0000", "GPU-33dd0000")
 FOUR = tuple(GpuReading(index=i, uuid=uuid, name="A100", memory_total_mib=40960) for i, uuid in enumerate(UUIDS))

@@ -4,21 +4,21 @@ import logging
 
 import msgspec
 
+from swarm.brain.apply import Effects
+from swarm.brain.brain import Brain
+from swarm.brain.observe import Observer
+from swarm.config.settings import BrainSettings, Settings
 from swarm.core.faults import TaskFault
-from swarm.core.retention import DAY_S
+from swarm.core.policy.retention import DAY_S
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import SlotView
-from swarm.runtime.attempt import Run
-from swarm.runtime.brain import Brain
-from swarm.runtime.effects import Effects
-from swarm.runtime.heartbeats import WorkerState
-from swarm.runtime.ledger import ModelLedger
-from swarm.runtime.observe import Observer
-from swarm.settings import BrainSettings, Settings
-from swarm.testing.builders import MODEL, a_worker
-from swarm.testing.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
+from swarm.worker.attempt import Run
+from swarm.worker.heartbeat import WorkerState
+from swarm.worker.stats import ModelLedger
 from tests.helpers.worker_fakes import claim_of, llm, load
+from tests.support.builders import MODEL, a_worker
+from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 
 replace = msgspec.structs.replace
 

@@ -9,7 +9,7 @@ import pytest
 from swarm.core.faults import TaskFault
 from swarm.core.pauses import Pause
 from swarm.core.task import TaskState
-from swarm.taskqueue import pauses
+from swarm.queue.stores import pauses
 from tests.helpers.queues import open_queue
 from tests.helpers.worker_fakes import Harness, llm
 

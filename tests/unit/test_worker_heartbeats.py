@@ -9,7 +9,7 @@ import pytest
 
 from swarm.clock import SystemClock
 from swarm.core.worker import WorkerStatus
-from swarm.runtime.heartbeats import MIN_GAP_S, HeartbeatThread, WorkerState
+from swarm.worker.heartbeat import MIN_GAP_S, HeartbeatThread, WorkerState
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import Beats, Harness, llm
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from swarm.core.breaker import TRIP_AFTER, Breaker, after_infra_fault, after_success, position
-from swarm.core.idling import idle_reason, suits
+from swarm.core.explain.idle import idle_reason, suits
+from swarm.core.health.circuit_breaker import TRIP_AFTER, Breaker, after_infra_fault, after_success, position
 
 
 def test_empty():

@@ -6,13 +6,13 @@ import base64
 
 import pytest
 
+from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
 from swarm.errors import TaskInvalid
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.llm import LlmExecutor
-from swarm.settings import LlmSettings
-from swarm.taskqueue.validate import validate
+from swarm.queue.validate import validate
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.llm import LlmExecutor
 from tests.helpers.worker_fakes import FakeServer, claim_of, llm
 
 REF = ImageRef("/pics/a.png", "0" * 64)

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from swarm.clock import SystemClock
-from swarm.core import breaker
 from swarm.core.faults import TaskFault
+from swarm.core.health import circuit_breaker as breaker
 from swarm.core.task import Attempt, TaskError, TaskState
 from swarm.core.worker import WorkerStatus
 from tests.helpers.worker_fakes import Harness, Work, llm, load

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import Task, TaskClass
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.llm import LlmExecutor, request_body
-from swarm.runtime.modelserver import ModelTable
-from swarm.settings import LlmSettings, ModelSettings
+from swarm.runtime.model_server import ModelTable
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.llm import LlmExecutor, request_body
 from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
 
 MODELS = {"A": ModelSettings(options={"num_ctx": 4096, "temperature": 0.1}, keep_alive="10m")}

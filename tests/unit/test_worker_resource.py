@@ -7,13 +7,13 @@ import time
 
 import pytest
 
+from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import Task
-from swarm.runtime.attempt import Cancel
-from swarm.runtime.modelserver import ModelTable
-from swarm.runtime.probe import ModelServerProbe, judge
-from swarm.runtime.resource import UNLOAD_LIMIT_S, ResourceExecutor
-from swarm.settings import LlmSettings, ModelSettings
+from swarm.runtime.model_server import ModelTable
+from swarm.worker.attempt import Cancel
+from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
+from swarm.worker.probe import ModelServerProbe, judge
 from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
 
 MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}
@@ -128,7 +128,7 @@ def test_a_model_on_another_workers_card_is_unloaded_at_once():
 
 
 def test_a_model_that_will_not_go_is_passed_on_to_the_repairs(monkeypatch):
-    monkeypatch.setattr("swarm.runtime.resource.UNLOAD_LIMIT_S", 0.05)
+    monkeypatch.setattr("swarm.worker.executors.load_model.UNLOAD_LIMIT_S", 0.05)
     server, told = FakeServer(held=[FakeLoaded("b:latest")], stuck=True), []
     log = logging.getLogger("worker-1")
     executor = ResourceExecutor(server, LlmSettings(), models=MODELS, log=log, on_stuck=lambda *what: told.append(what))
@@ -155,12 +155,12 @@ def test_no_room_fails_the_load_at_once():
 
 
 def test_a_load_that_never_shows_is_no_success(monkeypatch):
-    monkeypatch.setattr("swarm.runtime.resource.SHOWN_WITHIN_S", 0.05)
+    monkeypatch.setattr("swarm.worker.executors.load_model.SHOWN_WITHIN_S", 0.05)
     assert fault(FakeServer(lag_looks=10_000), load("l1", "a")).kind == "load_unproven"
 
 
 def test_a_runner_that_will_not_go_is_named(monkeypatch):
-    monkeypatch.setattr("swarm.runtime.resource.UNLOAD_LIMIT_S", 0.05)
+    monkeypatch.setattr("swarm.worker.executors.load_model.UNLOAD_LIMIT_S", 0.05)
     server = FakeServer(held=[FakeLoaded("b:latest")], stuck=True)
     stuck = fault(server, load("l1", "a"))
     assert (stuck.fault, stuck.kind) == ("infra", "unload_stuck")

@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from swarm.core import breaker
+from swarm.config.settings import RetrySettings, Settings, WorkerSettings
 from swarm.core.faults import TaskFault
-from swarm.core.slots import SlotLimits
+from swarm.core.health import circuit_breaker as breaker
+from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
-from swarm.runtime.watch import ServerReading
-from swarm.runtime.workerparts import worker_config
-from swarm.settings import RetrySettings, Settings, WorkerSettings
+from swarm.worker.config import worker_config
+from swarm.worker.server_health import ServerReading
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import Harness, Probe, Work, cpu, llm, load, script
 
@@ -95,8 +95,8 @@ def test_a_cold_worker_takes_scripts_but_no_llm_work_and_says_why(caplog):
 
 
 def test_reasons_are_info_when_they_change_and_debug_each_time(caplog, monkeypatch):
-    monkeypatch.setattr("swarm.runtime.claiming.IDLE_LOOK_S", 0.01)
-    monkeypatch.setattr("swarm.runtime.claiming.IDLE_LOOK_SHARE", 1.0)
+    monkeypatch.setattr("swarm.worker.claiming.IDLE_LOOK_S", 0.01)
+    monkeypatch.setattr("swarm.worker.claiming.IDLE_LOOK_SHARE", 1.0)
     swarm = Harness(probe=cold())
     swarm.queue.put(llm("t1"))
 
@@ -380,8 +380,8 @@ def test_an_unexpected_error_ends_the_process_and_settles_nothing(caplog):
 
 
 def test_an_attempt_that_cannot_be_stopped_ends_the_process(monkeypatch, caplog):
-    monkeypatch.setattr("swarm.runtime.running.HUNG_AFTER_S", 0.05)
-    monkeypatch.setattr("swarm.runtime.worker.STOP_LIMIT_S", 0.05)
+    monkeypatch.setattr("swarm.worker.slots.HUNG_AFTER_S", 0.05)
+    monkeypatch.setattr("swarm.worker.worker.STOP_LIMIT_S", 0.05)
     swarm = Harness().warm()
     swarm.work.deaf = True
     swarm.work.gate.clear()

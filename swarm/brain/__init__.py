@@ -1,0 +1,1 @@
+"""The brain: observes the swarm, decides, applies; runs no task itself."""

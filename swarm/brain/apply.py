@@ -1,0 +1,246 @@
+"""Carries out one decision: the only place where the brain changes the world, and where that is logged.
+
+The owner of each thing re-checks: a decision that finds the world changed is ``Stale`` and does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from swarm.brain.load_ids import LoadIds
+from swarm.config.settings import Settings
+from swarm.core.policy.decisions import (
+    AdvanceMap,
+    CancelChildren,
+    Decision,
+    FailBlocked,
+    FileDropIn,
+    KillWorker,
+    LoadModel,
+    Purge,
+    PurgeBatches,
+    RecoverWorker,
+    ReleaseTask,
+    StopBatch,
+    Warn,
+    WithdrawResource,
+)
+from swarm.core.task import RESOURCE_PRIORITY, TaskClass
+from swarm.errors import DuplicateTask, EngineError, QueueError
+from swarm.runtime.ports import BrainQueue, Clock
+
+Killer = Callable[[str, int], bool]
+"""``kill(worker, epoch)``: SIGKILL that life of that worker. False: it is gone already. Raises ``EngineError``."""
+
+_MAX_NOTES = 1000
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """It was done; ``detail`` is what was logged."""
+
+    decision: Decision
+    detail: str
+
+
+class Stale(msgspec.Struct, frozen=True):
+    """The world had changed; nothing was done."""
+
+    decision: Decision
+    detail: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It could not be done now (a full disk, a process that may not be killed); it is decided again while it is due."""
+
+    decision: Decision
+    detail: str
+
+
+Outcome = Applied | Stale | Failed
+
+
+class Effects:
+    """Used by the brain's one thread."""
+
+    def __init__(self, queue: BrainQueue, kill: Killer, clock: Clock, settings: Settings, log: logging.Logger) -> None:
+        self._queue = queue
+        self._kill = kill
+        self._log = log
+        self._load_ids = LoadIds(queue.exists, clock, believe_s=2 * settings.worker.heartbeat_s + 1.0)
+        self._failures: dict[str, str] = {}
+        self._killed: set[tuple[str, int]] = set()
+        self.taken_back = 0
+        """Tasks taken back from dead workers so far."""
+
+    def apply(self, decision: Decision) -> Outcome:
+        """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
+        subject = _subject(decision)
+        try:
+            outcome = self._apply(decision)
+        except (QueueError, EngineError, OSError) as fault:  # it is about this one thing: the others go on
+            if self._failures.get(subject) != str(fault):
+                self._log.error("Could not %s: %s", subject, fault)
+            self._failures[subject] = str(fault)
+            return Failed(decision, str(fault))
+        if self._failures.pop(subject, None) is not None:
+            self._log.info("Possible again: %s", subject)
+        if isinstance(outcome, Stale):
+            self._log.debug("Stale: %s (%s)", subject, outcome.detail)
+        return outcome
+
+    def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
+        """Drop notes on what is no longer decided, so that nothing grows without bound."""
+        subjects = {_subject(d) for d in decisions}
+        self._failures = {s: text for s, text in self._failures.items() if s in subjects}
+        self._load_ids.forget_but({d.task_id for d in decisions if isinstance(d, LoadModel)})
+        if len(self._killed) > _MAX_NOTES:
+            self._killed.clear()
+
+    def _apply(self, decision: Decision) -> Outcome:  # noqa: PLR0911 - one answer per kind of decision
+        match decision:
+            case FileDropIn():
+                return self._done(decision, self._queue.file_drop_in(decision.file_name))
+            case RecoverWorker():
+                return self._recover(decision)
+            case KillWorker():
+                return self._kill_worker(decision)
+            case LoadModel():
+                return self._load(decision)
+            case WithdrawResource() | ReleaseTask() | FailBlocked():
+                return self._move(decision)
+            case AdvanceMap():
+                return self._advance(decision)
+            case StopBatch():
+                return self._stop(decision)
+            case CancelChildren():
+                return self._cancel_children(decision)
+            case Purge():
+                return self._purge(decision)
+            case PurgeBatches():
+                return self._purge_batches(decision)
+            case Warn():
+                # Said by the announcer, which knows what has been said before.
+                return Applied(decision, decision.reason)
+
+    def _done(self, decision: Decision, line: str, *, level: int = logging.INFO) -> Applied:
+        self._log.log(level, "%s", line)
+        return Applied(decision, line)
+
+    def _recover(self, decision: RecoverWorker) -> Outcome:
+        lines = self._queue.recover(decision.worker)
+        if lines is None:
+            return Stale(decision, "its life lock is held: it lives")
+        if not lines:
+            return Stale(decision, "it held nothing any more")
+        self.taken_back += len(lines)
+        self._log.warning("%s - took back %d", decision.reason, len(lines))
+        for line in lines:
+            self._log.info("%s", line)
+        return Applied(decision, "; ".join(lines))
+
+    def _kill_worker(self, decision: KillWorker) -> Outcome:
+        if not self._kill(decision.worker, decision.epoch):
+            return Stale(decision, "that life of it has ended")
+        # A process that does not die at once (uninterruptible sleep) is signalled each turn, and said once.
+        again = (decision.worker, decision.epoch) in self._killed
+        self._killed.add((decision.worker, decision.epoch))
+        line = f"{decision.reason} - killing it, so that its tasks can be taken back"
+        return self._done(decision, line, level=logging.DEBUG if again else logging.WARNING)
+
+    def _purge(self, decision: Purge) -> Outcome:
+        removed = 0
+        for state, shard in decision.shards:
+            left = decision.limit - removed
+            if left <= 0:
+                break
+            removed += self._queue.purge(state, shard, older_than_s=decision.older_than_s, limit=left)
+        if not removed:
+            return Stale(decision, "all that is left there is needed by tasks that wait")
+        return self._done(decision, f"Purged {removed} finished tasks: {decision.reason}")
+
+    def _purge_batches(self, decision: PurgeBatches) -> Outcome:
+        gone = self._queue.purge_batches(older_than_s=decision.older_than_s)
+        if not gone:
+            return Stale(decision, "none of these")
+        return self._done(decision, f"Removed {len(gone)} batches, {decision.reason}: {', '.join(gone[:8])}")
+
+    def _advance(self, decision: AdvanceMap) -> Outcome:
+        act = self._queue.expand_map if decision.step == "expand" else self._queue.gather_map
+        line = act(decision.task_id, decision.attempt)
+        return Stale(decision, "it has moved on") if line is None else self._done(decision, line)
+
+    def _stop(self, decision: StopBatch) -> Outcome:
+        stopped = self._queue.stop_batch(decision.batch_id, decision.reason)
+        if not stopped:
+            return Stale(decision, "nothing of it waits; what runs may end")
+        return self._done(decision, f"Cancelled {stopped} waiting tasks: {decision.reason}", level=logging.WARNING)
+
+    def _cancel_children(self, decision: CancelChildren) -> Outcome:
+        ended = self._queue.cancel_children(decision.task_id)
+        if not ended:
+            return Stale(decision, "none of them is left")
+        return self._done(decision, f"Cancelled {ended} tasks: {decision.reason}")
+
+    def _load(self, decision: LoadModel) -> Outcome:
+        if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
+            return Stale(decision, f"{decision.instead_of} has been claimed")
+        task_id = self._load_ids.free(decision.task_id)
+        if task_id is None:
+            return Stale(decision, f"{decision.task_id} exists")
+        document = {
+            "task_id": task_id,
+            "task_class": str(TaskClass.RESOURCE),
+            "action": "load_llm",
+            "name": f"load {decision.model} on {decision.worker}",
+            "target_worker": decision.worker,
+            "model": decision.model,
+            "priority": RESOURCE_PRIORITY,
+        }
+        try:
+            self._queue.enqueue(document)
+        except DuplicateTask:
+            return Stale(decision, f"{task_id} exists")
+        return self._done(decision, f"{decision.reason} for {decision.worker}: {decision.model} ({task_id})")
+
+    def _move(self, decision: WithdrawResource | ReleaseTask | FailBlocked) -> Outcome:
+        match decision:
+            case WithdrawResource():
+                moved = self._queue.withdraw(decision.task_id, decision.reason)
+                line = f"Withdrew {decision.task_id}: {decision.reason}"
+            case ReleaseTask():
+                moved = self._queue.release_blocked(decision.task_id, decision.attempt)
+                line = f"Released {decision.task_id}: {decision.reason}"
+            case FailBlocked():
+                moved = self._queue.fail_blocked(decision.task_id, decision.attempt, decision.reason)
+                line = f"Failed {decision.task_id}: {decision.reason}"
+        return self._done(decision, line) if moved else Stale(decision, "it has moved on")
+
+
+def _subject(decision: Decision) -> str:  # noqa: PLR0911 - one answer per kind of decision
+    """What a decision is about, stable from turn to turn, worded to follow "could not"."""
+    match decision:
+        case FileDropIn():
+            return f"file the drop-in {decision.file_name}"
+        case RecoverWorker():
+            return f"take back what {decision.worker} held"
+        case KillWorker():
+            return f"kill {decision.worker}"
+        case LoadModel():
+            return f"insert {decision.task_id}"
+        case WithdrawResource() | ReleaseTask() | FailBlocked():
+            return f"move {decision.task_id}"
+        case AdvanceMap():
+            return f"{decision.step} {decision.task_id}"
+        case StopBatch():
+            return f"stop batch {decision.batch_id}"
+        case CancelChildren():
+            return f"cancel the tasks of {decision.task_id}"
+        case Purge():
+            return "purge finished tasks"
+        case PurgeBatches():
+            return "remove empty batches"
+        case Warn():
+            return f"say {decision.key}"

@@ -1,0 +1,178 @@
+"""The brain: observes, decides, applies; never runs work. Everything goes on, more slowly, while it is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from swarm.brain.apply import Applied, Effects
+from swarm.brain.observe import Observer
+from swarm.brain.report import Announcer
+from swarm.config.settings import Settings
+from swarm.core.explain.monitor import has_work
+from swarm.core.health.liveness import workers_of
+from swarm.core.histogram import TICK_BOUNDS_S, empty
+from swarm.core.policy.decide import DROP_IN_QUIET_S, decide
+from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.worker import Heartbeat, ProcessIdentity, Tally, WorkerStatus
+from swarm.errors import StorageFault
+from swarm.runtime.ports import Clock, HeartbeatSink
+
+PAUSE_S = 0.05
+"""Rings within so long of the last turn are answered together, so that a busy queue costs twenty turns a second at most.
+Deaths and wishes to stop are answered at once."""
+
+
+class Waiter(Protocol):
+    """What the brain waits on between turns."""
+
+    def watch(self, processes: Mapping[str, ProcessIdentity]) -> None:
+        """Wake at the death of any of these."""
+        ...
+
+    def wait(self, timeout_s: float, *, bell: bool = True) -> bool:
+        """Wait for a death, or with ``bell`` also for a ring; False after ``timeout_s``."""
+        ...
+
+
+class Brain:
+    """One per queue root, under the life lock ``brain``. Used by one thread; fits ``runtime.loop.Actor``."""
+
+    def __init__(
+        self,
+        *,
+        observer: Observer,
+        effects: Effects,
+        waiter: Waiter,
+        heart: HeartbeatSink,
+        clock: Clock,
+        settings: Settings,
+        pid: int,
+        epoch: int,
+        stopping: Callable[[], bool],
+        log: logging.Logger,
+    ) -> None:
+        self._observer = observer
+        self._effects = effects
+        self._waiter = waiter
+        self._heart = heart
+        self._clock = clock
+        self._settings = settings
+        self._pid = pid
+        self._epoch = epoch
+        self._stopping = stopping
+        self._log = log
+        self._announcer = Announcer(settings, log)
+        self._turns = 0
+        self._beats = 0
+        self._beat_due_s = clock.mono_s()
+        self._trouble: dict[str, str] = {}
+        self._ticks = empty(TICK_BOUNDS_S)
+
+    @property
+    def title(self) -> str:
+        """How log lines call it."""
+        return "Brain"
+
+    @property
+    def finished(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self._stopping()
+
+    def step(self) -> float:
+        """One turn; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""
+        self._turns += 1
+        began_s = self._clock.mono_s()
+        pause_s = self._turn()
+        self._ticks = self._ticks.with_one(self._clock.mono_s() - began_s)
+        return pause_s
+
+    def _turn(self) -> float:
+        snapshot = self._look()
+        if snapshot is None:
+            return self._settings.brain.tick_s
+        self._watch_lives(snapshot)
+        decisions = decide(snapshot, self._settings)
+        applied = self._apply(decisions)
+        self._announcer.announce(snapshot, decisions)
+        self._beat(WorkerStatus.BUSY if has_work(snapshot) else WorkerStatus.IDLE)
+        return PAUSE_S if applied else self._until_next(snapshot)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait between turns: first a moment for deaths alone, then for rings too."""
+        if not self._waiter.wait(min(PAUSE_S, timeout_s), bell=False) and timeout_s > PAUSE_S:
+            self._waiter.wait(timeout_s - PAUSE_S)
+
+    def close(self) -> None:
+        """Say goodbye in the heartbeat."""
+        self._log.info("Brain shutting down after %d turns", self._turns)
+        self._beat_due_s = self._clock.mono_s()
+        self._beat(WorkerStatus.STOPPED)
+
+    def abandon(self) -> None:
+        """Nothing to do: everything the brain knows can be seen again."""
+
+    def _look(self) -> SwarmSnapshot | None:
+        try:
+            snapshot = self._observer.snapshot()
+        except StorageFault as fault:
+            self._say("look into the queue", str(fault))
+            return None
+        self._say("look into the queue", "")
+        return snapshot
+
+    def _watch_lives(self, snapshot: SwarmSnapshot) -> None:
+        self._waiter.watch({w.name: w.row.process for w in workers_of(snapshot) if w.alive and w.row is not None})
+
+    def _apply(self, decisions: tuple[Decision, ...]) -> bool:
+        """Whether anything was done that calls for another look at once."""
+        outcomes = [self._effects.apply(decision) for decision in decisions]
+        self._effects.forget_gone(decisions)
+        return any(isinstance(o, Applied) and _calls_for_a_look(o.decision) for o in outcomes)
+
+    def _until_next(self, snapshot: SwarmSnapshot) -> float:
+        """Seconds until the first thing falls due by itself; a tick at most."""
+        ripe_s = [DROP_IN_QUIET_S - d.quiet_s for d in snapshot.drop_ins if d.quiet_s < DROP_IN_QUIET_S]
+        due_s = [b.due_in_s for b in snapshot.blocked if b.due_in_s is not None and b.due_in_s > 0]
+        return max(0.0, min([self._settings.brain.tick_s, *ripe_s, *due_s]))
+
+    def _beat(self, status: WorkerStatus) -> None:
+        now_s = self._clock.mono_s()
+        if now_s < self._beat_due_s:
+            return
+        self._beat_due_s = now_s + self._settings.worker.heartbeat_s
+        self._beats += 1
+        heartbeat = Heartbeat(
+            name="brain",
+            pid=self._pid,
+            epoch=self._epoch,
+            seq=self._beats,
+            turn=self._turns,
+            written_at=self._clock.iso(),
+            status=status,
+            tally=Tally(crashes=self._effects.taken_back),
+            ticks=self._ticks,
+        )
+        try:
+            self._heart.beat(heartbeat)
+        except (StorageFault, OSError) as fault:
+            self._say("write its heartbeat", str(fault))
+        else:
+            self._say("write its heartbeat", "")
+
+    def _say(self, what: str, trouble: str) -> None:
+        """Log a fault of the disk when it comes, changes or goes."""
+        if trouble == self._trouble.get(what, ""):
+            return
+        if trouble:
+            self._log.error("Brain cannot %s: %s; tried again each turn", what, trouble)
+        else:
+            self._log.info("Brain can %s again", what)
+        self._trouble[what] = trouble
+
+
+def _calls_for_a_look(decision: Decision) -> bool:
+    """It put tasks where they count: models may have to be placed for them now rather than a tick later."""
+    return isinstance(decision, FileDropIn | RecoverWorker | ReleaseTask | FailBlocked)

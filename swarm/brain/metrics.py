@@ -1,0 +1,255 @@
+"""From one look at the swarm to Prometheus metrics. Pure; ``docs/metrics.md`` lists them all.
+
+Counters and histograms are what workers and brain say of their present lives: they begin anew with each life, which is
+the reset that ``rate()`` and ``increase()`` expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from swarm import __version__
+from swarm.config.settings import Settings
+from swarm.core.gpu import GpuReading
+from swarm.core.health.liveness import condition, workers_of
+from swarm.core.health.stuck import stuck
+from swarm.core.histogram import Histogram
+from swarm.core.lanes import parse_lane
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import TaskState
+from swarm.core.worker import Heartbeat, ModelTally, Tally
+
+_MIB = 1 << 20
+_TALLIES: tuple[tuple[str, str, Callable[[Tally], int]], ...] = (
+    ("claims", "Tasks claimed.", lambda t: t.claims),
+    ("lost_races", "Claims that another worker won.", lambda t: t.lost_races),
+    ("completed", "Tasks completed.", lambda t: t.completed),
+    ("failed", "Tasks that failed for good.", lambda t: t.failed),
+    ("retried", "Attempts that failed and are tried again.", lambda t: t.retried),
+    ("released", "Tasks given back untouched because the worker stopped.", lambda t: t.released),
+    ("fenced", "Results that came too late and changed nothing.", lambda t: t.fenced),
+    ("tokens_in", "Prompt tokens of completed requests.", lambda t: t.tokens_in),
+    ("tokens_out", "Generated tokens of completed requests.", lambda t: t.tokens_out),
+)
+_MODEL_TALLIES: tuple[tuple[str, str, Callable[[ModelTally], float]], ...] = (
+    ("completed", "Requests completed.", lambda t: t.completed),
+    ("failed", "Requests that failed for good.", lambda t: t.failed),
+    ("busy_seconds", "Seconds of requests, several slots counted several times.", lambda t: t.busy_s),
+    ("tokens_in", "Prompt tokens of completed requests.", lambda t: t.tokens_in),
+    ("tokens_out", "Generated tokens of completed requests.", lambda t: t.tokens_out),
+    ("loads", "Times the model was loaded.", lambda t: t.loads),
+    ("load_seconds", "Seconds spent loading it.", lambda t: t.load_s),
+)
+
+
+class Seen:
+    """All that one scrape shows."""
+
+    def __init__(
+        self,
+        snapshot: SwarmSnapshot,
+        *,
+        ended: Mapping[TaskState, int],
+        stale: Mapping[str, int],
+        brain: Heartbeat | None,
+        brain_alive: bool,
+        supervisor_alive: bool = False,
+        orphans: int = 0,
+    ) -> None:
+        self.snapshot = snapshot
+        self.ended = ended
+        self.stale = stale
+        self.brain = brain
+        self.brain_alive = brain_alive
+        self.supervisor_alive = supervisor_alive
+        self.orphans = orphans
+        """Processes that run on although their supervisor died without a goodbye."""
+
+
+def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
+    """Every metric there is. Pure."""
+    yield _one("swarm_build_info", "The program that answers.", 1, version=__version__)
+    yield from _tasks(seen, settings)
+    yield from _workers(seen.snapshot, settings)
+    yield from _models(seen.snapshot)
+    yield from _histograms(seen.snapshot)
+    yield from _cards(seen.snapshot.gpus)
+    yield from _brain(seen)
+    yield _one("swarm_supervisor_up", "Whether a supervisor lives: its life lock is held.", float(seen.supervisor_alive))
+    yield _one("swarm_orphaned_processes", "Processes that run on although their supervisor was killed.", seen.orphans)
+
+
+def _one(name: str, help_text: str, value: float, **labels: str) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=tuple(labels))
+    family.add_metric(tuple(labels.values()), value)
+    return family
+
+
+def _tasks(seen: Seen, settings: Settings) -> Iterator[Metric]:
+    snapshot = seen.snapshot
+    states = GaugeMetricFamily("swarm_tasks", "Tasks by state.", labels=("state",))
+    counts = {
+        TaskState.PENDING: sum(lane.pending for lane in snapshot.lanes),
+        TaskState.BLOCKED: len(snapshot.blocked),
+        TaskState.PROCESSING: len(snapshot.claims),
+        **seen.ended,
+    }
+    for state in TaskState:
+        states.add_metric((str(state),), counts.get(state, 0))
+    yield states
+    kinds = ("task_class", "model", "target_worker")
+    pending = GaugeMetricFamily("swarm_pending_tasks", "Waiting tasks by class and model.", labels=kinds)
+    oldest = GaugeMetricFamily("swarm_pending_oldest_seconds", "Age of the oldest waiting task of a lane.", labels=kinds)
+    for lane in snapshot.lanes:
+        labels = (str(lane.task_class), lane.model or "", lane.target_worker or "")
+        pending.add_metric(labels, lane.pending)
+        oldest.add_metric(labels, lane.oldest_wait_s)
+    yield pending
+    yield oldest
+    stale = GaugeMetricFamily("swarm_stale_queued_tasks", "Tasks waiting longer than brain.stale_queued_s.", labels=kinds)
+    for name, number in sorted(seen.stale.items()):
+        kind, argument = parse_lane(name) or (name, None)
+        model, target = (argument or "", "") if kind == "llm" else ("", argument or "")
+        stale.add_metric((str(kind), model, target), number)
+    yield stale
+    running = GaugeMetricFamily("swarm_running_tasks", "Claimed tasks.", labels=("worker", "task_class", "model"))
+    held: dict[tuple[str, str, str], int] = {}
+    for claim in snapshot.claims:
+        key = (claim.worker, claim.task_class or "", claim.model or "")
+        held[key] = held.get(key, 0) + 1
+    for key, number in sorted(held.items()):
+        running.add_metric(key, number)
+    yield running
+    yield _one("swarm_stuck_tasks", "Claimed tasks without progress.", len(stuck(snapshot, settings)))
+    yield _one("swarm_drop_in_files", "Files in pending/ that wait to be checked.", len(snapshot.drop_ins))
+
+
+def _beating(snapshot: SwarmSnapshot) -> Iterator[tuple[WorkerView, Heartbeat]]:
+    for view in workers_of(snapshot):
+        if view.heartbeat is not None:
+            yield view, view.heartbeat
+
+
+def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
+    up = GaugeMetricFamily("swarm_worker_up", "Whether the worker lives: its life lock is held.", labels=("worker",))
+    info = GaugeMetricFamily(
+        "swarm_worker_info", "What the worker is; always 1.", labels=("worker", "state", "model", "gpus", "simulated")
+    )
+    epoch = GaugeMetricFamily(
+        "swarm_worker_epoch", "Lives under this name; counters begin anew with each.", labels=("worker",)
+    )
+    for view in workers_of(snapshot):
+        up.add_metric((view.name,), view.alive)
+        row, beat = view.row, view.heartbeat
+        model = (beat.model if beat is not None and view.alive else None) or ""
+        gpus = ",".join(map(str, row.gpus)) if row is not None else ""
+        simulated = str(bool(row and row.simulated)).lower()
+        info.add_metric((view.name, condition(view, snapshot, settings).state, model, gpus, simulated), 1)
+        epoch.add_metric((view.name,), row.epoch if row is not None else 0)
+    yield from (up, info, epoch)
+    busy = GaugeMetricFamily("swarm_worker_slots_busy", "Tasks in the worker's slots.", labels=("worker",))
+    idle = GaugeMetricFamily("swarm_worker_idle_seconds", "Since it last had a task.", labels=("worker",))
+    for view, beat in _beating(snapshot):
+        busy.add_metric((view.name,), view.claims if view.alive else 0)
+        idle.add_metric((view.name,), beat.idle_s if view.alive else 0.0)
+    yield from (busy, idle)
+    for name, help_text, value in _TALLIES:
+        family = CounterMetricFamily(f"swarm_worker_{name}", help_text, labels=("worker",))
+        for view, beat in _beating(snapshot):
+            family.add_metric((view.name,), value(beat.tally))
+        yield family
+    cleared = CounterMetricFamily(
+        "swarm_worker_cleared",
+        "Requests that had broken a worker's server and were answered by another.",
+        labels=("worker", "by"),
+    )
+    for view, beat in _beating(snapshot):
+        for worker, number in sorted(beat.cleared.items()):
+            cleared.add_metric((worker, view.name), number)
+    yield cleared
+
+
+def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:
+    labels = ("worker", "model")
+    for name, help_text, value in _MODEL_TALLIES:
+        family = CounterMetricFamily(f"swarm_model_{name}", help_text, labels=labels)
+        for view, beat in _beating(snapshot):
+            for model, tally in sorted(beat.models.items()):
+                family.add_metric((view.name, model), value(tally))
+        yield family
+    failures = GaugeMetricFamily("swarm_model_load_failures", "Loads that failed in a row.", labels=labels)
+    speed = GaugeMetricFamily(
+        "swarm_model_tokens_per_second", "Generated tokens per second now: busy slots times learned speed.", labels=labels
+    )
+    for view, beat in _beating(snapshot):
+        for model, tally in sorted(beat.models.items()):
+            failures.add_metric((view.name, model), tally.load_failures)
+            slots = sum(1 for s in beat.slots if view.alive and s.task_class == "llm" and model == beat.model)
+            speed.add_metric((view.name, model), slots * tally.tokens_out / tally.busy_s if tally.busy_s > 0 else 0.0)
+    yield from (failures, speed)
+
+
+def _histograms(snapshot: SwarmSnapshot) -> Iterator[Metric]:
+    labels = ("worker", "task_class")
+    waits = HistogramMetricFamily("swarm_task_wait_seconds", "From acceptance to the first claim.", labels=labels)
+    runs = HistogramMetricFamily("swarm_task_run_seconds", "Of each attempt, however it ended.", labels=labels)
+    for view, beat in _beating(snapshot):
+        for kind, found in sorted(beat.waits.items()):
+            _add(waits, (view.name, kind), found)
+        for kind, found in sorted(beat.runs.items()):
+            _add(runs, (view.name, kind), found)
+    yield from (waits, runs)
+
+
+def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Histogram) -> None:
+    buckets, total = [], 0
+    for bound, number in zip((*map(str, histogram.bounds_s), "+Inf"), histogram.counts, strict=True):
+        total += number
+        buckets.append((bound, float(total)))
+    family.add_metric(labels, buckets=buckets, sum_value=histogram.sum_s)
+
+
+def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
+    """What a card does not say is left out: a gap in the graph, not a zero."""
+    labels = ("gpu", "uuid")
+    readings: tuple[tuple[str, str, Callable[[GpuReading], float | None]], ...] = (
+        ("memory_used_bytes", "Memory in use.", lambda c: _scaled(c.memory_used_mib, _MIB)),
+        ("memory_total_bytes", "Memory there is.", lambda c: _scaled(c.memory_total_mib, _MIB)),
+        ("load_ratio", "Share of time with work on the card, 0 to 1.", lambda c: _scaled(c.utilisation_pct, 0.01)),
+        ("temperature_celsius", "Temperature.", lambda c: c.temperature_c),
+        ("power_watts", "Power drawn.", lambda c: c.power_w),
+        ("fault", "1 when the card is lost or cannot be read.", lambda c: float(c.fault is not None)),
+    )
+    for name, help_text, value in readings:
+        family = GaugeMetricFamily(f"swarm_gpu_{name}", help_text, labels=labels)
+        for card in cards:
+            found = value(card)
+            if found is not None and (card.fault is None or name == "fault"):
+                family.add_metric((str(card.index), card.uuid), found)
+        yield family
+    energy = CounterMetricFamily("swarm_gpu_energy_joules", "Energy used since the driver was loaded.", labels=labels)
+    for card in cards:
+        if card.energy_j is not None and card.fault is None:
+            energy.add_metric((str(card.index), card.uuid), card.energy_j)
+    yield energy
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _brain(seen: Seen) -> Iterator[Metric]:
+    yield _one("swarm_brain_up", "Whether the brain lives: its life lock is held.", float(seen.brain_alive))
+    turns = CounterMetricFamily("swarm_brain_turns", "Turns of the brain in this life.")
+    ticks = HistogramMetricFamily("swarm_brain_tick_seconds", "Of each turn of the brain, waits left out.")
+    crashes = CounterMetricFamily("swarm_crashes", "Tasks taken back from dead workers.", labels=("by",))
+    if seen.brain is not None:
+        turns.add_metric((), seen.brain.turn)
+        crashes.add_metric(("brain",), seen.brain.tally.crashes)
+        if seen.brain.ticks is not None:
+            _add(ticks, (), seen.brain.ticks)
+    for view, beat in _beating(seen.snapshot):
+        crashes.add_metric((view.name,), beat.tally.crashes)
+    yield from (turns, ticks, crashes)

@@ -1,0 +1,163 @@
+"""Builds the snapshot from the ports, and gives everything its age on this process's own monotonic clock.
+
+Ages run from when this observer last *saw* a number change, never from times that others wrote down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import msgspec
+
+from swarm.config.settings import Settings
+from swarm.core.gpu import GpuReading
+from swarm.core.policy.retention import old_after_s
+from swarm.core.snapshot import ClaimView, FinishedView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.task import TaskClass
+from swarm.core.worker import SlotView
+from swarm.runtime.ports import BrainQueue, ChosenCards, Clock
+
+LATE_MARGIN_S = 1.0
+"""Two ticks plus this much without a look means the observer itself was stopped, suspended or starved."""
+GPU_EVERY_S = 2.0
+"""Cards are read no more often: a reading costs a driver call per card and value."""
+
+replace = msgspec.structs.replace
+
+
+class Ages:
+    """How long values have stood still. What is not asked for between two ``prune`` calls is forgotten."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[object, float]] = {}
+        self._asked: set[Hashable] = set()
+
+    def age_s(self, key: Hashable, value: object, now_s: float) -> float:
+        """Seconds since ``value`` of ``key`` was first seen unchanged."""
+        self._asked.add(key)
+        before = self._seen.get(key)
+        if before is None or before[0] != value:
+            self._seen[key] = (value, now_s)
+            return 0.0
+        return now_s - before[1]
+
+    def prune(self) -> None:
+        """Forget what was not asked for since the last call."""
+        self._seen = {key: self._seen[key] for key in self._asked}
+        self._asked.clear()
+
+
+class Watched:
+    """Time for which somebody has looked: of a gap in it, however long, only as much counts as a turn may take.
+
+    So a pause of the brain's own is held against nobody, and one whose every turn is slow still judges, a little later.
+    """
+
+    def __init__(self, late_after_s: float) -> None:
+        self._late_after_s = late_after_s
+        self._last_s: float | None = None
+        self._late = False
+        self.now_s = 0.0
+
+    def look(self, now_s: float) -> bool:
+        """At this moment of the real clock; whether it comes late, which the last look did not."""
+        gap_s = 0.0 if self._last_s is None else now_s - self._last_s
+        before, self._late = self._late, gap_s > self._late_after_s
+        self._last_s = now_s
+        self.now_s += min(gap_s, self._late_after_s)
+        return self._late and not before
+
+
+class Observer:
+    """Used by one thread. Costs one look into the queue per call."""
+
+    def __init__(
+        self, queue: BrainQueue, gpu: ChosenCards | None, clock: Clock, settings: Settings, *, retention: bool = False
+    ) -> None:
+        """With ``retention`` what lies finished is looked at too, if the settings ask for it to be let go some day."""
+        self._queue = queue
+        self._gpu = gpu
+        self._clock = clock
+        self._settings = settings
+        self._old_after_s = old_after_s(settings.brain) if retention else None
+        self._judged = Ages()
+        self._elapsed = Ages()
+        self._watched = Watched(2 * settings.brain.tick_s + LATE_MARGIN_S)
+        self._cards: tuple[GpuReading, ...] = ()
+        self._cards_due_s = float("-inf")
+
+    def snapshot(self) -> SwarmSnapshot:
+        """Look now. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
+        now_s = self._clock.mono_s()
+        grace = self._watched.look(now_s)
+        workers = tuple(self._aged_worker(view, now_s) for view in self._queue.workers())
+        slots = {(w.name, s.task_id): s for w in workers if w.heartbeat is not None for s in w.heartbeat.slots}
+        claims = tuple(self._aged_claim(c, slots.get((c.worker, c.task_id)), now_s) for c in self._queue.claims())
+        snapshot = SwarmSnapshot(
+            now_iso=self._clock.iso(),
+            mono_s=now_s,
+            grace=grace,
+            lanes=tuple(self._aged_lane(lane, workers, claims) for lane in self._queue.lanes()),
+            claims=claims,
+            workers=workers,
+            blocked=self._queue.blocked(),
+            blocked_total=self._queue.blocked_count(),
+            drop_ins=self._queue.drop_ins(),
+            hopeless=self._queue.hopeless(),
+            orphaned=self._queue.orphaned(),
+            pauses=self._queue.pauses(),
+            gpus=self._read_cards(now_s),
+            gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
+            finished=FinishedView() if self._old_after_s is None else self._queue.finished(self._old_after_s),
+        )
+        self._judged.prune()
+        self._elapsed.prune()
+        return snapshot
+
+    def _aged_worker(self, view: WorkerView, now_s: float) -> WorkerView:
+        """Ages of one worker's life; without a heartbeat, since that life was first seen."""
+        life = (view.name, view.row.epoch if view.row is not None else 0, view.alive)
+        beat = view.heartbeat
+        failures = {m: t.load_failures for m, t in beat.models.items() if t.load_failures} if beat is not None else {}
+        return replace(
+            view,
+            quiet_s=self._judged.age_s(("beat", *life), beat.seq if beat is not None else None, self._watched.now_s),
+            turn_quiet_s=self._judged.age_s(("turn", *life), beat.turn if beat is not None else None, self._watched.now_s),
+            held_s=self._elapsed.age_s(("held", *life), beat.model if beat is not None else None, now_s),
+            load_failed_s={m: self._elapsed.age_s(("load", *life, m), n, now_s) for m, n in failures.items()},
+        )
+
+    def _aged_claim(self, claim: ClaimView, slot: SlotView | None, now_s: float) -> ClaimView:
+        """A claim with what its worker's heartbeat says of it; one no heartbeat names has made no progress."""
+        key = (claim.worker, claim.task_id, claim.attempt)
+        if slot is not None and slot.attempt == claim.attempt:
+            claim = replace(
+                claim,
+                task_class=slot.task_class,
+                name=slot.name,
+                model=slot.model if slot.model is not None else claim.model,
+                progress=slot.progress,
+            )
+        quiet_s = self._judged.age_s(("progress", *key), claim.progress, self._watched.now_s)
+        if slot is not None and slot.attempt == claim.attempt:
+            # Who looks for the first time has no history: the worker's own clock tells as much, and survives our restart.
+            quiet_s = max(quiet_s, slot.quiet_s)
+        return replace(claim, elapsed_s=self._elapsed.age_s(("claim", *key), None, now_s), quiet_s=quiet_s)
+
+    def _aged_lane(self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...]) -> LaneView:
+        """A lane with the time since it was last empty or served (see ``LaneView.unserved_s``)."""
+        alive = [w for w in workers if w.alive and (w.row is None or w.row.role == "worker")]
+        if lane.task_class is TaskClass.LLM:
+            holding = any(w.heartbeat is not None and w.heartbeat.model == lane.model for w in alive)
+            served = holding or any(c.model == lane.model and c.task_class == TaskClass.LLM for c in claims)
+        else:
+            served = bool(alive)
+        if served or not lane.pending:
+            return lane
+        return replace(lane, unserved_s=self._judged.age_s(("lane", lane.lane), None, self._watched.now_s))
+
+    def _read_cards(self, now_s: float) -> tuple[GpuReading, ...]:
+        if self._gpu is not None and now_s >= self._cards_due_s:
+            self._cards = self._gpu.read()
+            self._cards_due_s = now_s + GPU_EVERY_S
+        return self._cards

@@ -1,0 +1,139 @@
+"""``swarm config …``: what is in force, is it right, what could be set."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Configuration: show, check, schema.
+
+    \b
+    Examples:
+      swarm config check
+      swarm config show --json | jq .settings.llm
+    """,
+)
+
+
+@app.command()
+def show(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """The settings in force as TOML. What is no default comes with its origin.
+
+    \b
+    Examples:
+      swarm config show
+      SWARM_LLM__SLOTS=4 swarm config show --json | jq .settings.llm
+    """
+    import msgspec
+
+    from swarm.cli.render import to_json
+
+    loaded = load(root, config)
+    if as_json:
+        print(
+            to_json(
+                {"file": str(loaded.path) if loaded.path else None, "settings": loaded.settings, "sources": loaded.sources}
+            )
+        )
+        return
+    print(f"# file: {loaded.path or 'none, these are the defaults'}")
+    for line in _toml(msgspec.to_builtins(loaded.settings), loaded.sources):
+        print(line)
+
+
+@app.command()
+def check(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Check file and environment. Lists every finding with its line, or says that all is well; warns of entries of
+    [scripts] that let a task run any code.
+
+    \b
+    Example:
+      swarm config check --config config/swarm.toml
+    """
+    from swarm.cli.render import Line
+    from swarm.cli.render import show as put
+    from swarm.core.policy.script_entries import script_warnings
+
+    loaded = load(root, config)
+    path = str(loaded.path) if loaded.path else None
+    text = f"{path or 'no file, defaults'}: all well ({len(loaded.sources)} keys set)"
+    warnings = list(script_warnings(loaded.settings.scripts))
+    lines = [Line(f"warning: [scripts] {w.name}: {w.what}; {w.next}", "yellow") for w in warnings]
+    document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": warnings}
+    put(document, [Line(text, "green"), *lines], as_json=as_json)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of the configuration file, for editors.
+
+    \b
+    Example:
+      swarm config schema > config/swarm.schema.json
+    """
+    from swarm.config.schema import schema_text
+
+    print(schema_text(), end="")
+
+
+def _toml(document: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
+    """Plain values of a section first, then its tables, as TOML wants them."""
+    from swarm.config.check import dotted
+
+    for section, value in document.items():
+        if isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                yield f"\n[[{section}]]"
+                yield from _lines(item, f"{section}[{index}]", sources)
+        elif section == "models":
+            for name, item in value.items():
+                yield f"\n[models.{_text(name)}]"
+                yield from _lines(item, dotted((section, name)), sources)
+        else:
+            yield f"\n[{section}]"
+            yield from _lines(value, section, sources)
+
+
+def _lines(table: Mapping[str, Any], path: str, sources: Mapping[str, str]) -> Iterator[str]:
+    from swarm.config.check import dotted
+
+    for name, value in table.items():
+        key = dotted((name,))
+        source = sources.get(f"{path}.{key}")
+        if value is None:
+            yield f"# {key} is not set"
+        else:
+            yield f"{key} = {_value(value)}" + (f"  # from {source}" if source else "")
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return _text(value)
+        case list() | tuple():
+            return f"[{', '.join(_value(item) for item in value)}]"
+        case dict():
+            return (
+                "{" + ", ".join(f"{_text(name)} = {_value(item)}" for name, item in value.items() if item is not None) + "}"
+            )
+        case _:
+            return str(value)
+
+
+def _text(value: str) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string

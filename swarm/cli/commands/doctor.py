@@ -1,0 +1,111 @@
+"""``swarm doctor``: what is wrong with this box and the swarm on it, how that is known, what to do."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, Simulate
+
+if TYPE_CHECKING:
+    from swarm.cli.render import Block, Line
+    from swarm.core.doctor.evidence import BoxEvidence
+    from swarm.core.doctor.findings import Finding
+
+
+def doctor(
+    worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only what concerns this worker.")] = None,
+    simulate: Simulate = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """What is wrong here: findings, their evidence, what to do. Why did it stop, why can it not start?
+
+    Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models, and tries
+    what the host and the file system can do. Changes nothing; also good before the first start. Exit code 0 when nothing
+    is wrong, 1 with findings.
+
+    \b
+    Examples:
+      swarm doctor
+      swarm doctor worker-2
+      swarm doctor --json | jq '.findings[].code'
+    """
+    from swarm.cli.doctor.gather import gather, names_of
+    from swarm.cli.options import load
+    from swarm.cli.render import show
+    from swarm.config.check import near
+    from swarm.core.doctor.diagnose import about, diagnose
+    from swarm.errors import EXIT_TASKS_FAILED, InputError
+
+    loaded = load(root, config)
+    wanted, file = loaded.settings, str(loaded.path or "")
+    evidence = gather(wanted, simulate=simulate)
+    found = diagnose(evidence, wanted)
+    if worker is not None:
+        names = [*names_of(evidence), "brain", "supervisor"]
+        if worker not in names:
+            meant = near(worker, names)
+            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
+            raise InputError(f"there is no worker {worker}", hint=hint)
+        found = about(found, worker)
+    document = {
+        "root": evidence.root,
+        "file": file or None,
+        "worker": worker,
+        "healthy": not found,
+        "cards_note": evidence.cards_note,
+        "checks": evidence.checks,
+        "findings": found,
+    }
+    show(document, [*_blocks(evidence, worker, found), _configured(file)], as_json=as_json)
+    if found:
+        raise typer.Exit(EXIT_TASKS_FAILED)
+
+
+def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...]) -> list[Block]:
+    from swarm.cli.render import Line, Style
+    from swarm.cli.units import plural
+
+    whom = worker or evidence.root
+    note: list[Block] = [Line(evidence.cards_note, "yellow")] if evidence.cards_note else []
+    if not found:
+        return [Line(f"{whom}: nothing is wrong", "green"), *note, *_checked(evidence)]
+    blocks: list[Block] = [Line(f"{whom}: {plural(len(found), 'finding')}", "bold"), *note]
+    for finding in found:
+        style: Style = "bold red" if finding.severity == "critical" else "yellow"
+        blocks += [Line(""), Line(f"{finding.severity.upper()} [{finding.code}] {finding.what}", style)]
+        blocks += [Line(f"  seen: {proof}", "dim") for proof in finding.evidence]
+        blocks.append(Line(f"  do:   {finding.next}"))
+    return [*blocks, Line(""), *_tried(evidence)]
+
+
+def _configured(file: str) -> Line:
+    from swarm.cli.render import Line
+
+    return Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
+
+
+def _checked(evidence: BoxEvidence) -> list[Block]:
+    """What a clean bill of health rests on."""
+    from swarm.cli.render import Line
+
+    disk = evidence.disk
+    alive = [p.name for p in evidence.processes if p.alive]
+    lines = [
+        f"disk: {disk.free_mib} of {disk.total_mib} MiB free at {disk.path}",
+        f"cards: {len(evidence.cards)}{' (simulated)' if evidence.simulated else ''}, workers planned: {len(evidence.plan)}",
+        f"running: {', '.join(alive) if alive else 'nothing; start with `swarm up`'}",
+    ]
+    return [*(Line(f"  {line}", "dim") for line in lines), *_tried(evidence)]
+
+
+def _tried(evidence: BoxEvidence) -> list[Block]:
+    """What this host and the file system of the root can do."""
+    from swarm.cli.render import Line
+
+    return [Line(f"  {check.verdict:8} {check}", "dim") for check in evidence.checks]

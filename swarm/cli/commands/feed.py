@@ -1,0 +1,217 @@
+"""``swarm feed`` and ``swarm feeds``: a source of any length, a few tasks at a time."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing, load
+from swarm.cli.submit_options import (
+    Cache,
+    Endpoint,
+    Format,
+    MaxAttempts,
+    Model,
+    Options,
+    Priority,
+    PromptField,
+    Quiet,
+    Schema,
+    System,
+    Template,
+    Timeout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from swarm.cli.render import Block
+    from swarm.core.workflow.feed import FeedState, Wish
+
+TELL_EVERY_S = 5.0
+
+
+def feed(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IN | pause ID | resume ID | stop ID]", help="A file of lines, or what to do."),
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", metavar="CMD", help="Feed the lines this prints (run without a shell).")
+    ] = None,
+    low: Annotated[int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer wait. [config: 5]")] = None,
+    target: Annotated[
+        int | None, typer.Option("--target", metavar="N", min=1, help="Refill up to this. [config: 10]")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Do not end with the file; wait for it to grow.")] = False,
+    model: Model = None,
+    prompt_field: PromptField = None,
+    template: Template = None,
+    system: System = None,
+    format: Format = None,  # noqa: A002 - the option's name
+    endpoint: Endpoint = None,
+    option: Options = None,
+    schema: Schema = None,
+    priority: Priority = None,
+    timeout: Timeout = None,
+    max_attempts: MaxAttempts = None,
+    cache: Cache = None,
+    quiet: Quiet = False,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Feed a source of any length in, a few tasks at a time. Keeps a lane's waiting tasks between two marks.
+
+    Ten million lines never become ten million files. Killed at any moment, the same command goes on where it was: no line
+    is left out, none is done twice. Lines that make no task are counted and shown. A command must print the same lines
+    each time it is run.
+
+    \b
+    Examples:
+      swarm feed huge.jsonl --model llama3.2:3b --min 5 --target 10
+      swarm feed --command "python list_work.py" --format jsonl --model llama3.2:3b
+      swarm feeds; swarm feed pause ID; swarm feed resume ID; swarm feed stop ID
+    """
+    from swarm.cli.facade import RunRequest
+    from swarm.cli.render import Line, show
+    from swarm.cli.run.feed import FeedRequest
+    from swarm.cli.run.feed import feed as run_feed
+    from swarm.errors import InputError
+
+    given = words or []
+    wishes: dict[str, Wish] = {"pause": "pause", "resume": "run", "stop": "stop"}
+    if len(given) == 2 and given[0] in wishes and command is None:
+        _ask(given[1], wishes[given[0]], given[0], root, config, as_json=as_json)
+        return
+    if len(given) == 1 and given[0] in wishes and not os.path.exists(given[0]):
+        raise InputError(f"which feed? `swarm feed {given[0]} ID`", hint="`swarm feeds` lists them")
+    if len(given) + (command is not None) != 1:
+        raise InputError("give exactly one of IN and --command", hint="swarm feed huge.jsonl --model llama3.2:3b")
+    loaded = load(root, config)
+    request = FeedRequest(
+        run=RunRequest(
+            source=given[0] if given else None,
+            model=model,
+            prompt_field=prompt_field,
+            template=template,
+            system=system,
+            format=format,
+            endpoint=endpoint,
+            options=tuple(option or ()),
+            schema=schema,
+            priority=priority,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            cache=cache,
+        ),
+        command=command,
+        low=low if low is not None else min(loaded.settings.feed.min, target or loaded.settings.feed.min),
+        target=target if target is not None else max(loaded.settings.feed.target, low or 0),
+        follow=follow,
+    )
+    outcome = run_feed(loaded, request, _teller(quiet=quiet or as_json))
+    show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """All feeds: how far each is, and whether somebody feeds it.
+
+    \b
+    Example:
+      swarm feeds
+    """
+    from swarm.cli.render import show
+    from swarm.queue.stores.feeds import FeedBook
+    from swarm.runtime.wiring import open_queue
+
+    queue = open_queue(existing(root, config))
+    book = FeedBook(queue.layout, queue.storage)
+    found = [(book.state(name), book.lives(name)) for name in book.names()]
+    rows = [{**_plain(state), "alive": alive} for state, alive in found]
+    show({"feeds": rows}, _table(found), as_json=as_json)
+
+
+def _plain(state: FeedState) -> dict[str, object]:
+    return {name: getattr(state, name) for name in state.__struct_fields__}
+
+
+def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
+    from swarm.cli.render import Cell, Column, Table
+    from swarm.cli.units import count
+
+    heads = ("lines", "tasks", "again", "rejected")
+    columns = (
+        Column("id"),
+        Column("source", gives_way=True),
+        Column("state"),
+        *(Column(head, right=True) for head in heads),
+        Column("marks", right=True),
+        Column("last moved"),
+    )
+    rows = tuple(
+        (
+            state.feed_id,
+            state.source,
+            _state_words(state, alive=alive),
+            count(state.number),
+            count(state.accepted),
+            count(state.again),
+            Cell(count(state.rejected), "red" if state.rejected else ""),
+            f"{state.min}-{state.target}",
+            state.updated_at,
+        )
+        for state, alive in found
+    )
+    return [Table(columns=columns, rows=rows, empty="no feeds")]
+
+
+def _state_words(state: FeedState, *, alive: bool) -> str:
+    if alive or state.status in ("finished", "stopped", "failed"):
+        return state.status
+    return f"{state.status}, nobody feeds it"
+
+
+def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_json: bool) -> None:
+    from swarm.cli.render import Line, show
+    from swarm.errors import QueueError
+    from swarm.queue.stores.feeds import FeedBook
+    from swarm.runtime.wiring import open_queue
+
+    queue = open_queue(existing(root, config))
+    book = FeedBook(queue.layout, queue.storage)
+    state = book.state(feed_id)
+    if state.status == "finished":
+        raise QueueError(f"feed {feed_id} has finished", hint=f"swarm results {feed_id} -o OUT")
+    book.set_wish(feed_id, wish)
+    alive = book.lives(feed_id)
+    line = f"feed {feed_id}: asked to {word}" + (
+        "" if alive else "; nobody feeds it now: the same `swarm feed` command goes on"
+    )
+    show({"feed_id": feed_id, "asked": word, "alive": alive}, [Line(line)], as_json=as_json)
+
+
+def _teller(*, quiet: bool) -> Callable[[FeedState], None]:
+    import sys
+    import time
+
+    from swarm.cli.units import count
+
+    said_s, said = time.monotonic(), ""
+
+    def tell(state: FeedState) -> None:
+        nonlocal said_s, said
+        now_s = time.monotonic()
+        if quiet or (state.status == said and now_s - said_s < TELL_EVERY_S):
+            return
+        said_s, said = now_s, state.status
+        words = f"{count(state.number)} lines read, {count(state.accepted)} tasks made, {count(state.rejected)} rejected"
+        print(f"feed {state.feed_id}: {state.status}: {words}", file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,77 @@
+"""``swarm notify …``: who is still to be told, and what could not be delivered."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Messages about ended work: list, retry.
+
+    \b
+    Example:
+      swarm notify list
+    """,
+)
+
+
+@app.command(name="list")
+def list_notes(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Messages that are owed, and those that could not be delivered.
+
+    \b
+    Example:
+      swarm notify list
+    """
+    from swarm.cli.render import Cell, Column, Table, show
+    from swarm.queue.stores.outbox import Outbox
+    from swarm.runtime.wiring import open_queue
+
+    queue = open_queue(existing(root, config))
+    box = Outbox(queue.layout, queue.storage)
+    found = [("waiting", note) for note in box.all_waiting()] + [("undeliverable", note) for note in box.undeliverable()]
+    columns = (
+        Column("note"),
+        Column("state"),
+        Column("targets", gives_way=True),
+        Column("tries", right=True),
+        Column("error"),
+    )
+    rows = tuple(
+        (n.name, Cell(state, "red" if state != "waiting" else ""), ", ".join(n.targets), str(n.tries), n.error)
+        for state, n in found
+    )
+    document = [
+        {"note": n.name, "state": state, "targets": n.targets, "tries": n.tries, "error": n.error} for state, n in found
+    ]
+    show({"notes": document}, [Table(columns=columns, rows=rows, empty="nobody is to be told anything")], as_json=as_json)
+
+
+@app.command()
+def retry(
+    notes: Annotated[list[str], typer.Argument(metavar="NOTE...", help="Names as `swarm notify list` shows them.")],
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Try undeliverable messages again.
+
+    \b
+    Example:
+      swarm notify retry batch-prompts-1a2b3c4d
+    """
+    from swarm.cli.render import Line, show
+    from swarm.queue.stores.outbox import Outbox
+    from swarm.runtime.wiring import open_queue
+
+    queue = open_queue(existing(root, config))
+    box = Outbox(queue.layout, queue.storage)
+    done = [box.again(name).name for name in notes]
+    show({"retried": done}, [Line(f"{name}: tried again") for name in done], as_json=as_json)

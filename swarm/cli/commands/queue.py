@@ -1,0 +1,252 @@
+"""``swarm queue …``: count, list, look into, retry and cancel tasks."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.commands import queue_maintenance as tidy
+from swarm.cli.commands import queue_pause as pausing
+from swarm.cli.commands.fsck import fsck
+from swarm.cli.options import Config, Json, Root, existing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from swarm.cli.ports import Located, Reader
+    from swarm.cli.views.views import TaskRow
+    from swarm.core.task import TaskState
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Tasks: count, list, show, retry, cancel.
+
+    \b
+    Examples:
+      swarm queue stats
+      swarm queue list failed -n 10
+    """,
+)
+app.command(name="clear-stuck")(tidy.clear_stuck)
+app.command()(tidy.purge)
+app.command()(fsck)
+app.command()(pausing.pause)
+app.command()(pausing.resume)
+Ids = Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids of tasks.")]
+
+
+@app.command()
+def stats(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """The queue in numbers: by state, class and model.
+
+    \b
+    Examples:
+      swarm queue stats
+      swarm queue stats --json | jq .pending.by_model
+    """
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import show
+    from swarm.cli.views import presenters as build
+    from swarm.cli.views import screens
+    from swarm.core.health.stuck import stuck
+
+    settings = existing(root, config)
+    queue = wiring().open_queue(settings)
+    counts, snapshot = queue.stats(), wiring().open_observer(settings, queue, cards=False).snapshot()
+    found = build.queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
+    show(found, screens.queue(found), as_json=as_json)
+
+
+@app.command(name="list")
+def list_tasks(
+    state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="pending, blocked, processing, completed …")] = None,
+    state_option: Annotated[str | None, typer.Option("--state", metavar="STATE", help="The same as an option.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="At most so many.")] = 50,
+    lane: Annotated[
+        str | None, typer.Option("--lane", help="Only this lane: cpu, script, llm@MODEL, resource@WORKER.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only tasks for this model.")] = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Tasks of one state, next in line first. [default: pending]
+
+    \b
+    Examples:
+      swarm queue list
+      swarm queue list failed -n 10
+      swarm queue list --model llama3.2:3b --json
+    """
+    from itertools import islice
+
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import Line, show
+    from swarm.cli.units import plural
+    from swarm.cli.views import tasks as tasktables
+
+    asked = _state(state_option or state or "pending")
+    queue = wiring().open_reader(existing(root, config))
+    wanted = _filter(lane, model)
+    found = list(islice((row for row in _rows(queue, asked, lane) if wanted(row)), limit + 1))
+    rows, more = tuple(found[:limit]), len(found) > limit
+    blocks: list[Any] = [tasktables.tasks(rows, state=str(asked))]
+    if more:
+        blocks.append(Line(f"only the first {plural(limit, 'task')}; -n shows more", "dim"))
+    show({"tasks": rows, "more": more}, blocks, as_json=as_json)
+
+
+@app.command()
+def show(
+    task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """One task: its body, attempts, result or error. --json prints the whole document.
+
+    \b
+    Example:
+      swarm queue show d5de16d7 --json | jq .attempts
+    """
+    from swarm.cli import render
+    from swarm.cli.facade import wiring
+    from swarm.cli.views import one_task as onetask
+
+    document = wiring().open_reader(existing(root, config)).read(task_id)
+    render.show(document, onetask.blocks(document), as_json=as_json)
+
+
+@app.command()
+def active(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """What the workers hold: since when, how far, which attempt.
+
+    \b
+    Example:
+      swarm queue active
+    """
+    from swarm.cli import render
+    from swarm.cli.facade import wiring
+    from swarm.cli.views import presenters as build
+    from swarm.cli.views import tasks as tasktables
+
+    settings = existing(root, config)
+    rows = build.active_rows(wiring().open_observer(settings).snapshot(), settings)
+    render.show({"tasks": rows}, [tasktables.active(rows)], as_json=as_json)
+
+
+@app.command()
+def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Put failed or cancelled tasks back into the queue. Their earlier attempts no longer count.
+
+    \b
+    Example:
+      swarm queue retry d5de16d7
+    """
+    from swarm.cli.facade import wiring
+
+    queue = wiring().open_queue(existing(root, config))
+    _each(ids, lambda task_id: f"back in lane {queue.retry(task_id)}", as_json=as_json)
+
+
+@app.command()
+def cancel(
+    ids: Ids,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the task's document.")] = "cancelled by hand",
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
+
+    \b
+    Example:
+      swarm queue cancel d5de16d7 --reason "wrong prompt"
+    """
+    from swarm.cli.facade import wiring
+
+    queue = wiring().open_queue(existing(root, config))
+    words = {"asked": "its worker was asked to stop it"}
+
+    def act(task_id: str) -> str:
+        done = queue.cancel(task_id, reason)
+        return words.get(done, done)
+
+    _each(ids, act, as_json=as_json)
+
+
+def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
+    """Do it to each; what cannot be done is told and makes the exit code 2, the rest is done all the same."""
+    import sys
+
+    from swarm.cli.render import Line
+    from swarm.cli.render import show as put
+    from swarm.errors import EXIT_USAGE, SwarmError
+
+    done: list[dict[str, str]] = []
+    refused: list[dict[str, str]] = []
+    hint: str | None = None
+    for task_id in ids:
+        try:
+            done.append({"task_id": task_id, "outcome": act(task_id)})
+        except SwarmError as problem:
+            refused.append({"task_id": task_id, "error": problem.message})
+            print(f"error: {problem.message}", file=sys.stderr)
+            hint = problem.hint or hint
+    blocks = [Line(f"{one['task_id']}: {one['outcome']}") for one in done]
+    put({"done": done, "refused": refused}, blocks, as_json=as_json)
+    if refused:
+        if hint:
+            print(f"hint: {hint}", file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _state(text: str) -> TaskState:
+    from swarm.config.check import near
+    from swarm.core.task import TaskState
+    from swarm.errors import InputError
+
+    try:
+        return TaskState(text.lower())
+    except ValueError:
+        meant = near(text.lower(), list(TaskState))
+        hint = f"did you mean {meant}?" if meant else f"one of: {', '.join(TaskState)}"
+        raise InputError(f"{text!r} is no state of a task", hint=hint) from None
+
+
+def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
+    from swarm.core.lanes import parse_lane
+    from swarm.core.task import canonical_model
+    from swarm.errors import InputError
+
+    if lane is not None and parse_lane(lane) is None:
+        raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
+    wanted = canonical_model(model) if model is not None else None
+    return lambda row: wanted is None or (row.model is not None and canonical_model(row.model) == wanted)
+
+
+def _rows(queue: Reader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
+    from swarm.cli.views.presenters import task_row
+    from swarm.core.task import TaskState
+
+    for located in queue.list(state):
+        if lane is None or located.lane == lane:
+            reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
+            yield task_row(located, _document(queue, located), reason=reason)
+
+
+def _document(queue: Reader, located: Located) -> Mapping[str, Any] | None:
+    from swarm.core.task import TaskState
+    from swarm.errors import QueueError
+
+    if located.state is TaskState.CORRUPT:
+        return None
+    try:
+        return queue.read(located.task_id)
+    except QueueError:
+        return None  # it moved on or cannot be read; what its place says is shown

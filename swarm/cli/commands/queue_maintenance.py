@@ -1,0 +1,110 @@
+"""``swarm queue clear-stuck`` and ``swarm queue purge``: getting stuck tasks going again, letting go of old ones."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from swarm.core.task import TaskState
+
+
+def clear_stuck(
+    worker: Annotated[
+        str | None, typer.Option("--worker", metavar="W", help="All that this worker holds, stuck or not, dead or alive.")
+    ] = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Stop tasks that make no progress and put them back.
+
+    Stuck is what has not moved for brain.stuck_after_s, on a worker that lives; what dead workers held is taken back, too.
+    The attempts so far are forgiven. Exit code 1 when a worker would not let go.
+
+    \b
+    Examples:
+      swarm queue clear-stuck
+      swarm queue clear-stuck --worker worker-2
+    """
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import Line, show
+    from swarm.cli.run import clear_stuck as clearing
+    from swarm.errors import EXIT_TASKS_FAILED
+
+    settings = existing(root, config)
+    done = clearing.clear(settings, wiring().open_observer(settings).snapshot(), worker)
+    lines = [Line(f"{d.task_id} ({d.worker}): {d.outcome}{f' - {d.detail}' if d.detail else ''}") for d in done]
+    show({"cleared": done}, lines or [Line("nothing is stuck", "dim")], as_json=as_json)
+    if any(d.outcome == "no reaction" for d in done):
+        raise typer.Exit(EXIT_TASKS_FAILED)
+
+
+def purge(
+    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="What ended longer ago: 7d, 12h, 1h30m.")],
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="completed, failed, cancelled (by default), corrupt; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would go.")] = False,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Remove finished tasks with their results. Never touches what has not ended, nor what waiting tasks depend on.
+
+    A batch whose tasks were purged cannot be collected any more, and running it again does its work again; once none of
+    its tasks is left, its own files go, too.
+    To have it done all the time: brain.retention_days and brain.retention_count.
+
+    \b
+    Examples:
+      swarm queue purge --older-than 7d --dry-run
+      swarm queue purge --older-than 30d --state failed --state corrupt
+    """
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import Line, show
+    from swarm.cli.units import parse_duration_s, plural
+
+    age_s = parse_duration_s(older_than)
+    queue = wiring().open_queue(existing(root, config))
+    removed = queue.purge(_states(state), older_than_s=age_s, dry=dry_run)
+    batches = queue.purge_batches(older_than_s=age_s, purged=removed, dry=dry_run)
+    document = {str(s): {"documents": r.documents, "size_bytes": r.size_bytes} for s, r in removed.items()}
+    verb = "would remove" if dry_run else "removed"
+    lines = [Line(f"{verb} {plural(r.documents, f'{s} task')} ({_size(r.size_bytes)})") for s, r in removed.items()]
+    if batches:
+        named = ", ".join(batches[:8]) + (" …" if len(batches) > 8 else "")
+        lines.append(Line(f"{verb} {_batches(len(batches))} of which nothing is left: {named}"))
+    told = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
+    show(told, lines, as_json=as_json)
+
+
+def _states(names: list[str] | None) -> tuple[TaskState, ...]:
+    from swarm.core.task import TERMINAL, TaskState
+    from swarm.errors import InputError
+
+    if not names:
+        return TERMINAL
+    known: Mapping[str, TaskState] = {str(s): s for s in TaskState}
+    unknown = [name for name in names if name.lower() not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is no state of a task", hint="one of: completed, failed, cancelled, corrupt")
+    return tuple(known[name.lower()] for name in names)
+
+
+def _batches(number: int) -> str:
+    return "1 batch" if number == 1 else f"{number:,} batches"
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes < 1 << 20:
+        return f"{size_bytes / 1024:.1f} KiB"
+    return f"{size_bytes / (1 << 20):,.1f} MiB"

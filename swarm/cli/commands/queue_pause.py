@@ -1,0 +1,126 @@
+"""``swarm queue pause`` and ``resume``: hold back a model, a batch, a worker or everything; what runs goes on."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, existing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from swarm.core.pauses import Kind, Pause, Pauses
+    from swarm.queue.file_queue import FileQueue
+
+Everything = Annotated[Literal["all"] | None, typer.Argument(metavar="[all]", help="Everything.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="M", help="Tasks of this model.")]
+Batch = Annotated[str | None, typer.Option("--batch", metavar="B", help="Tasks of this batch.")]
+Worker = Annotated[str | None, typer.Option("--worker", metavar="W", help="What this worker would claim.")]
+
+
+def pause(
+    everything: Everything = None,
+    model: Model = None,
+    batch: Batch = None,
+    worker: Worker = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Begin nothing new of it until it is resumed. What runs goes on; lasts across restarts.
+
+    \b
+    Examples:
+      swarm queue pause --model llama3.2:3b
+      swarm queue pause --worker worker-2
+      swarm queue pause all
+    """
+    from swarm.clock import SystemClock
+    from swarm.core.pauses import Pause
+    from swarm.queue.stores.pauses import change
+
+    kind, name = _target(everything, model, batch, worker)
+    queue = _queue(root, config)
+    _must_be_there(queue, kind, name)
+    now = SystemClock().iso()
+    _end(change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))), as_json=as_json)
+
+
+def resume(
+    everything: Everything = None,
+    model: Model = None,
+    batch: Batch = None,
+    worker: Worker = None,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """End a pause; `all` ends every one.
+
+    \b
+    Example:
+      swarm queue resume --model llama3.2:3b
+    """
+    from swarm.errors import InputError
+    from swarm.queue.stores.pauses import PauseBook, change
+
+    kind, name = _target(everything, model, batch, worker)
+    queue = _queue(root, config)
+    standing = PauseBook(queue.layout).read()
+    if kind != "all" and standing.find(kind, name) is None:
+        there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
+        raise InputError(f"{kind} {name} is not paused", hint=there)
+    left = change(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
+    ended = [p for p in standing.pauses if p not in left.pauses]
+    _end(left, as_json=as_json, ended=ended)
+
+
+def _target(everything: str | None, model: str | None, batch: str | None, worker: str | None) -> tuple[Kind, str]:
+    from swarm.core.task import canonical_model
+    from swarm.errors import InputError
+
+    given: list[tuple[Kind, str]] = []
+    if everything is not None:
+        given.append(("all", ""))
+    if model is not None:
+        given.append(("model", canonical_model(model)))
+    if batch is not None:
+        given.append(("batch", batch))
+    if worker is not None:
+        given.append(("worker", worker))
+    if len(given) != 1:
+        raise InputError("say which: exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
+    return given[0]
+
+
+def _queue(root: Root, config: Config) -> FileQueue:
+    from swarm.runtime.wiring import open_queue
+
+    return open_queue(existing(root, config)).must_exist()
+
+
+def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
+    """A pause of something misspelt would hold back nothing, in silence. A model may well have no tasks yet."""
+    from swarm.config.check import near
+    from swarm.errors import InputError
+
+    if kind not in ("batch", "worker"):
+        return
+    known = queue.batches().names() if kind == "batch" else list(queue.worker_names())
+    if name not in known:
+        meant = near(name, known)
+        hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(known[:8]) or 'none yet'}"
+        raise InputError(f"there is no {kind} {name}", hint=hint)
+
+
+def _end(pauses: Pauses, *, as_json: bool, ended: Sequence[Pause] = ()) -> None:
+    from swarm.cli.render import Line, show
+
+    lines = [Line(f"resumed: {'everything' if p.kind == 'all' else f'{p.kind} {p.name}'}") for p in ended]
+    lines += [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses]
+    lines = lines or [Line("nothing is paused")]
+    show({"pauses": list(pauses.pauses)}, lines, as_json=as_json)

@@ -1,0 +1,121 @@
+"""``swarm up``, ``down``, ``brain``, ``worker``, ``sim``: the processes."""
+
+# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load, say_found
+
+sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
+
+
+def up(
+    simulate: Simulate = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background once everything is up.")] = False,
+    for_pid: Annotated[
+        int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
+    ] = None,
+    verbose: Verbose = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Start brain, model servers and workers; restart what dies.
+
+    Runs until stopped: Ctrl-C once drains, twice stops at once.
+
+    \b
+    Examples:
+      swarm up
+      swarm up --simulate 4          no GPU or Ollama needed
+      swarm up --detach; swarm status; swarm down
+    """
+    from swarm.cli.facade import wiring
+
+    loaded = load(root, config)
+    say_found(loaded)
+    if detach:
+        raise typer.Exit(wiring().start_detached(loaded, simulate=simulate, verbose=verbose))
+    raise typer.Exit(wiring().run_supervisor(loaded, simulate=simulate, verbose=verbose, for_pid=for_pid))
+
+
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running tasks; they go back into the queue.")] = False,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Stop everything that runs on this queue.
+
+    Running tasks end first, unless --now is given. What a killed supervisor left, and what was started alone, is ended too.
+
+    \b
+    Examples:
+      swarm down
+      swarm down --now
+    """
+    from swarm.cli.facade import wiring
+    from swarm.cli.options import existing
+    from swarm.cli.render import Line, show
+
+    stopped = wiring().stop_swarm(existing(root, config), now=now)
+    show({"stopped": stopped}, [Line(line) for line in stopped], as_json=as_json)
+
+
+def brain(verbose: Verbose = False, root: Root = None, config: Config = None) -> None:
+    """Run the brain alone, in the foreground.
+
+    `swarm up` does this for you.
+
+    \b
+    Example:
+      swarm brain --verbose
+    """
+    from swarm.cli.facade import wiring
+
+    raise typer.Exit(wiring().run_brain(load(root, config), verbose=verbose))
+
+
+def worker(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: from [[workers]], or worker-1 … one per card.")],
+    simulate: Simulate = None,
+    verbose: Verbose = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Run one worker alone, in the foreground.
+
+    `swarm up` does this for you.
+
+    \b
+    Example:
+      swarm worker worker-1 --verbose
+    """
+    from swarm.cli.facade import wiring
+
+    raise typer.Exit(wiring().run_worker(load(root, config), name, simulate=simulate, verbose=verbose))
+
+
+@sim.callback()
+def sim_group() -> None:
+    """Simulated parts: a model server without models or GPU."""
+
+
+@sim.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def ollama(ctx: typer.Context) -> None:
+    """Run one simulated model server; its own --help lists its knobs.
+
+    \b
+    Examples:
+      swarm sim ollama --help
+      swarm sim ollama --host 127.0.0.1:11500
+    """
+    from swarm.simulator import main
+
+    raise typer.Exit(main(ctx.args))

@@ -1,0 +1,1 @@
+"""Reading, merging and following log files."""

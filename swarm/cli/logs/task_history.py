@@ -1,0 +1,61 @@
+"""``swarm logs --task``: what a task's own document tells of its life, as entries to merge with the logs. Pure.
+
+The document outlives the logs: where they are rotated away, this still tells who had the task, when, and how it ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from swarm.cli.logs.log_files import Entry
+
+SOURCE = "task"
+
+
+def pattern(task_id: str) -> re.Pattern[str]:
+    """Lines that speak of this very task, and not of one whose id begins or ends alike."""
+    return re.compile(rf"(?<![\w-]){re.escape(task_id)}(?![\w-])")
+
+
+def entries(document: Mapping[str, Any]) -> Iterator[Entry]:
+    """Submission, attempts and end, in order of time."""
+    found = [*_submitted(document), *_attempts(document), *_ended(document)]
+    yield from sorted((e for e in found if e.time_s), key=lambda e: e.time_s)
+
+
+def _submitted(document: Mapping[str, Any]) -> Iterator[Entry]:
+    facts = [str(document.get("task_class", "?")), str(document.get("model") or document.get("action") or "")]
+    facts += [f"{key} {document[key]}" for key in ("priority", "batch_id", "session") if document.get(key) is not None]
+    facts += [f"after {', '.join(document['depends_on'])}"] if document.get("depends_on") else []
+    yield _entry(document.get("created_at"), "INFO", f"Submitted: {', '.join(f for f in facts if f)}")
+
+
+def _attempts(document: Mapping[str, Any]) -> Iterator[Entry]:
+    for one in document.get("attempts") or ():
+        who = f"Attempt {one.get('attempt')} on {one.get('worker')}"
+        outcome = str(one.get("outcome", "completed"))
+        error = one.get("error") or {}
+        why = f": {error.get('type')}: {error.get('message')}" if error else ""
+        yield _entry(one.get("started_at"), "INFO", f"{who} started")
+        yield _entry(one.get("ended_at"), "INFO" if outcome == "completed" else "WARNING", f"{who} ended: {outcome}{why}")
+
+
+def _ended(document: Mapping[str, Any]) -> Iterator[Entry]:
+    status = document.get("status")
+    if status:
+        error = document.get("error") or {}
+        why = f": {error.get('type')}: {error.get('message')}" if error else ""
+        level = "INFO" if status == "completed" else "ERROR"
+        yield _entry(document.get("completed_at"), level, f"It is {status}{why}")
+
+
+def _entry(moment: object, level: str, text: str) -> Entry:
+    try:
+        time_s = datetime.fromisoformat(str(moment)).timestamp()
+    except ValueError:
+        return Entry(time_s=0.0, source=SOURCE, level=level, lines=())
+    shown = datetime.fromtimestamp(time_s).astimezone().isoformat(timespec="milliseconds")
+    return Entry(time_s=time_s, source=SOURCE, level=level, lines=(f"[{shown}] [{SOURCE}] {level:<5} {text}",))

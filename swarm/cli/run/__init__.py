@@ -1,0 +1,1 @@
+"""The work behind ``run``, ``submit`` and ``feed``: prepare, submit, watch, collect."""

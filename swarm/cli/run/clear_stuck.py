@@ -1,0 +1,112 @@
+"""``swarm queue clear-stuck``: has workers let go of tasks, puts those back, takes back what the dead held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from swarm.cli.facade import brain_lives, wiring
+from swarm.cli.ports import Queue
+from swarm.config.check import near
+from swarm.config.settings import Settings
+from swarm.core.health.stuck import stuck
+from swarm.core.snapshot import ClaimView, SwarmSnapshot
+from swarm.core.task import TaskState
+from swarm.errors import InputError, QueueError
+
+REASON = "it was stuck: given back by hand"
+PATIENCE_S = 10.0
+"""How long a worker has to let go of a task: it looks for such wishes several times a second."""
+_POLL_S = 0.05
+
+Word = Literal["given back", "taken back", "finished", "left to the brain", "no reaction"]
+
+
+class Cleared(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one stuck task."""
+
+    task_id: str
+    worker: str
+    outcome: Word
+    detail: str = ""
+
+
+def clear(settings: Settings, snapshot: SwarmSnapshot, worker: str | None) -> list[Cleared]:
+    """What is stuck, or all that ``worker`` holds. Takes up to ``PATIENCE_S``. Raises ``InputError``: no such worker."""
+    claims = _chosen(snapshot, settings, worker)
+    dead = sorted({c.worker for c in claims if not _alive(snapshot, c.worker)})
+    done = [line for name in dead for line in _take_back(settings, name, [c for c in claims if c.worker == name])]
+    return done + _give_back(wiring().open_queue(settings), [c for c in claims if c.worker not in dead])
+
+
+def _chosen(snapshot: SwarmSnapshot, settings: Settings, worker: str | None) -> tuple[ClaimView, ...]:
+    if worker is None:
+        late = {(c.worker, c.task_id) for c in stuck(snapshot, settings)}
+        return tuple(c for c in snapshot.claims if (c.worker, c.task_id) in late or not _alive(snapshot, c.worker))
+    names = sorted({w.name for w in snapshot.workers} | {c.worker for c in snapshot.claims})
+    if worker not in names:
+        meant = near(worker, names)
+        hint = f"did you mean {meant}?" if meant else f"workers: {', '.join(names) or 'none yet'}"
+        raise InputError(f"there is no worker {worker}", hint=hint)
+    return tuple(c for c in snapshot.claims if c.worker == worker)
+
+
+def _alive(snapshot: SwarmSnapshot, worker: str) -> bool:
+    view = snapshot.worker(worker)
+    return view is not None and view.alive
+
+
+def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list[Cleared]:
+    """A dead worker's tasks: the brain's work, at once; done here, under the free life lock, where no brain runs."""
+    if brain_lives(settings):
+        text = "its worker is dead, the brain takes it back within a second"
+        return [Cleared(task_id=c.task_id, worker=worker, outcome="left to the brain", detail=text) for c in claims]
+    lines = wiring().take_back(settings, worker)
+    if lines is None:
+        text = f"{worker} has just come back to life, or a program of it cannot be ended; swarm doctor {worker}"
+        return [Cleared(task_id=c.task_id, worker=worker, outcome="no reaction", detail=text) for c in claims]
+    by_id = {c.task_id: next((line for line in lines if c.task_id in line), "it had moved on") for c in claims}
+    return [Cleared(task_id=i, worker=worker, outcome="taken back", detail=line) for i, line in by_id.items()]
+
+
+def _give_back(queue: Queue, claims: Iterable[ClaimView]) -> list[Cleared]:
+    """Have the workers cancel these, then put them back. A worker that does not react keeps its task, uncancelled."""
+    waiting: dict[str, ClaimView] = {}
+    done: list[Cleared] = []
+    for claim in claims:
+        try:
+            queue.cancel(claim.task_id, REASON)
+        except QueueError as moved:
+            done.append(Cleared(task_id=claim.task_id, worker=claim.worker, outcome="finished", detail=moved.message))
+        else:
+            waiting[claim.task_id] = claim
+    deadline_s = time.monotonic() + PATIENCE_S
+    while waiting:
+        for claim in list(waiting.values()):
+            ended = _settled(queue, claim, late=time.monotonic() > deadline_s)
+            if ended is not None:
+                done.append(ended)
+                del waiting[claim.task_id]
+        if waiting:
+            time.sleep(_POLL_S)
+    return done
+
+
+def _settled(queue: Queue, claim: ClaimView, *, late: bool) -> Cleared | None:
+    """How it ended, None while it still runs."""
+    if late:
+        queue.uncancel(claim.task_id)  # before the last look: whoever claims it next must not find the wish
+    located = queue.find(claim.task_id)
+    state = located.state if located is not None else None
+    if state is TaskState.CANCELLED:
+        lane = queue.retry(claim.task_id)
+        return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="given back", detail=f"waits in {lane}")
+    if state is not TaskState.PROCESSING:
+        return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="finished", detail=f"it is {state or 'gone'}")
+    if not late:
+        return None
+    text = f"{claim.worker} did not let go of it within {PATIENCE_S:.0f}s; swarm doctor {claim.worker}"
+    return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="no reaction", detail=text)

@@ -1,0 +1,252 @@
+"""What `swarm feed` does: wire source, queue and cursor together, and take steps until it ends."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, cast
+
+import msgspec
+
+from swarm import __version__
+from swarm.cli.facade import Outcome, RunRequest
+from swarm.cli.run.feeder import Feeder, Make, Offer
+from swarm.cli.run.host import check_models
+from swarm.cli.run.input_options import check_options, read_options
+from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.schedule import task_fields
+from swarm.cli.units import count
+from swarm.clock import SystemClock
+from swarm.config.load import Loaded
+from swarm.config.settings import Settings
+from swarm.core.lanes import lane_of
+from swarm.core.workflow.feed import FeedLine, FeedState
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, EngineError, InputError, ModelNotFound
+from swarm.formats import Format, ReadOptions
+from swarm.formats.input.detect import resolve_format
+from swarm.formats.input.feed_csv import CsvRows
+from swarm.formats.input.feed_lines import CommandLines, FileLines
+from swarm.formats.input.item import InputItem
+from swarm.formats.input.jsonl import parse_object
+from swarm.formats.input.problems import FieldError
+from swarm.formats.input.source import as_text, not_utf8, source_of
+from swarm.formats.tasks.task_builder import builder
+from swarm.notify import check_target
+from swarm.queue.root_guard import RootGuard
+from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
+from swarm.queue.submit.producer import waits
+from swarm.runtime.signals import handling
+from swarm.runtime.wiring import open_queue
+from swarm.supervisor.main import swarm_lives
+
+MAX_SLUG = 30
+ASK_AGAIN_S = 5.0
+"""Servers are not asked more often for a model that none had."""
+Tell = Callable[[FeedState], None]
+RecordOf = Callable[[bytes], dict[str, Any]]
+
+
+class FeedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `swarm feed` was asked to do: ``run.source`` is a file, or None with a ``command``."""
+
+    run: RunRequest
+    command: str | None = None
+    low: int
+    target: int
+    follow: bool = False
+
+
+def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
+    """Feed until the source ends, people stop it, or Ctrl-C; the same call again goes on behind the last line fed.
+
+    Raises ``InputError``, ``LockHeld`` while another feeder of it runs, ``StorageFault``.
+    """
+    if request.low > request.target:
+        raise InputError(f"--min {request.low} is above --target {request.target}")
+    options = read_options(request.run)
+    check_options(loaded.settings, request.run)
+    defaults = task_fields(request.run)
+    fresh = _fresh(request, options)
+    queue = open_queue(loaded.settings).prepare()
+    if not swarm_lives(loaded.settings):
+        print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
+    elif fresh.model:
+        check_models(loaded.settings, [fresh.model])
+    guard = RootGuard(queue.layout.root)
+    book = FeedBook(queue.layout, queue.storage)
+    with book.alone(fresh.feed_id):
+        known = book.find(fresh.feed_id)
+        state = fresh if known is None else _again(known, fresh)
+        if book.wish(state.feed_id) == "stop":
+            book.set_wish(state.feed_id, "run")
+        note_batch(queue.batches(), state, version=__version__)
+        with closing(_lines(request, state)) as lines, _interrupt() as asked:
+            pool = FeedPool(queue.layout, queue.storage)
+            if isinstance(lines, CsvRows):
+                state = msgspec.structs.replace(state, header_digest=lines.header_digest)
+            make = _maker(options, state, _record_of(lines, state, options), defaults, loaded.settings)
+            feeder = Feeder(lines, make, pool, book.open(state.feed_id), state)
+            while not feeder.finished and not asked():
+                if why := guard.trouble():
+                    raise EngineError(
+                        f"{why}: no more is fed", hint="look who did that; the same command goes on where it stopped"
+                    )
+                pause_s = feeder.step()
+                tell(feeder.state)
+                if pause_s:
+                    time.sleep(pause_s)
+        note_batch(queue.batches(), feeder.state, version=__version__)
+    return _outcome(feeder.state, began=state, interrupted=not feeder.finished)
+
+
+def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
+    """The state of this feed before its first line."""
+    if request.command is not None:
+        source, label = request.command, _words_of(request.command)[0]
+        form: Format = options.format or "text"
+    else:
+        source = os.path.abspath(request.run.source or "")
+        if as_text(source) != source:
+            raise InputError(f"{as_text(source)}: is not UTF-8", hint="a feed is kept by the name of its file: rename it")
+        label = os.path.splitext(os.path.basename(source))[0]
+        form = options.format or resolve_format(source_of(source), options)
+    if form == "csv" and request.command is not None:
+        raise InputError("--command: a command's lines cannot be CSV", hint="have it print JSON lines: --format jsonl")
+    meaning = msgspec.json.encode([request.command is not None, source, form, options.meaning()], order="sorted")
+    mark = hashlib.blake2b(meaning, digest_size=4, person=b"swarm-feed-1").hexdigest()
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower()[:MAX_SLUG].strip("-")
+    return FeedState(
+        feed_id=f"feed-{slug or 'lines'}-{mark}",
+        source=source,
+        is_command=request.command is not None,
+        format=form,
+        model=options.model,
+        min=request.low,
+        target=request.target,
+        created_at=SystemClock().iso(),
+    )
+
+
+def _words_of(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as problem:
+        raise InputError(f"--command {command!r}: {str(problem).lower()}") from problem
+    if not words or not words[0]:
+        raise InputError("--command: is empty", hint='--command "python list_work.py"')
+    return words
+
+
+def _again(known: FeedState, fresh: FeedState) -> FeedState:
+    return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
+
+
+def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines | CsvRows:
+    if request.command is not None:
+        return CommandLines(_words_of(request.command), state)
+    if state.format == "csv":
+        return CsvRows(state.source, state, follow=request.follow)
+    return FileLines(state.source, state, follow=request.follow)
+
+
+def _maker(
+    options: ReadOptions, state: FeedState, record_of: RecordOf, defaults: Mapping[str, Any], settings: Settings
+) -> Make:
+    if options.images_dir is None and not state.is_command:
+        options = msgspec.structs.replace(options, images_dir=os.path.dirname(state.source))
+    build = builder(cast("Format", state.format), options)
+    check = LineCheck(settings)
+    check_notify = functools.lru_cache(lambda target: check_target(target, settings))
+    check_model = _ModelCheck(settings)
+
+    def make(line: FeedLine) -> Offer | str:
+        try:
+            document = {**defaults, **build(InputItem(line.first, record_of(line.raw))).document}
+            task = check.task(document)
+            check.say_unknown()
+            for target in task.notify:
+                check_notify(target)
+            check_model(task.model)
+        except (InputError, ModelNotFound) as error:
+            return error.message
+        except FieldError as error:
+            return f"{error.field}: {error.message}" if error.field else error.message
+        if task.depends_on:
+            return "depends_on: the lines of a feed cannot wait for one another; submit them as a batch"
+        return Offer(document, lane_of(task), waits(task))
+
+    return make
+
+
+class _ModelCheck:
+    """Whether a server has a line's model, where any can be asked; each model is asked for now and then at most."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._there: set[str | None] = {None}
+        self._missing: dict[str, tuple[float, ModelNotFound]] = {}
+
+    def __call__(self, model: str | None) -> None:
+        """Raises ``ModelNotFound``."""
+        if model is None or model in self._there or not swarm_lives(self._settings):
+            return
+        asked_s, missing = self._missing.get(model, (0.0, None))
+        if missing is not None and time.monotonic() - asked_s < ASK_AGAIN_S:
+            raise missing
+        try:
+            check_models(self._settings, [model])
+        except ModelNotFound as error:
+            self._missing[model] = (time.monotonic(), error)
+            raise
+        self._there.add(model)
+
+
+def _record_of(lines: FileLines | CommandLines | CsvRows, state: FeedState, options: ReadOptions) -> RecordOf:
+    """How a line is read: a row by its header, a text as a prompt, else a JSON object. It raises ``FieldError``."""
+    if isinstance(lines, CsvRows):
+        return lines.record
+    if state.format != "text":
+        return parse_object
+    column = options.prompt_field or "prompt"
+    return lambda raw: {column: _text(raw)}
+
+
+def _text(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise FieldError("", not_utf8(error)) from error
+    if "\x00" in text:
+        raise FieldError("", "holds a NUL character; model servers cut the text there")
+    return text
+
+
+@contextmanager
+def _interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and a terminal that closes end it between two steps."""
+    asked: list[int] = []
+    with handling(lambda number, _frame: asked.append(number)):
+        yield lambda: bool(asked)
+
+
+def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcome:
+    numbers = f"{count(state.number)} lines read, {count(state.accepted)} tasks made, {count(state.rejected)} rejected"
+    lines = [f"feed {state.feed_id}: {numbers}; {'interrupted' if interrupted else state.status}"]
+    if state.reason:
+        lines.append(state.reason)
+    if began.number:
+        lines.append(f"went on behind line {began.number:,}; {count(state.again - began.again)} were there already")
+    lines += [f"rejected {why}" for why in state.rejections[:10]]
+    if interrupted:
+        lines.append("run the same command again to go on where it stopped")
+    lines.append(f"results: swarm results {state.feed_id} -o OUT")
+    bad = state.status == "failed" or state.rejected > 0
+    code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if bad else EXIT_OK
+    return Outcome(exit_code=code, document=msgspec.to_builtins(state), lines=tuple(lines))

@@ -1,0 +1,176 @@
+"""The feeder: keeps a lane between two marks from a source of lines. One ``step`` at a time; all it touches are ports.
+
+Order of things, so that a kill anywhere neither skips nor doubles a line: tasks are made durable under ids that come from
+the line's number, then the cursor moves. What lies between the two at a kill is offered again and found to be there. At
+most ``MAX_LINES`` lines can lie there, so a feeder that starts asks for each id until so many in a row were new, and for
+none after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from swarm.core.workflow.feed import FeedLine, FeedState, FeedStatus, Wish, behind, refill, task_id_of, with_rejection
+
+POLL_S = 0.02
+LONGEST_POLL_S = 0.2
+MAX_LINES = 1000
+"""Lines looked at in one step, however many are rejected: they are offered together, and the cursor is saved then."""
+
+
+class Lines(Protocol):
+    """A source, open at its cursor."""
+
+    def read(self) -> FeedLine | None:
+        """The next line that is not blank; None: there is none now."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """There will be none any more."""
+        ...
+
+    @property
+    def fault(self) -> str | None:
+        """Why it ended before its end (a command that failed)."""
+        ...
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A line as a task: its document and the lane it will wait in."""
+
+    document: dict[str, Any]
+    lane: str
+    waits: bool
+    """It goes to ``blocked`` first."""
+
+
+class Pool(Protocol):
+    """The queue as a feeder sees it."""
+
+    def pending(self, lane: str, *, with_blocked: bool) -> int:
+        """Tasks that wait in this lane."""
+        ...
+
+    def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
+        """Accept tasks of this lane, durably; how many were there already, looked up only where that is ``doubtful``."""
+        ...
+
+
+class Book(Protocol):
+    """Where the feed's state lies."""
+
+    def wish(self) -> Wish:
+        """What people want of it."""
+        ...
+
+    def save(self, state: FeedState, fresh: tuple[str, ...]) -> None:
+        """Move the cursor, durably. ``fresh``: ids of the tasks since the last saving."""
+        ...
+
+
+Make = Callable[[FeedLine], Offer | str]
+"""A line's task, or why there is none."""
+
+
+class Feeder:
+    """Feeds until its source ends or people stop it."""
+
+    def __init__(self, lines: Lines, make: Make, pool: Pool, book: Book, state: FeedState) -> None:
+        self._lines = lines
+        self._make = make
+        self._pool = pool
+        self._book = book
+        self.state = state
+        self._lane: str | None = None
+        self._waits = False
+        self._held: tuple[FeedLine, Offer | str] | None = None
+        self._pause_s = POLL_S
+        self._doubtful = MAX_LINES
+        """So many tasks must yet be new, one after the other, until it is sure that no earlier feeder got as far."""
+
+    @property
+    def finished(self) -> bool:
+        """No further step is wanted."""
+        return self.state.status in ("finished", "stopped", "failed")
+
+    def step(self) -> float:
+        """One turn; returns the seconds to wait before the next. Raises ``StorageFault``: nothing is lost by it."""
+        match self._book.wish():
+            case "stop":
+                self._become("stopped", "stopped by `swarm feed stop`")
+                return 0.0
+            case "pause":
+                self._become("paused", "paused by `swarm feed pause`")
+                return LONGEST_POLL_S
+            case "run":
+                self._become("running", "")
+        self._held = self._held or self._next()
+        if self._held is None:
+            if self._lines.ended:
+                fault = self._lines.fault
+                self._become("failed" if fault else "finished", fault or "")
+            return self._patience()
+        room = self.state.target
+        if self._lane is not None:
+            pending = self._pool.pending(self._lane, with_blocked=self._waits)
+            room = refill(pending, self.state.min, self.state.target)
+        if room <= 0:
+            return self._patience()
+        self._pause_s = POLL_S
+        self._fill(room)
+        return 0.0
+
+    def _patience(self) -> float:
+        self._pause_s = min(self._pause_s * 1.5, LONGEST_POLL_S)
+        return self._pause_s
+
+    def _fill(self, room: int) -> None:
+        state, documents, looked = self.state, list[dict[str, Any]](), 0
+        lane = self._lane
+        while len(documents) < room and looked < MAX_LINES:
+            held = self._held or self._next()
+            self._held = None
+            if held is None:
+                break
+            looked += 1
+            line, offer = held
+            if isinstance(offer, str):
+                state = with_rejection(behind(state, line), line.first, offer)
+                continue
+            if offer.lane != self._lane:  # its own lane's marks count: look there before it is offered
+                self._lane, self._waits, self._held = offer.lane, offer.waits, held
+                break
+            self._waits = self._waits or offer.waits
+            documents.append(
+                {"task_id": task_id_of(state.feed_id, line.number), "batch_id": state.feed_id, **offer.document}
+            )
+            state = behind(state, line)
+        if looked == MAX_LINES and not documents and not state.accepted:
+            why = state.rejections[0] if state.rejections else "none could be read"
+            self._become("failed", f"none of the first {looked:,} lines makes a task; {why}")  # and the cursor stays
+        elif state != self.state:
+            self._accept(documents, lane, state)
+
+    def _accept(self, documents: list[dict[str, Any]], lane: str | None, state: FeedState) -> None:
+        """First the tasks, all of one lane, then the cursor."""
+        again = 0
+        if documents:
+            assert lane is not None
+            again = self._pool.offer(documents, lane, doubtful=self._doubtful > 0)
+        self._doubtful = MAX_LINES if again else max(0, self._doubtful - len(documents))
+        accepted = state.accepted + len(documents)
+        self.state = msgspec.structs.replace(state, accepted=accepted, again=state.again + again)
+        self._book.save(self.state, tuple(document["task_id"] for document in documents))
+
+    def _next(self) -> tuple[FeedLine, Offer | str] | None:
+        line = self._lines.read()
+        return None if line is None else (line, self._make(line))
+
+    def _become(self, status: FeedStatus, reason: str) -> None:
+        if (status, reason) != (self.state.status, self.state.reason):
+            self.state = msgspec.structs.replace(self.state, status=status, reason=reason)
+            self._book.save(self.state, ())

@@ -1,0 +1,182 @@
+"""The swarm that works on a run: the one that is up, or one of the run's own; and whether its servers have the models."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swarm.cli.units import plural
+from swarm.config.settings import Settings
+from swarm.core.faults import TaskFault
+from swarm.core.task import canonical_model
+from swarm.errors import EngineError, LockHeld, ModelNotFound
+from swarm.proc.stat import read_stat
+from swarm.queue.storage.locks import is_held
+from swarm.queue.stores import registry
+from swarm.runtime.bootstrap import RunOptions
+from swarm.runtime.wiring import open_queue
+from swarm.supervisor.down import end_without_supervisor
+from swarm.supervisor.main import run_served, start_background, supervisor_lives, swarm_lives, wait_until_up
+from swarm.supervisor.what_runs import orphans
+from swarm.worker.clients import client_of
+
+READY_MARGIN_S = 30.0
+STOP_MARGIN_S = 60.0
+ENDING_POLL_S = 0.1
+
+
+@dataclass
+class Hosting:
+    """Who works on a run. ``own`` is the supervisor started for it; None: a swarm was up already.
+
+    ``guest_of`` is then the run that it was started for and ends with; None: it stays up.
+    """
+
+    own: subprocess.Popen[bytes] | None
+    asked: int = field(default=0)
+    guest_of: int | None = None
+
+    def drain(self) -> None:
+        """Ask our own swarm to finish what runs and end; a swarm of others is left alone."""
+        self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ask our own swarm to end now."""
+        self._signal(signal.SIGQUIT)
+
+    def ended(self) -> bool:
+        """Our own swarm is gone."""
+        return self.own is not None and self.own.poll() is not None
+
+    def _signal(self, number: int) -> None:
+        if self.own is not None and self.own.poll() is None:
+            self.own.send_signal(number)
+
+
+@contextmanager
+def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
+    """A swarm for the time of the block: the living one, or a fresh one that is drained at the end.
+
+    Unless ``quiet``, a fresh one is announced on standard error, for its servers take some seconds to start. One whose
+    `swarm run` was killed is ending: that is waited for.
+    Raises ``ConfigError`` (no GPU and no ``--simulate``), ``EngineError`` when no worker comes up.
+    """
+    _outwait_ending(options.settings)
+    process = None if swarm_lives(options.settings) else _start(options, quiet=quiet)
+    if process is not None:
+        host = Hosting(own=process)
+        try:
+            if _comes_up(options, process):
+                yield host
+                return
+        finally:
+            host.drain()
+            _reap(process, options.settings)
+    if options.simulate:
+        print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
+    elif not supervisor_lives(options.settings):
+        whose = "workers whose supervisor is gone" if orphans(options.settings) else "workers started alone"
+        print(f"note: {whose} do the work", file=sys.stderr)
+    yield Hosting(own=None, guest_of=run_served(options.settings))
+
+
+def _outwait_ending(settings: Settings) -> None:
+    """A swarm outlives the run it was started for by what it still runs; whoever joined it now would soon be alone."""
+    run = run_served(settings)
+    stat = read_stat(run) if run is not None else None
+    if run is None or (stat is not None and stat.alive):
+        return
+    print("note: the swarm of an earlier run is ending; this goes on when it is gone", file=sys.stderr)
+    while swarm_lives(settings):
+        time.sleep(ENDING_POLL_S)
+
+
+def _start(options: RunOptions, *, quiet: bool) -> subprocess.Popen[bytes] | None:
+    """A swarm for this run; None when somebody else has just started one."""
+    try:
+        if quiet:
+            return start_background(options, parent=True)
+        return start_background(options, parent=True, planned=_say_starting, noted=_say)
+    except LockHeld:
+        return None
+
+
+def _comes_up(options: RunOptions, process: subprocess.Popen[bytes]) -> bool:
+    """Wait for it; False when it gave way to one that somebody else started at the same moment."""
+    try:
+        wait_until_up(options, process, timeout_s=options.settings.ollama.start_timeout_s + READY_MARGIN_S)
+    except EngineError:
+        if process.poll() is None or not supervisor_lives(options.settings):
+            raise
+        return False
+    return True
+
+
+def _say_starting(workers: int, note: str) -> None:
+    on = f" on {note}" if note else ""
+    print(f"starting {plural(workers, 'worker')}{on} …", file=sys.stderr, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
+    patience_s = STOP_MARGIN_S + settings.llm.timeout_s
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired as exc:
+        raise EngineError(f"the swarm of this run did not end within {patience_s:.0f} s", hint="`swarm down --now`") from exc
+    left = orphans(settings)
+    if left:  # its supervisor was killed; nobody else would ever end them
+        end_without_supervisor(settings, left, now=True)
+
+
+def check_models(settings: Settings, models: Iterable[str]) -> None:
+    """Whether the living workers' servers have these models. Raises ``ModelNotFound`` naming the near ones.
+
+    A server that does not answer now is not asked again here: its worker says so itself.
+    """
+    installed = _installed(settings)
+    if not installed:
+        return
+    missing = sorted({m for m in models if canonical_model(m) not in installed})
+    if missing:
+        raise ModelNotFound(f"no server has {_named(missing)}", hint=_hint(missing[0], installed))
+
+
+def _installed(settings: Settings) -> Mapping[str, int]:
+    """Canonical names of models, with the number of servers that have each."""
+    layout = open_queue(settings).layout
+    found: dict[str, int] = {}
+    for name in registry.names(layout):
+        row = registry.read_row(layout, name)
+        if row is None or row.url is None or not is_held(layout, name):
+            continue
+        client = client_of(name, row.url, root=Path(layout.root), adopted=row.adopted)
+        try:
+            for model in client.tags(5.0):
+                found[canonical_model(model.name)] = found.get(canonical_model(model.name), 0) + 1
+        except TaskFault as fault:
+            print(f"note: {name} does not say which models it has: {fault.message}", file=sys.stderr)
+        finally:
+            client.close()
+    return found
+
+
+def _named(models: list[str]) -> str:
+    shown = ", ".join(models[:3])
+    return f"the model {shown}" if len(models) == 1 else f"the models {shown}{' …' if len(models) > 3 else ''}"
+
+
+def _hint(model: str, installed: Mapping[str, int]) -> str:
+    near = difflib.get_close_matches(canonical_model(model), installed, 3, cutoff=0.5)
+    there = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(installed)[:8])}"
+    return f"{there} Get it with `swarm models pull {model}`"

@@ -1,0 +1,242 @@
+"""What `swarm run`, `submit` and `results` do: check all, submit what is new, wait, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from swarm import __version__
+from swarm.cli.facade import Outcome, RunRequest, Show
+from swarm.cli.run.collect import collect, ended_words, results
+from swarm.cli.run.dry_run import dry_run
+from swarm.cli.run.host import Hosting, check_models
+from swarm.cli.run.input_options import check_options, read_options
+from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.run_work import Ran, told, work
+from swarm.cli.run.schedule import task_fields, with_defaults
+from swarm.cli.run.single_task import one_task, somebody_works, submit_one
+from swarm.cli.run.sorting import by_length
+from swarm.cli.run.unservable import say_unservable, unservable_words
+from swarm.cli.run.watch import RunWatch
+from swarm.cli.units import count
+from swarm.clock import SystemClock
+from swarm.config.load import Loaded
+from swarm.core.task import ID_RE
+from swarm.core.workflow.dag import Links
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
+from swarm.formats import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
+from swarm.formats.input.problems import Problems
+from swarm.formats.input.source import as_text
+from swarm.notify import check_target
+from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.lookup import read_ended
+from swarm.queue.stores.notifications import Note, write_note
+from swarm.runtime.wiring import open_queue
+from swarm.supervisor.main import swarm_lives
+
+
+def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
+    """Submit, work, collect. Raises ``InputError`` and the like before any work starts; the same call again resumes."""
+    began_s = time.monotonic()
+    output = _output(request)
+    _check_targets(loaded, request)
+    with opened(request.source or "-") as source:
+        options = read_options(request)
+        scan = _checked(loaded, source, options)
+        _check_errors(request, scan)
+        linked = _links(open_queue(loaded.settings), source, options, scan)
+        if request.dry_run:
+            return dry_run(open_queue(loaded.settings), source, options, scan, task_fields(request))
+        queue = open_queue(loaded.settings).prepare()
+        book = queue.batches()
+        put_back = _put_back(queue, source, options, scan) if request.retry_failed else 0
+
+        def accept() -> Submitted:
+            return _submit(queue, source, options, scan, request, linked)
+
+        if _work_left(queue, book, source, options, scan):
+            ran = work(loaded, request, queue, scan, accept, show, began_s)
+        else:
+            submitted = accept()
+            ran = Ran(submitted, collect(book, scan.batch_id, output, request.errors, first=scan.items), idle=True)
+    outcome = told(scan, ran, output, time.monotonic() - began_s)
+    if not put_back:
+        return outcome
+    lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
+    return msgspec.structs.replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+
+
+def _output(request: RunRequest) -> str:
+    """Where the results go, checked; empty for a dry run that names none."""
+    if request.output is None:
+        if not request.dry_run:
+            raise InputError(
+                "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
+            )
+        return ""
+    check_writable(str(request.output), input_path=None if request.source in (None, "-") else request.source)
+    return str(request.output)
+
+
+def _check_targets(loaded: Loaded, request: RunRequest) -> None:
+    task_fields(request)  # refuses what is no time before anything is read or started
+    check_options(loaded.settings, request)
+    for target in request.notify:
+        check_target(target, loaded.settings)
+
+
+def _checked(loaded: Loaded, source: Source, options: ReadOptions) -> Scan:
+    """The whole input, read and checked. Raises ``InputError`` with all problems."""
+    check = LineCheck(loaded.settings)
+    scan = validate(source, options, check)
+    _check_line_targets(loaded, scan)
+    check.say_unknown()
+    return scan
+
+
+def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
+    """Who the lines themselves name: refused with the first line of each before anything is accepted."""
+    problems = Problems(scan.label)
+    for target, line_no in scan.targets.items():
+        try:
+            check_target(target, loaded.settings)
+        except InputError as error:
+            problems.add(line_no, "notify", error.message.removeprefix("notify "))
+    problems.raise_if_any()
+
+
+def _check_errors(request: RunRequest, scan: Scan) -> None:
+    if request.errors is None:
+        return
+    if scan.format != "openai" or str(request.output).lower().endswith(".csv"):
+        hint = "each line of this output has a `status` and an `error` of its own"
+        raise InputError("--errors belongs to OpenAI batches", hint=hint)
+    check_writable(str(request.errors))
+
+
+def _put_back(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> int:
+    """Failed and cancelled items of this input, as far as it is read, are put back into the queue; how many."""
+    known = queue.batches().known(scan.batch_id)
+    if not known:
+        return 0
+    ids = (known.get(draft.item_key) for draft in drafts(source, options, scan))
+    return queue.retry_many(task_id for task_id in ids if task_id is not None)
+
+
+def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
+    """Put it into the queue; with ``show`` wait until it has ended. Raises ``NotRunning`` if nobody is there to wait for."""
+    _check_targets(loaded, request)
+    queue = open_queue(loaded.settings)
+    if request.source is None:
+        task = one_task(request, loaded.settings)
+        return submit_one(queue.prepare(), loaded.settings, task, wait=show is not None)
+    with opened(request.source) as source:
+        options = read_options(request)
+        scan = _checked(loaded, source, options)
+        linked = _links(queue, source, options, scan)
+        if request.dry_run:
+            return dry_run(queue, source, options, scan, task_fields(request))
+        queue.prepare()
+        if swarm_lives(loaded.settings):
+            check_models(loaded.settings, scan.models)
+            say_unservable(loaded.settings, scan.models)
+        submitted = _submit(queue, source, options, scan, request, linked)
+    lines = (
+        f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted"
+        + (f", {count(submitted.again)} known already" if submitted.again else ""),
+        f"results: swarm results {scan.batch_id} -o OUT",
+    )
+    document: dict[str, Any] = {
+        "batch_id": scan.batch_id,
+        "items": scan.items,
+        "accepted": submitted.new,
+        "known_already": submitted.again,
+    }
+    if show is None:
+        return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
+    somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
+    ids = queue.batches().task_ids(scan.batch_id, scan.items)
+    watch = RunWatch(queue, ids, loaded.settings, submitted, time.monotonic(), models=scan.models)
+    end = watch.wait(show, Hosting(own=None))
+    ended = watch.ended
+    document |= {
+        "completed": ended.completed,
+        "failed": ended.failed,
+        "cancelled": ended.cancelled,
+        "unfinished": ended.left,
+        "unservable": watch.unservable,
+    }
+    end_line = f"{ended_words(ended.completed, ended.failed, ended.cancelled)}, {count(ended.left)} left"
+    more = unservable_words(watch.unservable)
+    if end == "interrupted":
+        more.append(f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it")
+    failed = ended.failed + ended.cancelled or watch.unservable
+    code = EXIT_INTERRUPTED if end == "interrupted" else EXIT_TASKS_FAILED if failed else EXIT_OK
+    return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *more))
+
+
+# -- submitting ----------------------------------------------------------------------------------------------------
+
+
+def _items(
+    source: Source, options: ReadOptions, scan: Scan, defaults: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for draft in drafts(source, options, scan):
+        yield draft.item_key, with_defaults(draft.document, defaults)
+
+
+def _work_left(queue: FileQueue, book: BatchBook, source: Source, options: ReadOptions, scan: Scan) -> bool:
+    """Whether any item of the input has not ended yet; a batch never seen is all work."""
+    known = book.known(scan.batch_id)
+    if not known:
+        return True
+    ids = (known.get(draft.item_key) for draft in drafts(source, options, scan))
+    return any(task_id is None or read_ended(queue.layout, task_id) is None for task_id in ids)
+
+
+def _links(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> Links | None:
+    def exists(task_id: str) -> bool:
+        return ID_RE.match(task_id) is not None and queue.find(task_id) is not None
+
+    return links(source, options, scan, exists)
+
+
+def _submit(
+    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, request: RunRequest, linked: Links | None
+) -> Submitted:
+    book = queue.batches()
+    manifest = Manifest(
+        batch_id=scan.batch_id,
+        source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
+        format=scan.format,
+        created_at=SystemClock().iso(),
+        models=scan.models,
+        options={k: v for k, v in options.meaning().items() if v},
+        version=__version__,
+        max_fails=request.max_fails,
+    )
+    if request.notify:
+        write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
+    defaults = task_fields(request)
+    items, partial = _items(source, options, scan, defaults), request.limit is not None
+    if request.sort == "input":
+        return _last(book.submit(manifest, items, linked, partial=partial))
+    sorted_items = by_length(items, longest_first=request.sort == "longest")
+    total = _last(book.submit(manifest, sorted_items, linked, partial=partial))
+    in_order = _items(source, options, scan, defaults)
+    _last(book.submit(manifest, in_order, linked, partial=partial))  # all known now: notes the input's order
+    return total
+
+
+def _last(steps: Iterator[Submitted]) -> Submitted:
+    total = Submitted(items=0, new=0, again=0)
+    for total in steps:  # noqa: B007 - the last one counts
+        pass
+    return total
+
+
+__all__ = ["results", "run", "submit"]

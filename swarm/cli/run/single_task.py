@@ -1,0 +1,212 @@
+"""`swarm submit` of one task: from a prompt or a document, and its answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swarm.cli.facade import Outcome, RunRequest
+from swarm.cli.run.host import Hosting, check_models
+from swarm.cli.run.input_options import read_options
+from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.schedule import task_fields
+from swarm.cli.run.unservable import say_unservable, unservable_words
+from swarm.cli.run.watch import RunWatch, interrupts
+from swarm.config.settings import Settings
+from swarm.core.byte_order_mark import ForeignText, without_bom
+from swarm.core.model_options import option_problems
+from swarm.core.task import ID_RE, TaskClass
+from swarm.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TASKS_FAILED,
+    DuplicateTask,
+    EngineError,
+    InputError,
+    NotRunning,
+    TaskInvalid,
+)
+from swarm.formats.input.item import InputItem
+from swarm.formats.input.problems import FieldError
+from swarm.formats.tasks.task_builder import builder
+from swarm.notify import check_target
+from swarm.queue.batches.batch_book import Submitted
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.lookup import read_ended
+from swarm.supervisor.main import swarm_lives
+from swarm.worker.executors.allowlist import check_submitted
+
+ANSWER_POLL_S = 0.02
+"""Somebody sits and waits for one answer."""
+
+
+_FILE_ONLY = ("limit", "format", "max_fails", "images_dir", "prompt_field", "dry_run", "sort")
+_PROMPT_ONLY = ("template", "system")
+_LLM_ONLY = ("endpoint", "options", "schema", "cache")
+
+
+def one_task(request: RunRequest, settings: Settings) -> dict[str, Any]:
+    """The document that ``--prompt`` or ``--task`` asks for, checked. Raises ``InputError``."""
+    if request.prompt is not None:
+        if not request.model:
+            raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
+        _refuse(request, _FILE_ONLY, "--prompt")
+        told = {"notify": list(request.notify)} if request.notify else {}
+        document, label = {**_prompt_document(request), **told, **task_fields(request)}, "--prompt"
+    else:
+        _refuse(request, (*_FILE_ONLY, *_PROMPT_ONLY), "--task")
+        label = str(request.task)
+        document = _overridden(_task_document(label), request, label)
+    check = LineCheck(settings)
+    try:
+        check(document)
+        for name, problem in option_problems((document.get("request") or {}).get("options") or {}):
+            raise FieldError(f"request.options.{name}", problem)
+    except FieldError as error:
+        raise InputError(
+            f"{label}: {error.field}: {error.message}" if error.field else f"{label}: {error.message}"
+        ) from error
+    check.say_unknown()
+    return document
+
+
+def _refuse(request: RunRequest, names: tuple[str, ...], beside: str) -> None:
+    """An option that would change nothing is a misunderstanding, and said."""
+    unset = RunRequest()
+    given = [name for name in names if getattr(request, name) != getattr(unset, name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"{options}: means nothing beside {beside}", hint=f"leave it out, or give a file instead of {beside}"
+        )
+
+
+def _task_document(path: str) -> dict[str, Any]:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        document: dict[str, Any] = msgspec.json.decode(without_bom(data), type=dict[str, Any])
+    except OSError as exc:
+        raise InputError(f"{path}: {exc.strerror}") from exc
+    except ForeignText as exc:
+        raise InputError(f"{path}: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: not a JSON object: {exc}") from exc
+    return document
+
+
+def _overridden(document: dict[str, Any], request: RunRequest, label: str) -> dict[str, Any]:
+    """The task with what the command line says of it: it is the later word, and about this one task."""
+    kind = document.get("task_class")
+    if kind != TaskClass.LLM:
+        _refuse(request, _LLM_ONLY, f"a task of class {kind!r} ({label})")
+    if kind not in (TaskClass.LLM, TaskClass.RESOURCE):
+        _refuse(request, ("model",), f"a task of class {kind!r} ({label})")
+    options = read_options(request)
+    fields = task_fields(request)
+    if request.model is not None:
+        fields["model"] = request.model
+    if request.endpoint is not None:
+        fields["endpoint"] = options.endpoint
+    if request.notify:
+        fields["notify"] = list(request.notify)
+    asked: dict[str, Any] = document.get("request") or {}
+    if isinstance(asked, dict):  # what is none is refused with the rest
+        own = asked.get("options") or {}
+        if options.options and isinstance(own, dict):
+            asked = {**asked, "options": {**own, **options.options}}
+        if options.schema is not None:
+            asked = {**asked, "format": options.schema}
+        if asked:
+            fields["request"] = asked
+    return {**document, **fields}
+
+
+def _prompt_document(request: RunRequest) -> dict[str, Any]:
+    """As if it were the one line of an input, so that every option means the same."""
+    try:
+        built = builder("jsonl", read_options(request))(InputItem(1, {"prompt": request.prompt}))
+    except FieldError as error:
+        raise InputError(f"--prompt: {error.message}") from error
+    return {name: value for name, value in built.document.items() if name != "metadata"}
+
+
+def _check_dependencies(queue: FileQueue, document: Mapping[str, Any]) -> None:
+    """One of a task that is nowhere would be waited for without end. What is no list of texts is refused later."""
+    wants = document.get("depends_on")
+    for wanted in wants if isinstance(wants, list) else ():
+        if isinstance(wanted, str) and (ID_RE.match(wanted) is None or queue.find(wanted) is None):
+            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
+
+
+def _check_told(settings: Settings, document: Mapping[str, Any]) -> None:
+    """Who could never be told is refused now. What is no list of texts is refused later."""
+    targets = document.get("notify")
+    for target in targets if isinstance(targets, list) else ():
+        if isinstance(target, str):
+            check_target(target, settings)
+
+
+def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
+    """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
+    if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
+        check_models(settings, [str(document["model"])])
+        say_unservable(settings, [str(document["model"])])
+    check_submitted(document, settings.scripts)
+    _check_dependencies(queue, document)
+    _check_told(settings, document)
+    if not wait:
+        task_id = _accept(queue, document)
+        told = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
+        return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=told)
+    host = Hosting(own=None)
+    with interrupts(host) as heard:  # from here on: once it is accepted, whoever interrupts is told so
+        task_id = _accept(queue, document)
+        somebody_works(settings, f"task {task_id} is accepted")
+        one = Submitted(items=1, new=1, again=0)
+        models = [str(document["model"])] if document.get("task_class") == TaskClass.LLM else []
+        watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
+        end = watch.wait(lambda _view: None, host, heard)
+    if end == "unservable":
+        ways = f"task {task_id} waits until that has changed; `swarm queue cancel {task_id}` ends it"
+        lines = (*unservable_words(watch.unservable), ways)
+        answer: dict[str, Any] = {"task_id": task_id, "unservable": watch.unservable}
+        return Outcome(exit_code=EXIT_TASKS_FAILED, document=answer, lines=lines)
+    if end == "interrupted":
+        ways = f"`swarm queue show {task_id}` shows its answer, `swarm queue cancel {task_id}` ends it"
+        lines = (f"interrupted: task {task_id} is accepted and goes on; {ways}",)
+        return Outcome(exit_code=EXIT_INTERRUPTED, document={"task_id": task_id, "interrupted": True}, lines=lines)
+    return _answer(queue, task_id)
+
+
+def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
+    try:
+        return queue.enqueue(document)
+    except (TaskInvalid, DuplicateTask) as exc:
+        raise InputError(exc.message, hint=exc.hint) from exc
+
+
+def _answer(queue: FileQueue, task_id: str) -> Outcome:
+    ended = read_ended(queue.layout, task_id)
+    if ended is None:
+        raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")
+    if ended["status"] != "completed":
+        error = ended.get("error") or {}
+        words = f"{ended['status']}: {error.get('message', 'no reason was recorded')}"
+        return Outcome(exit_code=EXIT_TASKS_FAILED, document=ended, lines=(words,))
+    result = ended.get("result") or {}
+    text = (result.get("message") or {}).get("content") or result.get("response") or result.get("stdout") or "done"
+    simulated = ("(simulated)",) if ended.get("simulated") else ()
+    return Outcome(exit_code=EXIT_OK, document=ended, lines=simulated, answer=str(text))
+
+
+def somebody_works(settings: Settings, accepted: str) -> None:
+    """Raises ``NotRunning`` if there is nobody."""
+    if not swarm_lives(settings):
+        raise NotRunning(
+            f"{accepted}, but no swarm is running to work on it", hint="`swarm up` (or `swarm up --simulate 2`)"
+        )

@@ -1,0 +1,247 @@
+"""Waiting for a batch: what has ended, at what rate, which worker does what; and obeying Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import msgspec
+
+from swarm.cli.facade import Show
+from swarm.cli.run.host import Hosting
+from swarm.cli.run.progress import RunCard, RunView
+from swarm.cli.run.unservable import ServableWatch
+from swarm.cli.views.explain import task as explain_task
+from swarm.config.settings import Settings
+from swarm.core.task import canonical_model
+from swarm.core.worker import Heartbeat, WorkerRow
+from swarm.errors import EngineError, NotRunning, SwarmError
+from swarm.queue.batches.batch_book import Submitted
+from swarm.queue.batches.watch import BatchWatch, Ended
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.root_guard import RootGuard
+from swarm.queue.storage.locks import is_held
+from swarm.queue.stores import registry
+from swarm.runtime.signals import handling
+from swarm.runtime.wiring import open_observer
+from swarm.supervisor.main import swarm_lives
+
+LOOK_S = 0.1
+LOOK_SHARE = 20
+"""A look that costs long is taken seldom: at most one part in so many of the time goes into looking."""
+RATE_WINDOW_S = 10.0
+QUIET_S = 15.0
+"""When nothing has ended for so long, the reason is shown."""
+SAME_AGAIN_S = 60.0
+"""The same reason is not said more often."""
+GONE_S = 5.0
+NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
+
+
+class SwarmGone(NotRunning):
+    """Nobody works on the batch any more; what was done is kept."""
+
+
+End = Literal["finished", "interrupted", "unservable"]
+"""How waiting ended; ``unservable``: what is left is for models that no worker can serve."""
+
+
+class RunWatch:
+    """Follows the tasks of one batch to their end."""
+
+    def __init__(
+        self,
+        queue: FileQueue,
+        ids: Iterable[str],
+        settings: Settings,
+        submitted: Submitted,
+        began_s: float,
+        *,
+        models: Iterable[str],
+        look_s: float = LOOK_S,
+    ) -> None:
+        """Of the tasks ``ids``, for these models; looks every ``look_s`` seconds, or less often where a look costs much."""
+        self._look_s = look_s
+        self._queue = queue
+        self._settings = settings
+        self._watch = BatchWatch(queue.layout, ids)
+        self._began_s = began_s
+        self.ended = self._watch.look()
+        self._before = self.ended if submitted.again else msgspec.structs.replace(NOTHING, left=self.ended.total)
+        self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
+        self._marks: deque[tuple[float, int, int, int]] = deque()
+        self._models = frozenset(canonical_model(model) for model in models)
+        self.unservable: dict[str, str] = {}
+        """Models that no worker can serve, with the reason; filled when waiting ends of it."""
+        self._servable = ServableWatch(settings)
+        self._changed_s = self._asked_s = time.monotonic()
+        self._said = ("", 0.0)
+        self._alone_since_s: float | None = None
+        self._guard = RootGuard(queue.layout.root)
+        self._most_tokens = (0, 0)
+
+    def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> End:
+        """Until all has ended or nothing more can come. ``heard``: of ``interrupts``, where it is obeyed already.
+
+        Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
+        """
+        with interrupts(host) if heard is None else nullcontext(heard) as asked:
+            while True:
+                if why := self._guard.trouble():
+                    raise EngineError(why, hint="look who did that; what was done lies in the directory that was there")
+                look_began_s = time.monotonic()
+                left_before = self.ended.left
+                self.ended = self._watch.look()
+                if self.ended.left != left_before:
+                    self._changed_s = time.monotonic()
+                    self._servable.moved()
+                state: Literal["running", "draining", "finished"] = "draining" if asked() and host.own else "running"
+                show(self._view(state if self.ended.left else "finished"))
+                cost_s = time.monotonic() - look_began_s  # what is asked below is seldom, and sees to its own cost
+                if not self.ended.left:
+                    return "finished"
+                if asked() and (host.own is None or host.ended()):
+                    return "interrupted"
+                if not asked():
+                    self._check_alive(host)
+                    self.unservable = self._servable.look(lambda: self._models) if self._models else {}
+                    if self.unservable:
+                        return "unservable"
+                    self._say_why()
+                time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
+
+    def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
+        layout = self._queue.layout
+        for name in registry.names(layout):
+            if is_held(layout, name):
+                yield name, registry.read_row(layout, name), registry.read_heartbeat(layout, name)
+
+    def _view(self, state: Literal["running", "draining", "finished"]) -> RunView:
+        now_s = time.monotonic()
+        cards, tokens_in, tokens_out, simulated = [], 0, 0, False
+        for name, row, beat in self._workers():
+            simulated = simulated or bool(row and row.simulated)
+            if beat is None:
+                continue
+            base = self._baseline.get(name, (0, None))
+            before = base[1] if base[0] == beat.epoch else None
+            tokens_in += beat.tally.tokens_in - (before.tally.tokens_in if before else 0)
+            tokens_out += beat.tally.tokens_out - (before.tally.tokens_out if before else 0)
+            cards.append(self._card(name, row, beat, before))
+        # What a worker that went away has counted goes with it; a sum that fell would be a rate below nothing.
+        tokens_in, tokens_out = self._most_tokens = (
+            max(tokens_in, self._most_tokens[0]),
+            max(tokens_out, self._most_tokens[1]),
+        )
+        was, ended = self._before, self.ended
+        items_s, in_s, out_s = self._rates(now_s, was.left - ended.left, tokens_in, tokens_out)
+        return RunView(
+            done=ended.completed - was.completed,
+            failed=ended.failed - was.failed,
+            cancelled=ended.cancelled - was.cancelled,
+            total=ended.total,
+            earlier=was.total - was.left,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            elapsed_s=now_s - self._began_s,
+            items_per_s=items_s,
+            tokens_in_per_s=in_s,
+            tokens_out_per_s=out_s,
+            cards=tuple(cards),
+            simulated=simulated,
+            state=state,
+        )
+
+    def _card(self, name: str, row: WorkerRow | None, beat: Heartbeat, before: Heartbeat | None) -> RunCard:
+        model = beat.models.get(beat.model) if beat.model else None
+        rate = model.tokens_out / model.busy_s if model and model.busy_s > 0 else None
+        slots = row.llm_slots if row else 1
+        done = sum(m.completed for m in beat.models.values())
+        done -= sum(m.completed for m in before.models.values()) if before else 0
+        return RunCard(
+            worker=name,
+            status=str(beat.status),
+            model=beat.model,
+            slots_busy=len(beat.slots),
+            slots=slots,
+            done=done,
+            tokens_per_s=rate * slots if rate is not None else None,
+        )
+
+    def _rates(self, now_s: float, ended: int, tokens_in: int, tokens_out: int) -> tuple[float | None, ...]:
+        """Per second over the last seconds: items, tokens in, tokens out."""
+        if not ended and not tokens_out:
+            return None, None, None
+        self._marks.append((now_s, ended, tokens_in, tokens_out))
+        while len(self._marks) > 2 and self._marks[1][0] < now_s - RATE_WINDOW_S:
+            self._marks.popleft()
+        then_s, *then = self._marks[0]
+        span_s = now_s - then_s
+        if span_s < 1.0:
+            return None, None, None
+        return tuple((new - old) / span_s for new, old in zip((ended, tokens_in, tokens_out), then, strict=True))
+
+    def _check_alive(self, host: Hosting) -> None:
+        if host.ended():
+            raise EngineError(
+                "the swarm of this run has ended; what was done is kept",
+                hint=f"see {self._queue.layout.logs}/supervisor.log; run the same command again to go on",
+            )
+        if host.own is not None or swarm_lives(self._settings):
+            self._alone_since_s = None
+            return
+        now_s = time.monotonic()
+        self._alone_since_s = self._alone_since_s or now_s
+        if host.guest_of is not None or now_s - self._alone_since_s > GONE_S:
+            raise SwarmGone(
+                "no swarm is running any more; what was done is kept",
+                hint="`swarm up`, then run the same command again to go on",
+            )
+
+    def _say_why(self) -> None:
+        """No silence: when nothing has ended for a while, say why the oldest open item is not done."""
+        now_s = time.monotonic()
+        if now_s - max(self._changed_s, self._asked_s) < QUIET_S:
+            return
+        self._asked_s = now_s
+        oldest = self._watch.open_ids(1)
+        if not oldest:
+            return
+        try:
+            snapshot = open_observer(self._settings).snapshot()
+            reasons = explain_task(self._queue.read(oldest[0]), snapshot, self._settings).reasons[:2]
+        except SwarmError as error:
+            kind = text = str(error)
+        else:
+            kind = ", ".join(reason.code for reason in reasons)  # words hold numbers that grow by themselves
+            text = "; ".join(f"{r.text} ({r.next_step})" if r.next_step else r.text for r in reasons)
+        if kind != self._said[0] or now_s - self._said[1] >= SAME_AGAIN_S:
+            self._said = (kind, now_s)
+            print(f"waiting: {oldest[0]}: {text}", file=sys.stderr)
+
+
+@contextmanager
+def interrupts(host: Hosting) -> Iterator[Asked]:
+    """Ctrl-C (or a terminal that closes) once drains our own swarm, twice stops it; the wait goes on until it is gone."""
+    asked = Asked()
+
+    def note(_number: int, _frame: object) -> None:
+        asked.times += 1
+        (host.drain if asked.times == 1 else host.stop)()
+
+    with handling(note):
+        yield asked
+
+
+class Asked:
+    """How often somebody asked to stop."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> bool:
+        return self.times > 0

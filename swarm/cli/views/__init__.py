@@ -1,0 +1,1 @@
+"""What commands show: rows and tables built from documents."""

@@ -1,0 +1,98 @@
+"""``swarm explain``: finds what is meant, lets ``swarm.core.explain.tasks`` say why. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from swarm.cli.ports import Queue, SetAside
+from swarm.cli.views import installed_models as installed
+from swarm.cli.views.presenters import worker_lines
+from swarm.cli.views.views import Explanation
+from swarm.config.check import near
+from swarm.config.settings import Settings
+from swarm.core.explain.models import explain_model, models_to_explain
+from swarm.core.explain.tasks import Reason, explain_task, explain_worker
+from swarm.core.health.liveness import workers_of
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import Task, TaskState, Trail, canonical_model
+from swarm.errors import InputError, TaskInvalid, UnknownTask
+
+LOOKED_UP = 20
+"""Of the tasks that one waits for."""
+
+
+def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
+    """Why a worker does what it does, or does nothing."""
+    line = next(w for w in worker_lines(snapshot, settings) if w.name == view.name)
+    reasons = tuple(explain_worker(view, snapshot, settings, brain_alive=brain))
+    return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
+
+
+def nowhere(document: Mapping[str, Any], queue: Queue) -> str | None:
+    """The first task that a blocked one waits for and that is not in the queue; one that was mapped waits for its own."""
+    if document.get("state") != "blocked" or document.get("children") is not None:
+        return None
+    wanted = document.get("depends_on") or ()
+    return next((i for i in wanted[:LOOKED_UP] if queue.find(i) is None), None)
+
+
+def task(
+    document: Mapping[str, Any],
+    snapshot: SwarmSnapshot,
+    settings: Settings,
+    *,
+    brain: bool = True,
+    gone: str | None = None,
+) -> Explanation:
+    """Why a task is where it is; ``gone``: one it waits for that is nowhere. Raises ``TaskInvalid`` for what is no task."""
+    try:
+        body, trail = msgspec.convert(document, Task), msgspec.convert(document, Trail)
+        state = TaskState(document["state"])
+    except (msgspec.ValidationError, ValueError, KeyError) as problem:
+        raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
+    reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
+    if gone is not None:
+        text = f"There is no task {gone}, which it waits for: it is still to be submitted, or was removed."
+        reasons = [Reason("not_there", text, f"swarm queue cancel {body.task_id}"), *reasons]
+    return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
+
+
+def set_aside(task_id: str, aside: SetAside, root: str) -> Explanation:
+    """What became of a task whose file was none, in the queue at ``root``."""
+    text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
+    reasons = (
+        Reason("corrupt", text, f"swarm submit --task {shlex.quote(f'{root}/corrupt/{aside.name}')}  (once it is mended)"),
+    )
+    return Explanation(subject=task_id, kind="task", state=str(TaskState.CORRUPT), reasons=reasons)
+
+
+def is_model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> bool:
+    """Whether it names a model that something is known of; a task's id holds neither ``:`` nor ``.`` nor ``/``."""
+    if any(mark in target for mark in ":./"):
+        return True
+    return canonical_model(target) in models_to_explain(snapshot, settings)
+
+
+def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanation:
+    """Why a model is on some cards and not on others."""
+    name = canonical_model(target)
+    holders = sum(1 for w in workers_of(snapshot) if w.alive and w.heartbeat is not None and w.heartbeat.model == name)
+    state = f"loaded on {holders}" if holders else "not loaded"
+    disk = installed.installed_models(snapshot, settings.queue.root)
+    have = disk[name].workers if name in disk else () if disk else None
+    reasons = tuple(explain_model(name, snapshot, settings, installed_on=have))
+    return Explanation(subject=name, kind="model", state=state, reasons=reasons)
+
+
+def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
+    """The error for a target that is neither; names the worker that was probably meant."""
+    names = [view.name for view in workers_of(snapshot)]
+    meant = near(target, names)
+    if meant:
+        return InputError(f"there is no task or worker {target}", hint=f"did you mean {meant}?")
+    known = f"workers: {', '.join(names)}; " if names else ""
+    return UnknownTask(f"there is no task or worker {target}", hint=f"{known}`swarm queue list` shows tasks")

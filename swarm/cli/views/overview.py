@@ -1,0 +1,164 @@
+"""The one-screen picture: alarms first, then what the swarm does and how long that will take. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.cli.ports import Counts
+from swarm.cli.units import duration, plural
+from swarm.cli.views.presenters import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
+from swarm.cli.views.views import Alarm, QueueStats, StatusView, Throughput
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition, workers_of
+from swarm.core.health.stuck import stuck
+from swarm.core.policy.alarms import alarms as brain_warnings
+from swarm.core.policy.alarms import supervisor_gone
+from swarm.core.snapshot import SwarmSnapshot
+
+
+def status(
+    snapshot: SwarmSnapshot,
+    counts: Counts,
+    settings: Settings,
+    *,
+    brain: bool,
+    supervisor: bool = False,
+    orphans: int = 0,
+) -> StatusView:
+    """Everything `swarm status` shows; whether brain and supervisor live is told (a snapshot holds the workers only).
+
+    ``orphans``: how many processes run on without the supervisor that started them.
+    """
+    queue = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
+    workers = worker_lines(snapshot, settings)
+    cards = card_rows(snapshot)
+    return StatusView(
+        root=settings.queue.root,
+        at=snapshot.now_iso,
+        running=brain or any(w.alive for w in workers),
+        brain_alive=brain,
+        supervisor_alive=supervisor,
+        simulated=any(w.simulated and w.alive for w in workers),
+        alarms=alarms(snapshot, queue, settings, brain=brain, orphans=orphans),
+        cards=cards,
+        cards_note=snapshot.gpus_note,
+        workers=workers,
+        active=active_rows(snapshot, settings),
+        lanes=lane_rows(snapshot),
+        queue=queue,
+        throughput=throughput(snapshot, queue),
+    )
+
+
+def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
+    """Busy slots over learned seconds per request, summed over the workers that live."""
+    tasks = tokens = 0.0
+    completed = 0
+    for view in workers_of(snapshot):
+        if not view.alive or view.heartbeat is None:
+            continue
+        completed += view.heartbeat.tally.completed
+        rates = busy_rates(view)
+        tasks, tokens = tasks + rates[0], tokens + rates[1]
+    left = queue.pending.by_class.get("llm", 0) + queue.processing
+    return Throughput(
+        tasks_per_s=tasks or None,
+        tokens_out_per_s=tokens or None,
+        eta_s=left / tasks if tasks and left else None,
+        completed=completed,
+    )
+
+
+def alarms(
+    snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool, orphans: int = 0
+) -> tuple[Alarm, ...]:
+    """What a person should know first: critical before warnings, each with the next thing to do."""
+    found = [
+        *_process_alarms(snapshot, queue, brain=brain, orphans=orphans),
+        *_worker_alarms(snapshot, settings),
+        *_brain_alarms(snapshot, settings),
+        *_card_alarms(snapshot, settings),
+        *_queue_alarms(snapshot, queue, settings, brain=brain),
+    ]
+    return tuple(sorted(found, key=lambda alarm: alarm.level != "critical"))
+
+
+def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool, orphans: int) -> Iterator[Alarm]:
+    if orphans:
+        yield Alarm(level="critical", text=supervisor_gone(orphans), next="swarm up; swarm logs supervisor -n 30")
+    alive = [w for w in workers_of(snapshot) if w.alive]
+    if not alive and not brain:
+        what = "neither brain nor worker is running" if orphans else "nothing is running"
+        text = f"{what}; {plural(queue.pending.total, 'task')} waiting"
+        yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
+        return
+    if not brain:
+        text = "the brain is not running: no models are placed, nothing is released or taken back"
+        yield Alarm(level="critical", text=text, next="swarm logs brain -n 30; swarm up")
+    if not alive:
+        yield Alarm(level="critical", text="no worker is alive", next="swarm logs --level warning --since 1h")
+
+
+def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
+    for view in workers_of(snapshot):
+        verdict = condition(view, snapshot, settings)
+        look = f"swarm logs {view.name} -n 30"
+        if verdict.state == "dead" and view.claims:
+            text = f"{view.name} is dead and held {plural(view.claims, 'task')}"
+            yield Alarm(level="critical", text=text, next=f"{look} (the brain takes its tasks back)")
+        elif verdict.state == "hung":
+            yield Alarm(level="critical", text=verdict.text, next=look)
+
+
+def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
+    """What the brain warns about, but for what is said above already."""
+    hung = {f"heartbeat:{w.name}" for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "hung"}
+    for warning in brain_warnings(snapshot, settings):
+        kind, _, about = warning.key.partition(":")
+        match kind:
+            case "no-worker":
+                continue
+            case "paused":
+                step = next(p.way_out for p in snapshot.pauses.pauses if p.key == about)
+            case "no-llm-worker":
+                step = "swarm workers"
+            case "fits-nowhere":
+                step = f"swarm explain {about}"
+            case "model-missing":
+                step = f"swarm models pull {about}"
+            case _:
+                step = f"swarm explain {about.partition(':')[0].partition(',')[0]}"
+        if warning.key not in hung:
+            yield Alarm(level="critical" if kind == "card_lost" else "warning", text=warning.reason, next=step)
+
+
+def _card_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
+    for gpu in snapshot.gpus:
+        if gpu.fault is not None:
+            yield Alarm(
+                level="critical", text=f"GPU {gpu.index} cannot be read: {gpu.fault}", next="nvidia-smi; dmesg | grep -i xid"
+            )
+        elif gpu.temperature_c is not None and gpu.temperature_c >= settings.gpu.warn_c:
+            yield Alarm(
+                level="warning",
+                text=f"GPU {gpu.index} is hot: {gpu.temperature_c} °C",
+                next="check fans and air; swarm gpus",
+            )
+
+
+def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> Iterator[Alarm]:
+    for claim in stuck(snapshot, settings):
+        text = f"{claim.task_id} on {claim.worker} has made no progress for {duration(claim.quiet_s)}"
+        yield Alarm(level="warning", text=text, next=f"swarm explain {claim.task_id}")
+    llm = queue.pending.by_class.get("llm", 0)
+    views = [w for w in workers_of(snapshot) if w.alive and w.heartbeat]
+    if llm and views and not any(w.heartbeat and (w.heartbeat.model or w.heartbeat.status == "loading") for w in views):
+        text = f"{plural(llm, 'llm task')} waiting, but no worker holds a model"
+        yield Alarm(level="warning", text=text, next=f"swarm explain {views[0].name}")
+    limit_s = settings.brain.stale_queued_s
+    if limit_s and queue.oldest_pending_s is not None and queue.oldest_pending_s > limit_s:
+        text = f"the oldest task has been waiting for {duration(queue.oldest_pending_s)}"
+        yield Alarm(level="warning", text=text, next="swarm queue list -n 1; swarm explain TASK")
+    if queue.drop_ins and not brain:
+        text = f"{plural(queue.drop_ins, 'drop-in file')} in pending/ not filed: that is the brain's work"
+        yield Alarm(level="warning", text=text, next="swarm up")

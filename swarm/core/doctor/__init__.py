@@ -1,0 +1,1 @@
+"""What is wrong, judged from evidence. Pure."""

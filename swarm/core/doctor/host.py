@@ -1,0 +1,227 @@
+"""Findings about the box: disk, root, limits, clock, cards, programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.config.settings import Settings
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ServerEvidence
+from swarm.core.doctor.findings import Finding
+from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Verdict
+from swarm.core.policy.script_entries import script_warnings
+
+LOW_MIB = 500
+FULL_MIB = 20
+LOW_INODES = 10_000
+FULL_INODES = 100
+MIN_OPEN_FILES = 1024
+
+
+def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+    """In the order in which they would stop a start."""
+    yield from _disk(evidence.disk)
+    yield from _root(evidence)
+    yield from _lacks(evidence)
+    yield from _host(evidence)
+    yield from _programs(evidence)
+    yield from _cards(evidence, settings.gpu.warn_c)
+    for server in evidence.servers:
+        yield from _port(server)
+    yield from _scripts(settings)
+
+
+def _scripts(settings: Settings) -> Iterator[Finding]:
+    for warning in script_warnings(settings.scripts):
+        yield Finding(
+            code="script-any-code",
+            severity="warning",
+            subject=f"[scripts] {warning.name}",
+            what=warning.what,
+            next=warning.next,
+        )
+
+
+def _disk(disk: DiskEvidence) -> Iterator[Finding]:
+    room = f"{disk.path}: {disk.free_mib} of {disk.total_mib} MiB free"
+    inodes = "" if disk.free_inodes is None else f"{disk.path}: {disk.free_inodes} inodes free"
+    numbers = tuple(text for text in (room, inodes) if text)
+    if disk.read_only:
+        what = f"the file system of {disk.path} is read-only: nothing can be claimed, finished or submitted"
+        step = "see `dmesg` for why it was remounted; mount -o remount,rw, work resumes by itself"
+        yield Finding(code="disk-read-only", severity="critical", subject="box", what=what, evidence=numbers, next=step)
+    elif disk.free_mib < FULL_MIB or (disk.free_inodes is not None and disk.free_inodes < FULL_INODES):
+        what = "the disk is full: tasks stay where they are, results are kept in memory until there is room"
+        step = "make room (`swarm queue purge --older-than 7d`, old logs, `ollama rm`); work resumes by itself"
+        refused = (f"a test file was refused: {disk.refused}",) if disk.refused else ()
+        yield Finding(
+            code="disk-full", severity="critical", subject="box", what=what, evidence=(*numbers, *refused), next=step
+        )
+    elif disk.refused:
+        what = f"nothing can be written to {disk.path}: {disk.refused}"
+        step = "give this user the directory, or choose another one with --root"
+        yield Finding(code="disk-refuses", severity="critical", subject="box", what=what, evidence=numbers, next=step)
+    elif disk.free_mib < LOW_MIB or (disk.free_inodes is not None and disk.free_inodes < LOW_INODES):
+        what = "the disk is nearly full"
+        step = "make room: `swarm queue purge --older-than 7d`, brain.retention_days"
+        yield Finding(code="disk-low", severity="warning", subject="box", what=what, evidence=numbers, next=step)
+
+
+def _root(evidence: BoxEvidence) -> Iterator[Finding]:
+    if evidence.root_trouble:
+        yield Finding(
+            code="root-permissions",
+            severity="critical",
+            subject="box",
+            what=f"the queue root cannot be used: {evidence.root_trouble}",
+            evidence=(evidence.root,),
+            next=f"{evidence.root_mend or f'chown and chmod go-w {evidence.root}'}, or a root of your own with --root",
+        )
+    elif evidence.look_trouble:
+        yield Finding(
+            code="root-unreadable",
+            severity="critical",
+            subject="box",
+            what=f"the queue cannot be looked into: {evidence.look_trouble}",
+            evidence=(evidence.root,),
+            next="run this as the user that runs the swarm",
+        )
+
+
+def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
+    """What a start would refuse, and what costs something that could be mended; other fall-backs are only listed."""
+    for check in evidence.checks:
+        missing = check.verdict is Verdict.MISSING
+        if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Verdict.FALLBACK and check.next)):
+            continue
+        yield Finding(
+            code="host-lacks" if missing else "host-fallback",
+            severity="critical" if missing else "warning",
+            subject="box",
+            what=str(check),
+            evidence=(f"tried just now for {evidence.root}",),
+            next=check.next,
+        )
+
+
+def _host(evidence: BoxEvidence) -> Iterator[Finding]:
+    if evidence.open_files < MIN_OPEN_FILES:
+        yield Finding(
+            code="open-files",
+            severity="warning",
+            subject="box",
+            what=f"a process may open only {evidence.open_files} files",
+            evidence=(f"ulimit -n: {evidence.open_files}",),
+            next=f"ulimit -n 65536 before `swarm up`, or LimitNOFILE= in the unit (at least {MIN_OPEN_FILES})",
+        )
+    if evidence.clock_ahead is not None:
+        yield Finding(
+            code="clock",
+            severity="warning",
+            subject="box",
+            what="the clock is wrong, or was: a file here was written later than now",
+            evidence=(f"{evidence.clock_ahead.path}: {evidence.clock_ahead.text}",),
+            next="timedatectl; ages in listings and waits for a time of day are off until it is right, work goes on",
+        )
+    if evidence.cgroup_kills is not None and not evidence.kernel_kills:
+        yield Finding(
+            code="memory-pressure",
+            severity="warning",
+            subject="box",
+            what="the kernel has killed processes of this control group for want of memory",
+            evidence=(str(evidence.cgroup_kills),),
+            next="journalctl -k | grep -i 'killed process' names them; give the group more memory, or run fewer workers",
+        )
+
+
+def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
+    if evidence.plan_trouble:
+        cards = (f"NVML: {evidence.cards_trouble}",) if evidence.cards_trouble else ()
+        step = "install the NVIDIA driver (`nvidia-smi` must list the cards), correct [[workers]], or try --simulate 4"
+        if evidence.cards_note:
+            step = "unset CUDA_VISIBLE_DEVICES or name other cards in it (`nvidia-smi -L`), or correct [[workers]]"
+        yield Finding(
+            code="no-plan",
+            severity="critical",
+            subject="box",
+            what=f"no worker can be planned: {evidence.plan_trouble}",
+            evidence=cards,
+            next=step,
+        )
+    elif evidence.cards_trouble and any(p.gpus for p in evidence.plan) and not evidence.simulated:
+        yield Finding(
+            code="no-nvml",
+            severity="critical",
+            subject="box",
+            what="the cards cannot be read",
+            evidence=(f"NVML: {evidence.cards_trouble}",),
+            next="`nvidia-smi` must work for this user: reload the driver (modprobe nvidia) or reboot",
+        )
+    if not evidence.binary_found:
+        yield Finding(
+            code="no-ollama",
+            severity="critical",
+            subject="box",
+            what=f"there is no program {evidence.binary!r} to serve models",
+            evidence=(f"ollama.binary = {evidence.binary!r}, not found on the PATH",),
+            next="install Ollama (https://ollama.com/download), or set [ollama] binary to its path; "
+            "a running server is used with ollama_url in [[workers]]",
+        )
+
+    for where, how, mend in evidence.open_programs:
+        yield Finding(
+            code="program-open",
+            severity="warning",
+            subject=where,
+            what="others could put something else in this program's place, and it would run as you",
+            evidence=(how,),
+            next=mend,
+        )
+
+
+def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
+    owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}
+    for card in evidence.cards:
+        owner = owners.get(card.uuid) or owners.get(str(card.index), "")
+        reading = f"GPU {card.index} {card.uuid} ({card.name})"
+        if card.fault is not None:
+            yield Finding(
+                code="card-lost",
+                severity="critical",
+                subject=f"gpu-{card.index}",
+                concerns=owner,
+                what=f"GPU {card.index} is lost or cannot be read: {card.fault}",
+                evidence=(reading, f"driver: {card.fault}"),
+                next="dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
+            )
+        elif card.temperature_c is not None and card.temperature_c >= warn_c:
+            yield Finding(
+                code="card-hot",
+                severity="warning",
+                subject=f"gpu-{card.index}",
+                concerns=owner,
+                what=f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
+                evidence=(f"{reading}: {card.temperature_c} °C, warned of from {warn_c:g} °C (gpu.warn_c)",),
+                next="see to fans, air and dust; a lower power limit (nvidia-smi -pl) helps at once",
+            )
+    for note in evidence.quarantines:
+        yield Finding(
+            code="quarantined",
+            severity="critical",
+            subject=note.worker,
+            what=f"{note.worker} is out of use, tried again in {note.left_s / 60:.0f} min: {note.reason}",
+            evidence=(note.path,),
+            next=f"remove the cause, then `swarm restart {note.worker}`",
+        )
+
+
+def _port(server: ServerEvidence) -> Iterator[Finding]:
+    if server.port is not None and server.port_holder:
+        yield Finding(
+            code="port-taken",
+            severity="critical",
+            subject=f"ollama-{server.worker}",
+            concerns=server.worker,
+            what=f"port {server.port}, meant for the server of {server.worker}, is taken by {server.port_holder}",
+            evidence=(f"listening on 127.0.0.1:{server.port}: {server.port_holder}",),
+            next="end that process (a system-wide `ollama serve`: systemctl stop ollama), or set ollama.base_port",
+        )

@@ -1,0 +1,213 @@
+"""Findings about our processes: which died of what, which hang, whose lock is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.config.settings import Settings
+from swarm.core.doctor.evidence import BoxEvidence, ProcessEvidence, Quote
+from swarm.core.doctor.findings import Finding
+from swarm.core.policy.alarms import supervisor_gone
+
+FRESH_S = 3600.0
+"""An end that was survived (the supervisor started it again) is told for so long."""
+_UP = ("running", "draining", "stopping")
+
+
+def process_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+    """The supervisor first: where it is gone, much follows from it."""
+    yield from _supervisor(evidence)
+    yield from _brain(evidence)
+    for process in evidence.processes:
+        if process.role == "server":
+            yield from _server(process)
+            continue
+        yield from _lock(process)
+        if process.alive:
+            yield from _silent(process, settings)
+        yield from _end(process, evidence)
+
+
+def expected(evidence: BoxEvidence) -> bool:
+    """Whether workers should be running: a supervisor lives, or died without saying that it is over."""
+    supervisor = evidence.process("supervisor")
+    return (supervisor is not None and supervisor.alive) or evidence.supervisor_phase in _UP
+
+
+def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
+    process = evidence.process("supervisor")
+    died = process is not None and evidence.supervisor_phase in _UP
+    if process is None or process.alive or not (died or evidence.orphans):
+        return
+    proofs = [f"{process.row_path}: pid {process.pid}, which has ended; its last status says {evidence.supervisor_phase}"]
+    gone = f"; {supervisor_gone(evidence.orphans)}" if evidence.orphans else ""
+    memory = " (the kernel killed it for want of memory)" if _memory(process, evidence, proofs) else ""
+    yield Finding(
+        code="supervisor-died",
+        severity="critical",
+        subject="supervisor",
+        what=f"the supervisor ended without a goodbye: what dies now is not started again{memory}{gone}",
+        evidence=(*proofs, *_quotes(process.crash, process.last_words)),
+        next="`swarm up` (or `swarm up --detach`) adopts what still runs, `swarm down` ends it",
+    )
+
+
+def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
+    process = evidence.process("brain")
+    alive = [p for p in evidence.processes if p.role == "worker" and p.alive]
+    if (process is not None and process.alive) or not (alive or _lives(evidence, "supervisor")):
+        return
+    yield Finding(
+        code="no-brain",
+        severity="critical",
+        subject="brain",
+        what="the brain is not running: workers go on, but no model is placed, nothing is released or taken back",
+        evidence=("its life lock is free", *((f"supervisor: {_story(process)}",) if process and process.state else ())),
+        next="swarm logs brain -n 30; the supervisor starts it again, without one: `swarm up`",
+    )
+
+
+def _server(process: ProcessEvidence) -> Iterator[Finding]:
+    worker = process.name.removeprefix("ollama-")
+    if process.state == "quarantined":
+        code, what = "quarantined", f"its card is out of use: {process.reason}"
+    elif process.state == "backoff" and process.last_exit:
+        code, what = "server-failed", f"it does not come up: {process.last_exit}"
+    else:
+        return
+    yield Finding(
+        code=code,
+        severity="critical",
+        subject=process.name,
+        concerns=worker,
+        what=f"the model server of {worker}: {what}",
+        evidence=(f"supervisor: {_story(process)}", *_quotes(process.last_words)),
+        next=f"swarm logs {process.name} -n 50; then `swarm restart {worker}`",
+    )
+
+
+def _lock(process: ProcessEvidence) -> Iterator[Finding]:
+    if process.alive and process.lock_holder:
+        yield Finding(
+            code="lock-held",
+            severity="critical",
+            subject=process.name,
+            what=f"the life lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
+            evidence=(f"{process.row_path.removesuffix('.json')}.lock", f"{process.row_path}: pid {process.pid}"),
+            next="it may be starting, or run in a container (ask `swarm doctor` there); else end that process",
+        )
+
+
+def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
+    limit_s = settings.worker.heartbeat_stale_s
+    age = f"last heartbeat {process.beat_age_s:.0f} s ago (limit {limit_s:.0f} s)" if process.beat_age_s is not None else ""
+    proofs = tuple(t for t in (f"/proc/{process.pid}/stat: state {process.kernel_state}", age) if t)
+    if process.kernel_state in ("T", "t"):
+        yield Finding(
+            code="stopped",
+            severity="critical",
+            subject=process.name,
+            what=f"{process.name} (pid {process.pid}) is stopped: somebody sent SIGSTOP, or a debugger holds it",
+            evidence=proofs,
+            next=f"kill -CONT {process.pid}; a stopped worker is killed and its tasks are taken back by the brain",
+        )
+    elif process.kernel_state == "D":
+        yield Finding(
+            code="stuck-in-kernel",
+            severity="warning",
+            subject=process.name,
+            what=f"{process.name} (pid {process.pid}) waits in the kernel, where nothing can kill it",
+            evidence=proofs,
+            next="look again: if it lasts, a disk or the GPU driver hangs; see `dmesg`",
+        )
+    elif process.beat_age_s is not None and process.beat_age_s > limit_s:
+        yield Finding(
+            code="heartbeat-stale",
+            severity="critical",
+            subject=process.name,
+            what=f"{process.name} lives but says nothing",
+            evidence=(*proofs, *_quotes(process.last_words)),
+            next=f"swarm logs {process.name} -n 30; the brain kills a worker that stays silent",
+        )
+
+
+def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
+    """How it ended last: while it is down, and for an hour after it was started again."""
+    if process.name == "supervisor":
+        return
+    down = not process.alive and expected(evidence)
+    fresh = any(q is not None and q.age_s is not None and q.age_s < FRESH_S for q in (process.ended, process.crash))
+    abnormal = process.crash is not None or (process.last_exit not in ("", "exit code 0"))
+    if not down and not (abnormal and fresh and expected(evidence)):
+        return
+    proofs: list[str] = []
+    code, how = _cause(process, evidence, proofs)
+    if not down and code == "down":
+        return
+    state = "is down" if down else "was started again"
+    if process.number_taken_by:
+        proofs.append(f"{process.row_path}: its pid {process.pid} is now that of an innocent one, {process.number_taken_by}")
+    told = f"supervisor: {_story(process)}" if process.state else ""
+    quotes = _quotes(process.ended, process.crash, process.last_words if down else None)
+    yield Finding(
+        code=code,
+        severity="critical" if down else "warning",
+        subject=process.name,
+        what=f"{process.name} {state}: {how}",
+        evidence=(*proofs, *(t for t in (told,) if t), *quotes),
+        next=_remedy(code, process, evidence),
+    )
+
+
+def _cause(process: ProcessEvidence, evidence: BoxEvidence, proofs: list[str]) -> tuple[str, str]:
+    if _memory(process, evidence, proofs):
+        return "out-of-memory", f"the kernel killed it (pid {process.pid}) for want of memory"
+    if process.crash is not None:
+        return "crashed", f"an error nobody caught: {process.crash.text}"
+    if "SIGKILL" in process.last_exit:
+        if evidence.cgroup_kills is not None:
+            proofs.append(str(evidence.cgroup_kills))
+            return "killed", "killed by SIGKILL: for want of memory, it seems, or by hand"
+        return "killed", "killed by SIGKILL: by hand, or by the brain because it was silent"
+    if process.last_exit and process.last_exit != "exit code 0":
+        return "exited", process.last_exit
+    return "down", process.reason or "it is not running"
+
+
+def _memory(process: ProcessEvidence, evidence: BoxEvidence, proofs: list[str]) -> bool:
+    """Whether the kernel says that it killed this very process; ``proofs`` gets its words."""
+    said = next((quote for pid, quote in evidence.kernel_kills if pid == process.pid), None)
+    if said is not None:
+        proofs.append(str(said))
+    return said is not None
+
+
+def _remedy(code: str, process: ProcessEvidence, evidence: BoxEvidence) -> str:
+    look = f"swarm logs {process.name} -n 50"
+    again = "" if _lives(evidence, "supervisor") else "; `swarm up` starts it again"
+    match code:
+        case "out-of-memory":
+            return f"give box or control group more memory, or lower worker.max_tasks_per_worker and llm.slots{again}"
+        case "crashed":
+            return f"{look}; its stderr is in {process.name}.err beside it; report the traceback{again}"
+        case "killed":
+            return f"{look}; journalctl -k around that time{again}"
+        case _:
+            return f"{look}{again}"
+
+
+def _lives(evidence: BoxEvidence, name: str) -> bool:
+    process = evidence.process(name)
+    return process is not None and process.alive
+
+
+def _story(process: ProcessEvidence) -> str:
+    """What the supervisor says of it."""
+    parts = [process.state, process.reason, f"{process.restarts} restarts" if process.restarts else ""]
+    if process.last_exit and process.last_exit not in process.reason:
+        parts.append(f"last end: {process.last_exit}")
+    return "; ".join(part for part in parts if part)
+
+
+def _quotes(*quotes: Quote | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(q) for q in quotes if q is not None))

@@ -1,0 +1,288 @@
+"""Why is this task not running, why does this worker idle: the functions that decide, phrased for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import Condition, condition, workers_of
+from swarm.core.health.stuck import stuck
+from swarm.core.lanes import lane_of
+from swarm.core.placement.demand import Demand, demands
+from swarm.core.placement.fit import does_not_fit, misfit, spilled, what_helps
+from swarm.core.placement.load_tasks import Outstanding, outstanding
+from swarm.core.placement.nowhere import nowhere
+from swarm.core.placement.placement import desired
+from swarm.core.policy.releases import waits_for
+from swarm.core.policy.retry import blamed_at, runs_alone
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One reason: a code for machines, a sentence for people, and a command that goes on from there."""
+
+    code: str
+    text: str
+    next_step: str
+
+
+NO_BRAIN = Reason("no_brain", "No brain is running: nothing is released, loaded or taken back.", "swarm up")
+_NEEDS_BRAIN = frozenset({"dead", "load_due", "cold", "load_retry"})
+
+
+def explain_task(
+    task: Task,
+    state: TaskState,
+    snapshot: SwarmSnapshot,
+    settings: Settings,
+    *,
+    trail: Trail | None = None,
+    ahead: int | None = None,
+    brain_alive: bool = True,
+) -> list[Reason]:
+    """Why a task is where it is, the most telling reason first.
+
+    ``trail`` is what its file says happened to it; ``ahead`` the number of tasks before it in its lane, where known.
+    """
+    reasons: list[Reason] = []
+    match state:
+        case TaskState.PENDING:
+            reasons = _pending(task, snapshot, settings, ahead)
+            if trail is not None and trail.attempts and trail.attempts[-1].fault in ("poison", "suspect"):
+                reasons += _retrying(task, trail.attempts)
+        case TaskState.BLOCKED:
+            reasons = _blocked(task, snapshot, trail)
+        case TaskState.PROCESSING:
+            reasons = _processing(task, snapshot, settings)
+        case TaskState.COMPLETED:
+            reasons = [Reason("completed", "It completed.", f"swarm queue show {task.task_id}")]
+        case TaskState.FAILED:
+            why = trail.error.message if trail is not None and trail.error is not None else "no error is recorded"
+            reasons = [Reason("failed", f"It failed for good: {why}", f"swarm queue retry {task.task_id}")]
+        case TaskState.CANCELLED:
+            reasons = [Reason("cancelled", "It was cancelled.", f"swarm queue retry {task.task_id}")]
+        case TaskState.CORRUPT:
+            reasons = [Reason("corrupt", "Its file was no task; the reason lies beside it in corrupt/.", "swarm queue fsck")]
+    waits_on_brain = state is TaskState.BLOCKED or (state is TaskState.PENDING and task.task_class is TaskClass.LLM)
+    waits_on_brain = waits_on_brain or any(reason.code == "owner_dead" for reason in reasons)
+    return reasons if brain_alive or not waits_on_brain else [NO_BRAIN, *reasons]
+
+
+def explain_worker(
+    view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain_alive: bool = True
+) -> list[Reason]:
+    """Why a worker does not work, or on what it does."""
+    reasons = _worker_reasons(view, snapshot, settings)
+    needed = any(reason.code in _NEEDS_BRAIN for reason in reasons)
+    return [NO_BRAIN, *reasons] if needed and not brain_alive else reasons
+
+
+def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+    verdict = condition(view, snapshot, settings)
+    if verdict.state not in ("ready", "no_server"):
+        return [_not_ready(view, verdict)]
+    claims = [c for c in snapshot.claims if c.worker == view.name]
+    reasons = [_load_reason(view, task) for task in outstanding(snapshot).get(view.name, ())]
+    if claims:
+        return [*(r for r in reasons if r.code == "loading"), *(_busy(c, snapshot, settings) for c in claims)]
+    if verdict.state == "no_server":
+        return [*reasons, Reason("no_server", f"{verdict.text}.", "swarm config check"), *_other_work(view, snapshot)]
+    want = desired(snapshot, settings)[view.name]
+    holds = view.heartbeat.model if view.heartbeat is not None else None
+    if want.model != holds and not reasons:
+        text = f"{view.name} should hold {want.model}: {want.reason}. The brain inserts the load at its next turn."
+        reasons.append(Reason("load_due", text, "swarm logs brain -n 20"))
+    elif holds is None and not reasons:
+        reasons.append(Reason("cold", f"{view.name} has no model: {want.reason}.", "swarm queue stats"))
+    elif not reasons:
+        reasons.append(Reason("hot_idle", f"{view.name} holds {holds}: {want.reason}.", "swarm queue stats"))
+    if holds is None and view.heartbeat is not None:
+        for model in sorted({*view.heartbeat.refused, *view.heartbeat.models}):
+            reasons += _spilled(view, model)
+    return [*reasons, *_other_work(view, snapshot)]
+
+
+def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings, ahead: int | None) -> list[Reason]:
+    workers = workers_of(snapshot)
+    pause = snapshot.pauses.model(task.model) or snapshot.pauses.batch(task.batch_id)
+    if pause is not None:
+        return [Reason("paused", f"It is not begun, for {pause.words}.", pause.way_out)]
+    if not any(w.alive for w in workers):
+        return [Reason("no_worker", "No worker is running.", "swarm up")]
+    if task.task_class is TaskClass.LLM:
+        return _pending_llm(canonical_model(task.model or ""), snapshot, settings, _ahead(task, snapshot, ahead))
+    if task.task_class is TaskClass.RESOURCE:
+        return _pending_resource(task, snapshot, settings)
+    free = [w.name for w in workers if w.alive and not any(c.worker == w.name for c in snapshot.claims)]
+    if free:
+        return [Reason("soon", f"{free[0]} is free and will claim it.", f"swarm logs --task {task.task_id}")]
+    return [Reason("slots_busy", f"Every worker is busy{_ahead(task, snapshot, ahead)}.", "swarm queue active")]
+
+
+def _pending_resource(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+    name = task.target_worker or ""
+    view = snapshot.worker(name)
+    if view is None:
+        return [Reason("no_such_worker", f"Its target {name} is not registered.", "swarm workers")]
+    verdict = condition(view, snapshot, settings)
+    if verdict.state != "ready":
+        return [_not_ready(view, verdict)]
+    return [Reason("target_busy", f"Only {name} may claim it, and it has not done so yet.", f"swarm explain {name}")]
+
+
+def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead: str) -> list[Reason]:
+    verdicts = {w.name: condition(w, snapshot, settings) for w in workers_of(snapshot)}
+    ready = [w for w in workers_of(snapshot) if verdicts[w.name].state == "ready"]
+    if not ready:
+        others = [_not_ready(w, verdicts[w.name]) for w in workers_of(snapshot)]
+        return [Reason("no_llm_worker", "No worker is ready for llm work.", "swarm workers"), *others]
+    holders = [w for w in ready if w.heartbeat is not None and w.heartbeat.model == model]
+    if holders:
+        names = ", ".join(w.name for w in holders)
+        return [Reason("slots_busy", f"{model} is loaded on {names}, whose slots are busy{ahead}.", "swarm queue active")]
+    loads = [(w, t) for w in ready for t in outstanding(snapshot).get(w.name, ()) if t.model == model]
+    if loads:
+        return [_load_reason(view, task) for view, task in loads]
+    hopeless = nowhere(model, snapshot, settings)
+    reasons = [] if hopeless is None else [Reason("fits_nowhere", f"{hopeless}.", what_helps(model))]
+    reasons.append(Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers"))
+    demand = demands(snapshot).get(model)
+    for view in ready:
+        reasons += _spilled(view, model)
+        why_not = misfit_reason(view, demand, snapshot, settings) if demand is not None else None
+        if why_not is not None:
+            reasons.append(why_not)
+    for name, want in desired(snapshot, settings).items():
+        due = "; it is to load it at the brain's next turn" if want.model == model else ""
+        reasons.append(Reason("placement", f"{name}: {want.reason}{due}.", f"swarm explain {name}"))
+    return reasons
+
+
+def _spilled(view: WorkerView, model: str) -> list[Reason]:
+    words = spilled(view, model)
+    return [] if words is None else [Reason("spilled", f"{words}.", what_helps(model))]
+
+
+def misfit_reason(
+    view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings, *, before: str = ""
+) -> Reason | None:
+    """Why this worker cannot be given this model; ``before`` begins the sentence."""
+    why_not = misfit(view, demand, snapshot, settings)
+    if why_not is None:
+        return None
+    if why_not == does_not_fit(view, demand, snapshot, settings):
+        return Reason("does_not_fit", f"{before}{why_not}.", what_helps(demand.model))
+    return Reason("misfit", f"{before}{why_not}.", f"swarm logs {view.name}")
+
+
+def _blocked(task: Task, snapshot: SwarmSnapshot, trail: Trail | None) -> list[Reason]:
+    view = next((b for b in snapshot.blocked if b.task_id == task.task_id), None)
+    if view is None:
+        return [Reason("blocked", "It was blocked and has just moved on.", f"swarm queue show {task.task_id}")]
+    next_step = f"swarm explain {view.waiting_for[0]}" if view.waiting_for else f"swarm queue show {task.task_id}"
+    reasons = [Reason("blocked", f"It {waits_for(view)}.".replace("It its", "Its"), next_step)]
+    if trail is not None and trail.retry_at is not None and trail.attempts:
+        reasons += _retrying(task, trail.attempts)
+    return reasons
+
+
+def _retrying(task: Task, attempts: Sequence[Attempt]) -> list[Reason]:
+    """What the last attempt met, and how the next one will be made."""
+    last = attempts[-1]
+    if last.error is None:
+        return []
+    log = f"swarm logs --task {task.task_id}"
+    alone = ", alone on its server" if runs_alone(attempts, last.attempt + 1) else ""
+    said = f"({last.error.type}: {last.error.message})"
+    match last.fault:
+        case "poison":
+            broke = ", ".join(blamed_at(attempts, last.attempt + 1))
+            text = f"Its request broke the server of {broke} {said}; tried next behind others{alone}, elsewhere if possible"
+            return [Reason("poison", f"{text}.", log)]
+        case "suspect":
+            text = (
+                f"It is under suspicion of having broken the server of {last.worker} {said}; tried next behind others{alone}"
+            )
+            return [Reason("suspect", f"{text}.", log)]
+        case _:
+            return [
+                Reason("retrying", f"Attempt {last.attempt} failed and is tried again{alone}: {last.error.message}", log)
+            ]
+
+
+def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+    claim = next((c for c in snapshot.claims if c.task_id == task.task_id), None)
+    if claim is None:
+        return [Reason("moved", "It has just moved on.", f"swarm queue show {task.task_id}")]
+    view = snapshot.worker(claim.worker)
+    verdict = condition(view, snapshot, settings) if view is not None else None
+    if view is None or verdict is None or verdict.state in ("dead", "stopped"):
+        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain takes it back.", "swarm logs brain -n 20")]
+    reasons = [_busy(claim, snapshot, settings)]
+    if verdict.state in ("stale", "hung"):
+        reasons.append(_not_ready(view, verdict))
+    return reasons
+
+
+def _busy(claim: ClaimView, snapshot: SwarmSnapshot, settings: Settings) -> Reason:
+    what = f"{claim.task_id}{f' ({claim.name})' if claim.name else ''}"
+    if claim in stuck(snapshot, settings):
+        text = f"{claim.worker} works on {what}, which has made no progress for {claim.quiet_s:.0f}s."
+        return Reason("stuck", text, "swarm queue clear-stuck")
+    text = f"{claim.worker} works on {what}, attempt {claim.attempt}."
+    return Reason("running", text, f"swarm logs --task {claim.task_id}")
+
+
+def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
+    model = task.model or "a model"
+    match task.where:
+        case "claimed":
+            return Reason("loading", f"{view.name} is loading {model} ({task.task_id}).", f"swarm logs {view.name}")
+        case "pending":
+            text = f"{view.name} is to load {model}: {task.task_id} waits for it to have a free moment."
+            return Reason("load_waiting", text, f"swarm explain {view.name}")
+        case "blocked":
+            text = f"{view.name} could not load {model}; {task.task_id} is tried again after a pause."
+            return Reason("load_retry", text, f"swarm logs {view.name}")
+
+
+def _not_ready(view: WorkerView, verdict: Condition) -> Reason:
+    log = f"swarm logs {view.name} -n 30"
+    way_out = "swarm queue resume all" if "everything" in verdict.text else f"swarm queue resume --worker {view.name}"
+    steps = {"dead": f"swarm doctor {view.name}", "stopped": "swarm up", "paused": way_out}
+    steps |= dict.fromkeys(("draining", "starting", "silent"), log)
+    return Reason(verdict.state, f"{verdict.text}.", steps.get(verdict.state, f"swarm doctor {view.name}"))
+
+
+def _other_work(view: WorkerView, snapshot: SwarmSnapshot) -> list[Reason]:
+    """Work that waits but is none of this worker's."""
+    holds = view.heartbeat.model if view.heartbeat is not None else None
+    waiting = [lane for lane in snapshot.lanes if lane.pending]
+    if not waiting:
+        return [Reason("queue_empty", "Nothing waits in the queue.", "swarm submit --help")]
+    others = [lane for lane in waiting if not _may_claim(lane, view.name, holds)]
+    if len(others) < len(waiting):
+        return [Reason("soon", f"{view.name} has work waiting and will claim it.", f"swarm logs {view.name} -f")]
+    listed = ", ".join(f"{lane.lane}: {lane.pending}" for lane in others)
+    return [Reason("other_lanes", f"What waits is for others ({listed}).", "swarm models")]
+
+
+def _may_claim(lane: LaneView, worker: str, holds: str | None) -> bool:
+    match lane.task_class:
+        case TaskClass.RESOURCE:
+            return lane.target_worker == worker
+        case TaskClass.LLM:
+            return lane.model == holds
+        case TaskClass.CPU | TaskClass.SCRIPT:
+            return True
+
+
+def _ahead(task: Task, snapshot: SwarmSnapshot, ahead: int | None) -> str:
+    """``, 12 tasks are ahead of it`` where that is known."""
+    lane = next((lane for lane in snapshot.lanes if lane.lane == lane_of(task)), None)
+    if ahead is None and lane is not None and task.task_id in lane.first_ids:
+        ahead = lane.first_ids.index(task.task_id)
+    return f", {ahead} tasks are ahead of it" if ahead else ""

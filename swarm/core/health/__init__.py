@@ -1,0 +1,1 @@
+"""Liveness, circuit breaker, repair ladder, GPU health. Pure."""

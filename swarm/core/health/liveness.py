@@ -1,0 +1,114 @@
+"""How a worker is: one verdict, shared by placement, by the brain's decisions and by ``swarm explain``.
+
+Death is told by the life lock alone. Ages only tell a hung worker from a healthy one, and are not judged in a turn in
+which the observer itself was late.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from swarm.config.settings import Settings
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.worker import WorkerStatus
+
+HUNG_FACTOR = 4
+"""A worker is warned about at ``heartbeat_stale_s`` and killed at this many times it."""
+
+State = Literal[
+    "dead",
+    "stopped",
+    "silent",
+    "stale",
+    "hung",
+    "starting",
+    "unready",
+    "draining",
+    "no_server",
+    "card_lost",
+    "paused",
+    "ready",
+]
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """The verdict on one worker and the words for it."""
+
+    state: State
+    text: str
+
+
+def workers_of(snapshot: SwarmSnapshot) -> tuple[WorkerView, ...]:
+    """The workers proper, by name: no brain, supervisor or server that registered beside them."""
+    return tuple(sorted((w for w in snapshot.workers if w.row is None or w.row.role == "worker"), key=lambda w: w.name))
+
+
+def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Condition:
+    """The first thing that keeps this worker from llm work; ``ready`` if nothing does."""
+    if not view.alive:
+        return _ended(view)
+    silence = _silence(view, snapshot, settings)
+    if silence is not None:
+        return silence
+    pause = snapshot.pauses.worker(view.name)
+    if pause is not None:
+        return Condition("paused", f"{view.name} takes no new work: {pause.words}")
+    return _own_word(view) or _card_lost(view, snapshot) or Condition("ready", f"{view.name} is ready")
+
+
+def _ended(view: WorkerView) -> Condition:
+    """Stopped is who said goodbye, without a reason why it had to, and left nothing behind."""
+    beat = view.heartbeat
+    goodbye = beat is not None and beat.status is WorkerStatus.STOPPED
+    why = beat.reason if beat is not None and goodbye else ""
+    if goodbye and not why and not view.claims:
+        return Condition("stopped", f"{view.name} was stopped in order")
+    return Condition("dead", f"{view.name} is not running: its life lock is free{f'; it {why}' if why else ''}")
+
+
+def _silence(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Condition | None:
+    threshold_s = settings.worker.heartbeat_stale_s
+    quiet_s = 0.0 if snapshot.grace else view.quiet_s
+    turn_quiet_s = 0.0 if snapshot.grace or view.heartbeat is None else view.turn_quiet_s
+    limits = f"(threshold: {threshold_s:.0f}s)"
+    if view.heartbeat is None:
+        text = f"Worker {view.name} lives but has sent no heartbeat for {quiet_s:.0f}s {limits}"
+    elif turn_quiet_s > max(quiet_s, threshold_s):
+        text = f"Worker {view.name} beats, but its work loop stands still for {turn_quiet_s:.0f}s {limits}"
+    else:
+        text = f"Worker {view.name} last heartbeat {quiet_s:.0f}s ago {limits}"
+    worst_s = max(quiet_s, turn_quiet_s)
+    if worst_s > HUNG_FACTOR * threshold_s:
+        return Condition("hung", text)
+    if worst_s > threshold_s:
+        return Condition("stale", text)
+    if view.heartbeat is None:
+        return Condition("silent", f"{view.name} has not sent its first heartbeat yet")
+    return None
+
+
+def _own_word(view: WorkerView) -> Condition | None:
+    """What its row and heartbeat say."""
+    assert view.heartbeat is not None
+    why = f": {view.heartbeat.reason}" if view.heartbeat.reason else ""
+    match view.heartbeat.status:
+        case WorkerStatus.STARTING:
+            return Condition("starting", f"{view.name} is still starting{why}")
+        case WorkerStatus.UNREADY:
+            return Condition("unready", f"Worker {view.name} takes no llm work{why}")
+        case WorkerStatus.DRAINING | WorkerStatus.STOPPED:
+            return Condition("draining", f"{view.name} is shutting down and takes no new work{why}")
+        case WorkerStatus.IDLE | WorkerStatus.BUSY | WorkerStatus.LOADING:
+            pass
+    if view.row is None or view.row.url is None:
+        return Condition("no_server", f"{view.name} has no model server: it does cpu and script work only")
+    return None
+
+
+def _card_lost(view: WorkerView, snapshot: SwarmSnapshot) -> Condition | None:
+    for gpu in snapshot.gpus:
+        if gpu.fault is not None and view.row is not None and gpu.is_one_of(view.row.gpu_uuids):
+            return Condition("card_lost", f"GPU {gpu.index} of {view.name} cannot be read: {gpu.fault}")
+    return None

@@ -1,0 +1,1 @@
+"""Which worker should hold which model. Pure."""

@@ -1,0 +1,129 @@
+"""Whether a worker may be given a model at all: cards, memory, and loads that failed lately."""
+
+from __future__ import annotations
+
+from swarm.config.settings import Settings
+from swarm.core.placement.demand import Demand
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import canonical_model
+from swarm.core.worker import ModelTally
+
+_FIRST_PAUSE_S = 10.0
+_LEAST_ON_CARD = 0.8
+"""Of a model's file at least so much comes to lie on the card: a table of words may stay in the computer's memory."""
+
+
+def misfit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+    """Why this worker cannot be given this model now, with the numbers; None if it can."""
+    return (
+        too_few_cards(view, demand.model, settings)
+        or does_not_fit(view, demand, snapshot, settings)
+        or failing(view, demand.model, settings)
+    )
+
+
+def failing(view: WorkerView, model: str, settings: Settings) -> str | None:
+    """Says that this worker's loads of the model failed and it is still pausing before another try; None otherwise."""
+    tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
+    if tally is None or not tally.load_failures:
+        return None
+    pause_s = min(settings.retry.backoff_cap_s, _FIRST_PAUSE_S * 2 ** min(tally.load_failures - 1, 30))
+    left_s = pause_s - view.load_failed_s.get(model, 0.0)
+    if left_s <= 0:
+        return None
+    return f"{failing_words(view.name, model, tally)}; tried again after a pause of {pause_s:.0f}s"
+
+
+def failing_words(worker: str, model: str, tally: ModelTally) -> str:
+    """Of a load that failed: how often, or that there is no such model."""
+    if tally.missing:
+        return f"the server of {worker} has no model {model}"
+    return f"{worker} failed to load {model} {tally.load_failures}x in a row"
+
+
+def spilled(view: WorkerView, model: str) -> str | None:
+    """Says that the model runs, or would run, partly on the CPU on this worker, so that it does not count; else None."""
+    beat = view.heartbeat
+    if beat is None:
+        return None
+    if model in beat.refused:
+        return f"{view.name} holds {model}, but that does not count: {beat.refused[model]}"
+    tally = beat.models.get(model)
+    if tally is None or not tally.load_failures or tally.size_vram_mib >= tally.size_mib:
+        return None
+    share = f"{tally.size_vram_mib} of its {tally.size_mib} MiB were on the card"
+    return f"{view.name} loaded {model}, and it spilled to the CPU: {share}"
+
+
+def too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | None:
+    """Says that the model is configured to need more cards than this worker has; None otherwise."""
+    needed = next((spec.gpus_needed for name, spec in settings.models.items() if canonical_model(name) == model), 1)
+    has = len(view.row.gpus) if view.row is not None else 0
+    if needed <= max(1, has):
+        return None
+    return f"{model} needs {needed} cards and {view.name} has {has}"
+
+
+def does_not_fit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+    """Why the model has no room on this worker's cards, with the numbers; None if it may have.
+
+    It has none where it is known to be bigger than they are, nor where it found none on cards of this size or bigger.
+    Whoever found none although its size would fit may try again after a pause, while it holds nothing: some other
+    program may have had the memory then.
+    """
+    if not too_big(view, demand, snapshot, settings) and _may_try_again(view, demand, settings):
+        return None
+    return has_no_room(view, demand, snapshot, settings)
+
+
+def has_no_room(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+    """The same, as far as is known: also where another try is due."""
+    memory_mib = card_memory_mib(view, snapshot)
+    if memory_mib is None:
+        return None
+    if not too_big(view, demand, snapshot, settings) and not _found_no_room(demand.model, memory_mib, snapshot):
+        return None
+    needs = f"{demand.size_mib} MiB" if demand.size_mib else "more"
+    whose = f"card of {view.name} has" if view.row is None or len(view.row.gpu_uuids) == 1 else f"cards of {view.name} have"
+    return f"{demand.model} does not fit: needs {needs}, the {whose} {memory_mib} MiB"
+
+
+def too_big(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: Settings) -> bool:
+    """Whether the model is known to take more than this worker's cards have, which is refused."""
+    memory_mib = card_memory_mib(view, snapshot)
+    return memory_mib is not None and demand.size_mib > memory_mib and settings.llm.on_cpu_spill == "refuse"
+
+
+def file_too_big(disk_mib: int, memory_mib: int) -> bool:
+    """Whether a model's file alone tells that it cannot be wholly on cards with so much memory."""
+    return disk_mib * _LEAST_ON_CARD > memory_mib
+
+
+def what_helps(model: str) -> str:
+    """What to do about a model that does not fit."""
+    return f'set options.num_ctx (smaller) or gpus_needed in [models."{model}"], or use a smaller quantisation'
+
+
+def card_memory_mib(view: WorkerView, snapshot: SwarmSnapshot) -> int | None:
+    """Memory of this worker's cards together; None if it has none or one of them does not say."""
+    uuids = view.row.gpu_uuids if view.row is not None else ()
+    totals = [g.memory_total_mib for g in snapshot.gpus if g.is_one_of(uuids) and g.memory_total_mib is not None]
+    return sum(totals) if totals and len(totals) == len(uuids) else None
+
+
+def _found_no_room(model: str, memory_mib: int, snapshot: SwarmSnapshot) -> bool:
+    """Whether a living worker with this much memory, or more, had no room for it."""
+    return any(
+        view.alive and _no_room(view, model) and (card_memory_mib(view, snapshot) or 0) >= memory_mib
+        for view in snapshot.workers
+    )
+
+
+def _may_try_again(view: WorkerView, demand: Demand, settings: Settings) -> bool:
+    cold = view.heartbeat is not None and view.heartbeat.model is None
+    return cold and _no_room(view, demand.model) and failing(view, demand.model, settings) is None
+
+
+def _no_room(view: WorkerView, model: str) -> bool:
+    tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
+    return tally is not None and tally.no_room

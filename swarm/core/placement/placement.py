@@ -1,0 +1,176 @@
+"""Which worker should hold which model.
+
+In order: what is loaded or being loaded stays; cold workers are given to the model with most work per slot; workers
+whose own model has nothing waiting go where their help is worth a load; a model nobody holds takes a card from one
+with several, or from anybody past ``max_wait_s``; last, cards move while that shortens the slower of two models by more
+than a load. The steps are repeated until nothing moves, so that deciding again on the result changes nothing; each move
+settles a card, which bounds it. Everything is deterministic: ties go to the first name.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition, workers_of
+from swarm.core.placement.board import Board, Card
+from swarm.core.placement.demand import Demand, demands, llm_model
+from swarm.core.placement.fit import misfit
+from swarm.core.placement.load_tasks import Outstanding, outstanding
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+
+PATIENCE_LOADS = 3.0
+"""A model nobody holds waits this many load times before it takes a busy card from a model with several."""
+GAIN_LOADS = 1.0
+"""A busy card moves only if that saves more than this many load times."""
+
+
+class Want(msgspec.Struct, frozen=True):
+    """The model a worker should hold (None: whatever it holds, or none) and why."""
+
+    model: str | None
+    reason: str
+
+
+def desired(snapshot: SwarmSnapshot, settings: Settings) -> dict[str, Want]:
+    """What each worker that is ready for llm work should hold; workers that are not ready are left out."""
+    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    demand = demands(snapshot)
+    tasks = outstanding(snapshot)
+    board = Board(demand, [_card(w, tasks.get(w.name, ()), demand, snapshot, settings) for w in ready])
+    for _ in ready:
+        before = tuple(board.cards)
+        _fill_cold(board, settings)
+        _move_spare(board, settings)
+        _serve_unserved(board, settings)
+        _balance(board)
+        if tuple(board.cards) == before:
+            break
+    return {card.name: Want(card.model, card.reason or _stay(card, board)) for card in board.cards}
+
+
+def _card(
+    view: WorkerView, tasks: tuple[Outstanding, ...], demand: dict[str, Demand], snapshot: SwarmSnapshot, settings: Settings
+) -> Card:
+    """A worker as placement sees it, on its present model or the one it is about to load."""
+    assert view.heartbeat is not None
+    assert view.row is not None
+    holds = view.heartbeat.model
+    card = Card(
+        name=view.name,
+        slots=view.row.llm_slots,
+        busy=sum(1 for c in snapshot.claims if c.worker == view.name and llm_model(c, {view.name: holds}) is not None),
+        holds=holds,
+        held_s=view.held_s,
+        refused=frozenset(m for m, d in demand.items() if misfit(view, d, snapshot, settings) is not None),
+        model=holds,
+    )
+    kept = next((task for task in tasks if not _withdrawable(task, demand, card.refused)), None)
+    if kept is None:
+        return card
+    return card.placed(kept.model or holds, f"its resource task {kept.task_id} is {kept.where}")
+
+
+def _withdrawable(task: Outstanding, demand: dict[str, Demand], refused: frozenset[str]) -> bool:
+    """A load of ours that nobody has begun, for a model that nothing waits for any more, or that turned out not to fit."""
+    wanted = task.model in demand and demand[task.model].waiting > 0 and task.model not in refused
+    return task.ours and task.where == "pending" and not wanted
+
+
+def _fill_cold(board: Board, settings: Settings) -> None:
+    """A cold worker gets a model at once, as long as more tasks wait than placed slots would take."""
+    while True:
+        cold = [c for c in board.cards if c.model is None and not c.pinned]
+        pairs = ((d, c) for d in board.needy(settings.brain.max_wait_s) for c in cold if d.model not in c.refused)
+        demand, card = next(pairs, (None, None))
+        if demand is None or card is None:
+            return
+        board.give(card, demand.model, f"{card.name} is cold and {demand.waiting} tasks wait for {demand.model}")
+
+
+def _move_spare(board: Board, settings: Settings) -> None:
+    """A worker whose own model has nothing waiting goes where the work outlasts a load."""
+    for card in board.movable():
+        if board.waiting(card.model):
+            continue
+        for demand in board.needy(settings.brain.max_wait_s):
+            if board.costs_too_much(demand.model):
+                continue
+            own_s = board.demand[card.model].task_s if card.busy and card.model in board.demand else 0.0
+            if demand.model not in card.refused and board.clear_s(demand.model) > demand.load_s + own_s:
+                why = f"nothing waits for {card.model} and {demand.waiting} tasks wait for {demand.model}"
+                board.give(card, demand.model, why)
+                break
+
+
+def _serve_unserved(board: Board, settings: Settings) -> None:
+    """A model nobody holds takes a busy card: soon from a model with several, past ``max_wait_s`` from any.
+
+    In the second case the card must have served its own model for a fair share of ``max_wait_s``, else models that
+    are more than the cards would pass one card round without anybody getting work done.
+    """
+    max_wait_s = settings.brain.max_wait_s
+    unserved = [d for d in board.needy(max_wait_s) if not board.on(d.model)]
+    share_s = max_wait_s / (len(unserved) + 1)
+    for demand in sorted(unserved, key=lambda d: (-d.unserved_s, d.model)):
+        donors = [c for c in board.movable() if demand.model not in c.refused and c.model is not None]
+        if demand.unserved_s > max_wait_s:
+            donors = [c for c in donors if c.held_s >= share_s]
+        elif demand.unserved_s > PATIENCE_LOADS * demand.load_s:
+            donors = [c for c in donors if _can_spare(board, c, 2 * demand.load_s)]
+        else:
+            continue
+        donor = min(donors, key=lambda c: (-len(board.on(c.model or "")), -c.held_s, c.busy, c.name), default=None)
+        if donor is not None:
+            waited = f"{demand.waiting} tasks for {demand.model} have waited {demand.unserved_s:.0f}s with no card"
+            board.give(donor, demand.model, waited)
+
+
+def _can_spare(board: Board, card: Card, outlast_s: float) -> bool:
+    """Its model has another card, and work that does not end by itself within ``outlast_s``."""
+    model = card.model or ""
+    return len(board.on(model)) > 1 and board.clear_s(model) > outlast_s
+
+
+def _balance(board: Board) -> None:
+    """Move cards from faster to slower models while each move saves clearly more than the load it costs."""
+    for _ in board.cards:
+        waited_for = [m for m in board.demand if board.waiting(m)]
+        moves = [(gain, c, m) for c in board.movable() for m in waited_for if (gain := _gain_s(board, c, m)) > 0]
+        if not moves:
+            return
+        gain, card, model = min(moves, key=lambda move: (-move[0], move[1].busy, move[1].name, move[2]))
+        board.give(card, model, f"moving {card.name} from {card.model} to {model} ends the work about {gain:.0f}s sooner")
+
+
+def _gain_s(board: Board, card: Card, model: str) -> float:
+    """Seconds by which the slower of two models ends sooner if this card moves; 0 where that does not pay."""
+    own = card.model
+    load_s = board.demand[model].load_s
+    slots = board.slots(model)
+    if (
+        board.costs_too_much(model)
+        or own is None
+        or own == model
+        or model in card.refused
+        or len(board.on(own)) < 2
+        or not slots
+        or card.held_s < load_s
+    ):
+        return 0.0
+    before_s = board.clear_s(model)
+    after_s = load_s + max(0.0, before_s - load_s) * slots / (slots + card.slots)
+    own_after_s = board.clear_s(own, slots=board.slots(own) - card.slots)
+    gain_s = before_s - max(after_s, own_after_s)
+    return gain_s if gain_s > GAIN_LOADS * load_s else 0.0
+
+
+def _stay(card: Card, board: Board) -> str:
+    """Why a card was left as it is."""
+    if card.model is None:
+        refused = ", ".join(sorted(m for m in card.refused if board.waiting(m)))
+        return f"it cannot be given {refused} now" if refused else "no llm task waits that placed workers would not take"
+    waiting = board.waiting(card.model)
+    return (
+        f"{waiting} tasks wait for its model {card.model}" if waiting else f"it keeps {card.model}; no other model needs it"
+    )

@@ -1,0 +1,173 @@
+"""From settings and cards to workers: who gets which card, port and server. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import msgspec
+
+from swarm.config.settings import Settings, WorkerSpec
+from swarm.core.gpu import GpuReading
+from swarm.core.health.visible_gpus import Visibility
+from swarm.errors import ConfigError
+
+HOST = "127.0.0.1"
+RESERVED_NAMES = frozenset({"brain", "supervisor"})
+"""Lock and log files of these names belong to others."""
+_LAST_PORT = 65535
+_SHOW_CARDS = (
+    "unset CUDA_VISIBLE_DEVICES or name a card that may be used in it (by index or UUID: `nvidia-smi -L`), "
+    "or set ignore_visible = true in [gpu]"
+)
+
+
+class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One worker to be: its cards and its model server."""
+
+    name: str
+    gpus: tuple[int, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()
+    port: int | None = None
+    """Where our own server listens; None for an adopted server and for a worker without one."""
+    url: str | None = None
+    """Base URL of its model server without a trailing slash; None: cpu and script work only."""
+    adopted: bool = False
+    """The server is somebody else's: neither started nor stopped by us."""
+    simulated: bool = False
+    vram_mib: int | None = None
+    """Memory of its cards together, where known."""
+    fault: str | None = None
+    """A card of it is lost: no server is started on it."""
+
+    @property
+    def owns_server(self) -> bool:
+        """Whether swarm starts and stops this worker's server."""
+        return self.url is not None and not self.adopted
+
+
+def simulated_cards(number: int, vram_mib: int) -> tuple[GpuReading, ...]:
+    """The cards of ``--simulate N``. Raises ``ConfigError`` for less than one."""
+    if number < 1:
+        raise ConfigError(f"--simulate {number}: at least one card is needed", hint="try --simulate 4")
+    return tuple(
+        GpuReading(index=i, uuid=f"SIM-GPU-{i}", name="Simulated GPU", simulated=True, memory_total_mib=vram_mib)
+        for i in range(number)
+    )
+
+
+def plan_workers(
+    settings: Settings,
+    cards: Sequence[GpuReading],
+    *,
+    simulate: int | None,
+    visibility: Visibility | None = None,
+) -> tuple[WorkerPlan, ...]:
+    """One worker per card, or those of ``[[workers]]``. With ``simulate`` the given cards are ignored.
+
+    ``visibility`` tells why ``cards`` are not all there are. Raises ``ConfigError``: unknown or hidden card, a card, name,
+    port or server given twice, no card at all.
+    """
+    seen = visibility if visibility is not None and simulate is None else Visibility()
+    found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
+    specs = settings.workers or tuple(WorkerSpec(name=f"worker-{i}", gpus=(c.index,)) for i, c in enumerate(found, 1))
+    if not specs and seen.hidden:
+        raise ConfigError(f"no card is left to work on: {seen.note}", hint=_SHOW_CARDS)
+    if not specs:
+        raise ConfigError(
+            "no GPU was found and the configuration names no workers",
+            hint="try --simulate 4, or name a running server: [[workers]] name = 'worker-1', ollama_url = 'http://127.0.0.1:11434'",
+        )
+    _check_names(specs)
+    _check_cards(specs, found, seen)
+    _check_servers(specs)
+    ports = _ports(specs, settings.ollama.base_port)
+    by_index = {card.index: card for card in found}
+    return tuple(_plan(spec, by_index, ports, simulated=simulate is not None) for spec in specs)
+
+
+def _plan(spec: WorkerSpec, cards: dict[int, GpuReading], ports: Iterator[int], *, simulated: bool) -> WorkerPlan:
+    mine = [cards[i] for i in spec.gpus]
+    sizes = [c.memory_total_mib for c in mine if c.memory_total_mib is not None]
+    adopted = spec.ollama_url is not None
+    # A worker without card, port and URL has no server: it runs cpu and script tasks.
+    port = None if adopted or not (mine or spec.port) else (spec.port or next(ports))
+    url = spec.ollama_url.rstrip("/") if spec.ollama_url is not None else (f"http://{HOST}:{port}" if port else None)
+    return WorkerPlan(
+        name=spec.name,
+        gpus=spec.gpus,
+        gpu_uuids=tuple(c.uuid for c in mine),
+        port=port,
+        url=url,
+        adopted=adopted,
+        simulated=simulated and port is not None,
+        vram_mib=sum(sizes) if sizes and len(sizes) == len(mine) else None,
+        fault=next((f"card {c.index}: {c.fault}" for c in mine if c.fault is not None), None),
+    )
+
+
+def _ports(specs: Sequence[WorkerSpec], base: int) -> Iterator[int]:
+    """Ports from ``base`` upwards that no worker was given by hand."""
+    given = {spec.port for spec in specs}
+    for port in count(base):
+        if port > _LAST_PORT:
+            raise ConfigError(f"ollama.base_port = {base} leaves too few ports", hint="use a lower base_port, such as 11435")
+        if port not in given:
+            yield port
+
+
+def _check_names(specs: Sequence[WorkerSpec]) -> None:
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.name in RESERVED_NAMES:
+            raise ConfigError(f"[[workers]] name = {spec.name!r}: this name is swarm's own", hint="try worker-1")
+        if spec.name in seen:
+            raise ConfigError(f"[[workers]] name = {spec.name!r} is given twice", hint="give each worker its own name")
+        seen.add(spec.name)
+
+
+def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen: Visibility) -> None:
+    known = sorted(card.index for card in cards)
+    owner: dict[int, str] = {}
+    for spec in specs:
+        for index in spec.gpus:
+            if index in seen.hidden:
+                raise ConfigError(
+                    f"[[workers]] {spec.name}: GPU {index} is hidden from this process: {seen.note}", hint=_SHOW_CARDS
+                )
+            if index not in known:
+                there = ", ".join(map(str, known)) or "none"
+                raise ConfigError(
+                    f"[[workers]] {spec.name}: there is no GPU {index} (there are: {there})", hint="see `swarm gpus`"
+                )
+            if index in owner:
+                raise ConfigError(
+                    f"[[workers]] GPU {index} is given to both {owner[index]} and {spec.name}",
+                    hint="a card belongs to one worker; use llm.slots for more requests at a time",
+                )
+            owner[index] = spec.name
+
+
+def _check_servers(specs: Sequence[WorkerSpec]) -> None:
+    ports: dict[int, str] = {}
+    urls: dict[str, str] = {}
+    for spec in specs:
+        if spec.port is not None and spec.ollama_url is not None:
+            raise ConfigError(f"[[workers]] {spec.name}: give either port (our own server) or ollama_url (a running one)")
+        if spec.port is not None:
+            if spec.port in ports:
+                raise ConfigError(f"[[workers]] port {spec.port} is given to both {ports[spec.port]} and {spec.name}")
+            ports[spec.port] = spec.name
+        if spec.ollama_url is not None:
+            url = spec.ollama_url.rstrip("/")
+            if not url.startswith(("http://", "https://")):
+                raise ConfigError(
+                    f"[[workers]] {spec.name}: ollama_url = {spec.ollama_url!r} is no http URL",
+                    hint="write it as http://127.0.0.1:11434",
+                )
+            if url in urls:
+                raise ConfigError(
+                    f"[[workers]] the server {url} is given to both {urls[url]} and {spec.name}",
+                    hint="two workers would unload each other's models; use llm.slots for more requests at a time",
+                )
+            urls[url] = spec.name

@@ -1,0 +1,1 @@
+"""Decisions of the brain and the worker: retry, slots, retention, restarts. Pure."""

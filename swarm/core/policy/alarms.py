@@ -1,0 +1,150 @@
+"""What the operator should be told: each condition once, under a stable key, until it clears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition, workers_of
+from swarm.core.placement.demand import demands
+from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
+from swarm.core.placement.load_tasks import outstanding
+from swarm.core.policy.decisions import Warn
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import TaskClass
+
+CLEARED_MANY = 3
+CLEARED_SHARE = 10
+"""Fewer than one in so many of what a worker completes is no more than bad luck."""
+
+
+def supervisor_gone(processes: int) -> str:
+    """The supervisor died without a goodbye while so many of its processes live."""
+    run_on, them = ("1 process runs on", "it") if processes == 1 else (f"{processes} processes run on", "them")
+    return f"supervisor is gone; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
+
+
+def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
+    """Every alarm that stands now."""
+    return (
+        *_paused(snapshot),
+        *_silent_workers(snapshot, settings),
+        *_stale_loads(snapshot, settings),
+        *_failing_loads(snapshot, settings),
+        *_missing_models(snapshot, settings),
+        *_broken_under_load(snapshot),
+        *_no_worker(snapshot, settings),
+        *_no_llm_worker(snapshot, settings),
+        *_fits_nowhere(snapshot, settings),
+    )
+
+
+def _paused(snapshot: SwarmSnapshot) -> Iterator[Warn]:
+    for pause in snapshot.pauses.pauses:
+        yield Warn(key=f"paused:{pause.key}", reason=f"{pause.words}; `{pause.way_out}` ends that")
+
+
+def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Living workers whose heartbeat or work loop stands still, or that refuse llm work."""
+    for view in workers_of(snapshot):
+        verdict = condition(view, snapshot, settings)
+        if verdict.state in ("stale", "hung"):
+            yield Warn(key=f"heartbeat:{view.name}", reason=verdict.text)
+        elif verdict.state in ("unready", "card_lost"):
+            yield Warn(key=f"{verdict.state}:{view.name}", reason=verdict.text)
+
+
+def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Load tasks that nobody claims although their worker lives and is cold."""
+    if not settings.brain.load_warn_s:
+        return
+    waits: dict[str, float] = {}
+    for name, tasks in outstanding(snapshot).items():
+        view = snapshot.worker(name)
+        cold = view is not None and view.alive and (view.heartbeat is None or view.heartbeat.model is None)
+        oldest_s = max((t.wait_s for t in tasks if t.where == "pending"), default=0.0)
+        if cold and oldest_s > settings.brain.load_warn_s:
+            waits[name] = oldest_s
+    if waits:
+        names = sorted(waits)
+        text = f"load_llm task available for {max(waits.values()):.0f}s but workers {names} still have no model"
+        yield Warn(key=f"load-stale:{','.join(names)}", reason=text)
+
+
+def _failing_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Of models that are waited for. What has no room, or is nowhere, is told once and not for each worker."""
+    waited_for = _waited_for(snapshot)
+    for view in workers_of(snapshot):
+        models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
+        for model in sorted(waited_for & models.keys()):
+            text = failing(view, model, settings)
+            if text is not None and not models[model].no_room and not models[model].missing:
+                yield Warn(key=f"load-failed:{view.name}:{model}", reason=text)
+
+
+def _missing_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Models that are waited for and that no worker's server had when it was to load them."""
+    for model in sorted(_waited_for(snapshot)):
+        ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+        if ready and all(_is_missing(view, model) for view in ready):
+            waiting = demands(snapshot)[model].waiting
+            yield Warn(key=f"model-missing:{model}", reason=f"{waiting} tasks wait for {model}, which no server has")
+
+
+def _is_missing(view: WorkerView, model: str) -> bool:
+    tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
+    return tally is not None and tally.missing
+
+
+def _waited_for(snapshot: SwarmSnapshot) -> set[str]:
+    return {model for model, demand in demands(snapshot).items() if demand.waiting}
+
+
+def _broken_under_load(snapshot: SwarmSnapshot) -> Iterator[Warn]:
+    """Servers that pass every probe, and break at requests which others answer."""
+    workers = workers_of(snapshot)
+    for view in workers:
+        cleared = sum(w.heartbeat.cleared.get(view.name, 0) for w in workers if w is not view and w.heartbeat is not None)
+        done = view.heartbeat.tally.completed if view.heartbeat is not None else 0
+        if cleared >= CLEARED_MANY and cleared * CLEARED_SHARE > done:
+            text = (
+                f"{cleared} requests that broke the server of {view.name} succeeded elsewhere: it may be broken under load"
+            )
+            yield Warn(key=f"broken-under-load:{view.name}", reason=text)
+
+
+def _no_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    waiting = sum(lane.pending for lane in snapshot.lanes)
+    patient = max((lane.unserved_s for lane in snapshot.lanes), default=0.0) < settings.worker.heartbeat_stale_s
+    if waiting and not patient and not any(w.alive for w in workers_of(snapshot)):
+        yield Warn(
+            key="no-worker", reason=f"Tasks waiting ({waiting}) but no worker is running - start them with `swarm up`"
+        )
+
+
+def _no_llm_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """Workers live, yet none of them could ever serve a model."""
+    llm = [lane for lane in snapshot.lanes if lane.task_class is TaskClass.LLM and lane.pending]
+    alive = [w for w in workers_of(snapshot) if w.alive]
+    patient = max((lane.unserved_s for lane in llm), default=0.0) < settings.worker.heartbeat_stale_s
+    if patient or not alive or any(w.row is not None and w.row.url is not None for w in alive):
+        return
+    waiting = sum(lane.pending for lane in llm)
+    text = f"LLM tasks waiting ({waiting}) but none of the workers {[w.name for w in alive]} has a model server"
+    yield Warn(key="no-llm-worker", reason=text)
+
+
+def _fits_nowhere(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+    """A model with waiting tasks for which no ready worker has cards enough, or room."""
+    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    largest = max(ready, key=lambda w: card_memory_mib(w, snapshot) or 0, default=None)
+    for model, demand in demands(snapshot).items():
+        if not demand.waiting or largest is None:
+            continue
+        reasons = {w.name: too_few_cards(w, model, settings) or has_no_room(w, demand, snapshot, settings) for w in ready}
+        holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
+        if not holds and all(reasons.values()):
+            text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[largest.name]}"
+            if len(ready) > 1 and card_memory_mib(largest, snapshot) is not None:
+                text += ", and no other has more"
+            yield Warn(key=f"fits-nowhere:{model}", reason=f"{text}; {what_helps(model)}")

@@ -1,0 +1,156 @@
+"""What the swarm should do next: one pure function that reads as a list of policies.
+
+Once all decisions of a turn are applied, the same function has nothing new to say; a crash between any two of them
+costs nothing, because the next turn sees what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swarm.config.settings import Settings
+from swarm.core.health.liveness import condition, workers_of
+from swarm.core.placement.load_tasks import Outstanding, is_of_life, load_id, outstanding
+from swarm.core.placement.placement import Want, desired
+from swarm.core.policy.alarms import alarms
+from swarm.core.policy.decisions import (
+    AdvanceMap,
+    CancelChildren,
+    Decision,
+    FailBlocked,
+    FileDropIn,
+    KillWorker,
+    LoadModel,
+    RecoverWorker,
+    ReleaseTask,
+    StopBatch,
+    WithdrawResource,
+)
+from swarm.core.policy.releases import due, waits_for
+from swarm.core.policy.retention import retention
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+
+DROP_IN_QUIET_S = 0.25
+"""A drop-in written to more recently may be half copied and is left alone."""
+
+
+def decide(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Decision, ...]:
+    """What to do now, in the order in which to do it. Deterministic; no I/O; times in seconds."""
+    return (
+        *_take_back_from_the_dead(snapshot),
+        *_kill_the_hung(snapshot, settings),
+        *_file_drop_ins(snapshot),
+        *_settle_blocked(snapshot),
+        *_stop_hopeless(snapshot),
+        *_cancel_orphans(snapshot),
+        *_place_models(snapshot, settings),
+        *_withdraw_from_the_dead(snapshot),
+        *retention(snapshot, settings.brain),
+        *alarms(snapshot, settings),
+    )
+
+
+def _take_back_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    """The free life lock is proof enough; ages play no part."""
+    for view in workers_of(snapshot):
+        if not view.alive and view.claims > 0:
+            yield RecoverWorker(worker=view.name, reason=f"Worker {view.name} died holding {view.claims} tasks")
+
+
+def _kill_the_hung(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:
+    """A hung worker's tasks can be given away only once it is proven dead."""
+    for view in workers_of(snapshot):
+        verdict = condition(view, snapshot, settings)
+        if verdict.state == "hung" and view.row is not None:
+            yield KillWorker(worker=view.name, epoch=view.row.epoch, reason=verdict.text)
+
+
+def _file_drop_ins(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for drop_in in sorted(snapshot.drop_ins, key=lambda d: d.file_name):
+        if drop_in.quiet_s >= DROP_IN_QUIET_S:
+            yield FileDropIn(file_name=drop_in.file_name, reason="dropped into pending")
+
+
+def _settle_blocked(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for blocked in sorted(snapshot.blocked, key=lambda b: b.task_id):
+        if blocked.failed_dependency is not None:
+            yield FailBlocked(task_id=blocked.task_id, attempt=blocked.attempt, reason=waits_for(blocked))
+        elif due(blocked) and blocked.step != "release":
+            why = "the list is there" if blocked.step == "expand" else "all its parts have ended"
+            yield AdvanceMap(task_id=blocked.task_id, attempt=blocked.attempt, step=blocked.step, reason=why)
+        elif due(blocked):
+            yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="nothing holds it back any more")
+
+
+def _stop_hopeless(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for batch in snapshot.hopeless:
+        why = f"{batch.failed} tasks of batch {batch.batch_id} have failed; its limit is {batch.max_fails}"
+        yield StopBatch(batch_id=batch.batch_id, reason=why)
+
+
+def _cancel_orphans(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for task_id in snapshot.orphaned:
+        yield CancelChildren(task_id=task_id, reason=f"its map task {task_id} was cancelled")
+
+
+def _place_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:
+    """One targeted load per worker that should hold another model; loads that nobody needs any more are withdrawn."""
+    tasks = outstanding(snapshot)
+    for name, want in desired(snapshot, settings).items():
+        view = snapshot.worker(name)
+        assert view is not None
+        decision = _close_deficit(view, want, tasks.get(name, ()), snapshot)
+        if decision is not None:
+            yield decision
+
+
+def _close_deficit(
+    view: WorkerView, want: Want, tasks: tuple[Outstanding, ...], snapshot: SwarmSnapshot
+) -> LoadModel | WithdrawResource | None:
+    assert view.heartbeat is not None
+    unwanted = next((t for t in tasks if t.ours and t.where == "pending" and _unwanted(t, want)), None)
+    if len(tasks) > (unwanted is not None) or (tasks and tasks[0].where != "pending"):
+        return None
+    if want.model is not None and want.model != view.heartbeat.model:
+        return LoadModel(
+            worker=view.name,
+            model=want.model,
+            task_id=load_id(view.name, want.model, epoch=view.heartbeat.epoch, resource_seq=view.heartbeat.resource_seq),
+            instead_of=unwanted.task_id if unwanted is not None else None,
+            reason=_why_load(want, snapshot),
+        )
+    if unwanted is not None:
+        waits = unwanted.model in snapshot.llm_pending()
+        why = want.reason if waits else f"no task waits for {unwanted.model or 'its model'} any more"
+        return WithdrawResource(task_id=unwanted.task_id, worker=view.name, reason=why)
+    return None
+
+
+def _unwanted(task: Outstanding, want: Want) -> bool:
+    return task.model is None or task.model != want.model
+
+
+def _why_load(want: Want, snapshot: SwarmSnapshot) -> str:
+    waiting = sum(snapshot.llm_pending().values())
+    hot = [w.name for w in snapshot.workers if w.alive and w.heartbeat is not None and w.heartbeat.model is not None]
+    if not hot:
+        return f"LLM tasks waiting ({waiting}) but no models loaded - inserting load_llm task"
+    return f"LLM tasks waiting ({waiting}), {want.reason} - inserting load_llm task"
+
+
+def _withdraw_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    """A worker's next life has another epoch and gets load tasks of its own; those of an earlier life are in its way.
+
+    One that pauses after a crash would keep the new life cold for as long as the pause lasts.
+    """
+    for name, tasks in sorted(outstanding(snapshot).items()):
+        view = snapshot.worker(name)
+        for task in tasks:
+            if not task.ours or task.where == "claimed":
+                continue
+            if view is None or not view.alive:
+                yield WithdrawResource(task_id=task.task_id, worker=name, reason=f"{name} is not running")
+            elif task.where == "blocked" and view.row is not None and not is_of_life(task.task_id, view.row.epoch):
+                yield WithdrawResource(
+                    task_id=task.task_id, worker=name, reason=f"it was meant for an earlier life of {name}"
+                )

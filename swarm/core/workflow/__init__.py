@@ -1,0 +1,1 @@
+"""Dependencies, fan-out, templates, feeds. Pure."""

@@ -1,0 +1,161 @@
+"""What lies under a name below the root: a file, a directory, or something else: an odd entry, which costs only itself.
+
+* Nothing is followed: a link is never what is asked for, whatever it points to.
+* Nothing is waited for: a FIFO, a socket or a device is told from a file without blocking.
+* An answer is an answer: what is not there, or cannot be under such a name, is not there (``FileNotFoundError``, None, []).
+* ``OddEntry`` is about this one entry. Any other ``OSError`` is about the disk or the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from swarm.errors import OddEntry
+from swarm.plain_text import one_line
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_REFUSED = (errno.EACCES, errno.EPERM)
+_ODD = {
+    errno.ELOOP: "is a symbolic link",
+    errno.EISDIR: "is a directory",
+    errno.ENXIO: "is no regular file",
+    errno.ENODEV: "is no regular file",
+}
+_KINDS = {
+    stat.S_IFLNK: "is a symbolic link",
+    stat.S_IFDIR: "is a directory",
+    stat.S_IFIFO: "is a FIFO",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+}
+_WARY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FACCESSAT2 = os.access("/", os.F_OK, follow_symlinks=False)
+"""Filters of system calls that are older than this call forbid it: then it would answer that nothing is ever there."""
+_BLOCK_BYTES = 1 << 16
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Of the entry itself, never of what a link points to; None if there is none, or the way to it is barred."""
+    try:
+        return os.lstat(path)
+    except OSError as exc:
+        if exc.errno in (*_ABSENT, *_REFUSED, errno.ELOOP):
+            return None
+        raise
+
+
+def folder_status(path: str) -> os.stat_result | None:
+    """Of a directory; None if there is none, or something else."""
+    status = status_of(path)
+    return status if status is not None and stat.S_ISDIR(status.st_mode) else None
+
+
+def is_file(path: str) -> bool:
+    """Whether a regular file lies there. One ``access`` where nothing does."""
+    if FACCESSAT2 and not os.access(path, os.F_OK, follow_symlinks=False):
+        return False
+    status = status_of(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def list_names(folder: str) -> list[str]:
+    """Names in a directory; [] if there is none. Raises ``OSError`` for one that may not be read."""
+    if folder_status(folder) is None:
+        return []
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def list_inside(folder: str) -> list[str]:
+    """The same of a directory inside one of ours: one that may not be read is odd like any other, and shows none."""
+    try:
+        return list_names(folder)
+    except PermissionError:
+        return []
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8: others can be no model's, task's or worker's."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def open_file(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a regular file, or with ``O_CREAT`` make one. Never follows a link and never blocks.
+
+    Raises ``FileNotFoundError``, ``OddEntry``, or ``OSError`` for what is no fault of this entry.
+    """
+    return _opened(path, flags, mode)[0]
+
+
+def _opened(path: str, flags: int, mode: int) -> tuple[int, os.stat_result]:
+    try:
+        fd = os.open(path, flags | _WARY, mode)
+    except OSError as exc:
+        raise _meaning(exc, path, making=bool(flags & os.O_CREAT)) from exc
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OddEntry(path, kind_words(status))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status
+
+
+def _meaning(fault: OSError, path: str, *, making: bool) -> Exception:
+    if fault.errno in _ABSENT and not (making and fault.errno == errno.ENAMETOOLONG):
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if fault.errno in _ODD:
+        return OddEntry(path, odd_words(path) or _ODD[fault.errno])
+    if fault.errno in _REFUSED and status_of(path) is not None:
+        return OddEntry(path, f"may not be opened: {fault.strerror}")
+    return fault
+
+
+def odd_words(path: str) -> str:
+    """What lies there instead of a regular file; empty if one does, or nothing."""
+    status = status_of(path)
+    return "" if status is None or stat.S_ISREG(status.st_mode) else kind_words(status)
+
+
+def kind_words(status: os.stat_result) -> str:
+    """To follow a name: ``is a FIFO``."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "is a file")
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes. Raises as ``open_file``; ``OddEntry`` for a larger one."""
+    fd, status = _opened(path, os.O_RDONLY, 0)
+    try:
+        size = status.st_size
+        if size > limit:
+            raise OddEntry(path, f"has {size} bytes; {limit} are allowed")
+        data = os.pread(fd, size + 1, 0) if size else b""
+        if 0 < len(data) == size:
+            return data
+        chunks = [data]  # it grew, or the kernel gives it in pieces
+        os.lseek(fd, len(data), os.SEEK_SET)
+        while chunk := os.read(fd, _BLOCK_BYTES):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(fd)
+
+
+def printable(text: str) -> str:
+    r"""A name as one line of plain text: control characters and bytes that are not UTF-8 as ``\n``, ``\x1b``, ``\udcff``."""
+    return one_line(text)
+
+
+def plain_name(name: str) -> str:
+    """A name with ``_`` for each of these."""
+    return "".join(char if one_line(char) == char else "_" for char in name)

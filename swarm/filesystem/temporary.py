@@ -1,0 +1,125 @@
+"""Temporary files of atomic replacements: ``.<n>.new``, a few names per directory, each locked by who writes it.
+
+* Locked (flock) means being written; free means that its writer is dead, since the kernel lets go of its lock.
+* The next writer in that directory takes a free one over: kills leave at most as many as were written at one moment.
+* Nobody renames, empties or removes one without its lock, nor before seeing that the name still means the locked file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from contextlib import suppress
+
+from swarm.errors import OddEntry
+from swarm.filesystem.durable import NOT_THERE
+from swarm.filesystem.entries import open_file, status_of
+
+MOST = 1000
+_NAME = re.compile(r"\.[0-9]{1,3}\.new").fullmatch
+_NO_LOCKS = NOT_THERE | {errno.ENOLCK}
+"""What ``flock`` answers on a file system without locks. A queue root has them; the directory of an output may not."""
+
+
+def take(folder: str, stem: str = "", mode: int = 0o600) -> tuple[int, str]:
+    """An empty temporary file in ``folder``, locked, as descriptor and path: ``.<n>.new``, or ``.<stem>.<n>.new``.
+
+    The caller fills it, renames or removes it, and closes the descriptor after that. Raises ``OSError``.
+    """
+    dotted = f".{stem}." if stem else "."
+    for number in range(MOST):
+        path = f"{folder}/{dotted}{number}.new"
+        fd = _try(path, mode)
+        if fd is not None:
+            return fd, path
+    raise FileExistsError(errno.EEXIST, "too many unfinished files", f"{folder}/{dotted}*.new")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one of these, without a stem."""
+    return _NAME(name) is not None
+
+
+def is_left(path: str) -> bool:
+    """Whether it is there and nobody writes it any more."""
+    fd = _lock(path)
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
+def remove_left(path: str) -> bool:
+    """Remove it if nobody writes it any more. Raises ``OSError``."""
+    fd = _lock(path)
+    if fd is None:
+        return False
+    try:
+        os.unlink(path)
+    finally:
+        os.close(fd)
+    return True
+
+
+def discard(path: str, fd: int) -> None:
+    """Give up one that was taken; what cannot be removed now is taken over by the next writer."""
+    with suppress(OSError):
+        os.unlink(path)
+    os.close(fd)
+
+
+def _try(path: str, mode: int) -> int | None:
+    """Make or take over this one; None: it is being written, or no file."""
+    while True:
+        try:
+            fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            if (found := _lock(path)) is None:
+                if status_of(path) is None:
+                    continue  # put in place or removed this moment
+                return None
+            os.ftruncate(found, 0)
+            return found
+        try:
+            if _locked(fd, path) is not False:
+                return fd  # also without locks: it was made by us
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)  # swept away, or taken over, before it was locked
+
+
+def _lock(path: str) -> int | None:
+    """Open and lock an existing one; None: it is locked, gone, or no file, or nothing can be locked here.
+
+    Network file systems lock only what is open for writing.
+    """
+    try:
+        fd = open_file(path, os.O_RDWR)
+    except (FileNotFoundError, OddEntry):
+        return None
+    try:
+        locked = _locked(fd, path)
+    except OSError:
+        os.close(fd)
+        raise
+    if locked:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _locked(fd: int, path: str) -> bool | None:
+    """Lock it; whether it is ours now and still has its name. None: there are no locks here."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        if exc.errno in _NO_LOCKS:
+            return None
+        raise
+    there, here = status_of(path), os.fstat(fd)
+    return there is not None and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)

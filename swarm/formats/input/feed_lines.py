@@ -1,0 +1,189 @@
+"""Sources of a feed: a file read from a place on, or the lines of a command. Flat memory, however long they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from swarm.core.workflow.feed import FeedLine, FeedState
+from swarm.errors import InputError
+from swarm.formats.input.source import MAX_LINE_BYTES, first_line
+
+_CHUNK = 1 << 16
+STOP_S = 5.0
+
+
+def digest_of(line: bytes) -> str:
+    """Tells a line from another."""
+    return hashlib.blake2b(line, digest_size=8).hexdigest()
+
+
+class _Cursor:
+    """Counts lines and bytes; blank lines are passed over."""
+
+    def __init__(self, label: str, number: int, offset: int) -> None:
+        self._label = label
+        self.number = number
+        self.offset = offset
+
+    def line(self, whole: bytes, size: int | None = None) -> FeedLine | None:
+        """The line, counted; None for a blank one. ``size``: what it took of the source, if that is not its length.
+
+        Raises ``InputError`` for a text that is no UTF-8 from its first byte on.
+        """
+        self.number += 1
+        self.offset += len(whole) if size is None else size
+        raw = whole.rstrip(b"\r\n")
+        if self.number == 1:
+            raw = first_line(self._label, raw)
+        if not raw or raw.isspace():
+            return None
+        return FeedLine(self.number, raw, self.offset, len(whole) if size is None else size, digest_of(whole))
+
+
+def opened_at(path: str, state: FeedState) -> BinaryIO:
+    """The file, open at the cursor. Raises ``InputError`` for no such file, and for one that is not what it was."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed by who asked for it
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+    if state.offset:
+        file.seek(max(0, state.offset - state.last_bytes))
+        if digest_of(file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
+            file.close()
+            raise changed(path, state.number)
+    file.seek(state.offset)
+    return file
+
+
+class FileLines:
+    """A file from its cursor on; with ``follow`` it never ends, but grows."""
+
+    def __init__(self, path: str, state: FeedState, *, follow: bool) -> None:
+        """Raises ``InputError`` when there is no such file, or when it is not the one the cursor belongs to."""
+        self._file = opened_at(path, state)
+        self._follow = follow
+        self._ended = False
+        self._at = _Cursor(path, state.number, state.offset)
+
+    @property
+    def ended(self) -> bool:
+        """Read to its end."""
+        return self._ended
+
+    @property
+    def fault(self) -> str | None:
+        """A file has none."""
+        return None
+
+    def read(self) -> FeedLine | None:
+        """The next line. One longer than ``MAX_LINE_BYTES`` comes cut, which no format takes for good."""
+        while True:
+            whole = self._file.readline(MAX_LINE_BYTES)
+            if self._follow and not whole.endswith(b"\n") and len(whole) < MAX_LINE_BYTES:
+                self._file.seek(self._at.offset)  # its writer has not finished this line
+                return None
+            if not whole:
+                self._ended = True
+                return None
+            size = len(whole)
+            while len(whole) >= MAX_LINE_BYTES and (more := self._file.readline(_CHUNK)):
+                size += len(more)
+                if more.endswith(b"\n"):
+                    break
+            line = self._at.line(whole, size)
+            if line is not None:
+                return line
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class CommandLines:
+    """The lines a command prints. After a restart it is run anew, and what it printed before is passed over."""
+
+    def __init__(self, argv: Sequence[str], state: FeedState) -> None:
+        """Raises ``InputError`` when there is no such program."""
+        try:
+            self._process = subprocess.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            raise InputError(f"--command: {argv[0]}: {error.strerror}", hint="it is run without a shell") from error
+        assert self._process.stdout is not None
+        self._fd = self._process.stdout.fileno()
+        os.set_blocking(self._fd, False)
+        self._resume = state if state.number else None
+        self._label = argv[0]
+        self._buffer = bytearray()
+        self._closed = False
+        self._at = _Cursor(f"--command {self._label}", 0, 0)
+
+    @property
+    def ended(self) -> bool:
+        """It has closed its output, and all of it was read."""
+        return self._closed and not self._buffer
+
+    @property
+    def fault(self) -> str | None:
+        """Its exit status, where that is not 0."""
+        if not self.ended:
+            return None
+        status = self._process.wait(STOP_S)
+        return None if status == 0 else f"the command ended with status {status}; feed again to go on where it stopped"
+
+    def read(self) -> FeedLine | None:
+        """The next line behind the cursor; None while none is there. Raises ``InputError`` if it prints other lines now."""
+        while (whole := self._whole()) is not None:
+            line = self._at.line(whole)
+            if self._resume is not None and self._at.number <= self._resume.number:
+                if self._at.number == self._resume.number and digest_of(whole) != self._resume.last_digest:
+                    raise changed(f"--command {self._label}", self._resume.number)
+                continue
+            if line is not None:
+                return line
+        return None
+
+    def _whole(self) -> bytes | None:
+        searched = 0
+        while True:
+            end = self._buffer.find(b"\n", searched)
+            if end >= 0 or (self._closed and self._buffer) or len(self._buffer) >= MAX_LINE_BYTES:
+                size = end + 1 if end >= 0 else len(self._buffer)
+                whole = bytes(self._buffer[:size])
+                del self._buffer[:size]
+                return whole
+            searched = len(self._buffer)
+            if self._closed or not select.select([self._fd], [], [], 0)[0]:
+                return None
+            chunk = os.read(self._fd, _CHUNK)
+            self._buffer += chunk
+            self._closed = not chunk
+
+    def close(self) -> None:
+        """End it, with all it started that stayed in its session."""
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        if self._process.poll() is not None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            os.killpg(self._process.pid, number)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+
+def changed(label: str, number: int) -> InputError:
+    """The source is another one than the cursor belongs to."""
+    return InputError(
+        f"{label}: line {number} is no longer what it was when it was fed; nothing more is fed",
+        hint="put the source back as it was, or feed it under another name; new lines belong at its end",
+    )

@@ -1,0 +1,1 @@
+"""OpenAI batch requests and replies."""

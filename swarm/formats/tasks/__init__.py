@@ -1,0 +1,1 @@
+"""Turning input rows into tasks."""

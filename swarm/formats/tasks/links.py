@@ -1,0 +1,115 @@
+"""Items that wait for one another: their names looked up, before any of them is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from swarm.core.workflow import templating
+from swarm.core.workflow.dag import MOST_FINDINGS, Links, Node, resolve
+from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.problems import FieldError, Problems
+from swarm.formats.input.source import Source, source_of
+from swarm.formats.tasks.drafts import Draft, drafts
+from swarm.formats.tasks.scan import Scan
+
+
+def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], bool]) -> Links | None:
+    """What the names in ``depends_on`` stand for; None, at no cost, for a batch in which none depends on any.
+
+    ``exists(task id)`` tells whether a name that no item has is a task of the queue. Memory: a few hundred bytes an item.
+    Raises ``InputError`` with the lines of unknown and ambiguous names, of circles, and of ``{results.…}`` not waited for.
+    """
+    if not scan.linked:
+        return None
+    source = source_of(path)
+    return links_of(drafts(source, options, scan), source.label, exists)
+
+
+def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) -> Links:
+    """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
+    problems = Problems(label)
+    keys, nodes = [], []
+    asked = _Asked()
+    for index, draft in enumerate(items):
+        keys.append(draft.item_key)
+        nodes.append(_node(draft))
+        try:
+            check_references(draft.document)
+        except FieldError as error:
+            problems.add(draft.line_no, error.field, error.message)
+        else:
+            asked.note(index, draft)
+    findings, used = resolve(nodes, exists)
+    for finding in findings:
+        problems.add(finding.line_no, "depends_on", finding.message)
+    asked.judge(nodes, used, problems)
+    problems.raise_if_any()
+    return Links(keys=tuple(keys), names={name: keys[index] for name, index in used.items()})
+
+
+class _Asked:
+    """What requests ask of results that only all items together can answer."""
+
+    def __init__(self) -> None:
+        self._mapped: set[int] = set()
+        self._lists: list[tuple[int, str]] = []
+        self._loose: list[tuple[int, str]] = []
+
+    def note(self, index: int, draft: Draft) -> None:
+        document = draft.document
+        if "map" in document:
+            self._mapped.add(index)
+        wants = document.get("depends_on")
+        for reference in templating.references(document.get("request")):
+            if not reference.startswith("results."):
+                continue
+            if not wants:
+                if len(self._loose) < MOST_FINDINGS:
+                    self._loose.append((draft.line_no, reference))
+                continue
+            wanted = templating.parse(reference, wants)
+            if wanted.path == ("list",):
+                self._lists.append((draft.line_no, wanted.name))
+
+    def judge(self, nodes: Sequence[Node], used: Mapping[str, int], problems: Problems) -> None:
+        """Lists of items that are not mapped; results asked for without waiting for them: elsewhere that is plain text."""
+        for line_no, name in self._lists:
+            if name in used and used[name] not in self._mapped:
+                where = f"line {nodes[used[name]].line_no} is not mapped over a list"
+                problems.add(line_no, "depends_on", f"{{results.{name}.list}}: {where}; use .text or .json")
+        names = {name for node in nodes for name in node.names} if self._loose else set[str]()
+        for line_no, reference in self._loose:
+            meant = next((n for n in names if reference == f"results.{n}" or reference.startswith(f"results.{n}.")), None)
+            if meant is not None:
+                words = f"is missing: the request asks for {{{reference}}}; add {meant!r}"
+                problems.add(line_no, "depends_on", words)
+
+
+def _node(draft: Draft) -> Node:
+    document = draft.document
+    names = [n for n in (draft.custom_id, document.get("name")) if n]
+    return Node(
+        line_no=draft.line_no,
+        names=tuple(dict.fromkeys(names)),
+        wants=tuple(document.get("depends_on", ())),
+        session=document.get("session"),
+    )
+
+
+def check_references(document: Mapping[str, Any]) -> None:
+    """Raise ``FieldError`` for a reference to a result that the task does not wait for. Without any it is plain text."""
+    wants = document.get("depends_on")
+    if not wants:
+        return
+    asked = list(templating.references(document.get("request")))
+    if "map" in document and not any(reference.partition(".")[0] == "item" for reference in asked):
+        raise FieldError("map", "its prompt must hold {item}, which stands for one element of the list")
+    if "map" in document and "session" in document:
+        raise FieldError("map", "a task of a session cannot be mapped, for its parts run side by side")
+    for reference in asked:
+        if reference.startswith("results."):
+            try:
+                templating.parse(reference, wants)
+            except templating.TemplateError as error:
+                raise FieldError("depends_on", str(error)) from error

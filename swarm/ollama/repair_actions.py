@@ -1,0 +1,156 @@
+"""What can be done to one worker's server: kill its runners, end it, put its card out of use."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from swarm.config.settings import RepairSettings
+from swarm.core.worker import ProcessIdentity
+from swarm.ollama import quarantine as notes
+from swarm.ollama.server import ServerNote
+from swarm.proc import identity as identities
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.proc.ports import describe
+from swarm.proc.state_file import read_note
+
+END_WAIT_S = 5.0
+"""For a killed process to be gone; longer means that it is stuck in the kernel."""
+TERM_WAIT_S = 2.0
+"""For a server to end by itself; a wedged one waits for its runner and never does."""
+RECHECK_S = 1.0
+"""A quarantine note is looked at this often: it may be released from outside."""
+_POLL_S = 0.02
+log = logging.getLogger(__name__)
+
+
+class ServerHands:
+    """Fits ``runtime.repair.Hands`` for the server of ``worker`` under ``root``.
+
+    Only processes that carry its markers are touched: a server that was running already, and is only used, is never stopped.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        *,
+        root: Path,
+        gpu_uuids: tuple[str, ...],
+        limits: RepairSettings,
+        supervised: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``supervised`` tells whether somebody would start the server again once it is ended."""
+        self._limits = limits
+        self._supervised = supervised
+        self._worker = worker
+        self._workers_dir = root / "workers"
+        self._uuids = gpu_uuids
+        self._markers = {SERVER_MARKER: worker, ROOT_MARKER: str(root)}
+        self._looked_s = float("-inf")
+        self._note: notes.Quarantine | None = None
+        self._deciding = threading.Lock()
+        """A card is lost on one thread while a request ends well on another."""
+
+    def kill_runners(self) -> tuple[str, ...]:
+        """SIGKILL the server's children; the server notices and starts a new one with the next request."""
+        server = self._server()
+        if server is None:
+            return ()
+        runners = [one for one in find_marked(**self._markers) if one != server]
+        names = tuple(describe(one.pid) for one in runners)
+        for one in runners:
+            identities.signal(one, signal.SIGKILL)
+        _gone(runners, END_WAIT_S)
+        return names
+
+    def restart_server(self) -> str | None:
+        """SIGTERM, then SIGKILL. Its supervisor sees the end, ends the runners it left and starts it anew.
+
+        Without a supervisor it is left alone: a server that hangs is more than none.
+        """
+        server = self._server()
+        if server is None or not self._supervised():
+            return None
+        name = describe(server.pid)
+        identities.signal(server, signal.SIGTERM)
+        if not _gone([server], TERM_WAIT_S):
+            identities.signal(server, signal.SIGKILL)
+            _gone([server], END_WAIT_S)
+        return name
+
+    def quarantine(self, reason: str) -> str:
+        """Write it down, so that a restarted worker knows."""
+        try:
+            with self._deciding:
+                note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
+        except OSError as error:
+            return f"the quarantine cannot be written down ({error.strerror}): it is tried again at the next fault"
+        self._looked_s = float("-inf")
+        return f"tried again in {note.left_s / 60:.0f} min, or at once after `swarm workers release {self._worker}`"
+
+    def quarantined(self) -> str:
+        """From the note, at most once a second. Words for people."""
+        note = self._current()
+        if note is None or note.left_s <= 0:
+            return ""
+        cards = ", ".join(note.gpu_uuids) or "its server"
+        return (
+            f"{cards} quarantined for another {note.left_s / 60:.0f} min: {note.reason}; "
+            f"release it with `swarm workers release {self._worker}`"
+        )
+
+    def on_trial(self) -> bool:
+        """The note is still there, but its time is up."""
+        note = self._current()
+        return note is not None and note.left_s <= 0
+
+    def recovered(self) -> None:
+        """The trial went well.
+
+        Only one that is due counts: a request that began before the card was lost may still end well after it, and says
+        nothing of the card. A note that cannot be removed stays due, and does not cost the answer that came.
+        """
+        if not self.on_trial():
+            return
+        with self._deciding:
+            note = notes.read(self._workers_dir, self._worker, self._uuids)
+            if note is None or note.left_s > 0:
+                return
+            self._note = None
+            try:
+                notes.release(self._workers_dir, self._worker)
+            except OSError as error:
+                log.warning("%s: its quarantine is over, but the note cannot be removed: %s", self._worker, error.strerror)
+                return
+        log.info("%s: quarantine ended, its server works again", self._worker)
+
+    def _current(self) -> notes.Quarantine | None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= RECHECK_S:
+            self._looked_s = now_s
+            self._note = notes.read(self._workers_dir, self._worker, self._uuids)
+        return self._note
+
+    def pids(self) -> frozenset[int]:
+        """The numbers of the server and its runners; none for a server that is only used."""
+        return frozenset(one.pid for one in find_marked(**self._markers))
+
+    def _server(self) -> ProcessIdentity | None:
+        """The living server by the supervisor's note; only that very process with our markers counts."""
+        note = read_note(self._workers_dir / f"{self._worker}.server.json", ServerNote)
+        if note is None or note.process not in find_marked(**self._markers):
+            return None
+        return note.process
+
+
+def _gone(processes: list[ProcessIdentity], within_s: float) -> bool:
+    deadline_s = time.monotonic() + within_s
+    while any(identities.is_same(one) for one in processes):
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True

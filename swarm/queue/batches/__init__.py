@@ -1,0 +1,1 @@
+"""What is known of a batch: its record, counts and limits."""

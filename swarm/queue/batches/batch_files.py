@@ -1,0 +1,111 @@
+"""The two lists of a batch: ``<id>.items``, appended to and never shortened, and ``<id>.order``, replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+from swarm.core.task import ID_RE
+from swarm.errors import OddEntry
+from swarm.filesystem import temporary
+from swarm.filesystem.durable import sync_fd
+from swarm.filesystem.entries import open_file
+from swarm.queue.storage.files import Storage, write_all
+
+
+class Items:
+    """Pairs of item key and task id, of all submissions so far."""
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self._path = path
+        self._storage = storage
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """The pairs, none for a batch never seen; torn and damaged lines are passed over."""
+        try:
+            with open(open_file(self._path), encoding="ascii", errors="replace") as file:
+                for line in file:
+                    key, _, task_id = line.partition(" ")
+                    if line.endswith("\n") and ID_RE.match(task_id[:-1]):
+                        yield key, task_id[:-1]
+        except (FileNotFoundError, OddEntry):
+            return
+
+    def add(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Put these on record, durably. Raises ``OSError``."""
+        lines = "".join(f"{key} {task_id}\n" for key, task_id in pairs).encode()
+        if not lines:
+            return
+        fd = self._storage.open_own(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            end = os.fstat(fd).st_size
+            while end and os.pread(fd, 1, end - 1) != b"\n":  # a line torn by an earlier death
+                end -= 1
+            write_all(fd, lines, end)
+            os.ftruncate(fd, end + len(lines))
+            if self._storage.full:
+                sync_fd(fd)
+        finally:
+            os.close(fd)
+        self._storage.flush_dir(os.path.dirname(self._path))
+
+
+def read_order(path: str) -> Iterator[str]:
+    """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
+    try:
+        with open(open_file(path), encoding="ascii", errors="replace") as file:
+            yield from (line[:-1] for line in file if line.endswith("\n") and ID_RE.match(line[:-1]))
+    except (FileNotFoundError, OddEntry):
+        return
+
+
+class NewOrder:
+    """The order file: written beside, put in place when the whole input went through."""
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self._path = path
+        self._storage = storage
+        self._size = 0
+        self._lines: list[str] = []
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._fd, self._beside = temporary.take(os.path.dirname(self._path))
+        return self
+
+    def add(self, task_id: str) -> None:
+        """The next one; held until ``write``."""
+        self._lines.append(task_id + "\n")
+        self.count += 1
+
+    def add_missing(self, task_ids: Iterable[str]) -> None:
+        """Write those of these that are not in it yet behind all others."""
+        wanted = dict.fromkeys(task_ids)
+        for task_id in read_order(self._beside) if wanted else ():
+            wanted.pop(task_id, None)
+        for task_id in wanted:
+            self.add(task_id)
+        self.write()
+
+    def write(self) -> None:
+        """Write out what was added."""
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        write_all(self._fd, data, self._size)
+        self._size += len(data)
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        try:
+            if kind is None:
+                if self._storage.full:  # else a power cut can leave an empty order under a manifest that says all is there
+                    sync_fd(self._fd)
+                self._storage.put_in_place(self._beside, self._path)
+        except OSError:
+            kind = OSError
+            raise
+        finally:
+            if kind is None:
+                os.close(self._fd)
+            else:
+                temporary.discard(self._beside, self._fd)

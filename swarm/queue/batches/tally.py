@@ -1,0 +1,221 @@
+"""What a batch has cost so far: tokens, time on cards, who did it, how it failed. Each finished document is read once.
+
+Sums are kept per shard and state in ``batches/<id>.tally`` beside the time of the directory they were taken from, so that
+a later look reads only what changed. Losing that file costs one more reading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from swarm.clock import parse_iso
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import OddEntry
+from swarm.filesystem.entries import folder_status, list_inside
+from swarm.queue import codec
+from swarm.queue.layout import GRAIN_NS, Layout, shard_of
+from swarm.queue.storage.files import Storage, read_regular
+
+GAP_S = 1.0
+"""A card that pauses for less between two attempts counts as busy throughout."""
+MAX_SPANS = 256
+MAX_TALLY_BYTES = 256 << 20
+
+Span = tuple[float, float]
+
+
+class Sums(msgspec.Struct, omit_defaults=True):
+    """Sums over finished items."""
+
+    items: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    attempts: int = 0
+    simulated: int = 0
+    cached: int = 0
+    """Answers from the cache; their tokens and times count as saved and nowhere else."""
+    saved_in: int = 0
+    saved_out: int = 0
+    saved_s: float = 0.0
+    by_worker: dict[str, int] = msgspec.field(default_factory=dict)
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    """Items by the type of their last error."""
+    digests: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """Attempts by model and digest of its manifest."""
+    cards: dict[str, list[Span]] = msgspec.field(default_factory=dict)
+    """When each card was busy with it, in seconds since the epoch; apart, ascending."""
+
+    def add(self, other: Sums) -> None:
+        """Add the sums of other items."""
+        self.items += other.items
+        self.tokens_in += other.tokens_in
+        self.tokens_out += other.tokens_out
+        self.attempts += other.attempts
+        self.simulated += other.simulated
+        self.cached += other.cached
+        self.saved_in += other.saved_in
+        self.saved_out += other.saved_out
+        self.saved_s += other.saved_s
+        _add_counts(self.by_worker, other.by_worker)
+        _add_counts(self.errors, other.errors)
+        for model, digests in other.digests.items():
+            _add_counts(self.digests.setdefault(model, {}), digests)
+        for card, spans in other.cards.items():
+            self.cards[card] = merged([*self.cards.get(card, ()), *spans])
+
+    def note(self, document: Mapping[str, Any]) -> None:
+        """Add one finished document; ``settle`` when all are in."""
+        result = document.get("result")
+        usage = (result.get("usage") if isinstance(result, dict) else None) or {}
+        attempts = document.get("attempts") or []
+        self.items += 1
+        tokens_in, tokens_out = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        if document.get("cached"):
+            self.cached += 1
+            self.saved_in += tokens_in
+            self.saved_out += tokens_out
+            self.saved_s += float((result or {}).get("total_s") or 0.0)
+        else:
+            self.tokens_in += tokens_in
+            self.tokens_out += tokens_out
+        self.attempts += len(attempts)
+        self.simulated += bool(document.get("simulated"))
+        if attempts:
+            _count(self.by_worker, str(attempts[-1].get("worker", "?")))
+        if document.get("error"):
+            _count(self.errors, str(document["error"].get("type", "?")))
+        for attempt in attempts:
+            if attempt.get("model_digest"):
+                _count(self.digests.setdefault(str(document.get("model")), {}), str(attempt["model_digest"]))
+            self._note_span(attempt)
+
+    def _note_span(self, attempt: Mapping[str, Any]) -> None:
+        try:
+            span = (parse_iso(attempt["started_at"]), parse_iso(attempt["ended_at"]))
+        except (KeyError, ValueError):  # an attempt that a dead worker began has no end
+            return
+        for card in (attempt.get("gpu") or "").split(","):
+            if card and span[1] >= span[0]:
+                spans = self.cards.setdefault(card, [])
+                spans.append(span)
+                if len(spans) > MAX_SPANS * 16:
+                    self.cards[card] = merged(spans)
+
+    def settle(self) -> None:
+        """Bring the cards' spans into order."""
+        self.cards = {card: merged(spans) for card, spans in self.cards.items()}
+
+    @property
+    def card_s(self) -> float:
+        """Seconds of cards: requests side by side on one card count once."""
+        return sum(end - begin for spans in self.cards.values() for begin, end in spans)
+
+    @property
+    def span(self) -> Span | None:
+        """From the first attempt's begin to the last one's end."""
+        spans = [s for spans in self.cards.values() for s in spans]
+        return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
+
+
+class _Part(msgspec.Struct):
+    changed_ns: int
+    sums: Sums
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands and what it has cost."""
+
+    completed: Sums
+    failed: Sums
+    cancelled: Sums
+    left: int
+
+    @property
+    def all(self) -> Sums:
+        """All finished items together."""
+        whole = Sums()
+        for part in (self.completed, self.failed, self.cancelled):
+            whole.add(part)
+        return whole
+
+
+def tally(layout: Layout, storage: Storage, batch_id: str, task_ids: Iterable[str]) -> Tally:
+    """Count a batch. Costs a listing per shard that changed, and the reading of its documents."""
+    shards: dict[str, set[str]] = {}
+    for task_id in task_ids:
+        shards.setdefault(shard_of(task_id), set()).add(task_id)
+    total = sum(len(ids) for ids in shards.values())
+    path = f"{layout.batches}/{batch_id}.tally"
+    known, kept = _load(path), {}
+    sums = {state: Sums() for state in TERMINAL}
+    for shard, ids in shards.items():
+        for state in TERMINAL:
+            key = f"{state}/{shard}"
+            part = _part(f"{layout.root}/{key}", ids, known.get(f"{key}/{len(ids)}"))
+            if part is not None:
+                kept[f"{key}/{len(ids)}"] = part
+                sums[state].add(part.sums)
+    if kept != known:
+        storage.replace(path, msgspec.json.encode(kept), durable=False)
+    ended = sum(s.items for s in sums.values())
+    return Tally(
+        completed=sums[TaskState.COMPLETED],
+        failed=sums[TaskState.FAILED],
+        cancelled=sums[TaskState.CANCELLED],
+        left=total - ended,
+    )
+
+
+def _load(path: str) -> dict[str, _Part]:
+    try:
+        return msgspec.json.decode(read_regular(path, MAX_TALLY_BYTES), type=dict[str, _Part])
+    except (FileNotFoundError, ValueError):
+        return {}  # it only saves reading again
+
+
+def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
+    status = folder_status(folder)
+    if status is None:
+        return None
+    changed_ns = status.st_mtime_ns
+    if known is not None and known.changed_ns == changed_ns:
+        return known
+    # A fresh change may hide another of the same time, also one behind the listing: then the next look reads again.
+    settled = time.time_ns() - changed_ns > GRAIN_NS
+    sums = Sums()
+    for name in list_inside(folder):
+        if name[:-5] not in ids:
+            continue
+        try:
+            sums.note(codec.parse_document(read_regular(f"{folder}/{name}", codec.MAX_FILE_BYTES)))
+        except (FileNotFoundError, OddEntry):
+            continue  # put back or purged in this moment; or no document at all, which fsck names
+    sums.settle()
+    return _Part(changed_ns if settled else -1, sums)
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Spans that overlap, or nearly follow one another, made one; at most ``MAX_SPANS``, the smallest gaps closed first."""
+    out: list[Span] = []
+    for begin, end in sorted(spans):
+        if out and begin - out[-1][1] <= GAP_S:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        else:
+            out.append((begin, end))
+    while len(out) > MAX_SPANS:
+        _, at = min((out[i + 1][0] - out[i][1], i) for i in range(len(out) - 1))
+        out[at : at + 2] = [(out[at][0], out[at + 1][1])]
+    return out
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _add_counts(counts: dict[str, int], others: dict[str, int]) -> None:
+    for name, number in others.items():
+        counts[name] = counts.get(name, 0) + number

@@ -1,0 +1,96 @@
+"""Following tasks to their ends by listing only shards that changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from swarm.core.task import TERMINAL, TaskState
+from swarm.filesystem.entries import folder_status, is_file, list_inside
+from swarm.queue.layout import GRAIN_NS, Layout, shard_of
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands, counted from the state directories."""
+
+    completed: int
+    failed: int
+    cancelled: int
+    left: int
+
+    @property
+    def total(self) -> int:
+        """All items."""
+        return self.completed + self.failed + self.cancelled + self.left
+
+
+class ShardWatch:
+    """Which of these tasks have ended since the last look. Memory: one id per task not yet ended."""
+
+    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
+        self._layout = layout
+        self._open: dict[str, set[str]] = {}
+        self._seen: dict[str, int] = {}
+        for task_id in task_ids:
+            self._open.setdefault(shard_of(task_id), set()).add(task_id)
+
+    @property
+    def left(self) -> int:
+        """How many have not ended."""
+        return sum(len(ids) for ids in self._open.values())
+
+    def look(self) -> list[tuple[str, TaskState]]:
+        """What has ended since. Costs one ``stat`` per shard and state, and a listing of each that changed."""
+        ended: list[tuple[str, TaskState]] = []
+        for shard in list(self._open):
+            for state in TERMINAL:
+                ended += [(task_id, state) for task_id in sorted(self._look_at(shard, state))]
+            if not self._open[shard]:
+                del self._open[shard]
+        return ended
+
+    def _look_at(self, shard: str, state: TaskState) -> set[str]:
+        folder = f"{self._layout.root}/{state}/{shard}"
+        status = folder_status(folder)
+        if status is None:
+            return set()
+        changed_ns = status.st_mtime_ns
+        if self._seen.get(folder) == changed_ns:
+            return set()
+        # Directory times move in steps: behind a fresh change another may hide, also one that comes during the listing.
+        settled = time.time_ns() - changed_ns > GRAIN_NS
+        waiting = self._open[shard]
+        there = waiting.intersection(n[:-5] for n in list_inside(folder))
+        ended = {task_id for task_id in there if is_file(f"{folder}/{task_id}.json")}
+        waiting.difference_update(ended)
+        self._seen[folder] = changed_ns if settled else -1
+        return ended
+
+    def open_ids(self, limit: int) -> list[str]:
+        """Some ids that have not ended, oldest first."""
+        return sorted(i for ids in self._open.values() for i in ids)[:limit]
+
+
+class BatchWatch:
+    """Counts a batch to its end."""
+
+    def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
+        self._watch = ShardWatch(layout, task_ids)
+        self._ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
+
+    def look(self) -> Ended:
+        """How it stands now; costs what ``ShardWatch.look`` costs."""
+        for _, state in self._watch.look():
+            self._ended[state] += 1
+        return Ended(
+            completed=self._ended[TaskState.COMPLETED],
+            failed=self._ended[TaskState.FAILED],
+            cancelled=self._ended[TaskState.CANCELLED],
+            left=self._watch.left,
+        )
+
+    def open_ids(self, limit: int) -> list[str]:
+        """Some ids that have not ended, oldest first."""
+        return self._watch.open_ids(limit)

@@ -1,0 +1,1 @@
+"""The queue as the brain uses it: blocked tasks, releases, completions."""

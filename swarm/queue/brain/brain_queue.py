@@ -1,0 +1,262 @@
+"""The brain's view of the queue, used by one thread under the brain's life lock. Fits the ``BrainQueue`` port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from swarm.core.pauses import Pauses
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
+from swarm.core.task import TaskError, TaskState
+from swarm.core.workflow.fan_out import MapFault
+from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import is_file, list_inside
+from swarm.queue import lookup
+from swarm.queue.batches.failure_limit import HopelessBatches
+from swarm.queue.brain.blocked_entry import Entry
+from swarm.queue.brain.blocked_index import BlockedIndex
+from swarm.queue.brain.fan_out import Mapper
+from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.operations.cancel import Canceller
+from swarm.queue.operations.purge import Needed, Waiting
+from swarm.queue.operations.retention import FinishedIndex
+from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.storage.dir_stamp import Occupied
+from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.storage.wakeup import ring
+from swarm.queue.stores import registry
+from swarm.queue.stores.pauses import PauseBook
+from swarm.queue.submit import drop_ins as dropins
+from swarm.queue.submit.buckets import BucketChooser, returned_bucket
+from swarm.queue.submit.producer import Producer
+from swarm.queue.worker.orphans import CrashRule, take_back
+from swarm.queue.worker.transitions import Settler
+
+CHILDREN_STEP = 1000
+"""Children of a cancelled mapped task that are ended in one turn."""
+_LOOK = storage_faults("cannot look into the queue")
+
+
+class BrainFileQueue:
+    """Incremental observation, and the moves only the brain makes."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        storage: Storage,
+        crash_rule: CrashRule,
+        end_remains: Callable[[str], bool] = lambda _name: True,
+        *,
+        count_finished: bool = False,
+        ready_only: bool = False,
+        lanes: LaneCounts | None = None,
+    ) -> None:
+        """With ``ready_only`` ``blocked`` answers only what may matter now, at the cost of what changed.
+
+        ``lanes``: counts to go on from, where somebody has counted already.
+        """
+        self._end_remains = end_remains
+        self._layout = layout
+        self._storage = storage
+        self._crash_rule = crash_rule
+        self._lanes = lanes or LaneCounts(layout)
+        self._pauses = PauseBook(layout)
+        self._blocked = BlockedIndex(layout, storage, self._pauses.read, ready_only=ready_only)
+        self._hopeless = HopelessBatches(layout, storage) if ready_only else None
+        self._drop_ins = dropins.DropInFiler(layout, storage)
+        self._producer = Producer(layout, storage)
+        self._mapper = Mapper(layout, storage, self._producer)
+        self._settler = Settler(layout, storage)
+        self._canceller = Canceller(layout, storage)
+        self._cancels = Occupied(layout.cancels)
+        self._needed: Needed | None = None
+        self._finished = FinishedIndex(layout, count=count_finished)
+        self._buckets = BucketChooser(layout, storage)
+
+    @_LOOK
+    def lanes(self) -> tuple[LaneView, ...]:
+        """All lanes with waiting tasks."""
+        return self._lanes.look()
+
+    @_LOOK
+    def claims(self) -> tuple[ClaimView, ...]:
+        """All files in ``processing/``, by worker and id."""
+        found = []
+        for worker in sorted(registry.holders(self._layout)):
+            for name in sorted(list_inside(self._layout.held_by(worker))):
+                parsed = parse_task_file(name)
+                if parsed and is_file(f"{self._layout.held_by(worker)}/{name}"):
+                    found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
+        return tuple(found)
+
+    @_LOOK
+    def blocked(self) -> tuple[BlockedView, ...]:
+        """All blocked tasks with what they wait for."""
+        self._needed = None
+        return self._blocked.look()
+
+    def blocked_count(self) -> int:
+        """How many are blocked, as of the last look."""
+        return len(self._blocked)
+
+    @_LOOK
+    def drop_ins(self) -> tuple[DropIn, ...]:
+        """What lies directly in ``pending/``."""
+        return dropins.drop_ins(self._layout)
+
+    @_LOOK
+    def workers(self) -> tuple[WorkerView, ...]:
+        """Everybody with a row or a processing directory."""
+        names = {*registry.names(self._layout), *registry.holders(self._layout)}
+        return tuple(self._worker(name) for name in sorted(names))
+
+    def _worker(self, name: str) -> WorkerView:
+        row = registry.read_row(self._layout, name)
+        heartbeat = registry.read_heartbeat(self._layout, name)
+        if heartbeat is not None and row is not None and heartbeat.epoch != row.epoch:
+            heartbeat = None
+        held = sum(1 for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
+        alive = is_held(self._layout, name)
+        return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held)
+
+    def file_drop_in(self, file_name: str) -> str:
+        """Check one drop-in and move it on; returns a line for the log."""
+        line = self._drop_ins.file(file_name)
+        ring(self._layout)
+        return line
+
+    def recover(self, worker: str) -> tuple[str, ...] | None:
+        """Take back what a dead worker held, under its own life lock; None: it lives, or a program of it cannot be ended."""
+        lock = LifeLock(self._layout, worker)
+        if not lock.try_acquire():
+            return None
+        try:
+            if not self._end_remains(worker):
+                return None
+            lines = take_back(self._layout, self._storage, worker, self._crash_rule)
+        finally:
+            lock.release()
+        ring(self._layout)
+        return lines
+
+    def enqueue(self, document: Mapping[str, Any]) -> str:
+        """Accept one task."""
+        return self._producer.enqueue(document)
+
+    def exists(self, task_id: str) -> bool:
+        """Whether a task of this id is in any state."""
+        return lookup.find(self._layout, task_id) is not None
+
+    def withdraw(self, task_id: str, reason: str) -> bool:
+        """Move a waiting task to ``cancelled``."""
+        located = lookup.find(self._layout, task_id)
+        if located is None or located.state not in (TaskState.PENDING, TaskState.BLOCKED):
+            return False
+        error = TaskError(type="cancelled", message=reason)
+        return self._settler.end_waiting(located.path, task_id, TaskState.CANCELLED, error)
+
+    def release_blocked(self, task_id: str, attempt: int) -> bool:
+        """Move a blocked task to its lane: to the front if it ran before, else (or if it may be poison) to the end."""
+        with storage_faults(f"cannot release {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
+            if found is None:
+                return False
+            path, entry = found
+            try:
+                self._blocked.note_turn(entry)
+                self._blocked.note_needs(entry)
+                bucket = self._bucket_for(entry)
+                # After a power cut either place is a good one, and thousands may be due at once.
+                self._buckets.move_in(path, entry.lane, bucket, task_id, attempt, flush=False)
+            except FileNotFoundError:
+                return False
+            except FileExistsError:
+                self._storage.set_aside(path, f"task {task_id} waits already under this name")
+                return False
+        ring(self._layout)
+        return True
+
+    def _bucket_for(self, entry: Entry) -> str:
+        if entry.behind:
+            return self._buckets.behind(entry.lane, entry.priority, last=entry.behind == "suspects")
+        return returned_bucket(entry.priority) if entry.ran else self._buckets.at_end(entry.lane, entry.priority)
+
+    def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
+        """Move a blocked task to ``failed``."""
+        with storage_faults(f"cannot fail {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
+        if found is None:
+            return False
+        return self._settler.end_waiting(found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason))
+
+    def expand_map(self, task_id: str, attempt: int) -> str | None:
+        """Make the children of a blocked map task; it waits on for them. None: it is gone."""
+        return self._advance(task_id, attempt, lambda path: f"Mapped {task_id} over {self._mapper.expand(path)} elements")
+
+    def gather_map(self, task_id: str, attempt: int) -> str | None:
+        """Complete a map task with the answers of its children. None: it is gone."""
+        return self._advance(task_id, attempt, lambda path: f"Gathered {self._mapper.gather(path)} answers in {task_id}")
+
+    def _advance(self, task_id: str, attempt: int, act: Callable[[str], str]) -> str | None:
+        with storage_faults(f"cannot go on with {task_id}"):
+            found = self._blocked.entry(task_id, attempt)
+            if found is None:
+                return None
+            try:
+                line = act(found[0])
+            except FileNotFoundError:
+                return None
+            except (MapFault, TaskInvalid, ValueError) as fault:
+                error = TaskError(type="map", message=str(fault))
+                self._settler.end_waiting(found[0], task_id, TaskState.FAILED, error)
+                line = f"Failed {task_id}: {fault}"
+            self._blocked.read_again(task_id, attempt)
+        ring(self._layout)
+        return line
+
+    @_LOOK
+    def hopeless(self) -> tuple[HopelessView, ...]:
+        """Batches past their limit of failures that have not ended; () for who only looks."""
+        return () if self._hopeless is None else self._hopeless.look()
+
+    def stop_batch(self, batch_id: str, reason: str) -> int:
+        """Cancel some of what waits of a batch; how many."""
+        if self._hopeless is None:
+            return 0
+        with storage_faults(f"cannot stop batch {batch_id}"):
+            return self._hopeless.stop(batch_id, reason)
+
+    @_LOOK
+    def orphaned(self) -> tuple[str, ...]:
+        """Mapped tasks that were cancelled, of whose children some may not have been; one ``stat`` while there is none."""
+        return self._canceller.orphaned() if self._cancels.any() else ()
+
+    def cancel_children(self, task_id: str) -> int:
+        """End up to ``CHILDREN_STEP`` of such a task's children; how many, with those whose workers were asked."""
+        ended = self._canceller.end_orphans(task_id, most=CHILDREN_STEP)
+        ring(self._layout)
+        return ended
+
+    @_LOOK
+    def pauses(self) -> Pauses:
+        """What people have paused."""
+        return self._pauses.read()
+
+    @_LOOK
+    def finished(self, old_after_s: float) -> FinishedView:
+        """What lies finished, as far as it is known; one bounded step further each time."""
+        return self._finished.look(old_after_s)
+
+    def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
+        """Remove old documents of one shard; how many. Kept: those that blocked tasks and sessions depend on."""
+        if not self._blocked.whole:
+            return 0
+        with storage_faults(f"cannot purge {state}/{shard}"):
+            if self._needed is None:
+                self._needed = Needed(self._layout, Waiting(self._blocked.dependencies(), self._blocked.maps()))
+            return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=self._needed).documents
+
+    def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:
+        """Go a step on in removing the files of batches of which nothing is left; ids of those removed now."""
+        return self._finished.purge_batches(self._storage, older_than_s=older_than_s)

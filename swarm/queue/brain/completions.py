@@ -1,0 +1,163 @@
+"""Which of the awaited tasks have ended, at a bounded cost per look however many are awaited.
+
+A task ends by moving to a terminal directory: out of ``processing``, which the kernel tells; out of ``blocked``, which is
+told through ``suspect``; out of ``pending`` by being cancelled, which directory times show. So a look costs what changed.
+Where something may have been missed, and without inotify, those that were running at the last look are looked up at once,
+and of the others a bounded number in turn. One whose file was set aside as corrupt has ended too, and has not completed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import is_file, list_inside
+from swarm.queue import codec
+from swarm.queue.brain.departures import Cancelled, Departures
+from swarm.queue.corrupt import CorruptTasks, find_set_aside
+from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.storage.files import read_regular
+from swarm.queue.stores.registry import holders
+
+log = logging.getLogger(__name__)
+WHY_CHARS = 300
+"""Of a reason that is told on: chains of tasks must not make it grow without end."""
+WHY_LOOKS = 10
+WHY_PAUSE_S = 0.005
+LOOKED_UP = 500
+"""Awaited tasks looked up per look where ends may have been missed: a few milliseconds; four times as many while nothing
+runs."""
+SURE = 20
+"""The same where none was: nobody tells of what another host does."""
+
+
+def why_ended(path: str) -> str:
+    """The reason in a record. Of a task that waited it is written right after the move, so it is waited for a moment."""
+    for _ in range(WHY_LOOKS):
+        try:
+            trail = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).trail
+        except (FileNotFoundError, TaskInvalid, ValueError):
+            break
+        if trail.status is not None:
+            return trail.error.message if trail.error is not None else "no reason was recorded"
+        time.sleep(WHY_PAUSE_S)
+    return "no reason was recorded"
+
+
+def how_ended(layout: Layout, task_id: str) -> str:
+    """In what way a task did not complete, and why, to follow its id: ``failed: no such model``."""
+    words = {TaskState.FAILED: "failed", TaskState.CANCELLED: "was cancelled"}
+    for state, said in words.items():
+        path = layout.terminal(state, task_id)
+        if is_file(path):
+            why = why_ended(path)
+            return f"{said}: {why if len(why) <= WHY_CHARS else why[:WHY_CHARS] + '…'}"
+    aside = find_set_aside(layout, task_id)
+    return "failed" if aside is None else f"will never end, it {aside.words}"
+
+
+class HowEnded:
+    """The same, read once for all that wait for one task; for one thread."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._known: dict[str, str] = {}
+
+    def of(self, task_id: str | None) -> str:
+        """See ``how_ended``."""
+        if task_id is None:
+            return "failed"
+        if task_id not in self._known:
+            if len(self._known) >= LOOKED_UP:
+                self._known.clear()
+            self._known[task_id] = how_ended(self._layout, task_id)
+        return self._known[task_id]
+
+    def forget(self, task_id: str) -> None:
+        """It has ended again."""
+        self._known.pop(task_id, None)
+
+
+class Endings:
+    """For one thread."""
+
+    def __init__(self, layout: Layout, *, budget: bool) -> None:
+        """Without ``budget`` every look is a whole one."""
+        self._layout = layout
+        self._budget = budget
+        self._awaited: dict[str, None] = {}
+        self._ran: set[str] = set()
+        self._suspects: set[str] = set()
+        self._unsure = 0
+        self._departures = Departures(layout) if budget else None
+        self._cancelled = Cancelled(layout)
+        self._corrupt = CorruptTasks(layout)
+
+    def watch(self, task_id: str) -> None:
+        """Its end is to be told."""
+        self._awaited.setdefault(task_id)
+        self._cancelled.watch(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """Nobody waits for it any more."""
+        self._awaited.pop(task_id, None)
+        self._cancelled.forget(task_id)
+
+    def suspect(self, names: Iterable[str]) -> None:
+        """These files have left a place where they waited: their tasks may have ended."""
+        ids = (parsed.task_id for name in names if (parsed := parse_task_file(name)) is not None)
+        self._suspects.update(task_id for task_id in ids if task_id in self._awaited)
+
+    def ended(self, task_id: str) -> bool | None:
+        """Whether it completed; None while it has not ended. One to three ``access`` calls."""
+        for state in TERMINAL:
+            if is_file(self._layout.terminal(state, task_id)):
+                return state is TaskState.COMPLETED
+        return False if self._corrupt.holds(task_id) else None
+
+    def news(self) -> Iterator[tuple[str, bool]]:
+        """Awaited tasks that have ended, each told once."""
+        told = []
+        for task_id in self._asked():
+            del self._awaited[task_id]
+            completed = self.ended(task_id)
+            if completed is None:
+                self._awaited[task_id] = None  # at the end: next time it is others' turn
+            else:
+                self._cancelled.forget(task_id)
+                told.append((task_id, completed))
+                if not completed and self._corrupt.holds(task_id):
+                    self._tell(task_id)
+        return iter(told)
+
+    def _asked(self) -> dict[str, None]:
+        """Whom to look up now, each once."""
+        workers = holders(self._layout) if self._awaited or self._departures else []
+        running = self._running(workers) if self._awaited else set()
+        left, whole = self._departures.told(workers) if self._departures else (set[str](), False)
+        self._unsure = max(0, self._unsure) if whole else len(self._awaited)
+        likely = (self._ran - running) | left | self._suspects | self._cancelled.there() | self._corrupt.fresh()
+        limit = min(max(self._unsure, SURE), LOOKED_UP if running else 4 * LOOKED_UP) if self._budget else None
+        in_turn = dict.fromkeys(islice(self._awaited, limit))
+        self._unsure -= len(in_turn)
+        self._suspects.clear()
+        self._ran = running
+        return in_turn | dict.fromkeys(task_id for task_id in likely if task_id in self._awaited)
+
+    def _tell(self, task_id: str) -> None:
+        aside = find_set_aside(self._layout, task_id)
+        if aside is not None:
+            log.warning("Task %s will never end, it %s; what waited for it goes on, or fails", task_id, aside.words)
+
+    def _running(self, workers: list[str]) -> set[str]:
+        found = set()
+        for worker in workers:
+            for name in list_inside(self._layout.held_by(worker)):
+                parsed = parse_task_file(name)
+                if parsed is not None:
+                    found.add(parsed.task_id)
+        return found

@@ -1,0 +1,83 @@
+"""Setting aside what is no task, or has no place, with the reason beside it. Nothing is ever deleted here.
+
+Who waits for a task that was set aside waits in vain: ``CorruptTasks`` tells which ids that are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+import msgspec
+
+from swarm.filesystem.entries import folder_status, list_names
+from swarm.queue import lookup
+from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.queue.storage.files import REASON, read_regular
+
+log = logging.getLogger(__name__)
+_REASON_BYTES = 64 << 10
+_NAME_RE = re.compile(r"^(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.\d{1,6})?\.json(?:\.\d{1,4})?\Z")
+"""A task's file, or a drop-in, under the name it was set aside with."""
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """A task's file in ``corrupt/``."""
+
+    name: str
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"lies in corrupt/{self.name}{f': {self.reason}' if self.reason else ''}"
+
+
+def find_set_aside(layout: Layout, task_id: str) -> SetAside | None:
+    """The file of a task that was set aside and is nowhere else; None for any other."""
+    names = [name for name in list_names(layout.corrupt) if task_of(name) == task_id]
+    if not names or lookup.find(layout, task_id) is not None:
+        return None
+    return read_set_aside(layout, max(names))
+
+
+def read_set_aside(layout: Layout, name: str) -> SetAside:
+    """What lies there and why; without its reason where that cannot be read."""
+    try:
+        reason = read_regular(f"{layout.corrupt}/{name}{REASON}", _REASON_BYTES).decode(errors="replace").strip()
+    except (FileNotFoundError, ValueError):
+        reason = ""
+    return SetAside(name, reason)
+
+
+def task_of(name: str) -> str | None:
+    """The task whose file this name in ``corrupt/`` was; None for what never was one's."""
+    found = _NAME_RE.match(name)
+    return found["id"] if found else None
+
+
+class CorruptTasks:
+    """Which tasks lie in ``corrupt/``, at the price of one ``stat`` while nothing is set aside; for one thread."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._seen_ns = -1
+        self._names: dict[str, str] = {}
+
+    def fresh(self) -> frozenset[str]:
+        """Look again; the ids that were not there at the last look."""
+        status = folder_status(self._layout.corrupt)
+        if status is None:
+            return frozenset()
+        changed_ns = status.st_mtime_ns
+        if changed_ns == self._seen_ns:
+            return frozenset()
+        settled, before = time.time_ns() - changed_ns > GRAIN_NS, self._names
+        self._names = {task_id: name for name in list_names(self._layout.corrupt) if (task_id := task_of(name)) is not None}
+        self._seen_ns = changed_ns if settled else -1
+        return frozenset(self._names.keys() - before.keys())
+
+    def holds(self, task_id: str) -> bool:
+        """Whether that is all there is of this task: a second file of one that goes on says nothing about it."""
+        return task_id in self._names and lookup.find(self._layout, task_id) is None

@@ -1,0 +1,1 @@
+"""Proves that every task is whole and in exactly one state."""

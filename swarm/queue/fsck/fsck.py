@@ -1,0 +1,181 @@
+"""``swarm queue fsck``: proves that each task is in exactly one state and that nothing is left without an owner.
+
+A scan is no snapshot, since tasks move while it reads; so only what two scans agree on is a finding, and each repair looks
+once more before it acts. Safe while the swarm works. No task is ever deleted: what has no place goes to ``corrupt/``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+
+from swarm.clock import SystemClock
+from swarm.core.task import TaskError, TaskState, Trail
+from swarm.errors import StorageFault
+from swarm.filesystem import temporary
+from swarm.filesystem.entries import folder_status, printable, status_of
+from swarm.queue import codec
+from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
+from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
+from swarm.queue.fsck.rules import Action, Finding, Placed, aside, check, read_trail
+from swarm.queue.fsck.walk import RANK, walk
+from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
+from swarm.queue.submit.buckets import BucketChooser
+from swarm.queue.worker.outcome_writer import rewrite_tail
+
+log = logging.getLogger(__name__)
+AGREE_S = 0.3
+"""Between two scans: longer than any task is between two places."""
+
+
+def scan(layout: Layout) -> Iterator[Finding]:
+    """One look at everything; reads every document. May see what is on the move twice or not at all."""
+    kept: dict[str, Placed] = {}
+    for found in walk(layout):
+        if isinstance(found, Finding):
+            yield found
+            continue
+        yield from check(found)
+        other = kept.get(found.task_id)
+        if other is None:
+            kept[found.task_id] = found
+            continue
+        first, extra = sorted((other, found), key=_precedence)
+        kept[found.task_id] = first
+        if not _two_files(first.path, extra.path):
+            continue
+        what = f"task {extra.task_id} is in {extra.state} and in {first.state} too: {first.path}"
+        yield aside("several-states", extra.path, what, target=first.path)
+    yield from leftovers(layout)
+    yield from odd_entries(layout)
+
+
+def _two_files(one: str, other: str) -> bool:
+    """Whether both are there and are not one file seen twice on its way; a second hard link counts as a second file."""
+    here, there = status_of(one), status_of(other)
+    if here is None or there is None:
+        return False
+    return here.st_ino != there.st_ino or there.st_nlink > 1
+
+
+def _precedence(placed: Placed) -> tuple[int, int, str]:
+    """The state that counts most first; within one state the attempt counted highest."""
+    parsed = parse_task_file(os.path.basename(placed.path))
+    return RANK[placed.state], -(parsed.attempt if parsed else 0), placed.path
+
+
+def look(layout: Layout, *, agree_s: float = AGREE_S) -> tuple[Finding, ...]:
+    """What two scans agree on, ordered by kind and path; () for a sound queue, after one scan."""
+    first = set(scan(layout))
+    if not first:
+        return ()
+    time.sleep(agree_s)
+    return tuple(sorted(first.intersection(scan(layout)), key=lambda f: (f.kind, f.path)))
+
+
+def repair(layout: Layout, storage: Storage, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Do what each finding says; returns those that were carried out. Safe to repeat."""
+    repairer = _Repairer(layout, storage)
+    done = []
+    for finding in findings:
+        try:
+            with storage_faults(f"cannot repair {printable(finding.path)}"):
+                if repairer.carry_out(finding):
+                    done.append(finding)
+        except (StorageFault, OSError) as fault:  # one that cannot be moved keeps no other from being put right
+            log.warning("%s", fault)
+    return tuple(done)
+
+
+def recover_root(layout: Layout, storage: Storage) -> tuple[str, ...]:
+    """At the brain's start, under its life lock: clear away what dead processes provably left; a line for each.
+
+    Cheap (no directory of tasks is listed) and idempotent; everything that needs judgement waits for ``swarm queue fsck``.
+    """
+    found = (*stale_staging(layout), *temporaries(layout))
+    return tuple(f"Removed {f.path}: {f.what}" for f in repair(layout, storage, found))
+
+
+class _Repairer:
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._buckets = BucketChooser(layout, storage)
+
+    def carry_out(self, finding: Finding) -> bool:
+        """False: there is nothing to do, or it has moved on."""
+        if finding.action is Action.NONE or not os.path.lexists(finding.path):
+            return False
+        match finding.action:
+            case Action.ASIDE:
+                return self._aside(finding)
+            case Action.REMOVE:
+                return _remove(finding.path)
+            case Action.MOVE:
+                return self._move(finding)
+            case Action.STATUS:
+                return self._write_status(finding.path)
+            case _:
+                return self._give_reason(finding)
+
+    def _give_reason(self, finding: Finding) -> bool:
+        reason = f"unknown: {finding.what}"
+        if has_plain_name(finding.path):
+            self._storage.replace(f"{finding.path}{REASON}", f"{reason}\n".encode(), durable=True)
+            return True
+        return self._storage.set_aside(finding.path, reason) is not None  # under a name that has room for the reason's
+
+    def _aside(self, finding: Finding) -> bool:
+        if finding.target and not os.path.lexists(finding.target):
+            return False  # the one that counted has moved: two places may have become one
+        return self._storage.set_aside(finding.path, f"{finding.what} (set aside by fsck)") is not None
+
+    def _move(self, finding: Finding) -> bool:
+        try:
+            if finding.kind == "wrong-lane":
+                parsed = parse_task_file(os.path.basename(finding.path))
+                assert parsed is not None
+                priority = codec.parse(read_regular(finding.path, codec.MAX_FILE_BYTES)).task.priority
+                bucket = self._buckets.at_end(finding.target, priority)
+                self._buckets.move_in(finding.path, finding.target, bucket, *parsed)
+            else:
+                self._storage.make_dir(os.path.dirname(finding.target))
+                self._storage.move(finding.path, finding.target)
+        except FileNotFoundError:
+            return False
+        except FileExistsError:
+            self._storage.set_aside(finding.path, f"{finding.what}, where another one is (set aside by fsck)")
+        return True
+
+    def _write_status(self, path: str) -> bool:
+        data = read_regular(path, codec.MAX_FILE_BYTES)
+        parts, trail = codec.parse(data), read_trail(data)
+        if trail is not None and trail.status is not None:
+            return False
+        state = TaskState(path.rsplit("/", 3)[1])
+        assert state in (TaskState.FAILED, TaskState.CANCELLED)
+        ended = Trail(
+            status="failed" if state is TaskState.FAILED else "cancelled",
+            completed_at=SystemClock().iso(),
+            error=TaskError(type="unknown", message="whoever ended it died before writing why"),
+            attempts=() if trail is None else trail.attempts,
+        )
+        rewrite_tail(self._storage, path, parts.body_size - 1, codec.encode_trail(ended))
+        return True
+
+
+def _remove(path: str) -> bool:
+    if temporary.is_temporary(os.path.basename(path)):
+        return temporary.remove_left(path)
+    if folder_status(path) is not None:
+        shutil.rmtree(path)
+        return True
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True

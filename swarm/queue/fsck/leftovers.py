@@ -1,0 +1,136 @@
+"""Leftovers: what a death leaves beside the tasks, and who vouches that its maker is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.filesystem import temporary
+from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
+from swarm.queue import lookup
+from swarm.queue.fsck.odd_entries import is_staged
+from swarm.queue.fsck.rules import Action, Finding, aside
+from swarm.queue.layout import Layout
+from swarm.queue.operations.cancel import cancel_marks, mapped_task
+from swarm.queue.storage.locks import is_held
+from swarm.queue.stores import registry
+
+STAGING_AGE_S = 3600.0
+"""A submission that was cut off is cleared away after this; its maker may be slow, or on a machine of other pids."""
+TEMP_AGE_S = 10.0
+"""Between the making of a temporary file and its renaming pass milliseconds."""
+_TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.(?:new|tmp)$")
+_MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
+
+
+def leftovers(layout: Layout) -> Iterator[Finding]:
+    """All of them. Cheap: no directory of tasks is listed."""
+    yield from stale_staging(layout)
+    yield from temporaries(layout)
+    yield from _cancel_marks(layout)
+    yield from _hints(layout)
+    yield from _abandoned(layout)
+    yield from _reasons(layout)
+
+
+def stale_staging(layout: Layout) -> Iterator[Finding]:
+    """Unaccepted submissions of dead processes, old enough."""
+    for name in list_names(layout.staging):
+        path = f"{layout.staging}/{name}"
+        ours = is_staged(name) and (is_file(path) or folder_status(path) is not None)
+        if not ours or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
+            continue
+        what = "a submission that was cut off: nothing in it was accepted"
+        yield Finding("staging", path, what, "removed", Action.REMOVE)
+
+
+def temporaries(layout: Layout) -> Iterator[Finding]:
+    """Half a replacement, whose maker died before it was put in place; in the names of earlier versions too."""
+    flat = (
+        layout.workers,
+        layout.heartbeats,
+        layout.batches,
+        layout.feeds,
+        layout.outbox,
+        layout.sessions,
+        layout.corrupt,
+        layout.pending,
+    )
+    deeper = (f"{layout.workers}/supervisor.requests", f"{layout.outbox}/undeliverable")
+    answers = (f"{layout.cache}/{part}" for part in list_inside(layout.cache))
+    for folder in (*flat, layout.control, layout.root, *deeper, *answers):
+        for name in list_inside(folder):
+            path = f"{folder}/{name}"
+            if temporary.is_left(path) if temporary.is_temporary(name) else _named_by_maker(path):
+                yield Finding("temporary", path, "its maker died before putting it in place", "removed", Action.REMOVE)
+
+
+def _named_by_maker(path: str) -> bool:
+    """As earlier versions named them: ``.<name>.<thread>.<pid>.new``, ``.<name>.<pid>.tmp``, ``<batch>.order.<pid>.new``."""
+    name = os.path.basename(path)
+    hidden = name.startswith(".") or ".order." in name
+    if not _TEMP_RE.match(name) or not hidden or not is_file(path):
+        return False
+    return _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name)
+
+
+def _maker_lives(pattern: re.Pattern[str], name: str) -> bool:
+    """Whether a process of the number in the name lives. A number that came round again only delays the clearing."""
+    found = pattern.match(name)
+    return found is not None and os.path.exists(f"/proc/{found.group(1)}")
+
+
+def _old(path: str, age_s: float) -> bool:
+    status = status_of(path)
+    return status is not None and time.time() - status.st_mtime > age_s
+
+
+def _cancel_marks(layout: Layout) -> Iterator[Finding]:
+    for name in cancel_marks(layout):
+        status = status_of(layout.cancel_mark(name))
+        if status is not None and status.st_size:
+            yield aside("odd", layout.cancel_mark(name), "it holds something, and a wish to cancel is an empty file")
+            continue
+        located = lookup.find(layout, name)
+        if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:
+            continue  # the brain ends what is left of its children by it
+        if located is None or located.state in TERMINAL:
+            what = f"asks to cancel {name}, which {'does not exist' if located is None else f'is {located.state}'}"
+            yield Finding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)
+
+
+def _hints(layout: Layout) -> Iterator[Finding]:
+    """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
+    left = "none: `swarm up` writes it afresh, and nothing is decided by it"
+    for name in _documents(layout.workers):
+        if os.path.lexists(layout.lock(name)):
+            continue
+        yield Finding("row", layout.row(name), f"a registry row without a life lock: {name} never lived here", left)
+    for name in _documents(layout.heartbeats):
+        if registry.read_row(layout, name) is None and not is_held(layout, name):
+            yield Finding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
+
+
+def _documents(folder: str) -> list[str]:
+    return [n[:-5] for n in list_names(folder) if n.endswith(".json") and ID_RE.fullmatch(n[:-5])]
+
+
+def _abandoned(layout: Layout) -> Iterator[Finding]:
+    for worker in registry.holders(layout):
+        held = list_inside(layout.held_by(worker))
+        if held and not is_held(layout, worker):
+            what = f"{worker} is dead and holds {len(held)}"
+            yield Finding(
+                "abandoned", layout.held_by(worker), what, "none: the brain, or the worker's next life, takes them back"
+            )
+
+
+def _reasons(layout: Layout) -> Iterator[Finding]:
+    names = set(list_names(layout.corrupt))
+    for name in sorted(names):
+        if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
+            what = "set aside without a reason: whoever did it died, or the disk was full"
+            yield Finding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)

@@ -1,0 +1,225 @@
+"""Looking into the queue: find one task, read it, list a state. Reads only; nothing here needs a running swarm.
+
+A look is not a snapshot: tasks move while directories are read. States are read in the direction tasks move, and what is not
+found is looked for once more, so that a task on the move is still found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.errors import TaskInvalid, UnknownTask
+from swarm.filesystem.entries import is_file, list_inside, list_names
+from swarm.queue import codec
+from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
+from swarm.queue.storage.files import read_regular, storage_faults
+from swarm.queue.stores.registry import holders
+from swarm.queue.submit.buckets import holds_others, list_lanes, sorted_buckets
+
+_FEW_ATTEMPTS = 8
+"""Almost no task has more …"""
+_MOST_ATTEMPTS = 128
+"""… and none has so many: one that has run waits in ``blocked``, or in a bucket for what was given back."""
+
+
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a task is."""
+
+    task_id: str
+    state: TaskState
+    path: str
+    attempt: int = 0
+    worker: str | None = None
+    lane: str | None = None
+
+
+@storage_faults("cannot look for a task")
+def find(layout: Layout, task_id: str) -> Located | None:
+    """Where the task is, or None. Costs a few calls; per bucket, where it is not in the first that it may be in."""
+    if ID_RE.match(task_id) is None:  # it would be part of a path, perhaps to another place
+        return None
+    return _find_once(layout, task_id) or _find_once(layout, task_id)
+
+
+def _find_once(layout: Layout, task_id: str) -> Located | None:
+    for state in TERMINAL:
+        path = layout.terminal(state, task_id)
+        if is_file(path):
+            return Located(task_id=task_id, state=state, path=path)
+    return _find_active(layout, task_id)
+
+
+def _find_active(layout: Layout, task_id: str) -> Located | None:
+    buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_lanes(layout)}
+    likely = {lane: _likely(found, task_id) for lane, found in buckets.items()}
+    few = _names(task_id, range(_FEW_ATTEMPTS))
+    return (
+        _find_waiting(layout, task_id, likely, few)
+        or _find_waiting(layout, task_id, buckets, few)
+        or _find_blocked(layout, task_id, few)
+        or _find_late(layout, task_id, buckets)
+    )
+
+
+def _names(task_id: str, attempts: range) -> list[tuple[int, str]]:
+    return [(n, task_file(task_id, n)) for n in attempts]
+
+
+def _likely(buckets: list[str], task_id: str) -> list[str]:
+    """Of each priority the bucket that a task of this id went into, unless it was given back since."""
+    latest = {bucket[0]: bucket for bucket in buckets if bucket[2:] <= task_id}
+    return list(latest.values())
+
+
+def _find_waiting(
+    layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]], names: list[tuple[int, str]]
+) -> Located | None:
+    for lane, some in buckets.items():
+        for bucket in some:
+            found = _probe(f"{layout.lane(lane)}/{bucket}", names)
+            if found:
+                return Located(task_id=task_id, state=TaskState.PENDING, path=found[1], attempt=found[0], lane=lane)
+    return None
+
+
+def _find_blocked(layout: Layout, task_id: str, names: list[tuple[int, str]]) -> Located | None:
+    found = _probe(layout.blocked, names)
+    return found and Located(task_id=task_id, state=TaskState.BLOCKED, path=found[1], attempt=found[0])
+
+
+def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]]) -> Located | None:
+    """Look through what is being processed, through finished documents again, and for tasks of very many attempts."""
+    for located in _processing(layout):
+        if located.task_id == task_id:
+            return located
+    for state in TERMINAL:
+        path = layout.terminal(state, task_id)
+        if is_file(path):
+            return Located(task_id=task_id, state=state, path=path)
+    many = _names(task_id, range(_FEW_ATTEMPTS, _MOST_ATTEMPTS))
+    given_back = {lane: [b for b in some if holds_others(b)] for lane, some in buckets.items()}
+    return _find_waiting(layout, task_id, given_back, many) or _find_blocked(layout, task_id, many)
+
+
+def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:
+    for attempt, name in names:
+        path = f"{folder}/{name}"
+        if is_file(path):
+            return attempt, path
+    return None
+
+
+@storage_faults("cannot read a task")
+def read(layout: Layout, task_id: str) -> dict[str, Any]:
+    """The whole document, with ``state`` (and ``worker``, ``attempt``) added. Raises ``UnknownTask``, ``TaskInvalid``."""
+    for _ in range(10):  # it may move between the finding and the reading
+        located = find(layout, task_id)
+        if located is None:
+            break
+        try:
+            document = codec.parse_document(read_regular(located.path, codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            continue
+        except ValueError as exc:
+            raise TaskInvalid(f"{located.path}: {exc}") from exc
+        document["state"] = str(located.state)
+        if located.worker is not None:
+            document["worker"] = located.worker
+        if located.state not in TERMINAL:
+            document["attempt"] = located.attempt
+        return document
+    raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
+
+
+def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
+    """A finished document (``status`` always set, from the directory), or None."""
+    if ID_RE.match(task_id) is None:
+        return None
+    for state in TERMINAL:
+        try:
+            document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            continue
+        document["status"] = str(state)
+        return document
+    return None
+
+
+def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
+    """All tasks of one state, in queue order for pending, by shard and id for finished ones. Streams."""
+    match state:
+        case TaskState.PENDING:
+            yield from _pending(layout)
+        case TaskState.BLOCKED:
+            for name in sorted(list_names(layout.blocked)):
+                parsed = parse_task_file(name)
+                if parsed:
+                    yield Located(task_id=parsed[0], state=state, path=f"{layout.blocked}/{name}", attempt=parsed[1])
+        case TaskState.PROCESSING:
+            yield from _processing(layout)
+        case TaskState.COMPLETED | TaskState.FAILED | TaskState.CANCELLED:
+            yield from _terminal(layout, state)
+        case TaskState.CORRUPT:
+            for name in sorted(list_names(layout.corrupt)):
+                if not name.endswith(".reason"):
+                    yield Located(task_id=name, state=state, path=f"{layout.corrupt}/{name}")
+
+
+def _pending(layout: Layout) -> Iterator[Located]:
+    for lane in sorted(list_lanes(layout)):
+        yield from list_lane(layout, lane)
+
+
+def list_lane(layout: Layout, lane: str) -> Iterator[Located]:
+    """What waits in one lane, in queue order. Streams."""
+    lane_path = layout.lane(lane)
+    for bucket in sorted_buckets(lane_path):
+        for name in sorted(list_inside(f"{lane_path}/{bucket}")):
+            parsed = parse_task_file(name)
+            if parsed:
+                path = f"{lane_path}/{bucket}/{name}"
+                yield Located(task_id=parsed[0], state=TaskState.PENDING, path=path, attempt=parsed[1], lane=lane)
+
+
+def _processing(layout: Layout) -> Iterator[Located]:
+    for worker in sorted(holders(layout)):
+        folder = layout.held_by(worker)
+        for name in sorted(list_inside(folder)):
+            parsed = parse_task_file(name)
+            if parsed:
+                yield Located(
+                    task_id=parsed[0],
+                    state=TaskState.PROCESSING,
+                    path=f"{folder}/{name}",
+                    attempt=parsed[1],
+                    worker=worker,
+                )
+
+
+def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
+    top = f"{layout.root}/{state}"
+    for shard in sorted(filter(is_shard, list_names(top))):
+        for name in sorted(list_inside(f"{top}/{shard}")):
+            if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
+                yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
+
+
+class Presence:
+    """Whether a known task is still somewhere: looked up by name lists, not one search each."""
+
+    def __init__(self, layout: Layout, known: Mapping[str, str]) -> None:
+        """Reads what is active now; with nothing ``known`` there is nothing to look for."""
+        self._layout = layout
+        self._active: set[str] = set()
+        if known:
+            for _ in range(2):  # a task given back between two listings is in neither: look twice
+                for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
+                    self._active.update(located.task_id for located in list_state(layout, state))
+
+    def has(self, task_id: str) -> bool:
+        """Whether it was active then, or has ended."""
+        return task_id in self._active or any(is_file(self._layout.terminal(s, task_id)) for s in TERMINAL)

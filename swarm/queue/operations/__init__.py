@@ -1,0 +1,1 @@
+"""What an operator does to tasks: cancel, retry, purge; and retention."""

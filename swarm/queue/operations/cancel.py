@@ -1,0 +1,141 @@
+"""Cancelling: what waits ends at once, a worker is asked to stop what runs, and a mapped task takes its children along.
+
+A mapped task may be cancelled while the brain makes its children. So a mark goes before it, and stays: the brain, the only
+one who makes children, ends what is left of them at its next turn and takes the mark away. Whoever dies in between, none is
+left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from contextlib import suppress
+
+from swarm.core.lanes import lane_of
+from swarm.core.task import ID_RE, Task, TaskError, TaskState
+from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import is_file, list_inside, list_names
+from swarm.queue import codec, lookup
+from swarm.queue.brain.completions import why_ended
+from swarm.queue.ids import shard_time_of
+from swarm.queue.layout import Layout, is_shard
+from swarm.queue.lookup import Located
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.worker.transitions import Settler
+
+_ROUNDS = 3
+"""A task given back between two listings is in neither: look again."""
+
+
+class Canceller:
+    """Ends tasks that have not ended. Every method may raise ``StorageFault``; repeating it goes on where it stopped."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._settler = Settler(layout, storage)
+
+    def end(self, located: Located, reason: str) -> bool:
+        """Cancel one that waits; of a mapped one the children are still to be ended. False: it has moved away."""
+        if located.state is TaskState.BLOCKED and mapped_task(located.path) is not None:
+            self._mark(located.task_id)
+        error = TaskError(type="cancelled", message=reason)
+        return self._settler.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
+
+    def ask(self, task_id: str) -> None:
+        """Have the worker of a running one stop it."""
+        with storage_faults(f"cannot ask for the cancelling of {task_id}"):
+            os.close(self._storage.open_own(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT))
+
+    def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> tuple[int, int]:
+        """End what has not ended of a mapped task's children: how many at once (``most`` of them), how many were asked."""
+        why = f"its map task {map_id} was cancelled: {reason}"
+        ended, asked = 0, set[str]()
+        with storage_faults(f"cannot cancel the tasks of {map_id}"):
+            for _ in range(_ROUNDS):
+                before = ended, len(asked)
+                for located in self._waiting(lane_of(task)):
+                    if is_child(located, {map_id}):
+                        ended += self.end(located, why)
+                    if ended == most:
+                        return ended, len(asked)
+                for located in lookup.list_state(self._layout, TaskState.PROCESSING):
+                    if located.task_id not in asked and is_child(located, {map_id}):
+                        self.ask(located.task_id)
+                        asked.add(located.task_id)
+                if (ended, len(asked)) == before:
+                    break
+        return ended, len(asked)
+
+    def orphaned(self) -> tuple[str, ...]:
+        """Mapped tasks that were cancelled and whose mark is still there."""
+        return tuple(i for i in cancel_marks(self._layout) if mapped_task(self._cancelled(i)) is not None)
+
+    def end_orphans(self, map_id: str, *, most: int) -> int:
+        """``end_children`` of one of these; how many, with those asked. Once fewer than ``most`` are left its mark goes."""
+        path, mark = self._cancelled(map_id), self._layout.cancel_mark(map_id)
+        task = mapped_task(path)
+        if task is None or not is_file(mark):
+            return 0  # it was put back in this moment
+        with storage_faults(f"cannot see why {map_id} was cancelled"):
+            why = why_ended(path)
+        ended, asked = self.end_children(map_id, task, why, most=most)
+        if ended < most:
+            with storage_faults(f"the mark of {map_id} could not be removed"), suppress(FileNotFoundError):
+                os.unlink(mark)
+        return ended + asked
+
+    def _cancelled(self, task_id: str) -> str:
+        return self._layout.terminal(TaskState.CANCELLED, task_id)
+
+    def _mark(self, map_id: str) -> None:
+        self.ask(map_id)
+        with storage_faults(f"cannot cancel {map_id}"):
+            self._storage.flush_dir(self._layout.cancels)
+
+    def _waiting(self, lane: str) -> Iterator[Located]:
+        yield from lookup.list_lane(self._layout, lane)
+        yield from lookup.list_state(self._layout, TaskState.BLOCKED)
+
+
+def cancel_marks(layout: Layout) -> list[str]:
+    """Ids of the tasks that somebody wants cancelled."""
+    return [name for name in list_names(layout.cancels) if ID_RE.fullmatch(name) and is_file(layout.cancel_mark(name))]
+
+
+def mapped_task(path: str) -> Task | None:
+    """The task at ``path`` if it is one mapped over a list."""
+    task = _read(path)
+    return None if task is None or task.map is None else task
+
+
+def is_child(located: Located, parents: Container[str]) -> bool:
+    """Whether it was made for an element of one of these; the id suggests it, the task itself says it."""
+    parent, _, number = located.task_id.rpartition("-")
+    if not number.isdecimal() or parent not in parents:
+        return False
+    task = _read(located.path)
+    return task is not None and task.metadata.get("map_task") == parent
+
+
+def list_children(layout: Layout, state: TaskState, map_id: str) -> Iterator[Located]:
+    """The ended children of a mapped task in one terminal state, by listing the shards of ids that were not made here."""
+    top = f"{layout.root}/{state}"
+    for shard in sorted(filter(is_shard, list_names(top))):
+        if shard_time_of(shard) is not None:
+            continue  # of ids with a time in them: a child's has a dash
+        for name in sorted(list_inside(f"{top}/{shard}")):
+            if not name.startswith(f"{map_id}-") or not name.endswith(".json"):
+                continue
+            located = Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
+            if is_child(located, {map_id}):
+                yield located
+
+
+@storage_faults("cannot look at a task that is to be cancelled")
+def _read(path: str) -> Task | None:
+    """None: it has moved, or is no task."""
+    try:
+        return codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task
+    except (FileNotFoundError, TaskInvalid, ValueError):
+        return None

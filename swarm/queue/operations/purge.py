@@ -1,0 +1,202 @@
+"""Removing finished documents: what may go, what something that waits still needs, and the purge people ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import InputError, QueueError, StorageFault, TaskInvalid
+from swarm.filesystem.entries import is_file, list_names, status_of
+from swarm.queue import codec
+from swarm.queue.batches.batch_book import BatchBook
+from swarm.queue.batches.purge import EmptyBatches, being_submitted
+from swarm.queue.brain.result_refs import still_needed
+from swarm.queue.brain.sessions import read_turns
+from swarm.queue.corrupt import task_of
+from swarm.queue.layout import Layout, is_shard
+from swarm.queue.operations.shard_scan import Removed, ShardPass
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.stores.feeds import FeedBook
+
+_REASON = ".reason"
+
+
+class Needed:
+    """Which finished documents must stay: what others still need, so that none waits for ever or fails for a purge.
+
+    That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
+    session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
+    still to be told, all of a batch whose submission is under way, and what a feeder made that died before it moved its
+    cursor. Fits ``shardpass.Keep``.
+    """
+
+    def __init__(self, layout: Layout, waiting: Waiting) -> None:
+        """``waiting`` must have been looked at before: what is let go meanwhile is on record by now."""
+        self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_told(layout)
+        self._maps = waiting.maps
+        self._cursors = _cursors(layout)
+        self._turns = read_turns(layout)
+        self._last = frozenset(self._turns.values())
+
+    def __call__(self, task_id: str, path: str) -> bool:
+        """Whether this document is needed. One that cannot be read is not."""
+        head, _, number = task_id.rpartition("-")
+        if task_id in self._ids or head in self._maps:
+            return True
+        if head in self._cursors and number.isdecimal() and int(number) > self._cursors[head]:
+            return True
+        if not self._turns:
+            return False
+        try:
+            session = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task.session
+        except (FileNotFoundError, TaskInvalid, ValueError):
+            return False
+        return session is not None and self._turns.get(session) == task_id
+
+    def aside(self, name: str) -> bool:
+        """Whether a file in ``corrupt/`` is needed: it tells those that wait for its task that it will never end."""
+        task_id = task_of(name)
+        return task_id is not None and (task_id in self._ids or task_id in self._last)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What blocked tasks need."""
+
+    ids: frozenset[str]
+    maps: frozenset[str] = frozenset()
+    """Mapped tasks that have children and have not gathered their answers."""
+
+
+def waiting_for(layout: Layout) -> Waiting:
+    """Read from the blocked tasks themselves: for who has no index at hand."""
+    ids: set[str] = set()
+    maps: set[str] = set()
+    for name in list_names(layout.blocked):
+        try:
+            parts = codec.parse(read_regular(f"{layout.blocked}/{name}", codec.MAX_FILE_BYTES))
+        except (FileNotFoundError, TaskInvalid, ValueError):
+            continue  # released meanwhile, or no task: the brain sets it aside, nothing is released by it
+        ids.update(parts.task.depends_on)
+        if parts.trail.children is not None:
+            maps.add(parts.task.task_id)
+    return Waiting(frozenset(ids), frozenset(maps))
+
+
+def _cursors(layout: Layout) -> dict[str, int]:
+    """Lines behind each feed's cursor: what lies beyond is offered again, and must be found to be there."""
+    book = FeedBook(layout, Storage("fast", layout.root))
+    found = {}
+    for feed_id in book.names():
+        try:
+            state = book.find(feed_id)
+        except StorageFault:
+            raise
+        except QueueError:
+            continue
+        found[feed_id] = state.number if state is not None else 0
+    return found
+
+
+def _to_be_told(layout: Layout) -> frozenset[str]:
+    book = BatchBook(layout, Storage("fast", layout.root))
+    found: set[str] = set()
+    for name in list_names(layout.outbox):
+        subject, _, rest = name.partition("-")
+        if name.endswith(".json") and subject == "task":
+            found.add(rest.removesuffix(".json"))
+        elif name.endswith(".json") and subject == "batch":
+            batch_id = rest.removesuffix(".json")
+            found.update(book.known(batch_id).values(), book.order(batch_id))
+    return frozenset(found)
+
+
+def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> dict[TaskState, Removed]:
+    """Remove what ended (or was set aside) longer ago by the wall clock; with ``dry`` only count. By state.
+
+    Raises ``InputError`` for a state that is not terminal, ``StorageFault``.
+    """
+    asked = tuple(dict.fromkeys(states))
+    for state in asked:
+        if state not in (*TERMINAL, TaskState.CORRUPT):
+            raise InputError(f"{state} tasks cannot be purged: they have not ended", hint="`swarm queue cancel` ends them")
+    before_s = time.time() - older_than_s
+    with storage_faults("cannot see what is still needed"):
+        needed = Needed(layout, waiting_for(layout))
+    found: dict[TaskState, Removed] = {}
+    for state in asked:
+        with storage_faults(f"cannot purge {state}"):
+            if state is TaskState.CORRUPT:
+                found[state] = _purge_corrupt(layout, before_s, needed, dry=dry)
+            else:
+                found[state] = _purge_state(layout, state, before_s, needed, dry=dry)
+    return found
+
+
+def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: Needed, *, dry: bool) -> Removed:
+    removed = Removed()
+    for shard in sorted(filter(is_shard, list_names(f"{layout.root}/{state}"))):
+        walk = ShardPass(layout, state, shard)
+        while not walk.done:
+            removed += walk.remove(10_000, before_s=before_s, keep=needed, dry=dry)
+    return removed
+
+
+def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool) -> Removed:
+    """By the time of the reason beside it: the file itself may have been old when it came."""
+    removed = Removed()
+    for name in list_names(layout.corrupt):
+        path = f"{layout.corrupt}/{name}"
+        if name.endswith(_REASON) or not os.path.lexists(path):
+            continue
+        try:
+            since_s = os.lstat(path + _REASON).st_mtime
+        except FileNotFoundError:
+            since_s = os.lstat(path).st_ctime
+        if since_s >= before_s or needed.aside(name):
+            continue
+        removed += Removed(1, os.lstat(path).st_size)
+        if not dry:
+            _delete(path)
+            _delete(path + _REASON)
+    return removed
+
+
+def _delete(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+        return
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def purge_batches(
+    layout: Layout, storage: Storage, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False
+) -> tuple[str, ...]:
+    """Remove the files of batches of which nothing is left, if submitted longer ago; ids. Raises ``StorageFault``.
+
+    With ``dry`` nothing is removed, and what a purge of the states ``purged`` would take counts as gone.
+    """
+    before_s = time.time() - older_than_s
+    states = frozenset(purged)
+    with storage_faults("cannot see what is still needed"):
+        needed = Needed(layout, waiting_for(layout)) if dry else None
+
+    def gone(state: TaskState, path: str) -> bool:
+        if not is_file(path):
+            return True
+        status = status_of(path)
+        if status is None:
+            return True
+        changed_s = status.st_mtime
+        if needed is None or state not in states or changed_s >= before_s:
+            return False
+        return not needed(os.path.basename(path)[: -len(".json")], path)
+
+    return EmptyBatches(layout, storage, before_s=before_s, gone=gone, dry=dry).step()

@@ -1,0 +1,142 @@
+"""What people ask of single tasks: cancel one, try a dead letter again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from swarm.core.lanes import lane_of
+from swarm.core.task import TERMINAL, TaskState, Trail
+from swarm.core.workflow.fan_out import child_ids
+from swarm.errors import QueueError, UnknownTask
+from swarm.filesystem.entries import is_file
+from swarm.queue import codec, lookup
+from swarm.queue.batches.batch_book import BatchBook
+from swarm.queue.corrupt import find_set_aside
+from swarm.queue.layout import Layout
+from swarm.queue.operations.cancel import Canceller, cancel_marks, list_children, mapped_task
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.wakeup import ring
+from swarm.queue.stores.notifications import owe_for
+from swarm.queue.submit.buckets import BucketChooser
+from swarm.queue.submit.producer import waits
+from swarm.queue.worker.outcome_writer import rewrite_tail
+
+
+def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
+    """Cancel a waiting task at once, or ask the worker of a running one to. Returns ``cancelled`` or ``asked``.
+
+    A mapped task takes those of its children along that have not ended.
+    Raises ``UnknownTask``, ``QueueError`` for a task that has ended.
+    """
+    canceller = Canceller(layout, storage)
+    for _ in range(10):  # it may be claimed or given back between the finding and the moving
+        located = lookup.find(layout, task_id)
+        if located is None:
+            raise _unknown(layout, task_id)
+        if located.state in TERMINAL:
+            raise QueueError(f"task {task_id} is {located.state} already")
+        if located.state is TaskState.PROCESSING:
+            canceller.ask(task_id)
+            now = lookup.find(layout, task_id)
+            if now is not None and now.state in TERMINAL:
+                forget_cancel(layout, task_id)  # else it would be meant for the next task of this id
+                raise QueueError(f"task {task_id} is {now.state} already")
+            ring(layout)
+            return "asked"
+        task = mapped_task(located.path) if located.state is TaskState.BLOCKED else None
+        if canceller.end(located, reason):
+            if task is not None:
+                canceller.end_children(task_id, task, reason)
+                ring(layout)
+            return "cancelled"
+    raise QueueError(f"task {task_id} keeps moving", hint="try again")
+
+
+def _unknown(layout: Layout, task_id: str) -> UnknownTask:
+    aside = find_set_aside(layout, task_id)
+    words = f"there is no task {task_id}" if aside is None else f"task {task_id} is none: it {aside.words}"
+    return UnknownTask(words, hint="`swarm queue list` shows what there is")
+
+
+def retry(layout: Layout, storage: Storage, task_id: str) -> str:
+    """Put a failed or cancelled task back into its lane; its attempts stay on record but count no longer. Returns the lane.
+
+    One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one. With a mapped
+    task go those of its children that failed or were cancelled; what the others have answered counts.
+    Raises ``UnknownTask``, ``QueueError`` for a task that has not failed, ``LockHeld`` while its batch is being submitted,
+    ``StorageFault``.
+    """
+    located = lookup.find(layout, task_id)
+    if located is None:
+        raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list --state failed` shows dead letters")
+    if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
+        raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
+    with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
+        parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
+        _check_needs(layout, parts)
+        if parts.trail.children is not None:
+            _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
+        with BatchBook(layout, storage).putting_back(parts.task.batch_id):
+            lane = _put_back(layout, storage, located.path, parts)
+    ring(layout)
+    return lane
+
+
+def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -> str:
+    task_id, lane = parts.task.task_id, lane_of(parts.task)
+    forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
+    tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
+    rewrite_tail(storage, path, parts.body_size - 1, tail)
+    forget_cancel(layout, task_id)
+    owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
+    if waits(parts.task):
+        storage.move(path, layout.blocked_file(task_id, 0))
+    else:
+        chooser = BucketChooser(layout, storage)
+        chooser.move_in(path, lane, chooser.at_end(lane, parts.task.priority), task_id, 0)
+    return lane
+
+
+def _check_needs(layout: Layout, parts: codec.Parts) -> None:
+    """What it depended on had ended when it ran, or when it failed for that, and so may have the parts of a mapped task.
+
+    If such a record is purged it would wait for ever.
+    """
+    error = parts.trail.error
+    had_ended = parts.trail.attempts or (error is not None and error.type == "dependency")
+    parts_of_it = child_ids(parts.task.task_id, parts.trail.children or 0)
+    for wanted in (*parts_of_it, *(parts.task.depends_on if had_ended else ())):
+        if lookup.find(layout, wanted) is None and find_set_aside(layout, wanted) is None:
+            raise QueueError(
+                f"task {parts.task.task_id} waits for {wanted}, whose record was removed",
+                hint="submit both again; `swarm queue purge` and brain.retention_days remove records",
+            )
+
+
+def _retry_children(layout: Layout, storage: Storage, map_id: str) -> None:
+    for name in cancel_marks(layout):
+        if name.rpartition("-")[0] == map_id:
+            forget_cancel(layout, name)
+    for state in (TaskState.FAILED, TaskState.CANCELLED):
+        for located in list_children(layout, state, map_id):
+            retry(layout, storage, located.task_id)
+
+
+@contextmanager
+def _on_the_move(task_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError) as exc:
+        hint = f"`swarm queue show {task_id}`"
+        raise QueueError(f"somebody else has just put task {task_id} back already", hint=hint) from exc
+
+
+def forget_cancel(layout: Layout, task_id: str) -> None:
+    """Take back the wish that a running task be cancelled; harmless when there is none."""
+    with suppress(FileNotFoundError):
+        if is_file(layout.cancel_mark(task_id)):
+            os.unlink(layout.cancel_mark(task_id))

@@ -1,0 +1,1 @@
+"""Counts of the queue, and when they are taken again."""

@@ -1,0 +1,98 @@
+"""Everything counted: by listing directories, no file is opened. A directory that did not change is not listed again."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import msgspec
+
+from swarm.core.lanes import parse_lane
+from swarm.core.task import TERMINAL, TaskState
+from swarm.filesystem.entries import list_names
+from swarm.queue.layout import Layout, is_shard
+from swarm.queue.stats.count_cache import CountFile
+from swarm.queue.stats.dir_counts import Folders, Known, count_documents, task_names
+from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.stores.registry import holders
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many tasks are where. ``pending`` by lane, ``processing`` by worker; ``drop_ins`` wait to be checked."""
+
+    pending: dict[str, int]
+    blocked: int
+    processing: dict[str, int]
+    completed: int
+    failed: int
+    cancelled: int
+    corrupt: int
+    drop_ins: int
+    oldest_pending_s: float | None
+    """By the wall clock; None when nothing waits."""
+
+
+class EndedCounts:
+    """Documents by state: completed, failed, cancelled, corrupt. For one thread at a time."""
+
+    def __init__(self, layout: Layout, known: dict[str, Known] | None = None) -> None:
+        """``known``: by state, what was counted earlier, if anybody wrote it down; see ``Folders``."""
+        self._corrupt = layout.corrupt
+        self._tops = {state: f"{layout.root}/{state}" for state in sorted(TERMINAL)}
+        self._shards = {s: Folders(top, count_documents, (known or {}).get(s)) for s, top in self._tops.items()}
+
+    def look(self) -> dict[TaskState, int]:
+        """Now."""
+        counts = {
+            state: sum(shard.files for shard in shards.look(filter(is_shard, list_names(self._tops[state]))).values())
+            for state, shards in self._shards.items()
+        }
+        counts[TaskState.CORRUPT] = sum(1 for n in list_names(self._corrupt) if not n.endswith(".reason"))
+        return counts
+
+    def known(self) -> dict[str, Known]:
+        """By state, what was counted at the last look."""
+        return {str(state): shards.known for state, shards in self._shards.items()}
+
+
+class Census:
+    """Counts again and again; what is dear to count is remembered, here and for the next command."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._file = CountFile(layout, storage)
+        saved = self._file.load()
+        self.lanes = LaneCounts(layout, {p[8:]: known for p, known in saved.items() if p.startswith("pending/")})
+        """Whoever looks at the lanes beside this shares what it knows of them."""
+        self._ended = EndedCounts(layout, saved)
+        self._counting = threading.Lock()
+
+    @storage_faults("cannot count the queue")
+    def count(self) -> Counts:
+        """Count now. Raises ``StorageFault``."""
+        with self._counting:
+            counts = self._count()
+            lanes = {f"pending/{lane}": known for lane, known in self.lanes.known().items()}
+            self._file.save({**lanes, **self._ended.known()})
+        return counts
+
+    def _count(self) -> Counts:
+        layout = self._layout
+        pending = self.lanes.waiting()
+        held = ((worker, len(task_names(layout.held_by(worker)))) for worker in holders(layout))
+        blocked = len(task_names(layout.blocked))
+        processing = {worker: tasks for worker, tasks in held if tasks}
+        ended = self._ended.look()
+        oldest_s = min((lane.oldest_s for lane in pending.values()), default=None)
+        return Counts(
+            pending={lane: waiting.tasks for lane, waiting in pending.items()},
+            blocked=blocked,
+            processing=processing,
+            completed=ended[TaskState.COMPLETED],
+            failed=ended[TaskState.FAILED],
+            cancelled=ended[TaskState.CANCELLED],
+            corrupt=ended[TaskState.CORRUPT],
+            drop_ins=sum(1 for name in list_names(layout.pending) if parse_lane(name) is None),
+            oldest_pending_s=None if oldest_s is None else max(0.0, time.time() - oldest_s),
+        )

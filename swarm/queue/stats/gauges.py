@@ -1,0 +1,82 @@
+"""Counts for metrics, kept between looks: what lies ended, and what has waited too long. Costs what changed."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from swarm.core.task import TaskState
+from swarm.filesystem.entries import folder_status, status_of
+from swarm.queue.ids import time_of
+from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.queue.stats.counts import EndedCounts
+from swarm.queue.stats.dir_counts import task_names
+from swarm.queue.storage.files import storage_faults
+from swarm.queue.submit.buckets import list_lanes, sorted_buckets
+
+_LOOK_AGAIN = -1
+
+
+class _Bucket(msgspec.Struct, frozen=True):
+    changed_ns: int
+    stale: int
+    next_s: float
+    """Since when the first of the others waits: nothing more is stale before that is too long ago."""
+
+
+class QueueGauges:
+    """For one thread at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._ended = EndedCounts(layout)
+        self._buckets: dict[str, _Bucket] = {}
+        self._before_s = float("-inf")
+
+    @storage_faults("cannot count what has ended")
+    def ended(self) -> dict[TaskState, int]:
+        """Documents by state: completed, failed, cancelled, corrupt. A directory is listed again only when it changed."""
+        return self._ended.look()
+
+    @storage_faults("cannot look for what has waited too long")
+    def stale(self, after_s: float) -> dict[str, int]:
+        """By lane, tasks that have waited longer than ``after_s`` by the wall clock; lanes without any are left out."""
+        before_s = time.time() - after_s
+        if before_s < self._before_s:  # a clock set back, or a longer wait asked for: what was stale may not be
+            self._buckets = {}
+        self._before_s = before_s
+        counts: dict[str, int] = {}
+        buckets: dict[str, _Bucket] = {}
+        for lane in list_lanes(self._layout):
+            lane_path = self._layout.lane(lane)
+            for name in sorted_buckets(lane_path):
+                path = f"{lane_path}/{name}"
+                bucket = buckets[path] = self._bucket(path, before_s)
+                if bucket.stale:
+                    counts[lane] = counts.get(lane, 0) + bucket.stale
+        self._buckets = buckets
+        return counts
+
+    def _bucket(self, path: str, before_s: float) -> _Bucket:
+        known, changed_ns = self._buckets.get(path), _changed_ns(path)
+        if known is not None and known.changed_ns == changed_ns != _LOOK_AGAIN and before_s <= known.next_s:
+            return known
+        # Directory times move in steps: a second change may hide behind a fresh one. The clock is read before the listing.
+        settled_ns = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else _LOOK_AGAIN
+        since_s = [_since_s(path, name) for name in task_names(path)]
+        waiting_s = [s for s in since_s if s >= before_s]
+        return _Bucket(settled_ns, len(since_s) - len(waiting_s), min(waiting_s, default=float("inf")))
+
+
+def _since_s(folder: str, name: str) -> float:
+    made_s = time_of(name.partition(".")[0])
+    if made_s is not None:
+        return made_s
+    status = status_of(f"{folder}/{name}")
+    return time.time() if status is None else status.st_mtime
+
+
+def _changed_ns(path: str) -> int:
+    status = folder_status(path)
+    return _LOOK_AGAIN if status is None else status.st_ctime_ns

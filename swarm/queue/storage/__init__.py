@@ -1,0 +1,1 @@
+"""File calls, locks, flushes and wake-ups under the queue."""

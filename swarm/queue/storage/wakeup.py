@@ -1,0 +1,104 @@
+"""The bell: one file that whoever adds work touches, and idle loops watch through inotify.
+
+A hint only. Where inotify is missing (other hosts on a shared file system), polling finds the work a period later.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from contextlib import suppress
+
+from swarm.errors import OddEntry
+from swarm.filesystem.entries import open_file
+from swarm.queue.layout import Layout
+
+_IN_ATTRIB = 0x004
+_IN_DONT_FOLLOW = 0x2000000
+_IN_CLOSE_WRITE = 0x008
+_IN_MOVED_TO = 0x080
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def ring(layout: Layout) -> None:
+    """Wake all who wait on this root. A bell that cannot be rung (full or read-only disk) delays, it does not fail."""
+    try:
+        os.utime(layout.bell, follow_symlinks=False)
+    except FileNotFoundError:
+        with suppress(OSError, OddEntry):
+            os.close(open_file(layout.bell, os.O_WRONLY | os.O_CREAT))
+    except OSError:
+        return  # polling finds the work a little later
+
+
+class FileBell:
+    """Fits the ``Bell`` port. One waiter per object; ``ring`` and ``wake_self`` may be called from any thread."""
+
+    def __init__(self, layout: Layout, *, drop_ins: bool = False) -> None:
+        self._layout = layout
+        self._poll = select.poll()
+        self._self_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._self_fd, select.POLLIN)
+        self._notify_fd = _watch(layout, drop_ins=drop_ins)
+        if self._notify_fd is not None:
+            self._poll.register(self._notify_fd, select.POLLIN)
+
+    @property
+    def fd(self) -> int | None:
+        """The inotify descriptor, for loops that wait on other things too; None without inotify."""
+        return self._notify_fd
+
+    @property
+    def self_fd(self) -> int:
+        """The descriptor that ``wake_self`` makes readable."""
+        return self._self_fd
+
+    def ring(self) -> None:
+        """Wake everybody who waits on this root."""
+        ring(self._layout)
+
+    def wake_self(self) -> None:
+        """Make this object's own ``wait`` return at once. Async-signal-safe enough for a Python signal handler."""
+        os.eventfd_write(self._self_fd, 1)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a ring; False after ``timeout_s``."""
+        ready = self._poll.poll(max(0.0, timeout_s) * 1000)
+        for fd, _ in ready:
+            _empty(fd)
+        return bool(ready)
+
+    def drain(self) -> None:
+        """Forget rings heard so far."""
+        for fd in (self._self_fd, self._notify_fd):
+            if fd is not None:
+                _empty(fd)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for fd in (self._self_fd, self._notify_fd):
+            if fd is not None:
+                os.close(fd)
+
+
+def _empty(fd: int) -> None:
+    try:
+        os.read(fd, 65536)
+    except BlockingIOError:
+        return
+
+
+def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
+    """An inotify descriptor on the bell, and on files put into ``pending`` itself; None where there is no inotify."""
+    ring(layout)
+    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        return None
+    watched = _libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB | _IN_DONT_FOLLOW)
+    if drop_ins and watched >= 0:
+        watched = _libc.inotify_add_watch(fd, os.fsencode(layout.pending), _IN_MOVED_TO | _IN_CLOSE_WRITE)
+    if watched < 0:
+        os.close(fd)
+        return None
+    return fd

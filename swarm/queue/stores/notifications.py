@@ -1,0 +1,104 @@
+"""Notes: who is to be told of the end of what. Written before their task appears, so that none is ever forgotten."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import msgspec
+
+from swarm.core.task import Task
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import FILE_MODE, Storage, read_regular, storage_faults
+
+MAX_NOTE_BYTES = 1 << 20
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A message that is owed."""
+
+    subject: Literal["task", "batch"]
+    id: str
+    targets: tuple[str, ...]
+    """Who has not been told yet."""
+    tries: int = 0
+    next_s: float = 0.0
+    """Seconds since the epoch; not tried again before."""
+    error: str = ""
+    message: dict[str, Any] | None = None
+    """What could not be told of a task: it is told even if the task has been purged since."""
+    by_hand: bool = False
+    """Somebody asked for this try: it is made even if the target was down a moment ago."""
+    mark: str = ""
+    """Random, of this message alone: told again after a crash it is the same, of a later end of the same subject another."""
+
+    @property
+    def name(self) -> str:
+        """Of its file, without the ending."""
+        return f"{self.subject}-{self.id}"
+
+    @property
+    def message_id(self) -> str:
+        """Tells a message that comes twice from two messages."""
+        return f"{self.name}-{self.mark}" if self.mark else self.name
+
+
+def write_note(layout: Layout, storage: Storage, note: Note) -> None:
+    """Write a note, durably. Raises ``StorageFault``.
+
+    One without a mark is a new message and takes the place of any other of its subject; one with a mark only its own.
+    """
+    with storage_faults("who is to be told could not be noted"):
+        storage.make_dir(layout.outbox)
+        with _alone(layout):
+            if not superseded(layout, note):
+                mark = note.mark or secrets.token_hex(4)
+                put_note(storage, layout.outbox, msgspec.structs.replace(note, mark=mark))
+
+
+def remove_note(layout: Layout, note: Note) -> None:
+    """Remove a note, but not another that has taken its place. Raises ``StorageFault``."""
+    with storage_faults("a note could not be removed"), suppress(FileNotFoundError), _alone(layout):
+        if not superseded(layout, note):
+            os.unlink(_path(layout, note))
+
+
+def superseded(layout: Layout, note: Note) -> bool:
+    """Whether a later message of its subject is owed instead: it was put back or submitted again."""
+    try:
+        found = msgspec.json.decode(read_regular(_path(layout, note), MAX_NOTE_BYTES), type=Note)
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(note.mark) and found.mark != note.mark
+
+
+def _path(layout: Layout, note: Note) -> str:
+    return f"{layout.outbox}/{note.name}.json"
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Held while a note is looked at and then replaced or removed: in between nobody may write another."""
+    # Of a file, and opened for writing: network file systems lock nothing else.
+    fd = os.open(f"{layout.outbox}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def put_note(storage: Storage, folder: str, note: Note) -> None:
+    """Write a note into this folder. Raises ``OSError``."""
+    data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
+    storage.replace(f"{folder}/{note.name}.json", data, durable=True)
+
+
+def owe_for(layout: Layout, storage: Storage, task: Task) -> None:
+    """A note for a task that wants somebody told. Raises ``StorageFault``."""
+    if task.notify:
+        write_note(layout, storage, Note(subject="task", id=task.task_id, targets=tuple(dict.fromkeys(task.notify))))

@@ -1,0 +1,108 @@
+"""Registry rows and heartbeats: who works here and how it is. Hints both; whether somebody lives is told by its lock."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import msgspec
+
+from swarm.core.task import ID_RE
+from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
+from swarm.errors import OddEntry, StorageFault
+from swarm.filesystem.entries import folder_status, list_names
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+
+_LIMIT_BYTES = 1 << 20
+_rows = msgspec.json.Decoder(WorkerRow)
+_beats = msgspec.json.Decoder(Heartbeat)
+_encode = msgspec.json.Encoder().encode
+
+
+@storage_faults("cannot read a registry row")
+def read_row(layout: Layout, name: str) -> WorkerRow | None:
+    """The row of this name; None if there is none or it is unreadable (it is a hint)."""
+    try:
+        return _rows.decode(_read(layout.row(name)))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@storage_faults("cannot read a heartbeat")
+def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
+    """The last heartbeat of this name; None if there is none or it is unreadable."""
+    try:
+        return _beats.decode(_read(layout.heartbeat(name)))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _read(path: str) -> bytes:
+    """A bad sector under a hint is one that is missing; that a disk fails altogether is told by what counts."""
+    try:
+        return read_regular(path, _LIMIT_BYTES)
+    except OSError as exc:
+        if exc.errno == errno.EIO:
+            raise OddEntry(path, f"cannot be read: {exc.strerror}") from exc
+        raise
+
+
+def has_worked(layout: Layout, name: str, process: ProcessIdentity) -> bool:
+    """Whether that very process took a turn of its loop, by row and heartbeat. False where the disk does not say."""
+    try:
+        row, beat = read_row(layout, name), read_heartbeat(layout, name)
+    except StorageFault:
+        return False
+    return row is not None and beat is not None and row.process == process and beat.epoch == row.epoch and beat.turn > 0
+
+
+def next_epoch(layout: Layout, name: str) -> int:
+    """Number of the life that begins now; call it under the life lock."""
+    row = read_row(layout, name)
+    return 1 if row is None else row.epoch + 1
+
+
+def register(layout: Layout, storage: Storage, row: WorkerRow) -> None:
+    """Write a row durably, under the life lock. Raises ``StorageFault``."""
+    with storage_faults(f"cannot register {row.name}"):
+        storage.replace(layout.row(row.name), _encode(row), durable=True)
+
+
+def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
+    """Names of all rows of one role, sorted."""
+    found = []
+    for file_name in list_names(layout.workers):
+        if file_name.endswith(".json") and ID_RE.fullmatch(file_name[:-5]):
+            row = read_row(layout, file_name[:-5])
+            if row is not None and row.role == role:
+                found.append(row.name)
+    return tuple(sorted(found))
+
+
+def holders(layout: Layout) -> list[str]:
+    """Names of the directories in ``processing`` that may be workers', unsorted."""
+    names = (name for name in list_names(layout.processing) if ID_RE.fullmatch(name))
+    return [name for name in names if folder_status(layout.held_by(name)) is not None]
+
+
+class FileHeartbeats:
+    """Fits the ``HeartbeatSink`` port."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Replace the heartbeat file, unflushed: it says nothing after a power cut anyway. Raises ``StorageFault``."""
+        with storage_faults(f"cannot write the heartbeat of {heartbeat.name}"):
+            self._storage.replace(self._layout.heartbeat(heartbeat.name), _encode(heartbeat), durable=False)
+
+
+def forget(layout: Layout, name: str) -> None:
+    """Remove row and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
+    for path in (layout.row(name), layout.heartbeat(name)):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue

@@ -1,0 +1,147 @@
+"""Into which bucket of a lane a task goes, and getting it there though buckets may vanish under one's feet."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from swarm.core.lanes import parse_lane
+from swarm.filesystem.entries import folder_status, is_text, list_inside, list_names
+from swarm.queue.ids import ID_LENGTH, new_id
+from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name, bucket_priority, task_file
+from swarm.queue.storage.files import Storage
+
+
+def list_lanes(layout: Layout) -> list[str]:
+    """Names in ``pending`` that may be lanes, unsorted; whether each is a directory shows when it is listed."""
+    return [name for name in list_names(layout.pending) if parse_lane(name) is not None and is_text(name)]
+
+
+def sorted_buckets(lane_path: str) -> list[str]:
+    """The buckets of a lane, most urgent first; foreign names left out."""
+    return sorted(n for n in list_inside(lane_path) if bucket_priority(n) is not None)
+
+
+GIVEN_BACK = "0"
+
+
+def returned_bucket(priority: int) -> str:
+    """The bucket for work that was given back: it sorts before all fresh work of its priority.
+
+    A bucket of its own, because workers read from a listing they made earlier: a new directory is seen at once.
+    """
+    return bucket_name(priority, GIVEN_BACK)
+
+
+_BEHIND, _LAST = "_", "_~"
+"""End the names of the buckets for what goes behind all that waits, and behind that: no fresh work is put into them, for
+it would sort by id."""
+
+
+def holds_others(bucket: str) -> bool:
+    """Whether a bucket is for work that was given back, so that its name tells nothing of the ids in it."""
+    return bucket[2:] == GIVEN_BACK or bucket.endswith((_BEHIND, _LAST))
+
+
+_MISSING = -1
+"""Instead of a time of change."""
+_NEVER_S = float("inf")
+_AGAIN_S = 0.0005
+"""Asked again sooner than this, a lane's end is where it was: what others add in between was added at the same time."""
+
+
+class _End:
+    """The bucket at the end of one priority of a lane, as it was found and filled since."""
+
+    __slots__ = ("asked_s", "changed_ns", "count", "look_again_s", "name")
+
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
+        self.count = count
+        self.asked_s = 0.0
+        self.changed_ns = _MISSING
+        self.look_again_s = _NEVER_S
+
+
+class BucketChooser:
+    """Chooses buckets for fresh work, at the end of its priority; remembers the last one while nobody changes the lane."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._ends: dict[tuple[str, int], _End] = {}
+
+    def at_end(self, lane: str, priority: int) -> str:
+        """Name of the bucket for one fresh task."""
+        end = self._ends.get((lane, priority))
+        now_s = time.monotonic()
+        if end is None or end.count >= BUCKET_SIZE or (now_s - end.asked_s > _AGAIN_S and self._moved(end, lane, now_s)):
+            end = self._ends[lane, priority] = self._find(lane, priority, end, now_s)
+        end.count += 1
+        return end.name
+
+    def behind(self, lane: str, priority: int, *, last: bool) -> str:
+        """Name of the bucket for one task that goes behind all that waits now, whatever its id; ``last``: and those."""
+        same = [n for n in sorted_buckets(self._layout.lane(lane)) if bucket_priority(n) == priority]
+        if not same:
+            stem = bucket_name(priority, new_id())
+        elif same[-1].endswith((_BEHIND, _LAST)):
+            stem = same[-1].removesuffix(_LAST).removesuffix(_BEHIND)
+        else:
+            stem = _behind(same[-1], priority)
+        return f"{stem}{_LAST if last else _BEHIND}"
+
+    def _moved(self, end: _End, lane: str, now_s: float) -> bool:
+        """Whether there may be another end by now: the lane changed, or had just changed when it was listed."""
+        end.asked_s = now_s
+        return now_s > end.look_again_s or end.changed_ns != _changed_ns(self._layout.lane(lane))
+
+    def _find(self, lane: str, priority: int, before: _End | None, now_s: float) -> _End:
+        lane_path = self._layout.lane(lane)
+        changed_ns = _changed_ns(lane_path)
+        settled = time.time_ns() - changed_ns > GRAIN_NS
+        same = [n for n in sorted_buckets(lane_path) if bucket_priority(n) == priority]
+        if before is not None and same and before.name == same[-1]:
+            end = before
+        else:
+            fresh = bool(same) and not same[-1].endswith((_BEHIND, _LAST))
+            end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if fresh else _End("", BUCKET_SIZE)
+        if end.count >= BUCKET_SIZE:
+            end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
+        end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
+        return end
+
+    def path(self, lane: str, bucket: str, task_id: str, attempt: int) -> str:
+        """Of a task file in a bucket."""
+        return f"{self._layout.lane(lane)}/{bucket}/{task_file(task_id, attempt)}"
+
+    def move_in(self, source: str, lane: str, bucket: str, task_id: str, attempt: int, *, flush: bool = True) -> str:
+        """Move a file into a bucket, making lane and bucket as needed; returns the new path. Atomic, never overwrites.
+
+        Raises ``FileNotFoundError`` when the *source* is gone, ``FileExistsError``.
+        """
+        target = self.path(lane, bucket, task_id, attempt)
+        while True:
+            try:
+                self._storage.move(source, target, flush=flush)
+            except FileNotFoundError:
+                if not os.path.lexists(source):
+                    raise
+                self._storage.make_dir(os.path.dirname(target))
+            else:
+                return target
+
+
+def _behind(last: str, priority: int) -> str:
+    """A new bucket that sorts behind the last one, which may be of a time before the clock was set back."""
+    fresh = new_id()
+    name = bucket_name(priority, fresh)
+    if name > last:
+        return name
+    first_id = last[2 : 2 + ID_LENGTH]
+    return max(bucket_name(priority, f"{first_id}-{fresh}"), f"{last}-")
+
+
+def _changed_ns(lane_path: str) -> int:
+    status = folder_status(lane_path)
+    return _MISSING if status is None else status.st_mtime_ns

@@ -1,0 +1,130 @@
+"""Drop-ins: files that anybody put directly into ``pending/``. Checked, made canonical in place, then moved to their lane.
+
+Two atomic steps (replace by the canonical form, rename into the lane), each leaving the task in exactly one place, so that
+a crash in between costs nothing: the next look goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from typing import Any
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.byte_order_mark import ForeignText, without_bom
+from swarm.core.lanes import lane_of, parse_lane
+from swarm.core.snapshot import DropIn
+from swarm.core.task import MAX_TASK_BYTES, Task
+from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import list_names, status_of
+from swarm.queue import lookup
+from swarm.queue.codec import encode_body
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.stores.notifications import owe_for
+from swarm.queue.submit.buckets import BucketChooser
+from swarm.queue.submit.producer import waits
+from swarm.queue.validate import validate
+
+_PATIENCE_S = 2.0
+"""A file that does not parse may still be being copied: it is judged once it was left alone for so long."""
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json\Z")
+
+
+def drop_ins(layout: Layout) -> tuple[DropIn, ...]:
+    """What lies directly in ``pending/`` and is no lane, by name."""
+    found = []
+    for name in sorted(list_names(layout.pending)):
+        path = f"{layout.pending}/{name}"
+        status = status_of(path)
+        if status is None:
+            continue  # filed in the meantime
+        if stat.S_ISDIR(status.st_mode) and parse_lane(name) is not None:
+            continue
+        if name.startswith("."):
+            continue  # by convention still being written
+        found.append(DropIn(file_name=name, quiet_s=_quiet_s(status)))
+    return tuple(found)
+
+
+def _quiet_s(status: os.stat_result) -> float:
+    """Seconds since it was last written to, or came here: a copy may have brought a time of another clock along.
+
+    One that lies ahead all the same was there before the clock was set back.
+    """
+    age_s = time.time() - min(status.st_mtime, status.st_ctime)
+    return age_s if age_s >= 0 else _PATIENCE_S
+
+
+class DropInFiler:
+    """Files drop-ins one by one."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._clock = SystemClock()
+        self._buckets = BucketChooser(layout, storage)
+
+    def file(self, file_name: str) -> str:
+        """Move one drop-in to its lane, ``blocked`` or ``corrupt``; returns a line for the log. Raises ``StorageFault``."""
+        path = f"{self._layout.pending}/{os.path.basename(file_name)}"
+        with storage_faults(f"cannot file the drop-in {file_name}"):
+            try:
+                data = read_regular(path, MAX_TASK_BYTES)
+                document = _decode(data)
+                task = self._check(document, file_name)
+            except FileNotFoundError:
+                return f"Drop-in {file_name} is gone"
+            except (ValueError, TaskInvalid) as exc:
+                return self._refuse(path, file_name, str(exc))
+            body = encode_body(document)
+            if body != data:
+                self._storage.replace(path, body, durable=True)
+            return self._move(path, task)
+
+    def _check(self, document: dict[str, Any], file_name: str) -> Task:
+        if not _SAFE_NAME.match(file_name):
+            raise TaskInvalid("its name must be <task id>.json: letters, digits, `_` and `-`, at most 64")
+        stem = file_name[: -len(".json")]
+        task_id = document.setdefault("task_id", stem)
+        if task_id != stem:
+            raise TaskInvalid(f"field `task_id`: {task_id!r} must equal the file's name without .json, {stem!r}")
+        if not document.get("created_at"):
+            document["created_at"] = self._clock.iso()
+        task = validate(document)
+        if lookup.find(self._layout, task.task_id) is not None:
+            raise TaskInvalid(f"a task {task.task_id} exists already; that one is untouched")
+        return task
+
+    def _refuse(self, path: str, file_name: str, reason: str) -> str:
+        status = status_of(path)
+        if status is None:
+            return f"Drop-in {file_name} is gone"
+        young = _quiet_s(status) < _PATIENCE_S
+        if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
+            return f"Drop-in {file_name} may still be being written: {reason}"
+        self._storage.set_aside(path, reason)
+        return f"Drop-in {file_name} is no task and went to corrupt/: {reason}"
+
+    def _move(self, path: str, task: Task) -> str:
+        owe_for(self._layout, self._storage, task)
+        if waits(task):
+            self._storage.move(path, self._layout.blocked_file(task.task_id, 0))
+            return f"Filed drop-in {task.task_id} under blocked"
+        lane = lane_of(task)
+        self._buckets.move_in(path, lane, self._buckets.at_end(lane, task.priority), task.task_id, 0)
+        return f"Filed drop-in {task.task_id} under {lane}"
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = msgspec.json.decode(without_bom(data), type=dict[str, Any])
+    except ForeignText as exc:
+        raise TaskInvalid(str(exc)) from exc
+    except (ValueError, RecursionError) as exc:
+        raise TaskInvalid(f"not a JSON object: {exc}") from exc
+    return document

@@ -1,0 +1,1 @@
+"""The queue as a worker uses it: claim, finish, requeue."""

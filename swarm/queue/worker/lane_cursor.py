@@ -1,0 +1,161 @@
+"""Where one worker reads in one lane: the buckets it knows and the names left in the first of them.
+
+A cached listing is only a hint at what to try; the rename decides. The cursor looks again when the lane directory changed
+and when a listing is used up. Behind a fresh change the clock's grain may hide a second one. While names are left that can
+only be a more urgent bucket: the directory's count of links tells of it at once (where the file system counts), and one more
+listing when the grain has passed tells in any case. With no names left each look is a listing: *none* is never a guess.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from contextlib import suppress
+
+from swarm.filesystem.entries import folder_status, list_inside
+from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
+from swarm.queue.storage.open_folder import OpenFolder
+from swarm.queue.submit.buckets import sorted_buckets
+
+_CONTENDED_S = 0.05
+"""Races lost so soon after one another mean that others claim here as fast as we do."""
+_STRAYED_S = 1.0
+"""How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
+KEEP_NS = 10_000_000_000
+"""A used-up bucket at its lane's end stays for so long: who submits a task now and then puts the next one there."""
+_NEVER = (-1, -1)
+"""Time of change and count of links of a lane that was not listed."""
+
+
+class LaneCursor:
+    """Yields candidates of one lane, most urgent first; within a bucket oldest first, unless others claim there too.
+
+    Who loses a race steps aside, further the sooner it happens again, so that many workers on one bucket each have a
+    stretch of it to themselves; what was passed over comes after, and at the latest a second later.
+    """
+
+    def __init__(self, lane_path: str) -> None:
+        self.lane_path = lane_path
+        self._lane: OpenFolder | None = None
+        self._seen = _NEVER
+        self._settled = self._spared = False
+        self._buckets: list[str] = []
+        self._bucket = self._folder = ""
+        self._names: list[str] = []
+        self._barren: dict[str, int] = {}
+        self._kept = "", 0
+        self._window = 1
+        self._lost_s = 0.0
+        self._strayed_s = 0.0
+        self.without: frozenset[str] = frozenset()
+        """Ids of tasks that are not given."""
+
+    def next(self) -> tuple[str, str, TaskName] | None:
+        """The next candidate as (bucket path, file name, id and attempt), or None when the lane shows none."""
+        if not self._refresh():
+            return None
+        while True:
+            while self._names:
+                name = self._names.pop()
+                parsed = parse_task_file(name)
+                if parsed is not None and parsed.task_id not in self.without:
+                    return self._folder, name, parsed
+            if not self._open_next() and not (self._spared and self._refresh()):
+                return None
+
+    def lost(self) -> None:
+        """The candidate given last was gone: somebody else is at work here. Look anew, and step aside."""
+        now_s = time.monotonic()
+        since_s = now_s - self._lost_s
+        if since_s < _CONTENDED_S:
+            self._window = min(2 * self._window, BUCKET_SIZE)
+        elif since_s > _STRAYED_S:
+            self._window = 2
+        self._lost_s = now_s
+        self._names = []
+
+    def bar(self) -> bool:
+        """Nothing can be taken out of the bucket of the last candidate: pass it over until it changes. False: known."""
+        status = folder_status(self._folder)
+        changed_ns = -1 if status is None else status.st_mtime_ns
+        self._names = []
+        known = self._barren.get(self._bucket) == changed_ns
+        self._barren[self._bucket] = changed_ns
+        return not known
+
+    def _refresh(self) -> bool:
+        """Follow changes of the lane directory; False if there is no lane."""
+        try:
+            if self._lane is None or not self._names:  # by its path: nobody may wait for work on a lane that was replaced
+                self._lane = OpenFolder(self.lane_path)
+            status = self._lane.status()
+        except FileNotFoundError:
+            self._seen, self._buckets, self._names = _NEVER, [], []
+            return False
+        now = status.st_mtime_ns, status.st_nlink
+        self._spared = False
+        if now != self._seen or not self._settled:
+            self._spared = now == self._seen and bool(self._names) and 0 <= time.time_ns() - now[0] <= GRAIN_NS
+            if not self._spared:
+                self._list(now)
+        if self._strayed_s and self._names and time.monotonic() - self._strayed_s > _STRAYED_S:
+            self._names = []
+        return True
+
+    def _list(self, now: tuple[int, int]) -> None:
+        settled = time.time_ns() - now[0] > GRAIN_NS
+        self._buckets = sorted_buckets(self.lane_path)
+        self._seen, self._settled = now, settled
+        if self._buckets and self._bucket > self._buckets[0]:
+            self._names = []
+
+    def _open_next(self) -> bool:
+        """List the first bucket that has candidates; remove those found empty. False when there is none."""
+        for bucket in self._buckets:
+            path = f"{self.lane_path}/{bucket}"
+            status = folder_status(path)
+            if status is None:
+                continue
+            changed_ns = status.st_mtime_ns
+            if self._barren.get(bucket) == changed_ns or (self._kept == (bucket, changed_ns) and _fresh(changed_ns)):
+                continue
+            settled = time.time_ns() - changed_ns > GRAIN_NS
+            names = list_inside(path)
+            if self.without and names and not self._given(names):
+                continue
+            if any(parse_task_file(n) for n in names):
+                self._bucket, self._folder = bucket, path
+                self._names = self._in_turn(sorted(names, reverse=True))
+                return True
+            self._leave_empty(bucket, path, changed_ns, settled=settled, foreign=bool(names))
+        return False
+
+    def _given(self, names: list[str]) -> bool:
+        return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
+
+    def _in_turn(self, names: list[str]) -> list[str]:
+        """These names, last one first to be tried: from the head on, or from a little further if others work here."""
+        if time.monotonic() - self._lost_s > _STRAYED_S:
+            self._window = 1
+        aside = random.randrange(min(self._window, len(names)))
+        self._strayed_s = time.monotonic() if aside else 0.0
+        return names[len(names) - aside :] + names[: len(names) - aside] if aside else names
+
+    def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, settled: bool, foreign: bool) -> None:
+        """An empty bucket goes, the last one later; one with only foreign files is not listed again until it changes."""
+        if foreign:
+            if settled:
+                self._barren[bucket] = changed_ns
+        elif bucket == self._buckets[-1] and _fresh(changed_ns):
+            if settled:
+                self._kept = bucket, changed_ns
+        else:
+            self._seen = _NEVER  # it goes, or somebody just put a task in or took it away: look again
+            with suppress(OSError):
+                os.rmdir(path)
+                self._barren.pop(bucket, None)
+
+
+def _fresh(changed_ns: int) -> bool:
+    return 0 <= time.time_ns() - changed_ns < KEEP_NS

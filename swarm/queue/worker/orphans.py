@@ -1,0 +1,125 @@
+"""Taking back what a dead worker held. Runs under the dead worker's own life lock, so nobody can be alive behind it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.errors import StorageFault, TaskInvalid
+from swarm.filesystem.entries import list_names, printable, status_of
+from swarm.queue import codec
+from swarm.queue.layout import Layout, TaskName, parse_task_file
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.worker.transitions import Settler
+
+log = logging.getLogger(__name__)
+
+
+class CrashRule(Protocol):
+    """What to do with a task whose worker died: the delay before the next attempt, or None to give up."""
+
+    def __call__(self, attempts: tuple[Attempt, ...]) -> float | None:
+        """``attempts`` include the one that just crashed."""
+        ...
+
+
+def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> tuple[str, ...]:
+    """Requeue or dead-letter every task in ``processing/<worker>``; one line per task for the log.
+
+    The caller holds the worker's life lock. Safe to repeat: a crash in here leaves each task where it was or where it
+    goes. Raises ``StorageFault``.
+    """
+    taker = _Taker(layout, storage, worker, rule)
+    lines = []
+    with storage_faults(f"cannot see what {worker} held"):
+        names = sorted(list_names(layout.held_by(worker)))
+    kept: list[StorageFault] = []
+    for name in names:
+        try:
+            lines.append(taker.take_entry(name))
+        except StorageFault as fault:  # one that cannot be moved holds up no other
+            kept.append(fault)
+    if kept:
+        for line in filter(None, lines):
+            log.info("%s", line)
+        raise kept[0]
+    return tuple(line for line in lines if line)
+
+
+class _Taker:
+    def __init__(self, layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._settler = Settler(layout, storage)
+        self._worker = worker
+        self._rule = rule
+
+    def take_entry(self, name: str) -> str:
+        """Whatever lies there under this name; a line for the log. Raises ``StorageFault``."""
+        path = f"{self._layout.held_by(self._worker)}/{name}"
+        parsed = parse_task_file(name)
+        with storage_faults(f"cannot take back {printable(name)} of {self._worker}"):
+            if parsed is not None:
+                return self._take(path, parsed)
+            self._storage.set_aside(path, f"a foreign file among the tasks of {self._worker}")
+        return f"Set aside {name}: not a task file"
+
+    def _take(self, path: str, name: TaskName) -> str:
+        try:
+            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+        except FileNotFoundError:
+            return ""
+        except (TaskInvalid, ValueError) as exc:
+            self._storage.set_aside(path, str(exc))
+            return f"Set aside {name.task_id}: {exc}"
+        if parts.trail.status is not None:  # the work was done and written, only the commit is missing
+            self._settler.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
+            return f"Recorded {name.task_id}: {self._worker} died between writing its outcome and filing it"
+        return self._again_or_never(path, name, parts)
+
+    def _again_or_never(self, path: str, name: TaskName, parts: codec.Parts) -> str:
+        trail = _crash_recorded(parts.trail, path, name.attempt, self._worker)
+        delay_s = self._rule(trail.attempts)
+        if delay_s is None:
+            error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
+            dead = msgspec.structs.replace(trail, status="failed", completed_at=SystemClock().iso(), error=error)
+            self._settler.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
+            return f"Gave up on {name.task_id}: {error.message}"
+        if delay_s > 0:
+            trail = msgspec.structs.replace(trail, retry_at=SystemClock().iso(delay_s))
+        self._settler.give_back(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)
+        return f"Requeued {name.task_id}: {self._worker} died in attempt {name.attempt}"
+
+
+def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail:
+    """The trail with the crashed attempt in it."""
+    crashed = Attempt(
+        attempt=attempt,
+        worker=worker,
+        started_at=_claimed_at(path),
+        ended_at=SystemClock().iso(),
+        outcome="crashed",
+        fault="crash",
+        error=TaskError(type="crash", message="the worker died", retryable=True),
+    )
+    earlier = trail.attempts
+    if earlier and (earlier[-1].attempt, earlier[-1].outcome) == (attempt, "crashed"):
+        return Trail(attempts=earlier)  # a recovery that died after writing it down: one death is counted once
+    return Trail(attempts=(*earlier, crashed))
+
+
+def _claimed_at(path: str) -> str:
+    """When the file was renamed into ``processing``: the inode's change time, or later if a tail was begun."""
+    status = status_of(path)
+    if status is None:
+        return ""
+    return datetime.fromtimestamp(status.st_ctime, UTC).astimezone().isoformat(timespec="milliseconds")
+
+
+def _crashes(trail: Trail) -> int:
+    return sum(1 for a in trail.attempts if a.outcome == "crashed")

@@ -1,0 +1,179 @@
+"""The ways a claimed or waiting task moves on: ended or given back. One commit each: a rename of the exact file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from swarm.clock import SystemClock
+from swarm.core.lanes import lane_of
+from swarm.core.task import Task, TaskError, TaskState, Trail
+from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import folder_status
+from swarm.queue.codec import MAX_FILE_BYTES, encode_trail, parse
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.submit.buckets import BucketChooser, returned_bucket
+from swarm.queue.worker.outcome_writer import Tails, rewrite_tail
+
+PROVEN_S = 1.0
+_STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {
+    TaskState.COMPLETED: "completed",
+    TaskState.FAILED: "failed",
+    TaskState.CANCELLED: "cancelled",
+}
+
+
+class Ending(NamedTuple):
+    """A task file whose task has ended, and how."""
+
+    path: str
+    task_id: str
+    body_size: int
+    state: TaskState
+    trail: Trail
+
+
+class Ended(NamedTuple):
+    """Whether an ending is on record (False: somebody else moved the file first), and the folder still to be flushed."""
+
+    done: bool
+    folder: str = ""
+
+
+class Settler:
+    """Moves task files on. Every method answers False when the file is gone: somebody else moved it first."""
+
+    def __init__(self, layout: Layout, storage: Storage) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._clock = SystemClock()
+        self._buckets = BucketChooser(layout, storage)
+        self._proven, self._prove_again_s = "", 0.0
+
+    def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
+        """Write the trail behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""
+        endings = (Ending(path, task.task_id, body_size, state, trail),)
+        with storage_faults(f"task {task.task_id} could not be recorded"):
+            with self.write(endings) as tails:
+                tails.flush()
+                (ended,) = self.file(endings, tails)
+            if ended.folder:
+                self._storage.flush_dir(ended.folder)
+        return ended.done
+
+    def write(self, endings: Sequence[Ending]) -> Tails:
+        """Each trail behind its body, not durable yet: that is up to who asked. Raises ``OSError``."""
+        return Tails(self._storage, [(e.path, e.body_size - 1, encode_trail(e.trail)) for e in endings])
+
+    def file(self, endings: Sequence[Ending], tails: Tails) -> list[Ended]:
+        """Move each file whose trail is durable to its terminal place, never over a record.
+
+        The names are not flushed: nobody may be told before the ``folder`` of each is. A record
+        that exists already stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was
+        recorded is known again.
+        """
+        return [
+            self._file(ending) if found else self._recorded_before(ending)
+            for ending, found in zip(endings, tails.there, strict=True)
+        ]
+
+    def _file(self, ending: Ending) -> Ended:
+        folder, target = self._layout.terminal_place(ending.state, ending.task_id)
+        try:
+            self._prove(folder)
+            try:
+                self._storage.move(ending.path, target, flush=False)
+            except FileNotFoundError:
+                self._storage.make_dir(folder)
+                self._storage.move(ending.path, target, flush=False)
+        except FileNotFoundError:
+            return self._recorded_before(ending)
+        except FileExistsError:
+            self._storage.set_aside(ending.path, f"task {ending.task_id} has a record already: {target}")
+            return Ended(False)
+        return Ended(True, folder)
+
+    def _prove(self, folder: str) -> None:
+        """Have a directory there, and no link to one: nothing is filed behind it. Looked at once a second."""
+        now_s = time.monotonic()
+        if folder == self._proven and now_s < self._prove_again_s:
+            return
+        if folder_status(folder) is None:
+            self._storage.make_dir(folder)
+        self._proven, self._prove_again_s = folder, now_s + PROVEN_S
+
+    def _recorded_before(self, ending: Ending) -> Ended:
+        """Whether the record there is this very one, filed by an earlier try whose last flush failed."""
+        folder, target = self._layout.terminal_place(ending.state, ending.task_id)
+        try:
+            there = parse(read_regular(target, MAX_FILE_BYTES)).trail
+        except (FileNotFoundError, ValueError, TaskInvalid):
+            return Ended(False)
+        same = msgspec.structs.replace(there, completed_at=ending.trail.completed_at) == ending.trail
+        return Ended(same, folder if same else "")
+
+    def give_back(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
+        """Move a file to the front of its lane (or to ``blocked``), its trail rewritten first unless None."""
+        with storage_faults(f"task {task.task_id} could not be given back"):
+            try:
+                if trail is not None:
+                    rewrite_tail(self._storage, path, body_size - 1, encode_trail(trail))
+                if delayed:
+                    self._storage.move(path, self._layout.blocked_file(task.task_id, attempt))
+                else:
+                    lane = lane_of(task)
+                    self._buckets.move_in(path, lane, returned_bucket(task.priority), task.task_id, attempt)
+            except FileNotFoundError:
+                return False
+            except FileExistsError:
+                self._storage.set_aside(path, f"task {task.task_id} waits already under this name")
+                return False
+        return True
+
+    def end_dated(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
+        """``end`` with the status and the time of now filled in."""
+        return self.end(path, task, body_size, state, self.dated(state, trail))
+
+    def dated(self, state: TaskState, trail: Trail) -> Trail:
+        """The trail with its status, and the time of now where it has none."""
+        if trail.status == _STATUS[state] and trail.completed_at is not None:
+            return trail
+        return msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
+
+    def end_waiting(self, path: str, task_id: str, state: TaskState, error: TaskError) -> bool:
+        """End a task that nobody holds: the rename commits, then the outcome is written where nobody else writes.
+
+        False: it moved away meanwhile (claimed, most likely), or was no task and is set aside. Dying in between leaves a
+        record without its reason, no more.
+        """
+        target = self._layout.terminal(state, task_id)
+        with storage_faults(f"task {task_id} could not be ended"):
+            try:
+                self._storage.make_dir(os.path.dirname(target))
+                self._storage.move(path, target)
+            except (FileNotFoundError, FileExistsError):
+                return False
+            try:
+                self._note_end(target, state, error)
+            except FileNotFoundError:
+                return True  # it had ended: put back by hand or purged since
+            except (TaskInvalid, ValueError) as exc:
+                self._storage.set_aside(target, str(exc))
+                return False
+        return True
+
+    def _note_end(self, path: str, state: TaskState, error: TaskError) -> None:
+        parts = parse(read_regular(path, MAX_FILE_BYTES))
+        trail = Trail(
+            status=_STATUS[state],
+            completed_at=self._clock.iso(),
+            error=error,
+            attempts=parts.trail.attempts,
+            children=parts.trail.children,
+        )
+        rewrite_tail(self._storage, path, parts.body_size - 1, encode_trail(trail))

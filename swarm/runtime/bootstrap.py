@@ -1,0 +1,153 @@
+"""What brain, worker and supervisor have in common at their start: root, log, life lock, registry row."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from swarm import __version__
+from swarm.clock import SystemClock
+from swarm.config.settings import Settings
+from swarm.core.doctor.root_check import Check, fallbacks, first_missing
+from swarm.core.worker import WorkerRow
+from swarm.errors import EngineError
+from swarm.proc import identity
+from swarm.proc.host_probe import host_checks
+from swarm.proc.ports import describe
+from swarm.queue.file_queue import FileQueue
+from swarm.queue.layout import Layout
+from swarm.queue.root_guard import RootGuard
+from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.stores import registry
+from swarm.runtime import logging as logsetup
+
+LOCK_WAIT_S = 2.0
+"""A look or a recovery holds a life lock for milliseconds; who starts waits them out."""
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says beside the settings; handed on to the processes that are started."""
+
+    settings: Settings
+    config: Path | None = None
+    simulate: int | None = None
+    verbose: bool = False
+    console: bool = False
+    """Log lines to standard error too."""
+
+    @property
+    def root(self) -> Path:
+        """The queue root, absolute."""
+        return Path(self.settings.queue.root).absolute()
+
+
+def check_host() -> tuple[Check, ...]:
+    """What this host lets us do with processes. Raises ``EngineError`` if something indispensable is missing."""
+    checks = host_checks()
+    missing = first_missing(checks)
+    if missing is not None:
+        raise EngineError(f"swarm cannot work on this host: {missing.text}", hint=missing.next)
+    return checks
+
+
+def open_root(options: RunOptions) -> tuple[FileQueue, tuple[Check, ...]]:
+    """The queue, its directories made and checked; and what this host or its file system does in another way.
+
+    Raises ``EngineError``, ``QueueError``, ``StorageFault``.
+    """
+    host = check_host()
+    queue = FileQueue(str(options.root), options.settings.queue.durability).prepare()
+    return queue, tuple(fallbacks((*host, *queue.self_test())))
+
+
+def root_watch(root: str) -> Callable[[], str]:
+    """Tells whether another directory lies where the root was: empty, or what happened, which is also said where it is read.
+
+    The log is no such place: its file went with the root.
+    """
+    guard = RootGuard(root)
+
+    def trouble() -> str:
+        why = guard.trouble()
+        if why:
+            print(f"error: {why}: ending, so that nothing is done in a tree of others", file=sys.stderr, flush=True)  # noqa: T201
+        return why
+
+    return trouble
+
+
+@contextmanager
+def logging_as(name: str, options: RunOptions) -> Iterator[logging.Logger]:
+    """Logs go to ``logs/<name>.log`` within the block."""
+    faulthandler.enable()  # a fatal signal leaves its traceback on standard error, which is kept in logs/<name>.err
+    wanted = options.settings.logging
+    logs = logsetup.setup(
+        name,
+        options.root / "logs" / f"{name}.log",
+        "DEBUG" if options.verbose else wanted.level,
+        console=options.console,
+        max_mb=wanted.max_mb,
+        keep=wanted.keep,
+    )
+    try:
+        yield logging.getLogger(f"swarm.{name}")
+    finally:
+        logs.close()
+
+
+def life_lock(layout: Layout, name: str) -> LifeLock:
+    """The life lock of this name; refused, it names the holder."""
+
+    def holder() -> str:
+        row = registry.read_row(layout, name)
+        return "holder unknown" if row is None else f"{describe(row.process.pid)}, since {row.started_at}"
+
+    return LifeLock(layout, name, holder)
+
+
+@contextmanager
+def living(queue: FileQueue, row: WorkerRow) -> Iterator[WorkerRow]:
+    """Hold the life lock and be registered within the block; yields the row with its epoch. Raises ``LockHeld``."""
+    lock = life_lock(queue.layout, row.name)
+    lock.acquire(LOCK_WAIT_S)
+    try:
+        lived = msgspec.structs.replace(row, epoch=registry.next_epoch(queue.layout, row.name))
+        registry.register(queue.layout, queue.storage, lived)
+        yield lived
+    finally:
+        lock.release()
+
+
+def own_row(name: str, role: str) -> WorkerRow:
+    """This process's row, its epoch still to be filled in by ``living``."""
+    return WorkerRow(
+        name=name,
+        role=role,
+        process=identity.current(),
+        started_at=SystemClock().iso(),
+        epoch=0,
+        version=__version__,
+    )
+
+
+def command_of(*words: str, options: RunOptions) -> tuple[str, ...]:
+    """The argv that starts another process of ours with the same root and configuration."""
+    # -P: modules are not looked for in the current directory, where others may have put some.
+    argv = [sys.executable, "-P", "-m", "swarm", *words, "--root", str(options.root)]
+    if options.config is not None:
+        argv += ["--config", os.path.abspath(options.config)]
+    if options.verbose:
+        argv.append("--verbose")
+    return tuple(argv)
+
+
+def lock_held(layout: Layout, name: str) -> bool:
+    """Whether the process of this name lives."""
+    return is_held(layout, name)

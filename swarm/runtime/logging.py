@@ -1,0 +1,236 @@
+"""Log lines: ``[2026-02-07T21:05:50.123+01:00] [worker-1] INFO  message``, one file per process, rotated, mode 0600.
+
+A line reaches the kernel in one ``write``, so it survives the death of its writer and is never mixed with another's.
+A record of several lines (a traceback) has the header on every line and ``| `` before each line after the first, so
+that all of it can be searched and merged by time, and no text from outside can pass for a line of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from swarm.filesystem.entries import open_file
+from swarm.plain_text import lines
+
+MAX_RECORD_CHARS = 16_384
+CONTINUATION = "| "
+_ODD = (IsADirectoryError, NotADirectoryError)
+"""A directory where a rotated file belongs is left to the next start: lines are worth more than the rotation."""
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class LineFormatter(logging.Formatter):
+    """Records as lines with the header of process ``name``. Total: a message that cannot be built is shown in pieces."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def format(self, record: logging.LogRecord) -> str:
+        """All lines of a record, without the final newline."""
+        moment = datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec="milliseconds")
+        header = f"[{moment}] [{self._name}] {record.levelname:<5} "
+        first, *more = self._text(record).splitlines() or [""]
+        return "\n".join([header + first, *(header + CONTINUATION + line for line in more)])
+
+    def _text(self, record: logging.LogRecord) -> str:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError) as problem:
+            text = f"{record.msg!r} with {record.args!r} (a log message that does not fit its values: {problem})"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if record.stack_info:
+            text += "\n" + record.stack_info
+        if len(text) > MAX_RECORD_CHARS:
+            text = f"{text[:MAX_RECORD_CHARS]} … ({len(text) - MAX_RECORD_CHARS} more characters)"
+        return lines(text)
+
+
+class LineHandler(logging.Handler, ABC):
+    """Hands lines to ``_write``. A medium that refuses kills nobody: lost lines are counted, and told once it recovers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.dropped = 0
+        """Lines lost since the last report."""
+        self._last_problem = ""
+        self._name = name
+        self.setFormatter(LineFormatter(name))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; never raises for a full or broken disk."""
+        try:
+            if self.dropped:
+                self._write(self.format(self._report()))
+                self.dropped = 0
+            self._write(self.format(record))
+        except (OSError, ValueError) as problem:  # ValueError: the stream was closed under us
+            self.dropped += 1
+            self._last_problem = str(problem)
+
+    def _report(self) -> logging.LogRecord:
+        message = f"{self.dropped} log lines were lost before this one: {self._last_problem}"
+        return logging.LogRecord(self._name, logging.WARNING, "", 0, message, None, None)
+
+    @abstractmethod
+    def _write(self, lines: str) -> None:
+        """Put lines out. Raises ``OSError`` when the medium refuses."""
+
+
+class ConsoleHandler(LineHandler):
+    """Lines on standard error, whatever it is at the moment."""
+
+    def _write(self, lines: str) -> None:
+        sys.stderr.write(lines + "\n")
+        sys.stderr.flush()
+
+
+class FileHandler(LineHandler):
+    """Lines in a file that is rotated to ``.1``, ``.2`` … before it would pass ``max_bytes``; ``keep`` of those stay."""
+
+    def __init__(self, name: str, path: Path, *, max_bytes: int, keep: int) -> None:
+        super().__init__(name)
+        self._path = str(path)
+        self._max_bytes = max_bytes
+        self._keep = keep
+        self._fd = -1
+        self._torn = False
+
+    def _write(self, lines: str) -> None:
+        data = lines.encode() + b"\n"
+        if self._torn:
+            data = b"\n" + data
+        self._open_current()
+        if os.fstat(self._fd).st_size + len(data) > self._max_bytes and os.fstat(self._fd).st_size:
+            self._rotate()
+        written = os.write(self._fd, data)
+        if written < len(data):  # the disk filled up in the middle of this line
+            self._torn = True
+            raise OSError(f"only {written} of {len(data)} bytes were written")
+        self._torn = False
+
+    def _open_current(self) -> None:
+        """Open the file, again if somebody moved or removed it."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._fd), os.lstat(self._path)):
+                    return
+            os.close(self._fd)
+            self._fd = -1
+        self._fd = open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # OddEntry: a ValueError
+
+    def _rotate(self) -> None:
+        for number in range(self._keep, 1, -1):
+            with contextlib.suppress(FileNotFoundError, *_ODD):
+                os.replace(f"{self._path}.{number - 1}", f"{self._path}.{number}")
+        with contextlib.suppress(*_ODD):
+            os.replace(self._path, f"{self._path}.1")
+        self._open_current()
+
+    def close(self) -> None:
+        """Close the file; a later record would open it again."""
+        with self.lock or contextlib.nullcontext():
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+        super().close()
+
+
+class Logs:
+    """What ``setup`` installed; ``close`` takes it out again."""
+
+    def __init__(self, handlers: tuple[LineHandler, ...]) -> None:
+        self._handlers = handlers
+        self._undo: list[Callable[[], object]] = []
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost and not yet reported."""
+        return sum(handler.dropped for handler in self._handlers)
+
+    def install(self, level: Level) -> None:
+        """Put the handlers on the root logger, and the hooks for what nobody catches into their places."""
+        root = logging.getLogger()
+        for handler in self._handlers:
+            root.addHandler(handler)
+        root.setLevel(logging.WARNING)  # other people's libraries
+        logging.getLogger("swarm").setLevel(level)
+        logging.captureWarnings(True)
+        before = (sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)
+        logging.raiseExceptions = (
+            False  # our handlers account for their own troubles; a traceback on a full disk helps nobody
+        )
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_thread
+        sys.unraisablehook = _log_unraisable
+        self._undo.append(lambda: _put_back(*before))
+
+    def close(self) -> None:
+        """Remove and close the handlers, put the hooks back."""
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        while self._undo:
+            self._undo.pop()()
+
+
+_current: Logs | None = None
+
+
+def setup(name: str, path: Path | None, level: Level, *, console: bool, max_mb: int = 100, keep: int = 3) -> Logs:
+    """Log this process under ``name`` to ``path`` (None: no file) and, if asked, to standard error. A second call replaces.
+
+    Uncaught exceptions of the main and other threads go to the log with their tracebacks. Raises ``OSError`` if the log's
+    directory cannot be made; troubles with the file itself are survived, counted and reported in the log.
+    """
+    global _current  # noqa: PLW0603  (logging is per process, and so is this)
+    if _current is not None:
+        _current.close()
+    handlers: list[LineHandler] = []
+    if path is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handlers.append(FileHandler(name, path, max_bytes=max_mb << 20, keep=keep))
+    if console:
+        handlers.append(ConsoleHandler(name))
+    _current = Logs(tuple(handlers))
+    _current.install(level)
+    return _current
+
+
+def _log_uncaught(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        logging.getLogger("swarm").error("Uncaught %s: %s", kind.__name__, value, exc_info=(kind, value, traceback))
+    sys.__excepthook__(kind, value, traceback)  # also to standard error, which whoever started us may keep
+
+
+def _log_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        thread = args.thread.name if args.thread else "a thread"
+        info: Any = (args.exc_type, args.exc_value, args.exc_traceback)
+        logging.getLogger("swarm").error(
+            "Uncaught in %s: %s: %s", thread, args.exc_type.__name__, args.exc_value, exc_info=info
+        )
+
+
+def _log_unraisable(args: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs exists for type checkers only)
+    info: Any = (args.exc_type, args.exc_value, args.exc_traceback)
+    text = "Ignored in %r: %s"
+    logging.getLogger("swarm").error(text, args.object, args.err_msg or args.exc_type.__name__, exc_info=info)
+
+
+def _put_back(main: Any, thread: Any, unraisable: Any, raising: bool) -> None:  # noqa: ANN401, FBT001
+    sys.excepthook, threading.excepthook, sys.unraisablehook = main, thread, unraisable
+    logging.raiseExceptions = raising
+    logging.captureWarnings(False)

@@ -1,0 +1,138 @@
+"""What can be turned on a simulated server. Every knob is a flag, an environment variable ``SWARM_SIM_<NAME>``, and a
+key of ``POST /sim/knobs`` (those marked *start* act only when the server starts).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+ENV_PREFIX = "SWARM_SIM_"
+_PATHS = frozenset({"card_dir", "ledger"})
+"""These may hold any bytes."""
+DEFAULT_MODELS = (
+    "llama3.2:1b",
+    "llama3.2:3b",
+    "llama3.1:8b",
+    "qwen2.5:7b",
+    "qwen2.5:32b",
+    "nomic-embed-text:latest",
+)
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def _knob(default: Any, text: str) -> Any:  # noqa: ANN401 - stands for a field of any type
+    _HELP.append(text)
+    return default
+
+
+_HELP: list[str] = []
+"""Help texts in the order of the fields."""
+
+
+class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All knobs with their defaults; the help texts below are also the help of the flags."""
+
+    start_delay_s: NotNegative = _knob(0.0, "start: TCP is accepted at once, HTTP answered only after this")
+    never_ready: bool = _knob(False, "start: HTTP is never answered")
+    ignore_sigterm: bool = _knob(False, "start: only SIGKILL ends the server")
+    runner: Literal["process", "none"] = _knob("process", "whether a loaded model has a child process, as in the real one")
+    seed: int = _knob(1, "start: for faults with a rate, and for answers")
+    models: tuple[str, ...] = _knob(DEFAULT_MODELS, "start: models on disk, name or name=MiB")
+    registry: tuple[str, ...] = _knob((), "models that can be pulled; none named means any")
+    pull_s: NotNegative = _knob(0.1, "seconds of a pull")
+    pull_error: str = _knob("", "pulls end with this error line, inside a 200")
+
+    load_s: NotNegative = _knob(1.0, "seconds of a load")
+    unload_s: NotNegative = _knob(0.05, "seconds from the last request of a model ordered out until it is gone")
+    fail_load: str = _knob("", "every load fails as a 500 with this text")
+    vram_mib: Count = _knob(24576, "memory of one card")
+    card_dir: str = _knob("", "start: directory (or a JSON list of several) where runners show as <pid>.json")
+    known_gpus: tuple[str, ...] = _knob((), "ids valid in CUDA_VISIBLE_DEVICES; none named means any that looks valid")
+    placement: Literal["auto", "gpu", "partial", "none"] = _knob("auto", "where models go, whatever their size")
+    overflow: Literal["partial", "refuse"] = _knob(
+        "partial", "too big a model spills to the CPU, or fails as old releases did"
+    )
+
+    request_s: NotNegative = _knob(0.0, "above 0: every request takes exactly so long once it has a slot")
+    tokens_per_s: Positive = _knob(500.0, "speed of one slot where request_s is 0")
+    lines: Count = _knob(6, "pieces of text per answer; 0 means one line per token")
+    obey: bool = _knob(
+        False, "prompts that hold [[recite]] are answered with what follows it, [[lines]]: with its lines as a JSON list"
+    )
+    spill_factor: Positive = _knob(10.0, "how many times slower a model runs that is not whole on the card")
+
+    faults: tuple[str, ...] = _knob(
+        (), "what goes wrong with requests: MODE or MODE=RATE (0 to 1); see swarm.simulator.faults"
+    )
+    fault_after: Count = _knob(0, "faults spare so many requests first")
+    fault_limit: int = _knob(-1, "at most so many faults; negative: no limit")
+    fault_match: str = _knob("", "only requests whose body contains this text fail")
+    poison: tuple[str, ...] = _knob(
+        (), "TEXT=MODE: requests whose body contains TEXT fail in this mode, whatever else is turned"
+    )
+    fault_text: str = _knob("CUDA error: an illegal memory access was encountered", "text of error lines and 500s")
+    fail_after: int = _knob(-1, "after so many requests every request fails as a 500; negative: never")
+    exit_after: int = _knob(-1, "the server dies, leaving its runners, when request number n+1 arrives; negative: never")
+    ps_hang: bool = _knob(False, "/api/ps never answers, as with a wedged scheduler")
+    ledger: str = _knob("", "file to which each request is appended as one JSON line")
+
+
+def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> tuple[Knobs, str | None]:
+    """Knobs from flags over environment over defaults, and the ``--host`` flag. Exits with status 2 on a bad flag."""
+    parser = argparse.ArgumentParser(
+        prog="swarm sim ollama",
+        description="A simulated Ollama server. Honours OLLAMA_HOST, OLLAMA_MODELS, OLLAMA_NOPRUNE, OLLAMA_KEEP_ALIVE, "
+        "OLLAMA_NUM_PARALLEL, OLLAMA_MAX_QUEUE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_CONTEXT_LENGTH and CUDA_VISIBLE_DEVICES.",
+        epilog="Each flag is also an environment variable: --load-s is SWARM_SIM_LOAD_S. Lists are separated by commas.",
+    )
+    parser.add_argument("--host", help="address and port, default: OLLAMA_HOST, else 127.0.0.1:11434")
+    fields = msgspec.structs.fields(Knobs)
+    for field, text in zip(fields, _HELP, strict=True):
+        flag = "--" + field.name.replace("_", "-")
+        extra: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {"metavar": "X"}
+        parser.add_argument(flag, dest=field.name, help=f"{text} (default: {_shown(field.default)})", **extra)
+    given = vars(parser.parse_args(argv))
+    host = given.pop("host")
+    texts = {f.name: environ[ENV_PREFIX + f.name.upper()] for f in fields if ENV_PREFIX + f.name.upper() in environ}
+    texts |= {name: text for name, text in given.items() if text is not None}
+    for name, text in {**texts, "host": host or ""}.items():
+        if name not in _PATHS and re.search("[\ud800-\udfff]", text):
+            parser.error(f"{name}: {text.encode('utf-8', 'backslashreplace').decode()}: is not UTF-8")
+    lists = {field.name for field in fields if isinstance(field.default, tuple)}
+    try:
+        return msgspec.convert({n: _split(t) if n in lists else t for n, t in texts.items()}, Knobs, strict=False), host
+    except msgspec.ValidationError as error:
+        parser.error(str(error))
+
+
+def turned(knobs: Knobs, changes: Mapping[str, Any]) -> Knobs:
+    """Knobs with some of them changed. Raises ``msgspec.ValidationError`` for an unknown name or a wrong value."""
+    return msgspec.convert({**msgspec.structs.asdict(knobs), **changes}, Knobs)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _shown(default: object) -> str:
+    text = ",".join(default) if isinstance(default, tuple) else str(default)
+    return (text or "none").replace("%", "%%")
+
+
+def environment_of(knobs: Mapping[str, Any]) -> dict[str, str]:
+    """The environment variables that set these knobs, for whoever starts a simulated server."""
+    return {ENV_PREFIX + name.upper(): ",".join(v) if isinstance(v, (tuple, list)) else str(v) for name, v in knobs.items()}
+
+
+def current_environment() -> Mapping[str, str]:
+    """This process's environment."""
+    return os.environ

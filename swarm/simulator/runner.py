@@ -1,0 +1,145 @@
+"""The child process behind a loaded model, and how its memory shows on the simulated cards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from swarm.errors import OddEntry
+from swarm.filesystem import temporary
+from swarm.filesystem.entries import read_file
+from swarm.proc.ending import end_of_child
+
+CHILD = Path(__file__).with_name("runner_child.py")
+
+
+class RunnerProcess:
+    """One runner: a child in the server's own group and session, with the server's environment. Not restarted."""
+
+    def __init__(self, process: subprocess.Popen[bytes], on_death: Callable[[], None]) -> None:
+        self._process = process
+        self._on_death = on_death
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = end_of_child(process.pid)
+        self._loop.add_reader(self._pidfd, self._died)
+        self.pid = process.pid
+        self.port = 0
+
+    @classmethod
+    async def start(cls, model: str, on_death: Callable[[], None]) -> RunnerProcess:
+        """Start one and wait for its port. Raises ``OSError``; cancelling kills it."""
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(CHILD), "runner", "--model", model],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        runner = cls(process, on_death)
+        try:
+            runner.port = int(await runner._first_line() or 0)
+        except BaseException:
+            runner.kill()
+            raise
+        return runner
+
+    async def _first_line(self) -> bytes:
+        out = self._process.stdout
+        assert out is not None
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(out.fileno(), _set, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(out.fileno())
+        return os.read(out.fileno(), 64)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone; ``on_death`` is not called."""
+        self._unwatch()
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def crash(self) -> None:
+        """SIGKILL as from outside: ``on_death`` will be called."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def _died(self) -> None:
+        self.kill()
+        self._on_death()
+
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+class CardEntry(msgspec.Struct, frozen=True):
+    """``<card dir>/<pid>.json``: memory that a process holds on one simulated card. Void once the process is dead."""
+
+    pid: int
+    used_mib: int
+    model: str = ""
+
+
+class Cards:
+    """The simulated cards this server may use."""
+
+    def __init__(self, dirs: Sequence[str]) -> None:
+        self._dirs = [Path(one) for one in dirs]
+        for one in self._dirs:
+            one.mkdir(parents=True, exist_ok=True)
+            for path in one.glob("*.json"):
+                if path.stem.isdecimal() and not is_alive(int(path.stem)):
+                    path.unlink(missing_ok=True)
+
+    def show(self, pid: int, used_mib: int, model: str) -> None:
+        """Let a process hold memory, spread evenly over the cards. Each file is replaced atomically."""
+        for one in self._dirs:
+            target = one / f"{pid}.json"
+            fd, fresh = temporary.take(str(one))
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.json.encode(CardEntry(pid, -(-used_mib // len(self._dirs)), model)))
+                file.flush()
+                os.replace(fresh, target)
+
+    def clear(self, pid: int) -> None:
+        """A process holds nothing any more."""
+        for one in self._dirs:
+            (one / f"{pid}.json").unlink(missing_ok=True)
+
+    def used_by_others_mib(self, own: set[int]) -> int:
+        """Memory held by living processes that are not ours, orphans of an earlier life above all."""
+        total = 0
+        for one in self._dirs:
+            for path in one.glob("*.json"):
+                try:
+                    entry = msgspec.json.decode(read_file(str(path), 1 << 16), type=CardEntry)
+                except (FileNotFoundError, OddEntry, msgspec.DecodeError):
+                    continue  # just removed, or not an entry: nothing that holds memory
+                if entry.pid not in own and is_alive(entry.pid):
+                    total += entry.used_mib
+        return total
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

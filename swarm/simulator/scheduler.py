@@ -1,0 +1,208 @@
+"""Who is loaded, who must go, who waits: one load at a time, unbounded waiting for slots, a bounded queue for loads."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable
+
+from swarm.simulator.environment import ServerEnv
+from swarm.simulator.errors import ApiError
+from swarm.simulator.knobs import Knobs
+from swarm.simulator.loaded_model import Loaded, LoadOptions
+from swarm.simulator.runner import Cards, RunnerProcess
+from swarm.simulator.store import SimModel
+
+COMPUTE_MIB = 256
+"""Working buffers of a runner, beside weights and context."""
+CTX_MIB_PER_B = 1 / 64
+"""Memory of one token of context, per billion parameters."""
+
+
+class Scheduler:
+    """The models in memory of one server."""
+
+    def __init__(self, env: ServerEnv, cards: Cards, knobs: Callable[[], Knobs]) -> None:
+        self._env = env
+        self._cards = cards
+        self._knobs = knobs
+        self._load_lock = asyncio.Lock()
+        self.loaded: list[Loaded] = []
+        self.queued = 0
+        """Requests that wait for a load, the one that loads included."""
+        self.loads = 0
+        self.unloads = 0
+
+    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> Loaded:
+        """The model in memory with these options, loading it if need be; give it back with ``release``.
+
+        ``keep_alive_s`` counts from now on, so that it calls off an unload ordered before, not one ordered later; None
+        keeps what was set. Cancelling the call that loads aborts the load. Raises ``ApiError``: 503 when too many wait
+        for loads, 500 when the load fails.
+        """
+        found = self._usable(model, options)
+        if found is None:
+            if self.queued >= self._env.max_queue:
+                raise ApiError(503, "server busy, please try again.  maximum pending requests exceeded")
+            self.queued += 1
+            try:
+                async with self._load_lock:
+                    found = self._usable(model, options) or await self._load(model, options)
+            finally:
+                self.queued -= 1
+        if keep_alive_s is not None and not found.evicted:
+            found.keep_alive_s = keep_alive_s
+        found.refs += 1
+        if found.timer is not None:
+            found.timer.cancel()
+            found.timer = None
+        return found
+
+    def release(self, loaded: Loaded) -> None:
+        """End of a request; the countdown starts anew."""
+        loaded.refs -= 1
+        loaded.used_at = time.monotonic()
+        self._arm(loaded)
+
+    def unload(self, model: SimModel) -> None:
+        """Order a model out; it goes when its requests have ended."""
+        for loaded in [one for one in self.loaded if one.model.name == model.name]:
+            self._expire(loaded)
+
+    def kill_all(self) -> None:
+        """End of the server: runners are killed and waited for."""
+        for loaded in list(self.loaded):
+            self._gone(loaded)
+
+    def _usable(self, model: SimModel, options: LoadOptions) -> Loaded | None:
+        for loaded in self.loaded:
+            if loaded.model.name == model.name and loaded.options == options and not (loaded.stopping or loaded.dead):
+                return loaded
+        return None
+
+    async def _load(self, model: SimModel, options: LoadOptions) -> Loaded:
+        knobs = self._knobs()
+        fresh = Loaded(model, options, 1 if model.one_slot else self._env.parallel)
+        fresh.keep_alive_s = self._env.keep_alive_s
+        fresh.size_mib = model.size_mib + COMPUTE_MIB
+        fresh.size_mib += round(options.num_ctx * fresh.parallel * model.parameters_b * CTX_MIB_PER_B)
+        await self._make_room(fresh)
+        if knobs.fail_load:
+            await asyncio.sleep(knobs.load_s)
+            raise ApiError(500, knobs.fail_load)
+        fresh.vram_mib = self._place(fresh)
+        if knobs.runner == "process":
+            fresh.process = await RunnerProcess.start(model.name, lambda: self._died(fresh))
+        try:
+            await asyncio.wait_for(fresh.gone.wait(), knobs.load_s)
+        except TimeoutError:
+            return self._ready(fresh)
+        except asyncio.CancelledError:
+            self._gone(fresh)
+            raise
+        raise ApiError(500, "llama-server process has terminated: signal: killed")
+
+    def _ready(self, fresh: Loaded) -> Loaded:
+        self.loads += 1
+        self.loaded.append(fresh)
+        self._show(fresh)
+        fresh.expire_in(fresh.keep_alive_s)
+        return fresh
+
+    async def _make_room(self, fresh: Loaded) -> None:
+        """Order out what must go first, and wait until it has gone, however long its requests take."""
+        for corpse in [one for one in self.loaded if one.dead]:
+            self._gone(corpse)
+        while victim := self._victim(fresh):
+            victim.evicted = True
+            self._expire(victim)
+            await victim.gone.wait()
+
+    def _victim(self, fresh: Loaded) -> Loaded | None:
+        for loaded in self.loaded:
+            if loaded.model.name == fresh.model.name:
+                return loaded
+        if len(self.loaded) < self._env.max_loaded and fresh.size_mib <= self._free_mib():
+            return None
+        return min(self.loaded, key=lambda one: (one.refs > 0, one.used_at), default=None)
+
+    def _free_mib(self) -> int:
+        own = {one.process.pid for one in self.loaded if one.process} | {os.getpid()}
+        used = sum(one.vram_mib for one in self.loaded) + self._cards.used_by_others_mib(own)
+        return self._knobs().vram_mib * self._env.gpus - used
+
+    def _place(self, fresh: Loaded) -> int:
+        """How much of a model goes on the cards, MiB. Raises ``ApiError`` where old releases refused."""
+        knobs = self._knobs()
+        match knobs.placement:
+            case "gpu":
+                return fresh.size_mib
+            case "partial":
+                return fresh.size_mib // 2
+            case "none":
+                return 0
+            case "auto":
+                pass
+        free = max(self._free_mib(), 0)
+        if self._env.gpus == 0 or fresh.options.num_gpu == 0:
+            return 0
+        if fresh.size_mib > free and knobs.overflow == "refuse":
+            wanted, there = (f"{mib / 1024:.1f} GiB" for mib in (fresh.size_mib, free))
+            raise ApiError(500, f"model requires more system memory ({wanted}) than is available ({there})")
+        return min(fresh.size_mib, free)
+
+    def _expire(self, loaded: Loaded) -> None:
+        loaded.keep_alive_s = 0.0
+        loaded.expire_in(0.0)
+        if loaded.refs == 0:
+            self._stop(loaded)
+
+    def _arm(self, loaded: Loaded) -> None:
+        if loaded.refs or loaded.stopping or loaded not in self.loaded:
+            return
+        loaded.expire_in(loaded.keep_alive_s)
+        if loaded.keep_alive_s <= 0:
+            self._stop(loaded)
+        elif not math.isinf(loaded.keep_alive_s):
+            loaded.timer = asyncio.get_running_loop().call_later(loaded.keep_alive_s, self._expire, loaded)
+
+    def _stop(self, loaded: Loaded) -> None:
+        """No request uses it: after a while, like the real one, it is gone and its memory free."""
+        if not loaded.stopping:
+            loaded.stopping = True
+            asyncio.get_running_loop().call_later(self._knobs().unload_s, self._gone, loaded)
+
+    def _died(self, loaded: Loaded) -> None:
+        """Its runner ended by itself: its requests fail, its memory is free, and nobody else is told."""
+        if loaded not in self.loaded:
+            self._gone(loaded)
+            return
+        loaded.dead = True
+        if loaded.process is not None:
+            self._cards.clear(loaded.process.pid)
+        loaded.mark_gone()
+        self._arm(loaded)
+
+    def _gone(self, loaded: Loaded) -> None:
+        if loaded.process is not None:
+            loaded.process.kill()
+            self._cards.clear(loaded.process.pid)
+        if loaded in self.loaded:
+            self.loaded.remove(loaded)
+            self.unloads += 1
+            if loaded.process is None:
+                self._show(loaded)
+        loaded.mark_gone()
+
+    def _show(self, loaded: Loaded) -> None:
+        """Let the memory show on the cards: under the runner's pid, or, without runners, all of it under the server's."""
+        if loaded.process is not None:
+            self._cards.show(loaded.process.pid, loaded.vram_mib, loaded.model.name)
+            return
+        own = [one for one in self.loaded if one.process is None]
+        if own:
+            self._cards.show(os.getpid(), sum(one.vram_mib for one in own), ",".join(one.model.name for one in own))
+        else:
+            self._cards.clear(os.getpid())

@@ -1,0 +1,148 @@
+"""``swarm serve NAME``: the model server of one worker, kept running in the foreground without a supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from collections.abc import Callable
+
+from swarm.clock import SystemClock
+from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
+from swarm.ollama.quarantine import QuarantineBook
+from swarm.ollama.server import ServerProcess, find_binary
+from swarm.ollama.server_spec import ServerSpec, remove_cards, server_spec
+from swarm.proc import identity
+from swarm.proc.ports import describe
+from swarm.queue.layout import Layout
+from swarm.queue.stores import registry
+from swarm.runtime.bootstrap import (
+    RunOptions,
+    check_host,
+    living,
+    lock_held,
+    logging_as,
+    open_root,
+    own_row,
+    root_watch,
+)
+from swarm.runtime.loop import run_loop
+from swarm.runtime.signals import StopWish, install
+from swarm.supervisor.child import ChildState
+from swarm.supervisor.keeper import Keeper
+from swarm.supervisor.supervisor import NAME, SERVER_POLICY
+from swarm.supervisor.what_runs import HOST_PREFIX
+from swarm.worker.main import own_plan
+
+
+def run_server(options: RunOptions, worker: str) -> int:
+    """Keep this worker's server running until told to stop; returns the exit status.
+
+    A running server of an earlier host is adopted. Raises ``LockHeld`` when a supervisor or another host keeps it,
+    ``ConfigError`` for a worker without a server of its own, and where there is no program to serve models.
+    """
+    check_host()
+    plan = own_plan(options, worker)
+    if not plan.owns_server:
+        where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it does cpu and script work only"
+        raise ConfigError(f"{worker} has no server of its own: {where}")
+    spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
+    find_binary(spec)
+    queue, instead = open_root(options)
+    _refuse_supervised(queue.layout, worker)
+    name = f"{HOST_PREFIX}{worker}"
+    with living(queue, own_row(name, "server")), logging_as(name, options) as log:
+        for check in instead:
+            log.info("Fallback: %s", check)
+        book = QuarantineBook(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
+        host = ServerHost(
+            spec,
+            plan.fault,
+            book,
+            supervised=lambda: lock_held(queue.layout, NAME),
+            root_trouble=root_watch(queue.layout.root),
+            log=log,
+        )
+        install(host.wish)
+        code = run_loop(host, wait=host.wait, log=log)
+        if host.lost:
+            return EXIT_USAGE
+        if host.ended and not host.failed:
+            remove_cards(options.root, among=plan.gpu_uuids)
+        return 1 if code == 0 and host.failed else code
+
+
+class ServerHost:
+    """Fits ``loop.Actor``. ``supervised`` tells whether a supervisor has come up, which then keeps the server instead."""
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        fault: str | None,
+        book: QuarantineBook,
+        *,
+        supervised: Callable[[], bool],
+        root_trouble: Callable[[], str],
+        log: logging.Logger,
+    ) -> None:
+        self.title = f"Server host {spec.worker}"
+        self.finished = False
+        self.failed = False
+        """Something of the server could not be ended."""
+        self.ended = False
+        """The server has ended with us; False while it goes on without."""
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.wish = StopWish(self._wake)
+        server = ServerProcess(spec, on_ready=self._wake)
+        self._keeper = Keeper(server, policy=SERVER_POLICY, clock=SystemClock(), fault=fault, book=book)
+        self._supervised = supervised
+        self._root_trouble = root_trouble
+        self.lost = False
+        """Another directory lies where the queue root was."""
+        self._log = log
+
+    def step(self) -> float:
+        """One turn; returns the seconds until the next."""
+        why = "" if self.lost else self._root_trouble()
+        if why:
+            self._log.error("%s ends: %s", self.title, why)
+            self.lost = True
+        if not self.lost and self._supervised():
+            self._log.warning("a supervisor has come up and keeps the server from now on")
+            self.finished = True
+            return 0.0
+        if self.wish.urgency or self.lost:
+            self._keeper.stop()
+        pause_s = self._keeper.step()
+        if self._keeper.state is ChildState.EXITED:
+            self.finished = self.ended = True
+            self.failed = bool(self._keeper.process.leftovers())
+        return pause_s
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the server ends or gets ready, a stop is asked for, or ``timeout_s`` has passed."""
+        poll = select.poll()
+        poll.register(self._wake_fd, select.POLLIN)
+        if self._keeper.watch_fd is not None:
+            poll.register(self._keeper.watch_fd, select.POLLIN)
+        if any(fd == self._wake_fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)):
+            os.eventfd_read(self._wake_fd)
+
+    def close(self) -> None:
+        """The last words."""
+        self._keeper.process.close()
+        self._log.info("%s shutting down", self.title)
+
+    def abandon(self) -> None:
+        """After a crash: the server goes on; the next host adopts it."""
+        self._keeper.process.close()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+
+def _refuse_supervised(layout: Layout, worker: str) -> None:
+    if lock_held(layout, NAME):
+        row = registry.read_row(layout, NAME)
+        who = f"{describe(row.process.pid)}" if row is not None and identity.is_same(row.process) else "the supervisor"
+        raise LockHeld(f"{who} keeps the server of {worker}", hint=f"`swarm restart ollama-{worker}`, or `swarm down` first")

@@ -1,1 +1,0 @@
-"""Fakes and builders that ship with swarm, so that whoever extends it tests against the same ones."""

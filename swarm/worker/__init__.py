@@ -1,0 +1,1 @@
+"""One worker: claims tasks, runs them in slots, records outcomes."""

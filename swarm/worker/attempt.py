@@ -1,0 +1,228 @@
+"""One attempt at one task: its cancel token, its progress, its deadline, and how it ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from swarm.core.claim import Claim
+from swarm.core.faults import FaultClass, TaskFault
+from swarm.core.health.blame import MOST_HITS
+from swarm.core.policy.retry import hits, runs_alone
+from swarm.core.policy.slots import Held
+from swarm.core.task import TaskClass, Trail
+from swarm.core.worker import SlotView
+from swarm.runtime.ports import Clock, Executor
+
+log = logging.getLogger(__name__)
+
+PROVEN_PIECES = 2
+CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
+
+
+class Cancel:
+    """Fits the ``CancelToken`` port. The first reason stays; callbacks run once, in the thread that cancels."""
+
+    def __init__(self) -> None:
+        self._reason: CancelReason | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def reason(self) -> CancelReason | None:
+        """Why it was cancelled, or None."""
+        return self._reason
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this when cancelled; at once if it already is."""
+        with self._lock:
+            if self._reason is None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def cancel(self, reason: CancelReason) -> bool:
+        """Cancel; False if it was already. A callback that raises is logged and does not keep the others from running."""
+        with self._lock:
+            if self._reason is not None:
+                return False
+            self._reason = reason
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:  # another's callback must not take the work loop with it
+                log.exception("a cancel callback failed")
+        return True
+
+
+class Released(msgspec.Struct, frozen=True):
+    """The attempt was stopped for the worker's sake; the task goes back untouched."""
+
+
+Ending = Trail | TaskFault | Released
+
+
+class Run:
+    """A claimed task in a slot. The work loop owns it; its thread only counts progress and leaves the ending."""
+
+    def __init__(self, claim: Claim, *, limit_s: float, clock: Clock) -> None:
+        self.claim = claim
+        self.cancel = Cancel()
+        self.limit_s = limit_s
+        self._alone = runs_alone(claim.attempts, claim.attempt)
+        self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
+        self.heard_s = float("-inf")
+        """When the last piece of its answer came (monotonic)."""
+        self.pieces = 0
+        """Of its answer that have come."""
+        self.first_s = 0.0
+        """Seconds until the first of them."""
+        self.ended_s = float("inf")
+        self.judged = False
+        """It has ended, and whom to blame for how it did is being found out."""
+        self._progress = 0
+        self._moved_s = clock.mono_s()
+        self.phase = "waiting"
+        self.started_at = ""
+        self.started_s = clock.mono_s()
+        self.elapsed_s = 0.0
+        self.cancelled_s: float | None = None
+        self.ending: Ending | None = None
+        self._clock = clock
+
+    def begin(self) -> None:
+        """It leaves the waiting phase: the deadline counts from now."""
+        self.phase = "running"
+        self.started_at = self._clock.iso()
+        self.started_s = self._moved_s = self._clock.mono_s()
+
+    @property
+    def progress(self) -> int:
+        """Grows with each token or output chunk."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: int) -> None:
+        if value != self._progress:
+            self._progress, self._moved_s = value, self._clock.mono_s()
+
+    def perform(self, executor: Executor) -> None:
+        """Run to the end and leave the ``ending``. Never raises; for a thread of its own."""
+        try:
+            ending: Ending = executor.run(self.claim, cancel=self.cancel, progress=self._advance)
+        except TaskFault as fault:
+            ending = self._judged(fault)
+        except Exception as error:  # an executor's bug is that attempt's fault, never the worker's end
+            log.exception("Task %s: unexpected error in its executor", self.claim.task.task_id)
+            ending = self._judged(TaskFault("transient", "internal", f"unexpected {type(error).__name__}: {error}"))
+        self.ended_s = self._clock.mono_s()
+        self.elapsed_s = self.ended_s - self.started_s
+        self.phase = "recording"
+        self.ending = ending
+
+    def stop(self, reason: CancelReason) -> None:
+        """Ask it to end; one that has not begun ends here. A result that is there all the same wins."""
+        if not self.cancel.cancel(reason):
+            return
+        self.cancelled_s = self._clock.mono_s()
+        self.phase = "stopping"
+        if not self.begun:
+            self.ending = self._judged(TaskFault("cancelled", reason, "it had not begun"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether its executor was started."""
+        return self.started_at != ""
+
+    @property
+    def verdict(self) -> FaultClass | Literal["completed", "released"]:
+        """How it ended, in one word; for one that has."""
+        match self.ending:
+            case Trail():
+                return "completed"
+            case TaskFault(fault=fault):
+                return fault
+            case Released() | None:
+                return "released"
+
+    @property
+    def proves_server(self) -> bool:
+        """It completed by something the server did: no answer kept from before, no model that was there or gone already."""
+        if not isinstance(self.ending, Trail) or self.ending.cached:
+            return False
+        result = self.ending.result or {}
+        idle = result.get("already_loaded") is True or result.get("was_loaded") is False
+        return not (idle and self.claim.task.task_class is TaskClass.RESOURCE)
+
+    @property
+    def overdue_in_s(self) -> float:
+        """Seconds until its deadline; never for one that waits to begin or is being stopped."""
+        if self.phase != "running":
+            return float("inf")
+        return self.started_s + self.limit_s - self._clock.mono_s()
+
+    @property
+    def stopping_s(self) -> float:
+        """Seconds since it was asked to end; 0 if it was not."""
+        return 0.0 if self.cancelled_s is None else self._clock.mono_s() - self.cancelled_s
+
+    def view(self) -> SlotView:
+        """For the heartbeat; safe from any thread."""
+        task = self.claim.task
+        return SlotView(
+            task_id=task.task_id,
+            task_class=str(task.task_class),
+            name=task.name,
+            model=task.model,
+            attempt=self.claim.attempt,
+            phase=self.phase,
+            progress=self.progress,
+            elapsed_s=round(self._clock.mono_s() - self.started_s, 3),
+            quiet_s=round(self._clock.mono_s() - self._moved_s, 3),
+        )
+
+    @property
+    def alone(self) -> bool:
+        """It needs its server to itself: until its answer has begun, since what breaks a server mostly does so before that.
+
+        One that failed together with others too often: to its end.
+        """
+        return self._alone and (self._to_the_end or self.pieces < PROVEN_PIECES)
+
+    @property
+    def held(self) -> Held:
+        """What it takes up."""
+        return self.held_by(0.0)
+
+    def held_by(self, patience_s: float) -> Held:
+        """The same for who waits that long for its answer to begin."""
+        answering = self.pieces > 0 or self._clock.mono_s() - self.started_s > patience_s
+        return Held(self.claim.task, alone=self.alone, begun=self.begun, answering=answering, judged=self.judged)
+
+    def _advance(self, count: int) -> None:
+        self.heard_s = self._clock.mono_s()
+        if not self.pieces:
+            self.first_s = self.heard_s - self.started_s
+        self.pieces += count
+        self.progress += count
+
+    def _judged(self, fault: TaskFault) -> TaskFault | Released:
+        """What a fault means once the attempt was cancelled: the cancel's reason, not the torn connection it caused."""
+        match self.cancel.reason:
+            case None:
+                return fault
+            case "timeout":
+                return TaskFault(
+                    "transient", "timeout", f"no end within {self.limit_s:g} s; raise its timeout_s if that is short"
+                )
+            case "cancelled":
+                return TaskFault("cancelled", "cancelled", "cancelled on request")
+            case "card_lost":
+                return TaskFault("infra", "card_lost", "its card was lost while it ran")
+            case "stopping":
+                return Released()

@@ -1,0 +1,199 @@
+"""What a worker wants to claim: lanes for every free slot, nothing that is paused or another's; and why it gets nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from swarm.clock import parse_iso
+from swarm.core.claim import Claim
+from swarm.core.explain.idle import IdleReason, idle_reason, suits
+from swarm.core.lanes import parse_lane, preference
+from swarm.core.pauses import Pause, Pauses
+from swarm.core.policy.retry import last_broke, runs_alone
+from swarm.core.policy.slots import Held, SlotLimits, free_classes
+from swarm.core.task import TaskClass
+from swarm.errors import StorageFault
+from swarm.runtime.ports import Clock, WorkerQueue
+from swarm.worker.heartbeat import WorkerState
+from swarm.worker.slots import Running
+from swarm.worker.storage_care import StorageCare
+
+IDLE_LOOK_S = 1.0
+"""Why nothing suits is worked out at most this often …"""
+IDLE_LOOK_SHARE = 300.0
+"""… and less often where counting is slow: it may take one part in so many of the time."""
+PUT_ASIDE = 200
+"""Tasks of paused batches put aside in one turn at most."""
+LEFT_TO_OTHERS_S = 15.0
+"""So long after a request broke this server it is left to other workers, where there are any."""
+LEFT_AGAIN_S = 2.0
+
+Closed = Callable[[Sequence[Held]], str]
+"""Given the tasks that hold a slot: why no work for the model server may start now; empty if some may."""
+
+
+class Wishes:
+    """What one exchange may claim; called as ``LanesFor`` says with what it has claimed so far. Keeps its last answer."""
+
+    def __init__(
+        self,
+        lanes_of: Callable[[list[Held]], tuple[str, ...]],
+        held: Sequence[Held],
+        pauses: Pauses,
+        left: Callable[[Claim], bool] = lambda _claim: False,
+    ) -> None:
+        self._lanes_of = lanes_of
+        self._held = held
+        self._pauses = pauses
+        self._left = left
+        self._leaving: dict[str, bool] = {}
+        self.lanes: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """No slot is free."""
+        return not self.lanes
+
+    def paused(self, claim: Claim) -> bool:
+        """It belongs to a paused batch: it takes no slot and is put aside."""
+        return self._pauses.batch(claim.task.batch_id) is not None
+
+    def left(self, claim: Claim) -> bool:
+        """It broke the server here: it takes no slot and goes back for another worker to try."""
+        if not claim.attempts:
+            return False
+        task_id = claim.task.task_id
+        if task_id not in self._leaving:
+            self._leaving[task_id] = self._left(claim)
+        return self._leaving[task_id]
+
+    def __call__(self, taken: Sequence[Claim]) -> tuple[str, ...]:
+        kept = [_held(claim) for claim in taken if not self.paused(claim) and not self.left(claim)] if taken else []
+        past = len(taken) - len(kept) >= PUT_ASIDE
+        self.lanes = self._lanes_of([*self._held, *kept])
+        return () if past else self.lanes
+
+
+class Claimer:
+    """Owned by the work loop."""
+
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        *,
+        limits: SlotLimits,
+        state: WorkerState,
+        running: Running,
+        storage: StorageCare,
+        clock: Clock,
+        log: logging.Logger,
+    ) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._state = state
+        self._running = running
+        self._storage = storage
+        self._clock = clock
+        self._log = log
+        self._look_s = 0.0
+        self._idle_key = ""
+        self.idle_text = ""
+
+    def wishes(self, held: Sequence[Held], closed: Closed) -> Wishes | None:
+        """What may be claimed beside what is ``held``; None while the worker is paused. Raises ``StorageFault``."""
+        pauses = self._queue.pauses()
+        pause = pauses.worker(self._state.name)
+        if pause is not None:
+            self._rest(pause)
+            return None
+
+        def lanes_of(held: list[Held]) -> tuple[str, ...]:
+            classes = free_classes(self._limits, held, server_open=not closed(held))
+            free = tuple(c for c in classes if c in self._running.classes)
+            lanes = preference(worker=self._state.name, model=self._state.model, free=free)
+            return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes
+
+        return Wishes(lanes_of, held, pauses, self._left_to_others)
+
+    def took(self, wishes: Wishes, claims: Sequence[Claim], closed: str) -> list[Claim]:
+        """Of what was claimed, what may run; the rest is put aside. ``closed``: why no work for the server is taken."""
+        kept: list[Claim] = []
+        for claim in claims:
+            if wishes.paused(claim):
+                self._put_aside(claim)
+            elif wishes.left(claim):
+                self._leave(claim)
+            else:
+                kept.append(claim)
+        for claim in kept:
+            task = claim.task
+            name = task.name or task.custom_id or "unnamed"
+            self._log.info("Claimed %s task: %s (%s)", task.task_class, task.task_id, name)
+        if kept:
+            self._idle_key = self.idle_text = ""
+            self._state.count(claims=len(kept))
+        elif not wishes.full:
+            self._note_idle(wishes.lanes, closed)
+        return kept
+
+    def _put_aside(self, claim: Claim) -> None:
+        try:
+            self._queue.hold(claim)
+        except StorageFault as fault:  # it goes back to its lane before anything else is claimed
+            self._storage.failed(fault, "nothing is claimed")
+            return
+        self._log.debug("Put aside: %s (its batch %s is paused)", claim.task.task_id, claim.task.batch_id)
+
+    def _left_to_others(self, claim: Claim) -> bool:
+        """Only for a while: the others may all be busy, and it has to end some day."""
+        broke = last_broke(claim.attempts, claim.attempt, self._state.name)
+        if broke is None:
+            return False
+        ago_s = parse_iso(self._clock.iso()) - parse_iso(broke)
+        return 0 <= ago_s < LEFT_TO_OTHERS_S and bool(self._queue.peers(claim.task.model or ""))
+
+    def _leave(self, claim: Claim) -> None:
+        try:
+            self._queue.retry(claim, claim.attempts, delay_s=LEFT_AGAIN_S, counts=False)
+        except StorageFault as fault:  # as above
+            self._storage.failed(fault, "nothing is claimed")
+            return
+        self._log.debug("Left to another worker: %s (it broke the server here)", claim.task.task_id)
+
+    def _rest(self, pause: Pause) -> None:
+        if self._idle_key != pause.words:
+            self._log.info("Paused: %s", pause.words)
+        self._idle_key, self.idle_text = pause.words, f"paused: {pause.words}"
+
+    def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:
+        """INFO when the reason changes, DEBUG each time it is looked into; polls in between are silent."""
+        now_s = self._clock.mono_s()
+        if self._running.runs or now_s < self._look_s:
+            return
+        reason = self._idle_reason(lanes, closed)
+        took_s = self._clock.mono_s() - now_s
+        self._look_s = now_s + max(IDLE_LOOK_S, took_s * IDLE_LOOK_SHARE)
+        if reason is None:
+            return
+        self._log.log(logging.DEBUG if reason.key == self._idle_key else logging.INFO, "%s", reason.line)
+        self._idle_key, self.idle_text = reason.key, reason.text
+
+    def _idle_reason(self, lanes: tuple[str, ...], closed: str) -> IdleReason | None:
+        """None: something suits; it came just now, or another worker is about to get it."""
+        try:
+            waiting = self._queue.waiting()
+        except StorageFault as fault:  # claiming works, or the exchange would have said so
+            return IdleReason("unseen", f"No suitable tasks found: {fault.message}", fault.message)
+        if suits(waiting, lanes):
+            return None
+        return idle_reason(waiting, worker=self._state.name, model=self._state.model, closed=closed)
+
+
+def _held(claim: Claim) -> Held:
+    return Held(claim.task, alone=runs_alone(claim.attempts, claim.attempt), begun=False)
+
+
+def _lane_paused(lane: str, pauses: Pauses) -> bool:
+    parsed = parse_lane(lane)
+    return parsed is not None and parsed[0] is TaskClass.LLM and pauses.model(parsed[1]) is not None

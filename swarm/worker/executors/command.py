@@ -1,0 +1,107 @@
+"""Runs ``script`` and ``cpu`` tasks: an allow-listed program, no shell, in a process group that ends with the task."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from swarm.config.settings import CommandSettings
+from swarm.core.claim import Claim
+from swarm.core.faults import TaskFault
+from swarm.core.task import Trail
+from swarm.proc.env_markers import kill_marked
+from swarm.proc.environment import fixed_env
+from swarm.worker.executors.allowlist import Permit, Scripts, permit
+from swarm.worker.executors.capture import Capture
+from swarm.worker.executors.program import CancelLike, Program, follow
+from swarm.worker.executors.working_dir import dir_below, fresh_dir, remove_tree
+
+_LAST_CHUNKS = 64
+"""Read once everybody is gone: more than a pipe holds, and bounded should somebody hold it open all the same."""
+
+
+def _entered(allowed: Permit, own: str) -> AbstractContextManager[str]:
+    return nullcontext(own) if allowed.below is None else dir_below(*allowed.below)
+
+
+class CommandExecutor:
+    """Fits the ``Executor`` port. Nothing that a task started outlives it, not even what left its process group."""
+
+    def __init__(self, settings: CommandSettings, *, scripts: Scripts, root: str, work_dir: str | None = None) -> None:
+        """``root`` (the queue's) goes into the markers by which left-over processes are found.
+
+        Each task's own directory is made in ``work_dir``, and what an earlier life left there is removed now. Nobody else
+        may write there or above: programs look for their settings upwards (``.git``, ``node_modules``). None: the system's
+        place for temporary files.
+        """
+        if work_dir is not None:
+            remove_tree(work_dir)
+        self._work_dir = work_dir
+        self._settings = settings
+        self._scripts = scripts
+        self._root = root
+
+    def run(self, claim: Claim, *, cancel: CancelLike, progress: Callable[[int], None]) -> Trail:
+        """Run to the end; a trail with exit code 0, the output and its sizes.
+
+        Raises ``TaskFault`` kinds ``not_allowed``, ``bad_env``, ``no_cwd``, ``cannot_start`` (deterministic),
+        ``exit_code`` (transient: many programs fail by chance), ``unkillable`` (infra).
+        """
+        task = claim.task
+        allowed = permit(task.command, task.env, task.cwd, self._scripts)
+        markers = {"SWARM_ROOT": self._root, "SWARM_WORKER": claim.worker, "SWARM_TASK": task.task_id}
+        began_s = time.monotonic()
+        with fresh_dir(task.task_id, self._work_dir) as own, _entered(allowed, own) as cwd:
+            program = Program(allowed.argv, cwd=cwd, env={**fixed_env(own), **allowed.env, **markers})
+            try:
+                return self._attend(program, markers, began_s, cancel, progress)
+            finally:
+                program.close()
+
+    def _attend(
+        self, program: Program, markers: dict[str, str], began_s: float, cancel: CancelLike, progress: Callable[[int], None]
+    ) -> Trail:
+        cap_bytes = self._settings.output_cap_kib * 1024
+        out, err = Capture(program.out_fd, cap_bytes), Capture(program.err_fd, cap_bytes)
+        cancel.on_cancel(program.wake)
+        gone = follow(program, (out, err), grace_s=self._settings.stop_grace_s, cancel=cancel, progress=progress)
+        left = kill_marked(0.0, SWARM_ROOT=markers["SWARM_ROOT"], SWARM_TASK=markers["SWARM_TASK"])
+        if not gone or left:
+            pids = [identity.pid for identity in left] or [program.pid]
+            raise TaskFault("infra", "unkillable", f"processes {pids} of the task cannot be killed; see `ps -o stat,wchan`")
+        for capture in (out, err):
+            progress(capture.read(_LAST_CHUNKS))
+        code = program.reap()
+        if program.stopped:
+            raise TaskFault("cancelled", str(cancel.reason), f"the program was stopped: {cancel.reason}")
+        result = _result(code, out, err, time.monotonic() - began_s)
+        if code != 0:
+            raise TaskFault("transient", "exit_code", _ending(code, err), result)
+        return Trail(result=result)
+
+
+def _ending(code: int, err: Capture) -> str:
+    how = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}"
+    return f"{how}: {err.last_line}" if err.last_line else f"{how}, nothing on stderr"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _result(code: int, out: Capture, err: Capture, duration_s: float) -> dict[str, Any]:
+    return {
+        "exit_code": code,
+        "stdout": out.text,
+        "stderr": err.text,
+        "stdout_bytes": out.total,
+        "stderr_bytes": err.total,
+        "truncated": out.truncated or err.truncated,
+        "duration_s": round(duration_s, 3),
+    }

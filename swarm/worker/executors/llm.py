@@ -1,0 +1,139 @@
+"""Runs llm tasks: builds the request body, sends it, turns the answer into a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swarm.config.settings import LlmSettings, ModelSettings
+from swarm.core.claim import Claim
+from swarm.core.faults import TaskFault
+from swarm.core.model_options import LOAD_OPTIONS
+from swarm.core.task import Task, Trail, canonical_model
+from swarm.runtime.model_server import Limits, ModelServer, ModelTable, Reply
+from swarm.runtime.ports import CancelToken, Progress
+from swarm.worker.executors.images import ReadImage, with_images
+from swarm.worker.executors.structured_output import ask_in_form, wanted_schema
+
+_DROPPED = ("context",)
+"""Fields left out of results: ``context`` lists every token's number, is deprecated and outgrows the text."""
+
+
+class LlmExecutor:
+    """Fits the ``Executor`` port."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        settings: LlmSettings,
+        *,
+        models: Mapping[str, ModelSettings],
+        read_image: ReadImage | None = None,
+    ) -> None:
+        self._read_image = read_image
+        self._server = server
+        self._settings = settings
+        self._models = ModelTable(models)
+
+    def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
+        """Send the request and wait for the whole answer. Raises ``TaskFault``."""
+        task = claim.task
+        body = request_body(task, self._models, num_predict=self._settings.num_predict)
+        if task.images:
+            if self._read_image is None:
+                raise TaskFault("deterministic", "image_unusable", "this worker reads no images")
+            body = with_images(body, task, self._read_image)
+
+        def ask(asked: Mapping[str, Any]) -> Reply:
+            limits = self._limits(task)
+            return self._server.run(
+                task.endpoint, asked, limits=limits, cancel=cancel, progress=progress, marker=task.task_id
+            )
+
+        schema = wanted_schema(task.request)
+        if schema is not None:
+            reply, result = ask_in_form(body, schema, ask, _result)
+            return Trail(result=result, simulated=reply.simulated)
+        reply = ask(body)
+        return Trail(result=_result(reply), simulated=reply.simulated)
+
+    def _limits(self, task: Task) -> Limits:
+        total_s = task.timeout_s or self._settings.timeout_s
+        return Limits(
+            total_s=total_s,
+            first_token_s=min(self._settings.first_token_s, total_s),
+            token_gap_s=min(self._settings.token_gap_s, total_s),
+            max_reply_bytes=int(self._settings.max_reply_mib * (1 << 20)),
+        )
+
+
+def request_body(task: Task, models: ModelTable, *, num_predict: int) -> dict[str, Any]:
+    """The body to send: the task's request, with what is fixed for its model.
+
+    Options of the model's configuration are defaults that the request may override, except those that only take effect
+    at load time. ``keep_alive`` is the configured one whatever the request says: how long a model stays is the swarm's
+    to decide. A prompt longer than the context is refused by the server unless the request itself says ``truncate``.
+    Raises ``TaskFault`` (deterministic): ``bad_request``, ``load_option``.
+    """
+    if not task.model:
+        raise TaskFault("deterministic", "bad_request", "an llm task needs a model")
+    fixed = models.of(task.model)
+    asked = task.request.get("options", {})
+    if not isinstance(asked, dict):
+        raise TaskFault("deterministic", "bad_request", "request.options must be an object")
+    _refuse_reload(task, asked, fixed.options)
+    options = {**fixed.options, **asked}
+    if task.endpoint != "/api/embed":
+        options.setdefault("num_predict", num_predict)
+    body = {key: value for key, value in task.request.items() if key not in ("model", "stream", "keep_alive")}
+    # Left to itself the server cuts a prompt that is too long, silently, and answers something else.
+    body.setdefault("truncate", False)
+    body |= {"model": task.model, "options": options}
+    if fixed.keep_alive is not None:
+        body["keep_alive"] = fixed.keep_alive
+    return body
+
+
+def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """A load-time option that differs from the loaded model's would make the server load it anew, for this one request.
+
+    Two such tasks side by side would have it load for ever; so the option belongs to the model, in the configuration.
+    """
+    if message := load_option_conflict(task.model or "", asked, fixed):
+        raise TaskFault("deterministic", "load_option", message)
+    if task.request.get("shift") is False:
+        message = f"request.shift = false would make the server load {task.model} again; leave it out"
+        raise TaskFault("deterministic", "load_option", message)
+
+
+def load_option_conflict(model: str, asked: Mapping[str, Any], fixed: Mapping[str, Any]) -> str | None:
+    """What is wrong with options of a request for a model that is loaded with the options ``fixed``; None: nothing."""
+    for name in LOAD_OPTIONS:
+        if name not in asked or asked[name] == fixed.get(name):
+            continue
+        if name == "num_gpu" and _automatic(asked[name]) and _automatic(fixed.get(name, -1)):
+            continue
+        configured = f"configured: {fixed[name]}" if name in fixed else "configured: none, the server's default"
+        return (
+            f"request.options.{name} = {asked[name]} would make the server load {model} again ({configured}); "
+            f'leave it out, or set it once for all tasks of the model: [models."{canonical_model(model)}"] '
+            f"options.{name} = {asked[name]}"
+        )
+    return None
+
+
+def _automatic(num_gpu: object) -> bool:
+    return isinstance(num_gpu, int) and num_gpu < 0
+
+
+def _result(reply: Reply) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in reply.final.items() if key not in _DROPPED},
+        "usage": {
+            "prompt_tokens": reply.tokens_in,
+            "completion_tokens": reply.tokens_out,
+            "total_tokens": reply.tokens_in + reply.tokens_out,
+        },
+        "first_token_s": round(reply.first_token_s, 4),
+        "total_s": round(reply.total_s, 4),
+    }

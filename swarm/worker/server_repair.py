@@ -1,0 +1,258 @@
+"""The repair ladder at work: a model server whose hangs lead to ever stronger repairs, each with its log line.
+
+``RepairingServer`` stands between the executors and the real client and fits ``ModelServer``. What a request meets is
+repaired only once it is known to be the server's fault (``broke``; see ``runtime.inquiry``); loads and status requests that
+fail are the server's anyway. Repairs run on the thread that asks for them, one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, assert_never
+
+from swarm.config.settings import RepairSettings
+from swarm.core.faults import TaskFault
+from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
+from swarm.runtime.model_server import Details, Loaded, ModelServer, Reply
+from swarm.runtime.ports import CancelToken, Progress
+
+HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
+CRASHES = frozenset({"runner_died", "load_timeout"})
+LOAD_CRASHES = CRASHES | {"timeout"}
+"""Not ``load_failed`` nor want of room: the model may be to blame, or what else the host runs."""
+
+
+class Hands(Protocol):
+    """What can be done to a server. No method raises for what is gone already."""
+
+    def kill_runners(self) -> tuple[str, ...]:
+        """End the runner processes, not the server; names them. Empty: none found, or the server is not ours."""
+        ...
+
+    def restart_server(self) -> str | None:
+        """End the server so that its supervisor starts it anew; names it. None: it is not ours, or not there."""
+        ...
+
+    def quarantine(self, reason: str) -> str:
+        """Put card and server out of use, across restarts; a line that says for how long and how to release them."""
+        ...
+
+    def quarantined(self) -> str:
+        """Why they are out of use; empty if they are not, or the time has come for a trial."""
+        ...
+
+    def on_trial(self) -> bool:
+        """A quarantine is over for as long as nothing goes wrong."""
+        ...
+
+    def recovered(self) -> None:
+        """The server did work: a quarantine whose trial this was is over; one that has just begun is not."""
+        ...
+
+
+class RepairingServer:
+    """Fits ``ModelServer``; while its card is quarantined every call fails with kind ``quarantined``."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        hands: Hands,
+        limits: RepairSettings,
+        *,
+        log: logging.Logger,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._hands = hands
+        self._limits = limits
+        self._log = log
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._ladder = Ladder()
+        self._silent_since_s: float | None = None
+        self._heard_s = float("-inf")
+        self._unanswered: list[str | None] = []
+        """The tasks of requests in a row that timed out in silence."""
+
+    def run(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        limits: Any,  # noqa: ANN401 - Limits by shape
+        cancel: CancelToken | None,
+        progress: Progress | None,
+        marker: str | None,
+    ) -> Reply:
+        """As the server's; a load on its behalf that dies is answered by a repair before the fault goes on."""
+        with self._judged():
+            return self._server.run(
+                endpoint, body, limits=limits, cancel=cancel, progress=self._listening(progress), marker=marker
+            )
+
+    def load(
+        self,
+        model: str,
+        *,
+        options: Mapping[str, Any],
+        keep_alive: str | float | None,
+        embedding: bool,
+        timeout_s: float,
+        cancel: CancelToken | None,
+    ) -> object:
+        """As the server's; crashes and hangs count, since where no load succeeds there are no requests to be judged.
+
+        A success proves too little to count: the model is there, but has answered nothing.
+        """
+        self._refuse_quarantined()
+        began_s = self._now_s()
+        try:
+            return self._server.load(
+                model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
+            )
+        except TaskFault as fault:
+            if fault.kind in LOAD_CRASHES:
+                self._climb(fault, began_s)
+            raise
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """As the server's; allowed in quarantine, since it frees the card."""
+        self._server.unload(model, timeout_s)
+
+    def show(self, model: str, timeout_s: float) -> Details:
+        """As the server's."""
+        return self._server.show(model, timeout_s)
+
+    def ps(self, timeout_s: float) -> Sequence[Loaded]:
+        """As the server's. Silence for ``wedged_after_s`` in all is a wedged scheduler, and answered by a repair."""
+        self._refuse_quarantined()
+        began_s = self._now_s()
+        try:
+            held = self._server.ps(timeout_s)
+        except TaskFault as fault:
+            if fault.kind == "timeout":
+                self._silent(began_s)
+            raise
+        self._silent_since_s = None
+        return held
+
+    def unload_stuck(self, model: str, began_s: float) -> None:
+        """A model that was ordered out at ``began_s`` (monotonic) is still there: its runner cannot end."""
+        with self._lock:
+            self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
+            self._repair(rung, f"{model} does not go although it was ordered out")
+
+    def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
+        """A request that began at ``began_s`` (monotonic) met this fault, and it is the server's: climb the ladder.
+
+        True: its runner or itself was ended, so that the next request has to load the model first.
+        """
+        rung: Rung | None = None
+        if fault.kind in HANGS or fault.kind in CRASHES:
+            rung = self._climb(fault, began_s)
+        elif fault.kind == "timeout":
+            rung = self._timed_out(task, began_s)
+        return rung in ("kill_runner", "restart_server")
+
+    def _listening(self, progress: Progress | None) -> Progress:
+        def heard(count: int) -> None:
+            self._heard_s = self._now_s()
+            if progress is not None:
+                progress(count)
+
+        return heard
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        self._refuse_quarantined()
+        began_s = self._now_s()
+        try:
+            yield
+        except TaskFault as fault:
+            if fault.kind == "load_timeout":
+                self._climb(fault, began_s)
+            raise
+        self._heard_s = self._now_s()
+        with self._lock:
+            self._unanswered.clear()
+            trial = self._ladder.hangs or self._ladder.crashes
+            self._ladder = after_success(self._ladder)
+        if trial:
+            self._log.info("Server repaired: requests are answered again")
+        self._hands.recovered()
+
+    def _climb(self, fault: TaskFault, began_s: float) -> Rung | None:
+        at_once = fault.kind in HANGS or self._hands.on_trial()
+        after = after_hang if at_once else after_crash
+        with self._lock:
+            self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
+            return self._repair(rung, fault.message)
+
+    def _timed_out(self, task: str | None, began_s: float) -> Rung | None:
+        """Where a request's whole limit ends before those on silence, what came lately tells a hang from a slow model.
+
+        What came to other requests counts as well: they may share the runner, or wait for each other.
+        """
+        now_s = self._now_s()
+        with self._lock:
+            if self._heard_s > (began_s + now_s) / 2:
+                self._unanswered.clear()
+            elif began_s >= self._ladder.repaired_s:
+                self._unanswered.append(task)
+            if self._hung():
+                why = f"{len(self._unanswered)} requests in a row timed out in silence"
+                self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=now_s)
+                return self._repair(rung, why)
+        return None
+
+    def _hung(self) -> bool:
+        """A task whose time is too short for its model is no hang, however often it is tried: two of them may be."""
+        wanted = self._limits.timeouts
+        return len(self._unanswered) >= wanted and len(set(self._unanswered)) >= min(wanted, 2)
+
+    def _silent(self, began_s: float) -> None:
+        with self._lock:
+            since_s = max(self._silent_since_s or began_s, self._ladder.repaired_s)
+            self._silent_since_s = since_s
+            if self._now_s() - since_s < self._limits.wedged_after_s:
+                return
+            self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=since_s, now_s=self._now_s())
+            self._repair(rung, f"/api/ps has not answered for {self._now_s() - since_s:.0f} s")
+
+    def _repair(self, rung: Rung | None, why: str) -> Rung | None:
+        """Do it; the rung that was used."""
+        if rung is not None and self._hands.on_trial():
+            rung = "quarantine"
+        match rung:
+            case None:
+                return None
+            case "cancel":
+                self._log.warning("Repair 1 of 4, request cut: %s", why)
+            case "kill_runner":
+                killed = self._hands.kill_runners()
+                self._log.warning(
+                    "Repair 2 of 4, runner killed: %s (%s)", why, "; ".join(killed) or "no runner of ours found"
+                )
+            case "restart_server":
+                ended = self._hands.restart_server()
+                self._log.warning(
+                    "Repair 3 of 4, server ended to be started anew: %s (%s)",
+                    why,
+                    ended or "no server of ours that a supervisor would start again",
+                )
+            case "quarantine":
+                self._log.error("Repair 4 of 4, quarantined: %s; %s", why, self._hands.quarantine(why))
+            case _:
+                assert_never(rung)
+        self._silent_since_s = None
+        self._unanswered.clear()
+        return rung
+
+    def _refuse_quarantined(self) -> None:
+        reason = self._hands.quarantined()
+        if reason:
+            raise TaskFault("infra", "quarantined", reason)

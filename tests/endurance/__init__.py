@@ -1,0 +1,1 @@
+"""Long scenes and the checks that judge them."""
