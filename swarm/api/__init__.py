@@ -1,7 +1,6 @@
 """The Python API: submit, map over an iterable, wait, results as they finish. Use it as ``from swarm import Swarm``."""
 
 from swarm.api.client import Handle, Swarm
-from swarm.api.result import Result, Usage
-from swarm.api.results import Results
+from swarm.api.results import Result, Results, Usage
 
 __all__ = ["Handle", "Result", "Results", "Swarm", "Usage"]

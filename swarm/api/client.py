@@ -11,11 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm import __version__
-from swarm.api.documents import DocumentMaker, Made, Work, plain
-from swarm.api.linking import EarlierNames, is_linked, links_between
-from swarm.api.result import Result
-from swarm.api.results import Results, read_result
-from swarm.api.waiting import Alive, as_ended
+from swarm.api.documents import DocumentMaker, EarlierNames, Made, Work, is_linked, links_between, plain
+from swarm.api.results import Alive, Result, Results, as_ended, read_result
 from swarm.cli.run.host import Hosting, check_models, hosting
 from swarm.cli.run.unservable import check_fit
 from swarm.clock import SystemClock

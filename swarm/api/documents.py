@@ -1,24 +1,29 @@
-"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue."""
+"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue.
+
+Items handed over in Python that wait for one another: their names looked up before any of them is accepted.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from swarm.core.workflow.dag import Links, linked
 from swarm.errors import InputError
 from swarm.formats import ReadOptions
-from swarm.formats.input.item import InputItem
+from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.formats.tasks.drafts import Draft
 from swarm.formats.tasks.fields import FIELD_NAMES
+from swarm.formats.tasks.links import check_references, links_of
 from swarm.formats.tasks.task_builder import builder
 
 Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """A prompt; chat messages; or a dictionary: a line as in a JSONL input, or a whole task (``request`` or ``command``)."""
-
 _READING = ("system", "endpoint", "options", "prompt_field", "name_field", "images_dir")
 _REQUEST = ("format", "think", "tools")
 """Keywords that go into Ollama's request as they are; ``format`` may be a JSON Schema."""
@@ -91,3 +96,62 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+LABEL = "items"
+"""Stands before the numbers (from 0) of items that are wrong."""
+
+
+class EarlierNames:
+    """Names of tasks submitted one by one, so that later ones can wait for them by name; the last of a name counts."""
+
+    def __init__(self, exists: Callable[[str], bool]) -> None:
+        self._exists = exists
+        self._ids: dict[str, str] = {}
+
+    def note(self, document: Mapping[str, Any], task_id: str) -> None:
+        """This task is in the queue."""
+        for field in ("name", "custom_id"):
+            if document.get(field):
+                self._ids[document[field]] = task_id
+
+    def linked(self, document: dict[str, Any]) -> Mapping[str, Any]:
+        """The document with task ids for names. Raises ``InputError`` for one that is neither a name nor an id."""
+        wants = document.get("depends_on")
+        if not wants:
+            return document
+        if not isinstance(wants, list | tuple) or not all(isinstance(name, str) for name in wants):
+            raise InputError("depends_on: must be a list of names, task ids or handles")
+        for name in wants:
+            if name not in self._ids and not self._exists(name):
+                meant = did_you_mean(name, self._ids)
+                raise InputError(f"depends_on: {name!r} is no name of an earlier task and no task of the queue{meant}")
+        try:
+            check_references(document)
+        except FieldError as error:
+            raise InputError(f"{error.field}: {error.message}") from error
+        used = {name: name for name in wants if name in self._ids}
+        return linked(document, Links(keys=tuple(used), names=used), self._ids)
+
+
+def is_linked(items: Sequence[Any], fields: Mapping[str, Any]) -> bool:
+    """Whether any item waits for others; costs next to nothing where none does."""
+    if fields.get("depends_on"):
+        return bool(items)
+    return any(isinstance(work, Mapping) and work.get("depends_on") for work in items)
+
+
+def links_between(pairs: Iterable[tuple[str, dict[str, Any]]], exists: Callable[[str], bool]) -> Links:
+    """What the names in ``depends_on`` stand for. ``pairs``: (item key, document), in order; ``exists``: of a task id.
+
+    Raises ``InputError`` as for the lines of a file, with items counted from 0.
+    """
+    return links_of(_drafts(pairs), LABEL, exists)
+
+
+def _drafts(pairs: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Draft]:
+    for index, (key, document) in enumerate(pairs):
+        wants = document.get("depends_on", ())
+        if not isinstance(wants, list | tuple) or not all(isinstance(name, str) for name in wants):
+            raise InputError(f"item {index}: depends_on: must be a list of names or task ids")
+        yield Draft(key, index, document.get("custom_id"), document)

@@ -1,15 +1,174 @@
-"""The results of a ``map``: an iterator over them as they finish, or in the order of the items."""
+"""The results of a ``map``: an iterator over them as they finish, or in the order of the items.
+
+What came of one task, as Python wants it.
+
+Waiting for tasks to end, for as long as somebody works on them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Self
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Self
 
-from swarm.api.result import Result, result_of
-from swarm.api.waiting import Alive, as_ended
-from swarm.errors import UnknownTask
+import msgspec
+
+from swarm.cli.run.host import Hosting
+from swarm.cli.run.unservable import ServableWatch
+from swarm.config.settings import Settings
+from swarm.core.placement.fit import what_helps
+from swarm.core.task import canonical_model
+from swarm.errors import EngineError, ModelDoesNotFit, NotRunning, UnknownTask
+from swarm.queue import lookup
+from swarm.queue.batches.watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
+from swarm.supervisor.main import swarm_lives
+
+FIRST_PAUSE_S = 0.005
+LONGEST_PAUSE_S = 0.1
+LOOK_SHARE = 20
+"""A look that costs long is taken seldom: at most one part in so many of the time goes into looking."""
+LIFE_S = 1.0
+GONE_S = 5.0
+SAMPLED = 200
+"""Tasks whose models are looked up when nothing ends."""
+
+
+class Alive:
+    """Whether anybody works; asked now and then."""
+
+    def __init__(self, settings: Settings, host: Hosting) -> None:
+        self._settings = settings
+        self._host = host
+        self._asked_s = self._seen_s = time.monotonic()
+        self._servable = ServableWatch(settings)
+
+    def moved(self) -> None:
+        """Something has ended."""
+        self._servable.moved()
+
+    def check_servable(self, models: Callable[[], Collection[str]]) -> None:
+        """Raises ``ModelDoesNotFit`` when all that is left is for models that no worker can serve; the tasks stay."""
+        reasons = self._servable.look(models)
+        if reasons:
+            raise ModelDoesNotFit("; ".join(reasons.values()), hint=what_helps(next(iter(reasons))))
+
+    def check(self) -> None:
+        """Raises ``EngineError`` when the swarm that was started here has ended, ``NotRunning`` when no other is left."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < LIFE_S:
+            return
+        self._asked_s = now_s
+        if self._host.ended():
+            logs = f"{self._settings.queue.root}/logs/supervisor.log"
+            raise EngineError("the swarm has ended; what was done is kept", hint=f"see {logs}")
+        if self._host.own is not None or swarm_lives(self._settings):
+            self._seen_s = now_s
+        elif now_s - self._seen_s > GONE_S:
+            raise NotRunning("no swarm is running any more; what was done is kept", hint="`swarm up`, then ask again")
+
+
+def as_ended(layout: Layout, task_ids: Iterable[str], alive: Alive, timeout_s: float | None) -> Iterator[str]:
+    """The ids in the order in which their tasks end. Raises ``TimeoutError``, and what the checks of ``Alive`` raise."""
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    watch = ShardWatch(layout, task_ids)
+    pause_s = FIRST_PAUSE_S
+    while watch.left:
+        began_s = time.monotonic()
+        ended = watch.look()
+        cost_s = time.monotonic() - began_s
+        for task_id, _ in ended:
+            yield task_id
+        if not watch.left:
+            return
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            raise TimeoutError(f"{watch.left} of the tasks have not ended within {timeout_s:g} s; they go on")
+        alive.check()
+        if ended:
+            alive.moved()
+        alive.check_servable(lambda: _models(layout, watch))
+        pause_s = FIRST_PAUSE_S if ended else min(pause_s * 2, LONGEST_PAUSE_S)
+        wanted_s = max(pause_s, cost_s * LOOK_SHARE)
+        time.sleep(wanted_s if deadline_s is None else max(0.0, min(wanted_s, deadline_s - time.monotonic())))
+
+
+def _models(layout: Layout, watch: ShardWatch) -> set[str]:
+    """The models that what is left waits for; the empty name stands for all that is not known, or has none."""
+    found = {""} if watch.left > SAMPLED else set[str]()
+    for task_id in watch.open_ids(SAMPLED):
+        with suppress(UnknownTask):
+            model = lookup.read(layout, task_id).get("model")
+            found.add(canonical_model(model) if isinstance(model, str) else "")
+    return found
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens; 0 where a task has none."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How one task ended."""
+
+    task_id: str
+    text: str
+    """The answer (of a program: its standard output); empty where there is none."""
+    usage: Usage
+    document: dict[str, Any]
+    """Everything that is on record: the task, its result, its attempts, its error."""
+    ok: bool
+    error: str | None
+    """``type: message`` of what went wrong; None if nothing did."""
+    simulated: bool
+    """The answer comes from a simulated model server."""
+    cached: bool = False
+    """The answer was given before and comes from the cache; tokens and times are those of then."""
+    index: int | None = None
+    """The item's place in what was given to ``map``, from 0."""
+
+    @property
+    def embeddings(self) -> list[list[float]]:
+        """Vectors of an embedding task, one per input; empty for others."""
+        vectors: list[list[float]] = (self.document.get("result") or {}).get("embeddings") or []
+        return vectors
+
+    def json(self) -> Any:  # noqa: ANN401 - whatever the model wrote
+        """The text read as JSON. Raises ``ValueError`` when it is none."""
+        return msgspec.json.decode(self.text)
+
+
+def result_of(document: dict[str, Any], index: int | None = None) -> Result:
+    """The result in a finished document."""
+    ok = document["status"] == "completed"
+    found = document.get("result")
+    result: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    usage = result.get("usage") or {}
+    return Result(
+        task_id=document["task_id"],
+        text=_text(result),
+        usage=Usage(**{name: int(usage.get(name) or 0) for name in Usage.__struct_fields__}),
+        document=document,
+        ok=ok,
+        error=None if ok else _error(document),
+        simulated=bool(document.get("simulated")),
+        cached=bool(document.get("cached")),
+        index=index,
+    )
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    message = result.get("message") or {}
+    return str(message.get("content") or result.get("response") or result.get("stdout") or "")
+
+
+def _error(document: Mapping[str, Any]) -> str:
+    error = document.get("error") or {}
+    return f"{error.get('type', document['status'])}: {error.get('message', 'no reason was recorded')}"
 
 
 class Results(Iterator[Result]):

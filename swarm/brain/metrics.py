@@ -13,8 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from swarm import __version__
 from swarm.config.settings import Settings
 from swarm.core.gpu import GpuReading
-from swarm.core.health.liveness import condition, workers_of
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.histogram import Histogram
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import SwarmSnapshot, WorkerView

@@ -23,7 +23,7 @@ PLACES = {
     "feeds": "commands.feed:feeds",
     "up": "commands.up:up",
     "down": "commands.up:down",
-    "restart": "commands.restart:restart",
+    "restart": "commands.up:restart",
     "status": "commands.status:status",
     "top": "top.command:top",
     "workers": "commands.workers:app",
@@ -37,7 +37,7 @@ PLACES = {
     "config": "commands.config:app",
     "brain": "commands.up:brain",
     "worker": "commands.up:worker",
-    "serve": "commands.serve:serve",
+    "serve": "commands.up:serve",
     "sim": "commands.up:sim",
 }
 """By name, in the order of the help: a module of this package, and in it a function or a ``typer.Typer``."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from swarm.core.task import Attempt, Task, TaskState, Trail
+from swarm.core.task import Attempt, Outcome, Task, TaskState, Trail
 from swarm.errors import StorageFault
+
+Settled = Outcome | Literal["fenced"]
+"""How a run ended: as its attempt says, or fenced, when the claim was lost to somebody else meanwhile."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from swarm.core.gpu import GpuProcess, GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import read_file
-from swarm.proc.stat import read_stat
+from swarm.proc.identity import read_stat
 
 STATE_FILE = "state.json"
 _NOTE_BYTES = 1 << 16

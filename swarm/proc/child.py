@@ -15,10 +15,9 @@ from swarm.core.worker import ProcessIdentity
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import open_file
 from swarm.proc import identity as identities
-from swarm.proc.ending import end_of_child
 from swarm.proc.env_markers import find_marked, kill_marked
+from swarm.proc.identity import end_of_child, read_stat
 from swarm.proc.process_group import GroupStop, LoneStop, kill_group
-from swarm.proc.stat import read_stat
 
 _FAULTS = frozenset({signals.SIGSEGV, signals.SIGABRT, signals.SIGBUS, signals.SIGILL, signals.SIGFPE, signals.SIGSYS})
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
+from swarm.proc.identity import all_pids, read_stat
 from swarm.proc.process_group import KILL_WAIT_S
-from swarm.proc.stat import all_pids, read_stat
 
 ROOT_MARKER = "SWARM_ROOT"
 """The queue root a process belongs to, an absolute path."""

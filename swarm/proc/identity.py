@@ -1,14 +1,81 @@
-"""Who a process is: its number alone is no identity, since numbers come round again."""
+"""Who a process is: its number alone is no identity, since numbers come round again.
+
+Reads ``/proc/<pid>/stat``: the few fields that tell one process from another.
+
+A descriptor that becomes readable when a process ends: a pidfd, or where there is none, a pipe that a thread closes.
+
+Kernels before 5.3 have no pidfds, and a container's filter of system calls may forbid them. The thread looks every
+``POLL_S`` whether the process is still that very one; it ends with the process, or once the descriptor is closed.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import signal as signals
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import msgspec
 
 from swarm.core.worker import ProcessIdentity
 from swarm.filesystem.durable import NOT_THERE
-from swarm.proc.ending import end_of
-from swarm.proc.stat import read_stat
+
+_DEAD_STATES = frozenset("ZXx")
+_START_FIELD = 19
+"""Field 22 of the file, counted from the state, which follows the command's closing parenthesis."""
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """One line of ``/proc/<pid>/stat``."""
+
+    identity: ProcessIdentity
+    state: str
+    parent: int
+    group: int
+
+    @property
+    def alive(self) -> bool:
+        """False for a zombie: it has ended and only waits to be collected."""
+        return self.state not in _DEAD_STATES
+
+
+@cache
+def boot_id() -> str:
+    """Changes with each boot, so that no identity of an earlier boot is taken for a living process.
+
+    Where a container hides it, number and start time alone tell processes apart.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The process of that number now, zombies included; None if there is none, or it is hidden (another user's)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The command may hold blanks and parentheses; the last parenthesis ends it.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return ProcessStat(
+        identity=ProcessIdentity(pid=pid, start_ticks=int(fields[_START_FIELD]), boot_id=boot_id()),
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+    )
+
+
+def all_pids() -> Iterator[int]:
+    """The numbers of all processes visible now."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
 
 
 def current() -> ProcessIdentity:
@@ -87,3 +154,62 @@ def _signal_by_number(identity: ProcessIdentity, sig: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+POLL_S = 0.05
+
+
+def end_of(identity: ProcessIdentity) -> int | None:
+    """For any process; the caller closes it. None: it has ended.
+
+    The identity is checked *after* opening: if it still holds then, the descriptor cannot mean a later process.
+    """
+    try:
+        fd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+        return _watched(lambda: not _runs(identity)) if _runs(identity) else None
+    stat = read_stat(identity.pid)
+    if stat is not None and stat.identity == identity:
+        return fd
+    os.close(fd)
+    return None
+
+
+def end_of_child(pid: int) -> int:
+    """For a child of this process that is not reaped while the descriptor is in use. Raises ``OSError``."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as exc:
+        if exc.errno not in NOT_THERE:
+            raise
+        return _watched(lambda: _child_ended(pid))
+
+
+def _runs(identity: ProcessIdentity) -> bool:
+    stat = read_stat(identity.pid)
+    return stat is not None and stat.alive and stat.identity == identity
+
+
+def _child_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # reaped
+        return True
+
+
+def _watched(ended: Callable[[], bool]) -> int:
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(writer, 0)  # only that nobody holds the other end any more
+        while not poll.poll(POLL_S * 1000) and not ended():
+            pass
+        os.close(writer)
+
+    threading.Thread(target=watch, name="end-of-process", daemon=True).start()
+    return reader

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from swarm.core.worker import ProcessIdentity
-from swarm.proc.identity import is_same
-from swarm.proc.stat import all_pids
+from swarm.proc.identity import all_pids, is_same
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20

@@ -10,8 +10,8 @@ import socket
 import psutil
 
 from swarm.plain_text import one_line
+from swarm.proc.identity import read_stat
 from swarm.proc.peer import CannotTell, holder_of, listener, user_words
-from swarm.proc.stat import read_stat
 
 _COMMAND_CHARS = 120
 _FIRST_PORT = 16384

@@ -8,7 +8,7 @@ import time
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.proc.stat import all_pids, read_stat
+from swarm.proc.identity import all_pids, read_stat
 
 KILL_WAIT_S = 5.0
 """How long a SIGKILL may take. Longer means the process is stuck in the kernel, and nothing we do will end it."""

@@ -14,14 +14,13 @@ from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
 from swarm.core.policy.retry import crash_delay_s
 from swarm.core.task import Attempt
-from swarm.gpu.cuda_order import cuda_order
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.simulated import SimulatedReader
 from swarm.gpu.timeout_reader import PatientReader
-from swarm.gpu.visible import VisibleReader
+from swarm.gpu.visible import VisibleReader, cuda_order
 from swarm.ollama.server_spec import card_dir
 from swarm.queue.file_queue import FileQueue
-from swarm.supervisor.remains import end_remains
+from swarm.supervisor.cleanup import end_remains
 from swarm.supervisor.state import load_plan, load_visibility
 
 

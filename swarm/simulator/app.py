@@ -1,4 +1,7 @@
-"""The routes of a simulated server, and the state they share."""
+"""The routes of a simulated server, and the state they share.
+
+The simulation's own routes: what it has done so far, and turning its knobs while it runs.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,79 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
 from swarm.simulator import faults
-from swarm.simulator.control import describe, turn
 from swarm.simulator.environment import ServerEnv
-from swarm.simulator.errors import ApiError, model_missing
 from swarm.simulator.http import TEXT, Request, Response
 from swarm.simulator.inference import Generation, embed, now_text
-from swarm.simulator.knobs import Knobs
+from swarm.simulator.knobs import Knobs, turned
 from swarm.simulator.library import delete, ps_entry, pull, show, tags_entry
 from swarm.simulator.loaded_model import Loaded, load_options
-from swarm.simulator.requests import CHAT, EMBED, GENERATE, Call, check_abilities, model_name, read_body, read_call
+from swarm.simulator.requests import (
+    CHAT,
+    EMBED,
+    GENERATE,
+    ApiError,
+    Call,
+    check_abilities,
+    model_missing,
+    model_name,
+    read_body,
+    read_call,
+)
 from swarm.simulator.runner import Cards
 from swarm.simulator.scheduler import Scheduler
 from swarm.simulator.store import ModelStore
+
+
+def describe(app: App) -> dict[str, Any]:
+    """The answer of ``GET /sim/state``."""
+    scheduler = app.scheduler
+    runners = [
+        {
+            "model": one.model.name,
+            "pid": one.process.pid if one.process else None,
+            "port": one.process.port if one.process else None,
+            "slots": one.parallel,
+            "in_use": one.refs,
+            "size_mib": one.size_mib,
+            "vram_mib": one.vram_mib,
+            "num_ctx": one.options.num_ctx,
+        }
+        for one in scheduler.loaded
+    ]
+    return {
+        "simulated": True,
+        "pid": os.getpid(),
+        "port": app.env.port,
+        "requests": app.requests,
+        "served": app.served,
+        "in_flight": app.in_flight,
+        "queued_loads": scheduler.queued,
+        "loads": scheduler.loads,
+        "unloads": scheduler.unloads,
+        "faults": app.picker.drawn,
+        "runners": runners,
+        "environment": app.env,
+        "knobs": app.knobs,
+    }
+
+
+def turn(app: App, changes: dict[str, Any]) -> None:
+    """Turn knobs. Raises ``ApiError`` 400 for an unknown name or a wrong value; then nothing is changed."""
+    try:
+        knobs = turned(app.knobs, changes)
+        faults.check(knobs)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ApiError(400, f"simulated: {error}") from error
+    app.knobs = knobs
+    app.picker.turned()
+    event, app.turned = app.turned, asyncio.Event()
+    event.set()
+
 
 VERSION = "0.0.0-simulated"
 Route = Callable[[Request, Response], Awaitable[None]]

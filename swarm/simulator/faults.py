@@ -14,9 +14,9 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from swarm.simulator.errors import ApiError
 from swarm.simulator.http import TEXT, Response
 from swarm.simulator.knobs import Knobs
+from swarm.simulator.requests import ApiError
 
 FIRST: Final = frozenset({"reset", "busy", "error_500", "unknown_500", "html", "html_502", "garbage"})
 """Faults that need neither model nor slot."""

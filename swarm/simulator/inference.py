@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 
 from swarm.simulator import made_up_text as answers
-from swarm.simulator.errors import ApiError, runner_stopped
 from swarm.simulator.faults import BAD_LINE, SLOW_FACTOR
 from swarm.simulator.http import Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import Loaded
-from swarm.simulator.requests import CHAT, GENERATE, Call
+from swarm.simulator.requests import CHAT, GENERATE, ApiError, Call, runner_stopped
 
 NS = 1_000_000_000
 PROMPT_SHARE = 0.05

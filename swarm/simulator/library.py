@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from swarm.core.task import canonical_model
-from swarm.simulator.errors import ApiError, model_missing
 from swarm.simulator.http import Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import Loaded
+from swarm.simulator.requests import ApiError, model_missing
 from swarm.simulator.store import ModelStore, SimModel, model_of
 
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.simulator.errors import ApiError, runner_died, runner_stopped
+from swarm.simulator.requests import ApiError, runner_died, runner_stopped
 from swarm.simulator.runner import RunnerProcess
 from swarm.simulator.store import SimModel
 

@@ -15,7 +15,7 @@ import msgspec
 from swarm.errors import OddEntry
 from swarm.filesystem import temporary
 from swarm.filesystem.entries import read_file
-from swarm.proc.ending import end_of_child
+from swarm.proc.identity import end_of_child
 
 CHILD = Path(__file__).with_name("runner_child.py")
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from swarm.simulator.environment import ServerEnv
-from swarm.simulator.errors import ApiError
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import Loaded, LoadOptions
+from swarm.simulator.requests import ApiError
 from swarm.simulator.runner import Cards, RunnerProcess
 from swarm.simulator.store import SimModel
 

@@ -2,10 +2,13 @@
 
 With a supervisor: asks it, and waits. What runs without one (its supervisor was killed, or it was started alone) is adopted
 by a supervisor in this process that is asked to drain before its first turn: the same order, patience and force.
+
+Who started a process and may start it again: the unit of systemd, or the name of a known service manager.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -13,16 +16,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.worker import WorkerRow
+from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.filesystem.entries import list_names
 from swarm.ollama.server import ServerNote
 from swarm.ollama.server_spec import remove_cards
 from swarm.proc import identity
+from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe
-from swarm.proc.service_manager import Manager, manager_of
 from swarm.proc.state_file import read_note
 from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.layout import Layout
@@ -36,6 +41,47 @@ from swarm.supervisor.main import make_supervisor, obey_signals
 from swarm.supervisor.state import load_plan, load_status, remove_plan
 from swarm.supervisor.supervisor import NAME
 from swarm.supervisor.what_runs import Running, named, running
+
+_SYSTEMD = "systemd"
+_OTHERS = {
+    "runsv": "sv down",
+    "supervise": "svc -d",
+    "s6-supervise": "s6-svc -d",
+    "supervisord": "supervisorctl stop",
+    "circusd": "circusctl stop",
+    "monit": "monit stop",
+}
+
+
+class Manager(msgspec.Struct, frozen=True):
+    """A service manager, in words."""
+
+    name: str
+    way_out: str
+    """The command that ends a process for good."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def manager_of(process: ProcessIdentity) -> Manager | None:
+    """The service manager that is the parent of a process; None where the parent is none that is known."""
+    stat = read_stat(process.pid)
+    if stat is None or stat.identity != process:
+        return None
+    try:
+        with open(f"/proc/{stat.parent}/comm", encoding="utf-8", errors="replace") as file:
+            command = file.read().strip()
+        with open(f"/proc/{process.pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            path = file.read().strip().rpartition("\n")[2].rpartition(":")[2]
+    except OSError:
+        return None
+    unit = os.path.basename(path)
+    if command == _SYSTEMD and unit.endswith(".service"):
+        user = " --user" if stat.parent != 1 else ""
+        return Manager(unit, f"`systemctl{user} stop {unit}`")
+    return Manager(command, f"`{_OTHERS[command]} NAME`") if command in _OTHERS else None
+
 
 POLL_S = 0.05
 STOP_MARGIN_S = 60.0

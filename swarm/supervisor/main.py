@@ -42,9 +42,8 @@ from swarm.runtime.bootstrap import (
     own_row,
     root_watch,
 )
-from swarm.runtime.loop import run_loop
+from swarm.runtime.loop import on_hangup, run_loop
 from swarm.runtime.open import visible_reader
-from swarm.runtime.signals import on_hangup
 from swarm.supervisor.child import ChildState, ChildStatus, Supervised
 from swarm.supervisor.local_process import LocalEngine
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status, save_visibility

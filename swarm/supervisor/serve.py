@@ -26,8 +26,7 @@ from swarm.runtime.bootstrap import (
     own_row,
     root_watch,
 )
-from swarm.runtime.loop import run_loop
-from swarm.runtime.signals import StopWish, install
+from swarm.runtime.loop import StopWish, install, run_loop
 from swarm.supervisor.child import ChildState
 from swarm.supervisor.keeper import Keeper
 from swarm.supervisor.supervisor import NAME, SERVER_POLICY

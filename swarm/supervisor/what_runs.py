@@ -14,7 +14,7 @@ from swarm.core.worker import WorkerRow
 from swarm.filesystem.entries import list_names
 from swarm.proc import identity
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values
-from swarm.proc.stat import boot_id
+from swarm.proc.identity import boot_id
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry

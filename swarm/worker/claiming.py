@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from swarm.clock import parse_iso
 from swarm.core.claim import Claim
-from swarm.core.explain.idle import IdleReason, idle_reason, suits
+from swarm.core.explain.monitor import IdleReason, idle_reason, suits
 from swarm.core.lanes import parse_lane, preference
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.policy.retry import last_broke, runs_alone
 from swarm.core.policy.slots import Held, SlotLimits, free_classes
 from swarm.core.task import TaskClass
 from swarm.errors import StorageFault
+from swarm.runtime.log_once import StorageCare
 from swarm.runtime.ports import Clock, WorkerQueue
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.slots import Running
-from swarm.worker.storage_care import StorageCare
 
 IDLE_LOOK_S = 1.0
 """Why nothing suits is worked out at most this often …"""

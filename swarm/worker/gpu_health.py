@@ -9,7 +9,7 @@ from swarm.config.settings import GpuSettings
 from swarm.core.gpu import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, judge_cards
 from swarm.runtime.ports import Clock, GpuReader
-from swarm.worker.pool import ThreadPool
+from swarm.worker.slots import ThreadPool
 
 STALLED_AFTER_S = 60.0
 """A reading under way for so long means a driver that is stuck in the kernel, and cards nobody can vouch for."""

@@ -23,11 +23,10 @@ from swarm.core.policy.retry import hits
 from swarm.core.task import TaskClass
 from swarm.runtime.ports import Clock
 from swarm.worker.attempt import Cancel, Released, Run
-from swarm.worker.condition import served_count
+from swarm.worker.heartbeat import served_count
 from swarm.worker.known_good import Prober
-from swarm.worker.pool import ThreadPool
 from swarm.worker.server_health import ServerWatch
-from swarm.worker.slots import Begin
+from swarm.worker.slots import Begin, ThreadPool
 
 PHASE = "checking the server"
 HANG_LIMIT_S = 10.0

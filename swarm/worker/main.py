@@ -33,11 +33,10 @@ from swarm.runtime.bootstrap import (
     own_row,
     root_watch,
 )
-from swarm.runtime.loop import run_loop
+from swarm.runtime.loop import StopWish, install, run_loop
 from swarm.runtime.open import visible_reader
 from swarm.runtime.ports import Executor
-from swarm.runtime.signals import StopWish, install
-from swarm.supervisor.remains import immortal_remains
+from swarm.supervisor.cleanup import immortal_remains
 from swarm.supervisor.state import load_plan
 from swarm.supervisor.supervisor import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import HOST_PREFIX

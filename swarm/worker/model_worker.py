@@ -1,4 +1,7 @@
-"""What a worker with a model server has beside the others: requests with repairs, its cards watched, its pin proven."""
+"""What a worker with a model server has beside the others: requests with repairs, its cards watched, its pin proven.
+
+Results of earlier tasks, filled into a request when its task runs: the task's own body never changes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ import msgspec
 
 from swarm.clock import SystemClock
 from swarm.config.settings import LlmSettings
+from swarm.core.claim import Claim
 from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.task import TaskClass, canonical_model
+from swarm.core.task import Task, TaskClass, Trail, canonical_model
+from swarm.core.workflow import templating
+from swarm.core.workflow.dependency_results import ReadEnded, Results
+from swarm.core.workflow.templating import TemplateError
 from swarm.formats.input.images import read_image
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.repair_actions import ServerHands
@@ -21,19 +28,44 @@ from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.runtime.bootstrap import RunOptions, lock_held
 from swarm.runtime.open import gpu_reader, machine_reader
-from swarm.runtime.ports import Executor
+from swarm.runtime.ports import CancelToken, Executor, Progress
 from swarm.supervisor.supervisor import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import HOST_PREFIX
-from swarm.worker.cached_answers import with_answers
-from swarm.worker.executors.dependency_results import WithResults
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.load_model import ResourceExecutor
+from swarm.worker.executors.response_cache import with_answers
 from swarm.worker.gpu_health import CardWatch
 from swarm.worker.gpu_pinning import PinnedProbe, PinProof
 from swarm.worker.known_good import KnownGood, Prober
-from swarm.worker.probe import ModelServerProbe
-from swarm.worker.server_health import ServerProbe
+from swarm.worker.server_health import ModelServerProbe, ServerProbe
 from swarm.worker.server_repair import RepairingServer
+
+
+class WithResults:
+    """Fits the ``Executor`` port: another executor, given requests that are filled in. Safe from several threads."""
+
+    def __init__(self, inner: Executor, read: ReadEnded) -> None:
+        self._inner = inner
+        self._read = read
+
+    def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
+        """Fill in, then run. Raises ``TaskFault``."""
+        claim = msgspec.structs.replace(claim, task=self.filled(claim.task))
+        return self._inner.run(claim, cancel=cancel, progress=progress)
+
+    def filled(self, task: Task) -> Task:
+        """The task with its request filled in; itself when it asks for nothing. Raises ``TaskFault`` (deterministic).
+
+        Only what a task waits for can be asked for; a task that depends on nothing may have such texts in its prompt.
+        """
+        if not task.depends_on or not any(r.startswith("results.") for r in templating.references(task.request)):
+            return task
+        earlier = Results(task, self._read)
+        try:
+            request = templating.fill(task.request, earlier.answer)
+        except TemplateError as error:
+            raise TaskFault("deterministic", "result_unusable", str(error)) from error
+        return msgspec.structs.replace(task, request=request)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,13 @@ from typing import Any
 import msgspec
 
 from swarm.clock import parse_iso
-from swarm.core.claim import Claim
+from swarm.core.claim import Claim, Settled
 from swarm.core.faults import TaskFault
 from swarm.core.policy.retry import blamed_at
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import ModelTally
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
-from swarm.worker.outcomes import Settled
 from swarm.worker.server_health import ServerReading
 
 _FACTS = ("digest", "size_mib", "size_vram_mib", "context_length")

@@ -14,20 +14,17 @@ from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
-from swarm.runtime.signals import StopWish
+from swarm.runtime.log_once import StorageCare
+from swarm.runtime.loop import StopWish
 from swarm.worker.attempt import Run
 from swarm.worker.claiming import Claimer
-from swarm.worker.condition import SERVED, condition, served_count
 from swarm.worker.config import WorkerConfig, WorkerPorts
-from swarm.worker.exchange import Exchange
-from swarm.worker.heartbeat import WorkerState
+from swarm.worker.heartbeat import SERVED, WorkerState, condition, served_count
 from swarm.worker.inquiry import TURN_S, Inquiry
-from swarm.worker.outcomes import Settler
-from swarm.worker.pool import ThreadPool
+from swarm.worker.outcomes import Exchange, Settler
 from swarm.worker.server_health import ServerWatch
-from swarm.worker.slots import Begin, Running
+from swarm.worker.slots import Begin, Running, ThreadPool
 from swarm.worker.stats import ModelLedger
-from swarm.worker.storage_care import StorageCare
 
 FULL_PAUSE_S = 0.2
 """Longest pause while nothing can be claimed; also how often running tasks are checked for a wish to cancel them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.gpu.cuda_order import cuda_order
+from swarm.gpu.visible import cuda_order
 from swarm.proc.ports import free_port
 from tests.helpers.cli import user
 from tests.helpers.fake_nvml import FakeDriver, build, build_cuda, compiler

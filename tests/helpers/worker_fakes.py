@@ -20,9 +20,8 @@ from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
-from swarm.runtime.loop import run_loop
+from swarm.runtime.loop import StopWish, run_loop
 from swarm.runtime.ports import CancelToken, Executor, Progress, WorkerQueue
-from swarm.runtime.signals import StopWish
 from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.known_good import Prober

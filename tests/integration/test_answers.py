@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.queue.layout import Layout
-from swarm.queue.stores.response_cache import SHARDS, AnswerFiles
+from swarm.worker.executors.response_cache import SHARDS, AnswerFiles
 
 SHARE = 1000
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.brain.make_notifier import make_notifier
+from swarm.brain.main import make_notifier
 from swarm.brain.notifier import Failed, Notifier, notifying
 from swarm.config.settings import NotifySettings, Settings
 from swarm.core.task import TaskError, TaskState, Trail

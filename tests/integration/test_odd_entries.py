@@ -34,9 +34,9 @@ from swarm.queue.fsck.rules import Action
 from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.stores.notifications import Note
 from swarm.queue.stores.outbox import Outbox
-from swarm.queue.stores.response_cache import AnswerFiles
 from swarm.runtime.bootstrap import living, own_row
 from swarm.supervisor.state import load_status
+from swarm.worker.executors.response_cache import AnswerFiles
 from tests.helpers.cli import user
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.oddentries import NAMES, NOBODY, as_nobody, everything, folders, kinds, own_names, plant, untouched

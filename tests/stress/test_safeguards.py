@@ -13,7 +13,7 @@ from swarm.proc import identity
 from swarm.queue.fsck import fsck
 from swarm.queue.worker import claimer as taking
 from swarm.runtime.bootstrap import RunOptions
-from swarm.supervisor import remains
+from swarm.supervisor import cleanup
 from swarm.worker import main as life
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch
@@ -48,7 +48,7 @@ def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path
     queue.enqueue(llm(task_id="a"))
     assert queue.worker_view(WORKER).claim([LANE])
     settings = Settings(queue=QueueSettings(root=queue.layout.root), workers=(WorkerSpec(name=WORKER),))
-    monkeypatch.setattr(remains, "kill_marked", lambda *_, **__: [identity.current()])
+    monkeypatch.setattr(cleanup, "kill_marked", lambda *_, **__: [identity.current()])
     monkeypatch.setattr(life, "install", lambda _wish: pytest.fail("it starts"))
     with pytest.raises(EngineError, match=f"cannot be killed: pid {os.getpid()} .*, state [A-Z]"):
         life.run_worker(RunOptions(settings=settings), WORKER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swarm.config.settings import Settings
 from swarm.core.explain.monitor import has_work, monitor_line, stuck_line
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import stuck
 from swarm.core.task import TaskClass
 from tests.support.builders import MODEL, a_card, a_claim, a_snapshot, a_worker, cpu_waiting, llm_waiting
 

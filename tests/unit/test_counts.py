@@ -15,7 +15,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.ids import time_of
 from swarm.queue.layout import GRAIN_NS, parse_task_file, shard_of
 from swarm.queue.reader import QueueReader
-from swarm.queue.stats import count_cache as countfile
+from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names
 from swarm.queue.stats.gauges import QueueGauges
@@ -128,8 +128,8 @@ STEPS = ("submit", "submit-old", "bulk", "claim", "finish", "remove", "foreign",
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_counts_equal_a_full_listing_whatever_happened(tmp_path_factory, steps):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(countfile, "WORTH_FILES", 1)
-        patch.setattr(countfile, "QUIET_NS", GRAIN_NS)
+        patch.setattr(counts_module, "WORTH_FILES", 1)
+        patch.setattr(counts_module, "QUIET_NS", GRAIN_NS)
         busy = Busy(tmp_path_factory.mktemp("q"))
         for what, lane, number, look in steps:
             busy.do(what, lane, number)
@@ -141,8 +141,8 @@ def test_counts_equal_a_full_listing_whatever_happened(tmp_path_factory, steps):
 @pytest.fixture
 def counted(tmp_path, monkeypatch):
     """A queue that was counted, and whose counts are written down."""
-    monkeypatch.setattr(countfile, "WORTH_FILES", 1)
-    monkeypatch.setattr(countfile, "QUIET_NS", GRAIN_NS)
+    monkeypatch.setattr(counts_module, "WORTH_FILES", 1)
+    monkeypatch.setattr(counts_module, "QUIET_NS", GRAIN_NS)
     queue = open_queue(tmp_path)
     list(queue.enqueue_many([llm() for _ in range(30)]))
     worker = queue.worker_view("w")
@@ -219,12 +219,12 @@ def test_whatever_lies_where_the_counts_are_kept(counted, what, monkeypatch):
         case "a link":
             path.symlink_to("/dev/zero")
         case "another version":
-            monkeypatch.setattr(countfile, "_VERSION", 2)
+            monkeypatch.setattr(counts_module, "_VERSION", 2)
             again(counted).stats()
             monkeypatch.undo()
         case "far too much":
             path.write_bytes(body)
-            monkeypatch.setattr(countfile, "_MAX_BYTES", 10)
+            monkeypatch.setattr(counts_module, "_MAX_BYTES", 10)
         case _:
             pass
     assert again(counted).stats().pending == {LANE: 25}

@@ -17,7 +17,7 @@ from swarm.cli.doctor.host import (
     way_trouble,
 )
 from swarm.cli.doctor.processes import lock_holder
-from swarm.cli.logs.tail import Tail
+from swarm.cli.logs.follow import Tail
 from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
@@ -229,7 +229,7 @@ def test_the_last_traceback_is_quoted_by_its_exception_and_its_line(tmp_path):
 
 
 def test_standard_error_of_a_process_is_read_too_and_only_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.logs.tail.TAIL_BYTES", 200)
+    monkeypatch.setattr("swarm.cli.logs.follow.TAIL_BYTES", 200)
     path = tmp_path / "w.err"
     path.write_text("noise\n" * 1000 + 'Traceback (most recent call last):\n  File "a.py"\nswarm.errors.QueueError: no\n')
     crash = Tail(str(path), time.time()).crash()

@@ -15,7 +15,7 @@ from swarm.formats import ReadOptions, Scan, batch_id, drafts, opened, validate
 from swarm.formats.input.jsonl import parse_object
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import MAX_LINE_BYTES
-from swarm.formats.tasks.template import compile_template
+from swarm.formats.tasks.prompts import compile_template
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 M = ReadOptions(model="m:1b")

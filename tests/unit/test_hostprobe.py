@@ -9,7 +9,7 @@ import pytest
 from swarm.core.doctor.root_check import Verdict, first_missing
 from swarm.errors import EngineError
 from swarm.proc import host_probe as hostprobe
-from swarm.proc import stat
+from swarm.proc import identity
 from swarm.proc.host_probe import host_checks
 from swarm.proc.identity import command_line, current
 from swarm.proc.process_group import group_members
@@ -68,15 +68,15 @@ def test_processes_that_are_hidden_count_as_none(monkeypatch):
         return real(path, *args, **more)
 
     monkeypatch.setattr("builtins.open", hiding)
-    assert stat.read_stat(1) is None
+    assert identity.read_stat(1) is None
     assert current() in group_members(os.getpgrp())
     assert command_line(current())
 
 
 def test_a_boot_that_is_hidden_is_unknown(monkeypatch):
-    stat.boot_id.cache_clear()
+    identity.boot_id.cache_clear()
     monkeypatch.setattr("builtins.open", refuse)
     try:
-        assert stat.boot_id() == "unknown"
+        assert identity.boot_id() == "unknown"
     finally:
-        stat.boot_id.cache_clear()
+        identity.boot_id.cache_clear()

@@ -29,9 +29,9 @@ MAY_IMPORT = {
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "logging", "pathlib", "datetime", "secrets"}
 WIRING = {
     "runtime": ("bootstrap", "open", "wiring"),
-    "brain": ("main", "make_notifier", "serve_metrics"),
-    "worker": ("main", "model_worker", "cached_answers", "clients"),
-    "supervisor": ("main", "serve", "down", "what_runs", "remains", "restart_client"),
+    "brain": ("main", "metrics_endpoint"),
+    "worker": ("main", "model_worker", "response_cache", "clients"),
+    "supervisor": ("main", "serve", "down", "what_runs", "cleanup", "restart_client"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""
 

@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from swarm.brain.metric_server import MetricsServer
 from swarm.brain.metrics import Seen, families
-from swarm.brain.metrics_endpoint import SwarmCollector, text
-from swarm.brain.serve_metrics import open_metrics, serving_if_wanted
+from swarm.brain.metrics_endpoint import MetricsServer, SwarmCollector, open_metrics, serving_if_wanted, text
 from swarm.config.settings import MetricsSettings, QueueSettings, Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.histogram import WAIT_BOUNDS_S, empty

@@ -11,10 +11,10 @@ import threading
 import msgspec
 import pytest
 
-from swarm.brain.process_watch import DeathWatch
+from swarm.brain.main import DeathWatch
 from swarm.proc import identity as identities
 from swarm.proc.child import Child
-from swarm.proc.ending import end_of, end_of_child
+from swarm.proc.identity import end_of, end_of_child
 from tests.helpers.wait import wait_until
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]

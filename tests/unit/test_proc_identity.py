@@ -15,8 +15,8 @@ import pytest
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values, kill_marked
+from swarm.proc.identity import boot_id, read_stat
 from swarm.proc.ports import free_port, is_free, who_listens
-from swarm.proc.stat import boot_id, read_stat
 from tests.helpers.wait import wait_until
 
 SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"

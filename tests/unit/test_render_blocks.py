@@ -8,8 +8,8 @@ import json
 from rich.console import Console
 
 from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_json_line, to_plain, to_terminal
-from swarm.cli.views import one_task as onetask
 from swarm.cli.views import overview, screens
+from swarm.cli.views import tasks as task_view
 from swarm.cli.views import tasks as tasktables
 from swarm.cli.views.presenters import active_rows, card_rows, model_rows, worker_lines
 from swarm.config.settings import Settings
@@ -115,7 +115,7 @@ def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
         "error": {"type": "timeout", "message": "no token for 120 s"},
         "attempts": [{"attempt": 1, "worker": "worker-1", "outcome": "retried", "error": {"type": "t", "message": "gone"}}],
     }  # fmt: skip
-    text = to_plain(onetask.blocks(document))
+    text = to_plain(task_view.blocks(document))
     for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "t: gone", "--json shows all"):
         assert words in text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.cli.facade import RunRequest
-from swarm.cli.run.schedule import moment, task_fields, with_defaults
+from swarm.cli.run.input_options import moment, task_fields, with_defaults
 from swarm.clock import parse_iso
 from swarm.errors import InputError
 

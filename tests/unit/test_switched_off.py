@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from swarm.brain.report import Announcer
+from swarm.brain.brain import Announcer
 from swarm.config.load import load
 from swarm.config.settings import BrainSettings, Settings
-from swarm.core.explain.switched_off import switched_off
-from swarm.core.health.stuck import stuck
+from swarm.core.explain.monitor import switched_off
+from swarm.core.health.liveness import stuck
 from swarm.core.policy.alarms import alarms
 from swarm.errors import ConfigError
 from tests.support.builders import a_claim, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting

@@ -12,7 +12,7 @@ from swarm.core.workflow import templating
 from swarm.core.workflow.dependency_results import Results
 from swarm.core.workflow.fan_out import MapFault, child_document, elements
 from swarm.core.workflow.templating import TemplateError, fill, parse, references
-from swarm.worker.executors.dependency_results import WithResults
+from swarm.worker.model_worker import WithResults
 
 LEAVES = st.text(alphabet=st.sampled_from("ab{}. results1"), max_size=30)
 VALUES = st.recursive(LEAVES | st.integers() | st.none(), lambda v: st.lists(v) | st.dictionaries(st.text(max_size=3), v))

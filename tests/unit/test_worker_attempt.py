@@ -11,9 +11,9 @@ import pytest
 from swarm.clock import SystemClock
 from swarm.core.faults import TaskFault
 from swarm.core.task import Trail
-from swarm.runtime.signals import StopWish, install
+from swarm.runtime.loop import StopWish, install
 from swarm.worker.attempt import Cancel, Released, Run
-from swarm.worker.pool import ThreadPool
+from swarm.worker.slots import ThreadPool
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import claim_of, llm
 

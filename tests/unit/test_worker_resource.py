@@ -13,7 +13,7 @@ from swarm.core.task import Task
 from swarm.runtime.model_server import ModelTable
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
-from swarm.worker.probe import ModelServerProbe, judge
+from swarm.worker.server_health import ModelServerProbe, judge
 from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
 
 MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}

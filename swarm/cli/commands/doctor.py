@@ -12,8 +12,7 @@ from swarm.cli.options import Config, Json, Root, Simulate
 
 if TYPE_CHECKING:
     from swarm.cli.render import Block, Line
-    from swarm.core.doctor.evidence import BoxEvidence
-    from swarm.core.doctor.findings import Finding
+    from swarm.core.doctor.evidence import BoxEvidence, Finding
 
 
 def doctor(

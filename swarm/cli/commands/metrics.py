@@ -36,8 +36,7 @@ def metrics(
     """
     import sys
 
-    from swarm.brain.metrics_endpoint import text
-    from swarm.brain.serve_metrics import open_metrics
+    from swarm.brain.metrics_endpoint import open_metrics, text
 
     settings = existing(root, config)
     if serve:
@@ -49,8 +48,7 @@ def metrics(
 def _serve(settings: Settings, host: str, port: int) -> None:
     import signal
 
-    from swarm.brain.metric_server import MetricsServer
-    from swarm.brain.serve_metrics import open_metrics
+    from swarm.brain.metrics_endpoint import MetricsServer, open_metrics
 
     wishes = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, wishes)

@@ -10,7 +10,7 @@ import typer
 
 from swarm.cli.commands import queue_maintenance as tidy
 from swarm.cli.commands import queue_pause as pausing
-from swarm.cli.commands.fsck import fsck
+from swarm.cli.commands.queue_maintenance import fsck
 from swarm.cli.options import Config, Json, Root, existing
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
     from swarm.cli.render import show
     from swarm.cli.views import presenters as build
     from swarm.cli.views import screens
-    from swarm.core.health.stuck import stuck
+    from swarm.core.health.liveness import stuck
 
     settings = existing(root, config)
     queue = wiring().open_queue(settings)
@@ -116,10 +116,10 @@ def show(
     """
     from swarm.cli import render
     from swarm.cli.facade import wiring
-    from swarm.cli.views import one_task as onetask
+    from swarm.cli.views import tasks as task_view
 
     document = wiring().open_reader(existing(root, config)).read(task_id)
-    render.show(document, onetask.blocks(document), as_json=as_json)
+    render.show(document, task_view.blocks(document), as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``swarm up``, ``down``, ``brain``, ``worker``, ``sim``: the processes."""
+"""``swarm up``, ``down``, ``restart``, ``brain``, ``worker``, ``serve``, ``sim``: the processes."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, Simulate, Verbose, load, say_found
+from swarm.cli.options import Config, Json, Root, Simulate, Verbose, existing, load, say_found
 
 sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
 
@@ -119,3 +119,53 @@ def ollama(ctx: typer.Context) -> None:
     from swarm.simulator import main
 
     raise typer.Exit(main(ctx.args))
+
+
+def restart(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="brain, worker-1, or its server ollama-worker-1.")],
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running tasks; they go back into the queue.")] = False,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Restart single processes of the running swarm.
+
+    A worker finishes its tasks first, unless --now is given. What waits for its next start, or sits in quarantine, is
+    started at once. The requests of a server are cut; its worker's tasks are tried again without losing an attempt.
+
+    \b
+    Examples:
+      swarm restart worker-2
+      swarm restart ollama-worker-2        its model server
+      swarm restart brain
+    """
+    from swarm.cli.facade import wiring
+    from swarm.cli.render import to_json
+
+    lines = []
+    for line in wiring().restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):
+        lines.append(line)
+        if not as_json:
+            print(line, flush=True)
+    if as_json:
+        print(to_json({"restarted": lines}))
+
+
+def serve(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The worker whose model server it is.")],
+    simulate: Simulate = None,
+    verbose: Verbose = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Run one worker's model server alone, in the foreground.
+
+    `swarm up` does this for you. It is started again when it ends; SIGTERM or Ctrl-C stops it.
+
+    \b
+    Example:
+      swarm serve worker-1
+    """
+    from swarm.cli.facade import wiring
+
+    raise typer.Exit(wiring().run_server(load(root, config), name, simulate=simulate, verbose=verbose))

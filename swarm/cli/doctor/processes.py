@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from swarm.cli.logs.tail import Tail
+from swarm.cli.logs.follow import Tail
 from swarm.clock import parse_iso
 from swarm.core.doctor.evidence import ProcessEvidence, Quote
 from swarm.core.worker import WorkerRow
 from swarm.errors import SwarmError
 from swarm.proc import identity
+from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe
-from swarm.proc.stat import read_stat
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry

@@ -12,7 +12,7 @@ from swarm.cli.facade import brain_lives, wiring
 from swarm.cli.ports import Queue
 from swarm.config.check import near
 from swarm.config.settings import Settings
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import stuck
 from swarm.core.snapshot import ClaimView, SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.errors import InputError, QueueError

@@ -19,9 +19,8 @@ from swarm import __version__
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.run.feeder import Feeder, Make, Offer
 from swarm.cli.run.host import check_models
-from swarm.cli.run.input_options import check_options, read_options
+from swarm.cli.run.input_options import check_options, read_options, task_fields
 from swarm.cli.run.line_check import LineCheck
-from swarm.cli.run.schedule import task_fields
 from swarm.cli.units import count
 from swarm.clock import SystemClock
 from swarm.config.load import Loaded
@@ -33,8 +32,8 @@ from swarm.formats import Format, ReadOptions
 from swarm.formats.input.detect import resolve_format
 from swarm.formats.input.feed_csv import CsvRows
 from swarm.formats.input.feed_lines import CommandLines, FileLines
-from swarm.formats.input.item import InputItem
 from swarm.formats.input.jsonl import parse_object
+from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import as_text, not_utf8, source_of
 from swarm.formats.tasks.task_builder import builder
@@ -42,7 +41,7 @@ from swarm.notify import check_target
 from swarm.queue.root_guard import RootGuard
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.submit.producer import waits
-from swarm.runtime.signals import handling
+from swarm.runtime.loop import handling
 from swarm.runtime.wiring import open_queue
 from swarm.supervisor.main import swarm_lives
 

@@ -17,7 +17,7 @@ from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, LockHeld, ModelNotFound
-from swarm.proc.stat import read_stat
+from swarm.proc.identity import read_stat
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions

@@ -12,9 +12,8 @@ import msgspec
 
 from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.run.host import Hosting, check_models
-from swarm.cli.run.input_options import read_options
+from swarm.cli.run.input_options import read_options, task_fields
 from swarm.cli.run.line_check import LineCheck
-from swarm.cli.run.schedule import task_fields
 from swarm.cli.run.unservable import say_unservable, unservable_words
 from swarm.cli.run.watch import RunWatch, interrupts
 from swarm.config.settings import Settings
@@ -31,7 +30,7 @@ from swarm.errors import (
     NotRunning,
     TaskInvalid,
 )
-from swarm.formats.input.item import InputItem
+from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify import check_target

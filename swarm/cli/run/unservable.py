@@ -15,7 +15,7 @@ from swarm.config.settings import Settings
 from swarm.core.placement.fit import what_helps
 from swarm.core.placement.load_tasks import is_brains_own, is_resource_claim
 from swarm.core.placement.nowhere import Planned, nowhere
-from swarm.core.policy.releases import obstacle
+from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskClass, canonical_model
 from swarm.errors import ModelDoesNotFit, SwarmError

@@ -26,7 +26,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.root_guard import RootGuard
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.runtime.signals import handling
+from swarm.runtime.loop import handling
 from swarm.runtime.wiring import open_observer
 from swarm.supervisor.main import swarm_lives
 

@@ -9,8 +9,7 @@ from swarm.cli.units import duration, plural
 from swarm.cli.views.presenters import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
 from swarm.cli.views.views import Alarm, QueueStats, StatusView, Throughput
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, workers_of
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
 from swarm.core.snapshot import SwarmSnapshot

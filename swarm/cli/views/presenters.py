@@ -11,8 +11,7 @@ import msgspec
 from swarm.cli.ports import Counts, Located
 from swarm.cli.views.views import ActiveRow, CardRow, LaneRow, ModelRow, PendingStats, QueueStats, TaskRow, WorkerLine
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, workers_of
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.worker import Heartbeat, ModelTally, SlotView, WorkerStatus

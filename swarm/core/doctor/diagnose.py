@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence
-from swarm.core.doctor.findings import Finding
+from swarm.core.doctor.evidence import BoxEvidence, Finding
 from swarm.core.doctor.host import box_findings
 from swarm.core.doctor.processes import process_findings
 from swarm.core.doctor.workload import work_findings

@@ -1,6 +1,11 @@
-"""What ``swarm doctor`` has found to judge by: readings and quotations, no opinions. Sizes ``_mib``, ages ``_s``."""
+"""What ``swarm doctor`` has found to judge by: readings and quotations, no opinions. Sizes ``_mib``, ages ``_s``.
+
+A finding of ``swarm doctor``.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -143,3 +148,21 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     def process(self, name: str) -> ProcessEvidence | None:
         """The process of that name, or None."""
         return next((p for p in self.processes if p.name == name), None)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong."""
+
+    code: str
+    """For machines and for ``docs/troubleshooting.md``."""
+    severity: Literal["critical", "warning"]
+    """``critical``: work stands still, or will, until somebody does something."""
+    subject: str
+    """A process, ``gpu-1``, or ``box``."""
+    concerns: str = ""
+    """The worker it is about, where the subject does not say it."""
+    what: str
+    evidence: tuple[str, ...] = ()
+    """Files with lines, numbers, words: what can be checked by hand."""
+    next: str
+    """What to do."""

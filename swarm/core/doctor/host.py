@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ServerEvidence
-from swarm.core.doctor.findings import Finding
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, Finding, ServerEvidence
 from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Verdict
 from swarm.core.policy.script_entries import script_warnings
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, ProcessEvidence, Quote
-from swarm.core.doctor.findings import Finding
+from swarm.core.doctor.evidence import BoxEvidence, Finding, ProcessEvidence, Quote
 from swarm.core.policy.alarms import supervisor_gone
 
 FRESH_S = 3600.0

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence
-from swarm.core.doctor.findings import Finding
+from swarm.core.doctor.evidence import BoxEvidence, Finding
 from swarm.core.doctor.processes import expected
 from swarm.core.gpu import GpuReading
-from swarm.core.health.liveness import workers_of
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import stuck, workers_of
 from swarm.core.placement.fit import what_helps
 from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import SwarmSnapshot

@@ -13,7 +13,7 @@ from swarm.core.placement.fit import what_helps
 from swarm.core.placement.load_tasks import known_models, outstanding
 from swarm.core.placement.nowhere import nowhere
 from swarm.core.placement.placement import Want, desired
-from swarm.core.policy.releases import obstacle
+from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 

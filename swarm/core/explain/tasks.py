@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import Condition, condition, workers_of
-from swarm.core.health.stuck import stuck
+from swarm.core.health.liveness import Condition, condition, stuck, workers_of
 from swarm.core.lanes import lane_of
 from swarm.core.placement.demand import Demand, demands
 from swarm.core.placement.fit import does_not_fit, misfit, spilled, what_helps
 from swarm.core.placement.load_tasks import Outstanding, outstanding
 from swarm.core.placement.nowhere import nowhere
 from swarm.core.placement.placement import desired
-from swarm.core.policy.releases import waits_for
+from swarm.core.policy.decide import waits_for
 from swarm.core.policy.retry import blamed_at, runs_alone
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model

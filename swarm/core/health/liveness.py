@@ -2,6 +2,8 @@
 
 Death is told by the life lock alone. Ages only tell a hung worker from a healthy one, and are not judged in a turn in
 which the observer itself was late.
+
+Stuck tasks: claimed by a living worker, yet without progress for too long.
 """
 
 from __future__ import annotations
@@ -11,12 +13,11 @@ from typing import Literal
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
 
 HUNG_FACTOR = 4
 """A worker is warned about at ``heartbeat_stale_s`` and killed at this many times it."""
-
 State = Literal[
     "dead",
     "stopped",
@@ -112,3 +113,16 @@ def _card_lost(view: WorkerView, snapshot: SwarmSnapshot) -> Condition | None:
         if gpu.fault is not None and view.row is not None and gpu.is_one_of(view.row.gpu_uuids):
             return Condition("card_lost", f"GPU {gpu.index} of {view.name} cannot be read: {gpu.fault}")
     return None
+
+
+def stuck(snapshot: SwarmSnapshot, settings: Settings) -> tuple[ClaimView, ...]:
+    """Claims without a new token or output chunk for more than ``brain.stuck_after_s``, by task id.
+
+    A dead worker's claims are not stuck: they are taken back in the same turn. Nobody is judged in a turn of grace, nor
+    when ``brain.stuck_after_s`` is 0.
+    """
+    if snapshot.grace or not settings.brain.stuck_after_s:
+        return ()
+    alive = {w.name for w in snapshot.workers if w.alive}
+    late = (c for c in snapshot.claims if c.worker in alive and c.quiet_s > settings.brain.stuck_after_s)
+    return tuple(sorted(late, key=lambda c: c.task_id))

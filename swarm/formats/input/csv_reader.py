@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 
 from swarm.errors import InputError
-from swarm.formats.input.item import InputItem
+from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import Problems
 from swarm.formats.input.source import MAX_LINE_BYTES, Source, not_utf8, raw_lines
 

@@ -1,4 +1,7 @@
-"""Which format an input has: said by the user, else told by the extension and, for JSON lines, by the first line."""
+"""Which format an input has: said by the user, else told by the extension and, for JSON lines, by the first line.
+
+Text: one prompt per line, as it stands.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,25 @@ from typing import assert_never
 
 from swarm.errors import InputError
 from swarm.formats.input.csv_reader import read_csv
-from swarm.formats.input.item import InputItem
 from swarm.formats.input.jsonl import parse_object, read_jsonl
-from swarm.formats.input.options import Format, ReadOptions
+from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, Problems
-from swarm.formats.input.source import Source, lines
-from swarm.formats.input.text_reader import read_text
+from swarm.formats.input.source import Source, lines, not_utf8
+
+
+def read_text(source: Source, problems: Problems, *, column: str = "prompt") -> Iterator[InputItem]:
+    """Each line that is not blank as a record with one ``column``."""
+    for line_no, raw in lines(source, problems):
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            problems.add(line_no, "", not_utf8(error))
+            continue
+        if "\x00" in text:
+            problems.add(line_no, "", f"byte {raw.index(0) + 1} is NUL; this is no text, or a damaged file")
+            continue
+        yield InputItem(line_no, {column: text})
+
 
 _BY_EXTENSION: dict[str, Format] = {
     ".jsonl": "jsonl",

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from swarm.formats.input.item import InputItem
+from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError, Problems
 from swarm.formats.input.source import Source, lines, not_utf8
-from swarm.formats.tasks.checks import kind
+from swarm.formats.tasks.fields import kind
 
 MAX_DEPTH = 100
 

@@ -1,4 +1,7 @@
-"""How an input is to be read: what the command line says about a batch, as one frozen value."""
+"""How an input is to be read: what the command line says about a batch, as one frozen value.
+
+One item of an input, before it is turned into a task.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +54,11 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
             "endpoint": self.endpoint,
             "options": self.options,
         }
+
+
+class InputItem(msgspec.Struct, frozen=True):
+    """One line (CSV: one row) as columns and values."""
+
+    line_no: int
+    """From 1; of a row that spans lines, the first."""
+    record: dict[str, Any]

@@ -14,7 +14,7 @@ import msgspec
 from swarm.core.task import Endpoint
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.openai.messages import map_messages
-from swarm.formats.tasks.checks import (
+from swarm.formats.tasks.fields import (
     kind,
     need_bool,
     need_choice,

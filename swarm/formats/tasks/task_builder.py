@@ -14,16 +14,13 @@ from swarm.core.model_options import option_problems
 from swarm.core.task import MAX_TASK_BYTES, MODEL_PATTERN
 from swarm.errors import InputError
 from swarm.formats.input.images import image_refs
-from swarm.formats.input.item import InputItem
-from swarm.formats.input.options import Format, ReadOptions
+from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.openai.requests import map_body
-from swarm.formats.tasks.checks import kind, need_object, need_text
 from swarm.formats.tasks.duplicates import DIGEST_BYTES
-from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, task_fields
+from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, kind, need_object, need_text, task_fields
 from swarm.formats.tasks.input_columns import pack
-from swarm.formats.tasks.prompts import build_request
-from swarm.formats.tasks.template import compile_template
+from swarm.formats.tasks.prompts import build_request, compile_template
 
 _ENVELOPE_BYTES = 1024
 """Room for what the queue adds to a document (id, times, batch)."""

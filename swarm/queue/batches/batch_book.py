@@ -24,8 +24,8 @@ from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_files import Items, NewOrder, read_order
 from swarm.queue.ids import new_id
 from swarm.queue.layout import Layout
-from swarm.queue.storage.batch_lock import alone
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.locks import alone
 from swarm.queue.submit.producer import Producer
 
 CHUNK = 8000

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from swarm.filesystem.entries import folder_status, list_inside
 from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
-from swarm.queue.storage.open_folder import OpenFolder
+from swarm.queue.storage.dir_stamp import OpenFolder
 from swarm.queue.submit.buckets import sorted_buckets
 
 _CONTENDED_S = 0.05

@@ -15,8 +15,7 @@ from swarm.core.task import Trail
 from swarm.proc.env_markers import kill_marked
 from swarm.proc.environment import fixed_env
 from swarm.worker.executors.allowlist import Permit, Scripts, permit
-from swarm.worker.executors.capture import Capture
-from swarm.worker.executors.program import CancelLike, Program, follow
+from swarm.worker.executors.program import CancelLike, Capture, Program, follow
 from swarm.worker.executors.working_dir import dir_below, fresh_dir, remove_tree
 
 _LAST_CHUNKS = 64

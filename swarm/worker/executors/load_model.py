@@ -17,7 +17,7 @@ from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.model_server import Loaded, ModelServer, ModelTable, spilled_words
 from swarm.runtime.ports import CancelToken, Progress
 from swarm.worker.gpu_pinning import PinProof
-from swarm.worker.probe import SpillPolicy, refusal
+from swarm.worker.server_health import SpillPolicy, refusal
 
 T = TypeVar("T")
 

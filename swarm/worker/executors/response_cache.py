@@ -1,17 +1,35 @@
-"""Answers given before: the same request to the same model, by digest, is answered from a store where that is wanted."""
+"""Answers given before: the same request to the same model, by digest, is answered from a store where that is wanted.
+
+Answers given before, by key, under ``cache/``: bounded, shared by all workers of a root, and free to be deleted.
+
+Each of 256 directories holds its share of the bound; what was used longest ago goes first. Nothing is flushed: an entry
+that a power cut tears is no entry.
+
+The cache of answers, put together: its files, and the server's word on which model a name means.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
 
-from swarm.config.settings import LlmSettings, ModelSettings
+from swarm.config.settings import LlmSettings, ModelSettings, Settings
 from swarm.core.claim import Claim
-from swarm.core.task import Task, Trail
+from swarm.core.faults import TaskFault
+from swarm.core.task import Task, Trail, canonical_model
+from swarm.filesystem.entries import list_names, status_of
+from swarm.ollama.client import OllamaClient
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import Storage, read_regular
 from swarm.runtime.model_server import ModelTable
 from swarm.runtime.ports import CancelToken, Executor, Progress
 from swarm.worker.executors.llm import request_body
@@ -114,3 +132,100 @@ class WithAnswers:
             self._store.put(kept.key, msgspec.json.encode(kept))
         except OSError as error:  # the task is answered all the same
             self._log.warning("Cannot keep an answer in the cache: %s", error)
+
+
+SHARDS = 256
+_ENTRY = re.compile(r"[0-9a-f]+\.json").fullmatch
+LARGEST_SHARE = 4
+"""An entry that would take more than one part in so many of its directory's share is not kept."""
+
+
+class AnswerFiles:
+    """Fits the ``AnswerStore`` port. Safe from several threads and processes."""
+
+    def __init__(self, layout: Layout, *, max_bytes: int) -> None:
+        self._folder = layout.cache
+        self._storage = Storage("fast", layout.root)
+        self._share = max_bytes // SHARDS
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under this key of at least three hex digits, and a note that it was used; None: nothing."""
+        path = self._path(key)
+        try:
+            data = read_regular(path, self._share)
+        except (OSError, ValueError):
+            return None
+        with suppress(OSError):
+            os.utime(path, follow_symlinks=False)
+        return data
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Keep it, in place of an earlier one; False: too large. Raises ``OSError`` when the disk refuses."""
+        if len(data) * LARGEST_SHARE > self._share:
+            return False
+        path = self._path(key)
+        with self._lock:
+            self._storage.make_dir(os.path.dirname(path))
+            self._storage.replace(path, data, durable=False)
+            self._shrink(os.path.dirname(path))
+        return True
+
+    def _path(self, key: str) -> str:
+        return f"{self._folder}/{key[:2]}/{key[2:]}.json"
+
+    def _shrink(self, folder: str) -> None:
+        """Another process may remove the same files meanwhile; nobody misses one that is gone, but for one being written."""
+        found: list[tuple[int, int, str]] = []
+        for name in (n for n in list_names(folder) if not n.startswith(".")):
+            info = status_of(f"{folder}/{name}")
+            if info is not None and stat.S_ISREG(info.st_mode) and _ENTRY(name):
+                found.append((info.st_mtime_ns, info.st_size, f"{folder}/{name}"))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._share:
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+
+
+TIMEOUT_S = 5.0
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+def with_answers(
+    inner: Executor, layout: Layout, settings: Settings, client: OllamaClient, *, simulated: bool, log: logging.Logger
+) -> Executor:
+    """An executor of llm tasks that uses the cache for the tasks that want it."""
+
+    def installed(model: str) -> str | None:
+        return _digest(model, client.tags)
+
+    def loaded(model: str) -> str | None:
+        return _digest(model, client.ps)
+
+    return WithAnswers(
+        inner,
+        AnswerFiles(layout, max_bytes=settings.llm.cache_mib << 20),
+        Digests(installed, loaded),
+        settings.llm,
+        models=settings.models,
+        simulated=simulated,
+        log=log,
+    )
+
+
+def _digest(model: str, listing: Callable[[float], Sequence[_Named]]) -> str | None:
+    wanted = canonical_model(model)
+    try:
+        found = next((one.digest for one in listing(TIMEOUT_S) if one.name == wanted), None)
+    except TaskFault:  # the request itself will meet it, and is judged by it
+        return None
+    return found or None
