@@ -16,7 +16,7 @@ from swarm.errors import InputError
 from swarm.formats import Draft, ReadOptions, check_writable, drafts, errors_path_of, validate, write_results
 from swarm.formats.output.writer import Pair
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 M = ReadOptions(model="m:1b")
 Finished = dict[str, Any]
 
@@ -67,7 +67,7 @@ def lines_of(path: Path | str) -> list[dict[str, Any]]:
     ],
 )
 def test_golden_files(tmp_path: Path, name: str, out: str, options: ReadOptions) -> None:
-    """To renew them after a change that is meant: ``RENEW_GOLDEN=1 pytest tests/unit/test_files_write.py``."""
+    """To renew them after a change that is meant: ``RENEW_GOLDEN=1 pytest tests/unit/formats/test_output.py``."""
     folder = DATA / "outputs" if os.environ.get("RENEW_GOLDEN") else tmp_path
     written = write_results(str(folder / out), pairs_of(str(DATA / "inputs" / name), options))
     for path in filter(None, (str(folder / out), written.errors_path)):

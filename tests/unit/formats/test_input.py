@@ -17,7 +17,7 @@ from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import MAX_LINE_BYTES
 from swarm.formats.tasks.prompts import compile_template
 
-EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
+EXAMPLES = Path(__file__).parents[3] / "config" / "examples"
 M = ReadOptions(model="m:1b")
 
 

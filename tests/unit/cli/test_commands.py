@@ -19,7 +19,7 @@ from swarm.cli.views.installed_models import OnDisk
 from swarm.config.schema import schema_text
 from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, Wiring, healthy, lane, swarm
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture

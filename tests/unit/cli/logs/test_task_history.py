@@ -14,8 +14,8 @@ from swarm.core.policy.retry import crash_delay_s
 from swarm.queue.storage.locks import LifeLock
 from swarm.queue.worker.orphans import take_back
 from tests.helpers.queues import LANE, llm, open_queue
-from tests.unit.test_logs_command import call
-from tests.unit.test_logs_files import stamp
+from tests.unit.cli.logs.test_command import call
+from tests.unit.cli.logs.test_log_files import stamp
 
 START = "started; what it says on standard error follows"
 

@@ -12,7 +12,7 @@ from swarm.supervisor import restart_requests as restarts
 from swarm.supervisor.child import ChildState
 from swarm.supervisor.restart_requests import RestartWish
 from tests.helpers.wait import wait_until
-from tests.integration.test_supervisor import root, swarm
+from tests.integration.supervisor.test_supervisor import root, swarm
 
 __all__ = ["root", "swarm"]
 

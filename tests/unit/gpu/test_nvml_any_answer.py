@@ -29,7 +29,7 @@ from tests.helpers import scripted_nvml as nvml
 from tests.helpers.cli_world import Counts
 from tests.helpers.scripted_nvml import FUNCTIONS, ScriptedNvml, forget, installed
 from tests.support.builders import MODEL, a_snapshot, a_worker, llm_waiting
-from tests.unit.test_diagnose import HEALTHY
+from tests.unit.core.test_diagnose import HEALTHY
 
 CODES = (1, 2, 3, 4, 6, 7, 9, 12, 13, 15, 16, 17, 18, 20, 999, 12345)
 WRONGS = ("missing", "nonsense", "stumbles", *CODES)

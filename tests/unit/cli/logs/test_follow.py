@@ -10,7 +10,7 @@ import pytest
 
 from swarm.cli.logs.follow import Follower
 from swarm.runtime.logging import FileHandler
-from tests.unit.test_logs_files import stamp, texts
+from tests.unit.cli.logs.test_log_files import stamp, texts
 
 
 @pytest.fixture

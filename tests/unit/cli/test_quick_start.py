@@ -14,7 +14,7 @@ from swarm.cli.command_registry import PLACES
 from swarm.cli.values import LEFT_TO_TYPER, plain_value
 from tests.helpers.queues import llm, open_queue
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 NUMBERS = ["5", "05", "+5", "-1", "0", "1_0", "٣", " 7", "1e3", "99999999999", 3, 0, 2.5, True]
 WORDS = ["", "a", "-", "true", "no", "24h", "b:7b", "/dev/null", *NUMBERS]
 HEAVY = {"pydantic", "rich", "psutil", "pynvml", "filelock", "asyncio", "prometheus_client", "ssl", "http.client"}

@@ -29,7 +29,7 @@ from tests.helpers.queues import llm, open_queue, settle
 from tests.support.builders import MODEL, a_worker
 
 replace = msgspec.structs.replace
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def worker(name="worker-1", **beat):

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from swarm.cli.app import app
 from swarm.cli.logs import log_files as logfiles
 from tests.helpers.wait import wait_until
-from tests.unit.test_logs_files import stamp
+from tests.unit.cli.logs.test_log_files import stamp
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[4]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def plain(value: object) -> dict:
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-EXAMPLE = Path(__file__).parents[2] / "config/swarm.toml"
+EXAMPLE = Path(__file__).parents[3] / "config/swarm.toml"
 
 
 @pytest.fixture(autouse=True)
