@@ -1,6 +1,6 @@
 """The routes of a simulated server, and the state they share.
 
-The simulation's own routes: what it has done so far, and turning its knobs while it runs.
+``/sim/state`` and ``/sim/knobs`` are the simulation's own: what it has done so far, and turning its knobs.
 """
 
 from __future__ import annotations
@@ -12,79 +12,17 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
 from swarm.simulator import faults
-from swarm.simulator.environment import ServerEnv
-from swarm.simulator.http import TEXT, Request, Response
+from swarm.simulator.call import CHAT, EMBED, GENERATE, Call, check_abilities, load_options, model_name, read_body, read_call
+from swarm.simulator.http import TEXT, ApiError, Request, Response
 from swarm.simulator.inference import Generation, embed, now_text
-from swarm.simulator.knobs import Knobs, turned
-from swarm.simulator.library import delete, ps_entry, pull, show, tags_entry
-from swarm.simulator.loaded_model import Loaded, load_options
-from swarm.simulator.requests import (
-    CHAT,
-    EMBED,
-    GENERATE,
-    ApiError,
-    Call,
-    check_abilities,
-    model_missing,
-    model_name,
-    read_body,
-    read_call,
-)
+from swarm.simulator.knobs import Knobs, ServerEnv, turned
+from swarm.simulator.models import ModelStore, delete, pull, show, tags_entry
 from swarm.simulator.runner import Cards
-from swarm.simulator.scheduler import Scheduler
-from swarm.simulator.store import ModelStore
-
-
-def describe(app: App) -> dict[str, Any]:
-    """The answer of ``GET /sim/state``."""
-    scheduler = app.scheduler
-    runners = [
-        {
-            "model": one.model.name,
-            "pid": one.process.pid if one.process else None,
-            "port": one.process.port if one.process else None,
-            "slots": one.parallel,
-            "in_use": one.refs,
-            "size_mib": one.size_mib,
-            "vram_mib": one.vram_mib,
-            "num_ctx": one.options.num_ctx,
-        }
-        for one in scheduler.loaded
-    ]
-    return {
-        "simulated": True,
-        "pid": os.getpid(),
-        "port": app.env.port,
-        "requests": app.requests,
-        "served": app.served,
-        "in_flight": app.in_flight,
-        "queued_loads": scheduler.queued,
-        "loads": scheduler.loads,
-        "unloads": scheduler.unloads,
-        "faults": app.picker.drawn,
-        "runners": runners,
-        "environment": app.env,
-        "knobs": app.knobs,
-    }
-
-
-def turn(app: App, changes: dict[str, Any]) -> None:
-    """Turn knobs. Raises ``ApiError`` 400 for an unknown name or a wrong value; then nothing is changed."""
-    try:
-        knobs = turned(app.knobs, changes)
-        faults.check(knobs)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ApiError(400, f"simulated: {error}") from error
-    app.knobs = knobs
-    app.picker.turned()
-    event, app.turned = app.turned, asyncio.Event()
-    event.set()
-
+from swarm.simulator.scheduler import Loaded, Scheduler
 
 VERSION = "0.0.0-simulated"
 Route = Callable[[Request, Response], Awaitable[None]]
@@ -173,7 +111,7 @@ class App:
         while self.knobs.ps_hang:
             await self.turned.wait()
         models = sorted(self.scheduler.loaded, key=lambda one: one.expires_at(), reverse=True)
-        response.send_object({"models": [ps_entry(one) for one in models]})
+        response.send_object({"models": [one.ps_entry() for one in models]})
 
     async def _tags(self, request: Request, response: Response) -> None:
         if request.method == "HEAD":
@@ -192,11 +130,48 @@ class App:
         response.send(200, b"")
 
     async def _state(self, _: Request, response: Response) -> None:
-        response.send_object(describe(self))
+        runners = [
+            {
+                "model": one.model.name,
+                "pid": one.process.pid if one.process else None,
+                "port": one.process.port if one.process else None,
+                "slots": one.parallel,
+                "in_use": one.refs,
+                "size_mib": one.size_mib,
+                "vram_mib": one.vram_mib,
+                "num_ctx": one.options.num_ctx,
+            }
+            for one in self.scheduler.loaded
+        ]
+        state = {
+            "simulated": True,
+            "pid": os.getpid(),
+            "port": self.env.port,
+            "requests": self.requests,
+            "served": self.served,
+            "in_flight": self.in_flight,
+            "queued_loads": self.scheduler.queued,
+            "loads": self.scheduler.loads,
+            "unloads": self.scheduler.unloads,
+            "faults": self.picker.drawn,
+            "runners": runners,
+            "environment": self.env,
+            "knobs": self.knobs,
+        }
+        response.send_object(state)
 
     async def _turn(self, request: Request, response: Response) -> None:
-        turn(self, read_body(request.body))
-        response.send_object(describe(self))
+        """An unknown name or a wrong value changes nothing."""
+        try:
+            knobs = turned(self.knobs, read_body(request.body))
+            faults.check(knobs)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise ApiError(400, f"simulated: {error}") from error
+        self.knobs = knobs
+        self.picker.turned()
+        event, self.turned = self.turned, asyncio.Event()
+        event.set()
+        await self._state(request, response)
 
     async def _infer(self, request: Request, response: Response) -> None:
         call = read_call(request.path, request.body, asyncio.get_running_loop().time())
@@ -218,33 +193,28 @@ class App:
         self.requests += 1
         if self.knobs.ledger:
             task = request.headers.get("x-swarm-task", "")
-            _append(
-                self.knobs.ledger,
-                {"at": now_text(), "server": self.env.port, "task": task, "endpoint": call.endpoint, "model": call.name},
-            )
+            entry = {"at": now_text(), "server": self.env.port, "task": task, "endpoint": call.endpoint, "model": call.name}
+            _append(self.knobs.ledger, entry)
         call.fault = self.picker.draw(self.knobs, request.body)
         if 0 <= self.knobs.fail_after < self.requests:
             raise ApiError(400 if call.endpoint == EMBED else 500, self.knobs.fault_text)
 
     async def _serve(self, call: Call, response: Response) -> None:
-        model = self.store.find(call.name)
-        if model is None:
-            raise model_missing(call.name, embedding=call.endpoint == EMBED)
+        model = self.store.get(call.name, embedding=call.endpoint == EMBED)
         if call.unloads:
             self.scheduler.unload(model)
             response.send_object(_done(call, "unload"))
             return
         check_abilities(call, model)
-        loaded = await self.scheduler.acquire(
-            model, load_options(call.options, call.body.get("shift"), self.env.context_length), call.keep_alive_s
-        )
+        options = load_options(call.options, call.body.get("shift"), self.env.context_length)
+        loaded = await self.scheduler.acquire(model, options, call.keep_alive_s)
         try:
-            if call.empty:
-                response.send_object(
-                    {"model": call.name, "embeddings": []} if call.endpoint == EMBED else _done(call, "load")
-                )
-            else:
+            if not call.empty:
                 await self._work(call, loaded, response)
+            elif call.endpoint == EMBED:
+                response.send_object({"model": call.name, "embeddings": []})
+            else:
+                response.send_object(_done(call, "load"))
         finally:
             self.scheduler.release(loaded)
 
@@ -258,17 +228,9 @@ class App:
 
 
 def _done(call: Call, reason: str) -> dict[str, object]:
-    answer: dict[str, object] = {
-        "model": call.name,
-        "created_at": now_text(),
-        "done": True,
-        "done_reason": reason,
-    }
-    return (
-        answer
-        | ({"message": {"role": "assistant", "content": ""}} if call.endpoint == CHAT else {"response": ""})
-        | {"simulated": True}
-    )
+    said = {"message": {"role": "assistant", "content": ""}} if call.endpoint == CHAT else {"response": ""}
+    done = {"model": call.name, "created_at": now_text(), "done": True, "done_reason": reason}
+    return {**done, **said, "simulated": True}
 
 
 def _directories(text: str) -> list[str]:

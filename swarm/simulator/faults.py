@@ -1,4 +1,4 @@
-"""What goes wrong on demand, and with which request.
+"""Faults on demand, and which request each of them hits.
 
 Before anything of the answer: ``reset`` (connection reset), ``busy`` (503), ``error_500``, ``unknown_500`` (a text nobody
 has seen), ``html``, ``html_502``, ``garbage``.
@@ -14,30 +14,14 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from swarm.simulator.http import TEXT, Response
+from swarm.simulator.http import TEXT, ApiError, Response
 from swarm.simulator.knobs import Knobs
-from swarm.simulator.requests import ApiError
 
 FIRST: Final = frozenset({"reset", "busy", "error_500", "unknown_500", "html", "html_502", "garbage"})
 """Faults that need neither model nor slot."""
-MIDDLE: Final = frozenset(
-    {
-        "hang_first",
-        "hang_mid",
-        "error_line",
-        "bad_line",
-        "half_stream",
-        "cut_mid",
-        "reset_mid",
-        "kill_runner",
-        "slow",
-        "length_cut",
-        "repeat",
-        "endless",
-        "long_line",
-    }
-)
-MODES: Final = FIRST | MIDDLE
+_BREAKS: Final = frozenset({"error_line", "bad_line", "half_stream", "cut_mid", "reset_mid", "kill_runner", "length_cut"})
+_LASTS: Final = frozenset({"hang_first", "hang_mid", "slow", "repeat", "endless", "long_line"})
+MODES: Final = FIRST | _BREAKS | _LASTS
 SLOW_FACTOR: Final = 20
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>simulated proxy</body></html>"
 _UNKNOWN = "simulated: the flux capacitor is out of phase"

@@ -1,5 +1,6 @@
-"""A minimal HTTP/1.1 server on asyncio: keep-alive, bounded bodies, chunked lines, and a task per request that is
-cancelled when the client hangs up. Written for little CPU: one write per line, no streams layer.
+"""A minimal HTTP/1.1 server on asyncio, written for little CPU: one write per line, no streams layer.
+
+Keep-alive, bounded bodies, chunked lines; a task per request that is cancelled when the client hangs up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -25,16 +27,23 @@ TEXT = "text/plain; charset=utf-8"
 _encode = msgspec.json.Encoder().encode
 
 
+class ApiError(Exception):
+    """Ends a request with this status and ``{"error": text}``; in mid-stream, with an error line."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+@dataclass(slots=True)
 class Request:
     """One request: method, path without query, headers by lower-case name, body."""
 
-    __slots__ = ("body", "headers", "method", "path")
-
-    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.body = body
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class Response:

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from swarm.simulator import made_up_text as answers
+from swarm.simulator.call import CHAT, GENERATE, Call
 from swarm.simulator.faults import BAD_LINE, SLOW_FACTOR
-from swarm.simulator.http import Response
+from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs
-from swarm.simulator.loaded_model import Loaded
-from swarm.simulator.requests import CHAT, GENERATE, ApiError, Call, runner_stopped
+from swarm.simulator.scheduler import Loaded, runner_stopped
 
 NS = 1_000_000_000
 PROMPT_SHARE = 0.05
@@ -56,9 +56,8 @@ class Generation:
         thinks = model.thinking and body.get("think") is not False
         limit = int(self._call.options.get("num_predict") or -1)
         told = answers.obeyed(prompt) if self._knobs.obey else None
-        answer = answers.compose(
-            prompt, seed=self._knobs.seed, form=body.get("format"), thinks=thinks, limit=limit, told=told
-        )
+        seed, form = self._knobs.seed, body.get("format")
+        answer = answers.compose(prompt, seed=seed, form=form, thinks=thinks, limit=limit, told=told)
         if self._call.fault == "length_cut":
             return answers.Answer(answer.thinking, answer.text[: len(answer.text) // 2], "length")
         return answer
@@ -120,12 +119,8 @@ class Generation:
         return {"model": self._call.name, "created_at": now_text(), **self._payload(piece), "done": False}
 
     def _final(self, duration_s: float) -> dict[str, Any]:
-        final: dict[str, Any] = {
-            "model": self._call.name,
-            "created_at": now_text(),
-            "done": True,
-            "done_reason": self._answer.done_reason,
-        }
+        reason = self._answer.done_reason
+        final: dict[str, Any] = {"model": self._call.name, "created_at": now_text(), "done": True, "done_reason": reason}
         if self._call.endpoint == GENERATE and not self._call.body.get("raw"):
             final["context"] = list(range(min(self._prompt_tokens + self._answer.tokens, 512)))
         metrics = {
@@ -145,46 +140,40 @@ class Generation:
                 await self._loaded.sleep_until(math.inf)
             case "error_line":
                 raise ApiError(500, self._knobs.fault_text)
-            case "bad_line" | "cut_mid" | "reset_mid":
-                self._break_off()
-            case "kill_runner":
-                await kill_runner(self._loaded)
-            case "half_stream":
-                self._end_without_done()
-            case "repeat":
-                for _ in range(30 if self._call.stream else 0):
-                    self._response.line(self._line({"text": "the "}))
-                self._end_without_done()
-            case "endless":
-                while not self._response.closed:
-                    await self._flood(self._line({"text": ENDLESS_PIECE}), b"\n")
-            case "long_line":
-                while not self._response.closed:
-                    await self._flood({"endless": ENDLESS_PIECE * 32}, b"")
-            case _:
-                return True
-        return False
-
-    def _break_off(self) -> None:
-        match self._call.fault:
             case "bad_line":
                 self._response.raw(BAD_LINE, last=True)
             case "cut_mid":
                 self._response.raw(b"{")
                 self._response.cut()
-            case _:
+            case "reset_mid":
                 self._response.reset()
+            case "kill_runner":
+                await kill_runner(self._loaded)
+            case "half_stream" | "repeat":
+                self._end_without_done()
+            case "endless" | "long_line":
+                await self._flood()
+            case _:
+                return True
+        return False
 
     def _end_without_done(self) -> None:
-        if self._call.stream:
-            self._response.end()
-        else:
+        if not self._call.stream:
             self._response.send_object(self._line({"text": "half"}))
+            return
+        for _ in range(30 if self._call.fault == "repeat" else 0):
+            self._response.line(self._line({"text": "the "}))
+        self._response.end()
 
-    async def _flood(self, document: dict[str, Any], end: bytes) -> None:
-        self._response.raw(msgspec.json.encode(document) + end)
-        await self._response.drained()
-        await asyncio.sleep(0.001)
+    async def _flood(self) -> None:
+        """Lines without end, or one line without end, until the client hangs up."""
+        line = msgspec.json.encode(self._line({"text": ENDLESS_PIECE})) + b"\n"
+        if self._call.fault == "long_line":
+            line = msgspec.json.encode({"endless": ENDLESS_PIECE * 32})
+        while not self._response.closed:
+            self._response.raw(line)
+            await self._response.drained()
+            await asyncio.sleep(0.001)
 
 
 async def kill_runner(loaded: Loaded) -> None:

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.errors import OddEntry
-from swarm.filesystem import temporary
-from swarm.filesystem.entries import read_file
-from swarm.proc.identity import end_of_child
+from swarm.proc.identity import end_of_child, read_stat
+from swarm.proc.state_file import read_note, write_note
 
 CHILD = Path(__file__).with_name("runner_child.py")
 
@@ -104,18 +102,13 @@ class Cards:
         for one in self._dirs:
             one.mkdir(parents=True, exist_ok=True)
             for path in one.glob("*.json"):
-                if path.stem.isdecimal() and not is_alive(int(path.stem)):
+                if path.stem.isdecimal() and not _runs(int(path.stem)):
                     path.unlink(missing_ok=True)
 
     def show(self, pid: int, used_mib: int, model: str) -> None:
-        """Let a process hold memory, spread evenly over the cards. Each file is replaced atomically."""
+        """Let a process hold memory, spread evenly over the cards."""
         for one in self._dirs:
-            target = one / f"{pid}.json"
-            fd, fresh = temporary.take(str(one))
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.json.encode(CardEntry(pid, -(-used_mib // len(self._dirs)), model)))
-                file.flush()
-                os.replace(fresh, target)
+            write_note(one / f"{pid}.json", CardEntry(pid, -(-used_mib // len(self._dirs)), model))
 
     def clear(self, pid: int) -> None:
         """A process holds nothing any more."""
@@ -124,22 +117,10 @@ class Cards:
 
     def used_by_others_mib(self, own: set[int]) -> int:
         """Memory held by living processes that are not ours, orphans of an earlier life above all."""
-        total = 0
-        for one in self._dirs:
-            for path in one.glob("*.json"):
-                try:
-                    entry = msgspec.json.decode(read_file(str(path), 1 << 16), type=CardEntry)
-                except (FileNotFoundError, OddEntry, msgspec.DecodeError):
-                    continue  # just removed, or not an entry: nothing that holds memory
-                if entry.pid not in own and is_alive(entry.pid):
-                    total += entry.used_mib
-        return total
+        notes = (read_note(path, CardEntry) for one in self._dirs for path in one.glob("*.json"))
+        return sum(note.used_mib for note in notes if note and note.pid not in own and _runs(note.pid))
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+def _runs(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.alive

@@ -1,4 +1,7 @@
-"""Who is loaded, who must go, who waits: one load at a time, unbounded waiting for slots, a bounded queue for loads."""
+"""The models in memory of a simulated server.
+
+One load at a time, unbounded waiting for slots, a bounded queue for loads.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,111 @@ import math
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from swarm.simulator.environment import ServerEnv
-from swarm.simulator.knobs import Knobs
-from swarm.simulator.loaded_model import Loaded, LoadOptions
-from swarm.simulator.requests import ApiError
+from swarm.simulator.call import LoadOptions
+from swarm.simulator.http import ApiError
+from swarm.simulator.knobs import Knobs, ServerEnv
+from swarm.simulator.models import MIB, TRAINED_CONTEXT, SimModel
 from swarm.simulator.runner import Cards, RunnerProcess
-from swarm.simulator.store import SimModel
 
 COMPUTE_MIB = 256
 """Working buffers of a runner, beside weights and context."""
 CTX_MIB_PER_B = 1 / 64
 """Memory of one token of context, per billion parameters."""
+
+
+FOREVER = timedelta(days=292 * 365)
+LEAST_CONTEXT = 4
+RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
+
+
+def runner_stopped() -> ApiError:
+    """What Ollama says when the runner of a request turns out to be dead already."""
+    return ApiError(
+        500, "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
+    )
+
+
+class Loaded:
+    """A model in memory. ``refs`` counts requests that use it, waiting for a slot or running."""
+
+    def __init__(self, model: SimModel, options: LoadOptions, slots: int) -> None:
+        self.model = model
+        self.options = options
+        self.parallel = slots
+        self.slots = asyncio.Semaphore(slots)
+        self.size_mib = 0
+        self.vram_mib = 0
+        self.process: RunnerProcess | None = None
+        self.gone = asyncio.Event()
+        self.stopping = False
+        self.dead = False
+        """Its runner died by itself. Like the real one the server does not notice, and goes on to list the model, until a
+        request wants it."""
+        self.refs = 0
+        self.used_at = time.monotonic()
+        self.keep_alive_s = math.inf
+        self.evicted = False
+        """Ordered out for another load: a request's own ``keep_alive`` does not save it any more."""
+        self.timer: asyncio.TimerHandle | None = None
+        self._expires: datetime | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def cpu_share(self) -> float:
+        return 1 - self.vram_mib / self.size_mib if self.size_mib else 0.0
+
+    def expire_in(self, seconds: float) -> None:
+        """Set what ``expires_at`` shows."""
+        self._expires = None if math.isinf(seconds) else datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def expires_at(self) -> str:
+        """RFC 3339 with the local offset; centuries ahead means for ever, past means ordered out but still busy."""
+        return (self._expires or datetime.now(UTC) + FOREVER).astimezone().isoformat()
+
+    def ps_entry(self) -> dict[str, Any]:
+        """One line of ``/api/ps``; zeros are reported, ``size_vram`` 0 above all."""
+        return {
+            "name": self.model.name,
+            "model": self.model.name,
+            "size": self.size_mib * MIB,
+            "digest": self.model.digest,
+            "details": self.model.details,
+            "expires_at": self.expires_at(),
+            "size_vram": self.vram_mib * MIB,
+            "context_length": max(min(self.options.num_ctx, TRAINED_CONTEXT), LEAST_CONTEXT),
+        }
+
+    async def sleep_until(self, when: float) -> None:
+        """Wait for a time on the loop's clock (infinite: for ever). Raises ``ApiError`` if the runner dies meanwhile."""
+        if self.gone.is_set():
+            raise runner_stopped()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = None if math.isinf(when) else loop.call_at(when, _wake, future)
+        self._waiters.add(future)
+        try:
+            await future
+        finally:
+            self._waiters.discard(future)
+            if timer is not None:
+                timer.cancel()
+
+    def mark_gone(self) -> None:
+        """The runner is no more: whoever waits on its tokens learns it now."""
+        self.gone.set()
+        if self.timer is not None:
+            self.timer.cancel()
+        for future in self._waiters:
+            if not future.done():
+                future.set_exception(ApiError(500, RUNNER_DIED))
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Scheduler:

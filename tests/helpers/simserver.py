@@ -16,11 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.ollama.client import OllamaClient
-from swarm.simulator.knobs import environment_of
 from tests.helpers.wait import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _environment(knobs: dict[str, Any]) -> dict[str, str]:
+    return {f"SWARM_SIM_{k.upper()}": ",".join(v) if isinstance(v, (tuple, list)) else str(v) for k, v in knobs.items()}
 
 
 class SimServer:
@@ -32,7 +35,7 @@ class SimServer:
     def __init__(self, *, env: dict[str, str] | None = None, port: int = 0, wait: bool = True, **knobs: Any) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_SIM_", "OLLAMA_", "CUDA_"))}
         settings = {"load_s": 0.05, "start_delay_s": 0.0, "request_s": 0.02} | knobs
-        self._env = inherited | environment_of(settings) | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
+        self._env = inherited | _environment(settings) | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
         self._argv = [sys.executable, "-m", "swarm.simulator", "--host", f"127.0.0.1:{port}"]
         self._wait = wait
         self._directory = tempfile.TemporaryDirectory(prefix="sim-")

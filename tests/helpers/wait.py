@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from swarm.proc.identity import read_stat
+
 T = TypeVar("T")
 
 
@@ -19,3 +21,9 @@ def wait_until(predicate: Callable[[], T], *, timeout_s: float = 60.0, what: str
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout_s} s; last seen: {answer!r}")
         time.sleep(poll_s)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is a process of that number; a zombie is none."""
+    stat = read_stat(pid)
+    return stat is not None and stat.alive

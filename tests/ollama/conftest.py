@@ -23,10 +23,9 @@ import msgspec
 import pytest
 
 from swarm.ollama.client import OllamaClient
-from swarm.simulator.runner import is_alive
 from tests.helpers.simserver import SimServer
 from tests.helpers.tinygguf import write_tiny_gguf
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import runs, wait_until
 
 BINARY_VARIABLE = "SWARM_TEST_OLLAMA"
 GGUF_VARIABLE = "SWARM_TEST_OLLAMA_MODEL_GGUF"
@@ -67,7 +66,7 @@ class Speaker:
     def runners(self) -> list[int]:
         """The server's children that hold models."""
         pids = (runner["pid"] for runner in self.json("GET", "/sim/state")["runners"])
-        return [pid for pid in pids if is_alive(pid)]
+        return [pid for pid in pids if runs(pid)]
 
 
 class RealServer(Speaker):

@@ -116,7 +116,7 @@ def ollama(ctx: typer.Context) -> None:
       swarm sim ollama --help
       swarm sim ollama --host 127.0.0.1:11500
     """
-    from swarm.simulator import main
+    from swarm.simulator.__main__ import main
 
     raise typer.Exit(main(ctx.args))
 

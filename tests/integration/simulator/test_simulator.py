@@ -20,9 +20,8 @@ import pytest
 from swarm.core.faults import TaskFault
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.types import Limits
-from swarm.simulator.runner import is_alive
 from tests.helpers.simserver import Cancel, SimServer
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import runs, wait_until
 
 MODEL = "llama3.2:3b"
 LIMITS = Limits(total_s=8)
@@ -198,15 +197,15 @@ def test_the_runner_survives_a_kill_and_takes_memory_from_the_next(tmp_path: Pat
         port = sim.state()["runners"][0]["port"]
         assert b"SWARM_TEST_MARKER=here" in Path(f"/proc/{orphan}/environ").read_bytes()
         sim.kill()
-        assert is_alive(orphan)
+        assert runs(orphan)
         socket.create_connection(("127.0.0.1", port), timeout=2).close()
         sim.start()
         sim.client.load("one", options={})
         assert sim.client.ps()[0].spilled, "the orphan holds the memory"
         (second,) = sim.runner_pids()
         assert sim.terminate() == 0
-        assert not is_alive(second), "SIGTERM takes the runner along"
-        assert is_alive(orphan)
+        assert not runs(second), "SIGTERM takes the runner along"
+        assert runs(orphan)
         os.kill(orphan, signal.SIGKILL)
 
 

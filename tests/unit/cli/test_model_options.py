@@ -13,8 +13,8 @@ from swarm.errors import ConfigError, InputError, TaskInvalid
 from swarm.formats import ReadOptions, drafts, validate
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.validate import validate as validate_task
-from swarm.simulator.loaded_model import load_options
-from swarm.simulator.requests import ApiError
+from swarm.simulator.call import load_options
+from swarm.simulator.http import ApiError
 from tests.helpers.queues import llm
 
 MODEL = "llama3.2:3b"

@@ -1,7 +1,4 @@
-"""Reading request bodies, and refusing them in Ollama's words.
-
-An error as the API tells it.
-"""
+"""Reads request bodies, and refuses them in Ollama's words."""
 
 from __future__ import annotations
 
@@ -12,35 +9,9 @@ from typing import Any
 
 import msgspec
 
-from swarm.simulator.environment import parse_duration
-from swarm.simulator.store import SimModel
-
-
-class ApiError(Exception):
-    """Ends a request with this status and ``{"error": text}``; in mid-stream, with an error line."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
-def model_missing(name: str, *, embedding: bool = False) -> ApiError:
-    """The two ways in which Ollama says that there is no such model."""
-    return ApiError(404, f'model "{name}" not found, try pulling it first' if embedding else f"model '{name}' not found")
-
-
-def runner_died() -> ApiError:
-    """What Ollama says when a runner dies under a request."""
-    return ApiError(500, "an error was encountered while running the model: unexpected EOF")
-
-
-def runner_stopped() -> ApiError:
-    """What Ollama says when the runner of a request turns out to be dead already."""
-    return ApiError(
-        500, "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
-    )
-
+from swarm.simulator.http import ApiError
+from swarm.simulator.knobs import parse_duration
+from swarm.simulator.models import SimModel
 
 _NAME_RE = re.compile(r"([\w.-]+(:\d+)?/){0,2}[\w.-]+(:[\w.-]+)?")
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"
@@ -147,3 +118,37 @@ def check_abilities(call: Call, model: SimModel) -> None:
     form = call.body.get("format")
     if form and form != "json" and not isinstance(form, dict):
         raise ApiError(500, f'invalid format: "{form}"; expected "json" or a valid JSON Schema object')
+
+
+_INTEGERS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict")
+_OTHER_INTEGERS = ("num_predict", "top_k", "seed", "repeat_last_n", "num_keep")
+_FLOATS = ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """The options that are fixed when a model is loaded; a request with others makes it load again."""
+
+    num_ctx: int
+    num_batch: int = 512
+    num_gpu: int | None = None
+    main_gpu: int = 0
+    num_thread: int | None = None
+    draft_num_predict: int | None = None
+    use_mmap: bool | None = None
+    shift: bool = True
+
+
+def load_options(options: dict[str, Any], shift: bool | None, default_ctx: int) -> LoadOptions:  # noqa: FBT001
+    """The load-time part of a request's options; fractions are cut. Raises ``ApiError`` 500 for a wrong type."""
+    kinds = {"integer": (*_INTEGERS, *_OTHER_INTEGERS), "float32": _FLOATS}
+    for kind, name in ((kind, name) for kind, names in kinds.items() for name in names):
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ApiError(500, f'option "{name}" must be of type {kind}')
+    if not isinstance(options.get("stop", []), list):
+        raise ApiError(500, 'option "stop" must be of type array')
+    fixed = {name: int(options[name]) for name in _INTEGERS if options.get(name) is not None}
+    if fixed.get("num_gpu", 0) < 0:
+        del fixed["num_gpu"]
+    fixed.setdefault("num_ctx", default_ctx)
+    return LoadOptions(**fixed, use_mmap=options.get("use_mmap"), shift=shift is not False)

@@ -1,17 +1,29 @@
-"""Models on the simulated disk: in memory, or in a directory that several servers share (``OLLAMA_MODELS``)."""
+"""Models on the simulated disk, and the answers to list, show, pull and delete.
+
+The disk is in memory, or a directory that several servers share (``OLLAMA_MODELS``).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from swarm.core.task import canonical_model
+from swarm.simulator.http import ApiError, Response
+from swarm.simulator.knobs import Knobs
+
+MIB = 1 << 20
+TRAINED_CONTEXT = 131072
+PULL_STEPS = 5
+MODIFIED_AT = "2026-01-01T00:00:00Z"
 
 MARK = ".simulated-models"
 """A directory without this file was not made by us: real models may lie there, and pruning would delete them."""
@@ -61,6 +73,18 @@ class SimModel(msgspec.Struct, frozen=True):
             return ["embedding"]
         return ["completion", "tools", *(["thinking"] if self.thinking else [])]
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """As every answer of the API has them."""
+        return {
+            "parent_model": "",
+            "format": "gguf",
+            "family": self.family,
+            "families": [self.family],
+            "parameter_size": f"{self.parameters_b:.1f}B",
+            "quantization_level": "SIMULATED",
+        }
+
 
 def model_of(spec: str) -> SimModel:
     """A model from ``name`` or ``name=MiB``. Without a size: 640 MiB for each billion parameters in the name."""
@@ -107,6 +131,13 @@ class ModelStore:
         except FileNotFoundError:
             return None
 
+    def get(self, name: str, *, embedding: bool = False) -> SimModel:
+        """The same. Raises ``ApiError`` 404 in one of Ollama's two wordings."""
+        if (model := self.find(name)) is None:
+            text = f'model "{name}" not found, try pulling it first' if embedding else f"model '{name}' not found"
+            raise ApiError(404, text)
+        return model
+
     def add(self, model: SimModel) -> None:
         """Put a model on disk: its blob first, its manifest last, as a pull does."""
         self._models[model.name] = model
@@ -145,3 +176,63 @@ def _usable(directory: str | None) -> Path | None:
             return None
         (path / MARK).touch()
     return path
+
+
+def tags_entry(model: SimModel) -> dict[str, Any]:
+    """One line of ``/api/tags``."""
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": MODIFIED_AT,
+        "size": model.size_mib * MIB,
+        "digest": model.digest,
+        "details": model.details,
+        "capabilities": model.capabilities,
+    }
+
+
+def show(store: ModelStore, name: str) -> dict[str, Any]:
+    """The answer of ``/api/show``. Raises ``ApiError`` 404."""
+    model = store.get(name)
+    info = {
+        "general.architecture": model.family,
+        "general.parameter_count": int(model.parameters_b * 1e9),
+        f"{model.family}.context_length": TRAINED_CONTEXT,
+        f"{model.family}.block_count": 28,
+        f"{model.family}.embedding_length": 3072,
+    }
+    answer: dict[str, Any] = {"modelfile": "# simulated", "details": model.details, "model_info": info}
+    return answer | {"capabilities": model.capabilities, "modified_at": MODIFIED_AT}
+
+
+def delete(store: ModelStore, name: str) -> None:
+    """Remove a model. Raises ``ApiError`` 404."""
+    model = store.get(name)
+    store.remove(model)
+
+
+async def pull(store: ModelStore, knobs: Knobs, body: dict[str, Any], response: Response) -> None:
+    """Answer ``/api/pull``: since the first line is out before anything is asked, failures come inside the 200."""
+    name = canonical_model(str(body.get("model") or body.get("name") or ""))
+    stream = body.get("stream", True)
+    if stream:
+        response.line({"status": "pulling manifest"})
+    if knobs.pull_error:
+        raise ApiError(500, knobs.pull_error)
+    specs = {model_of(spec).name: spec for spec in knobs.registry}
+    if specs and name not in specs:
+        raise ApiError(500, "pull model manifest: file does not exist")
+    model = model_of(specs.get(name, name))
+    total = model.size_mib * MIB
+    for step in range(1, PULL_STEPS + 1):
+        await asyncio.sleep(knobs.pull_s / PULL_STEPS)
+        if stream:
+            done = {"total": total, "completed": total * step // PULL_STEPS}
+            response.line({"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", **done})
+    store.add(model)
+    if not stream:
+        response.send_object({"status": "success"})
+        return
+    response.line({"status": "verifying sha256 digest"})
+    response.line({"status": "writing manifest"})
+    response.line({"status": "success"}, last=True)
