@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 
 import msgspec
 
-from swarm.filesystem.entries import folder_status, list_names
+from swarm.filesystem.entries import list_names
 from swarm.queue import lookup
-from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.queue.layout import Layout
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import REASON, read_regular
 
 log = logging.getLogger(__name__)
@@ -62,20 +62,17 @@ class CorruptTasks:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._seen_ns = -1
+        self._seen: DirStamp | None = None
         self._names: dict[str, str] = {}
 
     def fresh(self) -> frozenset[str]:
         """Look again; the ids that were not there at the last look."""
-        status = folder_status(self._layout.corrupt)
-        if status is None:
+        now = stamp_of(self._layout.corrupt)
+        if now is None or now.unchanged_since(self._seen):
             return frozenset()
-        changed_ns = status.st_mtime_ns
-        if changed_ns == self._seen_ns:
-            return frozenset()
-        settled, before = time.time_ns() - changed_ns > GRAIN_NS, self._names
+        before = self._names
         self._names = {task_id: name for name in list_names(self._layout.corrupt) if (task_id := task_of(name)) is not None}
-        self._seen_ns = changed_ns if settled else -1
+        self._seen = now
         return frozenset(self._names.keys() - before.keys())
 
     def holds(self, task_id: str) -> bool:

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 
 from swarm.queue.layout import GRAIN_NS
+from swarm.queue.storage import dir_stamp
+
+
+def go_by_modification_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories are stamped by a time that a test can set."""
+    monkeypatch.setattr(dir_stamp, "change_time", lambda status: status.st_mtime_ns)
 
 
 def hide_behind_listing(monkeypatch: pytest.MonkeyPatch, folder: str, happen: Callable[[], object]) -> None:
     """``folder`` has just changed; its next listing is slow, and misses what happens in the same step of the clock."""
+    go_by_modification_time(monkeypatch)
     stamp = now_ns = os.stat(folder).st_mtime_ns
     real_list, real_scan = os.listdir, os.scandir
 

@@ -6,7 +6,6 @@ a later look reads only what changed. Losing that file costs one more reading.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,9 +14,10 @@ import msgspec
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import OddEntry
-from swarm.filesystem.entries import folder_status, list_inside
+from swarm.filesystem.entries import list_inside
 from swarm.queue import codec
-from swarm.queue.layout import GRAIN_NS, Layout, shard_of
+from swarm.queue.layout import Layout, shard_of
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage, read_regular
 
 GAP_S = 1.0
@@ -122,7 +122,7 @@ class Sums(msgspec.Struct, omit_defaults=True):
 
 
 class _Part(msgspec.Struct):
-    changed_ns: int
+    stamp: DirStamp
     sums: Sums
 
 
@@ -178,14 +178,11 @@ def _load(path: str) -> dict[str, _Part]:
 
 
 def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
-    status = folder_status(folder)
-    if status is None:
+    now = stamp_of(folder)
+    if now is None:
         return None
-    changed_ns = status.st_mtime_ns
-    if known is not None and known.changed_ns == changed_ns:
+    if known is not None and now.unchanged_since(known.stamp):
         return known
-    # A fresh change may hide another of the same time, also one behind the listing: then the next look reads again.
-    settled = time.time_ns() - changed_ns > GRAIN_NS
     sums = Sums()
     for name in list_inside(folder):
         if name[:-5] not in ids:
@@ -195,7 +192,7 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         except (FileNotFoundError, OddEntry):
             continue  # put back or purged in this moment; or no document at all, which fsck names
     sums.settle()
-    return _Part(changed_ns if settled else -1, sums)
+    return _Part(now, sums)
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import folder_status, is_file, list_inside
-from swarm.queue.layout import GRAIN_NS, Layout, shard_of
+from swarm.filesystem.entries import is_file, list_inside
+from swarm.queue.layout import Layout, shard_of
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class ShardWatch:
     def __init__(self, layout: Layout, task_ids: Iterable[str]) -> None:
         self._layout = layout
         self._open: dict[str, set[str]] = {}
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, DirStamp] = {}
         for task_id in task_ids:
             self._open.setdefault(shard_of(task_id), set()).add(task_id)
 
@@ -53,19 +53,14 @@ class ShardWatch:
 
     def _look_at(self, shard: str, state: TaskState) -> set[str]:
         folder = f"{self._layout.root}/{state}/{shard}"
-        status = folder_status(folder)
-        if status is None:
+        now = stamp_of(folder)
+        if now is None or now.unchanged_since(self._seen.get(folder)):
             return set()
-        changed_ns = status.st_mtime_ns
-        if self._seen.get(folder) == changed_ns:
-            return set()
-        # Directory times move in steps: behind a fresh change another may hide, also one that comes during the listing.
-        settled = time.time_ns() - changed_ns > GRAIN_NS
         waiting = self._open[shard]
         there = waiting.intersection(n[:-5] for n in list_inside(folder))
         ended = {task_id for task_id in there if is_file(f"{folder}/{task_id}.json")}
         waiting.difference_update(ended)
-        self._seen[folder] = changed_ns if settled else -1
+        self._seen[folder] = now
         return ended
 
     def open_ids(self, limit: int) -> list[str]:

@@ -8,11 +8,12 @@ import msgspec
 
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import folder_status, list_names
+from swarm.filesystem.entries import list_names
 from swarm.queue.batches.purge import EmptyBatches
 from swarm.queue.ids import shard_time_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.operations.shard_scan import Keep, Removed, ShardPass
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 
 LOOK_BUDGET = 2000
@@ -20,12 +21,11 @@ LOOK_BUDGET = 2000
 SWEEP_S = 60.0
 """A finished round through all shards is followed by the next one no sooner."""
 MOST_SHARDS = 100
-_LOOK_AGAIN = -1
 _Key = tuple[TaskState, str]
 
 
 class _Known(msgspec.Struct, frozen=True):
-    changed_ns: int
+    stamp: DirStamp | None
     documents: int
     oldest_s: float | None
 
@@ -124,12 +124,11 @@ class FinishedIndex:
         known = self._known.get((state, shard))
         if known is None:
             return True
-        status = folder_status(f"{self._layout.root}/{state}/{shard}")
-        return status is not None and status.st_mtime_ns != known.changed_ns
+        now = stamp_of(f"{self._layout.root}/{state}/{shard}")
+        return now is not None and not now.unchanged_since(known.stamp)
 
     def _note(self, key: _Key, walk: ShardPass) -> None:
-        changed_ns = walk.changed_ns if walk.settled and not walk.needed else _LOOK_AGAIN
-        self._known[key] = _Known(changed_ns, walk.kept, walk.oldest_s)
+        self._known[key] = _Known(None if walk.needed else walk.stamp, walk.kept, walk.oldest_s)
 
     def _now_s(self) -> float:
         return min(time.time(), self._offset_s + _boot_s())

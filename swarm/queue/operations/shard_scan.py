@@ -15,8 +15,9 @@ from contextlib import suppress
 import msgspec
 
 from swarm.core.task import ID_RE, TERMINAL, TaskState
-from swarm.filesystem.entries import folder_status, status_of
-from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.filesystem.entries import status_of
+from swarm.queue.layout import Layout
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 EMPTY_QUIET_S = 3600.0
 """An empty shard is removed only when nothing was moved into it for so long: a worker may have made it just now."""
@@ -41,9 +42,8 @@ class ShardPass:
     def __init__(self, layout: Layout, state: TaskState, shard: str) -> None:
         assert state in TERMINAL, f"{state} documents are never purged"
         self.path = f"{layout.root}/{state}/{shard}"
-        self.changed_ns = -1
-        self.settled = False
-        """Whether any change since the walk began shows in the directory's time."""
+        self.stamp: DirStamp | None = None
+        """From before the walk began."""
         self.kept = 0
         """Documents that stay."""
         self.needed = 0
@@ -54,12 +54,10 @@ class ShardPass:
         self._entries = self._scan()
 
     def _scan(self) -> Iterator[os.DirEntry[str]]:
-        status = folder_status(self.path)
-        if status is None:
+        self.stamp = stamp_of(self.path)
+        if self.stamp is None:
             return
         try:
-            self.changed_ns = status.st_mtime_ns
-            self.settled = time.time_ns() - self.changed_ns > GRAIN_NS
             with os.scandir(self.path) as entries:
                 yield from entries
         except (FileNotFoundError, NotADirectoryError, PermissionError):

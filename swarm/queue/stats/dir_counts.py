@@ -1,36 +1,28 @@
 """What lies in directories of tasks, counted again only where something came or went.
 
-A directory's change time moves with every name that comes or goes, and nobody can set it. It moves in steps, though: a
-second change may hide behind the time of the first. So a count is kept only if its directory had been quiet for longer than
-a step *before* it was listed, and it holds as long as directory and time are the same.
+A count holds as long as its directory is the same and unchanged (see ``dir_stamp``).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from swarm.core.placement.load_tasks import is_brains_own
 from swarm.core.task import ID_PATTERN
-from swarm.filesystem.entries import folder_status, is_text, list_inside, status_of
+from swarm.filesystem.entries import is_text, list_inside, status_of
 from swarm.queue.ids import time_of
-from swarm.queue.layout import GRAIN_NS, parse_task_file
+from swarm.queue.layout import parse_task_file
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 _ALL_TASKS = re.compile(rf"(?>{ID_PATTERN.strip('^$')}\.[0-9]{{1,6}}\.json/)*+").fullmatch
 """Names with a ``/`` behind each, all of them task files. One match for a bucket costs a tenth of a match for each name."""
 
 
-class Folder(msgspec.Struct, frozen=True, array_like=True):
-    """One directory as it was when it was listed."""
+class Folder(DirStamp, frozen=True, array_like=True):
+    """One directory as it was when it was counted."""
 
-    inode: int
-    changed_ns: int
-    quiet_ns: int
-    """For how long nothing had changed when the listing began; below zero where the clock was set back."""
     files: int
     oldest_s: float | None = None
     """Since when the first of its tasks waits, in seconds since the epoch; None where nobody asked, or nothing waits."""
@@ -57,18 +49,13 @@ class Folders:
 
     def _folder(self, name: str) -> Folder | None:
         path = f"{self._path}/{name}"
-        status = folder_status(path)
-        if status is None:
+        now = stamp_of(path)
+        if now is None:
             return None
         known = self.known.get(name)
-        if known is not None and known.quiet_ns > GRAIN_NS and _as_it_was(known, status):
+        if now.unchanged_since(known):
             return known
-        quiet_ns = time.time_ns() - status.st_ctime_ns  # the time before the listing: what comes after it shows
-        return Folder(status.st_ino, status.st_ctime_ns, quiet_ns, *self._counter(path))
-
-
-def _as_it_was(known: Folder, status: os.stat_result) -> bool:
-    return known.changed_ns == status.st_ctime_ns and known.inode == status.st_ino
+        return Folder(now.inode, now.changed_ns, now.quiet_ns, *self._counter(path))
 
 
 def count_waiting(path: str) -> tuple[int, float | None]:

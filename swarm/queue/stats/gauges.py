@@ -7,19 +7,18 @@ import time
 import msgspec
 
 from swarm.core.task import TaskState
-from swarm.filesystem.entries import folder_status, status_of
+from swarm.filesystem.entries import status_of
 from swarm.queue.ids import time_of
-from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.queue.layout import Layout
 from swarm.queue.stats.counts import EndedCounts
 from swarm.queue.stats.dir_counts import task_names
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import storage_faults
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
-_LOOK_AGAIN = -1
-
 
 class _Bucket(msgspec.Struct, frozen=True):
-    changed_ns: int
+    stamp: DirStamp | None
     stale: int
     next_s: float
     """Since when the first of the others waits: nothing more is stale before that is too long ago."""
@@ -59,14 +58,12 @@ class QueueGauges:
         return counts
 
     def _bucket(self, path: str, before_s: float) -> _Bucket:
-        known, changed_ns = self._buckets.get(path), _changed_ns(path)
-        if known is not None and known.changed_ns == changed_ns != _LOOK_AGAIN and before_s <= known.next_s:
+        known, now = self._buckets.get(path), stamp_of(path)
+        if known is not None and now is not None and now.unchanged_since(known.stamp) and before_s <= known.next_s:
             return known
-        # Directory times move in steps: a second change may hide behind a fresh one. The clock is read before the listing.
-        settled_ns = changed_ns if time.time_ns() - changed_ns > GRAIN_NS else _LOOK_AGAIN
         since_s = [_since_s(path, name) for name in task_names(path)]
         waiting_s = [s for s in since_s if s >= before_s]
-        return _Bucket(settled_ns, len(since_s) - len(waiting_s), min(waiting_s, default=float("inf")))
+        return _Bucket(now, len(since_s) - len(waiting_s), min(waiting_s, default=float("inf")))
 
 
 def _since_s(folder: str, name: str) -> float:
@@ -75,8 +72,3 @@ def _since_s(folder: str, name: str) -> float:
         return made_s
     status = status_of(f"{folder}/{name}")
     return time.time() if status is None else status.st_mtime
-
-
-def _changed_ns(path: str) -> int:
-    status = folder_status(path)
-    return _LOOK_AGAIN if status is None else status.st_ctime_ns

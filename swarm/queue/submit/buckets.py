@@ -6,9 +6,10 @@ import os
 import time
 
 from swarm.core.lanes import parse_lane
-from swarm.filesystem.entries import folder_status, is_text, list_inside, list_names
+from swarm.filesystem.entries import is_text, list_inside, list_names
 from swarm.queue.ids import ID_LENGTH, new_id
-from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name, bucket_priority, task_file
+from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 
 
@@ -43,9 +44,6 @@ def holds_others(bucket: str) -> bool:
     return bucket[2:] == GIVEN_BACK or bucket.endswith((_BEHIND, _LAST))
 
 
-_MISSING = -1
-"""Instead of a time of change."""
-_NEVER_S = float("inf")
 _AGAIN_S = 0.0005
 """Asked again sooner than this, a lane's end is where it was: what others add in between was added at the same time."""
 
@@ -53,14 +51,13 @@ _AGAIN_S = 0.0005
 class _End:
     """The bucket at the end of one priority of a lane, as it was found and filled since."""
 
-    __slots__ = ("asked_s", "changed_ns", "count", "look_again_s", "name")
+    __slots__ = ("asked_s", "count", "name", "stamp")
 
     def __init__(self, name: str, count: int) -> None:
         self.name = name
         self.count = count
         self.asked_s = 0.0
-        self.changed_ns = _MISSING
-        self.look_again_s = _NEVER_S
+        self.stamp: DirStamp | None = None
 
 
 class BucketChooser:
@@ -92,14 +89,14 @@ class BucketChooser:
         return f"{stem}{_LAST if last else _BEHIND}"
 
     def _moved(self, end: _End, lane: str, now_s: float) -> bool:
-        """Whether there may be another end by now: the lane changed, or had just changed when it was listed."""
+        """Whether there may be another end by now."""
         end.asked_s = now_s
-        return now_s > end.look_again_s or end.changed_ns != _changed_ns(self._layout.lane(lane))
+        now = stamp_of(self._layout.lane(lane))
+        return now is not None and not now.unchanged_since(end.stamp)
 
     def _find(self, lane: str, priority: int, before: _End | None, now_s: float) -> _End:
         lane_path = self._layout.lane(lane)
-        changed_ns = _changed_ns(lane_path)
-        settled = time.time_ns() - changed_ns > GRAIN_NS
+        stamp = stamp_of(lane_path)
         same = [n for n in sorted_buckets(lane_path) if bucket_priority(n) == priority]
         if before is not None and same and before.name == same[-1]:
             end = before
@@ -108,7 +105,7 @@ class BucketChooser:
             end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if fresh else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
             end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
-        end.asked_s, end.changed_ns, end.look_again_s = now_s, changed_ns, _NEVER_S if settled else now_s + GRAIN_NS / 1e9
+        end.asked_s, end.stamp = now_s, stamp
         return end
 
     def path(self, lane: str, bucket: str, task_id: str, attempt: int) -> str:
@@ -140,8 +137,3 @@ def _behind(last: str, priority: int) -> str:
         return name
     first_id = last[2 : 2 + ID_LENGTH]
     return max(bucket_name(priority, f"{first_id}-{fresh}"), f"{last}-")
-
-
-def _changed_ns(lane_path: str) -> int:
-    status = folder_status(lane_path)
-    return _MISSING if status is None else status.st_mtime_ns

@@ -1,21 +1,24 @@
 """Where one worker reads in one lane: the buckets it knows and the names left in the first of them.
 
-A cached listing is only a hint at what to try; the rename decides. The cursor looks again when the lane directory changed
-and when a listing is used up. Behind a fresh change the clock's grain may hide a second one. While names are left that can
-only be a more urgent bucket: the directory's count of links tells of it at once (where the file system counts), and one more
-listing when the grain has passed tells in any case. With no names left each look is a listing: *none* is never a guess.
+* A cached listing is only a hint at what to try; the rename decides.
+* The cursor lists the lane again when its directory changed and when a listing is used up.
+* A second change may hide behind a fresh one (see ``dir_stamp``). While names are left that can only be a more urgent
+  bucket: the directory's count of links shows it at once (where the file system counts), and one more listing when the
+  grain has passed shows it in any case. With no names left each look is a listing: *none* is never a guess.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
+import weakref
 from contextlib import suppress
 
-from swarm.filesystem.entries import folder_status, list_inside
+from swarm.filesystem.entries import list_inside
 from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
-from swarm.queue.storage.dir_stamp import OpenFolder
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_from, stamp_of
 from swarm.queue.submit.buckets import sorted_buckets
 
 _CONTENDED_S = 0.05
@@ -24,8 +27,27 @@ _STRAYED_S = 1.0
 """How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
 KEEP_NS = 10_000_000_000
 """A used-up bucket at its lane's end stays for so long: who submits a task now and then puts the next one there."""
-_NEVER = (-1, -1)
-"""Time of change and count of links of a lane that was not listed."""
+_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
+
+class OpenDirectory:
+    """Held open, so that asking for its state spares the kernel its path. Follows the directory, not the path.
+
+    Raises ``FileNotFoundError`` where there is no directory, or one that may not be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as exc:
+            if exc.errno not in _NO_DIRECTORY:
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from exc
+        weakref.finalize(self, os.close, self._fd)
+
+    def status(self) -> os.stat_result:
+        """Its state now."""
+        return os.fstat(self._fd)
 
 
 class LaneCursor:
@@ -37,14 +59,15 @@ class LaneCursor:
 
     def __init__(self, lane_path: str) -> None:
         self.lane_path = lane_path
-        self._lane: OpenFolder | None = None
-        self._seen = _NEVER
-        self._settled = self._spared = False
+        self._lane: OpenDirectory | None = None
+        self._seen: DirStamp | None = None
+        self._links = 0
+        self._spared = False
         self._buckets: list[str] = []
         self._bucket = self._folder = ""
         self._names: list[str] = []
-        self._barren: dict[str, int] = {}
-        self._kept = "", 0
+        self._barren: dict[str, DirStamp] = {}
+        self._kept: tuple[str, DirStamp] | None = None
         self._window = 1
         self._lost_s = 0.0
         self._strayed_s = 0.0
@@ -77,36 +100,43 @@ class LaneCursor:
 
     def bar(self) -> bool:
         """Nothing can be taken out of the bucket of the last candidate: pass it over until it changes. False: known."""
-        status = folder_status(self._folder)
-        changed_ns = -1 if status is None else status.st_mtime_ns
+        now, before = stamp_of(self._folder), self._barren.get(self._bucket)
         self._names = []
-        known = self._barren.get(self._bucket) == changed_ns
-        self._barren[self._bucket] = changed_ns
-        return not known
+        if now is None:
+            self._barren.pop(self._bucket, None)
+            return True
+        self._barren[self._bucket] = now
+        return before is None or before.changed_ns != now.changed_ns
 
     def _refresh(self) -> bool:
         """Follow changes of the lane directory; False if there is no lane."""
         try:
             if self._lane is None or not self._names:  # by its path: nobody may wait for work on a lane that was replaced
-                self._lane = OpenFolder(self.lane_path)
+                self._lane = OpenDirectory(self.lane_path)
             status = self._lane.status()
         except FileNotFoundError:
-            self._seen, self._buckets, self._names = _NEVER, [], []
+            self._seen, self._buckets, self._names = None, [], []
             return False
-        now = status.st_mtime_ns, status.st_nlink
+        now, links = stamp_from(status), status.st_nlink
         self._spared = False
-        if now != self._seen or not self._settled:
-            self._spared = now == self._seen and bool(self._names) and 0 <= time.time_ns() - now[0] <= GRAIN_NS
+        if not now.unchanged_since(self._seen) or links != self._links:
+            self._spared = self._may_be_spared(now, links)
             if not self._spared:
-                self._list(now)
+                self._list(now, links)
         if self._strayed_s and self._names and time.monotonic() - self._strayed_s > _STRAYED_S:
             self._names = []
         return True
 
-    def _list(self, now: tuple[int, int]) -> None:
-        settled = time.time_ns() - now[0] > GRAIN_NS
+    def _may_be_spared(self, now: DirStamp, links: int) -> bool:
+        """Whether a listing can wait: names are left, nothing shows a change, and the grain has not passed yet."""
+        if self._seen is None or not self._names:
+            return False
+        same = (self._seen.changed_ns, self._links) == (now.changed_ns, links)
+        return same and 0 <= now.quiet_ns <= GRAIN_NS
+
+    def _list(self, now: DirStamp, links: int) -> None:
         self._buckets = sorted_buckets(self.lane_path)
-        self._seen, self._settled = now, settled
+        self._seen, self._links = now, links
         if self._buckets and self._bucket > self._buckets[0]:
             self._names = []
 
@@ -114,13 +144,9 @@ class LaneCursor:
         """List the first bucket that has candidates; remove those found empty. False when there is none."""
         for bucket in self._buckets:
             path = f"{self.lane_path}/{bucket}"
-            status = folder_status(path)
-            if status is None:
+            now = stamp_of(path)
+            if now is None or self._passed_over(bucket, now):
                 continue
-            changed_ns = status.st_mtime_ns
-            if self._barren.get(bucket) == changed_ns or (self._kept == (bucket, changed_ns) and _fresh(changed_ns)):
-                continue
-            settled = time.time_ns() - changed_ns > GRAIN_NS
             names = list_inside(path)
             if self.without and names and not self._given(names):
                 continue
@@ -128,8 +154,14 @@ class LaneCursor:
                 self._bucket, self._folder = bucket, path
                 self._names = self._in_turn(sorted(names, reverse=True))
                 return True
-            self._leave_empty(bucket, path, changed_ns, settled=settled, foreign=bool(names))
+            self._leave_empty(bucket, path, now, foreign=bool(names))
         return False
+
+    def _passed_over(self, bucket: str, now: DirStamp) -> bool:
+        barren = self._barren.get(bucket)
+        if barren is not None and barren.changed_ns == now.changed_ns:
+            return True
+        return self._kept is not None and self._kept[0] == bucket and now.unchanged_since(self._kept[1]) and _fresh(now)
 
     def _given(self, names: list[str]) -> bool:
         return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
@@ -142,20 +174,19 @@ class LaneCursor:
         self._strayed_s = time.monotonic() if aside else 0.0
         return names[len(names) - aside :] + names[: len(names) - aside] if aside else names
 
-    def _leave_empty(self, bucket: str, path: str, changed_ns: int, *, settled: bool, foreign: bool) -> None:
+    def _leave_empty(self, bucket: str, path: str, now: DirStamp, *, foreign: bool) -> None:
         """An empty bucket goes, the last one later; one with only foreign files is not listed again until it changes."""
         if foreign:
-            if settled:
-                self._barren[bucket] = changed_ns
-        elif bucket == self._buckets[-1] and _fresh(changed_ns):
-            if settled:
-                self._kept = bucket, changed_ns
+            if now.settled:
+                self._barren[bucket] = now
+        elif bucket == self._buckets[-1] and _fresh(now):
+            self._kept = bucket, now
         else:
-            self._seen = _NEVER  # it goes, or somebody just put a task in or took it away: look again
+            self._seen = None  # it goes, or somebody just put a task in or took it away: look again
             with suppress(OSError):
                 os.rmdir(path)
                 self._barren.pop(bucket, None)
 
 
-def _fresh(changed_ns: int) -> bool:
-    return 0 <= time.time_ns() - changed_ns < KEEP_NS
+def _fresh(now: DirStamp) -> bool:
+    return 0 <= now.quiet_ns < KEEP_NS

@@ -2,6 +2,7 @@
 
 import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from swarm.errors import QueueError
 from swarm.queue.batches import tally as batchtally
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import GAP_S, MAX_SPANS, merged, tally
-from tests.helpers.queues import LANE, assert_one_state_each, llm
+from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
@@ -65,8 +66,7 @@ def test_sums_are_of_this_batch_alone(queue, ids):
 
 def test_a_second_look_reads_nothing_that_it_knows(queue, ids, monkeypatch):
     work(queue, 6)
-    for folder in (queue.layout.root + "/completed/" + name for name in os.listdir(queue.layout.root + "/completed")):
-        os.utime(folder, (1, 1))  # quiet for long
+    settle(Path(queue.layout.root))
     first = cost(queue, ids)
     with monkeypatch.context() as patched:
         patched.setattr(batchtally.codec, "parse_document", lambda _: pytest.fail("read again"))

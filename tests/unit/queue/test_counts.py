@@ -19,6 +19,7 @@ from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names
 from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.storage import dir_stamp
 from tests.helpers.queues import LANE, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"
@@ -268,7 +269,7 @@ class Clock:
 def test_a_directory_that_changed_while_a_slow_listing_went_on_is_listed_again(tmp_path, monkeypatch):
     (tmp_path / "bucket").mkdir()
     clock = Clock((tmp_path / "bucket").stat().st_ctime_ns + 1)
-    monkeypatch.setattr(folders, "time", clock)
+    monkeypatch.setattr(dir_stamp, "time", clock)
     calls: list[str] = []
 
     def counter(path: str) -> tuple[int, None]:

@@ -4,10 +4,17 @@ import errno
 import os
 import time
 
+import pytest
+
 from swarm.queue.layout import GRAIN_NS
 from swarm.queue.storage import dir_stamp as occupied
 from swarm.queue.storage.dir_stamp import Occupied
-from tests.helpers.slowlisting import hide_behind_listing
+from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
+
+
+@pytest.fixture(autouse=True)
+def times_can_be_set(monkeypatch):
+    go_by_modification_time(monkeypatch)
 
 
 class Clock:

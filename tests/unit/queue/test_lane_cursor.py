@@ -10,7 +10,12 @@ import pytest
 from swarm.queue.layout import GRAIN_NS, bucket_name, task_file
 from swarm.queue.worker import lane_cursor as lanecursor
 from swarm.queue.worker.lane_cursor import KEEP_NS, LaneCursor
-from tests.helpers.slowlisting import hide_behind_listing
+from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
+
+
+@pytest.fixture(autouse=True)
+def times_can_be_set(monkeypatch):
+    go_by_modification_time(monkeypatch)
 
 
 def put(lane: Path, number: int, priority: int = 5, bucket: str = "a") -> str:
