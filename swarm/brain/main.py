@@ -19,7 +19,7 @@ from typing import Any
 from swarm.brain.apply import Effects, Killer
 from swarm.brain.brain import Brain
 from swarm.brain.metrics_endpoint import serving_if_wanted
-from swarm.brain.notifier import Failed, Notifier, notifying
+from swarm.brain.notifier import DeliveryFailed, Notifier, notifying
 from swarm.brain.observe import Observer
 from swarm.clock import SystemClock
 from swarm.config.settings import Settings
@@ -110,7 +110,7 @@ def make_notifier(
         try:
             deliver(target, message, settings)
         except NotTold as problem:
-            raise Failed(str(problem), hopeless=problem.hopeless, down=problem.down) from problem
+            raise DeliveryFailed(str(problem), hopeless=problem.hopeless, down=problem.down) from problem
 
     return Notifier(Outbox(queue.layout, queue.storage), tell, max_tries=settings.notify.max_tries, log=log, now_s=now_s)
 

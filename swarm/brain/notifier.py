@@ -28,7 +28,7 @@ ORPHAN_TRIES = 600
 """Looks after which a note whose subject is nowhere is dropped: its submission was cut off."""
 
 
-class Failed(Exception):
+class DeliveryFailed(Exception):
     """A target was not told. ``hopeless``: nor will it be; ``down``: nor could it be told anything else just now."""
 
     def __init__(self, message: str, *, hopeless: bool, down: bool = False) -> None:
@@ -66,13 +66,13 @@ class Targets:
         self._up_s: dict[str, float] = {}
 
     def tell(self, target: str, message: Mapping[str, Any], *, anyway: bool) -> None:
-        """Raises ``Failed``; ``anyway``: only once it has asked."""
+        """Raises ``DeliveryFailed``; ``anyway``: only once it has asked."""
         failures, until_s, why = self._down.get(target, (0, 0.0, ""))
         if not anyway and self._now_s() < until_s:
-            raise Failed(why, hopeless=False, down=True)
+            raise DeliveryFailed(why, hopeless=False, down=True)
         try:
             self._deliver(target, message)
-        except Failed as failure:
+        except DeliveryFailed as failure:
             if failure.down:
                 now_s = self._now_s()  # after what may have been a long wait
                 self._down[target] = (failures + 1, now_s + delay_s(failures + 1, DOWN_CAP_S), str(failure))
@@ -100,7 +100,7 @@ class Notifier:
         log: logging.Logger,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """``deliver`` raises ``Failed``."""
+        """``deliver`` raises ``DeliveryFailed``."""
         self._notes = notes
         self._targets = Targets(deliver, now_s)
         self._max_tries = max_tries
@@ -130,7 +130,7 @@ class Notifier:
         for target in note.targets:
             try:
                 self._targets.tell(target, message, anyway=note.by_hand)
-            except Failed as failure:
+            except DeliveryFailed as failure:
                 left.append(target)
                 problems.append(str(failure))
                 hopeless = hopeless and failure.hopeless

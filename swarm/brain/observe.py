@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.gpu import GpuReading
-from swarm.core.policy.retention import old_after_s
+from swarm.core.policy.decide import old_after_s
 from swarm.core.snapshot import ClaimView, FinishedView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView

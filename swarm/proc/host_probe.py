@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
-from swarm.core.doctor.root_check import Check, Verdict
+from swarm.core.doctor.root_check import Check, Support
 from swarm.filesystem.durable import NOT_THERE
 
 PROC = "/proc"
@@ -86,8 +86,8 @@ def _pidfds() -> Check:
     except OSError as exc:
         if exc.errno in NOT_THERE:
             text = f"not here ({exc.strerror}): ends of processes are noticed by looking, up to 0.05 s later"
-            return Check(name="pidfds", verdict=Verdict.FALLBACK, text=text)
-        return Check(name="pidfds", verdict=Verdict.UNKNOWN, text=exc.strerror or "")
+            return Check(name="pidfds", verdict=Support.FALLBACK, text=text)
+        return Check(name="pidfds", verdict=Support.UNKNOWN, text=exc.strerror or "")
     return _works("pidfds", "work")
 
 
@@ -100,8 +100,8 @@ def _refused(call: Callable[[], object]) -> str:
 
 
 def _works(name: str, text: str) -> Check:
-    return Check(name=name, verdict=Verdict.WORKS, text=text)
+    return Check(name=name, verdict=Support.WORKS, text=text)
 
 
 def _missing(name: str, text: str, step: str) -> Check:
-    return Check(name=name, verdict=Verdict.MISSING, text=text, next=step)
+    return Check(name=name, verdict=Support.MISSING, text=text, next=step)

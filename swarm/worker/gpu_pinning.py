@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from swarm.core.faults import TaskFault
 from swarm.core.gpu import GpuReading
-from swarm.core.health.gpu_pinning import PinVerdict, judge_pin
+from swarm.core.health.gpu_health import PinVerdict, judge_pin
 from swarm.runtime.ports import GpuReader
 from swarm.worker.server_health import ServerProbe, ServerReading
 

@@ -18,8 +18,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.workflow import templating
-from swarm.core.workflow.dependency_results import ReadEnded, Results
-from swarm.core.workflow.templating import TemplateError
+from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError
 from swarm.formats.input.images import read_image
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.repair_actions import ServerHands
@@ -60,7 +59,7 @@ class WithResults:
         """
         if not task.depends_on or not any(r.startswith("results.") for r in templating.references(task.request)):
             return task
-        earlier = Results(task, self._read)
+        earlier = EarlierResults(task, self._read)
         try:
             request = templating.fill(task.request, earlier.answer)
         except TemplateError as error:

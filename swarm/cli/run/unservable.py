@@ -12,9 +12,8 @@ import msgspec
 from swarm.cli.facade import supervisor_lives
 from swarm.cli.views.installed_models import installed_models
 from swarm.config.settings import Settings
-from swarm.core.placement.fit import what_helps
+from swarm.core.placement.fit import Planned, nowhere, what_helps
 from swarm.core.placement.load_tasks import is_brains_own, is_resource_claim
-from swarm.core.placement.nowhere import Planned, nowhere
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskClass, canonical_model

@@ -1,4 +1,7 @@
-"""From evidence to findings: what is wrong, how it is known, what to do. Pure; the worst first, causes before symptoms."""
+"""From evidence to findings: what is wrong, how it is known, what to do; the worst first, causes before symptoms.
+
+Findings about the work are made here, those about the box and the processes in ``host`` and ``processes``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,169 @@ from collections.abc import Iterator
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, Finding
 from swarm.core.doctor.host import box_findings
-from swarm.core.doctor.processes import process_findings
-from swarm.core.doctor.workload import work_findings
+from swarm.core.doctor.processes import expected, process_findings
+from swarm.core.gpu import GpuReading
+from swarm.core.health.liveness import stuck, workers_of
+from swarm.core.placement.fit import what_helps
+from swarm.core.policy.alarms import alarms
+from swarm.core.snapshot import SwarmSnapshot
+
+
+def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+    """What keeps tasks waiting although the box is well."""
+    yield from _servers(evidence)
+    snapshot = evidence.snapshot
+    if snapshot is None:
+        return
+    yield from _models(evidence, snapshot)
+    yield from _idle_box(evidence, snapshot)
+    yield from _disk_words(evidence)
+    yield from _pauses(snapshot)
+    yield from _alarms(evidence, snapshot, settings)
+    for claim in stuck(snapshot, settings):
+        yield Finding(
+            code="stuck",
+            severity="warning",
+            subject=claim.task_id,
+            concerns=claim.worker,
+            what=f"task {claim.task_id} on {claim.worker} has made no progress for {claim.quiet_s:.0f} s",
+            evidence=(f"attempt {claim.attempt}, progress {claim.progress}; limit: {settings.brain.stuck_after_s:g} s",),
+            next="swarm queue clear-stuck",
+        )
+
+
+def _servers(evidence: BoxEvidence) -> Iterator[Finding]:
+    for server in evidence.servers:
+        worker = evidence.process(server.worker)
+        if not server.error or server.port_holder or worker is None or not worker.alive:
+            continue
+        owner = "somebody else's, swarm neither starts nor stops it" if server.adopted else "swarm's own"
+        yield Finding(
+            code="server-unreachable",
+            severity="critical",
+            subject=f"ollama-{server.worker}",
+            concerns=server.worker,
+            what=f"the model server of {server.worker} does not answer: {server.error}",
+            evidence=(f"GET {server.url}/api/version: {server.error}", f"the server is {owner}"),
+            next=f"curl {server.url}/api/version; "
+            + ("start that server" if server.adopted else f"swarm logs ollama-{server.worker} -n 50"),
+        )
+
+
+def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]:
+    """Tasks that wait for a model which no server has. Said only when every server was asked and answered."""
+    if not evidence.servers or any(server.installed is None for server in evidence.servers):
+        return
+    for model, waiting in snapshot.llm_pending().items():
+        if any(model in (server.installed or ()) for server in evidence.servers):
+            continue
+        lists = tuple(f"{s.url}/api/tags: {', '.join(s.installed or ()) or 'no models'}" for s in evidence.servers)
+        yield Finding(
+            code="model-missing",
+            severity="critical",
+            subject=model,
+            what=f"{waiting} tasks wait for {model}, which no server has",
+            evidence=lists,
+            next=f"swarm models pull {model}, or cancel those tasks",
+        )
+
+
+def _idle_box(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]:
+    waiting = sum(lane.pending for lane in snapshot.lanes)
+    if waiting and not any(view.alive for view in workers_of(snapshot)) and not expected(evidence):
+        yield Finding(
+            code="not-running",
+            severity="warning",
+            subject="box",
+            what=f"{waiting} tasks wait and no worker runs",
+            evidence=(f"supervisor: {evidence.supervisor_phase or 'was never started here'}",),
+            next="swarm up",
+        )
+
+
+def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
+    """A process still refuses work because of a disk that looks well from here: another limit (quota) may be its own."""
+    for process in evidence.processes:
+        if process.alive and process.disk_trouble is not None:
+            yield Finding(
+                code="disk-trouble",
+                severity="critical",
+                subject=process.name,
+                what=f"{process.name} says that the disk refuses",
+                evidence=(str(process.disk_trouble),),
+                next="make room or repair that disk (`df -h`, `df -i`, `quota`, `dmesg`); work resumes by itself",
+            )
+
+
+def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
+    for pause in snapshot.pauses.pauses:
+        yield Finding(
+            code="paused",
+            severity="warning",
+            subject=pause.name or "box",
+            concerns=pause.name if pause.kind == "worker" else "",
+            what=f"{pause.words}: nothing of it is begun",
+            evidence=("control/pauses.json",),
+            next=pause.way_out,
+        )
+
+
+def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Finding]:
+    """What the brain itself would warn about; what is said above with more evidence is left out."""
+    silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
+    for warning in alarms(snapshot, settings):
+        kind, _, name = warning.key.partition(":")
+        worker, _, model = name.partition(":")
+        numbers = _load_numbers(snapshot, worker, model)
+        match kind:
+            case "heartbeat" | "card_lost" | "no-worker" | "load-stale" | "paused":
+                continue  # a pause is said below
+            case "unready" if worker in silent:
+                continue
+            case "load-failed":
+                code, subject, step = "load-failed", worker, f"swarm logs {worker} --grep load -n 20; swarm models"
+            case "model-missing":
+                code, subject, step = "model-missing", name, f"swarm models pull {name}, or cancel those tasks"
+            case "fits-nowhere":
+                code, subject, step = "fits-nowhere", name, what_helps(name)
+                numbers = tuple(line for w in workers_of(snapshot) for line in _load_numbers(snapshot, w.name, name))
+            case "no-llm-worker":
+                code, subject, step = "no-server", "box", "give a worker a card or ollama_url in [[workers]]"
+            case _:
+                code, subject, step = kind, worker, f"swarm explain {worker}; swarm logs {worker} -n 30"
+        yield Finding(
+            code=code,
+            severity="critical",
+            subject=subject,
+            what=warning.reason,
+            evidence=numbers or _own_words(snapshot, worker),
+            next=step,
+        )
+
+
+def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str, ...]:
+    view = snapshot.worker(worker)
+    tally = view.heartbeat.models.get(model) if view is not None and view.heartbeat is not None else None
+    if view is None or tally is None:
+        return ()
+    uuids = view.row.gpu_uuids if view.row is not None else ()
+    cards = (f"GPU {c.index}: {_memory(c)}" for c in snapshot.gpus if c.is_one_of(uuids))
+    size = f", its size {tally.size_mib} MiB" if tally.size_mib else ""
+    return (f"heartbeats/{worker}.json: {tally.load_failures} loads of {model} failed in a row{size}", *cards)
+
+
+def _memory(card: GpuReading) -> str:
+    used, total = ("?" if mib is None else str(mib) for mib in (card.memory_used_mib, card.memory_total_mib))
+    return f"{used}/{total} MiB used" if (used, total) != ("?", "?") else "the driver does not tell its memory"
+
+
+def _own_words(snapshot: SwarmSnapshot, worker: str) -> tuple[str, ...]:
+    view = snapshot.worker(worker)
+    if view is None or view.heartbeat is None:
+        waiting = ", ".join(f"{lane.lane}: {lane.pending}" for lane in snapshot.lanes if lane.pending)
+        return (f"pending: {waiting}",)
+    return (f"heartbeats/{worker}.json: {view.heartbeat.status}, {view.heartbeat.reason or 'no reason given'}",)
+
 
 _ORDER = {"critical": 0, "warning": 1}
 

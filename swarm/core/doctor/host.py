@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, Finding, ServerEvidence
-from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Verdict
+from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Support
 from swarm.core.policy.script_entries import script_warnings
 
 LOW_MIB = 500
@@ -89,8 +89,8 @@ def _root(evidence: BoxEvidence) -> Iterator[Finding]:
 def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
     """What a start would refuse, and what costs something that could be mended; other fall-backs are only listed."""
     for check in evidence.checks:
-        missing = check.verdict is Verdict.MISSING
-        if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Verdict.FALLBACK and check.next)):
+        missing = check.verdict is Support.MISSING
+        if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Support.FALLBACK and check.next)):
             continue
         yield Finding(
             code="host-lacks" if missing else "host-fallback",

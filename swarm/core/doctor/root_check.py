@@ -70,7 +70,7 @@ class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
         return self.words.get(code) or errno.errorcode.get(code, str(code))
 
 
-class Verdict(StrEnum):
+class Support(StrEnum):
     """How it stands with one need."""
 
     WORKS = "works"
@@ -85,7 +85,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One need."""
 
     name: str
-    verdict: Verdict
+    verdict: Support
     text: str
     next: str = ""
     """What to do about it; empty where nothing need be done."""
@@ -121,20 +121,20 @@ def judge(probe: RootProbe, *, place: Callable[[], str], full: bool) -> tuple[Ch
 
 def first_missing(checks: tuple[Check, ...]) -> Check | None:
     """Why the root is refused; None if it is not."""
-    return next((check for check in checks if check.verdict is Verdict.MISSING), None)
+    return next((check for check in checks if check.verdict is Support.MISSING), None)
 
 
 def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
     """What is done in another way here."""
-    yield from (check for check in checks if check.verdict is Verdict.FALLBACK)
+    yield from (check for check in checks if check.verdict is Support.FALLBACK)
 
 
 def _unwritable(probe: RootProbe, code: int, place: Callable[[], str]) -> Check:
     if code in TRANSIENT:
-        return Check(name=WRITE, verdict=Verdict.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
+        return Check(name=WRITE, verdict=Support.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
     text = f"nothing can be written ({probe.reason(code)}; {place()})"
     step = "remount it writable: see `dmesg`" if code == errno.EROFS else "give this user the directory"
-    return Check(name=WRITE, verdict=Verdict.MISSING, text=text, next=f"{step}, or choose another --root")
+    return Check(name=WRITE, verdict=Support.MISSING, text=text, next=f"{step}, or choose another --root")
 
 
 def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -142,15 +142,15 @@ def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
     if probe.lock is None:
         return None
     if probe.lock in TRANSIENT:
-        return Check(name="locks", verdict=Verdict.UNKNOWN, text=probe.reason(probe.lock))
+        return Check(name="locks", verdict=Support.UNKNOWN, text=probe.reason(probe.lock))
     if probe.lock:
         text = f"file locks do not work here ({probe.reason(probe.lock)}; {place()}): {loss}"
         step = f"{_ELSEWHERE}; in a container a filter of system calls may forbid flock"
-        return Check(name="locks", verdict=Verdict.MISSING, text=text, next=step)
+        return Check(name="locks", verdict=Support.MISSING, text=text, next=step)
     if not probe.excludes:
         text = f"file locks exclude nobody here ({place()}): {loss}"
-        return Check(name="locks", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
-    return Check(name="locks", verdict=Verdict.WORKS, text="held by one process at a time")
+        return Check(name="locks", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
+    return Check(name="locks", verdict=Support.WORKS, text="held by one process at a time")
 
 
 def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -158,8 +158,8 @@ def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         return None
     if probe.rename and probe.rename not in TRANSIENT:
         text = f"files cannot be renamed here ({probe.reason(probe.rename)}; {place()}): no task could move on"
-        return Check(name="rename", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
-    return Check(name="rename", verdict=Verdict.WORKS, text="works")
+        return Check(name="rename", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
+    return Check(name="rename", verdict=Support.WORKS, text="works")
 
 
 def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -168,15 +168,15 @@ def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         return None
     if probe.overwrites:
         text = f"a rename that must not overwrite did so ({place()}): a task or a result could be lost"
-        return Check(name=name, verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+        return Check(name=name, verdict=Support.MISSING, text=text, next=_ELSEWHERE)
     if not probe.rename_new:
-        return Check(name=name, verdict=Verdict.WORKS, text="works")
+        return Check(name=name, verdict=Support.WORKS, text="works")
     if probe.link:
         both = f"neither is there a rename that never overwrites ({probe.reason(probe.rename_new)}) nor are there hard links"
         text = f"{both} ({probe.reason(probe.link)}; {place()}): a task or a result could be overwritten"
-        return Check(name=name, verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+        return Check(name=name, verdict=Support.MISSING, text=text, next=_ELSEWHERE)
     text = f"not here ({probe.reason(probe.rename_new)}): a link and the removal of the old name do instead"
-    return Check(name=name, verdict=Verdict.FALLBACK, text=text)
+    return Check(name=name, verdict=Support.FALLBACK, text=text)
 
 
 def _nameless(probe: RootProbe) -> Check | None:
@@ -184,8 +184,8 @@ def _nameless(probe: RootProbe) -> Check | None:
         return None
     if probe.nameless:
         text = f"not here ({probe.reason(probe.nameless)}): new tasks are made aside and renamed, which costs a little more"
-        return Check(name="files without a name", verdict=Verdict.FALLBACK, text=text)
-    return Check(name="files without a name", verdict=Verdict.WORKS, text="work")
+        return Check(name="files without a name", verdict=Support.FALLBACK, text=text)
+    return Check(name="files without a name", verdict=Support.WORKS, text="work")
 
 
 def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check | None:
@@ -197,18 +197,18 @@ def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check |
         if code and code not in TRANSIENT
     ]
     if not lacking:
-        return Check(name="flush", verdict=Verdict.WORKS, text="of files and directories works")
+        return Check(name="flush", verdict=Support.WORKS, text="of files and directories works")
     cannot = f"{place()} cannot flush {' and '.join(lacking)}"
     if not full:
         text = f'{cannot}; with durability "fast" nothing is flushed anyway'
-        return Check(name="flush", verdict=Verdict.FALLBACK, text=text)
+        return Check(name="flush", verdict=Support.FALLBACK, text=text)
     if probe.flush_all:
         text = (
             f"{cannot}, nor all of itself ({probe.reason(probe.flush_all)}): what is accepted would not survive a power cut"
         )
-        return Check(name="flush", verdict=Verdict.MISSING, text=text, next=_FAST)
+        return Check(name="flush", verdict=Support.MISSING, text=text, next=_FAST)
     text = f"{cannot}: all of it is flushed instead, which takes longer; what survives a power cut then is up to it"
-    return Check(name="flush", verdict=Verdict.FALLBACK, text=text, next=_FAST)
+    return Check(name="flush", verdict=Support.FALLBACK, text=text, next=_FAST)
 
 
 def _flush_all(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -218,21 +218,21 @@ def _flush_all(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         text = (
             f"not possible ({probe.reason(probe.flush_all)}; {place()}): file by file instead; large submissions take longer"
         )
-        return Check(name="flush of all at once", verdict=Verdict.FALLBACK, text=text)
-    return Check(name="flush of all at once", verdict=Verdict.WORKS, text="works")
+        return Check(name="flush of all at once", verdict=Support.FALLBACK, text=text)
+    return Check(name="flush of all at once", verdict=Support.WORKS, text="works")
 
 
 def _notice(probe: RootProbe) -> Check | None:
     if probe.notice is None:
         return None
     if not probe.notice:
-        return Check(name="inotify", verdict=Verdict.WORKS, text="works")
+        return Check(name="inotify", verdict=Support.WORKS, text="works")
     steps = {
         errno.EMFILE: "sysctl fs.inotify.max_user_instances=1024 (all are taken by this user's programs)",
         errno.ENOSPC: "sysctl fs.inotify.max_user_watches=524288 (all are taken by this user's programs)",
     }
     text = f"not to be had ({probe.reason(probe.notice)}): new work is found by looking, a moment later"
-    return Check(name="inotify", verdict=Verdict.FALLBACK, text=text, next=steps.get(probe.notice, ""))
+    return Check(name="inotify", verdict=Support.FALLBACK, text=text, next=steps.get(probe.notice, ""))
 
 
 def _room(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -241,20 +241,20 @@ def _room(probe: RootProbe, place: Callable[[], str]) -> Check | None:
     inodes = "" if probe.free_inodes is None else f", {probe.free_inodes} inodes"
     text = f"{probe.free_kib >> 10} MiB{inodes} free"
     if probe.free_kib >= LEAST_KIB and (probe.free_inodes is None or probe.free_inodes >= LEAST_INODES):
-        return Check(name=ROOM, verdict=Verdict.WORKS, text=text)
+        return Check(name=ROOM, verdict=Support.WORKS, text=text)
     full = f"{place()} is full: {probe.free_kib} KiB{inodes} free"
     step = "make room: `swarm queue purge --older-than 7d`, old logs, `ollama rm`; or choose another --root"
-    return Check(name=ROOM, verdict=Verdict.MISSING, text=full, next=step)
+    return Check(name=ROOM, verdict=Support.MISSING, text=full, next=step)
 
 
 def _names(probe: RootProbe, place: Callable[[], str]) -> Iterator[Check]:
     longest = probe.name_bytes
     if longest is not None and longest < NEEDED_NAME_BYTES:
         text = f"names have at most {longest} bytes here ({place()}); a task's needs up to {NEEDED_NAME_BYTES}"
-        yield Check(name="names", verdict=Verdict.MISSING, text=text, next=_ELSEWHERE)
+        yield Check(name="names", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
     elif longest is not None and longest < USUAL_NAME_BYTES:
         text = f"of at most {longest} bytes ({place()}): models and files with longer ones are refused"
-        yield Check(name="names", verdict=Verdict.FALLBACK, text=text)
+        yield Check(name="names", verdict=Support.FALLBACK, text=text)
     if probe.folds_case:
         text = f"{place()} does not tell a from A: ids, workers and models that differ only in case are taken for the same"
-        yield Check(name="case of names", verdict=Verdict.FALLBACK, text=text, next="use names that differ otherwise")
+        yield Check(name="case of names", verdict=Support.FALLBACK, text=text, next="use names that differ otherwise")

@@ -9,9 +9,8 @@ from swarm.config.settings import Settings
 from swarm.core.explain.tasks import Reason, misfit_reason
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.placement.demand import Demand, demands
-from swarm.core.placement.fit import what_helps
+from swarm.core.placement.fit import nowhere, what_helps
 from swarm.core.placement.load_tasks import known_models, outstanding
-from swarm.core.placement.nowhere import nowhere
 from swarm.core.placement.placement import Want, desired
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView

@@ -29,7 +29,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return self.names[0] if self.names else f"line {self.line_no}"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class LinkFault(msgspec.Struct, frozen=True):
     """What is wrong with one line's ``depends_on``."""
 
     line_no: int
@@ -45,13 +45,13 @@ class Links(msgspec.Struct, frozen=True, kw_only=True):
     """The item key for each name that a ``depends_on`` of the batch uses; other entries are ids of tasks."""
 
 
-def resolve(nodes: Sequence[Node], exists: Callable[[str], bool]) -> tuple[list[Finding], dict[str, int]]:
+def resolve(nodes: Sequence[Node], exists: Callable[[str], bool]) -> tuple[list[LinkFault], dict[str, int]]:
     """What is wrong (in line order, at most ``MOST_FINDINGS``), and for each name in use the index of its node.
 
     ``exists(task id)``: whether a name that no item of the batch has is the id of a task in the queue.
     """
     holders = _holders(nodes)
-    findings: list[Finding] = []
+    findings: list[LinkFault] = []
     used: dict[str, int] = {}
     edges: list[list[int]] = []
     for index, node in enumerate(nodes):
@@ -59,15 +59,15 @@ def resolve(nodes: Sequence[Node], exists: Callable[[str], bool]) -> tuple[list[
         for name in dict.fromkeys(node.wants):
             found = holders.get(name, ())
             if index in found:
-                findings.append(Finding(node.line_no, f"{name!r} is this line itself: {name} -> {name}"))
+                findings.append(LinkFault(node.line_no, f"{name!r} is this line itself: {name} -> {name}"))
             elif len(found) > 1:
                 lines = ", ".join(str(nodes[i].line_no) for i in found[:5])
-                findings.append(Finding(node.line_no, f"{name!r} is ambiguous: lines {lines} have it; give each its own"))
+                findings.append(LinkFault(node.line_no, f"{name!r} is ambiguous: lines {lines} have it; give each its own"))
             elif found:
                 used[name] = found[0]
                 targets.append(found[0])
             elif not exists(name):
-                findings.append(Finding(node.line_no, _unknown(name, holders)))
+                findings.append(LinkFault(node.line_no, _unknown(name, holders)))
         edges.append(targets)
     if not findings:
         findings = [_circle(nodes, edges, circle) for circle in circles(_with_sessions(nodes, edges))]
@@ -138,7 +138,7 @@ def _with_sessions(nodes: Sequence[Node], edges: Sequence[Sequence[int]]) -> lis
     return whole
 
 
-def _circle(nodes: Sequence[Node], edges: Sequence[Sequence[int]], circle: list[int]) -> Finding:
+def _circle(nodes: Sequence[Node], edges: Sequence[Sequence[int]], circle: list[int]) -> LinkFault:
     first = circle.index(min(circle))
     path = [*circle[first:], *circle[:first]]
     text = nodes[path[0]].label
@@ -149,7 +149,7 @@ def _circle(nodes: Sequence[Node], edges: Sequence[Sequence[int]], circle: list[
         text += f" -> {nodes[there].label}" + (f" (earlier in session {nodes[here].session})" if after else "")
     why = "; tasks of a session run in the input's order" if by_session else ""
     lines = ", ".join(str(nodes[i].line_no) for i in path[:20])
-    return Finding(nodes[path[0]].line_no, f"they wait for one another: {text} (lines {lines}){why}")
+    return LinkFault(nodes[path[0]].line_no, f"they wait for one another: {text} (lines {lines}){why}")
 
 
 def _unknown(name: str, holders: dict[str, list[int]]) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from swarm.core.task import Task
 from swarm.core.workflow import templating
-from swarm.core.workflow.dependency_results import Results
-from swarm.core.workflow.templating import TemplateError
+from swarm.core.workflow.templating import EarlierResults, TemplateError
 
 MOST_CHILDREN = 10_000
 _INHERITED = ("task_class", "model", "endpoint", "priority", "timeout_s", "max_attempts", "batch_id", "created_at")
@@ -23,7 +22,7 @@ def child_ids(task_id: str, count: int) -> tuple[str, ...]:
     return tuple(f"{task_id}-{index}" for index in range(count))
 
 
-def elements(task: Task, results: Results) -> list[Any]:
+def elements(task: Task, results: EarlierResults) -> list[Any]:
     """The list that the task is mapped over. Raises ``MapFault``."""
     assert task.map is not None
     over, path = task.map.over, task.map.path
@@ -43,10 +42,12 @@ def elements(task: Task, results: Results) -> list[Any]:
     return found
 
 
-def child_document(document: Mapping[str, Any], task: Task, index: int, item: object, results: Results) -> dict[str, Any]:
+def child_document(
+    document: Mapping[str, Any], task: Task, index: int, item: object, results: EarlierResults
+) -> dict[str, Any]:
     """The task for one element: the map task's request with ``{item}`` (or a part, ``{item.field}``) filled in.
 
-    Results that it asks for are filled in as well: an element that looks like a reference stays what it is.
+    EarlierResults that it asks for are filled in as well: an element that looks like a reference stays what it is.
     Raises ``MapFault``.
     """
 

@@ -13,8 +13,8 @@ import msgspec
 
 from swarm.core.task import TERMINAL, Task, TaskState, Trail
 from swarm.core.workflow import templating
-from swarm.core.workflow.dependency_results import Results
 from swarm.core.workflow.fan_out import MapFault, child_document, child_ids, elements
+from swarm.core.workflow.templating import EarlierResults
 from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout
@@ -43,7 +43,7 @@ class Mapper:
         """
         parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
         task, trail = parts.task, parts.trail
-        results = Results(task, self._record)
+        results = EarlierResults(task, self._record)
         items = elements(task, results)
         there = self._children_there(task) if trail.children is not None else set[str]()
         self._note(path, parts.body_size, msgspec.structs.replace(trail, children=-1))

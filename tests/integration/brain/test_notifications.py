@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swarm.brain.main import make_notifier
-from swarm.brain.notifier import Failed, Notifier, notifying
+from swarm.brain.notifier import DeliveryFailed, Notifier, notifying
 from swarm.config.settings import NotifySettings, Settings
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import InputError
@@ -114,7 +114,7 @@ def test_a_task_put_back_by_hand_is_told_of_again(queue, listener, whole_batch):
     assert [message["status"] for message in listener.told] == ["failed", "completed"]
 
 
-@pytest.mark.parametrize("problem", [None, Failed("down", hopeless=False), Failed("gone", hopeless=True)])
+@pytest.mark.parametrize("problem", [None, DeliveryFailed("down", hopeless=False), DeliveryFailed("gone", hopeless=True)])
 def test_a_task_put_back_while_its_end_is_being_told_is_told_of_again(queue, problem):
     told = []
 
@@ -181,7 +181,7 @@ def test_tries_have_an_end_and_only_who_was_not_told_is_told_again(queue):
     def tell(target, message):
         told.append(target)
         if target == "bad":
-            raise Failed("no", hopeless=False)
+            raise DeliveryFailed("no", hopeless=False)
 
     notifier = Notifier(box(queue), tell, max_tries=3, log=LOG, now_s=lambda: next(ticks))
     for _ in range(6):
@@ -216,7 +216,7 @@ def test_a_batch_of_which_some_was_put_back_before_it_could_be_told_is_told_of_w
 
     def tell(target, message):
         if down:
-            raise Failed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", hopeless=False, down=True)
         told.append((message["completed"], message["failed"]))
 
     notifier = Notifier(box(queue), tell, max_tries=9, log=LOG, now_s=lambda: next(ticks))
@@ -343,7 +343,7 @@ def test_a_target_that_is_down_is_asked_once_for_all_and_all_is_told_when_it_is_
     def tell(target, message):
         asked.append(target)
         if target == "down" and not up:
-            raise Failed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", hopeless=False, down=True)
 
     for n in range(5):
         queue.enqueue(llm(str(n), notify=["down", "good"]))
@@ -372,7 +372,7 @@ def test_a_try_that_somebody_asks_for_is_made_though_the_target_was_just_down(qu
     def tell(target, message):
         asked.append(target)
         if len(asked) == 1:
-            raise Failed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", hopeless=False, down=True)
 
     queue.enqueue(llm("a", notify=["x"]))
     end(queue)

@@ -9,7 +9,7 @@ from swarm.brain.brain import Brain
 from swarm.brain.observe import Observer
 from swarm.config.settings import BrainSettings, Settings
 from swarm.core.faults import TaskFault
-from swarm.core.policy.retention import DAY_S
+from swarm.core.policy.decide import DAY_S
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import SlotView

@@ -21,7 +21,7 @@ from swarm.cli.logs.follow import Tail
 from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
-from swarm.core.doctor.root_check import WRITE, Check, Verdict
+from swarm.core.doctor.root_check import WRITE, Check, Support
 from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
 from swarm.core.pauses import Pause, Pauses
@@ -81,8 +81,8 @@ def test_a_healthy_box_has_no_findings():
 
 
 def test_what_is_made_up_for_without_loss_is_no_finding_nor_is_a_trouble_of_the_disk_told_twice():
-    quiet = Check(name="pidfds", verdict=Verdict.FALLBACK, text="not here")
-    disk = Check(name=WRITE, verdict=Verdict.MISSING, text="nothing can be written", next="remount")
+    quiet = Check(name="pidfds", verdict=Support.FALLBACK, text="not here")
+    disk = Check(name=WRITE, verdict=Support.MISSING, text="nothing can be written", next="remount")
     assert codes(box(checks=(quiet, disk))) == {}
 
 
@@ -96,10 +96,10 @@ CAUSES = {
     "root-unreadable": box(look_trouble="cannot look", snapshot=None),
     "open-files": box(open_files=256),
     "host-lacks": box(
-        checks=(Check(name="locks", verdict=Verdict.MISSING, text="there are no file locks here", next="--root"),)
+        checks=(Check(name="locks", verdict=Support.MISSING, text="there are no file locks here", next="--root"),)
     ),
     "host-fallback": box(
-        checks=(Check(name="inotify", verdict=Verdict.FALLBACK, text="no instance is left", next="sysctl"),)
+        checks=(Check(name="inotify", verdict=Support.FALLBACK, text="no instance is left", next="sysctl"),)
     ),
     "clock": box(clock_ahead=quote("written 2027, the clock says 2026")),
     "memory-pressure": box(cgroup_kills=quote("oom_kill 2")),
@@ -287,7 +287,7 @@ def test_files_of_the_future_and_foreign_roots(tmp_path):
     assert f"{tmp_path} can be written to by everybody" in trouble
     assert mend == f"chmod go-w {tmp_path}"
     tmp_path.chmod(0o700)
-    assert {c.verdict for c in able(tmp_path / "new", str(tmp_path), full=True)} <= {Verdict.WORKS, Verdict.FALLBACK}
+    assert {c.verdict for c in able(tmp_path / "new", str(tmp_path), full=True)} <= {Support.WORKS, Support.FALLBACK}
     assert not [name for name in os.listdir(tmp_path) if "try" in name]
     (tmp_path / "file").write_text("")
     assert "is no directory" in root_trouble(tmp_path / "file")

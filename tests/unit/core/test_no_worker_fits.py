@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings, Settings
-from swarm.core.placement.nowhere import ENOUGH_FAILURES, ENOUGH_TRIES, Planned, nowhere
+from swarm.core.placement.fit import ENOUGH_FAILURES, ENOUGH_TRIES, Planned, nowhere
 from swarm.core.worker import ModelTally
 from tests.support.builders import (
     MODEL,

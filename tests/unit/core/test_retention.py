@@ -10,9 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from swarm.config.settings import BrainSettings, Settings
-from swarm.core.policy.decide import decide
+from swarm.core.policy.decide import COUNT_MIN_AGE_S, DAY_S, MOST_PER_TURN, decide, old_after_s, retention
 from swarm.core.policy.decisions import Purge
-from swarm.core.policy.retention import COUNT_MIN_AGE_S, DAY_S, MOST_PER_TURN, old_after_s, retention
 from swarm.core.snapshot import FinishedShard, FinishedView, SwarmSnapshot
 from swarm.core.task import TaskState, Trail
 from swarm.errors import InputError

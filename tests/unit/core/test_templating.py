@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from swarm.core.faults import TaskFault
 from swarm.core.task import MapSpec, Task
 from swarm.core.workflow import templating
-from swarm.core.workflow.dependency_results import Results
 from swarm.core.workflow.fan_out import MapFault, child_document, elements
-from swarm.core.workflow.templating import TemplateError, fill, parse, references
+from swarm.core.workflow.templating import EarlierResults, TemplateError, fill, parse, references
 from swarm.worker.model_worker import WithResults
 
 LEAVES = st.text(alphabet=st.sampled_from("ab{}. results1"), max_size=30)
@@ -92,7 +91,7 @@ def mapped(text="{item}", path="", **more):
 
 def test_a_list_becomes_one_request_per_element():
     one = mapped("{item.name}: {item} {{item}} {results.i.json.k}", path="parts")
-    results = Results(one, {"i": ended('{"parts": [{"name": "n {results.i}"}], "k": 7}')}.get)
+    results = EarlierResults(one, {"i": ended('{"parts": [{"name": "n {results.i}"}], "k": 7}')}.get)
     items = elements(one, results)
     document = {"batch_id": "b", "task_class": "llm", "model": "m", "depends_on": ["i"]}
     child = child_document(document, one, 0, items[0], results)
@@ -104,4 +103,4 @@ def test_a_list_becomes_one_request_per_element():
 @pytest.mark.parametrize("document", [None, ended("no list"), ended('{"a": 1}'), ended("[" + "1," * 10_000 + "1]")])
 def test_what_is_no_list_is_refused_with_the_name(document):
     with pytest.raises(MapFault, match="cannot be mapped over i"):
-        elements(mapped(), Results(mapped(), {"i": document}.get))
+        elements(mapped(), EarlierResults(mapped(), {"i": document}.get))

@@ -9,7 +9,7 @@ import stat
 
 import pytest
 
-from swarm.core.doctor.root_check import RootProbe, Verdict, first_missing, judge
+from swarm.core.doctor.root_check import RootProbe, Support, first_missing, judge
 from swarm.errors import QueueError
 from swarm.filesystem import temporary
 from swarm.filesystem.durable import place_of
@@ -27,41 +27,41 @@ SOUND = dict.fromkeys(
 
 def verdicts(full=True, **found):
     checks = judge(RootProbe(**{**SOUND, "name_bytes": 255, **found}), place=lambda: "vboxsf at /mnt", full=full)
-    return {c.name: c for c in checks if c.verdict is not Verdict.WORKS}
+    return {c.name: c for c in checks if c.verdict is not Support.WORKS}
 
 
 @pytest.mark.parametrize(
     ("found", "name", "verdict"),
     [
         ({}, None, None),
-        ({"lock": errno.ENOLCK}, "locks", Verdict.MISSING),
-        ({"excludes": False}, "locks", Verdict.MISSING),
-        ({"lock": errno.EIO}, "locks", Verdict.UNKNOWN),
-        ({"rename": errno.EPERM}, "rename", Verdict.MISSING),
-        ({"rename_new": errno.EINVAL}, "rename without overwriting", Verdict.FALLBACK),
+        ({"lock": errno.ENOLCK}, "locks", Support.MISSING),
+        ({"excludes": False}, "locks", Support.MISSING),
+        ({"lock": errno.EIO}, "locks", Support.UNKNOWN),
+        ({"rename": errno.EPERM}, "rename", Support.MISSING),
+        ({"rename_new": errno.EINVAL}, "rename without overwriting", Support.FALLBACK),
         ({"link": errno.EPERM}, None, None),
-        ({"rename_new": errno.EINVAL, "link": errno.EPERM}, "rename without overwriting", Verdict.MISSING),
-        ({"overwrites": True}, "rename without overwriting", Verdict.MISSING),
-        ({"nameless": errno.EOPNOTSUPP}, "files without a name", Verdict.FALLBACK),
-        ({"flush_folder": errno.EINVAL}, "flush", Verdict.FALLBACK),
-        ({"flush_file": errno.ENOSYS}, "flush", Verdict.FALLBACK),
+        ({"rename_new": errno.EINVAL, "link": errno.EPERM}, "rename without overwriting", Support.MISSING),
+        ({"overwrites": True}, "rename without overwriting", Support.MISSING),
+        ({"nameless": errno.EOPNOTSUPP}, "files without a name", Support.FALLBACK),
+        ({"flush_folder": errno.EINVAL}, "flush", Support.FALLBACK),
+        ({"flush_file": errno.ENOSYS}, "flush", Support.FALLBACK),
         ({"flush_folder": errno.ENOSPC}, None, None),
-        ({"flush_all": errno.EPERM}, "flush of all at once", Verdict.FALLBACK),
-        ({"notice": errno.EMFILE}, "inotify", Verdict.FALLBACK),
-        ({"name_bytes": 143}, "names", Verdict.FALLBACK),
-        ({"name_bytes": 64}, "names", Verdict.MISSING),
-        ({"folds_case": True}, "case of names", Verdict.FALLBACK),
-        ({"write": errno.EROFS}, "write", Verdict.MISSING),
-        ({"write": errno.ENOSPC}, "write", Verdict.UNKNOWN),
+        ({"flush_all": errno.EPERM}, "flush of all at once", Support.FALLBACK),
+        ({"notice": errno.EMFILE}, "inotify", Support.FALLBACK),
+        ({"name_bytes": 143}, "names", Support.FALLBACK),
+        ({"name_bytes": 64}, "names", Support.MISSING),
+        ({"folds_case": True}, "case of names", Support.FALLBACK),
+        ({"write": errno.EROFS}, "write", Support.MISSING),
+        ({"write": errno.ENOSPC}, "write", Support.UNKNOWN),
         ({"free_kib": 1 << 20, "free_inodes": None}, None, None),
-        ({"free_kib": 16, "free_inodes": 1000}, "room", Verdict.MISSING),
-        ({"free_kib": 1 << 20, "free_inodes": 3}, "room", Verdict.MISSING),
+        ({"free_kib": 16, "free_inodes": 1000}, "room", Support.MISSING),
+        ({"free_kib": 1 << 20, "free_inodes": 3}, "room", Support.MISSING),
     ],
 )
 def test_each_lack_has_its_verdict(found, name, verdict):
     said = verdicts(**found)
     assert {n: c.verdict for n, c in said.items()} == ({name: verdict} if name else {})
-    if verdict is Verdict.MISSING:
+    if verdict is Support.MISSING:
         assert "vboxsf at /mnt" in said[name].text
         assert "--root" in said[name].next
 
@@ -69,10 +69,10 @@ def test_each_lack_has_its_verdict(found, name, verdict):
 def test_full_is_refused_only_where_nothing_can_be_flushed_and_fast_never():
     nothing = {"flush_folder": errno.EINVAL, "flush_all": errno.ENOSYS}
     refused = verdicts(**nothing)["flush"]
-    assert refused.verdict is Verdict.MISSING
+    assert refused.verdict is Support.MISSING
     assert "vboxsf at /mnt cannot flush directories" in refused.text
     assert 'durability = "fast"' in refused.next
-    assert all(c.verdict is Verdict.FALLBACK for c in verdicts(full=False, **nothing).values())
+    assert all(c.verdict is Support.FALLBACK for c in verdicts(full=False, **nothing).values())
 
 
 def test_the_limits_of_inotify_are_told_apart():
@@ -175,7 +175,7 @@ def use(queue):
 def test_a_queue_works_where_something_else_does_instead(tmp_path, monkeypatch, lacking, durability):
     lacks(monkeypatch, **lacking)
     queue = FileQueue(str(tmp_path / "q"), durability).prepare()
-    assert any(check.verdict is Verdict.FALLBACK for check in queue.self_test()) or "link" in lacking
+    assert any(check.verdict is Support.FALLBACK for check in queue.self_test()) or "link" in lacking
     use(queue)
 
 

@@ -16,8 +16,7 @@ from swarm.cli.views import presenters as build
 from swarm.config.settings import GpuSettings, Settings
 from swarm.core.doctor.diagnose import diagnose
 from swarm.core.gpu import GpuProcess
-from swarm.core.health.gpu_health import CardVerdict, judge_cards
-from swarm.core.health.gpu_pinning import judge_pin
+from swarm.core.health.gpu_health import CardVerdict, judge_cards, judge_pin
 from swarm.core.health.visible_gpus import visible_cards
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.core.policy.decide import decide

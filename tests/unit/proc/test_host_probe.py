@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from swarm.core.doctor.root_check import Verdict, first_missing
+from swarm.core.doctor.root_check import Support, first_missing
 from swarm.errors import EngineError
 from swarm.proc import host_probe as hostprobe
 from swarm.proc import identity
@@ -48,7 +48,7 @@ def test_what_is_missing_is_said_with_what_to_do(monkeypatch, holder, call, inst
 
 def test_without_pidfds_it_goes_on(monkeypatch):
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    assert {c.name for c in host_checks() if c.verdict is Verdict.FALLBACK} == {"pidfds"}
+    assert {c.name for c in host_checks() if c.verdict is Support.FALLBACK} == {"pidfds"}
 
 
 def test_a_proc_that_is_not_there(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.gpu import GpuProcess, GpuReading
-from swarm.core.health.gpu_pinning import judge_pin
+from swarm.core.health.gpu_health import judge_pin
 from swarm.worker.executors.load_model import ResourceExecutor
 from swarm.worker.gpu_pinning import PinnedProbe, PinProof
 from tests.helpers import fake_nvml
