@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 FaultClass = Literal["infra", "transient", "deterministic", "crash", "cancelled", "poison", "suspect"]
 """infra: server, card or host (uses up no attempt of the task). transient: worth another try after a backoff.
@@ -24,3 +25,20 @@ class TaskFault(Exception):
         self.message = message
         self.alone = alone
         """From now on the task runs alone on its server, so that its next fault proves something."""
+
+
+class CancelToken(Protocol):
+    """Carries "stop this attempt" into an executor or a request."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was cancelled (``cancelled``, ``timeout``, ``stopping``), or None while it is not."""
+        ...
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this when cancelled (at once if it already is); it must unblock the executor, say by closing its socket."""
+        ...
+
+
+Progress = Callable[[int], None]
+"""Called with the number of new tokens or output chunks."""

@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from swarm.config.settings import ModelSettings
+from swarm.core.task import canonical_model
+
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options that belong to the loaded model: a request that changes one makes the server load it again."""
 
@@ -97,3 +100,14 @@ def _shown(value: object) -> str:
             return "an object"
         case _:
             return str(value)[:40]
+
+
+class ModelTable:
+    """The configured settings per model, found under every spelling of its name."""
+
+    def __init__(self, models: Mapping[str, ModelSettings]) -> None:
+        self._models = {canonical_model(name): settings for name, settings in models.items()}
+
+    def of(self, model: str) -> ModelSettings:
+        """The model's settings; the defaults where none are written."""
+        return self._models.get(canonical_model(model)) or ModelSettings()

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import msgspec
 
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, TaskFault
+from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.ollama import replies
 from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
 from swarm.ollama.http import Address, OnConnect
-from swarm.ollama.pool import Abort, CancelLike, Exchange, Pool
+from swarm.ollama.pool import Abort, Exchange, Pool
 from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines, read_some
-from swarm.ollama.types import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
@@ -80,7 +80,7 @@ class OllamaClient:
         keep_alive: KeepAlive = -1,
         embedding: bool = False,
         timeout_s: float = 600.0,
-        cancel: CancelLike | None = None,
+        cancel: CancelToken | None = None,
     ) -> LoadAnswer:
         """Preload a model, with exactly the options its tasks will use, else their first request loads it again.
 
@@ -111,7 +111,7 @@ class OllamaClient:
         progress: Callable[[PullStep], None] | None = None,
         *,
         limits: Limits | None = None,
-        cancel: CancelLike | None = None,
+        cancel: CancelToken | None = None,
     ) -> None:
         """Download a model. Returns only if the server said ``success``; most failures come inside a 200."""
         limits = limits or Limits(total_s=24 * 3600.0, first_token_s=60.0, token_gap_s=300.0, max_reply_bytes=1024 * MIB)
@@ -138,7 +138,7 @@ class OllamaClient:
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelLike | None = None,
+        cancel: CancelToken | None = None,
         progress: Callable[[int], None] | None = None,
         marker: str | None = None,
     ) -> Reply:
@@ -167,7 +167,7 @@ class OllamaClient:
         path: str,
         body: Mapping[str, Any],
         limits: Limits,
-        cancel: CancelLike | None = None,
+        cancel: CancelToken | None = None,
         marker: str | None = None,
     ) -> Reply:
         """Post, and read one JSON object; only the total limit holds, since nothing comes before the end."""
@@ -185,7 +185,7 @@ class OllamaClient:
         body: Mapping[str, Any] | None,
         limits: Limits,
         *,
-        cancel: CancelLike | None = None,
+        cancel: CancelToken | None = None,
         marker: str | None = None,
         streamed: bool = True,
     ) -> Iterator[tuple[Exchange, Deadlines]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
 
+from swarm.core.faults import CancelToken
 from swarm.ollama.http import READ_BYTES, Address, Connection, OnConnect
 
 MAX_IDLE = 16
@@ -15,23 +14,10 @@ STALE_WINDOW_S = 0.25
 """A reused connection that breaks later than this after sending broke under our request, so it is not tried again."""
 
 
-class CancelLike(Protocol):
-    """Carries "stop this attempt"; fits ``swarm.runtime.ports.CancelToken``."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it was cancelled, or None."""
-        ...
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call back when cancelled; at once if it already is."""
-        ...
-
-
 class Abort:
     """The link from a cancel token to the connection in use; it never touches a connection that was given back."""
 
-    def __init__(self, cancel: CancelLike | None = None) -> None:
+    def __init__(self, cancel: CancelToken | None = None) -> None:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._connection: Connection | None = None

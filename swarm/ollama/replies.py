@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.core.task import canonical_model
 from swarm.ollama.classify import shown_text
 from swarm.ollama.stream import Deadlines, Line, garbage
-from swarm.ollama.types import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.plain_text import lines
 
 T = TypeVar("T")

@@ -5,12 +5,14 @@ Adapters fit by shape; they import neither this module nor one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
+from swarm.core.faults import CancelToken, Progress
 from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import Attempt, TaskState, Trail
@@ -219,21 +221,46 @@ class ChosenCards(GpuReader, Protocol):
         ...
 
 
-class CancelToken(Protocol):
-    """Carries "stop this attempt" into an executor."""
+class ModelServer(Protocol):
+    """One model server. Every call is bounded and raises ``TaskFault``."""
 
-    @property
-    def reason(self) -> str | None:
-        """Why it was cancelled (``cancelled``, ``timeout``, ``stopping``), or None while it is not."""
+    def run(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        limits: Limits,
+        cancel: CancelToken | None,
+        progress: Progress | None,
+        marker: str | None,
+    ) -> Reply:
+        """One request; ``marker`` tells the server's log which task it is."""
         ...
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call this when cancelled (at once if it already is); it must unblock the executor, say by closing its socket."""
+    def load(
+        self,
+        model: str,
+        *,
+        options: Mapping[str, Any],
+        keep_alive: str | float | None,
+        embedding: bool,
+        timeout_s: float,
+        cancel: CancelToken | None,
+    ) -> object:
+        """Preload; returns once the server says that it is ready."""
         ...
 
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Order it out; it goes when its requests have ended."""
+        ...
 
-Progress = Callable[[int], None]
-"""Called with the number of new tokens or output chunks."""
+    def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
+        """Models it holds now."""
+        ...
+
+    def show(self, model: str, timeout_s: float) -> ModelDetails:
+        """About a model on its disk. Kind ``model_missing`` if it is not there."""
+        ...
 
 
 class Executor(Protocol):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from swarm.config.settings import ModelSettings
-from swarm.core.faults import TaskFault
-from swarm.runtime.model_server import Limits, ModelServer, ModelTable
-from swarm.runtime.ports import CancelToken
+from swarm.core.faults import CancelToken, TaskFault
+from swarm.core.model_options import ModelTable
+from swarm.core.model_server import Limits
+from swarm.runtime.ports import ModelServer
 
 PROMPT = "Hello"
 MAX_REPLY_BYTES = 16 << 20

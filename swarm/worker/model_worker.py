@@ -14,7 +14,7 @@ import msgspec
 from swarm.clock import SystemClock
 from swarm.config.settings import LlmSettings
 from swarm.core.claim import Claim
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.workflow import templating
@@ -27,7 +27,7 @@ from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.runtime.bootstrap import RunOptions, lock_held
 from swarm.runtime.open import gpu_reader, machine_reader
-from swarm.runtime.ports import CancelToken, Executor, Progress
+from swarm.runtime.ports import Executor
 from swarm.supervisor.supervisor import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import HOST_PREFIX
 from swarm.worker.executors.llm import LlmExecutor

@@ -15,8 +15,9 @@ import msgspec
 from swarm.config.settings import ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.health.circuit_breaker import Breaker, after_infra_fault, after_success, position
-from swarm.runtime.model_server import Loaded, ModelServer, ModelTable, spilled_words
-from swarm.runtime.ports import Clock
+from swarm.core.model_options import ModelTable
+from swarm.core.model_server import LoadedModel
+from swarm.runtime.ports import Clock, ModelServer
 from swarm.worker.slots import ThreadPool
 
 USABLE_EVERY_S = 5.0
@@ -215,7 +216,7 @@ class ModelServerProbe:
         return judge(held, self._models, on_cpu_spill=self._on_cpu_spill)
 
 
-def judge(held: Sequence[Loaded], models: ModelTable, *, on_cpu_spill: SpillPolicy) -> ServerReading:
+def judge(held: Sequence[LoadedModel], models: ModelTable, *, on_cpu_spill: SpillPolicy) -> ServerReading:
     """The first model that counts: on the card as the policy asks, and loaded with the configured context.
 
     One that somebody loaded with another ``num_ctx`` does not count: our first request would load it anew.
@@ -236,12 +237,12 @@ def judge(held: Sequence[Loaded], models: ModelTable, *, on_cpu_spill: SpillPoli
     return ServerReading(usable=True, reason="; ".join(refused.values()), refused=refused)
 
 
-def refusal(loaded: Loaded, models: ModelTable, *, on_cpu_spill: SpillPolicy) -> str:
+def refusal(loaded: LoadedModel, models: ModelTable, *, on_cpu_spill: SpillPolicy) -> str:
     """Why a loaded model does not count; empty if it does."""
-    spilled = spilled_words(loaded)
+    spilled = loaded.spilled
     if spilled and on_cpu_spill == "refuse":
         return f"{loaded.name} is not wholly on its card: {spilled}"
-    wanted = models.load_options(loaded.name).get("num_ctx")
+    wanted = models.of(loaded.name).options.get("num_ctx")
     if isinstance(wanted, int) and loaded.context_length > wanted:
         return f"{loaded.name} was loaded with num_ctx {loaded.context_length}, configured is {wanted}"
     return ""

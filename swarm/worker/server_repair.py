@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol, assert_never
 
 from swarm.config.settings import RepairSettings
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
-from swarm.runtime.model_server import Details, Loaded, ModelServer, Reply
-from swarm.runtime.ports import CancelToken, Progress
+from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
+from swarm.runtime.ports import ModelServer
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
@@ -83,7 +83,7 @@ class RepairingServer:
         endpoint: str,
         body: Mapping[str, Any],
         *,
-        limits: Any,  # noqa: ANN401 - Limits by shape
+        limits: Limits,
         cancel: CancelToken | None,
         progress: Progress | None,
         marker: str | None,
@@ -123,11 +123,11 @@ class RepairingServer:
         """As the server's; allowed in quarantine, since it frees the card."""
         self._server.unload(model, timeout_s)
 
-    def show(self, model: str, timeout_s: float) -> Details:
+    def show(self, model: str, timeout_s: float) -> ModelDetails:
         """As the server's."""
         return self._server.show(model, timeout_s)
 
-    def ps(self, timeout_s: float) -> Sequence[Loaded]:
+    def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
         """As the server's. Silence for ``wedged_after_s`` in all is a wedged scheduler, and answered by a repair."""
         self._refuse_quarantined()
         began_s = self._now_s()

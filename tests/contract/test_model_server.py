@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits, PullStep
 from swarm.errors import ConfigError
 from swarm.ollama.client import OllamaClient, is_simulated
-from swarm.ollama.types import Limits, PullStep
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 

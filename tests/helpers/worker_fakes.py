@@ -13,15 +13,16 @@ from typing import Any
 from swarm.clock import SystemClock
 from swarm.config.settings import RetrySettings
 from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import lane_of
+from swarm.core.model_server import LoadedModel, ModelDetails, Reply
 from swarm.core.pauses import Pauses
 from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 from swarm.runtime.loop import StopWish, run_loop
-from swarm.runtime.ports import CancelToken, Executor, Progress, WorkerQueue
+from swarm.runtime.ports import Executor, WorkerQueue
 from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.known_good import Prober
@@ -213,46 +214,32 @@ class Probe:
         return self.reading
 
 
-@dataclass
-class FakeLoaded:
-    name: str
-    digest: str = "d1"
-    size_mib: int = 1000
-    size_vram_mib: int = 1000
-    context_length: int = 4096
+def loaded(name: str, **more: Any) -> LoadedModel:
+    return LoadedModel(
+        name=name, **{"digest": "d1", "size_mib": 1000, "size_vram_mib": 1000, "context_length": 4096, **more}
+    )
 
 
-@dataclass
-class FakeDetails:
-    capabilities: tuple[str, ...] = ("completion",)
-
-
-@dataclass
-class FakeReply:
-    final: dict[str, Any]
-    tokens_in: int = 5
-    tokens_out: int = 7
-    first_token_s: float = 0.1
-    total_s: float = 0.2
-    simulated: bool = True
+def a_reply(final: dict[str, Any]) -> Reply:
+    return Reply(final=final, tokens_in=5, tokens_out=7, first_token_s=0.1, total_s=0.2, simulated=True)
 
 
 @dataclass
 class FakeServer:
     """A model server: unloads and loads show in ``ps`` only some looks later, as with a real one."""
 
-    held: list[FakeLoaded] = field(default_factory=list)
+    held: list[LoadedModel] = field(default_factory=list)
     lag_looks: int = 2
     vram_mib: int | None = None
     known: tuple[str, ...] = ("a:latest", "b:latest", "embed:latest")
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     load_fault: TaskFault | None = None
     stuck: bool = False
-    on_run: Callable[[Mapping[str, Any]], FakeReply] = lambda body: FakeReply({"done": True})
+    on_run: Callable[[Mapping[str, Any]], Reply] = lambda body: a_reply({"done": True})
     _leaving: dict[str, int] = field(default_factory=dict)
     _coming: dict[str, int] = field(default_factory=dict)
 
-    def ps(self, timeout_s: float) -> Sequence[FakeLoaded]:
+    def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
         for name in [n for n, left in self._leaving.items() if left <= 0 and not self.stuck]:
             del self._leaving[name]
             self.held = [m for m in self.held if m.name != name]
@@ -261,27 +248,26 @@ class FakeServer:
         self._coming = {n: left - 1 for n, left in self._coming.items()}
         return shown
 
-    def show(self, model: str, timeout_s: float) -> FakeDetails:
+    def show(self, model: str, timeout_s: float) -> ModelDetails:
         if model not in self.known:
             raise TaskFault("deterministic", "model_missing", f"model '{model}' not found")
-        return FakeDetails(("embedding",) if model.startswith("embed") else ("completion",))
+        kind = "embedding" if model.startswith("embed") else "completion"
+        return ModelDetails(name=model, capabilities=(kind,))
 
     def load(self, model: str, **how: Any) -> object:
         self.calls.append(("load", model, how))
         if self.load_fault is not None:
             raise self.load_fault
-        size = FakeLoaded(name=canonical_model(model))
-        if self.vram_mib is not None:
-            size.size_vram_mib = min(size.size_mib, self.vram_mib)
-        self.held.append(size)
-        self._coming[size.name] = self.lag_looks
+        name = canonical_model(model)
+        self.held.append(loaded(name) if self.vram_mib is None else loaded(name, size_vram_mib=min(1000, self.vram_mib)))
+        self._coming[name] = self.lag_looks
         return None
 
     def unload(self, model: str, timeout_s: float) -> None:
         self.calls.append(("unload", model))
         self._leaving[canonical_model(model)] = self.lag_looks
 
-    def run(self, endpoint: str, body: Mapping[str, Any], **how: Any) -> FakeReply:
+    def run(self, endpoint: str, body: Mapping[str, Any], **how: Any) -> Reply:
         self.calls.append(("run", endpoint, body, how))
         return self.on_run(body)
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.types import Limits
 from tests.helpers.wait import wait_until
 from tests.ollama.conftest import MODEL, Speaker, lines_of
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from swarm.config.settings import CommandSettings
 from swarm.core.claim import Claim
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.task import Trail
 from swarm.proc.env_markers import kill_marked
 from swarm.proc.environment import fixed_env
 from swarm.worker.executors.allowlist import Permit, Scripts, permit
-from swarm.worker.executors.program import CancelLike, Capture, Program, follow
+from swarm.worker.executors.program import Capture, Program, follow
 from swarm.worker.executors.working_dir import dir_below, fresh_dir, remove_tree
 
 _LAST_CHUNKS = 64
@@ -43,7 +43,7 @@ class CommandExecutor:
         self._scripts = scripts
         self._root = root
 
-    def run(self, claim: Claim, *, cancel: CancelLike, progress: Callable[[int], None]) -> Trail:
+    def run(self, claim: Claim, *, cancel: CancelToken, progress: Callable[[int], None]) -> Trail:
         """Run to the end; a trail with exit code 0, the output and its sizes.
 
         Raises ``TaskFault`` kinds ``not_allowed``, ``bad_env``, ``no_cwd``, ``cannot_start`` (deterministic),
@@ -61,7 +61,7 @@ class CommandExecutor:
                 program.close()
 
     def _attend(
-        self, program: Program, markers: dict[str, str], began_s: float, cancel: CancelLike, progress: Callable[[int], None]
+        self, program: Program, markers: dict[str, str], began_s: float, cancel: CancelToken, progress: Callable[[int], None]
     ) -> Trail:
         cap_bytes = self._settings.output_cap_kib * 1024
         out, err = Capture(program.out_fd, cap_bytes), Capture(program.err_fd, cap_bytes)

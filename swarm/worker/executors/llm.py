@@ -11,11 +11,11 @@ from typing import Any
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.claim import Claim
-from swarm.core.faults import TaskFault
-from swarm.core.model_options import LOAD_OPTIONS
+from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.model_options import LOAD_OPTIONS, ModelTable
+from swarm.core.model_server import Limits, Reply
 from swarm.core.task import ImageRef, Task, Trail, canonical_model
-from swarm.runtime.model_server import Limits, ModelServer, ModelTable, Reply
-from swarm.runtime.ports import CancelToken, Progress
+from swarm.runtime.ports import ModelServer
 from swarm.worker.executors.structured_output import ask_in_form, wanted_schema
 
 ReadImage = Callable[[ImageRef], bytes]

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.claim import Claim
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.gpu import GpuReading
+from swarm.core.model_options import ModelTable
+from swarm.core.model_server import LoadedModel
 from swarm.core.placement.fit import file_too_big
 from swarm.core.task import Task, Trail, canonical_model
-from swarm.runtime.model_server import Loaded, ModelServer, ModelTable, spilled_words
-from swarm.runtime.ports import CancelToken, Progress
+from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_pinning import PinProof
 from swarm.worker.server_health import SpillPolicy, refusal
 
@@ -116,14 +117,14 @@ class ResourceExecutor:
             message = f"{model} does not fit: its file alone has {disk_mib} MiB, the card {self._memory_mib} MiB"
             raise TaskFault("deterministic", "does_not_fit", message, {"size_mib": disk_mib, "no_room": True})
 
-    def _proven(self, model: str, stopper: _Stopper) -> Loaded:
+    def _proven(self, model: str, stopper: _Stopper) -> LoadedModel:
         """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again."""
         loaded = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model), within_s=SHOWN_WITHIN_S)
         if loaded is None:
             raise TaskFault(
                 "infra", "load_unproven", f"the server said that {model} is loaded, but /api/ps does not list it"
             )
-        spilled = spilled_words(loaded)
+        spilled = loaded.spilled
         if not spilled:
             return loaded
         words, advice = _spill_words(loaded, spilled)
@@ -135,7 +136,7 @@ class ResourceExecutor:
             self._log.warning("%s", words)
         return loaded
 
-    def _check_pin(self, pin: PinProof, loaded: Loaded, before: tuple[GpuReading, ...], stopper: _Stopper) -> None:
+    def _check_pin(self, pin: PinProof, loaded: LoadedModel, before: tuple[GpuReading, ...], stopper: _Stopper) -> None:
         """A model on another worker's card is unloaded at once: it takes that worker's memory."""
         try:
             pin.check(loaded.name, before, loaded.size_vram_mib)
@@ -204,11 +205,11 @@ class _Stopper:
             pause_s = min(POLL_MAX_S, pause_s * 2)
 
 
-def _find(held: Sequence[Loaded], model: str) -> Loaded | None:
+def _find(held: Sequence[LoadedModel], model: str) -> LoadedModel | None:
     return next((loaded for loaded in held if loaded.name == model), None)
 
 
-def _facts(loaded: Loaded) -> dict[str, Any]:
+def _facts(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "model": loaded.name,
         "digest": loaded.digest,
@@ -218,11 +219,11 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _size_words(loaded: Loaded) -> str:
+def _size_words(loaded: LoadedModel) -> str:
     return f"{loaded.size_mib} MiB ({loaded.size_vram_mib} MiB on GPU), context {loaded.context_length}"
 
 
-def _spill_words(loaded: Loaded, spilled: str) -> tuple[str, str]:
+def _spill_words(loaded: LoadedModel, spilled: str) -> tuple[str, str]:
     """What spilled, and what to do: a model of which nothing is on a card was not too big, the server has no card."""
     if loaded.size_vram_mib == 0:
         advice = 'see its log for the cards it found; for a worker meant to run on the CPU set llm.on_cpu_spill = "allow"'

@@ -14,9 +14,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, TaskFault
 from swarm.proc.identity import end_of_child
 from swarm.proc.process_group import KILL_WAIT_S, GroupStop
 
@@ -77,19 +76,6 @@ _TICK_MS = 1000
 _STOPPING_TICK_MS = 10
 _HOST_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENOSPC, errno.EROFS})
 """Faults of the worker or host, never of the task."""
-
-
-class CancelLike(Protocol):
-    """Carries "stop this attempt"; fits ``swarm.runtime.ports.CancelToken``."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it was cancelled, or None."""
-        ...
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call back when cancelled; at once if it already is."""
-        ...
 
 
 class Program:
@@ -155,7 +141,7 @@ def follow(
     captures: tuple[Capture, ...],
     *,
     grace_s: float,
-    cancel: CancelLike,
+    cancel: CancelToken,
     progress: Callable[[int], None],
 ) -> bool:
     """Read output until the program's group is gone: by its own end, or by a cancel. False: it cannot be killed.

@@ -24,14 +24,14 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings, Settings
 from swarm.core.claim import Claim
-from swarm.core.faults import TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.model_options import ModelTable
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.filesystem.entries import list_names, status_of
 from swarm.ollama.client import OllamaClient
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular
-from swarm.runtime.model_server import ModelTable
-from swarm.runtime.ports import CancelToken, Executor, Progress
+from swarm.runtime.ports import Executor
 from swarm.worker.executors.llm import request_body
 
 _NO_MATTER = ("model", "keep_alive")

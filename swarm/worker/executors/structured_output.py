@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.runtime.model_server import Reply
+from swarm.core.model_server import Reply
 
 # ruff: noqa: PLC0415  (jsonschema is an extra, and heavy: only who gets a schema loads it)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.ownership import ForeignServer, ServerProof
 from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.server import server_proof
-from swarm.ollama.types import Limits
 from swarm.proc import identity, peer
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.ports import free_port, who_listens

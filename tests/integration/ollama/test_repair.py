@@ -10,11 +10,11 @@ import pytest
 
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits
 from swarm.ollama import quarantine
 from swarm.ollama import repair_actions as hands_module
 from swarm.ollama.repair_actions import ServerHands
 from swarm.ollama.server import ServerNote
-from swarm.ollama.types import Limits
 from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.state_file import write_note

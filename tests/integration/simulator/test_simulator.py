@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.types import Limits
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import runs, wait_until
 

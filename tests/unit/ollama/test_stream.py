@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import Limits
 from swarm.ollama.pool import Exchange
 from swarm.ollama.stream import Deadlines, merge_stream, read_lines
-from swarm.ollama.types import Limits
 
 
 class Pieces:

@@ -6,11 +6,11 @@ import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
+from swarm.core.model_options import ModelTable
 from swarm.core.task import Task, TaskClass
-from swarm.runtime.model_server import ModelTable
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor, request_body
-from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
+from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 
 MODELS = {"A": ModelSettings(options={"num_ctx": 4096, "temperature": 0.1}, keep_alive="10m")}
 
@@ -79,7 +79,7 @@ def test_bad_requests(task):
 
 def test_the_answer_becomes_a_result_with_usage():
     server = FakeServer()
-    server.on_run = lambda made: FakeReply({"message": {"content": "4"}, "done": True, "context": [1, 2, 3]})
+    server.on_run = lambda made: a_reply({"message": {"content": "4"}, "done": True, "context": [1, 2, 3]})
     settings = LlmSettings(timeout_s=50, first_token_s=60, token_gap_s=5, max_reply_mib=2)
     executor = LlmExecutor(server, settings, models=MODELS)
     trail = executor.run(claim_of(llm("t1", request={"messages": []})), cancel=Cancel(), progress=lambda n: None)

@@ -9,12 +9,12 @@ import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
+from swarm.core.model_options import ModelTable
 from swarm.core.task import Task
-from swarm.runtime.model_server import ModelTable
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
 from swarm.worker.server_health import ModelServerProbe, judge
-from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
+from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}
 
@@ -33,7 +33,7 @@ def fault(server: FakeServer, task: Task, settings: LlmSettings | None = None) -
 
 
 def test_others_go_first_and_the_model_comes_with_its_options():
-    server = FakeServer(held=[FakeLoaded("b:latest")])
+    server = FakeServer(held=[loaded("b:latest")])
     result = run(server, load("l1", "a"))
     assert [call[:2] for call in server.calls] == [("unload", "b:latest"), ("load", "a:latest")]
     how = server.calls[1][2]
@@ -44,13 +44,13 @@ def test_others_go_first_and_the_model_comes_with_its_options():
 
 
 def test_what_is_loaded_already_is_left_alone():
-    server = FakeServer(held=[FakeLoaded("a:latest")])
+    server = FakeServer(held=[loaded("a:latest")])
     assert run(server, load("l1", "A"))["already_loaded"]
     assert server.calls == []
 
 
 def test_a_foreign_context_is_loaded_anew():
-    server = FakeServer(held=[FakeLoaded("a:latest", context_length=32768)])
+    server = FakeServer(held=[loaded("a:latest", context_length=32768)])
     assert "already_loaded" not in run(server, load("l1", "a"))
     assert [call[0] for call in server.calls] == ["unload", "load"]
 
@@ -62,7 +62,7 @@ def test_embedding_models_are_loaded_by_their_own_endpoint():
 
 
 def test_a_missing_model_does_not_cost_the_loaded_one():
-    server = FakeServer(held=[FakeLoaded("b:latest")])
+    server = FakeServer(held=[loaded("b:latest")])
     assert fault(server, load("l1", "nope")).kind == "model_missing"
     assert server.calls == []
 
@@ -71,7 +71,7 @@ def test_a_missing_model_does_not_cost_the_loaded_one():
     ("policy", "disk_mib", "fits"), [("refuse", 2000, False), ("refuse", 1200, True), ("allow", 2000, True)]
 )
 def test_a_file_that_is_too_big_does_not_cost_the_loaded_one(policy, disk_mib, fits):
-    server = FakeServer(held=[FakeLoaded("b:latest")])
+    server = FakeServer(held=[loaded("b:latest")])
     sizes = {"memory_mib": 1000, "disk_mib": lambda model: disk_mib if model == "a:latest" else 0}
     executor = ResourceExecutor(
         server, LlmSettings(on_cpu_spill=policy), models=MODELS, log=logging.getLogger("worker-1"), **sizes
@@ -129,7 +129,7 @@ def test_a_model_on_another_workers_card_is_unloaded_at_once():
 
 def test_a_model_that_will_not_go_is_passed_on_to_the_repairs(monkeypatch):
     monkeypatch.setattr("swarm.worker.executors.load_model.UNLOAD_LIMIT_S", 0.05)
-    server, told = FakeServer(held=[FakeLoaded("b:latest")], stuck=True), []
+    server, told = FakeServer(held=[loaded("b:latest")], stuck=True), []
     log = logging.getLogger("worker-1")
     executor = ResourceExecutor(server, LlmSettings(), models=MODELS, log=log, on_stuck=lambda *what: told.append(what))
     began_s = time.monotonic()
@@ -161,20 +161,20 @@ def test_a_load_that_never_shows_is_no_success(monkeypatch):
 
 def test_a_runner_that_will_not_go_is_named(monkeypatch):
     monkeypatch.setattr("swarm.worker.executors.load_model.UNLOAD_LIMIT_S", 0.05)
-    server = FakeServer(held=[FakeLoaded("b:latest")], stuck=True)
+    server = FakeServer(held=[loaded("b:latest")], stuck=True)
     stuck = fault(server, load("l1", "a"))
     assert (stuck.fault, stuck.kind) == ("infra", "unload_stuck")
 
 
 def test_unload_is_done_when_it_is_gone():
-    server = FakeServer(held=[FakeLoaded("a:latest")])
+    server = FakeServer(held=[loaded("a:latest")])
     assert run(server, load("u1", "a", action="unload_llm"))["was_loaded"]
     assert list(server.ps(1)) == []
     assert not run(server, load("u2", "a", action="unload_llm"))["was_loaded"]
 
 
 def test_a_cancel_ends_the_wait():
-    server = FakeServer(held=[FakeLoaded("b:latest")], stuck=True)
+    server = FakeServer(held=[loaded("b:latest")], stuck=True)
     cancel = Cancel()
     cancel.cancel("stopping")
     began_s = time.monotonic()
@@ -188,11 +188,11 @@ def test_a_cancel_ends_the_wait():
     ("held", "policy", "model", "words"),
     [
         ([], "refuse", None, ""),
-        ([FakeLoaded("a:latest")], "refuse", "a:latest", ""),
-        ([FakeLoaded("b:latest", size_vram_mib=10), FakeLoaded("a:latest")], "refuse", "a:latest", ""),
-        ([FakeLoaded("b:latest", size_vram_mib=10)], "refuse", None, "size 1000 MiB, on GPU 10 MiB"),
-        ([FakeLoaded("b:latest", size_vram_mib=10)], "warn", "b:latest", ""),
-        ([FakeLoaded("a:latest", context_length=9999)], "refuse", None, "num_ctx 9999, configured is 4096"),
+        ([loaded("a:latest")], "refuse", "a:latest", ""),
+        ([loaded("b:latest", size_vram_mib=10), loaded("a:latest")], "refuse", "a:latest", ""),
+        ([loaded("b:latest", size_vram_mib=10)], "refuse", None, "size 1000 MiB, on GPU 10 MiB"),
+        ([loaded("b:latest", size_vram_mib=10)], "warn", "b:latest", ""),
+        ([loaded("a:latest", context_length=9999)], "refuse", None, "num_ctx 9999, configured is 4096"),
     ],
 )
 def test_what_counts_as_loaded(held, policy, model, words):
@@ -205,7 +205,7 @@ def test_what_counts_as_loaded(held, policy, model, words):
 def test_a_server_that_does_not_answer_is_a_reading():
     server = FakeServer()
 
-    def refuse(timeout_s: float) -> list[FakeLoaded]:
+    def refuse(timeout_s: float) -> list[object]:
         raise TaskFault("infra", "server_down", "connection refused")
 
     server.ps = refuse  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from swarm.core.task import ImageRef
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.response_cache import Digests, WithAnswers
-from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
+from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 
 REQUEST = {"messages": [{"role": "user", "content": "Hello"}], "options": {"temperature": 0, "seed": 1}}
 
@@ -31,7 +31,7 @@ class Shelf(dict):
 class World:
     def __init__(self, **settings):
         self.server = FakeServer()
-        self.server.on_run = lambda body: FakeReply({"message": {"content": f"answer {len(self.server.calls)}"}})
+        self.server.on_run = lambda body: a_reply({"message": {"content": f"answer {len(self.server.calls)}"}})
         self.installed = self.loaded = "d1"
         self.shelf = Shelf()
         self.settings = LlmSettings(**{"cache": True, **settings})

@@ -14,7 +14,7 @@ from swarm.queue.layout import Layout
 from swarm.runtime.bootstrap import RunOptions
 from swarm.worker.attempt import Cancel
 from swarm.worker.model_worker import served_parts
-from tests.helpers.worker_fakes import FakeLoaded, FakeServer, claim_of, load
+from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 
 def parts(tmp_path, server, **plan):
@@ -38,5 +38,5 @@ def test_a_simulated_worker_or_one_with_a_card_may_not(tmp_path, plan):
     served = parts(tmp_path, FakeServer(vram_mib=0), simulated=True, **plan)
     with pytest.raises(TaskFault, match="on the CPU"):
         served.executors[TaskClass.RESOURCE].run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
-    held = parts(tmp_path, FakeServer(held=[FakeLoaded("a:latest", size_vram_mib=0)]), simulated=True, **plan)
+    held = parts(tmp_path, FakeServer(held=[loaded("a:latest", size_vram_mib=0)]), simulated=True, **plan)
     assert held.probe.look().model is None

@@ -7,7 +7,7 @@ from swarm.core.faults import TaskFault
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.structured_output import ASKS, problem_of, schema_problem
-from tests.helpers.worker_fakes import FakeReply, FakeServer, claim_of, llm
+from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
@@ -17,7 +17,7 @@ def executor(*texts, done_reason="stop"):
 
     def on_run(body):
         bodies.append(body)
-        return FakeReply({"message": {"content": rest.pop(0)}, "done": True, "done_reason": done_reason})
+        return a_reply({"message": {"content": rest.pop(0)}, "done": True, "done_reason": done_reason})
 
     return LlmExecutor(FakeServer(on_run=on_run), LlmSettings(), models={}), bodies
 

@@ -1,4 +1,4 @@
-"""What a model server tells: frozen structs, sizes in MiB, durations in seconds, model names canonical."""
+"""What a model server is asked and answers: sizes in MiB, durations in seconds, model names canonical."""
 
 from __future__ import annotations
 
@@ -51,9 +51,11 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: str = ""
 
     @property
-    def spilled(self) -> bool:
-        """Whether a part of the model is not on a GPU."""
-        return self.size_vram_mib < self.size_mib
+    def spilled(self) -> str:
+        """The sizes of a model that is not wholly on its GPU; empty if it is."""
+        if self.size_vram_mib >= self.size_mib:
+            return ""
+        return f"size {self.size_mib} MiB, on GPU {self.size_vram_mib} MiB"
 
 
 class InstalledModel(msgspec.Struct, frozen=True, kw_only=True):
