@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
-
-import msgspec
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
 
 from swarm.cli.ports import Observer, Queue, Reader
 
 if TYPE_CHECKING:
-    from swarm.cli.run.progress import RunView
     from swarm.config.load import Loaded
     from swarm.config.settings import Settings
 
@@ -88,79 +84,3 @@ def supervisor_lives(settings: Settings) -> bool:
 def wiring() -> Wiring:
     """The concrete parts."""
     return cast("Wiring", importlib.import_module("swarm.runtime.wiring"))
-
-
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `swarm run` and `swarm submit` were asked to do. Exactly one of ``source``, ``prompt`` and ``task`` is given."""
-
-    source: str | None = None
-    """A path, or ``-`` for standard input."""
-    prompt: str | None = None
-    task: Path | None = None
-    output: Path | None = None
-    """None for `submit`; `run` needs one unless it is a dry run."""
-    model: str | None = None
-    prompt_field: str | None = None
-    template: str | None = None
-    system: str | None = None
-    priority: int | None = None
-    limit: int | None = None
-    format: str | None = None
-    endpoint: str | None = None
-    options: tuple[str, ...] = ()
-    """Generation options as ``NAME=VALUE``."""
-    schema: Path | None = None
-    images_dir: str | None = None
-    errors: Path | None = None
-    sort: Literal["input", "longest", "shortest"] = "input"
-    max_fails: int | None = None
-    retry_failed: bool = False
-    dry_run: bool = False
-    notify: tuple[str, ...] = ()
-    """Who is told when all of it has ended."""
-    not_before: str | None = None
-    """A duration, a time of day, or a date and time."""
-    timeout: str | None = None
-    max_attempts: int | None = None
-    cache: bool | None = None
-    """None: as the worker's configuration has it."""
-    simulate: int | None = None
-    verbose: bool = False
-    quiet: bool = False
-    """Nothing is said meanwhile."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How it ended: ``document`` for ``--json``; for people ``lines``, after the ``answer`` that was asked for."""
-
-    exit_code: int
-    document: dict[str, Any]
-    lines: tuple[str, ...]
-    answer: str = ""
-    """A model's or program's own text."""
-
-
-Show = Callable[["RunView"], None]
-
-
-class Batches(Protocol):
-    """``swarm.cli.run.pipeline`` as the commands use it."""
-
-    def run(self, loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
-        """Submit, work, collect; resumes. Raises ``InputError`` before any work starts."""
-        ...
-
-    def submit(self, loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
-        """Put it into the queue; with ``show`` wait until it has ended."""
-        ...
-
-    def results(
-        self, settings: Settings, batch_id: str, output: Path, errors: Path | None = None, *, report: bool = False
-    ) -> Outcome:
-        """Write the results of a batch, and its report where asked."""
-        ...
-
-
-def batches() -> Batches:
-    """The main job."""
-    return cast("Batches", importlib.import_module("swarm.cli.run.pipeline"))

@@ -147,10 +147,10 @@ def export(
       swarm batch export prompts-1a2b3c4d -o out.jsonl
     """
     from swarm.cli.commands.run import check_output, end
-    from swarm.cli.facade import batches as main_job
+    from swarm.cli.run import pipeline
 
     check_output(output, as_json=as_json)
-    end(main_job().results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
+    end(pipeline.results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
 
 
 def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:

@@ -5,26 +5,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Config, Json, Root, existing, load
-from swarm.cli.submit_options import (
-    Cache,
-    Endpoint,
-    Format,
-    MaxAttempts,
-    Model,
-    Options,
-    Priority,
-    PromptField,
-    Quiet,
-    Schema,
-    System,
-    Template,
-    Timeout,
-)
+from swarm.cli.submission import FeedRequest, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,32 +22,13 @@ if TYPE_CHECKING:
 TELL_EVERY_S = 5.0
 
 
+@takes(FeedRequest, "command", "low", "target", "follow")
 def feed(
+    request: FeedRequest,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IN | pause ID | resume ID | stop ID]", help="A file of lines, or what to do."),
     ] = None,
-    command: Annotated[
-        str | None, typer.Option("--command", metavar="CMD", help="Feed the lines this prints (run without a shell).")
-    ] = None,
-    low: Annotated[int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer wait. [config: 5]")] = None,
-    target: Annotated[
-        int | None, typer.Option("--target", metavar="N", min=1, help="Refill up to this. [config: 10]")
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Do not end with the file; wait for it to grow.")] = False,
-    model: Model = None,
-    prompt_field: PromptField = None,
-    template: Template = None,
-    system: System = None,
-    format: Format = None,  # noqa: A002 - the option's name
-    endpoint: Endpoint = None,
-    option: Options = None,
-    schema: Schema = None,
-    priority: Priority = None,
-    timeout: Timeout = None,
-    max_attempts: MaxAttempts = None,
-    cache: Cache = None,
-    quiet: Quiet = False,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
@@ -77,44 +45,22 @@ def feed(
       swarm feed --command "python list_work.py" --format jsonl --model llama3.2:3b
       swarm feeds; swarm feed pause ID; swarm feed resume ID; swarm feed stop ID
     """
-    from swarm.cli.facade import RunRequest
     from swarm.cli.render import Line, show
-    from swarm.cli.run.feed import FeedRequest
     from swarm.cli.run.feed import feed as run_feed
     from swarm.errors import InputError
 
     given = words or []
     wishes: dict[str, Wish] = {"pause": "pause", "resume": "run", "stop": "stop"}
-    if len(given) == 2 and given[0] in wishes and command is None:
+    if len(given) == 2 and given[0] in wishes and request.command is None:
         _ask(given[1], wishes[given[0]], given[0], root, config, as_json=as_json)
         return
     if len(given) == 1 and given[0] in wishes and not os.path.exists(given[0]):
         raise InputError(f"which feed? `swarm feed {given[0]} ID`", hint="`swarm feeds` lists them")
-    if len(given) + (command is not None) != 1:
+    if len(given) + (request.command is not None) != 1:
         raise InputError("give exactly one of IN and --command", hint="swarm feed huge.jsonl --model llama3.2:3b")
-    loaded = load(root, config)
-    request = FeedRequest(
-        run=RunRequest(
-            source=given[0] if given else None,
-            model=model,
-            prompt_field=prompt_field,
-            template=template,
-            system=system,
-            format=format,
-            endpoint=endpoint,
-            options=tuple(option or ()),
-            schema=schema,
-            priority=priority,
-            timeout=timeout,
-            max_attempts=max_attempts,
-            cache=cache,
-        ),
-        command=command,
-        low=low if low is not None else min(loaded.settings.feed.min, target or loaded.settings.feed.min),
-        target=target if target is not None else max(loaded.settings.feed.target, low or 0),
-        follow=follow,
-    )
-    outcome = run_feed(loaded, request, _teller(quiet=quiet or as_json))
+    if given:
+        request = replace(request, source=given[0])
+    outcome = run_feed(load(root, config), request, _teller(quiet=request.quiet or as_json))
     show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

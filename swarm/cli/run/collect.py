@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.facade import Outcome
 from swarm.cli.run.report import saved, write_report
+from swarm.cli.submission import Outcome
 from swarm.cli.units import count, duration, plural
 from swarm.config.settings import Settings
 from swarm.core.task import TaskState

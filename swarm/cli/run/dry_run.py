@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.facade import Outcome
+from swarm.cli.submission import Outcome
 from swarm.cli.units import count, plural
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_OK

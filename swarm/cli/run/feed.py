@@ -16,11 +16,11 @@ from typing import Any, cast
 import msgspec
 
 from swarm import __version__
-from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.run.feeder import Feeder, Make, Offer
 from swarm.cli.run.host import check_models
 from swarm.cli.run.input_options import check_options, read_options, task_fields
 from swarm.cli.run.line_check import LineCheck
+from swarm.cli.submission import FeedRequest, Outcome
 from swarm.cli.units import count
 from swarm.clock import SystemClock
 from swarm.config.load import Loaded
@@ -52,27 +52,15 @@ Tell = Callable[[FeedState], None]
 RecordOf = Callable[[bytes], dict[str, Any]]
 
 
-class FeedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `swarm feed` was asked to do: ``run.source`` is a file, or None with a ``command``."""
-
-    run: RunRequest
-    command: str | None = None
-    low: int
-    target: int
-    follow: bool = False
-
-
 def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     """Feed until the source ends, people stop it, or Ctrl-C; the same call again goes on behind the last line fed.
 
     Raises ``InputError``, ``LockHeld`` while another feeder of it runs, ``StorageFault``.
     """
-    if request.low > request.target:
-        raise InputError(f"--min {request.low} is above --target {request.target}")
-    options = read_options(request.run)
-    check_options(loaded.settings, request.run)
-    defaults = task_fields(request.run)
-    fresh = _fresh(request, options)
+    options = read_options(request)
+    check_options(loaded.settings, request)
+    defaults = task_fields(request)
+    fresh = _fresh(request, options, *_marks(request, loaded.settings))
     queue = open_queue(loaded.settings).prepare()
     if not swarm_lives(loaded.settings):
         print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
@@ -105,13 +93,23 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     return _outcome(feeder.state, began=state, interrupted=not feeder.finished)
 
 
-def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
+def _marks(request: FeedRequest, settings: Settings) -> tuple[int, int]:
+    """Refill below the first, up to the second. One of them alone moves the configured other one. Raises ``InputError``."""
+    wanted = settings.feed
+    low = request.low if request.low is not None else min(wanted.min, request.target or wanted.min)
+    target = request.target if request.target is not None else max(wanted.target, request.low or 0)
+    if low > target:
+        raise InputError(f"--min {low} is above --target {target}")
+    return low, target
+
+
+def _fresh(request: FeedRequest, options: ReadOptions, low: int, target: int) -> FeedState:
     """The state of this feed before its first line."""
     if request.command is not None:
         source, label = request.command, _words_of(request.command)[0]
         form: Format = options.format or "text"
     else:
-        source = os.path.abspath(request.run.source or "")
+        source = os.path.abspath(request.source or "")
         if as_text(source) != source:
             raise InputError(f"{as_text(source)}: is not UTF-8", hint="a feed is kept by the name of its file: rename it")
         label = os.path.splitext(os.path.basename(source))[0]
@@ -127,8 +125,8 @@ def _fresh(request: FeedRequest, options: ReadOptions) -> FeedState:
         is_command=request.command is not None,
         format=form,
         model=options.model,
-        min=request.low,
-        target=request.target,
+        min=low,
+        target=target,
         created_at=SystemClock().iso(),
     )
 

@@ -6,7 +6,7 @@ When and how often the tasks of a submission run: what the command line says, as
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from swarm.cli.facade import RunRequest
+from swarm.cli.submission import BatchOptions, LineOptions
 from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
@@ -33,7 +33,7 @@ _EXAMPLES = "--option num_predict=64 --option temperature=0"
 ENDPOINTS: dict[str, Endpoint] = {"chat": "/api/chat", "generate": "/api/generate", "embed": "/api/embed"}
 
 
-def read_options(request: RunRequest) -> ReadOptions:
+def read_options(request: LineOptions) -> ReadOptions:
     """The request's reading half, checked. Raises ``InputError``."""
     endpoint = _named("--endpoint", request.endpoint.removeprefix("/api/"), ENDPOINTS) if request.endpoint else "/api/chat"
     return ReadOptions(
@@ -43,16 +43,16 @@ def read_options(request: RunRequest) -> ReadOptions:
         system=request.system,
         model=request.model,
         endpoint=endpoint,
-        options=generation_options(request.options),
-        limit=request.limit,
-        images_dir=request.images_dir,
+        options=generation_options(request.option or ()),
+        limit=request.limit if isinstance(request, BatchOptions) else None,
+        images_dir=request.images_dir if isinstance(request, BatchOptions) else None,
         schema=None if request.schema is None else _schema(request.schema),
     )
 
 
-def check_options(settings: Settings, request: RunRequest) -> None:
+def check_options(settings: Settings, request: LineOptions) -> None:
     """Whether ``--option`` can be meant: else each single item would fail of it. Raises ``InputError``."""
-    asked = generation_options(request.options)
+    asked = generation_options(request.option or ())
     if request.model is None:
         return
     fixed = {canonical_model(name): model.options for name, model in settings.models.items()}
@@ -67,7 +67,7 @@ def _named(option: str, text: str, known: Mapping[str, T]) -> T:
     return known[text]
 
 
-def generation_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def generation_options(pairs: Iterable[str]) -> dict[str, Any]:
     """``num_predict=64`` as a number, ``stop=END`` as a list of one text: a value that is JSON counts as such.
 
     Raises ``InputError`` for what no server would take and for a misspelt name.
@@ -118,13 +118,13 @@ def _schema(path: Path) -> dict[str, Any]:
 MAX_ATTEMPTS = 100
 
 
-def task_fields(request: RunRequest, now_s: float | None = None) -> dict[str, Any]:
+def task_fields(request: LineOptions, now_s: float | None = None) -> dict[str, Any]:
     """``priority``, ``not_before``, ``timeout_s``, ``max_attempts``, ``cache`` as far as asked for. Raises ``InputError``.
 
     ``now_s``: seconds since the epoch from which durations and times of day count.
     """
     fields: dict[str, Any] = {} if request.priority is None else {"priority": request.priority}
-    if request.not_before is not None:
+    if isinstance(request, BatchOptions) and request.not_before is not None:
         fields["not_before"] = moment(request.not_before, time.time() if now_s is None else now_s)
     if request.timeout is not None:
         fields["timeout_s"] = _timeout_s(request.timeout)

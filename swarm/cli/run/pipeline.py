@@ -12,21 +12,23 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 
 from swarm import __version__
-from swarm.cli.facade import Outcome, RunRequest, Show
 from swarm.cli.run.collect import Collected, collect, ended_words, results, tally_words, where_words, written_document
 from swarm.cli.run.dry_run import dry_run
 from swarm.cli.run.host import Hosting, check_models, hosting
 from swarm.cli.run.input_options import check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.progress import Show
 from swarm.cli.run.report import write_report
 from swarm.cli.run.single_task import one_task, somebody_works, submit_one
 from swarm.cli.run.unservable import check_fit, say_unservable, unservable_words
 from swarm.cli.run.watch import RunWatch, SwarmGone
+from swarm.cli.submission import BatchOptions, Outcome, RunRequest, SubmitRequest
 from swarm.cli.units import count, duration
 from swarm.clock import SystemClock
 from swarm.config.load import Loaded
@@ -171,7 +173,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     began_s = time.monotonic()
     output = _output(request)
     _check_targets(loaded, request)
-    with opened(request.source or "-") as source:
+    with opened(request.source) as source:
         options = read_options(request)
         scan = _checked(loaded, source, options)
         _check_errors(request, scan)
@@ -194,7 +196,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     if not put_back:
         return outcome
     lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
-    return msgspec.structs.replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+    return replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
 
 
 def _output(request: RunRequest) -> str:
@@ -205,14 +207,14 @@ def _output(request: RunRequest) -> str:
                 "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
             )
         return ""
-    check_writable(str(request.output), input_path=None if request.source in (None, "-") else request.source)
+    check_writable(str(request.output), input_path=None if request.source == "-" else request.source)
     return str(request.output)
 
 
-def _check_targets(loaded: Loaded, request: RunRequest) -> None:
+def _check_targets(loaded: Loaded, request: BatchOptions) -> None:
     task_fields(request)  # refuses what is no time before anything is read or started
     check_options(loaded.settings, request)
-    for target in request.notify:
+    for target in request.notify or ():
         check_target(target, loaded.settings)
 
 
@@ -254,7 +256,7 @@ def _put_back(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan
     return queue.retry_many(task_id for task_id in ids if task_id is not None)
 
 
-def submit(loaded: Loaded, request: RunRequest, show: Show | None) -> Outcome:
+def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
     """Put it into the queue; with ``show`` wait until it has ended. Raises ``NotRunning`` if nobody is there to wait for."""
     _check_targets(loaded, request)
     queue = open_queue(loaded.settings)
@@ -330,7 +332,7 @@ def _links(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -
 
 
 def _submit(
-    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, request: RunRequest, linked: Links | None
+    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, request: BatchOptions, linked: Links | None
 ) -> Submitted:
     book = queue.batches()
     manifest = Manifest(
@@ -344,7 +346,7 @@ def _submit(
         max_fails=request.max_fails,
     )
     if request.notify:
-        write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=request.notify))
+        write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=tuple(request.notify)))
     defaults = task_fields(request)
     items, partial = _items(source, options, scan, defaults), request.limit is not None
     if request.sort == "input":

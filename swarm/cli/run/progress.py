@@ -69,6 +69,9 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         return self.left / self.items_per_s if self.items_per_s else None
 
 
+Show = Callable[[RunView], None]
+
+
 def headline(view: RunView) -> str:
     """All of it in one line, for logs and pipes."""
     ended = view.earlier + view.ended

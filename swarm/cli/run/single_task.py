@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.facade import Outcome, RunRequest
 from swarm.cli.run.host import Hosting, check_models
 from swarm.cli.run.input_options import read_options, task_fields
 from swarm.cli.run.line_check import LineCheck
 from swarm.cli.run.unservable import say_unservable, unservable_words
 from swarm.cli.run.watch import RunWatch, interrupts
+from swarm.cli.submission import Outcome, SubmitRequest
 from swarm.config.settings import Settings
 from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.model_options import option_problems
@@ -46,10 +46,10 @@ ANSWER_POLL_S = 0.02
 
 _FILE_ONLY = ("limit", "format", "max_fails", "images_dir", "prompt_field", "dry_run", "sort")
 _PROMPT_ONLY = ("template", "system")
-_LLM_ONLY = ("endpoint", "options", "schema", "cache")
+_LLM_ONLY = ("endpoint", "option", "schema", "cache")
 
 
-def one_task(request: RunRequest, settings: Settings) -> dict[str, Any]:
+def one_task(request: SubmitRequest, settings: Settings) -> dict[str, Any]:
     """The document that ``--prompt`` or ``--task`` asks for, checked. Raises ``InputError``."""
     if request.prompt is not None:
         if not request.model:
@@ -74,9 +74,9 @@ def one_task(request: RunRequest, settings: Settings) -> dict[str, Any]:
     return document
 
 
-def _refuse(request: RunRequest, names: tuple[str, ...], beside: str) -> None:
+def _refuse(request: SubmitRequest, names: tuple[str, ...], beside: str) -> None:
     """An option that would change nothing is a misunderstanding, and said."""
-    unset = RunRequest()
+    unset = SubmitRequest()
     given = [name for name in names if getattr(request, name) != getattr(unset, name)]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -98,7 +98,7 @@ def _task_document(path: str) -> dict[str, Any]:
     return document
 
 
-def _overridden(document: dict[str, Any], request: RunRequest, label: str) -> dict[str, Any]:
+def _overridden(document: dict[str, Any], request: SubmitRequest, label: str) -> dict[str, Any]:
     """The task with what the command line says of it: it is the later word, and about this one task."""
     kind = document.get("task_class")
     if kind != TaskClass.LLM:
@@ -125,7 +125,7 @@ def _overridden(document: dict[str, Any], request: RunRequest, label: str) -> di
     return {**document, **fields}
 
 
-def _prompt_document(request: RunRequest) -> dict[str, Any]:
+def _prompt_document(request: SubmitRequest) -> dict[str, Any]:
     """As if it were the one line of an input, so that every option means the same."""
     try:
         built = builder("jsonl", read_options(request))(InputItem(1, {"prompt": request.prompt}))

@@ -11,9 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.facade import Show
 from swarm.cli.run.host import Hosting
-from swarm.cli.run.progress import RunCard, RunView
+from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.unservable import ServableWatch
 from swarm.cli.views.explain import task as explain_task
 from swarm.config.settings import Settings

@@ -7,12 +7,11 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from swarm.cli.facade import RunRequest
-from swarm.cli.run.feed import FeedRequest, feed
+from swarm.cli.run.feed import feed
 from swarm.cli.run.feeder import Feeder, Offer
+from swarm.cli.submission import FeedRequest
 from swarm.config.load import Loaded
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.task import TaskState, Trail
@@ -32,9 +31,7 @@ def loaded(queue):
 
 
 def request(source=None, *, low=20, target=40, **more):
-    reading = {name: more.pop(name) for name in ("format", "template") if name in more}
-    run = RunRequest(source=None if source is None else str(source), model=MODEL, **reading)
-    return FeedRequest(run=run, low=low, target=target, **more)
+    return FeedRequest(source=None if source is None else str(source), model=MODEL, low=low, target=target, **more)
 
 
 def work(queue, limit=1 << 30):
@@ -352,9 +349,7 @@ def test_a_quote_that_is_never_closed_does_not_read_the_rest_into_memory(tmp_pat
 def test_how_often_and_whether_from_the_cache_is_said_on_the_command_line(queue, tmp_path):
     source = tmp_path / "in.jsonl"
     source.write_text('{"prompt":"a"}\n{"prompt":"b","priority":9}\n')
-    run = msgspec.structs.replace(request(source).run, cache=True, priority=2)
-    asked = msgspec.structs.replace(request(source), run=run)
-    feed(loaded(queue), asked, lambda _: None)
+    feed(loaded(queue), request(source, cache=True, priority=2), lambda _: None)
     tasks = [queue.read(located.task_id) for located in queue.list(TaskState.PENDING)]
     assert sorted((task["priority"], task["cache"]) for task in tasks) == [(2, True), (9, True)]
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from swarm.cli import facade
 from swarm.cli.app import app
-from swarm.cli.facade import Outcome
+from swarm.cli.run import pipeline
+from swarm.cli.submission import Outcome
 from swarm.cli.views import installed_models as installed
 from swarm.cli.views.installed_models import OnDisk
 from swarm.config.schema import schema_text
@@ -233,12 +234,11 @@ def test_submit_wants_exactly_one_source(root):
 def test_run_hands_on_what_was_asked_and_ends_as_told(root, monkeypatch):
     asked = []
 
-    class Batches:
-        def run(self, loaded, request, show):
-            asked.append(request)
-            return Outcome(exit_code=1, document={"failed": 1}, lines=("1 failed",))
+    def run(loaded, request, show):
+        asked.append(request)
+        return Outcome(exit_code=1, document={"failed": 1}, lines=("1 failed",))
 
-    monkeypatch.setattr(facade, "batches", Batches)
+    monkeypatch.setattr(pipeline, "run", run)
     result = CliRunner().invoke(
         app, ["run", "in.jsonl", "-o", "out.jsonl", "--prompt-field", "question", "--simulate", "4", "--json"]
     )

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.cli.exit_codes import folded
-from swarm.cli.facade import RunRequest
 from swarm.cli.run.input_options import check_options
+from swarm.cli.submission import RunRequest
 from swarm.cli.views.batches import _price
 from swarm.config.settings import ModelSettings, Settings
 from swarm.errors import InputError
@@ -52,15 +52,15 @@ def test_a_forgotten_model_is_one_line_for_the_whole_file(at_home):
 
 
 def test_options_that_would_fail_each_item_are_refused_before():
-    request = RunRequest(source="in.jsonl", model=MODEL, options=("num_ctx=4096",))
+    request = RunRequest(source="in.jsonl", model=MODEL, option=("num_ctx=4096",))
     with pytest.raises(InputError, match=r'num_ctx = 4096 would make .* \[models."llama3.2:3b"\]'):
         check_options(Settings(), request)
     configured = Settings(models={MODEL: ModelSettings(options={"num_ctx": 4096})})
     check_options(configured, request)
     with pytest.raises(InputError, match="no such option") as caught:
-        check_options(Settings(), RunRequest(source="in.jsonl", options=("numpredict=3",)))
+        check_options(Settings(), RunRequest(source="in.jsonl", option=("numpredict=3",)))
     assert caught.value.hint == "did you mean num_predict?"
-    check_options(Settings(), RunRequest(source="in.jsonl", model=MODEL, options=("brand_new=1", "seed=3")))
+    check_options(Settings(), RunRequest(source="in.jsonl", model=MODEL, option=("brand_new=1", "seed=3")))
 
 
 def test_a_resume_says_what_it_has_ended(at_home):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.facade import RunRequest
 from swarm.cli.run.input_options import moment, task_fields, with_defaults
+from swarm.cli.submission import SubmitRequest
 from swarm.clock import parse_iso
 from swarm.errors import InputError
 
@@ -43,16 +43,16 @@ def test_what_is_no_time_is_refused_with_a_way_out(text):
 
 
 def test_fields_are_only_those_asked_for():
-    assert task_fields(RunRequest()) == {}
-    asked = task_fields(RunRequest(not_before="10m", timeout="5m", max_attempts=2, cache=True), NOW_S)
+    assert task_fields(SubmitRequest()) == {}
+    asked = task_fields(SubmitRequest(not_before="10m", timeout="5m", max_attempts=2, cache=True), NOW_S)
     assert asked == {"not_before": moment("10m", NOW_S), "timeout_s": 300.0, "max_attempts": 2, "cache": True}
-    assert task_fields(RunRequest(timeout="90.5"))["timeout_s"] == 90.5
+    assert task_fields(SubmitRequest(timeout="90.5"))["timeout_s"] == 90.5
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "0s", "long"])
 def test_a_timeout_is_a_time(text):
     with pytest.raises(InputError):
-        task_fields(RunRequest(timeout=text))
+        task_fields(SubmitRequest(timeout=text))
 
 
 def test_a_lines_own_word_wins():

@@ -1,0 +1,191 @@
+"""What ``run``, ``submit`` and ``feed`` are asked to do: each option declared once, as a field of a frozen dataclass.
+
+``takes`` gives a command the options of such a class; it gets their values as one.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from swarm.cli.options import Simulate, Verbose
+
+Command = Callable[..., None]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineOptions:
+    """How the lines of an input become tasks."""
+
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Model for lines that name none.")] = None
+    prompt_field: Annotated[
+        str | None, typer.Option("--prompt-field", metavar="NAME", help="Column that holds the prompt.")
+    ] = None
+    template: Annotated[
+        str | None, typer.Option("--template", metavar="TEXT", help="Prompt made of columns: 'Sum up: {text}'.")
+    ] = None
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")] = None
+    priority: Annotated[int | None, typer.Option("--priority", min=0, max=9, help="Higher sooner. [default: 5]")] = None
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: told by IN]")
+    ] = None
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="E", help="chat, generate or embed. [default: chat]")
+    ] = None
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Generation option: num_predict=64, temperature=0 …"),
+    ] = None
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must fit, or its item fails."),
+    ] = None
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="S", help="Longest time for one attempt: 90, 5m. [config: 600 s]")
+    ] = None
+    max_attempts: Annotated[
+        int | None,
+        typer.Option("--max-attempts", metavar="N", min=1, max=100, help="Attempts for each item. [config: 3]"),
+    ] = None
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache", help="Take answers given before by the same model to the same request. [config: no]"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(LineOptions):
+    """The same for an input that is read to its end: which of its items, in which order, from when on."""
+
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", min=1, help="Only the first N items of IN; what a batch has besides stays in it."
+        ),
+    ] = None
+    sort: Annotated[
+        Literal["input", "longest", "shortest"],
+        typer.Option(
+            "--sort",
+            help="Which prompts first; longest leaves the fewest cards idle at the end. Output keeps IN's order.",
+        ),
+    ] = "input"
+    max_fails: Annotated[
+        int | None,
+        typer.Option("--max-fails", metavar="N", min=0, help="With more failures, what waits of it is cancelled."),
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = (
+        False
+    )
+    notify: Annotated[
+        list[str] | None,
+        typer.Option("--notify", metavar="TARGET", help="Told at the end: http(s)://…, script:NAME, a name of [notify]."),
+    ] = None
+    not_before: Annotated[
+        str | None,
+        typer.Option(
+            "--not-before", "--delay", metavar="WHEN", help="Begin none of it before: 10m, 22:00, 2026-02-07T21:05."
+        ),
+    ] = None
+    images_dir: Annotated[
+        str | None,
+        typer.Option("--images-dir", metavar="DIR", help="Where the images lie that lines name. [default: with IN]"),
+    ] = None
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(BatchOptions):
+    """What `swarm run` was asked to do."""
+
+    source: Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Where the results go; only --dry-run needs none.")
+    ] = None
+    errors: Annotated[
+        Path | None,
+        typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch. [default: OUT's name.errors.jsonl]"),
+    ] = None
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Put failed and cancelled items back first; with --limit among the first N."),
+    ] = False
+    simulate: Simulate = None
+    verbose: Verbose = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitRequest(BatchOptions):
+    """What `swarm submit` was asked to do: exactly one of ``source``, ``prompt`` and ``task`` is given."""
+
+    source: Annotated[str | None, typer.Argument(metavar="[IN]", help="A file as for `swarm run`; - is standard input.")] = (
+        None
+    )
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One prompt instead of a file.")] = None
+    task: Annotated[
+        Path | None, typer.Option("--task", metavar="F", help="One task as a JSON document; - is standard input.")
+    ] = None
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all of it has ended.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedRequest(LineOptions):
+    """What `swarm feed` was asked to do: either ``source``, a file, or ``command`` is given."""
+
+    source: str | None = None
+    command: Annotated[
+        str | None, typer.Option("--command", metavar="CMD", help="Feed the lines this prints (run without a shell).")
+    ] = None
+    low: Annotated[int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer wait. [config: 5]")] = None
+    target: Annotated[int | None, typer.Option("--target", metavar="N", min=1, help="Refill up to this. [config: 10]")] = (
+        None
+    )
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Do not end with the file; wait for it to grow.")] = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How it ended: ``document`` for ``--json``; for people ``lines``, after the ``answer`` that was asked for."""
+
+    exit_code: int
+    document: dict[str, Any]
+    lines: tuple[str, ...]
+    answer: str = ""
+    """A model's or program's own text."""
+
+
+def takes(kind: type[LineOptions], *first: str) -> Callable[[Command], Command]:
+    """Give a command the options of ``kind``, those named ``first`` at the head of its help; it gets them as ``request``."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = {field.name: field.default for field in fields(kind)}
+    names = [*first, *(name for name in defaults if name not in first and hasattr(hints[name], "__metadata__"))]
+
+    def wrap(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(**given: Any) -> None:  # noqa: ANN401 - options, as typer has read them
+            command(request=kind(**{name: given.pop(name) for name in names}), **given)
+
+        parameters = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
+                annotation=hints[name],
+            )
+            for name in names
+        ]
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "request"]
+        vars(call)["__signature__"] = inspect.Signature(parameters)
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return wrap
