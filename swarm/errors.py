@@ -5,6 +5,8 @@ Expected outcomes (a lost race, a stale decision) are values, not errors; see ``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_TASKS_FAILED = 1
 EXIT_USAGE = 2
@@ -117,3 +119,25 @@ class EngineError(SwarmError):
 
 class GpuError(SwarmError):
     """The GPUs could not be read."""
+
+
+def nearest(name: str, known: Iterable[str], number: int = 1, *, cutoff: float = 0.6, prefix: bool = True) -> list[str]:
+    """Known names that were probably meant, the likeliest first; without any, those that begin with ``name``."""
+    import difflib  # noqa: PLC0415  (only who has made a mistake pays for it)
+
+    names = list(known)
+    alike = difflib.get_close_matches(name, names, n=number, cutoff=cutoff)
+    if not alike and prefix and len(name) > 2:
+        alike = [one for one in names if one.startswith(name)][:number]
+    return alike
+
+
+def name_hint(
+    name: str, known: Iterable[str], otherwise: str = "there are:", number: int = 1, *, cutoff: float = 0.6, most: int = 12
+) -> str:
+    """The hint about an unknown name: ``did you mean worker-1?``, else what names there are."""
+    names = list(known)
+    meant = nearest(name, names, number, cutoff=cutoff)
+    if meant:
+        return f"did you mean {' or '.join(meant)}?"
+    return f"{otherwise} {', '.join(names[:most]) or 'none yet'}{', …' if len(names) > most else ''}"

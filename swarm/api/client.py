@@ -25,7 +25,8 @@ from swarm.notify import check_target
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
-from swarm.runtime.wiring import open_queue, run_options
+from swarm.runtime.bootstrap import run_options
+from swarm.runtime.open import open_queue
 from swarm.worker.executors.allowlist import check_submitted
 
 

@@ -24,7 +24,7 @@ from swarm.queue import lookup
 from swarm.queue.batches.watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.open import swarm_lives
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1

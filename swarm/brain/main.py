@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
 import signal
 import time
@@ -24,7 +23,6 @@ from swarm.brain.observe import Observer
 from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.explain.monitor import switched_off
-from swarm.core.policy.retry import crash_delay_s
 from swarm.core.worker import ProcessIdentity
 from swarm.errors import EngineError
 from swarm.notify import NotTold, deliver
@@ -35,8 +33,9 @@ from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.stores import registry
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row, root_watch
+from swarm.runtime.cards import gpu_reader
 from swarm.runtime.loop import StopWish, install, run_loop
-from swarm.runtime.open import gpu_reader
+from swarm.runtime.open import crash_rule
 from swarm.supervisor.cleanup import BRAIN_WAIT_S, end_remains
 
 
@@ -147,7 +146,7 @@ def _brain(
     settings = options.settings
     clock = SystemClock()
     view = queue.brain_view(
-        lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=random.random()),
+        crash_rule(settings.retry),
         lambda worker: end_remains(str(options.root), worker, BRAIN_WAIT_S),
         count_finished=settings.brain.retention_count > 0,
         ready_only=True,

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -106,7 +105,7 @@ class MetricsServer:
 
 def open_metrics(settings: Settings) -> SwarmCollector:
     """A collector with eyes of its own: it shares nothing with a brain in the same process."""
-    layout = Layout(str(Path(settings.queue.root).absolute()))
+    layout = Layout(settings.queue.root)
     observer = open_observer(settings)
     gauges = QueueGauges(layout)
 

@@ -5,10 +5,9 @@ Pure: documents in, one line per finding out.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from swarm.config.settings import Settings, WorkerSpec, script_entry
 from swarm.core.model_options import option_problems
 from swarm.core.placement.worker_plan import RESERVED_NAMES
 from swarm.core.policy.script_entries import script_faults
+from swarm.errors import nearest
 
 KeyPath = tuple[str | int, ...]
 _MAY_BE_PATHS = frozenset({("queue", "root"), ("ollama", "binary")})
@@ -87,8 +87,8 @@ def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key:
             yield from check(item, place, hints[name], (*key, name))
         else:
             what = "section" if not key and isinstance(item, dict) else "key"
-            meant = near(name, known)
-            hint = f", did you mean {meant!r}?" if meant else f"; known are: {', '.join(known)}"
+            meant = nearest(name, known)
+            hint = f", did you mean {meant[0]!r}?" if meant else f"; known are: {', '.join(known)}"
             yield f"{place((*key, name))}unknown {what} {dotted((*key, name))!r}{hint}"
     for field in msgspec.structs.fields(kind):
         if field.required and field.name not in value:
@@ -158,13 +158,6 @@ def is_section(kind: object) -> TypeGuard[type[msgspec.Struct]]:
 def table_form(kind: object) -> type[msgspec.Struct] | None:
     """Of a key with a short form and a table (``[scripts]``): the table's type; None for any other key."""
     return next(filter(is_section, get_args(kind)), None) if isinstance(kind, UnionType) else None
-
-
-def near(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
-    names = list(known)
-    longer = [one for one in names if len(name) > 2 and one.startswith(name)]
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6) or longer), None)
 
 
 def words(problem: Exception, kind: object = None) -> str:

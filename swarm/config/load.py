@@ -14,10 +14,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from swarm.config.check import KeyPath, check, cross_checks, dotted, is_section, near, table_form, words
+from swarm.config.check import KeyPath, check, cross_checks, dotted, is_section, table_form, words
 from swarm.config.settings import Settings
 from swarm.core.byte_order_mark import ForeignText, without_bom
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, nearest
 from swarm.filesystem.ownership import Doubt, opened
 
 DEFAULT_FILE = Path("config/swarm.toml")
@@ -159,7 +159,7 @@ def _environment(env: Mapping[str, str], problems: list[str]) -> tuple[dict[KeyP
     for name in sorted(n for n in env if n.startswith("SWARM_") and not _is_foreign(n)):
         key, kind = known.get(name) or _table_entry(name)
         if kind is None:
-            meant = near(name, known) if "__" in name else squeezed.get(name.replace("_", ""))
+            meant = next(iter(nearest(name, known)), None) if "__" in name else squeezed.get(name.replace("_", ""))
             if meant or "__" in name:  # the rest may be somebody else's
                 problems.append(f"${name}: no such setting" + (f", did you mean ${meant}?" if meant else ""))
             continue

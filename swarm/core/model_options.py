@@ -6,12 +6,12 @@ through (a newer server may know them) unless they look like a misspelt one.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from swarm.config.settings import ModelSettings
 from swarm.core.task import canonical_model
+from swarm.errors import nearest
 
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options that belong to the loaded model: a request that changes one makes the server load it again."""
@@ -63,7 +63,7 @@ def near_option(name: str) -> str | None:
     """The known option that an unknown name was probably meant to be."""
     if name in KNOWN_OPTIONS:
         return None
-    return next(iter(difflib.get_close_matches(name.lower(), sorted(KNOWN_OPTIONS), n=1, cutoff=_ALIKE)), None)
+    return next(iter(nearest(name.lower(), sorted(KNOWN_OPTIONS), cutoff=_ALIKE, prefix=False)), None)
 
 
 def misspelt(name: str) -> str | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from swarm import __version__
 from swarm.clock import SystemClock
+from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.doctor.root_check import Check, fallbacks, first_missing
 from swarm.core.worker import WorkerRow
@@ -24,7 +25,7 @@ from swarm.proc.ports import describe
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.root_guard import RootGuard
-from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.storage.locks import LifeLock
 from swarm.queue.stores import registry
 from swarm.runtime import logging as logsetup
 
@@ -45,7 +46,14 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def root(self) -> Path:
         """The queue root, absolute."""
-        return Path(self.settings.queue.root).absolute()
+        return Path(self.settings.queue.root)
+
+
+def run_options(loaded: Loaded, *, simulate: int | None = None, verbose: bool = False) -> RunOptions:
+    """What a process that the command line starts is given. Log lines go to a terminal too, where there is one."""
+    return RunOptions(
+        settings=loaded.settings, config=loaded.path, simulate=simulate, verbose=verbose, console=sys.stderr.isatty()
+    )
 
 
 def check_host() -> tuple[Check, ...]:
@@ -146,8 +154,3 @@ def command_of(*words: str, options: RunOptions) -> tuple[str, ...]:
     if options.verbose:
         argv.append("--verbose")
     return tuple(argv)
-
-
-def lock_held(layout: Layout, name: str) -> bool:
-    """Whether the process of this name lives."""
-    return is_held(layout, name)

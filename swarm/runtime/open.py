@@ -1,75 +1,91 @@
-"""Observer and cards, for the brain and for commands that look."""
+"""What a command opens on a root: the queue, a reader, an observer; and who lives there.
+
+Each function imports only what it needs, so that a quick look stays quick.
+"""
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from swarm.brain.observe import Observer
-from swarm.clock import SystemClock
-from swarm.config.settings import Settings
-from swarm.core.gpu import GpuReading
-from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
-from swarm.core.policy.retry import crash_delay_s
-from swarm.core.task import Attempt
-from swarm.gpu.nvml import NvmlReader
-from swarm.gpu.simulated import SimulatedReader
-from swarm.gpu.timeout_reader import PatientReader
-from swarm.gpu.visible import VisibleReader, cuda_order
-from swarm.ollama.server_spec import card_dir
-from swarm.queue.file_queue import FileQueue
-from swarm.supervisor.cleanup import end_remains
-from swarm.supervisor.state import load_plan, load_visibility
+if TYPE_CHECKING:
+    from swarm.brain.observe import Observer
+    from swarm.config.settings import RetrySettings, Settings
+    from swarm.core.task import Attempt
+    from swarm.queue.file_queue import FileQueue
+    from swarm.queue.reader import QueueReader
+    from swarm.queue.worker.orphans import CrashRule
+
+# ruff: noqa: PLC0415  (see the docstring)
+
+
+def open_queue(settings: Settings) -> FileQueue:
+    """The queue under ``settings.queue.root``; makes nothing."""
+    from swarm.queue.file_queue import FileQueue
+
+    return FileQueue(settings.queue.root, settings.queue.durability)
+
+
+def open_reader(settings: Settings) -> QueueReader:
+    """The same queue for commands that only look, at a fraction of the imports."""
+    from swarm.queue.reader import QueueReader
+
+    return QueueReader(settings.queue.root, settings.queue.durability)
 
 
 def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: bool = True) -> Observer:
-    """An observer for looks; it moves nothing. It shares the counts of ``queue``, and leaves the cards out if so asked."""
-    if queue is None:
-        queue = FileQueue(str(Path(settings.queue.root).absolute()), settings.queue.durability)
-    view = queue.look_view(lambda attempts: crash_delay_s(attempts, settings=settings.retry, jitter=0.0))
-    return Observer(view, gpu_reader(settings) if cards else None, SystemClock(), settings)
+    """An observer of that queue, its processes and (unless ``cards`` is off) cards; it moves nothing.
+
+    Given an opened ``queue``, it shares the counts with it.
+    """
+    from swarm.brain.observe import Observer
+    from swarm.clock import SystemClock
+
+    reader = None
+    if cards:
+        from swarm.runtime.cards import gpu_reader
+
+        reader = gpu_reader(settings)
+    view = (queue or open_queue(settings)).look_view(crash_rule(settings.retry, lambda: 0.0))
+    return Observer(view, reader, SystemClock(), settings)
 
 
-def take_back(settings: Settings, worker: str) -> tuple[str, ...] | None:
-    """Take back what a dead worker held, under its free life lock; None: it is held. Raises ``StorageFault``."""
-    root = str(Path(settings.queue.root).absolute())
-    queue = FileQueue(root, settings.queue.durability)
+def crash_rule(retry: RetrySettings, jitter: Callable[[], float] = random.random) -> CrashRule:
+    """How long a task whose worker died waits before its next attempt, by its attempts; None: it has failed."""
+    from swarm.core.policy.retry import crash_delay_s
 
     def rule(attempts: tuple[Attempt, ...]) -> float | None:
-        return crash_delay_s(attempts, settings=settings.retry, jitter=random.random())
+        return crash_delay_s(attempts, settings=retry, jitter=jitter())
 
-    return queue.brain_view(rule, lambda name: end_remains(root, name)).recover(worker)
-
-
-def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedReader | VisibleReader:
-    """The cards of the running swarm's plan, or those one may use here; simulated ones where the plan says so."""
-    root = Path(settings.queue.root).absolute()
-    if simulate is None:
-        plans = load_plan(root / "workers") or ()
-        simulate = sum(len(p.gpus) for p in plans if p.simulated)
-    if simulate:
-        dirs = [card_dir(root, f"SIM-GPU-{i}") for i in range(simulate)]
-        return SimulatedReader(simulate, settings.sim.vram_mib, dirs)
-    recorded = load_visibility(root / "workers")
-    if recorded is not None:
-        # Whoever looks from another shell sees what the running swarm sees.
-        return VisibleReader(machine_reader(), lambda _cards: recorded)
-    return visible_reader(settings)
+    return rule
 
 
-def visible_reader(settings: Settings) -> VisibleReader:
-    """The cards that the environment of this process leaves: what a start has to choose from."""
+def reclaim(settings: Settings, worker: str) -> tuple[str, ...] | None:
+    """What the brain does for a dead worker, for when none runs: a line per task; None: that worker lives.
 
-    def decide(cards: Sequence[GpuReading]) -> Visibility:
-        asked = not settings.gpu.ignore_visible and needs_cuda_order(os.environ, cards)
-        order = cuda_order() if asked else None
-        return visible_cards(os.environ, cards, ignore=settings.gpu.ignore_visible, cuda_order=order)
+    Raises ``StorageFault``.
+    """
+    from swarm.supervisor.cleanup import end_remains
 
-    return VisibleReader(machine_reader(), decide)
+    root = settings.queue.root
+    view = open_queue(settings).brain_view(crash_rule(settings.retry), lambda name: end_remains(root, name))
+    return view.recover(worker)
 
 
-def machine_reader() -> PatientReader:
-    """All cards of this machine, whoever may use them."""
-    return PatientReader(NvmlReader())
+def lives(settings: Settings, name: str) -> bool:
+    """Whether the process of this name (``brain``, ``supervisor``, a worker) runs on this root: its lock is held."""
+    from swarm.queue.layout import Layout
+    from swarm.queue.storage.locks import is_held
+
+    return is_held(Layout(settings.queue.root), name)
+
+
+def swarm_lives(settings: Settings) -> bool:
+    """Whether anything that works runs on this root: a supervisor, or workers started alone."""
+    from swarm.queue.layout import Layout
+    from swarm.queue.stores import registry
+
+    if lives(settings, "supervisor"):
+        return True
+    return any(lives(settings, name) for name in registry.names(Layout(settings.queue.root)))

@@ -1,4 +1,4 @@
-"""The ports: everything the running processes ask of the outside, as Protocols. ``wiring`` names who fits them.
+"""The ports: what the running processes ask of the outside, as Protocols. The modules named ``main`` say who fits them.
 
 Adapters fit by shape; they import neither this module nor one another.
 """

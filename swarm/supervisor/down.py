@@ -35,8 +35,7 @@ from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, life_lock, logging_as, open_root
 from swarm.runtime.loop import run_loop
-from swarm.runtime.open import take_back
-from swarm.runtime.wiring import open_queue
+from swarm.runtime.open import open_queue, reclaim
 from swarm.supervisor.main import make_supervisor, obey_signals
 from swarm.supervisor.state import load_plan, load_status, remove_plan
 from swarm.supervisor.supervisor import NAME
@@ -98,7 +97,7 @@ def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
 
     Raises ``NotRunning``, ``EngineError`` when something would not end or was started again.
     """
-    root = Path(settings.queue.root).absolute()
+    root = Path(settings.queue.root)
     lines = list(_end_supervisor(settings, Layout(str(root)), now=now))
     left = _settled(root)
     if left:
@@ -163,7 +162,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
 
     A signal to this process stops at once what still drains. Raises ``LockHeld``, ``EngineError``.
     """
-    root = Path(settings.queue.root).absolute()
+    root = Path(settings.queue.root)
     options = RunOptions(settings=settings)
     queue, _ = open_root(options)
     managers = {one.name: manager for one in left if one.alone and (manager := _manager(one)) is not None}
@@ -179,7 +178,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
         code = run_loop(supervisor, wait=supervisor.wait, log=log)
         if supervisor.leftovers or code:
             _refuse_leftovers(supervisor.leftovers or ("see logs/supervisor.log",))
-        for line in _take_back_all(settings, queue.layout):
+        for line in _reclaim_all(settings, queue.layout):
             log.warning("%s", line)
     _refuse_returned(root, left, managers)
     return [f"{one} ended{_warning(managers.get(one.name))}" for one in left]
@@ -238,11 +237,11 @@ def _end_hosts(layout: Layout, left: Iterable[Running]) -> None:
             time.sleep(POLL_S)
 
 
-def _take_back_all(settings: Settings, layout: Layout) -> Iterator[str]:
+def _reclaim_all(settings: Settings, layout: Layout) -> Iterator[str]:
     """What workers held that died before us: the brain may have been dead too."""
     for name in sorted(list_names(layout.processing)):
         if list_names(layout.held_by(name)):
-            yield from take_back(settings, name) or ()
+            yield from reclaim(settings, name) or ()
 
 
 def _manager(one: Running) -> Manager | None:

@@ -42,8 +42,8 @@ from swarm.runtime.bootstrap import (
     own_row,
     root_watch,
 )
+from swarm.runtime.cards import visible_reader
 from swarm.runtime.loop import on_hangup, run_loop
-from swarm.runtime.open import visible_reader
 from swarm.supervisor.child import ChildState, ChildStatus, Supervised
 from swarm.supervisor.local_process import LocalEngine
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status, save_visibility
@@ -189,20 +189,9 @@ def obey_signals(supervisor: Supervisor, *, asked: int = 0) -> None:
     signal.signal(signal.SIGQUIT, lambda _number, _frame: supervisor.request_stop())
 
 
-def supervisor_lives(settings: Settings) -> bool:
-    """Whether a supervisor runs on this root."""
-    return is_held(Layout(_root(settings)), NAME)
-
-
-def swarm_lives(settings: Settings) -> bool:
-    """Whether anything that works runs on this root: a supervisor, or workers started alone."""
-    layout = Layout(_root(settings))
-    return supervisor_lives(settings) or any(is_held(layout, name) for name in registry.names(layout))
-
-
 def run_served(settings: Settings) -> int | None:
     """The `swarm run` with which the living supervisor ends; None: it stays up until told, or none lives."""
-    layout = Layout(_root(settings))
+    layout = Layout(settings.queue.root)
     row = registry.read_row(layout, NAME)
     if row is None or not is_held(layout, NAME):
         return None
@@ -340,7 +329,3 @@ def _refuse(layout: Layout) -> None:
     row = registry.read_row(layout, NAME)
     who = f"{describe(row.process.pid)}, since {row.started_at}" if row is not None else "holder unknown"
     raise LockHeld(f"a swarm is running already on {layout.root} ({who})", hint="`swarm status`, or `swarm down` first")
-
-
-def _root(settings: Settings) -> str:
-    return str(Path(settings.queue.root).absolute())

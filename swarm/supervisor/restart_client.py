@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from swarm.config.settings import Settings
 from swarm.core.worker import ProcessIdentity, WorkerRow
-from swarm.errors import EngineError, InputError, NotRunning
+from swarm.errors import EngineError, InputError, NotRunning, name_hint
 from swarm.proc import identity
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
@@ -34,7 +33,7 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     Running tasks are finished first, unless ``now``: then they go back into the queue. Raises ``NotRunning`` without a
     supervisor, ``InputError`` for an unknown name, ``EngineError`` when one does not come back.
     """
-    root = Path(settings.queue.root).absolute()
+    root = Path(settings.queue.root)
     layout = Layout(str(root))
     before = _running(settings, layout, root, names)
     for name in names:
@@ -79,9 +78,7 @@ def _known(status: SupervisorStatus, name: str) -> ChildStatus:
     child = status.child(name)
     if child is None:
         there = [c.name for c in status.children]
-        near = get_close_matches(name, there, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
-        raise InputError(f"{name} is none of this swarm's processes", hint=hint)
+        raise InputError(f"{name} is none of this swarm's processes", hint=name_hint(name, there))
     return child
 
 

@@ -15,12 +15,12 @@ from swarm.ollama.server_spec import ServerSpec, remove_cards, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe
 from swarm.queue.layout import Layout
+from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import (
     RunOptions,
     check_host,
     living,
-    lock_held,
     logging_as,
     open_root,
     own_row,
@@ -58,7 +58,7 @@ def run_server(options: RunOptions, worker: str) -> int:
             spec,
             plan.fault,
             book,
-            supervised=lambda: lock_held(queue.layout, NAME),
+            supervised=lambda: is_held(queue.layout, NAME),
             root_trouble=root_watch(queue.layout.root),
             log=log,
         )
@@ -141,7 +141,7 @@ class ServerHost:
 
 
 def _refuse_supervised(layout: Layout, worker: str) -> None:
-    if lock_held(layout, NAME):
+    if is_held(layout, NAME):
         row = registry.read_row(layout, NAME)
         who = f"{describe(row.process.pid)}" if row is not None and identity.is_same(row.process) else "the supervisor"
         raise LockHeld(f"{who} keeps the server of {worker}", hint=f"`swarm restart ollama-{worker}`, or `swarm down` first")

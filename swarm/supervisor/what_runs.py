@@ -71,7 +71,7 @@ def orphans(settings: Settings) -> tuple[Running, ...]:
 
     Raises ``StorageFault``.
     """
-    root = Path(settings.queue.root).absolute()
+    root = Path(settings.queue.root)
     if is_held(Layout(str(root)), NAME):
         return ()
     found = tuple(one for one in running(root) if one.pid is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import random
@@ -11,15 +10,15 @@ import msgspec
 
 from swarm.clock import SystemClock
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
-from swarm.core.policy.retry import crash_delay_s
-from swarm.core.task import Attempt, TaskClass
+from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerRow
-from swarm.errors import ConfigError, EngineError
+from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.ollama.server import find_binary
 from swarm.ollama.server_spec import server_spec
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
+from swarm.queue.storage.locks import is_held
 from swarm.queue.storage.wakeup import FileBell
 from swarm.queue.worker.orphans import take_back
 from swarm.queue.worker.worker_queue import WorkerFileQueue
@@ -27,14 +26,14 @@ from swarm.runtime.bootstrap import (
     RunOptions,
     check_host,
     living,
-    lock_held,
     logging_as,
     open_root,
     own_row,
     root_watch,
 )
+from swarm.runtime.cards import visible_reader
 from swarm.runtime.loop import StopWish, install, run_loop
-from swarm.runtime.open import visible_reader
+from swarm.runtime.open import crash_rule
 from swarm.runtime.ports import Executor
 from swarm.supervisor.cleanup import immortal_remains
 from swarm.supervisor.state import load_plan
@@ -93,15 +92,13 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
     found = next((p for p in plans if p.name == name), None)
     if found is None:
         names = [p.name for p in plans]
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
-        raise ConfigError(f"no worker is called {name}", hint=hint)
+        raise ConfigError(f"no worker is called {name}", hint=name_hint(name, names))
     return found
 
 
 def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout) -> None:
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
-    kept = lock_held(layout, SUPERVISOR) or lock_held(layout, f"{HOST_PREFIX}{plan.name}")
+    kept = is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
     if plan.owns_server and plan.port is not None and not kept and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
 
@@ -125,18 +122,13 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
     Raises ``EngineError`` while a program of it cannot be killed: under the life lock of a worker that goes on, nobody
     could give its tasks back later.
     """
-    retry = options.settings.retry
     stuck = immortal_remains(str(options.root), name)
     if stuck:
         raise EngineError(
             f"{name}: what its tasks left running cannot be killed: {stuck}",
             hint="state D is stuck in the kernel: see `dmesg`; start it again once that has ended (`swarm up` does)",
         )
-
-    def rule(attempts: tuple[Attempt, ...]) -> float | None:
-        return crash_delay_s(attempts, settings=retry, jitter=random.random())
-
-    lines = take_back(queue.layout, queue.storage, name, rule)
+    lines = take_back(queue.layout, queue.storage, name, crash_rule(options.settings.retry))
     for line in lines:
         log.warning("%s", line)
     queue.ring()

@@ -25,8 +25,9 @@ from swarm.ollama.repair_actions import ServerHands
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.runtime.bootstrap import RunOptions, lock_held
-from swarm.runtime.open import gpu_reader, machine_reader
+from swarm.queue.storage.locks import is_held
+from swarm.runtime.bootstrap import RunOptions
+from swarm.runtime.cards import gpu_reader, machine_reader
 from swarm.runtime.ports import Executor
 from swarm.supervisor.supervisor import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import HOST_PREFIX
@@ -82,7 +83,7 @@ def served_parts(layout: Layout, options: RunOptions, plan: WorkerPlan, client: 
     settings = options.settings
 
     def kept() -> bool:
-        return lock_held(layout, SUPERVISOR) or lock_held(layout, f"{HOST_PREFIX}{plan.name}")
+        return is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
 
     hands = ServerHands(plan.name, root=options.root, gpu_uuids=plan.gpu_uuids, limits=settings.repair, supervised=kept)
     server = RepairingServer(client, hands, settings.repair, log=log)

@@ -21,7 +21,7 @@ from swarm.ollama.server import ServerNote
 from swarm.proc import identity
 from swarm.proc.ports import free_port
 from swarm.queue.stores import registry
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.open import swarm_lives
 from swarm.supervisor.state import SupervisorStatus
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until

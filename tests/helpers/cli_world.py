@@ -40,7 +40,7 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryQueue:
-    """Fits the command line's ``Queue``."""
+    """Fits ``QueueReader`` and as much of ``FileQueue`` as the commands use."""
 
     def __init__(self, counts: Counts | None = None, documents: dict[str, dict[str, Any]] | None = None) -> None:
         self.counts = counts or Counts()
@@ -83,8 +83,8 @@ class MemoryQueue:
         return Located(task_id=task_id, state=TaskState(document["state"]), lane=lane)
 
 
-class Wiring:
-    """Fits the command line's ``Wiring`` as far as looking goes."""
+class World:
+    """Opens a queue and an observer made for the test."""
 
     def __init__(self, queue: MemoryQueue, snapshot: SwarmSnapshot) -> None:
         self.queue = queue
@@ -96,10 +96,7 @@ class Wiring:
     def open_reader(self, settings: object) -> MemoryQueue:
         return self.queue
 
-    def orphans(self, settings: object) -> tuple[object, ...]:
-        return ()
-
-    def open_observer(self, settings: object, queue: MemoryQueue | None = None, *, cards: bool = True) -> Wiring:
+    def open_observer(self, settings: object, queue: MemoryQueue | None = None, *, cards: bool = True) -> World:
         return self
 
     def snapshot(self) -> SwarmSnapshot:

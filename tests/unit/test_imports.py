@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "logging", "pathlib", "datetime", "secrets"}
 WIRING = {
-    "runtime": ("bootstrap", "open", "wiring"),
+    "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
     "worker": ("main", "model_worker", "response_cache", "clients"),
     "supervisor": ("main", "serve", "down", "what_runs", "cleanup", "restart_client"),

@@ -48,7 +48,7 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
     """
     from swarm.cli.render import show
     from swarm.cli.views import batches as batchview
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     settings = existing(root, config)
     queue = open_queue(settings)
@@ -73,7 +73,7 @@ def show(
     from swarm.cli import render
     from swarm.cli.run.report import report
     from swarm.cli.views import batches as batchview
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     settings = existing(root, config)
     queue = open_queue(settings)
@@ -101,7 +101,7 @@ def cancel(
     from swarm.cli.render import Line
     from swarm.cli.render import show as put
     from swarm.cli.units import count
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     done = queue.cancel_many(queue.batches().task_ids(batch), reason)
@@ -120,7 +120,7 @@ def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json
     from swarm.cli.render import Line
     from swarm.cli.render import show as put
     from swarm.cli.units import plural
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     number = queue.retry_many(queue.batches().task_ids(batch))
@@ -168,6 +168,6 @@ def _active(queue: FileQueue) -> int:
 
 def _row(settings: Settings, manifest: Manifest, tally: Tally, active: int, price_per_mtok: float | None) -> BatchRow:
     from swarm.cli.views.batches import batch_row
-    from swarm.supervisor.main import swarm_lives
+    from swarm.runtime.open import swarm_lives
 
     return batch_row(manifest, tally, alive=swarm_lives(settings), active=active, price_per_mtok=price_per_mtok)

@@ -37,9 +37,8 @@ def doctor(
     from swarm.cli.doctor.gather import gather, names_of
     from swarm.cli.options import load
     from swarm.cli.render import show
-    from swarm.config.check import near
     from swarm.core.doctor.diagnose import about, diagnose
-    from swarm.errors import EXIT_TASKS_FAILED, InputError
+    from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
     loaded = load(root, config)
     wanted, file = loaded.settings, str(loaded.path or "")
@@ -48,9 +47,7 @@ def doctor(
     if worker is not None:
         names = [*names_of(evidence), "brain", "supervisor"]
         if worker not in names:
-            meant = near(worker, names)
-            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
-            raise InputError(f"there is no worker {worker}", hint=hint)
+            raise InputError(f"there is no worker {worker}", hint=name_hint(worker, names))
         found = about(found, worker)
     document = {
         "root": evidence.root,

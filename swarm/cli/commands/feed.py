@@ -75,7 +75,7 @@ def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> No
     """
     from swarm.cli.render import show
     from swarm.queue.stores.feeds import FeedBook
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     book = FeedBook(queue.layout, queue.storage)
@@ -128,7 +128,7 @@ def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_
     from swarm.cli.render import Line, show
     from swarm.errors import QueueError
     from swarm.queue.stores.feeds import FeedBook
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     book = FeedBook(queue.layout, queue.storage)

@@ -102,13 +102,13 @@ def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, 
     """What to look for, and what the task's document tells. Raises ``InputError`` beside --grep, ``UnknownTask``."""
     import msgspec
 
-    from swarm.cli.facade import wiring
     from swarm.cli.logs import task_history as tasklife
     from swarm.errors import InputError
+    from swarm.runtime.open import open_reader
 
     if wanted.pattern is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
-    document = wiring().open_reader(settings).read(task_id)
+    document = open_reader(settings).read(task_id)
     looking = msgspec.structs.replace(wanted, pattern=tasklife.pattern(task_id))
     kept = msgspec.structs.replace(wanted, pattern=None)
     return looking, tuple(filter(kept, tasklife.entries(document)))
@@ -134,8 +134,7 @@ def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) ->
     import os
 
     from swarm.cli.logs.log_files import ERR, sources
-    from swarm.config.check import near
-    from swarm.errors import InputError, NotRunning
+    from swarm.errors import InputError, NotRunning, name_hint
 
     known = sources(folder) if os.path.isdir(folder) else {}
     if not known and needed and not (follow and os.path.isdir(os.path.dirname(folder))):
@@ -145,9 +144,7 @@ def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) ->
     for name in names:
         if known and name not in known and f"{name}{ERR}" not in known:
             there = sorted({k.removesuffix(ERR) for k in known})
-            meant = near(name, there)
-            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(there)}"
-            raise InputError(f"there is no log of {name!r}", hint=hint)
+            raise InputError(f"there is no log of {name!r}", hint=name_hint(name, there))
     return tuple(part for name in names for part in (name, f"{name}{ERR}"))
 
 

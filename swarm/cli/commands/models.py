@@ -25,14 +25,14 @@ def models(context: typer.Context, root: Root = None, config: Config = None, as_
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.cli.facade import wiring
     from swarm.cli.render import show
     from swarm.cli.views import installed_models as installed
     from swarm.cli.views import presenters as build
     from swarm.cli.views import screens
+    from swarm.runtime.open import open_observer
 
     settings = existing(root, config)
-    snapshot = wiring().open_observer(settings).snapshot()
+    snapshot = open_observer(settings).snapshot()
     rows = build.model_rows(snapshot, installed.installed_models(snapshot, settings.queue.root))
     show({"models": rows}, [screens.models(rows)], as_json=as_json)
 

@@ -32,7 +32,7 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     """
     from swarm.cli.render import Cell, Column, Table, show
     from swarm.queue.stores.outbox import Outbox
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     box = Outbox(queue.layout, queue.storage)
@@ -69,7 +69,7 @@ def retry(
     """
     from swarm.cli.render import Line, show
     from swarm.queue.stores.outbox import Outbox
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     box = Outbox(queue.layout, queue.storage)

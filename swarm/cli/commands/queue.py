@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from swarm.cli.ports import Located, Reader
     from swarm.cli.views.views import TaskRow
     from swarm.core.task import TaskState
+    from swarm.queue.lookup import Located
+    from swarm.queue.reader import QueueReader
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -49,15 +50,15 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
       swarm queue stats
       swarm queue stats --json | jq .pending.by_model
     """
-    from swarm.cli.facade import wiring
     from swarm.cli.render import show
     from swarm.cli.views import presenters as build
     from swarm.cli.views import screens
     from swarm.core.health.liveness import stuck
+    from swarm.runtime.open import open_observer, open_queue
 
     settings = existing(root, config)
-    queue = wiring().open_queue(settings)
-    counts, snapshot = queue.stats(), wiring().open_observer(settings, queue, cards=False).snapshot()
+    queue = open_queue(settings)
+    counts, snapshot = queue.stats(), open_observer(settings, queue, cards=False).snapshot()
     found = build.queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
     show(found, screens.queue(found), as_json=as_json)
 
@@ -85,13 +86,13 @@ def list_tasks(
     """
     from itertools import islice
 
-    from swarm.cli.facade import wiring
     from swarm.cli.render import Line, show
     from swarm.cli.units import plural
     from swarm.cli.views import tasks as tasktables
+    from swarm.runtime.open import open_reader
 
     asked = _state(state_option or state or "pending")
-    queue = wiring().open_reader(existing(root, config))
+    queue = open_reader(existing(root, config))
     wanted = _filter(lane, model)
     found = list(islice((row for row in _rows(queue, asked, lane) if wanted(row)), limit + 1))
     rows, more = tuple(found[:limit]), len(found) > limit
@@ -115,10 +116,10 @@ def show(
       swarm queue show d5de16d7 --json | jq .attempts
     """
     from swarm.cli import render
-    from swarm.cli.facade import wiring
     from swarm.cli.views import tasks as task_view
+    from swarm.runtime.open import open_reader
 
-    document = wiring().open_reader(existing(root, config)).read(task_id)
+    document = open_reader(existing(root, config)).read(task_id)
     render.show(document, task_view.blocks(document), as_json=as_json)
 
 
@@ -131,12 +132,12 @@ def active(root: Root = None, config: Config = None, as_json: Json = False) -> N
       swarm queue active
     """
     from swarm.cli import render
-    from swarm.cli.facade import wiring
     from swarm.cli.views import presenters as build
     from swarm.cli.views import tasks as tasktables
+    from swarm.runtime.open import open_observer
 
     settings = existing(root, config)
-    rows = build.active_rows(wiring().open_observer(settings).snapshot(), settings)
+    rows = build.active_rows(open_observer(settings).snapshot(), settings)
     render.show({"tasks": rows}, [tasktables.active(rows)], as_json=as_json)
 
 
@@ -148,9 +149,9 @@ def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = Fa
     Example:
       swarm queue retry d5de16d7
     """
-    from swarm.cli.facade import wiring
+    from swarm.runtime.open import open_queue
 
-    queue = wiring().open_queue(existing(root, config))
+    queue = open_queue(existing(root, config))
     _each(ids, lambda task_id: f"back in lane {queue.retry(task_id)}", as_json=as_json)
 
 
@@ -168,9 +169,9 @@ def cancel(
     Example:
       swarm queue cancel d5de16d7 --reason "wrong prompt"
     """
-    from swarm.cli.facade import wiring
+    from swarm.runtime.open import open_queue
 
-    queue = wiring().open_queue(existing(root, config))
+    queue = open_queue(existing(root, config))
     words = {"asked": "its worker was asked to stop it"}
 
     def act(task_id: str) -> str:
@@ -207,16 +208,13 @@ def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
 
 
 def _state(text: str) -> TaskState:
-    from swarm.config.check import near
     from swarm.core.task import TaskState
-    from swarm.errors import InputError
+    from swarm.errors import InputError, name_hint
 
     try:
         return TaskState(text.lower())
     except ValueError:
-        meant = near(text.lower(), list(TaskState))
-        hint = f"did you mean {meant}?" if meant else f"one of: {', '.join(TaskState)}"
-        raise InputError(f"{text!r} is no state of a task", hint=hint) from None
+        raise InputError(f"{text!r} is no state of a task", hint=name_hint(text.lower(), TaskState, "one of:")) from None
 
 
 def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
@@ -230,7 +228,7 @@ def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
     return lambda row: wanted is None or (row.model is not None and canonical_model(row.model) == wanted)
 
 
-def _rows(queue: Reader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
+def _rows(queue: QueueReader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
     from swarm.cli.views.presenters import task_row
     from swarm.core.task import TaskState
 
@@ -240,7 +238,7 @@ def _rows(queue: Reader, state: TaskState, lane: str | None) -> Iterator[TaskRow
             yield task_row(located, _document(queue, located), reason=reason)
 
 
-def _document(queue: Reader, located: Located) -> Mapping[str, Any] | None:
+def _document(queue: QueueReader, located: Located) -> Mapping[str, Any] | None:
     from swarm.core.task import TaskState
     from swarm.errors import QueueError
 

@@ -39,13 +39,13 @@ def clear_stuck(
       swarm queue clear-stuck
       swarm queue clear-stuck --worker worker-2
     """
-    from swarm.cli.facade import wiring
     from swarm.cli.render import Line, show
     from swarm.cli.run import clear_stuck as clearing
     from swarm.errors import EXIT_TASKS_FAILED
+    from swarm.runtime.open import open_observer
 
     settings = existing(root, config)
-    done = clearing.clear(settings, wiring().open_observer(settings).snapshot(), worker)
+    done = clearing.clear(settings, open_observer(settings).snapshot(), worker)
     lines = [Line(f"{d.task_id} ({d.worker}): {d.outcome}{f' - {d.detail}' if d.detail else ''}") for d in done]
     show({"cleared": done}, lines or [Line("nothing is stuck", "dim")], as_json=as_json)
     if any(d.outcome == "no reaction" for d in done):
@@ -74,12 +74,12 @@ def purge(
       swarm queue purge --older-than 7d --dry-run
       swarm queue purge --older-than 30d --state failed --state corrupt
     """
-    from swarm.cli.facade import wiring
     from swarm.cli.render import Line, show
     from swarm.cli.units import parse_duration_s, plural
+    from swarm.runtime.open import open_queue
 
     age_s = parse_duration_s(older_than)
-    queue = wiring().open_queue(existing(root, config))
+    queue = open_queue(existing(root, config))
     removed = queue.purge(_states(state), older_than_s=age_s, dry=dry_run)
     batches = queue.purge_batches(older_than_s=age_s, purged=removed, dry=dry_run)
     document = {str(s): {"documents": r.documents, "size_bytes": r.size_bytes} for s, r in removed.items()}
@@ -132,8 +132,6 @@ def fsck(
       swarm queue fsck --repair
       swarm queue fsck --json | jq .findings
     """
-    import os
-
     from swarm.cli.render import show
     from swarm.errors import EXIT_TASKS_FAILED
     from swarm.queue.fsck import fsck as checks
@@ -141,7 +139,7 @@ def fsck(
     from swarm.queue.storage.files import Storage
 
     settings = existing(root, config)
-    layout = Layout(os.path.abspath(settings.queue.root))
+    layout = Layout(settings.queue.root)
     findings = checks.look(layout)
     done = checks.repair(layout, Storage(settings.queue.durability, layout.root), findings) if repair else ()
     left = tuple(f for f in findings if f not in done)

@@ -98,23 +98,20 @@ def _target(everything: str | None, model: str | None, batch: str | None, worker
 
 
 def _queue(root: Root, config: Config) -> FileQueue:
-    from swarm.runtime.wiring import open_queue
+    from swarm.runtime.open import open_queue
 
     return open_queue(existing(root, config)).must_exist()
 
 
 def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
     """A pause of something misspelt would hold back nothing, in silence. A model may well have no tasks yet."""
-    from swarm.config.check import near
-    from swarm.errors import InputError
+    from swarm.errors import InputError, name_hint
 
     if kind not in ("batch", "worker"):
         return
     known = queue.batches().names() if kind == "batch" else list(queue.worker_names())
     if name not in known:
-        meant = near(name, known)
-        hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(known[:8]) or 'none yet'}"
-        raise InputError(f"there is no {kind} {name}", hint=hint)
+        raise InputError(f"there is no {kind} {name}", hint=name_hint(name, known))
 
 
 def _end(pauses: Pauses, *, as_json: bool, ended: Sequence[Pause] = ()) -> None:

@@ -26,21 +26,22 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
       watch -c swarm status
       swarm status --json | jq '.alarms[].text'
     """
-    from swarm.cli.facade import brain_lives, supervisor_lives, wiring
     from swarm.cli.render import show
     from swarm.cli.views import overview, screens
     from swarm.errors import EXIT_NOT_RUNNING
+    from swarm.runtime.open import lives, open_observer, open_queue
+    from swarm.supervisor.what_runs import orphans
 
     settings = existing(root, config)
-    queue = wiring().open_queue(settings)
-    counts, snapshot = queue.stats(), wiring().open_observer(settings, queue).snapshot()
+    queue = open_queue(settings)
+    counts, snapshot = queue.stats(), open_observer(settings, queue).snapshot()
     view = overview.status(
         snapshot,
         counts,
         settings,
-        brain=brain_lives(settings),
-        supervisor=supervisor_lives(settings),
-        orphans=len(wiring().orphans(settings)),
+        brain=lives(settings, "brain"),
+        supervisor=lives(settings, "supervisor"),
+        orphans=len(orphans(settings)),
     )
     show(view, screens.status(view), as_json=as_json)
     if not view.running:
@@ -79,22 +80,22 @@ def explain(
       swarm explain d5de16d7
       swarm explain llama3.2:3b
     """
-    from swarm.cli.facade import brain_lives, wiring
     from swarm.cli.render import show
     from swarm.cli.views import explain as explaining
     from swarm.cli.views import screens
     from swarm.core.health.liveness import workers_of
     from swarm.errors import UnknownTask
+    from swarm.runtime.open import lives, open_queue
 
     settings = existing(root, config)
     snapshot = _snapshot(settings)
     view = next((w for w in workers_of(snapshot) if w.name == target), None)
     if view is not None:
-        found = explaining.worker(view, snapshot, settings, brain=brain_lives(settings))
+        found = explaining.worker(view, snapshot, settings, brain=lives(settings, "brain"))
     elif explaining.is_model(target, snapshot, settings):
         found = explaining.model(target, snapshot, settings)
     else:
-        queue = wiring().open_queue(settings)
+        queue = open_queue(settings)
         try:
             document = queue.read(target)
         except UnknownTask as unknown:
@@ -104,11 +105,11 @@ def explain(
             found = explaining.set_aside(target, aside, settings.queue.root)
         else:
             gone = explaining.nowhere(document, queue)
-            found = explaining.task(document, snapshot, settings, brain=brain_lives(settings), gone=gone)
+            found = explaining.task(document, snapshot, settings, brain=lives(settings, "brain"), gone=gone)
     show(found, screens.explanation(found), as_json=as_json)
 
 
 def _snapshot(settings: Settings) -> SwarmSnapshot:
-    from swarm.cli.facade import wiring
+    from swarm.runtime.open import open_observer
 
-    return wiring().open_observer(settings).snapshot()
+    return open_observer(settings).snapshot()

@@ -33,13 +33,20 @@ def up(
       swarm up --simulate 4          no GPU or Ollama needed
       swarm up --detach; swarm status; swarm down
     """
-    from swarm.cli.facade import wiring
+    from swarm.errors import EngineError
+    from swarm.proc import identity
+    from swarm.runtime.bootstrap import run_options
+    from swarm.supervisor.main import run_supervisor, start_detached
 
     loaded = load(root, config)
     say_found(loaded)
+    options = run_options(loaded, simulate=simulate, verbose=verbose)
     if detach:
-        raise typer.Exit(wiring().start_detached(loaded, simulate=simulate, verbose=verbose))
-    raise typer.Exit(wiring().run_supervisor(loaded, simulate=simulate, verbose=verbose, for_pid=for_pid))
+        raise typer.Exit(start_detached(options))
+    parent = None if for_pid is None else identity.of_pid(for_pid)
+    if for_pid is not None and parent is None:
+        raise EngineError(f"--for-pid {for_pid}: there is no such process")
+    raise typer.Exit(run_supervisor(options, parent=parent))
 
 
 def down(
@@ -57,11 +64,10 @@ def down(
       swarm down
       swarm down --now
     """
-    from swarm.cli.facade import wiring
-    from swarm.cli.options import existing
     from swarm.cli.render import Line, show
+    from swarm.supervisor.down import stop_swarm
 
-    stopped = wiring().stop_swarm(existing(root, config), now=now)
+    stopped = stop_swarm(existing(root, config), now=now)
     show({"stopped": stopped}, [Line(line) for line in stopped], as_json=as_json)
 
 
@@ -74,9 +80,10 @@ def brain(verbose: Verbose = False, root: Root = None, config: Config = None) ->
     Example:
       swarm brain --verbose
     """
-    from swarm.cli.facade import wiring
+    from swarm.brain.main import run_brain
+    from swarm.runtime.bootstrap import run_options
 
-    raise typer.Exit(wiring().run_brain(load(root, config), verbose=verbose))
+    raise typer.Exit(run_brain(run_options(load(root, config), verbose=verbose)))
 
 
 def worker(
@@ -94,9 +101,10 @@ def worker(
     Example:
       swarm worker worker-1 --verbose
     """
-    from swarm.cli.facade import wiring
+    from swarm.runtime.bootstrap import run_options
+    from swarm.worker.main import run_worker
 
-    raise typer.Exit(wiring().run_worker(load(root, config), name, simulate=simulate, verbose=verbose))
+    raise typer.Exit(run_worker(run_options(load(root, config), simulate=simulate, verbose=verbose), name))
 
 
 @sim.callback()
@@ -139,11 +147,11 @@ def restart(
       swarm restart ollama-worker-2        its model server
       swarm restart brain
     """
-    from swarm.cli.facade import wiring
     from swarm.cli.render import to_json
+    from swarm.supervisor.restart_client import restart as restart_processes
 
     lines = []
-    for line in wiring().restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):
+    for line in restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):
         lines.append(line)
         if not as_json:
             print(line, flush=True)
@@ -166,6 +174,7 @@ def serve(
     Example:
       swarm serve worker-1
     """
-    from swarm.cli.facade import wiring
+    from swarm.runtime.bootstrap import run_options
+    from swarm.supervisor.serve import run_server
 
-    raise typer.Exit(wiring().run_server(load(root, config), name, simulate=simulate, verbose=verbose))
+    raise typer.Exit(run_server(run_options(load(root, config), simulate=simulate, verbose=verbose), name))

@@ -24,13 +24,13 @@ def workers(context: typer.Context, root: Root = None, config: Config = None, as
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.cli.facade import wiring
     from swarm.cli.render import show
     from swarm.cli.views import presenters as build
     from swarm.cli.views import screens
+    from swarm.runtime.open import open_observer
 
     settings = existing(root, config)
-    rows = build.worker_lines(wiring().open_observer(settings).snapshot(), settings)
+    rows = build.worker_lines(open_observer(settings).snapshot(), settings)
     show({"workers": rows}, [screens.workers(rows)], as_json=as_json)
 
 
@@ -50,22 +50,19 @@ def release(
     from pathlib import Path
 
     from swarm.cli.render import Line, show
-    from swarm.config.check import near
-    from swarm.errors import InputError
+    from swarm.errors import InputError, name_hint
     from swarm.ollama import quarantine
     from swarm.queue.layout import Layout
     from swarm.queue.stores import registry
     from swarm.supervisor.state import load_plan
 
     settings = existing(root, config)
-    folder = Path(settings.queue.root).absolute() / "workers"
+    folder = Path(settings.queue.root) / "workers"
     known = {*registry.names(Layout(settings.queue.root)), *(p.name for p in load_plan(folder) or ())}
     known |= {note.worker for note in quarantine.all_of(folder)}
     for name in names:
         if name not in known:
-            meant = near(name, sorted(known))
-            hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(sorted(known)) or 'none'}"
-            raise InputError(f"no worker is called {name}", hint=hint)
+            raise InputError(f"no worker is called {name}", hint=name_hint(name, sorted(known)))
     freed = {name: quarantine.release(folder, name) for name in names}
     lines = [
         f"{name}: quarantine ended ({note.reason})" if note is not None else f"{name}: is not quarantined"

@@ -36,7 +36,8 @@ from swarm.ollama.server import server_proof
 from swarm.proc.identity import is_same
 from swarm.proc.ports import is_free
 from swarm.queue.layout import Layout
-from swarm.runtime.open import gpu_reader, open_observer
+from swarm.runtime.cards import gpu_reader
+from swarm.runtime.open import open_observer
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status
 from swarm.supervisor.what_runs import orphans
 from swarm.worker.clients import client_of
@@ -47,7 +48,7 @@ ASK_S = 3.0
 
 def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     """Everything there is to know from outside. Takes as long as the slowest model server, ``ASK_S`` at most."""
-    root = Path(settings.queue.root).absolute()
+    root = Path(settings.queue.root)
     layout, now_s = Layout(str(root)), time.time()
     trouble, mend = root_trouble(root), ""
     disk = disk_evidence(root)

@@ -8,14 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.facade import brain_lives, wiring
-from swarm.cli.ports import Queue
-from swarm.config.check import near
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import stuck
 from swarm.core.snapshot import ClaimView, SwarmSnapshot
 from swarm.core.task import TaskState
-from swarm.errors import InputError, QueueError
+from swarm.errors import InputError, QueueError, name_hint
+from swarm.queue.file_queue import FileQueue
+from swarm.runtime.open import lives, open_queue, reclaim
 
 REASON = "it was stuck: given back by hand"
 PATIENCE_S = 10.0
@@ -39,7 +38,7 @@ def clear(settings: Settings, snapshot: SwarmSnapshot, worker: str | None) -> li
     claims = _chosen(snapshot, settings, worker)
     dead = sorted({c.worker for c in claims if not _alive(snapshot, c.worker)})
     done = [line for name in dead for line in _take_back(settings, name, [c for c in claims if c.worker == name])]
-    return done + _give_back(wiring().open_queue(settings), [c for c in claims if c.worker not in dead])
+    return done + _give_back(open_queue(settings), [c for c in claims if c.worker not in dead])
 
 
 def _chosen(snapshot: SwarmSnapshot, settings: Settings, worker: str | None) -> tuple[ClaimView, ...]:
@@ -48,9 +47,7 @@ def _chosen(snapshot: SwarmSnapshot, settings: Settings, worker: str | None) -> 
         return tuple(c for c in snapshot.claims if (c.worker, c.task_id) in late or not _alive(snapshot, c.worker))
     names = sorted({w.name for w in snapshot.workers} | {c.worker for c in snapshot.claims})
     if worker not in names:
-        meant = near(worker, names)
-        hint = f"did you mean {meant}?" if meant else f"workers: {', '.join(names) or 'none yet'}"
-        raise InputError(f"there is no worker {worker}", hint=hint)
+        raise InputError(f"there is no worker {worker}", hint=name_hint(worker, names))
     return tuple(c for c in snapshot.claims if c.worker == worker)
 
 
@@ -61,10 +58,10 @@ def _alive(snapshot: SwarmSnapshot, worker: str) -> bool:
 
 def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list[Cleared]:
     """A dead worker's tasks: the brain's work, at once; done here, under the free life lock, where no brain runs."""
-    if brain_lives(settings):
+    if lives(settings, "brain"):
         text = "its worker is dead, the brain takes it back within a second"
         return [Cleared(task_id=c.task_id, worker=worker, outcome="left to the brain", detail=text) for c in claims]
-    lines = wiring().take_back(settings, worker)
+    lines = reclaim(settings, worker)
     if lines is None:
         text = f"{worker} has just come back to life, or a program of it cannot be ended; swarm doctor {worker}"
         return [Cleared(task_id=c.task_id, worker=worker, outcome="no reaction", detail=text) for c in claims]
@@ -72,7 +69,7 @@ def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list
     return [Cleared(task_id=i, worker=worker, outcome="taken back", detail=line) for i, line in by_id.items()]
 
 
-def _give_back(queue: Queue, claims: Iterable[ClaimView]) -> list[Cleared]:
+def _give_back(queue: FileQueue, claims: Iterable[ClaimView]) -> list[Cleared]:
     """Have the workers cancel these, then put them back. A worker that does not react keeps its task, uncancelled."""
     waiting: dict[str, ClaimView] = {}
     done: list[Cleared] = []
@@ -95,7 +92,7 @@ def _give_back(queue: Queue, claims: Iterable[ClaimView]) -> list[Cleared]:
     return done
 
 
-def _settled(queue: Queue, claim: ClaimView, *, late: bool) -> Cleared | None:
+def _settled(queue: FileQueue, claim: ClaimView, *, late: bool) -> Cleared | None:
     """How it ended, None while it still runs."""
     if late:
         queue.uncancel(claim.task_id)  # before the last look: whoever claims it next must not find the wish

@@ -17,7 +17,7 @@ from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
 from swarm.formats import Written, check_writable, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.tally import Sums, Tally
-from swarm.runtime.wiring import open_queue
+from swarm.runtime.open import open_queue
 
 
 class Collected(msgspec.Struct, frozen=True):

@@ -42,8 +42,7 @@ from swarm.queue.root_guard import RootGuard
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.submit.producer import waits
 from swarm.runtime.loop import handling
-from swarm.runtime.wiring import open_queue
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.open import open_queue, swarm_lives
 
 MAX_SLUG = 30
 ASK_AGAIN_S = 5.0

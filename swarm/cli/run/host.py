@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 import subprocess
 import sys
@@ -16,14 +15,14 @@ from swarm.cli.units import plural
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
-from swarm.errors import EngineError, LockHeld, ModelNotFound
+from swarm.errors import EngineError, LockHeld, ModelNotFound, name_hint
 from swarm.proc.identity import read_stat
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions
-from swarm.runtime.wiring import open_queue
+from swarm.runtime.open import lives, open_queue, swarm_lives
 from swarm.supervisor.down import end_without_supervisor
-from swarm.supervisor.main import run_served, start_background, supervisor_lives, swarm_lives, wait_until_up
+from swarm.supervisor.main import run_served, start_background, wait_until_up
 from swarm.supervisor.what_runs import orphans
 from swarm.worker.clients import client_of
 
@@ -81,7 +80,7 @@ def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
             _reap(process, options.settings)
     if options.simulate:
         print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
-    elif not supervisor_lives(options.settings):
+    elif not lives(options.settings, "supervisor"):
         whose = "workers whose supervisor is gone" if orphans(options.settings) else "workers started alone"
         print(f"note: {whose} do the work", file=sys.stderr)
     yield Hosting(own=None, guest_of=run_served(options.settings))
@@ -113,7 +112,7 @@ def _comes_up(options: RunOptions, process: subprocess.Popen[bytes]) -> bool:
     try:
         wait_until_up(options, process, timeout_s=options.settings.ollama.start_timeout_s + READY_MARGIN_S)
     except EngineError:
-        if process.poll() is None or not supervisor_lives(options.settings):
+        if process.poll() is None or not lives(options.settings, "supervisor"):
             raise
         return False
     return True
@@ -177,6 +176,5 @@ def _named(models: list[str]) -> str:
 
 
 def _hint(model: str, installed: Mapping[str, int]) -> str:
-    near = difflib.get_close_matches(canonical_model(model), installed, 3, cutoff=0.5)
-    there = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(installed)[:8])}"
+    there = name_hint(canonical_model(model), sorted(installed), number=3, cutoff=0.5)
     return f"{there} Get it with `swarm models pull {model}`"

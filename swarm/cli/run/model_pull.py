@@ -30,7 +30,7 @@ from swarm.proc.ports import free_port
 from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.runtime.wiring import open_queue
+from swarm.runtime.open import open_queue
 from swarm.worker.clients import client_of
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def pull(loaded: Loaded, name: str) -> Pulled:
     model = name.strip()
     if not model:
         raise InputError("a model needs a name", hint="swarm models pull llama3.2:3b")
-    root = Path(loaded.settings.queue.root).absolute()
+    root = Path(loaded.settings.queue.root)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     began_s = time.monotonic()
     with _only_puller(root, model), _server(loaded.settings, root) as (client, through), PullBar(model) as bar:

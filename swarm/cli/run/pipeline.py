@@ -44,8 +44,8 @@ from swarm.queue.batches.tally import tally
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
 from swarm.queue.stores.notifications import Note, write_note
-from swarm.runtime.wiring import open_queue, run_options
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.bootstrap import run_options
+from swarm.runtime.open import open_queue, swarm_lives
 
 Sort = Literal["input", "longest", "shortest"]
 Item = tuple[str, Mapping[str, Any]]

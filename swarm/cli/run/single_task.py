@@ -37,7 +37,7 @@ from swarm.notify import check_target
 from swarm.queue.batches.batch_book import Submitted
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.open import swarm_lives
 from swarm.worker.executors.allowlist import check_submitted
 
 ANSWER_POLL_S = 0.02

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.cli.facade import supervisor_lives
 from swarm.cli.views.installed_models import installed_models
 from swarm.config.settings import Settings
 from swarm.core.placement.fit import Planned, nowhere, what_helps
@@ -18,7 +17,7 @@ from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskClass, canonical_model
 from swarm.errors import ModelDoesNotFit, SwarmError
-from swarm.runtime.wiring import open_observer
+from swarm.runtime.open import lives, open_observer
 from swarm.supervisor.state import load_plan
 
 UNSERVABLE_S = 4.0
@@ -88,7 +87,7 @@ def check_fit(settings: Settings, models: Iterable[str]) -> None:
 
 def _planned(settings: Settings, snapshot: SwarmSnapshot) -> list[Planned]:
     """Workers with a model server that the running swarm is to have and that do not live now."""
-    plans = load_plan(Path(settings.queue.root) / "workers") if supervisor_lives(settings) else None
+    plans = load_plan(Path(settings.queue.root) / "workers") if lives(settings, "supervisor") else None
     living = {view.name for view in snapshot.workers if view.alive}
     return [Planned(p.name, p.vram_mib) for p in plans or () if p.url is not None and p.name not in living]
 

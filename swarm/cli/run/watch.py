@@ -26,8 +26,7 @@ from swarm.queue.root_guard import RootGuard
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.loop import handling
-from swarm.runtime.wiring import open_observer
-from swarm.supervisor.main import swarm_lives
+from swarm.runtime.open import open_observer, swarm_lives
 
 LOOK_S = 0.1
 LOOK_SHARE = 20

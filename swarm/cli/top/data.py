@@ -9,7 +9,6 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.cli.facade import brain_lives, supervisor_lives, wiring
 from swarm.cli.logs import log_files as logfiles
 from swarm.cli.logs import stderr_log as stderrlog
 from swarm.cli.logs import task_history as tasklife
@@ -25,6 +24,8 @@ from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.errors import QueueError, SwarmError, UnknownTask
+from swarm.runtime.open import lives, open_observer, open_queue
+from swarm.supervisor.what_runs import orphans
 
 LOG_LINES = 200
 FAILED_ROWS = 200
@@ -36,21 +37,21 @@ class Looker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.queue = wiring().open_queue(settings)
-        self._observer = wiring().open_observer(settings, self.queue)
+        self.queue = open_queue(settings)
+        self._observer = open_observer(settings, self.queue)
 
     def look(self, *, failed: bool = False, subject: str = "") -> TopData:
         """Everything once; with dead letters, and with one worker or task in detail, where asked for."""
         settings = self._settings
         snapshot = self._observer.snapshot()
-        brain = brain_lives(settings)
+        brain = lives(settings, "brain")
         status = overview.status(
             snapshot,
             self.queue.stats(),
             settings,
             brain=brain,
-            supervisor=supervisor_lives(settings),
-            orphans=len(wiring().orphans(settings)),
+            supervisor=lives(settings, "supervisor"),
+            orphans=len(orphans(settings)),
         )
         return TopData(
             mono_s=time.monotonic(),

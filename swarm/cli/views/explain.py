@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli.ports import Queue, SetAside
 from swarm.cli.views import installed_models as installed
 from swarm.cli.views.presenters import worker_lines
 from swarm.cli.views.views import Explanation
-from swarm.config.check import near
 from swarm.config.settings import Settings
 from swarm.core.explain.models import explain_model, models_to_explain
 from swarm.core.explain.tasks import Reason, explain_task, explain_worker
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import Task, TaskState, Trail, canonical_model
-from swarm.errors import InputError, TaskInvalid, UnknownTask
+from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, nearest
+
+if TYPE_CHECKING:
+    from swarm.queue.corrupt import SetAside
+    from swarm.queue.reader import QueueReader
 
 LOOKED_UP = 20
 """Of the tasks that one waits for."""
@@ -32,7 +34,7 @@ def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, bra
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
-def nowhere(document: Mapping[str, Any], queue: Queue) -> str | None:
+def nowhere(document: Mapping[str, Any], queue: QueueReader) -> str | None:
     """The first task that a blocked one waits for and that is not in the queue; one that was mapped waits for its own."""
     if document.get("state") != "blocked" or document.get("children") is not None:
         return None
@@ -91,8 +93,7 @@ def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanati
 def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
     """The error for a target that is neither; names the worker that was probably meant."""
     names = [view.name for view in workers_of(snapshot)]
-    meant = near(target, names)
-    if meant:
-        return InputError(f"there is no task or worker {target}", hint=f"did you mean {meant}?")
+    if nearest(target, names):
+        return InputError(f"there is no task or worker {target}", hint=name_hint(target, names))
     known = f"workers: {', '.join(names)}; " if names else ""
     return UnknownTask(f"there is no task or worker {target}", hint=f"{known}`swarm queue list` shows tasks")

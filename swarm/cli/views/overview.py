@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from swarm.cli.ports import Counts
 from swarm.cli.units import duration, plural
 from swarm.cli.views.presenters import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
 from swarm.cli.views.views import Alarm, QueueStats, StatusView, Throughput
@@ -13,6 +13,9 @@ from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
 from swarm.core.snapshot import SwarmSnapshot
+
+if TYPE_CHECKING:
+    from swarm.queue.stats.counts import Counts
 
 
 def status(

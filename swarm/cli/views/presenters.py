@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli.ports import Counts, Located
 from swarm.cli.views.views import ActiveRow, CardRow, LaneRow, ModelRow, PendingStats, QueueStats, TaskRow, WorkerLine
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
@@ -18,6 +17,8 @@ from swarm.core.worker import Heartbeat, ModelTally, SlotView, WorkerStatus
 
 if TYPE_CHECKING:
     from swarm.cli.views.installed_models import OnDisk
+    from swarm.queue.lookup import Located
+    from swarm.queue.stats.counts import Counts
 
 
 def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:

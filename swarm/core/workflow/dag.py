@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from swarm.core.workflow.templating import parse, references
+from swarm.errors import nearest
 
 MOST_FINDINGS = 100
 
@@ -153,6 +153,6 @@ def _circle(nodes: Sequence[Node], edges: Sequence[Sequence[int]], circle: list[
 
 
 def _unknown(name: str, holders: dict[str, list[int]]) -> str:
-    near = difflib.get_close_matches(name, list(holders)[:MOST_FINDINGS], 1)
+    near = nearest(name, list(holders)[:MOST_FINDINGS])
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{name!r} is no name or custom_id of this batch and no task of the queue{meant}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from swarm.errors import InputError
+from swarm.errors import InputError, nearest
 
 MAX_LISTED = 100
 
@@ -55,7 +54,7 @@ class Problems:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for a near miss, a list of what there is otherwise; empty if there is nothing."""
     names = [*dict.fromkeys(known)]
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.6)
+    near = nearest(name.lower(), [n.lower() for n in names], 3)
     if near:
         meant = [n for n in names if n.lower() in near]
         return f" (did you mean {' or '.join(repr(n) for n in meant)}?)"

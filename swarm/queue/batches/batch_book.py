@@ -8,7 +8,6 @@ by their line. ``<id>.retried``, of a batch with a limit of failures, is written
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -18,7 +17,7 @@ import msgspec
 
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links, linked
-from swarm.errors import OddEntry, QueueError
+from swarm.errors import OddEntry, QueueError, name_hint
 from swarm.filesystem.entries import is_file, list_names
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_files import Items, NewOrder, read_order
@@ -86,11 +85,8 @@ class BatchBook:
         except ValueError as exc:
             raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to write it anew") from exc
         except FileNotFoundError as exc:
-            names = self.names()
-            like = difflib.get_close_matches(batch_id, names, n=3, cutoff=0.7)
-            known = ", ".join(like or names[:8]) or "none yet"
-            words = "did you mean" if like else "known batches:"
-            raise QueueError(f"there is no batch {batch_id}", hint=f"{words} {known}{'?' if like else ''}") from exc
+            hint = name_hint(batch_id, self.names(), "known batches:", 3, cutoff=0.7)
+            raise QueueError(f"there is no batch {batch_id}", hint=hint) from exc
 
     def names(self) -> list[str]:
         """Ids of all batches."""

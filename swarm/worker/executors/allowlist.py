@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import msgspec
 
 from swarm.config.settings import ScriptSettings, script_entry
 from swarm.core.faults import TaskFault
-from swarm.errors import InputError
+from swarm.errors import InputError, nearest
 
 Scripts = Mapping[str, tuple[str, ...] | ScriptSettings]
 
@@ -44,7 +43,7 @@ def _entry(command: Sequence[str], scripts: Scripts) -> ScriptSettings:
     name = command[0]
     if name in scripts and (entry := script_entry(scripts[name])).command:
         return entry
-    near = difflib.get_close_matches(name, scripts, n=3)
+    near = nearest(name, scripts, 3)
     if near:
         known = f"did you mean {', '.join(near)}?"
     elif scripts:

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from swarm.cli import facade
 from swarm.cli.app import app
 from swarm.cli.run import pipeline
 from swarm.cli.submission import Outcome
 from swarm.cli.views import installed_models as installed
 from swarm.cli.views.installed_models import OnDisk
 from swarm.config.schema import schema_text
-from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, Wiring, healthy, lane, swarm
+from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, World, healthy, lane, swarm
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -65,10 +64,11 @@ def world(root, monkeypatch):
         },
         "done1": {"task_id": "done1", "task_class": "cpu", "state": "completed"},
     }
-    made = Wiring(MemoryQueue(counts, documents), healthy())
+    made = World(MemoryQueue(counts, documents), healthy())
     made.brain = True
-    monkeypatch.setattr(facade, "wiring", lambda: made)
-    monkeypatch.setattr(facade, "brain_lives", lambda settings: made.brain)
+    for name in ("open_queue", "open_reader", "open_observer"):
+        monkeypatch.setattr(f"swarm.runtime.open.{name}", getattr(made, name))
+    monkeypatch.setattr("swarm.runtime.open.lives", lambda settings, name: made.brain and name == "brain")
     on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}
     monkeypatch.setattr(installed, "installed_models", lambda snapshot, root: on_disk)
     return made
@@ -261,10 +261,10 @@ def test_run_hands_on_what_was_asked_and_ends_as_told(root, monkeypatch):
     ],
 )
 def test_how_commands_end(root, monkeypatch, raised, code, said):
-    def fail():
+    def fail(settings):
         raise raised
 
-    monkeypatch.setattr(facade, "wiring", fail)
+    monkeypatch.setattr("swarm.runtime.open.open_queue", fail)
     assert said in call("status", code=code)
 
 
@@ -272,15 +272,16 @@ def test_whether_a_brain_lives_is_told_by_its_lock(root):
     from swarm.config.settings import QueueSettings, Settings
     from swarm.queue.layout import Layout
     from swarm.queue.storage.locks import LifeLock
+    from swarm.runtime.open import lives
 
     settings = Settings(queue=QueueSettings(root=str(root)))
-    assert not facade.brain_lives(settings)
+    assert not lives(settings, "brain")
     (root / "workers").mkdir()
     lock = LifeLock(Layout(str(root)), "brain")
     assert lock.try_acquire()
-    assert facade.brain_lives(settings)
+    assert lives(settings, "brain")
     lock.release()
-    assert not facade.brain_lives(settings)
+    assert not lives(settings, "brain")
 
 
 def test_usage_mistakes_end_with_2(root):

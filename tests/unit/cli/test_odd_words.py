@@ -14,7 +14,6 @@ from typer.main import get_command
 
 from swarm.cli.app import app
 from swarm.queue.file_queue import FileQueue
-from swarm.runtime import wiring
 from tests.helpers.queues import llm
 
 CODES = {0, 1, 2, 3}
@@ -24,7 +23,10 @@ WORDS = (
     *("\udcff", "a\udcffb", "x" * 70, "x" * 300, "x/" * 3000, "1" * 5000, "'; rm -rf x", "$(x)", "[1]", '{"a": 1}'),
     *("--", "=", "a=", "=b", "a=\udcff", "null"),
 )
-STARTS = ("run_supervisor", "start_detached", "run_brain", "run_worker", "run_server")
+STARTS = (
+    *("supervisor.main.run_supervisor", "supervisor.main.start_detached", "supervisor.serve.run_server"),
+    *("brain.main.run_brain", "worker.main.run_worker"),
+)
 KNOWN = {"source": "in.jsonl", "words": "in.jsonl", "output": "out", "model": "m:1", "names": "worker-1", "notes": "x"}
 ALONE = {"prompt": ("--model", "m:1"), "task": (), "command": ("--model", "m:1"), "serve": ()}
 """Options that stand instead of the input."""
@@ -95,7 +97,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", "")
     for name in STARTS:
-        monkeypatch.setattr(wiring, name, lambda *_, **__: 0)
+        monkeypatch.setattr(f"swarm.{name}", lambda *_, **__: 0)
     monkeypatch.setattr("swarm.cli.run.model_pull._own_server", refuse)
     return tmp_path
 
