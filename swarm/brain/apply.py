@@ -29,6 +29,7 @@ from swarm.core.policy.decisions import (
 )
 from swarm.core.task import RESOURCE_PRIORITY, TaskClass
 from swarm.errors import DuplicateTask, EngineError, QueueError
+from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import BrainQueue, Clock
 
 _MAX_AGAIN = 99
@@ -100,7 +101,7 @@ class Effects:
         self._kill = kill
         self._log = log
         self._load_ids = LoadIds(queue.exists, clock, believe_s=2 * settings.worker.heartbeat_s + 1.0)
-        self._failures: dict[str, str] = {}
+        self._troubles = LogOnce(log)
         self._killed: set[tuple[str, int]] = set()
         self.taken_back = 0
         """Tasks taken back from dead workers so far."""
@@ -111,20 +112,16 @@ class Effects:
         try:
             outcome = self._apply(decision)
         except (QueueError, EngineError, OSError) as fault:  # it is about this one thing: the others go on
-            if self._failures.get(subject) != str(fault):
-                self._log.error("Could not %s: %s", subject, fault)
-            self._failures[subject] = str(fault)
+            self._troubles.failing(subject, f"Could not {subject}: {fault}", logging.ERROR)
             return Failed(decision, str(fault))
-        if self._failures.pop(subject, None) is not None:
-            self._log.info("Possible again: %s", subject)
+        self._troubles.working(subject, f"Possible again: {subject}")
         if isinstance(outcome, Stale):
             self._log.debug("Stale: %s (%s)", subject, outcome.detail)
         return outcome
 
     def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
-        subjects = {_subject(d) for d in decisions}
-        self._failures = {s: text for s, text in self._failures.items() if s in subjects}
+        self._troubles.keep_only({_subject(d) for d in decisions})
         self._load_ids.forget_but({d.task_id for d in decisions if isinstance(d, LoadModel)})
         if len(self._killed) > _MAX_NOTES:
             self._killed.clear()

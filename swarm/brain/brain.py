@@ -20,6 +20,7 @@ from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, Recov
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.worker import Heartbeat, ProcessIdentity, Tally, WorkerStatus
 from swarm.errors import StorageFault
+from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import Clock, HeartbeatSink
 
 MONITOR_GAP_S = 5.0
@@ -124,7 +125,7 @@ class Brain:
         self._turns = 0
         self._beats = 0
         self._beat_due_s = clock.mono_s()
-        self._trouble: dict[str, str] = {}
+        self._troubles = LogOnce(log)
         self._ticks = empty(TICK_BOUNDS_S)
 
     @property
@@ -174,9 +175,9 @@ class Brain:
         try:
             snapshot = self._observer.snapshot()
         except StorageFault as fault:
-            self._say("look into the queue", str(fault))
+            self._failing("look into the queue", fault)
             return None
-        self._say("look into the queue", "")
+        self._troubles.working("look into the queue", "Brain can look into the queue again")
         return snapshot
 
     def _watch_lives(self, snapshot: SwarmSnapshot) -> None:
@@ -214,19 +215,12 @@ class Brain:
         try:
             self._heart.beat(heartbeat)
         except (StorageFault, OSError) as fault:
-            self._say("write its heartbeat", str(fault))
+            self._failing("write its heartbeat", fault)
         else:
-            self._say("write its heartbeat", "")
+            self._troubles.working("write its heartbeat", "Brain can write its heartbeat again")
 
-    def _say(self, what: str, trouble: str) -> None:
-        """Log a fault of the disk when it comes, changes or goes."""
-        if trouble == self._trouble.get(what, ""):
-            return
-        if trouble:
-            self._log.error("Brain cannot %s: %s; tried again each turn", what, trouble)
-        else:
-            self._log.info("Brain can %s again", what)
-        self._trouble[what] = trouble
+    def _failing(self, what: str, fault: Exception) -> None:
+        self._troubles.failing(what, f"Brain cannot {what}: {fault}; tried again each turn", logging.ERROR)
 
 
 def _calls_for_a_look(decision: Decision) -> bool:

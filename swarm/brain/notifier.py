@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.errors import QueueError
-from swarm.runtime.log_once import Troubles
+from swarm.runtime.log_once import LogOnce
 
 LOOK_S = 1.0
 BASE_S = 2.0
@@ -107,7 +107,7 @@ class Notifier:
         self._log = log
         self._now_s = now_s
         self._unseen: dict[str, int] = {}
-        self._troubles = Troubles()
+        self._troubles = LogOnce(log)
 
     def step(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Tell what can be told now. Raises ``QueueError`` when the disk refuses."""

@@ -1,39 +1,46 @@
-"""What the system refuses us, a disk most of all: said once for each change of words, and tried again later.
-
-A full, read-only or broken disk: say so once, try again with a bounded backoff, say when it is over.
-"""
+"""Troubles logged when they come, change or end, not each time they are met."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TypeVar
 
-from swarm.errors import StorageFault, SwarmError
-from swarm.runtime.ports import Clock
+from swarm.errors import SwarmError
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Troubles:
-    """For who has others to care for, and must not end because one thing fails."""
+class LogOnce:
+    """Remembers the last line about each thing, by its key. For one thread."""
 
-    def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._lines: dict[str, str] = {}
+
+    def failing(self, key: str, line: str, level: int = logging.WARNING) -> None:
+        """Log ``line`` unless it is what was logged last about ``key``."""
+        if self._lines.get(key) != line:
+            self._log.log(level, "%s", line)
+        self._lines[key] = line
+
+    def working(self, key: str, line: str) -> None:
+        """The trouble with ``key``, if there was one, is over: log that."""
+        if self._lines.pop(key, None) is not None:
+            self._log.info("%s", line)
+
+    def keep_only(self, keys: Container[str]) -> None:
+        """Forget the troubles of all other keys, unlogged."""
+        self._lines = {key: line for key, line in self._lines.items() if key in keys}
 
     def tried(self, what: str, action: Callable[[], T], otherwise: T) -> T:
         """What ``action`` answers; ``otherwise`` if it fails with ``OSError`` or ``SwarmError``."""
         try:
             answer = action()
         except (OSError, SwarmError) as error:
-            words = words_of(error)
-            if self._said.get(what) != words:
-                log.warning("%s: %s; it is tried again", what, words)
-            self._said[what] = words
+            self.failing(what, f"{what}: {words_of(error)}; it is tried again")
             return otherwise
-        if self._said.pop(what, None) is not None:
-            log.info("%s: that is over", what)
+        self.working(what, f"{what}: that is over")
         return answer
 
 
@@ -43,43 +50,3 @@ def words_of(error: OSError | SwarmError) -> str:
         return f"{error.message} ({error.hint})" if error.hint else error.message
     reason = error.strerror or str(error)
     return f"{reason}: {error.filename}" if error.filename else reason
-
-
-FIRST_S = 0.1
-CAP_S = 5.0
-
-
-class StorageCare:
-    """Owned by the work loop. ``trouble`` is empty while the disk does what it is asked."""
-
-    def __init__(self, *, clock: Clock, log: logging.Logger) -> None:
-        self.trouble = ""
-        self._clock = clock
-        self._log = log
-        self._pause_s = FIRST_S
-        self._again_s = 0.0
-
-    @property
-    def may_try(self) -> bool:
-        """No trouble, or long enough since the last try."""
-        return not self.trouble or self._clock.mono_s() >= self._again_s
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds until the next try."""
-        return max(0.0, self._again_s - self._clock.mono_s()) if self.trouble else 0.0
-
-    def failed(self, fault: StorageFault, meanwhile: str) -> None:
-        """The disk refused."""
-        if fault.message != self.trouble:
-            self._log.error("The disk refuses: %s; %s until it works again", fault.message, meanwhile)
-        self.trouble = fault.message
-        self._again_s = self._clock.mono_s() + self._pause_s
-        self._pause_s = min(CAP_S, self._pause_s * 2)
-
-    def worked(self) -> None:
-        """The disk did as asked."""
-        if self.trouble:
-            self._log.info("The disk works again")
-            self.trouble = ""
-            self._pause_s = FIRST_S

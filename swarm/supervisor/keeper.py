@@ -9,7 +9,7 @@ from typing import assert_never
 from swarm.core.policy.restart_backoff import Life, RestartPolicy, RestartRecord, after_end, after_ready
 from swarm.errors import PortTaken, SwarmError
 from swarm.proc.child import Exit
-from swarm.runtime.log_once import Troubles, words_of
+from swarm.runtime.log_once import LogOnce, words_of
 from swarm.runtime.ports import Clock
 from swarm.supervisor.child import ChildState, ChildStatus, QuarantineBook, Supervised
 
@@ -44,7 +44,7 @@ class Keeper:
         self._since = clock.iso()
         self._last_exit: str | None = None
         self._wanted = True
-        self._troubles = Troubles()
+        self._troubles = LogOnce(log)
         self._forced = self._again = False
         self._fresh = fault is None
         """Nothing was started or adopted yet: what an earlier supervisor left may live."""

@@ -19,7 +19,7 @@ from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.runtime.log_once import Troubles
+from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import Clock
 from swarm.supervisor import restart_requests as restarts
 from swarm.supervisor.child import ChildState, ChildStatus, LifeLock, MakeProcess, QuarantineBook, Supervised
@@ -93,7 +93,7 @@ class Supervisor:
         self._started_at = clock.iso()
         self._published: tuple[str, tuple[ChildStatus, ...]] | None = None
         self._trim_at_s = 0.0
-        self._troubles = Troubles()
+        self._troubles = LogOnce(log)
         self.leftovers: tuple[str, ...] = ()
         brain = make_process("brain", "brain", tuple(brain_argv), fits=lambda _row: True)
         self._brain = Keeper(brain, policy=self._limits.worker, clock=clock)

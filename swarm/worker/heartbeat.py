@@ -15,6 +15,7 @@ from swarm.core.histogram import RUN_BOUNDS_S, WAIT_BOUNDS_S, Histogram, empty
 from swarm.core.task import TaskClass
 from swarm.core.worker import Heartbeat, ModelTally, Tally, WorkerStatus
 from swarm.errors import StorageFault
+from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import Clock, HeartbeatSink
 from swarm.worker.attempt import Run
 from swarm.worker.server_health import ServerWatch
@@ -113,6 +114,7 @@ class HeartbeatThread:
         self.failed = False
         """The thread ended by an unexpected exception; whoever relies on it should end too."""
         self._log = log
+        self._troubles = LogOnce(log)
         self._beat_of = beat_of
         self._sink = sink
         self._clock = clock
@@ -121,7 +123,6 @@ class HeartbeatThread:
         self._due_s = clock.mono_s()
         self._stopping = False
         self._seq = 0
-        self._trouble = ""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -169,9 +170,10 @@ class HeartbeatThread:
         try:
             self._sink.beat(heartbeat)
         except (StorageFault, OSError) as fault:
-            self._say(str(fault))
+            line = f"Heartbeats cannot be written: {fault}; a worker that cannot beat goes on working"
+            self._troubles.failing("heartbeat", line)
         else:
-            self._say("")
+            self._troubles.working("heartbeat", "Heartbeats are written again")
             self._log.debug("Heartbeat sent - status: %s, idle: %.0fs", heartbeat.status, heartbeat.idle_s)
         self._rest(began_s)
 
@@ -180,16 +182,6 @@ class HeartbeatThread:
             left_s = MIN_GAP_S - (self._clock.mono_s() - began_s)
             if left_s > 0 and not self._stopping:
                 self._changed.wait_for(lambda: self._stopping, left_s)
-
-    def _say(self, trouble: str) -> None:
-        """Log when the trouble changes, not each time."""
-        if trouble == self._trouble:
-            return
-        if trouble:
-            self._log.warning("Heartbeats cannot be written: %s; a worker that cannot beat goes on working", trouble)
-        else:
-            self._log.info("Heartbeats are written again")
-        self._trouble = trouble
 
 
 SERVED = (TaskClass.LLM, TaskClass.RESOURCE)

@@ -17,10 +17,9 @@ from swarm.core.faults import TaskFault
 from swarm.core.policy.retry import Again, Cancelled, GiveUp, Verdict, after_fault, blamed_at
 from swarm.core.task import Attempt, Outcome, Task, TaskClass, TaskError, TaskState, Trail
 from swarm.errors import StorageFault
-from swarm.runtime.log_once import StorageCare
 from swarm.runtime.ports import Clock, WorkerQueue
 from swarm.worker.attempt import Released, Run
-from swarm.worker.claiming import Claimer, Closed, Wishes
+from swarm.worker.claiming import Claimer, Closed, StorageCare, Wishes
 from swarm.worker.slots import Running
 from swarm.worker.stats import ModelLedger
 

@@ -14,10 +14,9 @@ from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
-from swarm.runtime.log_once import StorageCare
 from swarm.runtime.loop import StopWish
 from swarm.worker.attempt import Run
-from swarm.worker.claiming import Claimer
+from swarm.worker.claiming import Claimer, StorageCare
 from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.heartbeat import SERVED, WorkerState, condition, served_count
 from swarm.worker.inquiry import TURN_S, Inquiry

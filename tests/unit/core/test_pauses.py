@@ -18,8 +18,7 @@ from swarm.core.policy.slots import SlotLimits
 from swarm.core.snapshot import BlockedView, HopelessView
 from swarm.core.task import Task, TaskClass, TaskState
 from swarm.errors import StorageFault
-from swarm.runtime.log_once import StorageCare
-from swarm.worker.claiming import Claimer
+from swarm.worker.claiming import Claimer, StorageCare
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.slots import Running, ThreadPool
 from tests.helpers.worker_fakes import MemoryBell, MemoryQueue
