@@ -97,10 +97,6 @@ class PortTaken(ModelServerError):
     """Somebody else listens where a server is to; the message names who."""
 
 
-class ServerNotReady(ModelServerError):
-    """The model server did not become ready in time."""
-
-
 class ModelNotFound(ModelServerError):
     """No server has this model."""
 
@@ -115,10 +111,6 @@ class ModelDoesNotFit(ModelServerError):
 
 class EngineError(SwarmError):
     """A process could not be started or stopped."""
-
-
-class GpuError(SwarmError):
-    """The GPUs could not be read."""
 
 
 def nearest(name: str, known: Iterable[str], number: int = 1, *, cutoff: float = 0.6, prefix: bool = True) -> list[str]:

@@ -83,7 +83,7 @@ class Swarm:
         return self._loaded.settings
 
     def start(self) -> Self:
-        """What entering the ``with`` block does, for notebooks; ``close`` ends it. Raises ``EngineError``, ``GpuError``."""
+        """What entering the ``with`` block does, for notebooks; ``close`` ends it. Raises ``EngineError``."""
         if self._stack is None:
             stack = ExitStack()
             self.queue.prepare()

@@ -36,7 +36,7 @@ from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, o
 from swarm.runtime.cards import gpu_reader
 from swarm.runtime.loop import StopWish, install, run_loop
 from swarm.runtime.open import crash_rule
-from swarm.supervisor.cleanup import BRAIN_WAIT_S, end_remains
+from swarm.supervisor.what_runs import BRAIN_WAIT_S, end_remains
 
 
 class DeathWatch:
@@ -147,7 +147,7 @@ def _brain(
     clock = SystemClock()
     view = queue.brain_view(
         crash_rule(settings.retry),
-        lambda worker: end_remains(str(options.root), worker, BRAIN_WAIT_S),
+        lambda worker: not end_remains(str(options.root), worker, BRAIN_WAIT_S),
         count_finished=settings.brain.retention_count > 0,
         ready_only=True,
     )

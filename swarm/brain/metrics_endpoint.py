@@ -29,7 +29,7 @@ from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_observer
-from swarm.supervisor.supervisor import NAME as SUPERVISOR
+from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import orphans
 
 FRESH_S = 1.0

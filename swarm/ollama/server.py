@@ -16,11 +16,11 @@ from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.ollama.ownership import ServerProof
 from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.server_spec import ServerSpec
-from swarm.proc.child import Child, Exit
-from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked, kill_marked
+from swarm.proc.child import Child, KeptProcess
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked
 from swarm.proc.identity import is_same
 from swarm.proc.log_trim import rotate_if_large
-from swarm.proc.ports import describe, is_free, who_listens
+from swarm.proc.ports import is_free, who_listens
 from swarm.proc.state_file import read_note, remove_note, write_note
 
 GET_OLLAMA = (
@@ -75,28 +75,15 @@ def _why_no_program(name: str) -> str:
     return "may not be executed" if os.path.exists(name) else "does not exist"
 
 
-class ServerProcess:
-    """Keeps to one ``ServerSpec``. Not thread-safe; ``on_ready`` is called from the probe's thread."""
-
-    role = "server"
+class ServerProcess(KeptProcess):
+    """Keeps to one ``ServerSpec``. ``on_ready`` is called from the probe's thread."""
 
     def __init__(self, spec: ServerSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        super().__init__(f"ollama-{spec.worker}", "server", spec.markers, min(ORPHAN_GRACE_S, spec.stop_grace_s))
         self.spec = spec
-        self.name = f"ollama-{spec.worker}"
         self._on_ready = on_ready
-        self._child: Child | None = None
         self._probe: ReadinessProbe | None = None
         self._proof = ServerProof(spec.markers, known=lambda: self.identity)
-
-    @property
-    def identity(self) -> ProcessIdentity | None:
-        """The living process, None while there is none."""
-        return self._child.identity if self._child is not None else None
-
-    @property
-    def pidfd(self) -> int | None:
-        """Readable once the process has ended."""
-        return self._child.pidfd if self._child is not None and self._child.pidfd >= 0 else None
 
     def adopt(self) -> str | None:
         """Take over the running server of an earlier supervisor if it is the right one; returns a line for the log."""
@@ -147,10 +134,6 @@ class ServerProcess:
         """Whether it has been ready in this life."""
         return self.ready()
 
-    def poll(self) -> Exit | None:
-        """How it ended; None while it runs."""
-        return self._child.poll() if self._child is not None else None
-
     def drain(self) -> None:
         """A server cannot drain: its requests are cut. The same as ``stop``; its worker is drained before."""
         self.stop()
@@ -161,30 +144,15 @@ class ServerProcess:
         if self._child is not None:
             self._child.begin_stop(grace_s=self.spec.stop_grace_s, sig=signal.SIGTERM)
 
-    def stop_step(self) -> bool | None:
-        """True: the server and its runners are proven gone. False: something cannot be killed. None: call again."""
-        gone = self._child.stop_step() if self._child is not None else not self._end_remains()
-        if gone:
-            self._forget()
-        return gone
-
     def clean_up(self) -> str | None:
         """After its end: kill the runners it left. Returns a complaint if one cannot be killed."""
         self._end_probe()
-        left = self._child.clean_up() if self._child is not None else []
-        self._forget()
-        return f"cannot kill {', '.join(describe(i.pid) for i in left)}" if left else None
-
-    def leftovers(self) -> tuple[str, ...]:
-        """Living processes of ours that carry this server's marker, for people."""
-        return tuple(describe(i.pid) for i in find_marked(**self.spec.markers))
+        return super().clean_up()
 
     def close(self) -> None:
-        """Let go without stopping it: the next supervisor adopts it."""
+        """Release it without stopping it: the next supervisor adopts it."""
         self._end_probe()
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        super().close()
 
     def _end_orphans(self) -> int:
         orphans = len(find_marked(**self.spec.markers))
@@ -195,9 +163,6 @@ class ServerProcess:
                 hint="it is stuck in the kernel, most likely in the GPU driver: see `dmesg`; a reboot frees the card",
             )
         return orphans
-
-    def _end_remains(self) -> list[ProcessIdentity]:
-        return kill_marked(min(ORPHAN_GRACE_S, self.spec.stop_grace_s), **self.spec.markers)
 
     def _check_port(self) -> None:
         if not is_free(self.spec.host, self.spec.port):

@@ -6,6 +6,7 @@ import logging
 import os
 import signal as signals
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from swarm.filesystem.entries import open_file
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, kill_marked
 from swarm.proc.identity import end_of_child, read_stat
+from swarm.proc.ports import describe
 from swarm.proc.process_group import GroupStop, LoneStop, kill_group
 
 _FAULTS = frozenset({signals.SIGSEGV, signals.SIGABRT, signals.SIGBUS, signals.SIGILL, signals.SIGFPE, signals.SIGSYS})
@@ -169,3 +171,86 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+class KeptProcess(ABC):
+    """A process that is kept running: found or started, watched, ended. No method waits for long; not thread-safe."""
+
+    def __init__(self, name: str, role: str, markers: Mapping[str, str], remains_grace_s: float = 0.0) -> None:
+        """``remains_grace_s``: what an earlier life left is asked to end so long before it is killed."""
+        self.name = name
+        self.role = role
+        self._markers = dict(markers)
+        self._remains_grace_s = remains_grace_s
+        self._child: Child | None = None
+
+    @abstractmethod
+    def adopt(self) -> str | None:
+        """Take over one that runs already and fits; a line for the log, None: there is none. Raises ``SwarmError``."""
+
+    @abstractmethod
+    def start(self) -> str:
+        """Adopt a running one or start a new one; returns a line for the log. Raises ``SwarmError``."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it does its work."""
+
+    @abstractmethod
+    def worked(self) -> bool:
+        """Whether it has begun its work in this life; still known when it has ended, until ``clean_up``."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Ask it to finish its work and end."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Begin to end it, by force after a grace; ``stop_step`` sees it through."""
+
+    def overdue(self) -> str | None:
+        """Why its start must be given up, or None."""
+        return None
+
+    @property
+    def identity(self) -> ProcessIdentity | None:
+        """The living process, None while there is none."""
+        return self._child.identity if self._child is not None else None
+
+    @property
+    def pidfd(self) -> int | None:
+        """Readable once the process has ended."""
+        return self._child.pidfd if self._child is not None and self._child.pidfd >= 0 else None
+
+    def poll(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        return self._child.poll() if self._child is not None else None
+
+    def stop_step(self) -> bool | None:
+        """True: proven gone with all it started. False: something cannot be killed. None: call again."""
+        gone = self._child.stop_step() if self._child is not None else not self._end_remains()
+        if gone:
+            self._forget()
+        return gone
+
+    def clean_up(self) -> str | None:
+        """After its end: kill what it left running. Returns a complaint if something cannot be killed."""
+        left = self._child.clean_up() if self._child is not None else []
+        self._forget()
+        return f"cannot kill {', '.join(describe(i.pid) for i in left)}" if left else None
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Living processes that carry this one's marker, in words."""
+        return tuple(describe(i.pid) for i in find_marked(**self._markers))
+
+    def close(self) -> None:
+        """Release it without stopping it: the next supervisor adopts it."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _end_remains(self) -> list[ProcessIdentity]:
+        return kill_marked(self._remains_grace_s, **self._markers)
+
+    def _forget(self) -> None:
+        self._child = None

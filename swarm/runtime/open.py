@@ -66,10 +66,10 @@ def reclaim(settings: Settings, worker: str) -> tuple[str, ...] | None:
 
     Raises ``StorageFault``.
     """
-    from swarm.supervisor.cleanup import end_remains
+    from swarm.supervisor.what_runs import end_remains
 
     root = settings.queue.root
-    view = open_queue(settings).brain_view(crash_rule(settings.retry), lambda name: end_remains(root, name))
+    view = open_queue(settings).brain_view(crash_rule(settings.retry), lambda name: not end_remains(root, name))
     return view.recover(worker)
 
 

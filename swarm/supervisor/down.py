@@ -34,11 +34,9 @@ from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, life_lock, logging_as, open_root
-from swarm.runtime.loop import run_loop
 from swarm.runtime.open import open_queue, reclaim
-from swarm.supervisor.main import make_supervisor, obey_signals
-from swarm.supervisor.state import load_plan, load_status, remove_plan
-from swarm.supervisor.supervisor import NAME
+from swarm.supervisor.main import make_supervisor, obey_signals, supervise
+from swarm.supervisor.state import NAME, load_plan, load_status, remove_plan
 from swarm.supervisor.what_runs import Running, named, running
 
 _SYSTEMD = "systemd"
@@ -172,10 +170,8 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
         log.info("%s", said)
         supervisor = make_supervisor(queue, options, _plans(root, left))
         obey_signals(supervisor, asked=1)
-        supervisor.start()
         (supervisor.request_stop if now else supervisor.request_drain)()
-        _end_hosts(queue.layout, left)
-        code = run_loop(supervisor, wait=supervisor.wait, log=log)
+        code = supervise(supervisor, queue, options, log, begun=lambda: _end_hosts(queue.layout, left))
         if supervisor.leftovers or code:
             _refuse_leftovers(supervisor.leftovers or ("see logs/supervisor.log",))
         for line in _reclaim_all(settings, queue.layout):

@@ -1,17 +1,19 @@
-"""Keeps one process running: starts it, watches it, starts it again, ends it. A small state machine without waiting."""
+"""Keeps one process running: starts, watches, restarts and ends it. A state machine that never waits."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import assert_never
+import os
+import select
+from collections.abc import Iterable
+from typing import Protocol, assert_never
 
 from swarm.core.policy.restart_backoff import Life, RestartPolicy, RestartRecord, after_end, after_ready
 from swarm.errors import PortTaken, SwarmError
-from swarm.proc.child import Exit
+from swarm.proc.child import Exit, KeptProcess
 from swarm.runtime.log_once import LogOnce, words_of
 from swarm.runtime.ports import Clock
-from swarm.supervisor.child import ChildState, ChildStatus, QuarantineBook, Supervised
+from swarm.supervisor.state import ChildState, ChildStatus
 
 log = logging.getLogger(__name__)
 SOON_S = 0.02
@@ -20,16 +22,52 @@ SOON_MAX_S = 0.25
 IDLE_S = 1.0
 
 
+class QuarantineBook(Protocol):
+    """Where the quarantine of one worker's card is written down, so that it outlives us and can be ended from outside."""
+
+    def standing(self) -> tuple[float, str] | None:
+        """Seconds until its trial, and why; None when there is no quarantine or its trial is due."""
+        ...
+
+    def enter(self, reason: str) -> None:
+        """Write it down. Raises ``OSError``."""
+        ...
+
+    def release(self) -> None:
+        """Somebody wants it back now."""
+        ...
+
+
+class Waker:
+    """Ends a wait early: rung from signal handlers and other threads."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # stays open: a thread may still ring it at the end
+
+    def ring(self) -> None:
+        """End the wait that runs now, or the next one."""
+        os.eventfd_write(self._fd, 1)
+
+    def wait(self, timeout_s: float, fds: Iterable[int | None]) -> None:
+        """Until it is rung, one of these descriptors is readable, or ``timeout_s`` has passed."""
+        poll = select.poll()
+        for fd in (self._fd, *fds):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        if any(fd == self._fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)):
+            os.eventfd_read(self._fd)
+
+
 class Keeper:
-    """Keeps one ``Supervised`` running until told to drain or stop. ``wait_for`` says why it may not start yet, or None."""
+    """Keeps one process running until told to drain or stop; with ``server`` it starts only once that one runs."""
 
     def __init__(
         self,
-        process: Supervised,
-        *,
+        process: KeptProcess,
         policy: RestartPolicy,
         clock: Clock,
-        wait_for: Callable[[], str | None] = lambda: None,
+        *,
+        server: Keeper | None = None,
         fault: str | None = None,
         book: QuarantineBook | None = None,
     ) -> None:
@@ -37,7 +75,7 @@ class Keeper:
         self.state = ChildState.BACKOFF
         self._policy = policy
         self._clock = clock
-        self._wait_for = wait_for
+        self._server = server
         self._record = RestartRecord()
         self._ready_since_s: float | None = None
         self._reason = "about to start"
@@ -142,9 +180,9 @@ class Keeper:
     def _waiting(self) -> float:
         if self._adopted():
             return SOON_S
-        blocked = self._wait_for()
-        if blocked is not None:
-            self._reason = blocked
+        if self._server is not None and self._server.state is not ChildState.RUNNING:
+            status = self._server.status
+            self._reason = f"waits for its server, which is {status.state}{': ' + status.reason if status.reason else ''}"
             return IDLE_S
         left_s = self._left_s()
         if left_s > 0:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 from collections.abc import Callable
 
 from swarm.clock import SystemClock
+from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.ollama.server import ServerProcess, find_binary
@@ -17,20 +17,11 @@ from swarm.proc.ports import describe
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.runtime.bootstrap import (
-    RunOptions,
-    check_host,
-    living,
-    logging_as,
-    open_root,
-    own_row,
-    root_watch,
-)
+from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.loop import StopWish, install, run_loop
-from swarm.supervisor.child import ChildState
-from swarm.supervisor.keeper import Keeper
-from swarm.supervisor.supervisor import NAME, SERVER_POLICY
-from swarm.supervisor.what_runs import HOST_PREFIX
+from swarm.supervisor.keeper import Keeper, Waker
+from swarm.supervisor.main import NEVER_READY_LIMIT
+from swarm.supervisor.state import HOST_PREFIX, NAME, ChildState
 from swarm.worker.main import own_plan
 
 
@@ -90,10 +81,11 @@ class ServerHost:
         """Something of the server could not be ended."""
         self.ended = False
         """The server has ended with us; False while it goes on without."""
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.wish = StopWish(self._wake)
-        server = ServerProcess(spec, on_ready=self._wake)
-        self._keeper = Keeper(server, policy=SERVER_POLICY, clock=SystemClock(), fault=fault, book=book)
+        self._waker = Waker()
+        self.wish = StopWish(self._waker.ring)
+        server = ServerProcess(spec, on_ready=self._waker.ring)
+        policy = RestartPolicy(never_ready_limit=NEVER_READY_LIMIT)
+        self._keeper = Keeper(server, policy, SystemClock(), fault=fault, book=book)
         self._supervised = supervised
         self._root_trouble = root_trouble
         self.lost = False
@@ -120,12 +112,7 @@ class ServerHost:
 
     def wait(self, timeout_s: float) -> None:
         """Until the server ends or gets ready, a stop is asked for, or ``timeout_s`` has passed."""
-        poll = select.poll()
-        poll.register(self._wake_fd, select.POLLIN)
-        if self._keeper.watch_fd is not None:
-            poll.register(self._keeper.watch_fd, select.POLLIN)
-        if any(fd == self._wake_fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)):
-            os.eventfd_read(self._wake_fd)
+        self._waker.wait(timeout_s, (self._keeper.watch_fd,))
 
     def close(self) -> None:
         """The last words."""
@@ -135,9 +122,6 @@ class ServerHost:
     def abandon(self) -> None:
         """After a crash: the server goes on; the next host adopts it."""
         self._keeper.process.close()
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
 
 
 def _refuse_supervised(layout: Layout, worker: str) -> None:

@@ -1,7 +1,8 @@
-"""What the supervisor leaves on disk for others: the plan its workers read, and how its children are."""
+"""What the supervisor writes for others: the plan its workers read, and the state of its children."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -10,12 +11,43 @@ from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity
 from swarm.proc.state_file import read_note, remove_note, write_note
-from swarm.supervisor.child import ChildStatus
 
+NAME = "supervisor"
+"""Of its process lock, registration and log."""
+HOST_PREFIX = "serve-"
+"""Process lock, registration and log of the host of ``worker-1``'s server are called ``serve-worker-1``."""
 PLAN_FILE = "supervisor.plan.json"
 STATUS_FILE = "supervisor.status.json"
 VISIBLE_FILE = "supervisor.visible.json"
 """Two dots each: never taken for the registry row of a process."""
+
+
+class ChildState(StrEnum):
+    """Where a process is in its life, in the words of the field."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    """Waits before its next start; ``reason`` says for what."""
+    STOPPING = "stopping"
+    EXITED = "exited"
+    """Ended, and not to be started again."""
+    QUARANTINED = "quarantined"
+    """Never got ready several times in a row; tried again much later."""
+
+
+class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One process, as ``swarm status`` shows it."""
+
+    name: str
+    role: str
+    state: ChildState
+    since: str
+    """When it came into this state, ISO 8601."""
+    reason: str = ""
+    pid: int | None = None
+    restarts: int = 0
+    last_exit: str | None = None
 
 
 class SupervisorStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

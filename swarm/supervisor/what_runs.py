@@ -1,10 +1,13 @@
-"""What runs on a root besides the supervisor: brain, workers, model servers, and whether their supervisor is gone.
+"""What runs on a queue root, and the end of what must not run there.
 
-A process with a life lock lives while that is held. A model server has none: it is known by the marker in its environment.
+A process with a process lock lives while that is held. A model server has none:
+it is known by the marker in its environment.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import msgspec
@@ -13,16 +16,24 @@ from swarm.config.settings import Settings
 from swarm.core.worker import WorkerRow
 from swarm.filesystem.entries import list_names
 from swarm.proc import identity
-from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values
-from swarm.proc.identity import boot_id
+from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values, kill_marked
+from swarm.proc.identity import boot_id, read_stat
+from swarm.proc.log_trim import truncate_if_large
+from swarm.proc.ports import describe
+from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.supervisor.state import load_status
-from swarm.supervisor.supervisor import NAME
+from swarm.supervisor.state import HOST_PREFIX, NAME, load_status
 
-HOST_PREFIX = "serve-"
-"""Lock, row and log of the host of ``worker-1``'s server are called ``serve-worker-1``."""
+log = logging.getLogger(__name__)
+STRANGER_GRACE_S = 10.0
+BRAIN_WAIT_S = 0.5
+"""The brain has others to look after, and comes again."""
+WORKER_MARKER = "SWARM_WORKER"
+"""The worker for which a task's program runs; see ``swarm.worker.executors.command``."""
+FOR_PID = "--for-pid"
+"""Option of ``swarm up``: ends with that process."""
 _UP = ("running", "draining", "stopping")
 _LOCK = ".lock"
 
@@ -98,3 +109,60 @@ def _locked(layout: Layout, name: str, started: set[int]) -> Running:
     role = "brain" if name == "brain" else "host" if name.startswith(HOST_PREFIX) else "worker"
     pid = row.process.pid if row is not None else None
     return Running(name=name, role=role, pid=pid, row=row, alone=pid not in started)
+
+
+def run_served(settings: Settings) -> int | None:
+    """The `swarm run` with which the living supervisor ends; None: it stays up until told, or none lives."""
+    layout = Layout(settings.queue.root)
+    row = registry.read_row(layout, NAME)
+    if row is None or not is_held(layout, NAME):
+        return None
+    words = identity.command_line(row.process)
+    return int(words[words.index(FOR_PID) + 1]) if FOR_PID in words[:-1] else None
+
+
+def end_strangers(root: Path, *, servers: AbstractSet[str], processes: AbstractSet[str]) -> None:
+    """End processes of this root whose names are in no plan now, say after a change of ``--simulate N``.
+
+    Takes up to ``STRANGER_GRACE_S`` for each name that is there; nothing otherwise.
+    """
+    for marker, known in ((SERVER_MARKER, servers), (PROCESS_MARKER, processes)):
+        found = find_marked_values(marker, **{ROOT_MARKER: str(root)})
+        for name in sorted(set(found.values()) - known):
+            log.info("ending %s=%s of an earlier plan", marker, name)
+            left = kill_marked(STRANGER_GRACE_S, **{ROOT_MARKER: str(root), marker: name})
+            if left:
+                log.error("%s=%s: cannot kill %s", marker, name, ", ".join(describe(i.pid) for i in left))
+
+
+def find_leftovers(root: Path) -> tuple[str, ...]:
+    """Living brains, workers, servers, runners and commands of this root, for people; empty after a clean end."""
+    marker = {ROOT_MARKER: str(root)}
+    found = {**find_marked_values(SERVER_MARKER, **marker), **find_marked_values(PROCESS_MARKER, **marker)}
+    return tuple(describe(identity.pid) for identity in found)
+
+
+def trim_logs(root: Path) -> None:
+    """Servers write to their logs themselves, for months perhaps; brain and workers rotate their own."""
+    for path in (*root.glob("logs/ollama-*.log"), *root.glob("logs/*.err")):
+        try:
+            truncate_if_large(path)
+        except OSError as error:
+            log.warning("cannot trim %s: %s", path, error.strerror)
+
+
+def end_remains(root: str, worker: str, wait_s: float = KILL_WAIT_S) -> str:
+    """End the programs that a dead worker's tasks left running, so that none of them runs beside its next attempt.
+
+    Returns what would not die, in words; empty when all is ended.
+    """
+    left = kill_marked(0.0, wait_s, **{ROOT_MARKER: root, WORKER_MARKER: worker})
+    words = "; ".join(_with_state(one.pid) for one in left)
+    if words:
+        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, words)
+    return words
+
+
+def _with_state(pid: int) -> str:
+    stat = read_stat(pid)
+    return f"{describe(pid)}, state {stat.state}" if stat is not None else describe(pid)

@@ -35,10 +35,9 @@ from swarm.runtime.cards import visible_reader
 from swarm.runtime.loop import StopWish, install, run_loop
 from swarm.runtime.open import crash_rule
 from swarm.runtime.ports import Executor
-from swarm.supervisor.cleanup import immortal_remains
-from swarm.supervisor.state import load_plan
-from swarm.supervisor.supervisor import NAME as SUPERVISOR
-from swarm.supervisor.what_runs import HOST_PREFIX
+from swarm.supervisor.state import HOST_PREFIX, load_plan
+from swarm.supervisor.state import NAME as SUPERVISOR
+from swarm.supervisor.what_runs import end_remains
 from swarm.worker.clients import client_of
 from swarm.worker.config import WorkerPorts, worker_config
 from swarm.worker.executors.command import CommandExecutor
@@ -122,7 +121,7 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
     Raises ``EngineError`` while a program of it cannot be killed: under the life lock of a worker that goes on, nobody
     could give its tasks back later.
     """
-    stuck = immortal_remains(str(options.root), name)
+    stuck = end_remains(str(options.root), name)
     if stuck:
         raise EngineError(
             f"{name}: what its tasks left running cannot be killed: {stuck}",

@@ -29,8 +29,8 @@ from swarm.queue.storage.locks import is_held
 from swarm.runtime.bootstrap import RunOptions
 from swarm.runtime.cards import gpu_reader, machine_reader
 from swarm.runtime.ports import Executor
-from swarm.supervisor.supervisor import NAME as SUPERVISOR
-from swarm.supervisor.what_runs import HOST_PREFIX
+from swarm.supervisor.state import HOST_PREFIX
+from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.load_model import ResourceExecutor
 from swarm.worker.executors.response_cache import with_answers

@@ -13,7 +13,8 @@ from swarm.proc import identity
 from swarm.queue.fsck import fsck
 from swarm.queue.worker import claimer as taking
 from swarm.runtime.bootstrap import RunOptions
-from swarm.supervisor import cleanup
+from swarm.supervisor import what_runs
+from swarm.supervisor.main import NEVER_READY_LIMIT, restart_policy
 from swarm.worker import main as life
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch
@@ -48,7 +49,7 @@ def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path
     queue.enqueue(llm(task_id="a"))
     assert queue.worker_view(WORKER).claim([LANE])
     settings = Settings(queue=QueueSettings(root=queue.layout.root), workers=(WorkerSpec(name=WORKER),))
-    monkeypatch.setattr(cleanup, "kill_marked", lambda *_, **__: [identity.current()])
+    monkeypatch.setattr(what_runs, "kill_marked", lambda *_, **__: [identity.current()])
     monkeypatch.setattr(life, "install", lambda _wish: pytest.fail("it starts"))
     with pytest.raises(EngineError, match=f"cannot be killed: pid {os.getpid()} .*, state [A-Z]"):
         life.run_worker(RunOptions(settings=settings), WORKER)
@@ -102,14 +103,11 @@ def test_a_refused_bulk_leaves_a_full_disk_no_fuller(tmp_path):
 
 
 def test_restarts_follow_the_configuration():
-    from swarm.supervisor.main import _limits
-
     wanted = SupervisorSettings(restart_base_s=0.5, restart_cap_s=2.0, healthy_s=7.0)
-    limits = _limits(Settings(supervisor=wanted))
-    for policy in (limits.worker, limits.server):
-        assert (policy.base_s, policy.cap_s, policy.healthy_s) == (0.5, 2.0, 7.0)
-    assert limits.server.never_ready_limit
-    assert limits.worker.never_ready_limit is None
+    policy = restart_policy(Settings(supervisor=wanted))
+    assert (policy.base_s, policy.cap_s, policy.healthy_s) == (0.5, 2.0, 7.0)
+    assert policy.never_ready_limit is None
+    assert restart_policy(Settings(), NEVER_READY_LIMIT).never_ready_limit
 
 
 @pytest.mark.skipif(not (REPO / "scripts/mutants").exists(), reason="scripts are not here")

@@ -31,7 +31,7 @@ WIRING = {
     "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
     "worker": ("main", "model_worker", "response_cache", "clients"),
-    "supervisor": ("main", "serve", "down", "what_runs", "cleanup", "restart_client"),
+    "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""
 

@@ -36,7 +36,8 @@ def up(
     from swarm.errors import EngineError
     from swarm.proc import identity
     from swarm.runtime.bootstrap import run_options
-    from swarm.supervisor.main import run_supervisor, start_detached
+    from swarm.supervisor.background import start_detached
+    from swarm.supervisor.main import run_supervisor
 
     loaded = load(root, config)
     say_found(loaded)
@@ -148,7 +149,7 @@ def restart(
       swarm restart brain
     """
     from swarm.cli.render import to_json
-    from swarm.supervisor.restart_client import restart as restart_processes
+    from swarm.supervisor.restarts import restart as restart_processes
 
     lines = []
     for line in restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):

@@ -17,8 +17,7 @@ from swarm.proc.ports import describe
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.supervisor.child import ChildStatus
-from swarm.supervisor.state import SupervisorStatus
+from swarm.supervisor.state import ChildStatus, SupervisorStatus
 
 _REFUSES, _WORKS = (
     r"The disk refuses|cannot (write its heartbeat|look into the queue)",

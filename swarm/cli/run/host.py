@@ -21,9 +21,9 @@ from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions
 from swarm.runtime.open import lives, open_queue, swarm_lives
+from swarm.supervisor.background import start_background, wait_until_up
 from swarm.supervisor.down import end_without_supervisor
-from swarm.supervisor.main import run_served, start_background, wait_until_up
-from swarm.supervisor.what_runs import orphans
+from swarm.supervisor.what_runs import orphans, run_served
 from swarm.worker.clients import client_of
 
 READY_MARGIN_S = 30.0

@@ -8,9 +8,8 @@ import threading
 
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import LifeLock
-from swarm.supervisor import restart_requests as restarts
-from swarm.supervisor.child import ChildState
-from swarm.supervisor.restart_requests import RestartWish
+from swarm.supervisor import restarts
+from swarm.supervisor.state import ChildState
 from tests.helpers.wait import wait_until
 from tests.integration.supervisor.test_supervisor import root, swarm
 
@@ -25,10 +24,10 @@ def back(one, name: str, old: int) -> int:
 def test_a_worker_and_a_server_are_restarted_as_asked(swarm, root):
     one = swarm(simulate=1).up()
     brain, server, worker = one.running("brain", "ollama-worker-1", "worker-1")
-    restarts.ask(root, RestartWish(name="worker-1"))
+    restarts.request_restart(root, "worker-1")
     again = back(one, "worker-1", worker)
     assert one.lines("ends") == ["worker-1 1"], "it was asked once, and finished its work"
-    restarts.ask(root, RestartWish(name="ollama-worker-1"))
+    restarts.request_restart(root, "ollama-worker-1")
     back(one, "ollama-worker-1", server)
     assert one.child("worker-1").pid == again, "its worker goes on"
     assert one.child("brain").pid == brain
@@ -38,9 +37,9 @@ def test_a_worker_and_a_server_are_restarted_as_asked(swarm, root):
 def test_now_does_not_wait_for_a_busy_worker(swarm, root):
     one = swarm(mode="busy").up()
     before = one.running("w1")[0]
-    restarts.ask(root, RestartWish(name="w1"))
+    restarts.request_restart(root, "w1")
     wait_until(lambda: one.child("w1").state is ChildState.STOPPING, what="it drains")
-    restarts.ask(root, RestartWish(name="w1", now=True))
+    restarts.request_restart(root, "w1", now=True)
     back(one, "w1", before)
     assert one.lines("ends") == ["w1 3"], "drained, then stopped"
 
@@ -48,7 +47,7 @@ def test_now_does_not_wait_for_a_busy_worker(swarm, root):
 def test_a_restart_that_is_under_way_does_not_outlive_the_end(swarm, root):
     one = swarm(mode="busy").up()
     one.running()
-    restarts.ask(root, RestartWish(name="w1"))
+    restarts.request_restart(root, "w1")
     wait_until(lambda: one.child("w1").state is ChildState.STOPPING, what="it drains")
     one.supervisor.request_drain()
     (root / "done").touch()
@@ -58,12 +57,12 @@ def test_a_restart_that_is_under_way_does_not_outlive_the_end(swarm, root):
 
 def test_wishes_for_nobody_and_of_an_earlier_life_do_nothing(swarm, root, caplog):
     caplog.set_level("INFO")
-    restarts.ask(root, RestartWish(name="brain", now=True))
+    restarts.request_restart(root, "brain", now=True)
     one = swarm().up()
     pid = one.running("brain")[0]
-    assert restarts.is_heard(root, "brain")
-    restarts.ask(root, RestartWish(name="nobody"))
-    wait_until(lambda: restarts.is_heard(root, "nobody"), what="the wish was heard")
+    assert restarts.is_taken(root, "brain")
+    restarts.request_restart(root, "nobody")
+    wait_until(lambda: restarts.is_taken(root, "nobody"), what="the wish was heard")
     assert one.child("brain").pid == pid
     assert "as asked" not in caplog.text
     assert "'nobody', which is none" in caplog.text

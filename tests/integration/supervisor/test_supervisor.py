@@ -11,35 +11,37 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from swarm.clock import SystemClock
-from swarm.config.settings import OllamaSettings, QueueSettings, RepairSettings, Settings, SimSettings, WorkerSpec
+from swarm.config.settings import (
+    OllamaSettings,
+    QueueSettings,
+    RepairSettings,
+    Settings,
+    SimSettings,
+    SupervisorSettings,
+    WorkerSpec,
+)
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
-from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.worker import WorkerRow
 from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.ollama import quarantine
-from swarm.ollama.quarantine import QuarantineBook
-from swarm.ollama.server import ServerProcess
-from swarm.ollama.server_spec import server_spec
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values, kill_marked
 from swarm.proc.ports import free_port, is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import LifeLock, is_held
-from swarm.queue.stores.registry import has_worked, read_row
-from swarm.supervisor import restart_requests as restarts
-from swarm.supervisor.child import ChildState, ChildStatus
+from swarm.queue.stores.registry import read_row
+from swarm.runtime.bootstrap import RunOptions, living, own_row
+from swarm.supervisor import restarts
 from swarm.supervisor.down import stop_swarm
-from swarm.supervisor.local_process import LocalEngine
-from swarm.supervisor.restart_requests import RestartWish
-from swarm.supervisor.state import SupervisorStatus, load_plan, load_status, save_status
-from swarm.supervisor.supervisor import Limits, Supervisor
+from swarm.supervisor.main import make_supervisor
+from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, load_plan, load_status, save_status
 from tests.helpers.wait import wait_until
 
 CHILD = """
@@ -68,49 +70,32 @@ if mode == "busy":
 if mode == "deaf": time.sleep(60)
 open(f"{root}/ends", "a").write(f"{name} {len(asked)}\\n")
 """
-FAST = RestartPolicy(base_s=0.05, cap_s=0.2)
-FAST_SERVER = RestartPolicy(base_s=0.05, cap_s=0.1, never_ready_limit=3)
+FAST = SupervisorSettings(restart_base_s=0.05, restart_cap_s=0.2)
 
 
 class Swarm:
     """A supervisor run by a thread of its own, over little stand-ins for brain and workers."""
 
-    def __init__(self, root: Path, plans: tuple[WorkerPlan, ...], settings: Settings, mode: str, **options) -> None:
+    def __init__(self, root: Path, plans: tuple[WorkerPlan, ...], settings: Settings, mode: str, drain_s: float, **options):
         self.root = root
         self.plans = plans
-        layout = Layout(str(root))
-        self.engine = LocalEngine(
-            root,
-            lock_held=lambda n: is_held(layout, n),
-            read_row=lambda n: read_row(layout, n),
-            has_worked=lambda n, process: has_worked(layout, n, process),
-            pause=time.sleep,
-        )
+        self.settings = msgspec.structs.replace(settings, queue=QueueSettings(root=str(root)))
+        self.queue = FileQueue(str(root)).prepare()
 
-        def make_server(plan: WorkerPlan, on_ready: Callable[[], None]) -> ServerProcess:
-            return ServerProcess(server_spec(plan, settings, root=root, base_env=os.environ), on_ready=on_ready)
+        def argv(role: str, *words: str, options: RunOptions) -> tuple[str, ...]:
+            name = (role, *words)[-1]
+            return (sys.executable, "-c", CHILD, str(options.root), name, mode if name != "brain" else "plain")
 
-        def argv(name: str) -> tuple[str, ...]:
-            return (sys.executable, "-c", CHILD, str(root), name, mode if name != "brain" else "plain")
-
-        self.supervisor = Supervisor(
-            plans,
-            root=root,
-            clock=SystemClock(),
-            life_lock=LifeLock(layout, "supervisor"),
-            register=lambda: None,
-            make_process=self.engine.process,
-            make_server=make_server,
-            brain_argv=argv("brain"),
-            worker_argv=argv,
-            limits=Limits(worker=FAST, server=FAST_SERVER, drain_s=options.pop("drain_s", 20.0)),
-            **options,
-        )
+        run = RunOptions(settings=self.settings)
+        self.supervisor = make_supervisor(self.queue, run, plans, argv_of=argv, **options)
+        self.supervisor.drain_s = drain_s
         self.crash = False
         self.turns = 0
+        self._lock = ExitStack()
         self._thread = threading.Thread(target=self._run)
 
     def up(self) -> Swarm:
+        self._lock.enter_context(living(self.queue, own_row("supervisor", "supervisor")))
         self.supervisor.start()
         self._thread.start()
         return self
@@ -125,6 +110,7 @@ class Swarm:
             self.supervisor.abandon()
         else:
             self.supervisor.close()
+        self._lock.close()
 
     def die(self) -> None:
         """As after a SIGKILL: the children go on."""
@@ -172,10 +158,11 @@ def swarm(root: Path) -> Iterator[Callable[..., Swarm]]:
             base_port=free_port(), env=env or {}, stop_grace_s=2.0, start_timeout_s=options.pop("start_timeout_s", 10)
         )
         workers = () if simulate else tuple(WorkerSpec(name=n) for n in ("w1", "w2"))
-        settings = Settings(ollama=options.pop("ollama", ollama), workers=workers, sim=SimSettings(start_delay_s=0.0))
-        plans = plan_workers(settings, (), simulate=simulate)
-        swarms.append(Swarm(root, plans, settings, mode, **options))
-        swarms[-1].settings = settings
+        settings = Settings(
+            ollama=options.pop("ollama", ollama), workers=workers, sim=SimSettings(start_delay_s=0.0), supervisor=FAST
+        )
+        plans = options.pop("plans", None) or plan_workers(settings, (), simulate=simulate)
+        swarms.append(Swarm(root, plans, settings, mode, options.pop("drain_s", 20.0), **options))
         return swarms[-1]
 
     yield make
@@ -271,15 +258,12 @@ def test_a_server_that_never_gets_ready_is_quarantined_while_the_rest_runs(swarm
     wait_until(lambda: (s := load_status(root / "workers")) and s.child("ollama-worker-1").state is ChildState.QUARANTINED)
 
 
-def test_a_lost_card_gets_no_server(root, swarm):
+def test_a_lost_card_gets_no_server(swarm):
     one = swarm(simulate=1)
     plans = tuple(msgspec.structs.replace(p, fault="card 0: GPU is lost") for p in one.plans)
-    lost = Swarm(root, plans, one.settings, "plain").up()
-    try:
-        wait_until(lambda: "card 0: GPU is lost" in lost.child("worker-1").reason)
-        assert lost.child("ollama-worker-1").state is ChildState.QUARANTINED
-    finally:
-        lost.down()
+    lost = swarm(simulate=1, plans=plans).up()
+    wait_until(lambda: "card 0: GPU is lost" in lost.child("worker-1").reason)
+    assert lost.child("ollama-worker-1").state is ChildState.QUARANTINED
 
 
 def test_drain_waits_for_the_work_and_a_second_wish_does_not(swarm):
@@ -324,7 +308,7 @@ def test_a_second_supervisor_is_refused(swarm):
     one = swarm().up()
     one.running()
     with pytest.raises(LockHeld):
-        swarm().supervisor.start()
+        swarm().up()
 
 
 def test_the_next_supervisor_adopts_what_runs(swarm, root):
@@ -347,11 +331,7 @@ def test_what_runs_is_adopted_though_its_card_is_quarantined(swarm, root):
     before = one.running()
     one.die()
     quarantine.put(root / "workers", "worker-1", one.plans[0].gpu_uuids, "its server hangs", RepairSettings())
-
-    def book(plan: WorkerPlan) -> QuarantineBook:
-        return QuarantineBook(root / "workers", plan.name, plan.gpu_uuids, RepairSettings())
-
-    two = swarm(simulate=1, ollama=one.settings.ollama, make_book=book).up()
+    two = swarm(simulate=1, ollama=one.settings.ollama).up()
     assert two.running() == before
     os.kill(two.child("worker-1").pid, signal.SIGKILL)
     wait_until(lambda: two.child("worker-1").restarts == 1, what="it is watched")
@@ -374,13 +354,11 @@ def test_what_may_be_neither_adopted_nor_replaced_yet_is_ended_with_the_rest(swa
     one.running()
     one.die()
     plans = tuple(msgspec.structs.replace(p, fault="card 0: GPU is lost", gpu_uuids=("GPU-x",)) for p in one.plans)
-    two = Swarm(root, plans, one.settings, "plain").up()
-    try:
-        wait_until(lambda: "card 0: GPU is lost" in two.child("worker-1").reason)
-        assert len(ours(root)) == 3
-    finally:
-        two.supervisor.request_drain()
-        two.join(60)
+    two = swarm(simulate=1, plans=plans, ollama=one.settings.ollama).up()
+    wait_until(lambda: "card 0: GPU is lost" in two.child("worker-1").reason)
+    assert len(ours(root)) == 3
+    two.supervisor.request_drain()
+    two.join(60)
     assert ours(root) == []
     assert two.supervisor.leftovers == ()
 
@@ -473,15 +451,15 @@ def test_notes_that_cannot_be_removed_do_not_stop_it(swarm, root, monkeypatch, c
     server = one.running("ollama-worker-1", "worker-1")[0]
     with monkeypatch.context() as read_only:
         read_only.setattr("swarm.ollama.server.remove_note", refuse)
-        read_only.setattr("swarm.supervisor.restart_requests.remove_note", refuse)
+        read_only.setattr("swarm.supervisor.restarts.remove_note", refuse)
         os.kill(server, signal.SIGKILL)
         wait_until(lambda: one.child("ollama-worker-1").restarts == 1)
         one.running()
-        restarts.ask(root, RestartWish(name="worker-1"))
+        restarts.request_restart(root, "worker-1")
         turns = one.turns
         wait_until(lambda: one.supervisor.wake() or one.turns > turns + 3, what="turns that meet the wish")
     assert caplog.text.count("requests to restart: Read-only file system") == 1
-    wait_until(lambda: restarts.is_heard(root, "worker-1"), what="the wish is heard")
+    wait_until(lambda: restarts.is_taken(root, "worker-1"), what="the wish is heard")
 
 
 def test_a_process_that_cannot_be_started_for_a_sick_disk_is_tried_again(swarm, monkeypatch):
@@ -494,15 +472,14 @@ def test_a_process_that_cannot_be_started_for_a_sick_disk_is_tried_again(swarm, 
 
 def test_a_life_lock_that_cannot_be_looked_at_hinders_its_process_alone(swarm, monkeypatch, caplog):
     one = swarm()
-    look = one.engine.lock_held
 
-    def broken(name: str) -> bool:
+    def broken(layout: Layout, name: str) -> bool:
         if name == "w1":
             raise StorageFault("cannot look at a life lock: Input/output error")
-        return look(name)
+        return is_held(layout, name)
 
     with monkeypatch.context() as sick:
-        sick.setattr(one.engine, "lock_held", broken)
+        sick.setattr("swarm.supervisor.local_process.is_held", broken)
         one.up()
         one.running("brain", "w2")
         wait_until(lambda: "w1: cannot look at a life lock: Input/output error" in caplog.text, what="it is said")

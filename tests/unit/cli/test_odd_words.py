@@ -24,7 +24,7 @@ WORDS = (
     *("--", "=", "a=", "=b", "a=\udcff", "null"),
 )
 STARTS = (
-    *("supervisor.main.run_supervisor", "supervisor.main.start_detached", "supervisor.serve.run_server"),
+    *("supervisor.main.run_supervisor", "supervisor.background.start_detached", "supervisor.serve.run_server"),
     *("brain.main.run_brain", "worker.main.run_worker"),
 )
 KNOWN = {"source": "in.jsonl", "words": "in.jsonl", "output": "out", "model": "m:1", "names": "worker-1", "notes": "x"}

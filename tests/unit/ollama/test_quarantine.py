@@ -10,8 +10,8 @@ from swarm.errors import PortTaken
 from swarm.ollama import quarantine
 from swarm.ollama.quarantine import QuarantineBook
 from swarm.proc.child import Exit
-from swarm.supervisor.child import ChildState
 from swarm.supervisor.keeper import Keeper
+from swarm.supervisor.state import ChildState
 from tests.support.fakes import FakeClock
 
 UUIDS = ("GPU-0",)
@@ -55,7 +55,7 @@ def book(tmp_path):
 
 def keeper(book):
     server = NeverReady()
-    return Keeper(server, policy=POLICY, clock=FakeClock(), book=book), server
+    return Keeper(server, POLICY, FakeClock(), book=book), server
 
 
 def exhausted(book):
@@ -78,7 +78,7 @@ def test_a_port_that_somebody_else_has_is_no_failure_and_is_told_once(book, capl
             return None
 
     server = KeptOut()
-    kept = Keeper(server, policy=POLICY, clock=FakeClock(), book=book)
+    kept = Keeper(server, POLICY, FakeClock(), book=book)
     pauses = [kept.step() for _ in range(20)]
     assert (kept.state, kept.status.restarts) == (ChildState.BACKOFF, 0)
     assert "pid 7 (nc)" in kept.status.reason

@@ -1,30 +1,91 @@
-"""``swarm restart NAME``: asks the running supervisor, and waits until the process is back."""
+"""Restarts by request: a small file per request, removed once the supervisor has read it; and ``swarm restart``.
+
+A file and not a signal to the process itself, because a process that waits for its next start, hangs or sits in
+quarantine can be asked for as well, and because only the supervisor knows that this end is no failure.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from swarm.config.settings import Settings
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EngineError, InputError, NotRunning, name_hint
+from swarm.filesystem.entries import is_file, list_inside
 from swarm.proc import identity
+from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.supervisor import restart_requests as restarts
-from swarm.supervisor.child import ChildState, ChildStatus
-from swarm.supervisor.state import SupervisorStatus, load_status
-from swarm.supervisor.supervisor import NAME
+from swarm.supervisor.keeper import Keeper
+from swarm.supervisor.state import NAME, ChildState, ChildStatus, SupervisorStatus, load_status
 from swarm.supervisor.what_runs import orphans
 
+log = logging.getLogger(__name__)
+REQUESTS_DIR = "supervisor.requests"
 POLL_S = 0.05
-HEARD_S = 10.0
-"""For the supervisor to take a wish: it looks once a second."""
+TAKEN_S = 10.0
+"""For the supervisor to take a request: it looks once a second."""
 READY_MARGIN_S = 60.0
 GIVE_UP_AFTER = 3
 """Ends in a row, the asked one included; the supervisor goes on trying."""
+
+
+class RestartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``workers/supervisor.requests/<name>``."""
+
+    name: str
+    now: bool = False
+    """Do not wait for running tasks."""
+
+
+def request_restart(root: Path, name: str, *, now: bool = False) -> None:
+    """Ask the supervisor of ``root``, which looks once a second. Raises ``OSError``."""
+    folder = _folder(root)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_note(folder / name, RestartRequest(name=name, now=now))
+
+
+def is_taken(root: Path, name: str) -> bool:
+    """Whether the supervisor has taken the request."""
+    return not (_folder(root) / name).exists()
+
+
+def withdraw(root: Path, name: str) -> None:
+    """Take back a request that nobody has read."""
+    remove_note(_folder(root) / name)
+
+
+def carry_out(root: Path, keepers: Sequence[Keeper]) -> None:
+    """Carry out all requests that lie there. One for a name that is nobody's is dropped with a warning."""
+    for name in _names(root):
+        request = read_note(_folder(root) / name, RestartRequest)
+        remove_note(_folder(root) / name)
+        keeper = next((k for k in keepers if k.process.name == name), None)
+        if request is None or keeper is None:
+            log.warning("asked to restart %r, which is none of this swarm's processes", name)
+            continue
+        log.info("%s", keeper.restart(now=request.now))
+
+
+def forget(root: Path) -> None:
+    """Requests to an earlier supervisor mean nothing to this one."""
+    for name in _names(root):
+        remove_note(_folder(root) / name)
+
+
+def _folder(root: Path) -> Path:
+    return root / "workers" / REQUESTS_DIR
+
+
+def _names(root: Path) -> list[str]:
+    folder = str(_folder(root))
+    return sorted(name for name in list_inside(folder) if not name.startswith(".") and is_file(f"{folder}/{name}"))
 
 
 def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[str]:
@@ -35,11 +96,11 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     """
     root = Path(settings.queue.root)
     layout = Layout(str(root))
-    before = _running(settings, layout, root, names)
+    before = _running_status(settings, layout, root, names)
     for name in names:
         _known(before, name)
     for name in names:
-        restarts.ask(root, restarts.RestartWish(name=name, now=now))
+        request_restart(root, name, now=now)
     patience_s = READY_MARGIN_S + settings.ollama.start_timeout_s
     patience_s += 0.0 if now else settings.llm.timeout_s + settings.command.timeout_s
     try:
@@ -47,10 +108,10 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
             yield _wait(root, before, name, patience_s)
     finally:
         for name in names:
-            restarts.withdraw(root, name)
+            withdraw(root, name)
 
 
-def _running(settings: Settings, layout: Layout, root: Path, names: Sequence[str]) -> SupervisorStatus:
+def _running_status(settings: Settings, layout: Layout, root: Path, names: Sequence[str]) -> SupervisorStatus:
     status = load_status(root / "workers")
     row = registry.read_row(layout, NAME)
     if status is None or row is None or row.process != status.process or not is_held(layout, NAME):
@@ -89,13 +150,13 @@ def _wait(root: Path, before: SupervisorStatus, name: str, patience_s: float) ->
         waited_s = time.monotonic() - started_s
         status = load_status(root / "workers")
         child = _child(status, before.process, name)
-        heard = restarts.is_heard(root, name)
-        if heard and child.state is ChildState.RUNNING and child.pid != old.pid:
+        taken = is_taken(root, name)
+        if taken and child.state is ChildState.RUNNING and child.pid != old.pid:
             return f"{name} restarted: {f'pid {old.pid} -> ' if old.pid else ''}pid {child.pid}, in {waited_s:.1f} s"
-        if not heard and waited_s > HEARD_S:
+        if not taken and waited_s > TAKEN_S:
             raise EngineError(f"the supervisor does not listen (pid {before.process.pid})", hint="swarm doctor; swarm down")
-        hopeless = child.state is ChildState.QUARANTINED or child.restarts - old.restarts >= GIVE_UP_AFTER
-        if hopeless and heard and child != old:
+        failed = child.state is ChildState.QUARANTINED or child.restarts - old.restarts >= GIVE_UP_AFTER
+        if failed and taken and child != old:
             raise EngineError(f"{name} does not come back: {child.reason}", hint=f"swarm logs {name} -n 30")
         if waited_s > patience_s:
             why = f"{child.state}{f': {child.reason}' if child.reason else ''}"
