@@ -26,12 +26,12 @@ HOOK = "import sys\nif 'worker' in sys.orig_argv:\n    from benchmarks import ov
 def watch() -> None:
     """In the worker: note the moments, and write them out at the end."""
     import swarm.ollama.client as client  # noqa: PLC0415
-    from swarm.ollama import pool  # noqa: PLC0415
+    from swarm.ollama.http import HttpClient  # noqa: PLC0415
     from swarm.queue.worker.worker_queue import WorkerFileQueue  # noqa: PLC0415
 
     moments: dict[str, dict[str, float]] = {}
     current = threading.local()
-    real_exchange, real_open, real_drain = WorkerFileQueue.exchange, pool.Pool.open, client.drain
+    real_exchange, real_send, real_drain = WorkerFileQueue.exchange, HttpClient.send, client._drain
 
     def exchange(self: Any, finishes: Any, lanes_for: Any) -> Any:
         began_s = time.perf_counter()
@@ -43,18 +43,17 @@ def watch() -> None:
             moments[claim.task.task_id] = {"claim": began_s, "claimed": ended_s}
         return got
 
-    def opened(self: Any, request: bytes, *rest: Any, **more: Any) -> Any:
-        head = bytes(request[:2000]).partition(b"X-Swarm-Task: ")[2]
-        current.task = head.partition(b"\r\n")[0].decode()
+    def send(self: Any, method: str, path: str, body: Any, headers: Any, abort: Any) -> Any:
+        current.task = headers.get("X-Swarm-Task", "")
         moments.setdefault(current.task, {})["sent"] = time.perf_counter()
-        return real_open(self, request, *rest, **more)
+        return real_send(self, method, path, body, headers, abort)
 
     def drain(*args: Any) -> Any:
         done = real_drain(*args)
         moments.setdefault(getattr(current, "task", ""), {})["last"] = time.perf_counter()
         return done
 
-    WorkerFileQueue.exchange, pool.Pool.open, client.drain = exchange, opened, drain  # type: ignore[method-assign,assignment]
+    WorkerFileQueue.exchange, HttpClient.send, client._drain = exchange, send, drain  # type: ignore[method-assign,assignment]
 
     def write() -> None:
         with open(os.environ["BENCH_MOMENTS"], "w", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ import re
 from typing import Final, NamedTuple
 
 import msgspec
+import urllib3
 
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.ollama.ownership import ForeignServer
@@ -162,7 +163,7 @@ def error_text(body: str) -> str | None:
     return error if isinstance(error, str) else None
 
 
-def fault_of_transport(error: Exception, *, url: str) -> TaskFault:
+def fault_of_transport(error: BaseException, *, url: str) -> TaskFault:
     """Class a broken connection: always the server's or the host's fault, never the task's."""
     what = shown_text(f"{type(error).__name__}: {error}")
     if isinstance(error, ForeignServer):
@@ -173,6 +174,6 @@ def fault_of_transport(error: Exception, *, url: str) -> TaskFault:
         return TaskFault(
             "infra", "connection_lost", f"the server at {url} closed the connection before its answer was whole ({what})"
         )
-    if isinstance(error, http.client.HTTPException):
+    if isinstance(error, (http.client.HTTPException, urllib3.exceptions.HTTPError)):
         return TaskFault("infra", "garbage", f"what answers at {url} does not speak HTTP ({what})")
     return TaskFault("infra", "server_down", f"cannot reach {url} ({what})")

@@ -5,11 +5,10 @@ Every failure is a ``TaskFault`` whose class says what to do next; see ``swarm.o
 
 from __future__ import annotations
 
-import http.client
 import re
-import weakref
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import msgspec
@@ -18,14 +17,15 @@ from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.ollama import replies
 from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
-from swarm.ollama.http import Address, OnConnect
-from swarm.ollama.pool import Abort, Exchange, Pool
-from swarm.ollama.stream import Deadlines, decode_object, drain, half_stream, merge_stream, read_all, read_lines, read_some
+from swarm.ollama.http import TRANSPORT_ERRORS, Abort, HttpClient, OnConnect, body_of, cause_of
+from swarm.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 _ERROR_BYTES = MIB // 4
 _LIST_BYTES = 16 * MIB
+_DRAIN_S = 0.5
+"""How long the end of a reply may trail its last line before the connection is given up instead of reused."""
 
 
 class OllamaClient:
@@ -37,12 +37,11 @@ class OllamaClient:
         Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``.
         """
         self.base_url = base_url.rstrip("/")
-        self._pool = Pool(Address(base_url), on_connect)
-        weakref.finalize(self, self._pool.close)
+        self._http = HttpClient(base_url, on_connect)
 
     def close(self) -> None:
         """Close idle connections; requests in flight go on."""
-        self._pool.close()
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -117,10 +116,10 @@ class OllamaClient:
         limits = limits or Limits(total_s=24 * 3600.0, first_token_s=60.0, token_gap_s=300.0, max_reply_bytes=1024 * MIB)
         last = ""
         with self._exchange("POST", "/api/pull", {"model": model, "stream": True}, limits, cancel=cancel) as (
-            exchange,
+            received,
             deadlines,
         ):
-            for line in read_lines(exchange, deadlines, limits.max_reply_bytes):
+            for line in read_lines(received, deadlines, limits.max_reply_bytes):
                 step = replies.pull_step(line)
                 last = step.status
                 if progress is not None:
@@ -150,17 +149,17 @@ class OllamaClient:
             reply = self._post_object(endpoint, body, limits, cancel, marker)
             return msgspec.structs.replace(reply, final=replies.answer(reply.final))
         with self._exchange("POST", endpoint, {**body, "stream": True}, limits, cancel=cancel, marker=marker) as (
-            exchange,
+            received,
             deadlines,
         ):
-            final = merge_stream(read_lines(exchange, deadlines, limits.max_reply_bytes), progress)
+            final = merge_stream(read_lines(received, deadlines, limits.max_reply_bytes), progress)
             return replies.whole_reply(replies.answer(final), deadlines)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _get(self, path: str, timeout_s: float) -> dict[str, Any]:
-        with self._exchange("GET", path, None, Limits(total_s=timeout_s), streamed=False) as (exchange, deadlines):
-            return decode_object(read_all(exchange, deadlines, _LIST_BYTES))
+        with self._exchange("GET", path, None, Limits(total_s=timeout_s), streamed=False) as (received, _):
+            return decode_object(read_all(received, _LIST_BYTES))
 
     def _post_object(
         self,
@@ -172,10 +171,10 @@ class OllamaClient:
     ) -> Reply:
         """Post, and read one JSON object; only the total limit holds, since nothing comes before the end."""
         with self._exchange("POST", path, body, limits, cancel=cancel, marker=marker, streamed=False) as (
-            exchange,
+            received,
             deadlines,
         ):
-            return replies.whole_reply(decode_object(read_all(exchange, deadlines, limits.max_reply_bytes)), deadlines)
+            return replies.whole_reply(decode_object(read_all(received, limits.max_reply_bytes)), deadlines)
 
     @contextmanager
     def _exchange(
@@ -188,38 +187,45 @@ class OllamaClient:
         cancel: CancelToken | None = None,
         marker: str | None = None,
         streamed: bool = True,
-    ) -> Iterator[tuple[Exchange, Deadlines]]:
-        """One request whose reply has status 200; whatever goes wrong in the block leaves as ``TaskFault``."""
+    ) -> Iterator[tuple[Iterator[bytes], Deadlines]]:
+        """The body of a reply with status 200; whatever goes wrong in the block leaves as ``TaskFault``."""
         raw = None if body is None else _encode(body)
-        request = self._pool.address.request(method, path, raw, _headers(marker))
         deadlines = Deadlines(limits, streamed=streamed)
-        abort = Abort(cancel)
-        exchange: Exchange | None = None
-        reusable = False
+        abort = Abort(deadlines, cancel)
+        response = None
         try:
             if abort.fired:
                 raise _cancelled(abort)
-            exchange = self._pool.open(request, method, deadline=deadlines.next, abort=abort)
-            if exchange.status != 200:
-                raw, reusable = read_some(exchange, deadlines, _ERROR_BYTES)
-                raise fault_of_status(exchange.status, raw.decode("utf-8", "replace"), endpoint=path)
-            yield exchange, deadlines
-            reusable = drain(exchange, deadlines)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._fault(error, abort, deadlines) from error
+            response = self._http.send(method, path, raw, _headers(marker), abort)
+            received = body_of(response)
+            if response.status_code != 200:
+                text = read_start(received, _ERROR_BYTES).decode("utf-8", "replace")
+                raise fault_of_status(response.status_code, text, endpoint=path)
+            yield received, deadlines
+            _drain(received, deadlines)
+        except TRANSPORT_ERRORS as error:
+            raise self._fault(cause_of(error), abort, deadlines) from error
         except TaskFault as fault:
             if abort.fired and fault.fault != "cancelled":
                 raise _cancelled(abort) from fault
             raise
         finally:
-            if exchange is not None:
-                exchange.close(reusable=reusable)
+            abort.release()
+            if response is not None:
+                response.close()
 
-    def _fault(self, error: Exception, abort: Abort, deadlines: Deadlines) -> TaskFault:
+    def _fault(self, error: BaseException, abort: Abort, deadlines: Deadlines) -> TaskFault:
         """A cut connection looks like many things; that we cut it ourselves comes first."""
         if abort.fired:
             return _cancelled(abort)
         return deadlines.fault() if isinstance(error, TimeoutError) else fault_of_transport(error, url=self.base_url)
+
+
+def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:
+    """Read what follows the last line, so that the connection can be used again. The answer is whole already."""
+    deadlines.next = min(deadlines.next, time.monotonic() + _DRAIN_S)
+    with suppress(*TRANSPORT_ERRORS):
+        next(received, None)
 
 
 def is_simulated(version: str) -> bool:

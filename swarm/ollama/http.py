@@ -1,51 +1,46 @@
-"""HTTP over one socket whose every read and write has a deadline, and which another thread can cut.
+"""HTTP to one model server through requests: every request has a deadline, and another thread can cut it.
 
-``http.client`` parses the replies. Proxies in the environment are never used: model servers are local.
+* Neither proxies, redirects, cookies nor compression: model servers are local, and not trusted.
+* The deadline bounds each read and write, so a server that trickles bytes does not outlast it.
+* Cancelling shuts the socket down: it works while the head of the reply is awaited as well as in mid-stream.
+* A kept connection that breaks at once under a request is replaced by a fresh one, once.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
-import select
+import contextlib
+import logging
 import socket
+import threading
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from requests import RequestException, Response, Session
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
+from urllib3.util import SKIP_HEADER
+
+from swarm.core.faults import CancelToken
 from swarm.errors import ConfigError
+from swarm.ollama.stream import Deadlines
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 CONNECT_S = 5.0
 READ_BYTES = 65536
-
-
-class Address:
-    """Host, port and path prefix of a base URL. Raises ``ConfigError`` for anything but plain ``http://host:port``."""
-
-    def __init__(self, base_url: str) -> None:
-        try:
-            parts = urlsplit(base_url)
-            port = parts.port
-            (parts.hostname or "").encode("idna")  # what looking it up would fail of
-        except ValueError as error:
-            raise ConfigError(f"{base_url!r} is no URL: {error}", hint="write http://127.0.0.1:11434") from error
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError(f"{base_url!r} is no plain HTTP address", hint="write http://127.0.0.1:11434")
-        self.host = parts.hostname
-        self.port = port or 80
-        self.prefix = parts.path.rstrip("/")
-        shown = f"[{self.host}]" if ":" in self.host else self.host
-        self.netloc = f"{shown}:{self.port}"
-
-    def request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
-        """The bytes of a request; head and body together, so that they leave in one packet."""
-        lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {self.netloc}", "Accept: application/json"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if body is not None:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
-
+MAX_IDLE = 16
+STALE_WINDOW_S = 0.25
+"""A kept connection that breaks later than this after sending broke under our request, so it is not sent again."""
+TRANSPORT_ERRORS = (RequestException, HTTPError)
+"""What ``HttpClient.send`` and ``body_of`` raise; ``cause_of`` tells why."""
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of headers in their own words
 
 OnConnect = Callable[[socket.socket, float], None]
 """Sees a new connection before the first byte is sent, by a deadline (monotonic seconds); raises to refuse it."""
@@ -55,71 +50,190 @@ class ConnectTimeout(OSError):
     """Nobody took the connection: told apart from a server that took it and stays silent."""
 
 
-class Connection:
-    """One socket. ``deadline`` (monotonic seconds) bounds every read and write; ``TimeoutError`` once it has passed."""
+class Abort:
+    """The link from a cancel token to the socket in use. It never touches a socket that serves another request."""
 
-    def __init__(self, address: Address, deadline: float, on_connect: OnConnect | None = None) -> None:
-        connect_s = min(CONNECT_S, max(deadline - time.monotonic(), 0.001))
-        try:
-            self._socket = socket.create_connection((address.host, address.port), timeout=connect_s)
-        except TimeoutError as error:
-            raise ConnectTimeout(f"no connection within {connect_s:.1f} s") from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.deadline = deadline
-        self.reused = False
-        self._on_connect = on_connect
+    def __init__(self, deadlines: Deadlines, cancel: CancelToken | None = None) -> None:
+        self.deadlines = deadlines
+        self.fired = False
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._socket: _BoundedSocket | None = None
+        if cancel is not None:
+            cancel.on_cancel(self._fire)
 
-    def exchange(self, request: bytes, method: str) -> http.client.HTTPResponse:
-        """Send a request and read the head of its reply. Nothing is sent before ``on_connect`` has let it pass."""
-        if self._on_connect is not None:
-            self._on_connect(self._socket, self.deadline)
-            self._on_connect = None
+    @property
+    def reason(self) -> str:
+        """Why it was cancelled."""
+        return (self._cancel.reason if self._cancel is not None else None) or "cancelled"
+
+    def hold(self, sock: _BoundedSocket) -> None:
+        """From now on cancelling cuts this socket, and its reads and writes end by our deadlines."""
+        if sock.abort is not None:
+            sock.abort.release()
+        sock.abort = self
+        with self._lock:
+            self._socket = sock
+            if self.fired:
+                sock.cut()
+
+    def release(self) -> None:
+        """Cancelling has no effect on the socket any more."""
+        with self._lock:
+            self._socket = None
+
+    def _fire(self) -> None:
+        with self._lock:
+            self.fired = True
+            if self._socket is not None:
+                self._socket.cut()
+
+
+class _BoundedSocket(socket.socket):
+    """Ends each read and write by the deadline of the request that holds it, with ``TimeoutError``."""
+
+    abort: Abort | None = None
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         self._arm()
-        self._socket.sendall(request)
-        response = http.client.HTTPResponse(cast("socket.socket", self), method=method)
-        response.begin()
-        return response
+        return super().recv_into(buffer, nbytes, flags)
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """What ``HTTPResponse`` reads from. Closing it leaves the socket open."""
-        return io.BufferedReader(_Reads(self), READ_BYTES)
-
-    def recv_into(self, buffer: memoryview) -> int:
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         self._arm()
-        return self._socket.recv_into(buffer)
+        super().sendall(data, flags)
 
     def _arm(self) -> None:
-        left_s = self.deadline - time.monotonic()
+        assert self.abort is not None
+        left_s = self.abort.deadlines.next - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("deadline passed")
-        self._socket.settimeout(left_s)
-
-    def is_stale(self) -> bool:
-        """Whether an idle connection was closed by the server (or has bytes nobody asked for)."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        self.settimeout(left_s)
 
     def cut(self) -> None:
         """End whatever read or write goes on in another thread. Safe at any time, any number of times."""
+        with contextlib.suppress(OSError):  # not connected any more: then nobody is blocked on it
+            self.shutdown(socket.SHUT_RDWR)
+
+
+class _Request:
+    """What a connection must know of the request that is about to use it."""
+
+    def __init__(self, abort: Abort, on_connect: OnConnect | None) -> None:
+        self.abort = abort
+        self.on_connect = on_connect
+        self.fresh = False
+        """Whether a kept connection must not be used."""
+        self.reused = False
+        """Whether it went out on a kept connection."""
+
+
+_current: ContextVar[_Request] = ContextVar("request")
+
+
+class _Connection(HTTPConnection):
+    """Hands its socket to the request's abort before anything is sent (urllib3 has no way to cut a request by itself)."""
+
+    def connect(self) -> None:
+        connect_s = min(CONNECT_S, max(_current.get().abort.deadlines.next - time.monotonic(), 0.001))
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # not connected any more: then nobody is blocked on it
+            plain = socket.create_connection((self.host, self.port), connect_s)
+        except TimeoutError as error:
+            raise ConnectTimeout(f"no connection within {connect_s:.1f} s") from error
+        self.sock = _BoundedSocket(fileno=plain.detach())
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def request(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
+        request = _current.get()
+        if request.fresh:
+            self.close()
+        request.reused = self.sock is not None
+        if not request.reused:
+            self.connect()
+        assert isinstance(self.sock, _BoundedSocket)
+        request.abort.hold(self.sock)
+        if not request.reused and request.on_connect is not None:
+            request.on_connect(self.sock, request.abort.deadlines.next)
+        super().request(*args, **more)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls: type[Any] = _Connection
+
+
+class _Session(Session):
+    def get_redirect_target(self, resp: Response) -> None:
+        """None: requests would read the whole body of a redirect, even of one that it does not follow."""
+
+
+class HttpClient:
+    """Requests to one server, on kept connections. Thread-safe."""
+
+    def __init__(self, base_url: str, on_connect: OnConnect | None = None) -> None:
+        """Raises ``ConfigError`` for anything but plain ``http://host:port``."""
+        self._base_url = _checked(base_url)
+        self._on_connect = on_connect
+        self._session = _Session()
+        self._session.trust_env = False
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._session.headers.clear()
+        self._session.headers.update({"Accept": "application/json", "Accept-Encoding": SKIP_HEADER, "User-Agent": "swarm"})
+        adapter = HTTPAdapter(pool_maxsize=MAX_IDLE)
+        adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool}
+        self._session.mount("http://", adapter)
 
     def close(self) -> None:
-        self._socket.close()
+        """Close idle connections; requests in flight go on."""
+        self._session.close()
+
+    def send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], abort: Abort) -> Response:
+        """Send a request; returns once the head of the reply is here. Read it with ``body_of``, then close it.
+
+        A kept connection may have died with the server that held it: if it breaks at once, before any byte of a
+        reply, the request is sent once more on a fresh one.
+        """
+        request = _Request(abort, self._on_connect)
+        before = _current.set(request)
+        if body is not None:
+            headers = {"Content-Type": "application/json", **headers}
+        began_s = time.monotonic()
+        try:
+            return self._send(method, path, body, headers)
+        except RequestException as error:
+            broken = isinstance(cause_of(error), ConnectionError) and request.reused
+            if not broken or abort.fired or time.monotonic() - began_s > STALE_WINDOW_S:
+                raise
+            request.fresh = True
+            return self._send(method, path, body, headers)
+        finally:
+            _current.reset(before)
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        return self._session.request(method, self._base_url + path, data=body, headers=headers, stream=True)
 
 
-class _Reads(io.RawIOBase):
-    """The reading side of a connection as a file."""
+def body_of(response: Response) -> Iterator[bytes]:
+    """The body in pieces, as they arrive; read to its end, the connection is kept for the next request."""
+    while data := response.raw.read1(READ_BYTES):
+        yield data
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
 
-    def readable(self) -> bool:
-        return True
+def cause_of(error: BaseException) -> BaseException:
+    """The error of the socket or of ``http.client`` that requests and urllib3 have wrapped."""
+    while isinstance(error, TRANSPORT_ERRORS):
+        inner = next((arg for arg in reversed(error.args) if isinstance(arg, Exception)), error.__cause__)
+        if inner is None:
+            break
+        error = inner
+    return error
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        return self._connection.recv_into(buffer)
+
+def _checked(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        _port = parts.port  # raises for what is no number
+        (parts.hostname or "").encode("idna")  # what looking it up would fail of
+    except ValueError as error:
+        raise ConfigError(f"{base_url!r} is no URL: {error}", hint="write http://127.0.0.1:11434") from error
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError(f"{base_url!r} is no plain HTTP address", hint="write http://127.0.0.1:11434")
+    return f"http://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"

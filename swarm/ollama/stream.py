@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -12,12 +11,9 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import MIB, Limits
 from swarm.ollama.classify import fault_of_text, shown_text
-from swarm.ollama.pool import Exchange
 
 MAX_LINE_BYTES = 8 * MIB
 """Of one streamed line; the longest honest one is the final line of ``/api/generate`` with its context tokens."""
-DRAIN_S = 0.5
-"""How long the end of a reply may trail its last line before the connection is given up instead of reused."""
 
 Line = dict[str, Any]
 
@@ -31,37 +27,33 @@ class Deadlines:
         self.first_s: float | None = None
         """Seconds to the first line; None before it."""
         self._end = self.started + limits.total_s
-        self._next = min(self._end, self.started + limits.first_token_s) if streamed else self._end
-
-    @property
-    def next(self) -> float:
+        self.next = min(self._end, self.started + limits.first_token_s) if streamed else self._end
         """Monotonic time by which the next line (or the end) must be here."""
-        return self._next
 
     def line_seen(self) -> None:
         """A whole line came: the gap starts anew. Bytes that do not end a line change nothing."""
         now = time.monotonic()
         if self.first_s is None:
             self.first_s = now - self.started
-        self._next = min(self._end, now + self.limits.token_gap_s)
+        self.next = min(self._end, now + self.limits.token_gap_s)
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started
 
     def fault(self) -> TaskFault:
         """The fault for the limit that passed."""
-        if self._next >= self._end:
+        if self.next >= self._end:
             return TaskFault("transient", "timeout", f"no whole answer within {self.limits.total_s:g} s")
         if self.first_s is None:
             return TaskFault("transient", "first_token_timeout", f"no first token within {self.limits.first_token_s:g} s")
         return TaskFault("transient", "token_gap_timeout", f"no further token for {self.limits.token_gap_s:g} s")
 
 
-def read_all(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> bytes:
+def read_all(body: Iterable[bytes], max_bytes: int) -> bytes:
     """The whole body. Raises ``TaskFault`` kind ``reply_too_large`` past ``max_bytes``."""
     parts: list[bytes] = []
     size = 0
-    while data := exchange.read(deadlines.next):
+    for data in body:
         size += len(data)
         if size > max_bytes:
             raise _too_large(max_bytes)
@@ -69,19 +61,21 @@ def read_all(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def read_some(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> tuple[bytes, bool]:
-    """The start of a body, ``max_bytes`` at most, and whether that is all of it."""
-    data = b""
-    while len(data) <= max_bytes and (more := exchange.read(deadlines.next)):
-        data += more
-    return data[:max_bytes], len(data) <= max_bytes
+def read_start(body: Iterable[bytes], max_bytes: int) -> bytes:
+    """The start of a body, ``max_bytes`` at most; all of it is read only if it is no longer."""
+    start = b""
+    for data in body:
+        start += data
+        if len(start) > max_bytes:
+            break
+    return start[:max_bytes]
 
 
-def read_lines(exchange: Exchange, deadlines: Deadlines, max_bytes: int) -> Iterator[Line]:
+def read_lines(body: Iterable[bytes], deadlines: Deadlines, max_bytes: int) -> Iterator[Line]:
     """Each line of a streamed body as an object. Raises ``TaskFault`` for error lines, garbage, and too much of it."""
     size = 0
     rest = b""
-    while data := exchange.read(deadlines.next):
+    for data in body:
         size += len(data)
         if size > max_bytes:
             raise _too_large(max_bytes)
@@ -108,15 +102,6 @@ def _last_line(rest: bytes) -> Line:
         if fault.kind != "garbage" or not rest.lstrip().startswith(b"{"):
             raise
         raise half_stream() from None
-
-
-def drain(exchange: Exchange, deadlines: Deadlines) -> bool:
-    """Read what follows the last line, so that the connection can be reused. False: it did not end soon."""
-    until = min(deadlines.next, time.monotonic() + DRAIN_S)
-    try:
-        return not exchange.read(until)
-    except (OSError, http.client.HTTPException):
-        return False  # the answer is whole; only the connection is of no more use
 
 
 def decode_object(raw: bytes) -> Line:

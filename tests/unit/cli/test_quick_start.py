@@ -17,7 +17,19 @@ from tests.helpers.queues import llm, open_queue
 REPOSITORY = Path(__file__).parents[3]
 NUMBERS = ["5", "05", "+5", "-1", "0", "1_0", "٣", " 7", "1e3", "99999999999", 3, 0, 2.5, True]
 WORDS = ["", "a", "-", "true", "no", "24h", "b:7b", "/dev/null", *NUMBERS]
-HEAVY = {"pydantic", "rich", "psutil", "pynvml", "filelock", "asyncio", "prometheus_client", "ssl", "http.client"}
+HEAVY = {
+    "pydantic",
+    "rich",
+    "psutil",
+    "pynvml",
+    "filelock",
+    "asyncio",
+    "prometheus_client",
+    "ssl",
+    "http.client",
+    "requests",
+    "urllib3",
+}
 PARTS = {f"swarm.{part}" for part in ("queue.file_queue", "queue.stats.counts", "brain.observe", "ollama", "gpu")}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +84,7 @@ def test_statuses(status: int, body: str, endpoint: str, fault: str, kind: str) 
         (http.client.RemoteDisconnected("gone"), "infra", "connection_lost"),
         (http.client.IncompleteRead(b""), "infra", "connection_lost"),
         (http.client.BadStatusLine("SSH-2.0"), "infra", "garbage"),
+        (urllib3.exceptions.InvalidHeader("two lengths"), "infra", "garbage"),
         (OSError("no route"), "infra", "server_down"),
     ],
 )

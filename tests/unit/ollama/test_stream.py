@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,24 +12,14 @@ from hypothesis import strategies as st
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama.pool import Exchange
 from swarm.ollama.stream import Deadlines, merge_stream, read_lines
 
 
-class Pieces:
-    """Stands for an exchange: gives one piece per read."""
-
-    def __init__(self, data: bytes, cuts: list[int]) -> None:
-        edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-        self._pieces = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
-
-    def read(self, _deadline: float) -> bytes:
-        return self._pieces.pop(0) if self._pieces else b""
-
-
 def merged(data: bytes, cuts: list[int]) -> dict[str, Any]:
-    exchange = cast("Exchange", Pieces(data, cuts))
-    return merge_stream(read_lines(exchange, Deadlines(Limits()), 1 << 20), None)
+    """The answer when ``data`` arrives cut at these places."""
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    body = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    return merge_stream(read_lines(body, Deadlines(Limits()), 1 << 20), None)
 
 
 def encode(lines: list[dict[str, Any]]) -> bytes:
