@@ -20,7 +20,7 @@ from swarm.config.load import load
 from swarm.config.settings import Settings
 from swarm.core.task import ID_RE, TERMINAL
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
-from swarm.formats.tasks.drafts import item_key
+from swarm.formats.tasks.scan import ItemKeys
 from swarm.notify import check_target
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
@@ -175,13 +175,11 @@ class Swarm:
         return [read_result(self.queue.layout, task_id) for task_id in ids]
 
     def _pairs(self, maker: DocumentMaker, items: Iterable[Work]) -> Iterator[tuple[str, dict[str, Any]]]:
-        seen: dict[bytes, int] = {}
+        key_of = ItemKeys()
         for index, work in enumerate(items):
             made = maker.make(work, index)
             self._check(made)
-            occurrence = seen.get(made.digest, 0)
-            seen[made.digest] = occurrence + 1
-            yield item_key(made.digest, occurrence), made.document
+            yield key_of(made.digest), made.document
 
     def _exists(self, task_id: str) -> bool:
         return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None

@@ -17,9 +17,9 @@ from swarm.errors import InputError
 from swarm.formats import ReadOptions
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError, did_you_mean
-from swarm.formats.tasks.drafts import Draft
 from swarm.formats.tasks.fields import FIELD_NAMES
 from swarm.formats.tasks.links import check_references, links_of
+from swarm.formats.tasks.scan import Draft
 from swarm.formats.tasks.task_builder import builder
 
 Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -154,4 +154,4 @@ def _drafts(pairs: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Draft]:
         wants = document.get("depends_on", ())
         if not isinstance(wants, list | tuple) or not all(isinstance(name, str) for name in wants):
             raise InputError(f"item {index}: depends_on: must be a list of names or task ids")
-        yield Draft(key, index, document.get("custom_id"), document)
+        yield Draft(key, index, document)

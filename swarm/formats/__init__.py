@@ -8,9 +8,8 @@ from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.source import Source, opened
 from swarm.formats.output.atomic_file import check_writable
 from swarm.formats.output.writer import Written, errors_path_of, write_results
-from swarm.formats.tasks.drafts import Draft, drafts
 from swarm.formats.tasks.links import links
-from swarm.formats.tasks.scan import Scan, batch_id, validate
+from swarm.formats.tasks.scan import Draft, Scan, drafts, validate
 
 __all__ = [
     "Draft",
@@ -19,7 +18,6 @@ __all__ = [
     "Scan",
     "Source",
     "Written",
-    "batch_id",
     "check_writable",
     "drafts",
     "errors_path_of",

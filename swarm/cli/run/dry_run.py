@@ -30,8 +30,8 @@ def dry_run(
     known = queue.batches().known(scan.batch_id)
     ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
     new = 0
-    for draft in drafts(source, options, scan):
-        task_id = known.get(draft.item_key)
+    for key in scan.item_keys():
+        task_id = known.get(key)
         new += task_id is None
         for state in TERMINAL:
             if task_id is not None and os.path.lexists(queue.layout.terminal(state, task_id)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 import shlex
 import sys
 import time
@@ -36,6 +35,7 @@ from swarm.formats.input.jsonl import parse_object
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import as_text, not_utf8, source_of
+from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify import check_target
 from swarm.queue.root_guard import RootGuard
@@ -117,9 +117,8 @@ def _fresh(request: FeedRequest, options: ReadOptions, low: int, target: int) ->
         raise InputError("--command: a command's lines cannot be CSV", hint="have it print JSON lines: --format jsonl")
     meaning = msgspec.json.encode([request.command is not None, source, form, options.meaning()], order="sorted")
     mark = hashlib.blake2b(meaning, digest_size=4, person=b"swarm-feed-1").hexdigest()
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower()[:MAX_SLUG].strip("-")
     return FeedState(
-        feed_id=f"feed-{slug or 'lines'}-{mark}",
+        feed_id=f"feed-{slug(label, MAX_SLUG) or 'lines'}-{mark}",
         source=source,
         is_command=request.command is not None,
         format=form,

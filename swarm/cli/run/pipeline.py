@@ -182,12 +182,12 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
             return dry_run(open_queue(loaded.settings), source, options, scan, task_fields(request))
         queue = open_queue(loaded.settings).prepare()
         book = queue.batches()
-        put_back = _put_back(queue, source, options, scan) if request.retry_failed else 0
+        put_back = _put_back(queue, scan) if request.retry_failed else 0
 
         def accept() -> Submitted:
             return _submit(queue, source, options, scan, request, linked)
 
-        if _work_left(queue, book, source, options, scan):
+        if _work_left(queue, book, scan):
             ran = work(loaded, request, queue, scan, accept, show, began_s)
         else:
             submitted = accept()
@@ -247,13 +247,10 @@ def _check_errors(request: RunRequest, scan: Scan) -> None:
     check_writable(str(request.errors))
 
 
-def _put_back(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> int:
-    """Failed and cancelled items of this input, as far as it is read, are put back into the queue; how many."""
+def _put_back(queue: FileQueue, scan: Scan) -> int:
+    """Retry failed and cancelled items of this input, as far as it is read; how many."""
     known = queue.batches().known(scan.batch_id)
-    if not known:
-        return 0
-    ids = (known.get(draft.item_key) for draft in drafts(source, options, scan))
-    return queue.retry_many(task_id for task_id in ids if task_id is not None)
+    return queue.retry_many(known[key] for key in scan.item_keys() if key in known) if known else 0
 
 
 def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
@@ -308,19 +305,10 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
     return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *more))
 
 
-def _items(
-    source: Source, options: ReadOptions, scan: Scan, defaults: Mapping[str, Any]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for draft in drafts(source, options, scan):
-        yield draft.item_key, with_defaults(draft.document, defaults)
-
-
-def _work_left(queue: FileQueue, book: BatchBook, source: Source, options: ReadOptions, scan: Scan) -> bool:
+def _work_left(queue: FileQueue, book: BatchBook, scan: Scan) -> bool:
     """Whether any item of the input has not ended yet; a batch never seen is all work."""
     known = book.known(scan.batch_id)
-    if not known:
-        return True
-    ids = (known.get(draft.item_key) for draft in drafts(source, options, scan))
+    ids = (known.get(key) for key in scan.item_keys())
     return any(task_id is None or read_ended(queue.layout, task_id) is None for task_id in ids)
 
 
@@ -348,19 +336,14 @@ def _submit(
     if request.notify:
         write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=tuple(request.notify)))
     defaults = task_fields(request)
-    items, partial = _items(source, options, scan, defaults), request.limit is not None
-    if request.sort == "input":
-        return _last(book.submit(manifest, items, linked, partial=partial))
-    sorted_items = by_length(items, longest_first=request.sort == "longest")
-    total = _last(book.submit(manifest, sorted_items, linked, partial=partial))
-    in_order = _items(source, options, scan, defaults)
-    _last(book.submit(manifest, in_order, linked, partial=partial))  # all known now: notes the input's order
-    return total
-
-
-def _last(steps: Iterator[Submitted]) -> Submitted:
+    items: Iterator[Item] = (
+        (draft.item_key, with_defaults(draft.document, defaults)) for draft in drafts(source, options, scan)
+    )
+    keys = None
+    if request.sort != "input":
+        items, keys = by_length(items, longest_first=request.sort == "longest"), scan.item_keys()
     total = Submitted(items=0, new=0, again=0)
-    for total in steps:  # noqa: B007 - the last one counts
+    for total in book.submit(manifest, items, linked, keys=keys, partial=request.limit is not None):  # noqa: B007
         pass
     return total
 

@@ -14,10 +14,9 @@ from swarm.formats.openai.replies import output_line
 from swarm.formats.output.atomic_file import STDOUT, replacing
 from swarm.formats.output.csv_writer import write_csv
 from swarm.formats.output.rows import OUTPUT_COLUMNS, plain_row
-from swarm.formats.tasks.drafts import Draft
 
-Pair = tuple[Draft | Mapping[str, Any], Mapping[str, Any] | None]
-"""An item (its draft, or its stored task) and its finished document; None while it has not ended."""
+Pair = tuple[Mapping[str, Any], Mapping[str, Any] | None]
+"""An item's task and its finished document; None while it has not ended."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,10 +66,7 @@ def write_results(path: str, pairs: Iterable[Pair], *, errors_path: str | None =
     return written
 
 
-Entry = tuple[Mapping[str, Any], Mapping[str, Any] | None]
-
-
-def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Entry]:
+def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Pair]:
     for item, finished in pairs:
         written.rows += 1
         match (finished or {}).get("status"):
@@ -82,10 +78,10 @@ def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Entry]:
                 written.cancelled += 1
             case _:
                 written.unfinished += 1
-        yield (item.document if isinstance(item, Draft) else item), finished
+        yield item, finished
 
 
-def _chain(first: Entry | None, rest: Iterator[Entry]) -> Iterator[Entry]:
+def _chain(first: Pair | None, rest: Iterator[Pair]) -> Iterator[Pair]:
     if first is not None:
         yield first
         yield from rest
@@ -95,7 +91,7 @@ def _is_openai(document: Mapping[str, Any]) -> bool:
     return (document.get("metadata") or {}).get("format") == "openai"
 
 
-def _write_openai(path: str, entries: Iterator[Entry], errors_path: str | None, written: Written) -> None:
+def _write_openai(path: str, entries: Iterator[Pair], errors_path: str | None, written: Written) -> None:
     """Successes to ``path``, the rest to the errors file; all in one file where both names are one, or ``-``."""
     aside = errors_path or (path if path == STDOUT else errors_path_of(path))
     if os.path.realpath(aside) == os.path.realpath(path):

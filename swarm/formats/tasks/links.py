@@ -10,8 +10,7 @@ from swarm.core.workflow.dag import MOST_FINDINGS, Links, Node, resolve
 from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.problems import FieldError, Problems
 from swarm.formats.input.source import Source, source_of
-from swarm.formats.tasks.drafts import Draft, drafts
-from swarm.formats.tasks.scan import Scan
+from swarm.formats.tasks.scan import Draft, Scan, drafts
 
 
 def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], bool]) -> Links | None:
@@ -88,7 +87,7 @@ class _Asked:
 
 def _node(draft: Draft) -> Node:
     document = draft.document
-    names = [n for n in (draft.custom_id, document.get("name")) if n]
+    names = [n for n in (document.get("custom_id"), document.get("name")) if n]
     return Node(
         line_no=draft.line_no,
         names=tuple(dict.fromkeys(names)),

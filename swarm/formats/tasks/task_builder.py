@@ -17,11 +17,12 @@ from swarm.formats.input.images import image_refs
 from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.openai.requests import map_body
-from swarm.formats.tasks.duplicates import DIGEST_BYTES
 from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, kind, need_object, need_text, task_fields
 from swarm.formats.tasks.input_columns import pack
 from swarm.formats.tasks.prompts import build_request, compile_template
 
+DIGEST_BYTES = 16
+"""128 bits: among 10 million items a false clash has a chance of 1 in 10^25, so none has to be looked at again."""
 _ENVELOPE_BYTES = 1024
 """Room for what the queue adds to a document (id, times, batch)."""
 

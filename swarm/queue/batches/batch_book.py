@@ -103,10 +103,12 @@ class BatchBook:
         items: Iterable[tuple[str, Mapping[str, Any]]],
         links: Links | None = None,
         *,
+        keys: Iterable[str] | None = None,
         partial: bool = False,
     ) -> Iterator[Submitted]:
         """Accept what is new of these (item key, task document) pairs; yields the state after each shared flush.
 
+        ``keys``: their keys in the input's order, where they come in another.
         ``partial``: these are the first of more; what the batch had besides stays in its record, behind them.
         With ``links`` the names in ``depends_on`` become task ids; all ids are on record before the first task appears.
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
@@ -127,6 +129,9 @@ class BatchBook:
                     again = total.again + len(chunk) - new
                     total = Submitted(items=total.items + len(chunk), new=total.new + new, again=again)
                     yield total
+                if keys is not None:
+                    known = self.known(manifest.batch_id)  # by now with all that was accepted
+                    order.replace(known[key] for key in keys)
                 order.add_missing(before)
             self.write(msgspec.structs.replace(manifest, items=order.count, submitted=True))
 

@@ -79,6 +79,14 @@ class NewOrder:
         self._lines.append(task_id + "\n")
         self.count += 1
 
+    def replace(self, task_ids: Iterable[str]) -> None:
+        """Write these instead of all that was added so far."""
+        os.ftruncate(self._fd, 0)
+        self._size = self.count = 0
+        for task_id in task_ids:
+            self.add(task_id)
+        self.write()
+
     def add_missing(self, task_ids: Iterable[str]) -> None:
         """Write those of these that are not in it yet behind all others."""
         wanted = dict.fromkeys(task_ids)

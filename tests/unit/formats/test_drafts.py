@@ -13,6 +13,7 @@ import pytest
 from swarm.core.task import Task
 from swarm.errors import InputError
 from swarm.formats import Draft, ReadOptions, drafts, validate
+from swarm.formats.tasks.input_columns import unpack
 
 M = ReadOptions(model="m:1b")
 
@@ -50,8 +51,8 @@ def test_documents_are_tasks_of_the_core(tmp_path: Path) -> None:
     }
     assert (task.model, task.priority, task.session, task.depends_on, task.custom_id) == ("other", 7, "s", ("n0",), "c/1 ü")
     assert (task.timeout_s, task.max_attempts, task.name, task.metadata["k"]) == (2.5, 2, "n", 1)
-    assert draft.echo == line
-    assert list(draft.echo) == list(line)
+    assert unpack(draft.document) == line
+    assert list(unpack(draft.document)) == list(line)
     assert "Hi" not in json.dumps(task.metadata)
 
 
@@ -89,7 +90,7 @@ def test_prompts_become_requests(
     (draft,) = drafts_of(tmp_path, [line], options)
     assert draft.document["request"] == request_part
     assert draft.document["endpoint"] == options.endpoint
-    assert draft.echo == line
+    assert unpack(draft.document) == line
 
 
 def test_csv_columns_act_as_task_fields(tmp_path: Path) -> None:
@@ -100,7 +101,14 @@ def test_csv_columns_act_as_task_fields(tmp_path: Path) -> None:
     assert first.document["depends_on"] == ["a", "b"]
     assert first.document["metadata"]["k"] == 1
     assert not {"priority", "session", "depends_on"} & second.document.keys()
-    assert second.echo == {"prompt": "ho", "priority": "", "timeout_s": "", "depends_on": "", "metadata": "", "session": ""}
+    assert unpack(second.document) == {
+        "prompt": "ho",
+        "priority": "",
+        "timeout_s": "",
+        "depends_on": "",
+        "metadata": "",
+        "session": "",
+    }
 
 
 def test_names_come_from_a_column(tmp_path: Path) -> None:

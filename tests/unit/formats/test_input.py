@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import InputError
-from swarm.formats import ReadOptions, Scan, batch_id, drafts, opened, validate
+from swarm.formats import ReadOptions, Scan, drafts, opened, validate
 from swarm.formats.input.jsonl import parse_object
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import MAX_LINE_BYTES
+from swarm.formats.tasks.input_columns import unpack
 from swarm.formats.tasks.prompts import compile_template
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "examples"
@@ -64,7 +65,7 @@ def test_text_is_one_prompt_per_line(tmp_path: Path) -> None:
 def test_csv_quotes_and_delimiters(tmp_path: Path, name: str, mark: str) -> None:
     path = put(tmp_path, name, f'prompt{mark}topic\r\n"two\nlines{mark} ""q"""{mark}x\r\n\r\nplain{mark}y\r\n')
     scan = validate(path, M)
-    assert [d.echo for d in drafts(path, M, scan)] == [
+    assert [unpack(d.document) for d in drafts(path, M, scan)] == [
         {"prompt": f'two\nlines{mark} "q"', "topic": "x"},
         {"prompt": "plain", "topic": "y"},
     ]
@@ -200,7 +201,7 @@ def test_stdin_is_kept_so_that_it_can_be_read_twice(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         with opened("-") as source:
             scan = validate(source, options)
-            found = [d.echo["prompt"] for d in drafts(source, options, scan)]
+            found = [unpack(d.document)["prompt"] for d in drafts(source, options, scan)]
             assert os.path.exists(source.path)
         assert not os.path.exists(source.path)
         return scan, found
@@ -243,8 +244,8 @@ def test_bad_templates_are_refused(text: str) -> None:
 def test_batch_id_tells_meaning_not_amount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "Ünsere Fragen (2).v1.jsonl", '{"prompt": "a"}\n')
     monkeypatch.chdir(tmp_path)
-    base = batch_id(path, M)
-    assert base == batch_id(os.path.basename(path), ReadOptions(model="m:1b", limit=3)) == validate(path, M).batch_id
+    base = validate(path, M).batch_id
+    assert base == validate(os.path.basename(path), ReadOptions(model="m:1b", limit=3)).batch_id
     assert base.startswith("nsere-fragen-2-v1-")
     others = [
         ReadOptions(model="m:2b"),
@@ -254,4 +255,4 @@ def test_batch_id_tells_meaning_not_amount(tmp_path: Path, monkeypatch: pytest.M
         ReadOptions(model="m:1b", options={"seed": 1}),
         ReadOptions(model="m:1b", format="text"),
     ]
-    assert len({base, *(batch_id(path, option) for option in others)}) == 7
+    assert len({base, *(validate(path, option).batch_id for option in others)}) == 7

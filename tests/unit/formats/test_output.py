@@ -47,9 +47,9 @@ def answer(draft: Draft, number: int) -> Finished | None:
     return base | {"status": "completed", "completed_at": "2026-02-07T21:06:00.000+01:00", "result": result, "attempts": []}
 
 
-def pairs_of(path: str, options: ReadOptions) -> list[tuple[Draft, Finished | None]]:
+def pairs_of(path: str, options: ReadOptions) -> list[Pair]:
     scan = validate(path, options)
-    return [(draft, answer(draft, number)) for number, draft in enumerate(drafts(path, options, scan))]
+    return [(draft.document, answer(draft, number)) for number, draft in enumerate(drafts(path, options, scan))]
 
 
 def lines_of(path: Path | str) -> list[dict[str, Any]]:
@@ -76,9 +76,9 @@ def test_golden_files(tmp_path: Path, name: str, out: str, options: ReadOptions)
     assert written.rows == written.completed + written.failed + written.cancelled + written.unfinished > 0
 
 
-def test_stored_tasks_and_drafts_give_the_same_output(tmp_path: Path) -> None:
+def test_stored_tasks_and_those_of_drafts_give_the_same_output(tmp_path: Path) -> None:
     pairs = pairs_of(str(DATA / "inputs" / "plain.jsonl"), M)
-    stored: list[Pair] = [({**d.document, "task_id": f"t{i}", "batch_id": "b"}, f) for i, (d, f) in enumerate(pairs)]
+    stored: list[Pair] = [({**d, "task_id": f"t{i}", "batch_id": "b"}, f) for i, (d, f) in enumerate(pairs)]
     write_results(str(tmp_path / "a.jsonl"), pairs)
     write_results(str(tmp_path / "b.jsonl"), stored)
     first, second = lines_of(tmp_path / "a.jsonl"), lines_of(tmp_path / "b.jsonl")
@@ -169,7 +169,7 @@ def test_openai_errors_file_goes_where_asked_and_an_old_one_goes_away(tmp_path: 
     assert write_results(out, pairs, errors_path=out).errors_path is None
     assert len(lines_of(out)) == len(pairs)
     write_results(out, good)
-    assert [line["custom_id"] for line in lines_of(out)] == [d.custom_id for d, _ in good]
+    assert [line["custom_id"] for line in lines_of(out)] == [d["custom_id"] for d, _ in good]
 
 
 def test_nothing_changes_when_writing_breaks(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_standard_output_and_devices(capfdbinary: pytest.CaptureFixture[bytes]) 
     assert write_results("/dev/null", [({"model": "m"}, None)]).rows == 1
     write_results("-", pairs)
     assert [json.loads(line)["custom_id"] for line in capfdbinary.readouterr().out.splitlines()] == [
-        d.custom_id for d, _ in pairs
+        d["custom_id"] for d, _ in pairs
     ]
 
 

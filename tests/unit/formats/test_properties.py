@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from swarm.errors import InputError
 from swarm.formats import Draft, Format, ReadOptions, drafts, validate, write_results
-from swarm.formats.tasks.duplicates import DIGEST_BYTES, Repeats
 from swarm.formats.tasks.fields import FIELD_NAMES
+from swarm.formats.tasks.input_columns import unpack
+from swarm.formats.tasks.scan import Repeats
+from swarm.formats.tasks.task_builder import DIGEST_BYTES
 
 SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -89,16 +91,16 @@ def test_columns_come_back_and_keys_follow_content(
         return drafts_of(path, options)
 
     found = read(rows)
-    assert [draft.echo for draft in found] == rows
-    assert [list(draft.echo) for draft in found] == [list(row) for row in rows]
+    assert [unpack(draft.document) for draft in found] == rows
+    assert [list(unpack(draft.document)) for draft in found] == [list(row) for row in rows]
     assert len({draft.item_key for draft in found}) == len(rows)
 
     shuffled = list(rows)
     random.Random(seed).shuffle(shuffled)
     again = read([{"prompt": "another one in front"}, *shuffled])[1:]
-    text = {draft.item_key: json.dumps(draft.echo, sort_keys=True) for draft in found}
+    text = {draft.item_key: json.dumps(unpack(draft.document), sort_keys=True) for draft in found}
     if not any(row["prompt"] == "another one in front" for row in rows):
-        assert text == {draft.item_key: json.dumps(draft.echo, sort_keys=True) for draft in again}
+        assert text == {draft.item_key: json.dumps(unpack(draft.document), sort_keys=True) for draft in again}
 
 
 @SETTINGS
@@ -118,8 +120,8 @@ def test_csv_round_trip(tmp_path: Path, names: list[str], data: st.DataObject) -
     with open(path, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([names, *rows])
     found = drafts_of(path, ReadOptions(model="m"))
-    assert [tuple(draft.echo.values()) for draft in found] == rows
-    write_results(str(out), [(draft, None) for draft in found])
+    assert [tuple(unpack(draft.document).values()) for draft in found] == rows
+    write_results(str(out), [(draft.document, None) for draft in found])
     with open(out, newline="", encoding="utf-8") as stream:
         assert [row["prompt"] for row in csv.DictReader(stream)] == [row[0] for row in rows]
 
