@@ -59,10 +59,10 @@ def finish_some(root: str, count: int, durable: str = "fast") -> float:
     adapter.begin()
     start_s = mono()
     for _ in range(count):
-        claim = adapter.mine.claim(LANES)
-        if claim is None:
+        found = adapter.claim()
+        if found is None:
             raise RuntimeError("the queue is empty")
-        adapter.ack(claim)
+        adapter.ack(found[1])
     return count / (mono() - start_s)
 
 
@@ -128,7 +128,7 @@ def recovery(root: str) -> dict[str, float]:
         adapter.open(78)
         adapter.begin()
         for _ in range(64):
-            adapter.mine.claim(LANES)
+            adapter.claim()
 
     in_child(die)
     queue = FileQueue(root)

@@ -19,7 +19,7 @@ from benchmarks.adapter import Adapter, mono
 from benchmarks.work import MODEL, RESULT
 
 from swarm.clock import SystemClock
-from swarm.core.claim import Claim, Finish
+from swarm.core.claim import Claim
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.storage.locks import LifeLock
@@ -57,27 +57,28 @@ class SwarmFast(Adapter):
             pass
 
     def claim(self) -> tuple[str, Any] | None:
-        claim = self.mine.claim(LANES)
-        return None if claim is None else (claim.task.name, claim)
+        return next(iter(self.exchange([], 1)), None)
 
     def ack(self, handle: Claim) -> None:
-        if not self.mine.finish(*self._finish(handle)):
-            raise RuntimeError("fenced")
+        self.exchange([handle], 0)
 
     def turn(self, handle: Claim) -> tuple[str, Any] | None:
         return next(iter(self.exchange([handle], 1)), None)
 
     def exchange(self, handles: Sequence[Claim], most: int) -> list[tuple[str, Any]]:
-        """What a worker does when tasks have ended: record them and claim the next, in one exchange."""
-        got = self.mine.exchange([self._finish(h) for h in handles], lambda taken: LANES if len(taken) < most else ())
-        if not all(got.done):
+        """What a worker does when tasks have ended: record them and claim the next, in one transaction."""
+        with self.mine.transaction() as transaction:
+            for handle in handles:
+                transaction.finish(handle, TaskState.COMPLETED, self._outcome(handle))
+            while len(transaction.claims) < most and transaction.claim(LANES) is not None:
+                pass
+        if not all(transaction.recorded):
             raise RuntimeError("fenced")
-        return [(claim.task.name, claim) for claim in got.claims]
+        return [(claim.task.name, claim) for claim in transaction.claims]
 
-    def _finish(self, handle: Claim) -> Finish:
+    def _outcome(self, handle: Claim) -> Trail:
         attempt = Attempt(attempt=handle.attempt, worker=self.worker, outcome="completed")
-        whole = Trail(status="completed", completed_at=CLOCK.iso(), result=RESULT, attempts=(*handle.attempts, attempt))
-        return Finish(handle, TaskState.COMPLETED, whole)
+        return Trail(status="completed", completed_at=CLOCK.iso(), result=RESULT, attempts=(*handle.attempts, attempt))
 
     def wait(self, timeout_s: float) -> tuple[str, Any] | None:
         end_s = mono() + timeout_s

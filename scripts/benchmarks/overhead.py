@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,18 @@ def watch() -> None:
 
     moments: dict[str, dict[str, float]] = {}
     current = threading.local()
-    real_exchange, real_send, real_drain = WorkerFileQueue.exchange, HttpClient.send, client._drain
+    real_transaction, real_send, real_drain = WorkerFileQueue.transaction, HttpClient.send, client._drain
 
-    def exchange(self: Any, finishes: Any, lanes_for: Any) -> Any:
+    @contextmanager
+    def transaction(self: Any) -> Iterator[Any]:
         began_s = time.perf_counter()
-        got = real_exchange(self, finishes, lanes_for)
+        with real_transaction(self) as one:
+            yield one
         ended_s = time.perf_counter()
-        for finish in finishes:
+        for finish in one.finishes:
             moments[finish.claim.task.task_id] |= {"finish": began_s, "done": ended_s}
-        for claim in got.claims:
+        for claim in one.claims:
             moments[claim.task.task_id] = {"claim": began_s, "claimed": ended_s}
-        return got
 
     def send(self: Any, method: str, path: str, body: Any, headers: Any, abort: Any) -> Any:
         current.task = headers.get("X-Swarm-Task", "")
@@ -53,7 +55,7 @@ def watch() -> None:
         moments.setdefault(getattr(current, "task", ""), {})["last"] = time.perf_counter()
         return done
 
-    WorkerFileQueue.exchange, HttpClient.send, client._drain = exchange, send, drain  # type: ignore[method-assign,assignment]
+    WorkerFileQueue.transaction, HttpClient.send, client._drain = transaction, send, drain  # type: ignore[method-assign,assignment]
 
     def write() -> None:
         with open(os.environ["BENCH_MOMENTS"], "w", encoding="utf-8") as file:

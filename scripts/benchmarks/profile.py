@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from benchmarks.adapter import mono
 from benchmarks.forks import in_child
-from benchmarks.house import LANES, submit
+from benchmarks.house import submit
 from benchmarks.ours import SwarmFast
 
 from swarm.brain.observe import Observer
@@ -37,9 +37,9 @@ def profile(work: str, cycles: int = 3000, pending: int = 50_000) -> str:
         adapter.begin()
 
         def cycle(adapter: SwarmFast = adapter) -> None:
-            claim = adapter.mine.claim(LANES)
-            if claim is not None:
-                adapter.ack(claim)
+            found = adapter.claim()
+            if found is not None:
+                adapter.ack(found[1])
 
         parts.append(_profiled(f"one claim-finish cycle, durability {durable}", cycle, cycles if durable == "fast" else 500))
     queue, settings = FileQueue(root), Settings()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from swarm.core.task import Attempt, Outcome, Task, TaskState, Trail
-from swarm.errors import StorageFault
 
 Settled = Outcome | Literal["fenced"]
 """How a run ended: as its attempt says, or fenced, when the claim was lost to somebody else meanwhile."""
@@ -34,17 +32,3 @@ class Finish(NamedTuple):
     claim: Claim
     state: TaskState
     trail: Trail
-
-
-LanesFor = Callable[[Sequence[Claim]], Sequence[str]]
-"""Given what this exchange has claimed so far: the lanes to claim the next one from, best first; none to stop."""
-
-
-class Exchanged(NamedTuple):
-    """What an exchange with the queue came to."""
-
-    done: tuple[bool, ...]
-    """For each finish: whether it is on record. False: fenced, nothing changed."""
-    claims: tuple[Claim, ...]
-    fault: StorageFault | None = None
-    """Why claiming stopped early; what is in ``done`` and ``claims`` holds all the same."""

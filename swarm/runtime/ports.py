@@ -6,9 +6,10 @@ Adapters fit by shape; they import neither this module nor one another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
+from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
@@ -17,6 +18,7 @@ from swarm.core.pauses import Pauses
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat
+from swarm.errors import StorageFault
 
 
 class Clock(Protocol):
@@ -31,6 +33,34 @@ class Clock(Protocol):
         ...
 
 
+class Transaction(Protocol):
+    """What a worker does to the queue at once."""
+
+    @property
+    def recorded(self) -> tuple[bool, ...]:
+        """After the block, for each finish: whether it is on record. False: fenced, nothing changed."""
+        ...
+
+    @property
+    def fault(self) -> StorageFault | None:
+        """Why claiming stopped early; what was recorded and claimed before holds all the same."""
+        ...
+
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> None:
+        """Write the outcome and move the claimed file to completed, failed or cancelled. Raises ``StorageFault``.
+
+        One whose file is gone is fenced and changes nothing.
+        """
+        ...
+
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
+        """Take the best waiting task of the first lane that has one; None: none has, or see ``fault``.
+
+        One rename into ``processing/<worker>/``; its attempt is counted by it.
+        """
+        ...
+
+
 class WorkerQueue(Protocol):
     """The queue as one worker sees it. Calls are safe from several threads of that worker."""
 
@@ -39,13 +69,10 @@ class WorkerQueue(Protocol):
         """How often another worker was quicker, so far."""
         ...
 
-    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor) -> Exchanged:
-        """Put outcomes on record and claim what is wanted then; all of it shares its flushes.
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Put outcomes on record and claim within the block; all of it shares the flushes at its end.
 
-        A finish writes the outcome and moves the claimed file to completed, failed or cancelled; one whose file is gone is
-        fenced and changes nothing. A claim is one rename into ``processing/<worker>/`` of the best waiting task of the first
-        lane that has one; its attempt is counted before this returns. Raises ``StorageFault`` when the disk refuses: nothing
-        is claimed then, and the same finishes may be said again.
+        Raises ``StorageFault`` when the disk refuses: nothing is claimed then, and the same finishes may be said again.
         """
         ...
 

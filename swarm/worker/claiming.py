@@ -14,7 +14,7 @@ from swarm.core.policy.retry import last_broke, runs_alone
 from swarm.core.policy.slots import Held, SlotLimits, free_classes
 from swarm.core.task import TaskClass
 from swarm.errors import StorageFault
-from swarm.runtime.ports import Clock, WorkerQueue
+from swarm.runtime.ports import Clock, Transaction, WorkerQueue
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.slots import Running
 
@@ -32,46 +32,17 @@ Closed = Callable[[Sequence[Held]], str]
 """Given the tasks that hold a slot: why no work for the model server may start now; empty if some may."""
 
 
-class Wishes:
-    """What one exchange may claim; called as ``LanesFor`` says with what it has claimed so far. Keeps its last answer."""
+class Claimed:
+    """What one transaction claimed, by what becomes of it."""
 
-    def __init__(
-        self,
-        lanes_of: Callable[[list[Held]], tuple[str, ...]],
-        held: Sequence[Held],
-        pauses: Pauses,
-        left: Callable[[Claim], bool] = lambda _claim: False,
-    ) -> None:
-        self._lanes_of = lanes_of
-        self._held = held
-        self._pauses = pauses
-        self._left = left
-        self._leaving: dict[str, bool] = {}
+    def __init__(self) -> None:
+        self.kept: list[Claim] = []
+        self.paused: list[Claim] = []
+        """Of paused batches: they take no slot and are put aside."""
+        self.left: list[Claim] = []
+        """They broke the server here: they take no slot and go back for another worker to try."""
         self.lanes: tuple[str, ...] = ()
-
-    @property
-    def full(self) -> bool:
-        """No slot is free."""
-        return not self.lanes
-
-    def paused(self, claim: Claim) -> bool:
-        """It belongs to a paused batch: it takes no slot and is put aside."""
-        return self._pauses.batch(claim.task.batch_id) is not None
-
-    def left(self, claim: Claim) -> bool:
-        """It broke the server here: it takes no slot and goes back for another worker to try."""
-        if not claim.attempts:
-            return False
-        task_id = claim.task.task_id
-        if task_id not in self._leaving:
-            self._leaving[task_id] = self._left(claim)
-        return self._leaving[task_id]
-
-    def __call__(self, taken: Sequence[Claim]) -> tuple[str, ...]:
-        kept = [_held(claim) for claim in taken if not self.paused(claim) and not self.left(claim)] if taken else []
-        past = len(taken) - len(kept) >= PUT_ASIDE
-        self.lanes = self._lanes_of([*self._held, *kept])
-        return () if past else self.lanes
+        """What could be claimed next; none where no slot is free."""
 
 
 FIRST_S = 0.1
@@ -139,32 +110,45 @@ class Claimer:
         self._idle_key = ""
         self.idle_text = ""
 
-    def wishes(self, held: Sequence[Held], closed: Closed) -> Wishes | None:
-        """What may be claimed beside what is ``held``; None while the worker is paused. Raises ``StorageFault``."""
+    def claim(self, transaction: Transaction, held: Sequence[Held], closed: Closed) -> Claimed | None:
+        """Claim for every slot that is free beside what is ``held``; None while the worker is paused.
+
+        Raises ``StorageFault``.
+        """
         pauses = self._queue.pauses()
         pause = pauses.worker(self._state.name)
         if pause is not None:
             self._rest(pause)
             return None
-
-        def lanes_of(held: list[Held]) -> tuple[str, ...]:
-            classes = free_classes(self._limits, held, server_open=not closed(held))
-            free = tuple(c for c in classes if c in self._running.classes)
-            lanes = preference(worker=self._state.name, model=self._state.model, free=free)
-            return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes
-
-        return Wishes(lanes_of, held, pauses, self._left_to_others)
-
-    def took(self, wishes: Wishes, claims: Sequence[Claim], closed: str) -> list[Claim]:
-        """Of what was claimed, what may run; the rest is put aside. ``closed``: why no work for the server is taken."""
-        kept: list[Claim] = []
-        for claim in claims:
-            if wishes.paused(claim):
-                self._put_aside(claim)
-            elif wishes.left(claim):
-                self._leave(claim)
+        claimed, held = Claimed(), list(held)
+        claimed.lanes = self._lanes(held, pauses, closed)
+        while claimed.lanes and len(claimed.paused) + len(claimed.left) < PUT_ASIDE:
+            claim = transaction.claim(claimed.lanes)
+            if claim is None:
+                break
+            if pauses.batch(claim.task.batch_id) is not None:
+                claimed.paused.append(claim)
+            elif claim.attempts and self._left_to_others(claim):
+                claimed.left.append(claim)
             else:
-                kept.append(claim)
+                claimed.kept.append(claim)
+                held.append(_held(claim))
+                claimed.lanes = self._lanes(held, pauses, closed)
+        return claimed
+
+    def _lanes(self, held: Sequence[Held], pauses: Pauses, closed: Closed) -> tuple[str, ...]:
+        classes = free_classes(self._limits, held, server_open=not closed(held))
+        free = tuple(c for c in classes if c in self._running.classes)
+        lanes = preference(worker=self._state.name, model=self._state.model, free=free)
+        return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes
+
+    def took(self, claimed: Claimed, closed: str) -> None:
+        """Put aside, once the claims are on record, what may not run. ``closed``: why no work for the server is taken."""
+        for claim in claimed.paused:
+            self._put_aside(claim)
+        for claim in claimed.left:
+            self._leave(claim)
+        kept = claimed.kept
         for claim in kept:
             task = claim.task
             name = task.name or task.custom_id or "unnamed"
@@ -172,9 +156,8 @@ class Claimer:
         if kept:
             self._idle_key = self.idle_text = ""
             self._state.count(claims=len(kept))
-        elif not wishes.full:
-            self._note_idle(wishes.lanes, closed)
-        return kept
+        elif claimed.lanes:
+            self._note_idle(claimed.lanes, closed)
 
     def _put_aside(self, claim: Claim) -> None:
         try:
@@ -190,7 +173,10 @@ class Claimer:
         if broke is None:
             return False
         ago_s = parse_iso(self._clock.iso()) - parse_iso(broke)
-        return 0 <= ago_s < LEFT_TO_OTHERS_S and bool(self._queue.peers(claim.task.model or ""))
+        try:
+            return 0 <= ago_s < LEFT_TO_OTHERS_S and bool(self._queue.peers(claim.task.model or ""))
+        except StorageFault:  # nobody knows of others: it is tried here
+            return False
 
     def _leave(self, claim: Claim) -> None:
         try:

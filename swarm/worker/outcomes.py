@@ -6,20 +6,20 @@ What passes between a worker and the queue in one turn: results go out, tasks co
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from swarm.config.settings import RetrySettings
-from swarm.core.claim import Claim, Finish, Settled
+from swarm.core.claim import Finish, Settled
 from swarm.core.faults import TaskFault
 from swarm.core.policy.retry import Again, Cancelled, GiveUp, Verdict, after_fault, blamed_at
 from swarm.core.task import Attempt, Outcome, Task, TaskClass, TaskError, TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.runtime.ports import Clock, WorkerQueue
 from swarm.worker.attempt import Released, Run
-from swarm.worker.claiming import Claimer, Closed, StorageCare, Wishes
+from swarm.worker.claiming import Claimed, Claimer, Closed, StorageCare
 from swarm.worker.slots import Running
 from swarm.worker.stats import ModelLedger
 
@@ -257,30 +257,29 @@ class Exchange:
         closings = self._closings[:1] if self._storage.trouble else list(self._closings)  # a small one may fit a full disk
         ending = {id(closing.run) for closing in closings}
         held = [run.held for run in self._running.runs if id(run) not in ending]
-        wishes = None if draining else self._claimer.wishes(held, closed)
         finishes = [closing.act for closing in closings if isinstance(closing.act, Finish)]
-        if wishes is None and not finishes:
-            return draining
-        got = self._queue.exchange(finishes, wishes or _nothing)
-        for closing, done in zip(closings, got.done, strict=True):
+        if draining and not finishes:
+            return True
+        with self._queue.transaction() as transaction:
+            for finish in finishes:
+                transaction.finish(*finish)
+            claimed = None if draining else self._claimer.claim(transaction, held, closed)
+        for closing, done in zip(closings, transaction.recorded, strict=True):
             self._settled(closing, self._settler.settled(closing, done=done))
-        if got.fault is None:
+        if transaction.fault is None:
             self._storage.worked()
         else:
-            self._storage.failed(got.fault, "nothing is claimed")
-        return draining if wishes is None else self._take(wishes, got.claims, closed(held))
+            self._storage.failed(transaction.fault, "nothing is claimed")
+        return draining if claimed is None else self._take(claimed, closed(held))
 
-    def _take(self, wishes: Wishes, claims: Sequence[Claim], closed: str) -> bool:
-        for claim in self._claimer.took(wishes, claims, closed):
+    def _take(self, claimed: Claimed, closed: str) -> bool:
+        self._claimer.took(claimed, closed)
+        for claim in claimed.kept:
             self._running.take(claim)
             self._ledger.claimed(claim, self._clock.iso())
-        return wishes.full
+        return not claimed.lanes
 
     def _settled(self, closing: Closing, outcome: Settled) -> None:
         self._closings.remove(closing)
         self._running.drop(closing.run)
         self._ledger.settled(closing.run, outcome)
-
-
-def _nothing(_taken: Sequence[Claim]) -> tuple[str, ...]:
-    return ()

@@ -11,6 +11,7 @@ import pytest
 from swarm.core.task import TaskState, Trail
 from swarm.queue.batches.watch import BatchWatch
 from tests.helpers.cli import user
+from tests.helpers.queues import claim_one, finish_one
 from tests.helpers.sessioncheck import check_sessions
 from tests.helpers.wait import wait_until
 
@@ -121,8 +122,8 @@ def test_a_list_is_mapped_and_joined_although_the_brain_is_killed(someone):
     words = ["red", "green", "blue", "{results.x} {item}"]
     queue.enqueue({"task_id": "chunks", "task_class": "cpu", "command": ["x"]})
     hand = queue.worker_view("hand")
-    claim = hand.claim(["cpu"])
-    hand.finish(claim, TaskState.COMPLETED, Trail(result={"stdout": json.dumps({"parts": words})}))
+    claim = claim_one(hand, ["cpu"])
+    finish_one(hand, claim, TaskState.COMPLETED, Trail(result={"stdout": json.dumps({"parts": words})}))
     write(
         someone.folder / "m.jsonl",
         {"name": "each", "prompt": "Sum up: {item}", "map": {"over": "chunks", "path": "parts"}},

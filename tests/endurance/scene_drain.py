@@ -27,6 +27,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.worker.orphans import take_back
 from swarm.runtime.bootstrap import RunOptions, living, open_root, own_row
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from tests.helpers.queues import claim_one, finish_one
 
 IDLE_S = 0.2
 
@@ -53,10 +54,10 @@ def drain(queue: FileQueue, name: str, lane: str, state: WorkerState, stopping: 
     view, bell = queue.worker_view(name), queue.bell()
     while not stopping:
         state.turn += 1
-        claim = view.claim([lane])
+        claim = claim_one(view, [lane])
         if claim is None:
             bell.wait(IDLE_S)
-        elif view.finish(claim, TaskState.COMPLETED, trail_of(claim)):
+        elif finish_one(view, claim, TaskState.COMPLETED, trail_of(claim)):
             state.count(claims=1, completed=1)
     bell.close()
 

@@ -20,6 +20,7 @@ from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.storage.locks import LifeLock
 from tests.endurance.scene_common import MODEL
+from tests.helpers.queues import claim_one, finish_one
 
 LANE = llm_lane(MODEL)
 ENDING = 100
@@ -71,10 +72,10 @@ class Turns:
 
     def end_some(self) -> None:
         """Tasks of ``ENDING`` sessions run and complete, seen running first, as work does."""
-        claims = [claim for _ in range(ENDING) if (claim := self._hand.claim([LANE])) is not None]
+        claims = [claim for _ in range(ENDING) if (claim := claim_one(self._hand)) is not None]
         self.turn()
         for claim in claims:
-            self._hand.finish(claim, TaskState.COMPLETED, Trail(result={"response": "x"}))
+            finish_one(self._hand, claim, TaskState.COMPLETED, Trail(result={"response": "x"}))
 
 
 @contextmanager

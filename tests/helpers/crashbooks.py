@@ -26,7 +26,8 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import pauses
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.stores.notifications import Note, write_note
-from tests.helpers.crashworld import DONE, LANE, WORKER, Scenario, World, alive, llm, spare_rule
+from tests.helpers.crashworld import DONE, WORKER, Scenario, World, alive, llm, spare_rule
+from tests.helpers.queues import claim_one, finish_one
 
 FEED = "feed-x-1"
 LATER = {"not_before": "2999-01-01T00:00:00Z"}
@@ -37,9 +38,9 @@ def _work(one: World, count: int, answer: Trail = DONE) -> None:
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
         for _ in range(count):
-            claim = worker.claim([LANE])
+            claim = claim_one(worker)
             assert claim is not None
-            assert worker.finish(claim, TaskState.COMPLETED, answer)
+            assert finish_one(worker, claim, TaskState.COMPLETED, answer)
 
     alive(one, work)
 

@@ -18,7 +18,8 @@ from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow, WorkerStatu
 from swarm.errors import DuplicateTask
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
-from tests.helpers.crashworld import DONE, LANE, LONG, MANIFEST, WORKER, Scenario, World, alive, llm, spare_rule
+from tests.helpers.crashworld import DONE, LONG, MANIFEST, WORKER, Scenario, World, alive, llm, spare_rule
+from tests.helpers.queues import claim_one, exchange_some, finish_one
 
 BULK = [
     llm("1", task_id="b1"),
@@ -69,7 +70,7 @@ def with_history(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
-        assert worker.retry(worker.claim([LANE]), [LONG], delay_s=0, counts=True)
+        assert worker.retry(claim_one(worker), [LONG], delay_s=0, counts=True)
 
     alive(one, work)
 
@@ -83,9 +84,9 @@ def crashed_twice(one: World) -> None:
     """The next death is the last that is forgiven."""
     one.say("accepted", one.open().enqueue(llm(task_id="a")))
     for _ in range(2):
-        alive(one, lambda queue: queue.worker_view(WORKER).claim([LANE]))
+        alive(one, lambda queue: claim_one(queue.worker_view(WORKER)))
         one.open().brain_view(spare_rule).recover(WORKER)
-    alive(one, lambda queue: queue.worker_view(WORKER).claim([LANE]))
+    alive(one, lambda queue: claim_one(queue.worker_view(WORKER)))
 
 
 def dead_letter(one: World) -> None:
@@ -94,14 +95,14 @@ def dead_letter(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
-        assert worker.finish(worker.claim([LANE]), TaskState.FAILED, failed)
+        assert finish_one(worker, claim_one(worker), TaskState.FAILED, failed)
 
     alive(one, work)
 
 
 def _say_claim(one: World, queue: FileQueue) -> Any:
     worker = queue.worker_view(WORKER)
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     if claim is not None:
         one.say("claimed", claim.task.task_id, claim.attempt)
     return worker, claim
@@ -148,7 +149,7 @@ def _with_claim(settle: Callable[[World, Any, Any], None]) -> Callable[[World], 
 
 
 def _finish(one: World, worker: Any, claimed: Any) -> None:
-    assert worker.finish(claimed, TaskState.COMPLETED, DONE), "its own record is no fence"
+    assert finish_one(worker, claimed, TaskState.COMPLETED, DONE), "its own record is no fence"
     one.say("ended", claimed.task.task_id, "completed", DONE.result)
 
 
@@ -159,10 +160,8 @@ def exchange(one: World) -> None:
         worker, held = one.setup or (queue.worker_view(WORKER), ())
         while True:
             one.setup = (worker, held)
-            got = worker.exchange(
-                [Finish(claim, TaskState.COMPLETED, DONE) for claim in held], lambda taken: [LANE] if len(taken) < 2 else ()
-            )
-            assert all(got.done), "its own records are no fences"
+            got = exchange_some(worker, [Finish(claim, TaskState.COMPLETED, DONE) for claim in held], 2)
+            assert all(got.recorded), "its own records are no fences"
             for claim in held:
                 one.say("ended", claim.task.task_id, "completed", DONE.result)
             for claim in got.claims:
@@ -201,7 +200,7 @@ def release(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
-        claimed = worker.claim([LANE])
+        claimed = claim_one(worker)
         if claimed is not None:
             worker.release(claimed)
 
@@ -286,7 +285,7 @@ def map_waiting(one: World) -> None:
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
         answer = Trail(result={"message": {"content": '["x", "y", "z"]'}})
-        assert worker.finish(worker.claim([LANE]), TaskState.COMPLETED, answer)
+        assert finish_one(worker, claim_one(worker), TaskState.COMPLETED, answer)
 
     alive(one, work)
     one.say("accepted", one.open().enqueue(llm("{item}", task_id="m", depends_on=["src"], map={"over": "src"})))

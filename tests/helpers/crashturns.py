@@ -6,7 +6,8 @@ from swarm.core.claim import Finish
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from tests.helpers import crashscenes
-from tests.helpers.crashworld import DONE, LANE, LONG, WORKER, Scenario, World, alive, llm
+from tests.helpers.crashworld import DONE, LONG, WORKER, Scenario, World, alive, llm
+from tests.helpers.queues import claim_one, exchange_some, finish_one
 
 
 def twelve_waiting(one: World) -> None:
@@ -20,11 +21,11 @@ def one_by_one(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
-        held = worker.exchange((), lambda taken: () if taken else [LANE]).claims
+        held = exchange_some(worker, (), 1).claims
         while held:
             finishes = [Finish(claim, TaskState.COMPLETED, DONE) for claim in held]
-            got = worker.exchange(finishes, lambda taken: () if taken else [LANE])
-            assert all(got.done)
+            got = exchange_some(worker, finishes, 1)
+            assert all(got.recorded)
             for claim in held:
                 one.say("ended", claim.task.task_id, "completed", DONE.result)
             for claim in got.claims:
@@ -43,7 +44,7 @@ def failed_on_record(one: World) -> None:
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
         failed = Trail(error=TaskError("bad", "y" * 300), attempts=(LONG,))
-        assert worker.finish(worker.claim([LANE]), TaskState.FAILED, failed)
+        assert finish_one(worker, claim_one(worker), TaskState.FAILED, failed)
 
     alive(one, work)
 
@@ -54,10 +55,10 @@ def retry_and_claim_again(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         worker = queue.worker_view(WORKER)
-        claim = worker.claim([LANE])
+        claim = claim_one(worker)
         if claim is not None:
             one.say("claimed", claim.task.task_id, claim.attempt)
-            assert worker.finish(claim, TaskState.COMPLETED, DONE)
+            assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
             one.say("ended", claim.task.task_id, "completed", DONE.result)
 
     alive(one, work)

@@ -19,7 +19,7 @@ from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import Finding
 from swarm.queue.storage.locks import LifeLock
 from swarm.queue.stores import registry
-from tests.helpers.queues import LANE, llm, whereabouts
+from tests.helpers.queues import LANE, claim_one, finish_one, llm, whereabouts
 
 WORKER = "w"
 MAY_REMAIN = {"temporary", "staging", "no-status", "no-reason", "cancel-mark"}
@@ -186,8 +186,8 @@ def _drain(one: World) -> None:
             brain.release_blocked(view.task_id, view.attempt)
         worker = queue.worker_view(WORKER)
         for lane in os.listdir(queue.layout.pending):
-            while (claim := worker.claim([lane])) is not None:
-                assert worker.finish(claim, TaskState.COMPLETED, DONE)
+            while (claim := claim_one(worker, [lane])) is not None:
+                assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
 
     alive(one, work)
     states = whereabouts(one.open())

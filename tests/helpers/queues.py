@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from swarm.core.task import TaskState
+from swarm.core.claim import Claim, Finish
+from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import GRAIN_NS
+from swarm.queue.worker.transaction import Transaction
+from swarm.queue.worker.worker_queue import WorkerFileQueue
 from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"
@@ -38,6 +42,34 @@ def whereabouts(queue: FileQueue) -> dict[str, list[TaskState]]:
             for located in queue.list(state):
                 places.setdefault(located.task_id, []).append(state)
     return places
+
+
+def claim_one(worker: WorkerFileQueue, lanes: Sequence[str] = (LANE,)) -> Any:
+    """The next task of these lanes, on record; None if there is none. Raises ``StorageFault``."""
+    with worker.transaction() as transaction:
+        claim = transaction.claim(lanes)
+    if transaction.fault is not None:
+        raise transaction.fault
+    return claim
+
+
+def finish_one(worker: WorkerFileQueue, claim: Claim, state: TaskState, trail: Trail) -> bool:
+    """Put an outcome on record; False: fenced."""
+    with worker.transaction() as transaction:
+        transaction.finish(claim, state, trail)
+    return transaction.recorded[0]
+
+
+def exchange_some(
+    worker: WorkerFileQueue, finishes: Iterable[Finish], most: int, lanes: Sequence[str] = (LANE,)
+) -> Transaction:
+    """Record outcomes and claim up to so many tasks, as a worker does in one tick."""
+    with worker.transaction() as transaction:
+        for finish in finishes:
+            transaction.finish(*finish)
+        while len(transaction.claims) < most and transaction.claim(lanes) is not None:
+            pass
+    return transaction
 
 
 def assert_one_state_each(queue: FileQueue, ids: list[str]) -> Counter[TaskState]:

@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from swarm.queue.file_queue import FileQueue
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import claim_one, llm
 from tests.helpers.wait import wait_until
 
 
@@ -20,7 +20,7 @@ def readiness(*, pending: int, processing: int) -> float:
         for _ in queue.enqueue_many(llm(str(n)) for n in range(pending + processing)):
             pass
         for n in range(processing):
-            assert queue.worker_view(f"worker-{n % 4 + 1}").claim([LANE]) is not None
+            assert claim_one(queue.worker_view(f"worker-{n % 4 + 1}")) is not None
         began_s = time.monotonic()
         argv = [sys.executable, "-m", "swarm", "brain", "--root", queue.layout.root]
         brain = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -13,7 +13,7 @@ from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from tests.helpers.crashworld import spare_rule
-from tests.helpers.queues import LANE
+from tests.helpers.queues import claim_one, finish_one
 
 ANSWER = Trail(result={"message": {"content": "done"}, "usage": {"total_tokens": 3}})
 
@@ -55,7 +55,7 @@ class TurnedBrain:
 def work(worker: Any, state: TaskState = TaskState.COMPLETED, trail: Trail = ANSWER) -> list[str]:
     """Finish all that can be claimed; ids in order."""
     done = []
-    while (claim := worker.claim([LANE])) is not None:
-        assert worker.finish(claim, state, trail)
+    while (claim := claim_one(worker)) is not None:
+        assert finish_one(worker, claim, state, trail)
         done.append(claim.task.task_id)
     return done

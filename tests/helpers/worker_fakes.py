@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.clock import SystemClock
 from swarm.config.settings import RetrySettings
-from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
+from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import lane_of
 from swarm.core.model_server import LoadedModel, ModelDetails, Reply
@@ -47,6 +48,26 @@ class MemoryBell:
         return rung
 
 
+class MemoryTransaction:
+    """Nothing can fail in memory, so each step counts at once."""
+
+    fault = None
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+        self.recorded: tuple[bool, ...] = ()
+        self.claims: list[Claim] = []
+
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> None:
+        self.recorded += (self._queue.finish(claim, state, trail),)
+
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
+        claim = self._queue.claim(lanes)
+        if claim is not None:
+            self.claims.append(claim)
+        return claim
+
+
 class MemoryQueue:
     """Keeps the ordering promises of the real one: best lane first, oldest first, a claim is gone for others."""
 
@@ -77,15 +98,12 @@ class MemoryQueue:
         """What recovery does: the claim's file is gone."""
         del self.held[task_id]
 
-    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor) -> Exchanged:
+    @contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
         self._refuse()
-        done = tuple(self._finish(*finish) for finish in finishes)
-        claims: list[Claim] = []
-        while (lanes := lanes_for(claims)) and (claim := self._claim(lanes)) is not None:
-            claims.append(claim)
-        return Exchanged(done, tuple(claims))
+        yield MemoryTransaction(self)
 
-    def _claim(self, lanes: Sequence[str]) -> Claim | None:
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
         with self._lock:
             for lane in lanes:
                 if self.pending[lane]:
@@ -98,7 +116,7 @@ class MemoryQueue:
                     return claim
         return None
 
-    def _finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
         if self.held.pop(claim.task.task_id, None) is None:
             return False
         self.ended[claim.task.task_id] = (state, trail)

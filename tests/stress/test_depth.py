@@ -15,7 +15,7 @@ from swarm.queue.ids import IdMaker
 from swarm.queue.layout import BUCKET_SIZE
 from swarm.queue.storage import group_commit as flush
 from swarm.queue.storage.group_commit import SharedFlush
-from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 
 DONE = Trail(result={"message": {"content": "hi"}})
@@ -32,8 +32,8 @@ def foreign(folder: str, count: int) -> None:
 def take(worker, count: int) -> list[str]:
     found = []
     for _ in range(count):
-        claim = worker.claim([LANE])
-        assert worker.finish(claim, TaskState.COMPLETED, DONE)
+        claim = claim_one(worker)
+        assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
         found.append(claim.task.task_id)
     return found
 
@@ -51,7 +51,7 @@ def test_a_bucket_full_of_foreign_files_costs_one_look(tmp_path):
     start_s = time.process_time()
     assert take(worker, 59) == wanted[1:]
     assert time.process_time() - start_s < 0.5
-    assert worker.claim([LANE]) is None
+    assert claim_one(worker) is None
     assert len(os.listdir(bucket)) == FOREIGN
     assert queue.stats().pending == {}
 
@@ -65,7 +65,7 @@ def test_work_amid_foreign_files_is_found_in_order(tmp_path):
     start_s = time.process_time()
     assert take(worker, 50) == wanted
     assert time.process_time() - start_s < 2.0
-    assert worker.claim([LANE]) is None
+    assert claim_one(worker) is None
     later = queue.enqueue(llm())
     assert take(worker, 1) == [later]
 
@@ -100,7 +100,7 @@ def test_a_submitter_whose_clock_is_behind_loses_nothing(tmp_path, monkeypatch):
     second = [other.enqueue(llm()) for _ in range(20)]
     third = list(other.enqueue_many(llm() for _ in range(BUCKET_SIZE + 5)))
     got += take(worker, 35 + third[-1])
-    assert worker.claim([LANE]) is None
+    assert claim_one(worker) is None
     assert set(first + second) < set(got)
     assert len(set(got)) == 40 + BUCKET_SIZE + 5
 
@@ -109,8 +109,8 @@ def drain(path, name, results):
     queue = open_queue(path)
     worker = queue.worker_view(name)
     got = []
-    while (claim := worker.claim([LANE])) is not None:
-        assert worker.finish(claim, TaskState.COMPLETED, DONE)
+    while (claim := claim_one(worker)) is not None:
+        assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
         got.append(claim.task.task_id)
     results.put((got, worker.lost_races))
 
@@ -145,8 +145,8 @@ def test_slots_that_finish_together_share_flushes(tmp_path, monkeypatch):
     monkeypatch.setattr(queue.storage._flush, "_everything", counted(calls, "all", everything))
 
     def slot():
-        while (claim := worker.claim([LANE])) is not None:
-            assert worker.finish(claim, TaskState.COMPLETED, DONE)
+        while (claim := claim_one(worker)) is not None:
+            assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
 
     slots = [threading.Thread(target=slot) for _ in range(8)]
     for thread in slots:
@@ -244,8 +244,8 @@ def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(flush, "_one", lambda _target: OSError(5, "Input/output error"))
         with pytest.raises(StorageFault):
-            worker.claim([LANE])
-    claim = worker.claim([LANE])
+            claim_one(worker)
+    claim = claim_one(worker)
     assert claim.task.task_id == task_id
     assert claim.attempt == 1
 

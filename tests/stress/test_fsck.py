@@ -15,7 +15,7 @@ from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import Action
 from swarm.queue.storage.locks import LifeLock
-from tests.helpers.queues import LANE, llm, open_queue, whereabouts
+from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, whereabouts
 
 DONE = Trail(result={"message": {"content": "hi"}})
 DEAD = 2**22 + 1
@@ -28,7 +28,7 @@ def queue(tmp_path):
     for name in ("a", "b", "c"):
         queue.enqueue(llm(task_id=name))
     worker = queue.worker_view("w")
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, DONE)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, DONE)
     return queue
 
 
@@ -140,7 +140,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_and_the_young_stay(que
 
 def test_what_belongs_to_nobody_is_told(queue):
     layout = queue.layout
-    queue.worker_view("dead").claim([LANE])
+    claim_one(queue.worker_view("dead"))
     write(f"{layout.heartbeats}/ghost.json", "{}")
     write(f"{layout.workers}/ghost2.json", "{}")
     write(f"{layout.corrupt}/x.json")
@@ -169,7 +169,7 @@ def test_tasks_on_the_move_are_no_findings(tmp_path):
     def work():
         worker = queue.worker_view("w")
         while not stop.is_set():
-            for claim in [c for c in (worker.claim([LANE]) for _ in range(20)) if c]:
+            for claim in [c for c in (claim_one(worker) for _ in range(20)) if c]:
                 worker.release(claim)
 
     mover = threading.Thread(target=work)
@@ -216,7 +216,7 @@ def test_the_command_tells_repairs_and_ends_with_0_or_1(queue):
     repaired = fsck_command("--repair", "--json")
     assert repaired.returncode == 0, repaired.stderr
     assert [f["kind"] for f in json.loads(repaired.stdout)["repaired"]] == ["foreign"]
-    queue.worker_view("dead").claim([LANE])
+    claim_one(queue.worker_view("dead"))
     left = fsck_command("--repair")
     assert left.returncode == 1
     assert "the brain" in left.stdout

@@ -13,7 +13,7 @@ from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.queue.fsck import fsck
 from tests.helpers.crashworld import impatient
-from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, open_queue
 
 DONE = Trail(result={"message": {"content": "z" * 30_000}})
 
@@ -49,21 +49,21 @@ def test_a_full_disk(disk):
     queue = open_queue(disk, "full")
     first, second = queue.enqueue(llm("1")), queue.enqueue(llm("2"))
     worker = queue.worker_view("w")
-    running = worker.claim([LANE])
+    running = claim_one(worker)
     fill(disk)
     refused = submit(disk / "queue")
     assert refused.returncode not in (0, 1)
     assert "No space left" in refused.stderr
     assert "free some space" in refused.stderr
     assert "Traceback" not in refused.stderr
-    waiting = worker.claim([LANE])
+    waiting = claim_one(worker)
     assert waiting is not None, "renames work on a full disk"
     with pytest.raises(StorageFault, match="No space left"):
-        worker.finish(running, TaskState.COMPLETED, DONE)
+        finish_one(worker, running, TaskState.COMPLETED, DONE)
     assert_one_state_each(queue, [first, second])
     os.unlink(disk / "ballast")
-    assert worker.finish(running, TaskState.COMPLETED, DONE)
-    assert worker.finish(waiting, TaskState.COMPLETED, DONE)
+    assert finish_one(worker, running, TaskState.COMPLETED, DONE)
+    assert finish_one(worker, waiting, TaskState.COMPLETED, DONE)
     accepted = submit(disk / "queue")
     assert accepted.returncode == 0, accepted.stderr
     assert sum(queue.stats().pending.values()) == 1, "what was refused is not there"
@@ -77,12 +77,12 @@ def test_a_read_only_disk(disk):
     worker = queue.worker_view("w")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(StorageFault, match="Read-only") as caught:
-        worker.claim([LANE])
+        claim_one(worker)
     assert "resumes by itself" in caught.value.hint
     refused = submit(disk / "queue")
     assert refused.returncode not in (0, 1)
     assert "Read-only" in refused.stderr
     assert "Traceback" not in refused.stderr
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    assert worker.claim([LANE]).task.task_id == task_id
+    assert claim_one(worker).task.task_id == task_id
     assert submit(disk / "queue").returncode == 0

@@ -21,8 +21,8 @@ from swarm.core.task import Attempt, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.storage.locks import LifeLock
-from tests.helpers.crashworld import LANE, MAY_REMAIN, WORKER, impatient, llm, spare_rule
-from tests.helpers.queues import whereabouts
+from tests.helpers.crashworld import MAY_REMAIN, WORKER, impatient, llm, spare_rule
+from tests.helpers.queues import claim_one, exchange_some, finish_one, whereabouts
 
 CUTS = int(os.environ.get("SWARM_POWER_CUTS", "5"))
 FS_IOC_SHUTDOWN = 0x8004587D
@@ -82,15 +82,15 @@ def work_until_cut(root, seed, say):
             case 3:
                 slots = dice.randrange(1, 5)
                 finishes = [Finish(claim, TaskState.COMPLETED, Trail(result=an_answer(claim, dice))) for claim in held]
-                got = worker.exchange(finishes, lambda taken, slots=slots: [LANE] if len(taken) < slots else ())
-                assert all(got.done)
+                got = exchange_some(worker, finishes, slots)
+                assert all(got.recorded)
                 for finish in finishes:
                     say("ended", finish.claim.task.task_id, len(finish.trail.result["message"]["content"]))
                 for claim in got.claims:
                     say("claimed", claim.task.task_id, claim.attempt)
                 held = got.claims
             case _:
-                claim = worker.claim([LANE])
+                claim = claim_one(worker)
                 if claim is None:
                     continue
                 say("claimed", claim.task.task_id, claim.attempt)
@@ -99,7 +99,7 @@ def work_until_cut(root, seed, say):
                     worker.retry(claim, (*claim.attempts, tried), delay_s=0, counts=True)
                     continue
                 result = an_answer(claim, dice)
-                if worker.finish(claim, TaskState.COMPLETED, Trail(result=result)):
+                if finish_one(worker, claim, TaskState.COMPLETED, Trail(result=result)):
                     say("ended", claim.task.task_id, len(result["message"]["content"]))
 
 

@@ -13,7 +13,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.storage.locks import LifeLock
 from tests.helpers.crashworld import impatient
-from tests.helpers.queues import LANE, llm, whereabouts
+from tests.helpers.queues import claim_one, finish_one, llm, whereabouts
 
 WORKERS = ("w1", "w2")
 LARGE = bool(os.environ.get("SWARM_TORTURE"))
@@ -67,7 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=claims, name=st.sampled_from(WORKERS))
     def claim(self, name):
-        claim = self.views[name].claim([LANE])
+        claim = claim_one(self.views[name])
         waiting = self._waiting()
         if claim is None:
             assert not waiting, "an eligible task was not claimed"
@@ -99,7 +99,7 @@ class QueueMachine(RuleBasedStateMachine):
         state = TaskState.FAILED if failed else TaskState.COMPLETED
         mine = self._mine(held)
         result = {"message": {"content": f"{claim.task.task_id} {claim.attempt} {name}"}}
-        assert self.queue.worker_view(name).finish(claim, state, Trail(result=result)) is mine
+        assert finish_one(self.queue.worker_view(name), claim, state, Trail(result=result)) is mine
         if mine:
             self.model[claim.task.task_id]["state"] = str(state)
             self.results[claim.task.task_id] = result

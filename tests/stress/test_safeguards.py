@@ -11,15 +11,15 @@ from swarm.config.settings import QueueSettings, Settings, SupervisorSettings, W
 from swarm.errors import EngineError, StorageFault
 from swarm.proc import identity
 from swarm.queue.fsck import fsck
-from swarm.queue.worker import claimer as taking
+from swarm.queue.worker import transaction
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import what_runs
 from swarm.supervisor.main import NEVER_READY_LIMIT, restart_policy
 from swarm.worker import main as life
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch
-from tests.helpers.crashworld import LANE, WORKER, alive, llm, spare_rule, world
-from tests.helpers.queues import open_queue
+from tests.helpers.crashworld import WORKER, alive, llm, spare_rule, world
+from tests.helpers.queues import claim_one, open_queue
 
 REPO = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def test_a_batch_knows_its_tasks_before_they_appear():
 def test_nothing_is_requeued_while_programs_of_the_dead_worker_run():
     with world() as one:
         one.open().enqueue(llm(task_id="a"))
-        alive(one, lambda queue: queue.worker_view(WORKER).claim([LANE]))
+        alive(one, lambda queue: claim_one(queue.worker_view(WORKER)))
         assert one.open().brain_view(spare_rule, lambda _worker: False).recover(WORKER) is None
         assert one.open().read("a")["state"] == "processing"
         assert one.open().brain_view(spare_rule, lambda _worker: True).recover(WORKER)
@@ -47,7 +47,7 @@ def test_nothing_is_requeued_while_programs_of_the_dead_worker_run():
 def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path, monkeypatch):
     queue = open_queue(tmp_path)
     queue.enqueue(llm(task_id="a"))
-    assert queue.worker_view(WORKER).claim([LANE])
+    assert claim_one(queue.worker_view(WORKER))
     settings = Settings(queue=QueueSettings(root=queue.layout.root), workers=(WorkerSpec(name=WORKER),))
     monkeypatch.setattr(what_runs, "kill_marked", lambda *_, **__: [identity.current()])
     monkeypatch.setattr(life, "install", lambda _wish: pytest.fail("it starts"))
@@ -59,7 +59,7 @@ def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path
 
 @pytest.mark.parametrize("fault", ["EMFILE", "EIO"])
 def test_a_claim_that_fails_half_way_leaves_nothing_in_the_workers_hands(fault, monkeypatch):
-    monkeypatch.setattr(taking, "UNREADABLE_S", 0.0)
+    monkeypatch.setattr(transaction, "UNREADABLE_S", 0.0)
     for k in range(20):
         with world() as one:
             queue = one.open()
@@ -69,10 +69,10 @@ def test_a_claim_that_fails_half_way_leaves_nothing_in_the_workers_hands(fault, 
             failed = False
             try:
                 with watched(one.root, failing(fault, k, lasting=True)):
-                    worker.claim([LANE])
+                    claim_one(worker)
             except StorageFault:
                 failed = True
-            again = [worker.claim([LANE]), worker.claim([LANE])]
+            again = [claim_one(worker), claim_one(worker)]
             if not failed:
                 assert k > 3, "the fault hit nothing"
                 return
@@ -85,7 +85,7 @@ def test_a_name_of_many_bytes_is_set_aside_with_its_reason(tmp_path):
     queue = open_queue(tmp_path)
     path = f"{queue.layout.pending}/{'界' * 80}.json"
     Path(path).write_text("no task")
-    name = queue.storage.set_aside(path, "no task")
+    name = queue.storage.quarantine(path, "no task")
     assert os.path.exists(f"{queue.layout.corrupt}/{name}.reason")
     assert fsck.look(queue.layout, agree_s=0) == ()
 

@@ -58,7 +58,7 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> Entry | None:
     except FileNotFoundError:
         return None
     except (TaskInvalid, ValueError) as exc:
-        storage.set_aside(path, str(exc))
+        storage.quarantine(path, str(exc))
         return None
     return _entry(name, parsed.attempt, parts.task, parts.trail)
 

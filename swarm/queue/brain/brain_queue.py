@@ -31,7 +31,7 @@ from swarm.queue.submit import drop_ins as dropins
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.orphans import CrashRule, take_back
-from swarm.queue.worker.transitions import Settler
+from swarm.queue.worker.transitions import Transitions
 
 CHILDREN_STEP = 1000
 """Children of a cancelled mapped task that are ended in one turn."""
@@ -67,7 +67,7 @@ class BrainFileQueue:
         self._drop_ins = dropins.DropInFiler(layout, storage)
         self._producer = Producer(layout, storage)
         self._mapper = Mapper(layout, storage, self._producer)
-        self._settler = Settler(layout, storage)
+        self._transitions = Transitions(layout, storage)
         self._canceller = Canceller(layout, storage)
         self._cancels = Occupied(layout.cancels)
         self._needed: Needed | None = None
@@ -154,7 +154,7 @@ class BrainFileQueue:
         if located is None or located.state not in (TaskState.PENDING, TaskState.BLOCKED):
             return False
         error = TaskError(type="cancelled", message=reason)
-        return self._settler.end_waiting(located.path, task_id, TaskState.CANCELLED, error)
+        return self._transitions.end_waiting(located.path, task_id, TaskState.CANCELLED, error)
 
     def release_blocked(self, task_id: str, attempt: int) -> bool:
         """Move a blocked task to its lane: to the front if it ran before, else (or if it may be poison) to the end."""
@@ -172,7 +172,7 @@ class BrainFileQueue:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                self._storage.set_aside(path, f"task {task_id} waits already under this name")
+                self._storage.quarantine(path, f"task {task_id} waits already under this name")
                 return False
         ring(self._layout)
         return True
@@ -188,7 +188,9 @@ class BrainFileQueue:
             found = self._blocked.entry(task_id, attempt)
         if found is None:
             return False
-        return self._settler.end_waiting(found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason))
+        return self._transitions.end_waiting(
+            found[0], task_id, TaskState.FAILED, TaskError(type="dependency", message=reason)
+        )
 
     def expand_map(self, task_id: str, attempt: int) -> str | None:
         """Make the children of a blocked map task; it waits on for them. None: it is gone."""
@@ -209,7 +211,7 @@ class BrainFileQueue:
                 return None
             except (MapFault, TaskInvalid, ValueError) as fault:
                 error = TaskError(type="map", message=str(fault))
-                self._settler.end_waiting(found[0], task_id, TaskState.FAILED, error)
+                self._transitions.end_waiting(found[0], task_id, TaskState.FAILED, error)
                 line = f"Failed {task_id}: {fault}"
             self._blocked.read_again(task_id, attempt)
         ring(self._layout)

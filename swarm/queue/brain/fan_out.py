@@ -22,7 +22,7 @@ from swarm.queue.lookup import list_state, read_ended
 from swarm.queue.storage.files import Storage, read_regular
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.outcome_writer import rewrite_tail
-from swarm.queue.worker.transitions import Settler
+from swarm.queue.worker.transitions import Transitions
 
 MOST_GATHERED_BYTES = 24 << 20
 
@@ -34,7 +34,7 @@ class Mapper:
         self._layout = layout
         self._storage = storage
         self._producer = producer
-        self._settler = Settler(layout, storage)
+        self._transitions = Transitions(layout, storage)
 
     def expand(self, path: str) -> int:
         """Make the children of the map task at ``path``; how many. Safe to repeat after a death anywhere in it.
@@ -81,7 +81,7 @@ class Mapper:
             "usage": usage,
         }
         done = msgspec.structs.replace(trail, result=result, simulated=simulated)
-        self._settler.end_dated(path, task, parts.body_size, TaskState.COMPLETED, done)
+        self._transitions.end(path, task, parts.body_size, TaskState.COMPLETED, done)
         return len(ids)
 
     def _record(self, task_id: str) -> dict[str, Any] | None:

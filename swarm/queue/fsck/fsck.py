@@ -127,12 +127,12 @@ class _Repairer:
         if has_plain_name(finding.path):
             self._storage.replace(f"{finding.path}{REASON}", f"{reason}\n".encode(), durable=True)
             return True
-        return self._storage.set_aside(finding.path, reason) is not None  # under a name that has room for the reason's
+        return self._storage.quarantine(finding.path, reason) is not None  # under a name that has room for the reason's
 
     def _aside(self, finding: Finding) -> bool:
         if finding.target and not os.path.lexists(finding.target):
             return False  # the one that counted has moved: two places may have become one
-        return self._storage.set_aside(finding.path, f"{finding.what} (set aside by fsck)") is not None
+        return self._storage.quarantine(finding.path, f"{finding.what} (set aside by fsck)") is not None
 
     def _move(self, finding: Finding) -> bool:
         try:
@@ -148,7 +148,7 @@ class _Repairer:
         except FileNotFoundError:
             return False
         except FileExistsError:
-            self._storage.set_aside(finding.path, f"{finding.what}, where another one is (set aside by fsck)")
+            self._storage.quarantine(finding.path, f"{finding.what}, where another one is (set aside by fsck)")
         return True
 
     def _write_status(self, path: str) -> bool:

@@ -21,7 +21,7 @@ from swarm.queue.ids import shard_time_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.lookup import Located
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.worker.transitions import Settler
+from swarm.queue.worker.transitions import Transitions
 
 _ROUNDS = 3
 """A task given back between two listings is in neither: look again."""
@@ -33,14 +33,14 @@ class Canceller:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._settler = Settler(layout, storage)
+        self._transitions = Transitions(layout, storage)
 
     def end(self, located: Located, reason: str) -> bool:
         """Cancel one that waits; of a mapped one the children are still to be ended. False: it has moved away."""
         if located.state is TaskState.BLOCKED and mapped_task(located.path) is not None:
             self._mark(located.task_id)
         error = TaskError(type="cancelled", message=reason)
-        return self._settler.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
+        return self._transitions.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
 
     def ask(self, task_id: str) -> None:
         """Have the worker of a running one stop it."""

@@ -207,12 +207,12 @@ class Storage:
             if exc.errno not in (*_NO_WAY, *_TAKEN):
                 raise
             if os.path.lexists(target):  # a directory, or a directory comes where a file is
-                self.set_aside(target, "it lies where a claimed task belongs")
+                self.quarantine(target, "it lies where a claimed task belongs")
                 os.rename(source, target)
             else:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source) from exc
 
-    def set_aside(self, path: str, reason: str) -> str | None:
+    def quarantine(self, path: str, reason: str) -> str | None:
         """Move whatever lies at ``path`` to ``corrupt/`` and write ``<name>.reason``; the new name, None if it is gone.
 
         The entry itself is moved, never what a link points to. Nothing is ever deleted. Raises ``OSError``.
@@ -243,7 +243,7 @@ class Storage:
         words = odd_words(path)
         if not words:
             return False
-        name = self.set_aside(path, f"it {words}, and lay where a file of swarm belongs: {path}")
+        name = self.quarantine(path, f"it {words}, and lay where a file of swarm belongs: {path}")
         log.warning("%s %s: moved to corrupt/%s", path, words, name)
         return True
 
@@ -307,7 +307,7 @@ class Storage:
             status = status_of(path)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 words = kind_words(status)
-                name = self.set_aside(path, f"it {words}, and lay where a directory of swarm belongs: {path}")
+                name = self.quarantine(path, f"it {words}, and lay where a directory of swarm belongs: {path}")
                 log.warning("%s %s: moved to corrupt/%s", path, words, name)
                 self.make_dir(path)
             return

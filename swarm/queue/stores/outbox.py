@@ -143,7 +143,7 @@ class Outbox:
         """Set aside what is no note. One that cannot be moved is told once, and keeps no other from being read."""
         try:
             with storage_faults("a damaged note could not be set aside"):
-                self._storage.set_aside(f"{folder}/{name}", f"no note: {problem}")
+                self._storage.quarantine(f"{folder}/{name}", f"no note: {problem}")
         except StorageFault as fault:
             if name not in self._stuck:
                 log.warning("%s is no note (%s): %s", name, problem, fault)

@@ -107,7 +107,7 @@ class DropInFiler:
         young = _quiet_s(status) < _PATIENCE_S
         if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
             return f"Drop-in {file_name} may still be being written: {reason}"
-        self._storage.set_aside(path, reason)
+        self._storage.quarantine(path, reason)
         return f"Drop-in {file_name} is no task and went to corrupt/: {reason}"
 
     def _move(self, path: str, task: Task) -> str:

@@ -15,7 +15,7 @@ from swarm.filesystem.entries import list_names, printable, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, parse_task_file
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.worker.transitions import Settler
+from swarm.queue.worker.transitions import Transitions
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class _Taker:
     def __init__(self, layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> None:
         self._layout = layout
         self._storage = storage
-        self._settler = Settler(layout, storage)
+        self._transitions = Transitions(layout, storage)
         self._worker = worker
         self._rule = rule
 
@@ -66,7 +66,7 @@ class _Taker:
         with storage_faults(f"cannot take back {printable(name)} of {self._worker}"):
             if parsed is not None:
                 return self._take(path, parsed)
-            self._storage.set_aside(path, f"a foreign file among the tasks of {self._worker}")
+            self._storage.quarantine(path, f"a foreign file among the tasks of {self._worker}")
         return f"Set aside {name}: not a task file"
 
     def _take(self, path: str, name: TaskName) -> str:
@@ -75,10 +75,10 @@ class _Taker:
         except FileNotFoundError:
             return ""
         except (TaskInvalid, ValueError) as exc:
-            self._storage.set_aside(path, str(exc))
+            self._storage.quarantine(path, str(exc))
             return f"Set aside {name.task_id}: {exc}"
         if parts.trail.status is not None:  # the work was done and written, only the commit is missing
-            self._settler.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
+            self._transitions.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
             return f"Recorded {name.task_id}: {self._worker} died between writing its outcome and filing it"
         return self._again_or_never(path, name, parts)
 
@@ -88,11 +88,11 @@ class _Taker:
         if delay_s is None:
             error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
             dead = msgspec.structs.replace(trail, status="failed", completed_at=SystemClock().iso(), error=error)
-            self._settler.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
+            self._transitions.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
             return f"Gave up on {name.task_id}: {error.message}"
         if delay_s > 0:
             trail = msgspec.structs.replace(trail, retry_at=SystemClock().iso(delay_s))
-        self._settler.give_back(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)
+        self._transitions.requeue(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)
         return f"Requeued {name.task_id}: {self._worker} died in attempt {name.attempt}"
 
 

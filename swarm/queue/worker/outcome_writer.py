@@ -1,70 +1,54 @@
-"""Outcomes on their way into the files they belong to: written behind the bodies, kept open until they are durable."""
+"""Outcomes written behind the bodies of task files, which are kept open until they are durable."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import open_file
 from swarm.queue.storage.files import Storage, write_all
 
-Tail = tuple[str, int, bytes]
-"""A file, an offset in it, and what it holds from there on."""
 
-
-class Tails:
-    """Files overwritten from an offset on, open within the block. Never makes one; raises ``OSError``.
+class OutcomeWriter:
+    """Overwrites files from an offset on, and keeps them open until the end of the block. Never makes one.
 
     The bytes before the offset stay as they are, also in a torn write.
     """
 
-    def __init__(self, storage: Storage, tails: Sequence[Tail]) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._open: list[int] = []
-        self.there: list[bool] = []
-        """For each: whether its file was there."""
-        try:
-            for path, offset, tail in tails:
-                self._write(path, offset, tail)
-        except BaseException:
-            self._close()
-            raise
 
-    def _write(self, path: str, offset: int, tail: bytes) -> None:
+    def write(self, path: str, offset: int, data: bytes) -> bool:
+        """Put ``data`` at the offset and end the file there; False: it is not there. Not durable yet. Raises ``OSError``."""
         try:
             fd = open_file(path, os.O_RDWR)
         except (FileNotFoundError, OddEntry):
-            self.there.append(False)
-            return
+            return False
         self._open.append(fd)
-        self.there.append(True)
-        write_all(fd, tail, offset)
-        end = offset + len(tail)
+        write_all(fd, data, offset)
+        end = offset + len(data)
         if os.lseek(fd, 0, os.SEEK_END) > end:
             os.ftruncate(fd, end)
+        return True
 
     def flush(self) -> None:
-        """Make them durable, together (full durability only)."""
+        """Make them durable, together (full durability only). Raises ``OSError``."""
         self._storage.flush_files(self._open)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def __exit__(self, *_fault: object) -> None:
         for fd in self._open:
             os.close(fd)
 
 
-def rewrite_tail(storage: Storage, path: str, offset: int, tail: bytes) -> None:
+def rewrite_tail(storage: Storage, path: str, offset: int, data: bytes) -> None:
     """Overwrite one file from an offset on, durably. Raises ``FileNotFoundError``, ``OSError``."""
-    with Tails(storage, ((path, offset, tail),)) as written:
-        if not written.there[0]:
+    with OutcomeWriter(storage) as writer:
+        if not writer.write(path, offset, data):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        written.flush()
+        writer.flush()

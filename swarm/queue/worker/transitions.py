@@ -1,10 +1,9 @@
-"""The ways a claimed or waiting task moves on: ended or given back. One commit each: a rename of the exact file."""
+"""Transitions of a claimed or waiting task: ended or requeued. One commit each: a rename of the exact file."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -18,7 +17,7 @@ from swarm.queue.codec import MAX_FILE_BYTES, encode_trail, parse
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
-from swarm.queue.worker.outcome_writer import Tails, rewrite_tail
+from swarm.queue.worker.outcome_writer import OutcomeWriter, rewrite_tail
 
 PROVEN_S = 1.0
 _STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {
@@ -38,15 +37,8 @@ class Ending(NamedTuple):
     trail: Trail
 
 
-class Ended(NamedTuple):
-    """Whether an ending is on record (False: somebody else moved the file first), and the folder still to be flushed."""
-
-    done: bool
-    folder: str = ""
-
-
-class Settler:
-    """Moves task files on. Every method answers False when the file is gone: somebody else moved it first."""
+class Transitions:
+    """Moves task files on. Each move answers False when the file is gone: somebody else moved it first."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
@@ -56,33 +48,31 @@ class Settler:
         self._proven, self._prove_again_s = "", 0.0
 
     def end(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
-        """Write the trail behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""
-        endings = (Ending(path, task.task_id, body_size, state, trail),)
+        """Write the outcome behind the body and move the file to its terminal place, durably. Raises ``StorageFault``."""
+        ending = Ending(path, task.task_id, body_size, state, self.dated(state, trail))
         with storage_faults(f"task {task.task_id} could not be recorded"):
-            with self.write(endings) as tails:
-                tails.flush()
-                (ended,) = self.file(endings, tails)
-            if ended.folder:
-                self._storage.flush_dir(ended.folder)
-        return ended.done
+            with OutcomeWriter(self._storage) as writer:
+                written = self.write(writer, ending)
+                writer.flush()
+                folder = self.file(ending, written=written)
+            if folder:
+                self._storage.flush_dir(folder)
+        return bool(folder)
 
-    def write(self, endings: Sequence[Ending]) -> Tails:
-        """Each trail behind its body, not durable yet: that is up to who asked. Raises ``OSError``."""
-        return Tails(self._storage, [(e.path, e.body_size - 1, encode_trail(e.trail)) for e in endings])
+    def write(self, writer: OutcomeWriter, ending: Ending) -> bool:
+        """The outcome behind the body, not durable yet; False: the file is not there. Raises ``OSError``."""
+        return writer.write(ending.path, ending.body_size - 1, encode_trail(ending.trail))
 
-    def file(self, endings: Sequence[Ending], tails: Tails) -> list[Ended]:
-        """Move each file whose trail is durable to its terminal place, never over a record.
+    def file(self, ending: Ending, *, written: bool) -> str:
+        """Move a file whose outcome is durable to its terminal place, never over a record.
 
-        The names are not flushed: nobody may be told before the ``folder`` of each is. A record
-        that exists already stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again, what was
-        recorded is known again.
+        The folder whose names are still to be flushed before anybody may be told; empty where the ending is not on record.
+        A record that exists already stays; the file goes to ``corrupt`` instead. Raises ``OSError``: then say it again,
+        what was recorded is known again.
         """
-        return [
-            self._file(ending) if found else self._recorded_before(ending)
-            for ending, found in zip(endings, tails.there, strict=True)
-        ]
+        return self._file(ending) if written else self._recorded_before(ending)
 
-    def _file(self, ending: Ending) -> Ended:
+    def _file(self, ending: Ending) -> str:
         folder, target = self._layout.terminal_place(ending.state, ending.task_id)
         try:
             self._prove(folder)
@@ -94,9 +84,9 @@ class Settler:
         except FileNotFoundError:
             return self._recorded_before(ending)
         except FileExistsError:
-            self._storage.set_aside(ending.path, f"task {ending.task_id} has a record already: {target}")
-            return Ended(False)
-        return Ended(True, folder)
+            self._storage.quarantine(ending.path, f"task {ending.task_id} has a record already: {target}")
+            return ""
+        return folder
 
     def _prove(self, folder: str) -> None:
         """Have a directory there, and no link to one: nothing is filed behind it. Looked at once a second."""
@@ -107,19 +97,19 @@ class Settler:
             self._storage.make_dir(folder)
         self._proven, self._prove_again_s = folder, now_s + PROVEN_S
 
-    def _recorded_before(self, ending: Ending) -> Ended:
-        """Whether the record there is this very one, filed by an earlier try whose last flush failed."""
+    def _recorded_before(self, ending: Ending) -> str:
+        """The folder, if the record there is this very one, filed by an earlier try whose last flush failed."""
         folder, target = self._layout.terminal_place(ending.state, ending.task_id)
         try:
             there = parse(read_regular(target, MAX_FILE_BYTES)).trail
         except (FileNotFoundError, ValueError, TaskInvalid):
-            return Ended(False)
+            return ""
         same = msgspec.structs.replace(there, completed_at=ending.trail.completed_at) == ending.trail
-        return Ended(same, folder if same else "")
+        return folder if same else ""
 
-    def give_back(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
+    def requeue(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
         """Move a file to the front of its lane (or to ``blocked``), its trail rewritten first unless None."""
-        with storage_faults(f"task {task.task_id} could not be given back"):
+        with storage_faults(f"task {task.task_id} could not be requeued"):
             try:
                 if trail is not None:
                     rewrite_tail(self._storage, path, body_size - 1, encode_trail(trail))
@@ -131,13 +121,9 @@ class Settler:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                self._storage.set_aside(path, f"task {task.task_id} waits already under this name")
+                self._storage.quarantine(path, f"task {task.task_id} waits already under this name")
                 return False
         return True
-
-    def end_dated(self, path: str, task: Task, body_size: int, state: TaskState, trail: Trail) -> bool:
-        """``end`` with the status and the time of now filled in."""
-        return self.end(path, task, body_size, state, self.dated(state, trail))
 
     def dated(self, state: TaskState, trail: Trail) -> Trail:
         """The trail with its status, and the time of now where it has none."""
@@ -163,7 +149,7 @@ class Settler:
             except FileNotFoundError:
                 return True  # it had ended: put back by hand or purged since
             except (TaskInvalid, ValueError) as exc:
-                self._storage.set_aside(target, str(exc))
+                self._storage.quarantine(target, str(exc))
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""A worker's view of the queue: claim by one rename, finish by moving exactly the claimed file.
+"""The queue as one worker uses it: transactions of finishes and claims, requeueing, and what else it looks at.
 
 Fits the ``WorkerQueue`` port.
 """
@@ -6,14 +6,14 @@ Fits the ``WorkerQueue`` port.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from swarm.clock import SystemClock
-from swarm.core.claim import Claim, Exchanged, Finish, LanesFor
+from swarm.core.claim import Claim, Finish
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
-from swarm.core.task import Attempt, TaskState, Trail, canonical_model
+from swarm.core.task import Attempt, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault
 from swarm.filesystem.entries import is_file
@@ -26,11 +26,10 @@ from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import returned_bucket
-from swarm.queue.worker.claimer import Taken, Taker
-from swarm.queue.worker.outcome_writer import Tails
-from swarm.queue.worker.transitions import Ended, Ending, Settler
+from swarm.queue.worker.outcome_writer import OutcomeWriter
+from swarm.queue.worker.transaction import LaneClaimer, Origin, Transaction
+from swarm.queue.worker.transitions import Transitions
 
-_RECORDING = storage_faults("what ended or was claimed could not be put on record")
 _LOOK = storage_faults("cannot look into the queue")
 
 
@@ -41,84 +40,43 @@ class WorkerFileQueue:
         self._layout = layout
         self._storage = storage
         self._worker = worker
-        self._mine = layout.held_by(worker)
-        self._taker = Taker(layout, storage, worker)
-        self._settler = Settler(layout, storage)
+        self._claimer = LaneClaimer(layout, storage, worker)
+        self._transitions = Transitions(layout, storage)
         self._clock = SystemClock()
         self._blocked = Occupied(layout.blocked)
         self._counts = LaneCounts(layout)
         self._pauses = PauseBook(layout)
         self._cancels = Occupied(layout.cancels)
-        self._no_tails = Tails(storage, ())
 
     @property
     def lost_races(self) -> int:
         """How often another worker was quicker."""
-        return self._taker.lost_races
+        return self._claimer.lost_races
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
-        """The first claimable task of the first lane that has one; None if none has. Raises ``StorageFault``."""
-        got = self.exchange((), lambda taken: () if taken else lanes)
-        if got.fault is not None:
-            raise got.fault
-        return got.claims[0] if got.claims else None
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Record outcomes and claim within the block; committed at its end. Raises ``StorageFault``: then nothing counts."""
+        with OutcomeWriter(self._storage) as writer:
+            transaction = Transaction(self._worker, self._storage, self._claimer, self._transitions, writer)
+            try:
+                yield transaction
+                transaction.commit()
+            finally:
+                self._claimer.give_back(transaction.uncommitted)
+        if transaction.finishes:
+            self._notify_of(transaction.finishes)
 
-    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> bool:
-        """Record the outcome; False: fenced, nothing changed. Raises ``StorageFault``."""
-        return self.exchange((Finish(claim, state, trail),), None).done[0]
-
-    def exchange(self, finishes: Sequence[Finish], lanes_for: LanesFor | None) -> Exchanged:
-        """Record outcomes and claim what is wanted then, durable together: two flushes, however many there are.
-
-        Raises ``StorageFault`` when that could not be done: say the same finishes again, what was recorded is known again.
-        What was claimed goes back before anything else is claimed.
-        """
-        taken = Taken()
-        with _RECORDING:
-            endings = [self._ending(finish) for finish in finishes]
-            with self._settler.write(endings) if endings else self._no_tails as tails:
-                try:
-                    if lanes_for is not None:
-                        self._taker.take(lanes_for, taken)
-                    ended = self._commit(endings, tails, taken)
-                except BaseException:
-                    self._taker.keep(taken.places)
-                    raise
-        if finishes:
-            self._tell_of(finishes)
-        return Exchanged(tuple([e.done for e in ended]), tuple(taken.claims), taken.fault)
-
-    def _commit(self, endings: Sequence[Ending], tails: Tails, taken: Taken) -> Sequence[Ended]:
-        """Flush the outcomes' bytes, file them, flush the names: no name may say what its file does not hold yet."""
-        if not (endings or taken.claims):
-            return ()
-        tails.flush()
-        ended = self._settler.file(endings, tails)
-        if self._storage.full:
-            self._flush_names(ended, claimed=bool(taken.places))
-        return ended
-
-    def _ending(self, finish: Finish) -> Ending:
-        claim, state, trail = finish
-        return Ending(claim.path, claim.task.task_id, claim.body_size, state, self._settler.dated(state, trail))
-
-    def _flush_names(self, ended: Sequence[Ended], *, claimed: bool) -> None:
-        folders = {e.folder for e in ended if e.folder}
-        if claimed:
-            folders.add(self._mine)
-        self._storage.flush_dir(*folders)
-
-    def _tell_of(self, finishes: Sequence[Finish]) -> None:
+    def _notify_of(self, finishes: Sequence[Finish]) -> None:
         if self._cancels.any():
             for finish in finishes:
                 self._forget_cancel(finish.claim)
         if self._blocked.any() or any(finish.claim.task.session is not None for finish in finishes):
-            ring(self._layout)  # the brain may have something to let go
+            ring(self._layout)  # the brain may have something to release
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
-        """Give the task back with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""
+        """Requeue the task with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""
         retry_at = self._clock.iso(delay_s) if delay_s > 0 else None
-        return self._settler.give_back(
+        return self._transitions.requeue(
             claim.path,
             claim.task,
             claim.body_size,
@@ -128,8 +86,8 @@ class WorkerFileQueue:
         )
 
     def release(self, claim: Claim) -> bool:
-        """Give the task back untouched and uncounted. False: fenced. Raises ``StorageFault``."""
-        return self._settler.give_back(
+        """Requeue the task untouched and uncounted. False: fenced. Raises ``StorageFault``."""
+        return self._transitions.requeue(
             claim.path, claim.task, claim.body_size, None, attempt=claim.attempt - 1, delayed=False
         )
 
@@ -146,10 +104,10 @@ class WorkerFileQueue:
         task, attempts = claim.task, claim.attempt - 1
         trail = Trail(attempts=claim.attempts, released=True) if task.depends_on else None
         try:
-            return self._settler.give_back(claim.path, task, claim.body_size, trail, attempt=attempts, delayed=True)
+            return self._transitions.requeue(claim.path, task, claim.body_size, trail, attempt=attempts, delayed=True)
         except StorageFault:
-            folder = f"{self._layout.lane(lane_of(task))}/{returned_bucket(task.priority)}"
-            self._taker.keep({claim.path: (folder, TaskName(task.task_id, attempts))})
+            bucket = f"{self._layout.lane(lane_of(task))}/{returned_bucket(task.priority)}"
+            self._claimer.give_back({claim.path: Origin(bucket, TaskName(task.task_id, attempts))})
             raise
 
     @_LOOK

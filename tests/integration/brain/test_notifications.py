@@ -24,7 +24,7 @@ from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.stores.notifications import Note, write_note
 from swarm.queue.stores.outbox import Outbox
 from tests.helpers.cli import user
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.wait import wait_until
 
 LOG = logging.getLogger("test.notify")
@@ -69,10 +69,10 @@ def box(queue):
 
 def end(queue, state=TaskState.COMPLETED):
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     error = None if state is TaskState.COMPLETED else TaskError("timeout", "late")
     status = {TaskState.COMPLETED: "completed", TaskState.FAILED: "failed"}[state]
-    worker.finish(claim, state, Trail(status=status, completed_at="2026-02-07T21:05:50.123+01:00", error=error))
+    finish_one(worker, claim, state, Trail(status=status, completed_at="2026-02-07T21:05:50.123+01:00", error=error))
 
 
 def test_a_task_is_told_of_once_it_has_ended_and_a_server_may_be_down(queue, listener):

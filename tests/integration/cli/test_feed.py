@@ -20,7 +20,7 @@ from swarm.errors import InputError, LockHeld
 from swarm.formats.input.feed_csv import CsvRows
 from swarm.formats.input.feed_lines import CommandLines, FileLines
 from swarm.queue.stores.feeds import FeedBook, FeedPool
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import LANE, claim_one, finish_one, llm
 from tests.helpers.wait import wait_until
 
 MODEL = LANE.removeprefix("llm@")
@@ -36,9 +36,9 @@ def request(source=None, *, low=20, target=40, **more):
 
 def work(queue, limit=1 << 30):
     worker, done = queue.worker_view("w"), 0
-    while done < limit and (claim := worker.claim([LANE])):
+    while done < limit and (claim := claim_one(worker)):
         text = claim.task.request["messages"][0]["content"]
-        worker.finish(claim, TaskState.COMPLETED, Trail(result={"message": {"content": text}}))
+        finish_one(worker, claim, TaskState.COMPLETED, Trail(result={"message": {"content": text}}))
         done += 1
     return done
 
@@ -361,7 +361,7 @@ def test_fed_tasks_wait_by_the_time_at_which_they_were_fed(queue, tmp_path):
     assert list(queue.enqueue_many(later)) == [1]
     queue.enqueue(llm("last"))
     worker = queue.worker_view("w")
-    claimed = [worker.claim([LANE]).task.request["messages"][0]["content"] for _ in range(4)]
+    claimed = [claim_one(worker).task.request["messages"][0]["content"] for _ in range(4)]
     assert claimed == ["line 0", "line 1", "later", "last"]
 
 
@@ -370,9 +370,9 @@ def test_what_was_fed_is_found_wherever_it_has_got_to(queue):
     documents = [llm(str(n), task_id=f"feed-x-{n:010d}", session="s" if n == 5 else None) for n in range(6)]
     assert pool.offer(documents, LANE, doubtful=False) == 0
     worker = queue.worker_view("w")
-    held = [worker.claim([LANE]) for _ in range(4)]  # the fifth waits, the sixth is blocked by its session
-    worker.finish(held[0], TaskState.COMPLETED, Trail(result={}))
-    worker.finish(held[1], TaskState.FAILED, Trail())
+    held = [claim_one(worker) for _ in range(4)]  # the fifth waits, the sixth is blocked by its session
+    finish_one(worker, held[0], TaskState.COMPLETED, Trail(result={}))
+    finish_one(worker, held[1], TaskState.FAILED, Trail())
     worker.retry(held[2], (), delay_s=60.0, counts=True)
     more = [*documents, llm("new", task_id="feed-x-0000000006")]
     assert pool.offer(more, LANE, doubtful=True) == 6

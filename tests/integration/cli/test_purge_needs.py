@@ -21,7 +21,7 @@ from swarm.queue.brain.result_refs import needs_path, read_needs
 from swarm.queue.layout import shard_of
 from swarm.queue.stores.feeds import FeedBook
 from swarm.queue.stores.notifications import Note, write_note
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 
 OLD_S = 3600.0
@@ -61,11 +61,11 @@ def test_a_result_stays_until_who_asks_for_it_has_ended(queue, brain):
     brain.settle()
     assert queue.find("asks").state is TaskState.PENDING
     assert purged(queue, brain) == {"b"}, "let go, one needs a result and the other none"
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     brain = TurnedBrain(queue)
     brain.settle()
     assert purged(queue, brain) == set(), "at work"
-    worker.finish(claim, TaskState.COMPLETED, ANSWER)
+    finish_one(worker, claim, TaskState.COMPLETED, ANSWER)
     work(worker)
     assert "a" in purged(queue, brain)
 
@@ -103,7 +103,7 @@ def test_a_mapped_tasks_children_stay_until_their_answers_are_gathered(queue, br
     work(worker, trail=Trail(result={"message": {"content": "[1, 2]"}}))
     queue.enqueue(llm("{item}", task_id="m", depends_on=["list"], map={"over": "list"}))
     brain.settle()
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, ANSWER)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, ANSWER)
     assert purged(queue, brain) <= {"list"}
     work(worker)
     brain.settle()
@@ -117,8 +117,8 @@ def test_put_back_after_its_result_was_removed_is_refused(queue, brain):
     work(worker)
     queue.enqueue(llm("{results.a.text}", task_id="b", depends_on=["a"]))
     brain.settle()
-    claim = worker.claim([LANE])
-    worker.finish(claim, TaskState.FAILED, Trail(attempts=(Attempt(attempt=1, worker="w", outcome="failed"),)))
+    claim = claim_one(worker)
+    finish_one(worker, claim, TaskState.FAILED, Trail(attempts=(Attempt(attempt=1, worker="w", outcome="failed"),)))
     assert purged(queue, brain) == {"a"}
     with pytest.raises(QueueError, match="b waits for a, whose record was removed"):
         queue.retry("b")
@@ -168,16 +168,16 @@ def test_a_batch_goes_when_all_of_it_has_gone_and_not_before(queue, brain):
     submit(queue, "b")
     submit(queue, "other")
     worker = queue.worker_view("w")
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, ANSWER)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, ANSWER)
     age(queue)
     queue.purge([TaskState.COMPLETED], older_than_s=OLD_S)
     assert queue.purge_batches(older_than_s=OLD_S) == (), "one is gone, two wait"
-    held = worker.claim([LANE])
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, ANSWER)
+    held = claim_one(worker)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, ANSWER)
     age(queue)
     queue.purge([TaskState.COMPLETED], older_than_s=OLD_S)
     assert queue.purge_batches(older_than_s=OLD_S) == (), "one is at work"
-    worker.finish(held, TaskState.COMPLETED, ANSWER)
+    finish_one(worker, held, TaskState.COMPLETED, ANSWER)
     age(queue)
     assert queue.purge_batches(older_than_s=OLD_S) == (), "one result is there"
     assert queue.purge_batches(older_than_s=OLD_S, purged=[TaskState.COMPLETED], dry=True) == ("b",)
@@ -213,7 +213,7 @@ def test_a_batch_that_was_purged_in_part_does_not_wait_for_what_is_gone(queue):
     submit(queue, "b")
     worker = queue.worker_view("w")
     for _ in range(2):
-        worker.finish(worker.claim([LANE]), TaskState.COMPLETED, ANSWER)
+        finish_one(worker, claim_one(worker), TaskState.COMPLETED, ANSWER)
     age(queue)
     queue.purge([TaskState.COMPLETED], older_than_s=OLD_S)
     work(worker)

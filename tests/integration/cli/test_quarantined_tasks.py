@@ -12,7 +12,7 @@ from swarm.cli.views import explain
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.queue.batches.batch_book import Manifest
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
 
@@ -28,7 +28,7 @@ def test_a_session_whose_current_task_is_corrupt_goes_on(queue, brain, caplog, r
     brain.settle()
     damage(queue, first)
     worker = queue.worker_view("w")
-    assert worker.claim([LANE]) is None, "what is no task is set aside"
+    assert claim_one(worker) is None, "what is no task is set aside"
     if restarted:
         brain = TurnedBrain(queue)
     brain.settle()
@@ -46,7 +46,7 @@ def test_a_dependent_of_a_corrupt_task_fails_with_its_place_and_reason(queue, br
     brain.settle()
     damage(queue, "a")
     worker = queue.worker_view("w")
-    worker.claim([LANE])
+    claim_one(worker)
     brain.settle()
     message = queue.read("b")["error"]["message"]
     assert message.startswith("its dependency a will never end, it lies in corrupt/a.1.json: ")
@@ -86,7 +86,7 @@ def test_a_purge_leaves_what_tells_a_session_that_it_may_go_on(queue, brain):
     brain.settle()
     damage(queue, first)
     worker = queue.worker_view("w")
-    worker.claim([LANE])
+    claim_one(worker)
     old = time.time() - 60
     for name in os.listdir(queue.layout.corrupt):
         os.utime(f"{queue.layout.corrupt}/{name}", (old, old))
@@ -117,7 +117,7 @@ def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
         pass
     ids = list(queue.batches().task_ids("b"))
     worker = queue.worker_view("w")
-    assert worker.finish(worker.claim([LANE]), TaskState.FAILED, ANSWER)
+    assert finish_one(worker, claim_one(worker), TaskState.FAILED, ANSWER)
     damage(queue, ids[1])
     wait_until(brain.view.hopeless, what="its failure is counted")
     brain.settle()
@@ -172,7 +172,7 @@ def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
 def test_it_is_explained(queue):
     queue.enqueue(llm(task_id="a"))
     damage(queue, "a")
-    queue.worker_view("w").claim([LANE])
+    claim_one(queue.worker_view("w"))
     aside = queue.set_aside("a")
     found = explain.set_aside("a", aside, "/a queue")
     assert found.reasons[0].next_step.startswith("swarm submit --task '/a queue/corrupt/a.1.json'")
@@ -191,7 +191,7 @@ def test_the_listing_of_corrupt_files_says_why(queue, brain):
         path = f"{queue.layout.pending}/{name}"
         with open(path, "wb") as file:
             file.write(data)
-        queue.storage.set_aside(path, brain.view.file_drop_in(name).partition(": ")[2])
+        queue.storage.quarantine(path, brain.view.file_drop_in(name).partition(": ")[2])
     with open(f"{queue.layout.corrupt}/unexplained.json", "wb"):
         pass
     told = CliRunner().invoke(app, ["queue", "list", "corrupt", "--json", "--root", queue.layout.root])

@@ -15,7 +15,7 @@ from swarm.queue.batches.failure_limit import HopelessBatches
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import living, own_row
 from tests.helpers.crashworld import spare_rule
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 
 DONE = Trail(result={"message": {"content": "hi"}})
 
@@ -46,14 +46,14 @@ def test_a_worker_goes_on_with_the_other_tasks(queue, bad):
     bad.add(os.stat(queue.find("a").path).st_ino)
     worker = queue.worker_view("w")
     with pytest.raises(StorageFault, match="Input/output error"):
-        worker.claim([LANE])
-    claims = [worker.claim([LANE]), worker.claim([LANE])]
+        claim_one(worker)
+    claims = [claim_one(worker), claim_one(worker)]
     assert [claim.task.task_id for claim in claims] == ["b", "c"]
-    assert all(worker.finish(claim, TaskState.COMPLETED, DONE) for claim in claims)
-    assert worker.claim([LANE]) is None
+    assert all(finish_one(worker, claim, TaskState.COMPLETED, DONE) for claim in claims)
+    assert claim_one(worker) is None
     assert queue.find("a").state is TaskState.PENDING
     bad.clear()
-    assert queue.worker_view("v").claim([LANE]).task.task_id == "a"
+    assert claim_one(queue.worker_view("v")).task.task_id == "a"
 
 
 def test_a_row_and_a_heartbeat_are_hints(queue, bad):
@@ -70,8 +70,8 @@ def test_the_limits_of_other_batches_are_watched(queue, bad, caplog):
         manifest = Manifest(batch_id=batch_id, source="", format="text", created_at="", max_fails=0)
         list(queue.batches().submit(manifest, [(f"{batch_id}-k", llm())]))
     worker = queue.worker_view("w")
-    while (claim := worker.claim([LANE])) is not None:
-        worker.finish(claim, TaskState.FAILED, DONE)
+    while (claim := claim_one(worker)) is not None:
+        finish_one(worker, claim, TaskState.FAILED, DONE)
     bad.add(os.stat(f"{queue.layout.batches}/b1.json").st_ino)
     with caplog.at_level(logging.WARNING):
         watched = HopelessBatches(queue.layout, queue.storage)

@@ -13,7 +13,7 @@ from swarm.errors import QueueError
 from swarm.queue.batches import tally as batchtally
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import GAP_S, MAX_SPANS, merged, tally
-from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
+from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 
 MANIFEST = Manifest(batch_id="b-1", source="x.jsonl", format="jsonl", created_at="now")
@@ -30,7 +30,7 @@ def ids(queue):
 def work(queue, limit, state=TaskState.COMPLETED, card="GPU-1", begin=10.0):
     worker = queue.worker_view("w")
     for number in range(limit):
-        claim = worker.claim([LANE])
+        claim = claim_one(worker)
         begun = begin + 2 * number
         attempt = Attempt(
             attempt=1,
@@ -43,7 +43,7 @@ def work(queue, limit, state=TaskState.COMPLETED, card="GPU-1", begin=10.0):
         )
         usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
         error = None if state is TaskState.COMPLETED else TaskError("timeout", "late")
-        worker.finish(claim, state, Trail(result={"usage": usage}, attempts=(attempt,), error=error))
+        finish_one(worker, claim, state, Trail(result={"usage": usage}, attempts=(attempt,), error=error))
 
 
 def cost(queue, ids):
@@ -89,7 +89,7 @@ def test_cancelling_and_putting_back_a_batch(queue, ids):
     other = queue.enqueue(llm("somebody else's", priority=0))
     work(queue, 3)
     work(queue, 2, TaskState.FAILED)
-    held = queue.worker_view("w").claim([LANE])
+    held = claim_one(queue.worker_view("w"))
     done = queue.cancel_many(ids, "no longer wanted")
     assert (done.cancelled, done.asked) == (4, 1)
     assert os.path.exists(queue.layout.cancel_mark(held.task.task_id))

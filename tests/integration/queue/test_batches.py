@@ -16,7 +16,7 @@ from swarm.queue.batches.batch_book import Manifest, Submitted
 from swarm.queue.batches.watch import BatchWatch
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.operations import task_ops as people
-from tests.helpers.queues import LANE, assert_one_state_each, llm, settle
+from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing
 from tests.helpers.wait import wait_until
 
@@ -37,8 +37,10 @@ def submit(queue, pairs, manifest=MANIFEST, *, partial=False):
 def work(queue, limit=1000, state=TaskState.COMPLETED):
     worker = queue.worker_view("w")
     done = 0
-    while done < limit and (claim := worker.claim([LANE])):
-        worker.finish(claim, state, Trail(result={"message": {"content": claim.task.request["messages"][0]["content"]}}))
+    while done < limit and (claim := claim_one(worker)):
+        finish_one(
+            worker, claim, state, Trail(result={"message": {"content": claim.task.request["messages"][0]["content"]}})
+        )
         done += 1
     return done
 
@@ -94,8 +96,8 @@ def test_what_was_known_of_models_stays(queue):
 def test_after_a_purge_the_same_again_submits_what_is_gone_beside_what_still_waits(queue):
     submit(queue, items("a", "b", "c"))
     worker = queue.worker_view("w")
-    first = worker.claim([LANE])
-    worker.finish(first, TaskState.COMPLETED, Trail())
+    first = claim_one(worker)
+    finish_one(worker, first, TaskState.COMPLETED, Trail())
     os.unlink(queue.layout.terminal(TaskState.COMPLETED, first.task.task_id))
     submit(queue, items("a", "b", "c"))
     assert_one_state_each(queue, list(queue.batches().task_ids("b-1")))
@@ -235,7 +237,7 @@ def limited(queue, max_fails):
 def test_what_is_put_back_of_a_hopeless_batch_goes_on_until_too_many_fail_again(queue, monkeypatch, running):
     monkeypatch.setattr(hopeless, "QUIET_NS", 0)
     brain, worker = limited(queue, 1), queue.worker_view("w")
-    held = [worker.claim([LANE]) for _ in range(running)]
+    held = [claim_one(worker) for _ in range(running)]
     assert brain.stop_batch("b-1", "hopeless") == 4 - running
     assert len(brain.hopeless()) == len(held), "who watches it lets go of one that has ended"
     assert queue.retry_many(queue.batches().task_ids("b-1")) == 6 - running

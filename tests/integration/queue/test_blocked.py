@@ -23,7 +23,7 @@ from swarm.queue.storage import inotify
 from swarm.queue.storage.files import Storage
 from swarm.queue.stores import pauses as pauses_module
 from swarm.queue.submit.producer import Producer
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 
 DONE = Trail(result={"message": {"content": "done"}})
@@ -57,8 +57,8 @@ def turn(brain):
 def work(worker, state=TaskState.COMPLETED, trail=DONE):
     """Finish all that can be claimed; ids in order."""
     done = []
-    while (claim := worker.claim([LANE])) is not None:
-        assert worker.finish(claim, state, trail)
+    while (claim := claim_one(worker)) is not None:
+        assert finish_one(worker, claim, state, trail)
         done.append(claim.task.task_id)
     return done
 
@@ -91,7 +91,7 @@ def test_a_session_goes_on_after_failures_cancels_and_a_retry_by_hand(queue):
     assert turn(brain) == [first]
     brain = brain_of(queue)
     assert turn(brain) == []
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     assert worker.retry(claim, [], delay_s=0.05, counts=True)
     assert queue.enqueue(llm(session="chat")) not in turn(brain), "the one on turn is only having a pause"
     wait_until(lambda: turn(brain) == [first], what="its delay over")
@@ -115,10 +115,10 @@ def test_a_worker_rings_when_something_waits_for_what_it_finished(queue):
     queue.enqueue(llm(session="chat"))
     brain, worker = brain_of(queue), queue.worker_view("w")
     turn(brain)
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     bell = queue.bell()
     bell.drain()
-    worker.finish(claim, TaskState.COMPLETED, DONE)
+    finish_one(worker, claim, TaskState.COMPLETED, DONE)
     assert bell.wait(2.0)
     bell.close()
 
@@ -151,13 +151,13 @@ def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
     for task_id in ids:
         endings.watch(task_id)
     worker = queue.worker_view("w")
-    claims = [worker.claim([LANE]) for _ in range(100)]
+    claims = [claim_one(worker) for _ in range(100)]
     assert list(endings.news()) == []
-    worker.finish(claims[97], TaskState.FAILED, DONE)
+    finish_one(worker, claims[97], TaskState.FAILED, DONE)
     assert list(endings.news()) == [(ids[97], False)], "it was running a moment ago: seen at once"
     work(worker)
     for claim in claims[:97]:
-        worker.finish(claim, TaskState.COMPLETED, DONE)
+        finish_one(worker, claim, TaskState.COMPLETED, DONE)
     found = [task_id for _ in range(40) for task_id, _ in endings.news()]
     assert sorted(found) == sorted(ids[:97])
 
@@ -175,15 +175,15 @@ def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
     first = turn(brain)
     assert len(first) == sessions
     worker = queue.worker_view("w")
-    claims = [worker.claim([LANE]) for _ in range(10)]
+    claims = [claim_one(worker) for _ in range(10)]
     turn(brain)
     looked_up = []
     known = Endings.ended
     monkeypatch.setattr(Endings, "ended", lambda self, task_id: looked_up.append(task_id) or known(self, task_id))
     for claim in claims:
-        worker.finish(claim, TaskState.COMPLETED, DONE)
-    between = worker.claim([LANE])
-    worker.finish(between, TaskState.FAILED, DONE)
+        finish_one(worker, claim, TaskState.COMPLETED, DONE)
+    between = claim_one(worker)
+    finish_one(worker, between, TaskState.FAILED, DONE)
     queue.cancel(first[200], "not wanted")
     queue.cancel(chain[0], "not wanted")
     went_on = turn(brain)
@@ -281,9 +281,9 @@ def test_whatever_the_order_everything_runs_after_what_it_waits_for(tmp_path_fac
         if rng.random() < 0.3:
             brain = brain_of(queue, ready_only=rng.random() < 0.5)
         turn(brain)
-        claim = worker.claim([LANE])
+        claim = claim_one(worker)
         if claim is not None:
-            worker.finish(claim, TaskState.COMPLETED, DONE)
+            finish_one(worker, claim, TaskState.COMPLETED, DONE)
             ran.append(int(claim.task.name[1:]))
     assert sorted(ran) == list(range(len(edges))), "each exactly once"
     assert all(ran.index(t) < ran.index(i) for i, targets in enumerate(wants) for t in targets)
@@ -360,12 +360,12 @@ def test_a_brain_that_dies_while_mapping_neither_loses_nor_doubles(queue, monkey
     with pytest.raises(KeyboardInterrupt):
         turn(brain)
     monkeypatch.setattr(Producer, "enqueue_many", real)
-    first = worker.claim([LANE])
-    worker.finish(first, TaskState.COMPLETED, DONE)
-    held = worker.claim([LANE])
+    first = claim_one(worker)
+    finish_one(worker, first, TaskState.COMPLETED, DONE)
+    held = claim_one(worker)
     brain = brain_of(queue)
     turn(brain)
-    worker.finish(held, TaskState.COMPLETED, DONE)
+    finish_one(worker, held, TaskState.COMPLETED, DONE)
     rest = work(worker)
     ran = [first.task.task_id, held.task.task_id, *rest]
     assert sorted(ran) == [f"m-{k}" for k in range(8)]
@@ -384,9 +384,9 @@ def test_a_failed_part_fails_the_whole_unless_it_is_to_run_anyway(queue):
     brain, worker = over_list(queue, "[1, 2]")
     queue.enqueue(llm("{item}", task_id="n", depends_on=["list"], map={"over": "list"}, on_dependency_failure="run"))
     turn(brain)
-    for claim in iter(lambda: worker.claim([LANE]), None):
+    for claim in iter(lambda: claim_one(worker), None):
         failed = claim.task.task_id.endswith("-1")
-        worker.finish(claim, TaskState.FAILED if failed else TaskState.COMPLETED, DONE)
+        finish_one(worker, claim, TaskState.FAILED if failed else TaskState.COMPLETED, DONE)
     turn(brain)
     assert queue.read("m")["error"]["message"] == "m-1 failed"
     assert queue.read("n")["result"]["list"] == ["done", None]
@@ -413,7 +413,7 @@ def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b-1")))
     worker, brain = queue.worker_view("w"), brain_of(queue)
     assert worker.pauses().batch("b-1") is not None
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     assert worker.hold(claim)
     assert work(worker) == [other]
     assert turn(brain) == []
@@ -421,7 +421,7 @@ def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     assert view.batch_paused == "b-1"
     pauses_module.change(queue.layout, queue.storage, lambda p: p.without("batch", "b-1"))
     assert turn(brain) == [claim.task.task_id]
-    assert worker.claim([LANE]).attempt == 1, "being put aside is no attempt"
+    assert claim_one(worker).attempt == 1, "being put aside is no attempt"
 
 
 @pytest.mark.parametrize("back", ["retry", "hold"])
@@ -432,7 +432,7 @@ def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
     turn(brain)
     assert work(worker) == [before]
     wait_until(lambda: turn(brain) == [after], what="it is let go")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     assert queue.purge([TaskState.COMPLETED], older_than_s=0)[TaskState.COMPLETED].documents == 1
     if back == "hold":
         assert worker.hold(claim)
@@ -495,7 +495,7 @@ def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monk
 def test_a_cancelled_map_task_whose_parts_were_purged_is_not_put_back(queue):
     brain, worker = over_list(queue, "[1, 2]")
     turn(brain)
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, DONE)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, DONE)
     queue.cancel("m", "a mistake")
     os.unlink(queue.layout.terminal(TaskState.COMPLETED, "m-0"))
     with pytest.raises(QueueError, match="waits for m-0, whose record was removed"):
@@ -530,7 +530,7 @@ def test_a_pause_that_could_not_be_read_is_at_the_next_look(queue, monkeypatch):
 def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypatch):
     task_id = queue.enqueue(llm(batch_id="b-1"))
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
 
     def full(*_args, **_more):
         raise OSError(errno.ENOSPC, "no space")
@@ -539,7 +539,7 @@ def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypa
         patch.setattr(type(worker._storage), "move", full)
         with pytest.raises(StorageFault):
             worker.hold(claim)
-    assert worker.claim([LANE]).task.task_id == task_id
+    assert claim_one(worker).task.task_id == task_id
 
 
 def test_pauses_are_followed_and_a_damaged_file_changes_nothing(queue, caplog):
@@ -566,10 +566,10 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     other = queue.enqueue(llm())
     brain, worker = brain_of(queue), queue.worker_view("w")
     for _ in range(2):
-        worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+        finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
     assert brain.hopeless() == ()
-    running = worker.claim([LANE])
-    worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+    running = claim_one(worker)
+    finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
     (view,) = wait_until(brain.hopeless, what="its failures counted")
     assert (view.failed, view.max_fails) == (3, 2)
     stopped = []
@@ -578,7 +578,7 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     assert sum(stopped) == 8
     assert max(stopped) <= 4
     assert queue.find(other).state is TaskState.PENDING
-    worker.finish(running, TaskState.COMPLETED, DONE)
+    finish_one(worker, running, TaskState.COMPLETED, DONE)
     assert brain.hopeless() == (), "it has ended"
 
 
@@ -587,7 +587,7 @@ def hopeless_batch(queue):
     for _ in queue.batches().submit(manifest, [(f"k{i}", llm(f"{i}")) for i in range(3)]):
         pass
     worker = queue.worker_view("w")
-    worker.finish(worker.claim([LANE]), TaskState.FAILED, DONE)
+    finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
 
 
 @pytest.mark.parametrize("junk", [b"\xff", b"\0", b"/"])

@@ -11,7 +11,7 @@ from swarm.queue import codec
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.fsck import fsck
 from swarm.queue.submit.producer import Producer
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until
 
@@ -40,9 +40,9 @@ def test_its_children_go_with_it_and_who_waits_for_it_fails_with_the_reason(queu
     queue.enqueue(llm(task_id="m-9"))
     brain.settle()
     worker = queue.worker_view("w")
-    held = {c.task.task_id: c for c in (worker.claim([LANE]) for _ in range(4))}
+    held = {c.task.task_id: c for c in (claim_one(worker) for _ in range(4))}
     done, running = held["m-0"], held["m-1"]
-    worker.finish(done, TaskState.COMPLETED, ANSWER)
+    finish_one(worker, done, TaskState.COMPLETED, ANSWER)
     assert queue.cancel("m", "wrong prompt") == "cancelled"
     assert [queue.find(f"m-{k}").state for k in (0, 2, 3)] == [TaskState.COMPLETED, *[TaskState.CANCELLED] * 2]
     assert error(queue, "m-3") == "its map task m was cancelled: wrong prompt"
@@ -105,12 +105,12 @@ def test_put_back_it_goes_on_with_what_was_answered(queue, brain):
     mapped(queue, ["a", "b", "c"])
     brain.settle()
     worker = queue.worker_view("w")
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, Trail(result={"message": {"content": "first"}}))
-    running = worker.claim([LANE])
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, Trail(result={"message": {"content": "first"}}))
+    running = claim_one(worker)
     queue.cancel("m", "later")
     queue.retry("m")
     assert not worker.cancel_requested(running), "the wish is taken back"
-    worker.finish(running, TaskState.COMPLETED, ANSWER)
+    finish_one(worker, running, TaskState.COMPLETED, ANSWER)
     brain.settle()
     assert work(worker) == ["m-2"]
     brain.settle()
@@ -121,7 +121,7 @@ def test_put_back_after_a_failed_part_the_part_is_tried_again(queue, brain):
     mapped(queue, ["a", "b"])
     brain.settle()
     worker = queue.worker_view("w")
-    worker.finish(worker.claim([LANE]), TaskState.FAILED, Trail(error=TaskError("bad", "no answer")))
+    finish_one(worker, claim_one(worker), TaskState.FAILED, Trail(error=TaskError("bad", "no answer")))
     brain.settle()
     assert error(queue, "m") == "its dependency m-0 failed: no answer"
     assert error(queue, "join") == "its dependency m failed: its dependency m-0 failed: no answer"
@@ -177,11 +177,11 @@ def test_a_hopeless_batch_takes_the_children_of_its_map_tasks_along(queue, brain
     for _ in queue.batches().submit(manifest, items, links):
         pass
     worker = queue.worker_view("w")
-    bad = worker.claim([LANE])
-    worker.finish(worker.claim([LANE]), TaskState.COMPLETED, Trail(result={"message": {"content": "[1, 2, 3, 4, 5]"}}))
+    bad = claim_one(worker)
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, Trail(result={"message": {"content": "[1, 2, 3, 4, 5]"}}))
     brain.settle()
-    running = worker.claim([LANE]).task.task_id
+    running = claim_one(worker).task.task_id
     assert len(left(queue)) == 7
-    worker.finish(bad, TaskState.FAILED, Trail(error=TaskError("bad", "no")))
+    finish_one(worker, bad, TaskState.FAILED, Trail(error=TaskError("bad", "no")))
     wait_until(lambda: brain.settle() is not None and left(queue) == [running], what="what waits of it ended")
     assert os.listdir(queue.layout.cancels) == [], "what runs may end"

@@ -40,7 +40,7 @@ from swarm.worker.executors.response_cache import AnswerFiles
 from tests.helpers.cli import user
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.oddentries import NAMES, NOBODY, as_nobody, everything, folders, kinds, own_names, plant, untouched
-from tests.helpers.queues import LANE, llm
+from tests.helpers.queues import LANE, claim_one, finish_one, llm
 from tests.helpers.wait import wait_until
 
 KINDS = ("loop", "dangling", "long-link", "file-link", "folder-link", "fifo", "socket", "device", "folder", "file", "barred")
@@ -99,9 +99,9 @@ class Swarm:
                 assert worker.pauses() is not None
                 assert worker.waiting() is not None
                 self.queue.heartbeats().beat(beat(WORKER))
-                while (claim := worker.claim([LANE])) is not None:
+                while (claim := claim_one(worker)) is not None:
                     assert not worker.cancel_requested(claim)
-                    worker.finish(claim, TaskState.COMPLETED, DONE)
+                    finish_one(worker, claim, TaskState.COMPLETED, DONE)
                 if all(self.queue.find(i) and self.queue.find(i).state is TaskState.COMPLETED for i in ids):
                     break
                 time.sleep(0.02)
@@ -122,7 +122,7 @@ def populated(tmp_path: Path, durability: str = "fast") -> Swarm:
         queue.enqueue(llm(task_id=f"old-{state}"))
         with living(queue, own_row(WORKER, "worker")):
             worker = queue.worker_view(WORKER)
-            worker.finish(worker.claim([LANE]), state, DONE)
+            finish_one(worker, claim_one(worker), state, DONE)
     queue.enqueue(llm(task_id="old-cancelled"))
     queue.cancel("old-cancelled", "test")
     manifest = Manifest(batch_id="b1", source="in", format="text", created_at="")

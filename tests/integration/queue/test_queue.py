@@ -21,7 +21,7 @@ from swarm.queue.operations.cancel import Canceller
 from swarm.queue.storage.locks import LifeLock, is_held
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashworld import alive, world
-from tests.helpers.queues import LANE, assert_one_state_each, llm, open_queue
+from tests.helpers.queues import LANE, assert_one_state_each, claim_one, exchange_some, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 
 DONE = Trail(result={"message": {"content": "hi"}})
@@ -40,24 +40,24 @@ def test_a_task_goes_through_its_life(queue):
     task_id = queue.enqueue(llm(name="first", extra_field=[1, 2]))
     assert queue.read(task_id)["state"] == "pending"
     worker = queue.worker_view("worker-1")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     assert claim.task.name == "first"
     assert claim.attempt == 1
     assert os.path.basename(claim.path) == f"{task_id}.1.json"
     assert queue.read(task_id)["worker"] == "worker-1"
-    assert worker.finish(claim, TaskState.COMPLETED, DONE)
+    assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
     document = queue.read(task_id)
     assert document["status"] == document["state"] == "completed"
     assert document["extra_field"] == [1, 2]
     assert document["result"] == {"message": {"content": "hi"}}
     assert_one_state_each(queue, [task_id])
-    assert worker.claim([LANE]) is None
+    assert claim_one(worker) is None
 
 
 def test_an_exchange_records_what_ended_and_claims_what_is_wanted(queue):
     ids = [queue.enqueue(llm(f"{n}")) for n in range(5)]
     worker = queue.worker_view("w")
-    first = worker.exchange((), lambda taken: [LANE] if len(taken) < 3 else ())
+    first = exchange_some(worker, (), 3)
     assert [c.task.task_id for c in first.claims] == ids[:3]
     assert {queue.read(i)["state"] for i in ids[:3]} == {"processing"}
     os.rename(first.claims[1].path, f"{queue.layout.root}/taken-back.json")
@@ -67,22 +67,13 @@ def test_an_exchange_records_what_ended_and_claims_what_is_wanted(queue):
         Finish(first.claims[1], TaskState.COMPLETED, DONE),
         Finish(first.claims[2], TaskState.FAILED, failed),
     ]
-    asked = []
-
-    def lanes_for(taken):
-        asked.append([c.task.task_id for c in taken])
-        return ["llm@other", LANE]
-
-    second = worker.exchange(finishes, lanes_for)
-    assert second.done == (True, False, True), "one is fenced, the others are not its business"
+    second = exchange_some(worker, finishes, 3, ["llm@other", LANE])
+    assert second.recorded == (True, False, True), "one is fenced, the others are not its business"
     assert [c.task.task_id for c in second.claims] == ids[3:]
-    assert asked == [[], ids[3:4], ids[3:]]
     assert [queue.read(i)["state"] for i in (ids[0], *ids[2:])] == ["completed", "failed", "processing", "processing"]
     assert "status" not in json.loads(Path(f"{queue.layout.root}/taken-back.json").read_bytes())
-    assert worker.exchange([Finish(c, TaskState.COMPLETED, DONE) for c in second.claims], lambda _taken: ()).done == (
-        True,
-        True,
-    )
+    ends = [Finish(claim, TaskState.COMPLETED, DONE) for claim in second.claims]
+    assert exchange_some(worker, ends, 0).recorded == (True, True)
 
 
 def test_two_flushes_serve_a_whole_exchange(tmp_path):
@@ -97,11 +88,11 @@ def test_two_flushes_serve_a_whole_exchange(tmp_path):
 def _eight_at_once(one, queue):
     worker = queue.worker_view("w")
     queue.storage._flush._one_s = 1.0  # together from the first
-    held = worker.exchange((), lambda taken: [LANE] if len(taken) < 4 else ()).claims
-    worker.exchange([Finish(c, TaskState.COMPLETED, DONE) for c in held[:2]], lambda _taken: ())  # the shard is there now
+    held = exchange_some(worker, (), 4).claims
+    exchange_some(worker, [Finish(c, TaskState.COMPLETED, DONE) for c in held[:2]], 0)  # the shard is there now
     with recorded(one.root) as calls:
         finishes = [Finish(c, TaskState.COMPLETED, DONE) for c in held[2:]]
-        got = worker.exchange(finishes, lambda taken: [LANE] if len(taken) < 4 else ())
+        got = exchange_some(worker, finishes, 4)
     assert len(got.claims) == 4
     names = [c.name for c in calls if c.name in ("pwrite", "fsync", "syncfs", "rename", "rename_new")]
     assert names.count("fsync") + names.count("syncfs") == 2
@@ -116,7 +107,7 @@ def test_order_is_priority_then_submission(queue):
     for priority in (5, 1, 9, 5, 7, 1):
         ids.setdefault(priority, []).append(queue.enqueue(llm(priority=priority)))
     worker = queue.worker_view("w")
-    got = [worker.claim([LANE]).task.task_id for _ in range(6)]
+    got = [claim_one(worker).task.task_id for _ in range(6)]
     assert got == [i for p in sorted(ids, reverse=True) for i in ids[p]]
 
 
@@ -124,9 +115,9 @@ def test_an_urgent_task_overtakes_a_listing_already_made(queue):
     for _ in range(5):
         queue.enqueue(llm())
     worker = queue.worker_view("w")
-    worker.claim([LANE])
+    claim_one(worker)
     urgent = queue.enqueue(llm(priority=9))
-    assert worker.claim([LANE]).task.task_id == urgent
+    assert claim_one(worker).task.task_id == urgent
 
 
 def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
@@ -136,7 +127,7 @@ def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
     assert stats.pending == {"llm@m:1": 1666, "llm@org%2Fm:2": 834}
     worker = queue.worker_view("w")
     texts = []
-    while claim := worker.claim(["llm@m:1"]):
+    while claim := claim_one(worker, ["llm@m:1"]):
         texts.append((-claim.task.priority, int(claim.task.request["messages"][0]["content"])))
     assert texts == sorted(texts)
     assert len(texts) == 1666
@@ -149,7 +140,7 @@ def test_what_one_process_submits_first_comes_first_though_the_clock_stands_or_s
         with mock.patch("swarm.queue.ids.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
             list(type(queue)(queue.layout.root).enqueue_many([llm(text)]))
     worker = queue.worker_view("w")
-    assert [worker.claim([LANE]).task.request["messages"][0]["content"] for _ in texts] == texts
+    assert [claim_one(worker).task.request["messages"][0]["content"] for _ in texts] == texts
 
 
 def test_an_interrupted_bulk_leaves_whole_flushes_only(queue, monkeypatch):
@@ -179,9 +170,9 @@ def test_an_id_is_taken_in_every_state(queue, where):
     queue.enqueue(llm(task_id="mine"))
     worker = queue.worker_view("w")
     if where != "pending":
-        claim = worker.claim([LANE])
+        claim = claim_one(worker)
         if where != "processing":
-            worker.finish(claim, TaskState(where), DONE)
+            finish_one(worker, claim, TaskState(where), DONE)
     with pytest.raises(DuplicateTask, match="mine"):
         queue.enqueue(llm("other", task_id="mine"))
     assert_one_state_each(queue, ["mine"])
@@ -189,28 +180,28 @@ def test_an_id_is_taken_in_every_state(queue, where):
 
 def test_a_late_result_changes_nothing(queue):
     task_id = queue.enqueue(llm())
-    late = queue.worker_view("w").claim([LANE])
+    late = claim_one(queue.worker_view("w"))
     os.rename(late.path, f"{queue.layout.pending}/{LANE}/{task_id}.1.json")  # taken back behind its back
     os.makedirs(f"{queue.layout.pending}/{LANE}/4-x", exist_ok=True)
     os.rename(f"{queue.layout.pending}/{LANE}/{task_id}.1.json", f"{queue.layout.pending}/{LANE}/4-x/{task_id}.1.json")
     before = queue.read(task_id)
-    assert queue.worker_view("w").finish(late, TaskState.COMPLETED, DONE) is False
+    assert finish_one(queue.worker_view("w"), late, TaskState.COMPLETED, DONE) is False
     assert queue.worker_view("w").retry(late, [], delay_s=0, counts=True) is False
     assert queue.worker_view("w").release(late) is False
     assert queue.read(task_id) == before
-    again = queue.worker_view("v").claim([LANE])
+    again = claim_one(queue.worker_view("v"))
     assert again.attempt == 2
 
 
 def test_a_record_is_never_overwritten(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     data = Path(claim.path).read_bytes()
-    worker.finish(claim, TaskState.COMPLETED, DONE)
+    finish_one(worker, claim, TaskState.COMPLETED, DONE)
     with open(claim.path, "wb") as twin:  # as a power cut on a journal-less disk can leave it
         twin.write(data)
-    assert worker.finish(claim, TaskState.COMPLETED, Trail(result={"message": {"content": "other"}})) is False
+    assert finish_one(worker, claim, TaskState.COMPLETED, Trail(result={"message": {"content": "other"}})) is False
     assert queue.read(task_id)["result"] == {"message": {"content": "hi"}}
     assert queue.stats().corrupt == 1
 
@@ -219,16 +210,16 @@ def test_retry_keeps_history_and_goes_to_the_front(queue):
     first = queue.enqueue(llm("a"))
     queue.enqueue(llm("b"))
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     attempt = Attempt(attempt=1, worker="w", outcome="retried", fault="transient", error=TaskError("busy", "503"))
     assert worker.retry(claim, [attempt], delay_s=0, counts=True)
-    again = worker.claim([LANE])
+    again = claim_one(worker)
     assert (again.task.task_id, again.attempt) == (first, 2)
     assert again.attempts == (attempt,)
     assert worker.retry(again, [attempt, attempt], delay_s=0, counts=False)
-    third = worker.claim([LANE])
+    third = claim_one(worker)
     assert (third.attempt, len(third.attempts)) == (2, 2)
-    assert worker.finish(third, TaskState.COMPLETED, DONE)
+    assert finish_one(worker, third, TaskState.COMPLETED, DONE)
     json.loads(Path(queue.find(first).path).read_text())
 
 
@@ -236,7 +227,7 @@ def test_a_task_of_very_many_attempts_is_found_and_stays_the_only_one(queue):
     queue.enqueue(llm(task_id="mine", max_attempts=100))
     worker, brain = queue.worker_view("w"), queue.brain_view(crash_rule)
     for attempt in range(1, 31):
-        claim = worker.claim([LANE])
+        claim = claim_one(worker)
         worker.retry(claim, (), delay_s=0.001 if attempt % 2 else 0, counts=True)
         assert queue.find("mine").attempt == attempt
         with pytest.raises(DuplicateTask):
@@ -250,11 +241,11 @@ def test_a_task_of_very_many_attempts_is_found_and_stays_the_only_one(queue):
 def test_a_cancel_that_comes_too_late_says_so_and_is_not_kept_for_the_next_of_this_id(queue, monkeypatch):
     queue.enqueue(llm(task_id="nightly"))
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     ask = Canceller.ask
 
     def late(self, task_id):
-        worker.finish(claim, TaskState.COMPLETED, DONE)
+        finish_one(worker, claim, TaskState.COMPLETED, DONE)
         ask(self, task_id)
 
     monkeypatch.setattr(Canceller, "ask", late)
@@ -266,7 +257,7 @@ def test_a_cancel_that_comes_too_late_says_so_and_is_not_kept_for_the_next_of_th
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
-    worker.retry(worker.claim([LANE]), [], delay_s=1.0, counts=True)
+    worker.retry(claim_one(worker), [], delay_s=1.0, counts=True)
     brain = queue.brain_view(crash_rule)
     (view,) = brain.blocked()
     assert view.task_id == task_id
@@ -274,14 +265,14 @@ def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
     assert brain.release_blocked(task_id, 1)
     assert not brain.release_blocked(task_id, 1)
-    assert worker.claim([LANE]).attempt == 2
+    assert claim_one(worker).attempt == 2
 
 
 def test_release_does_not_count_the_attempt(queue):
     queue.enqueue(llm())
     worker = queue.worker_view("w")
-    assert worker.release(worker.claim([LANE]))
-    assert worker.claim([LANE]).attempt == 1
+    assert worker.release(claim_one(worker))
+    assert claim_one(worker).attempt == 1
 
 
 def test_dependencies_and_sessions_wait_their_turn(queue):
@@ -297,8 +288,8 @@ def test_dependencies_and_sessions_wait_their_turn(queue):
     assert brain.release_blocked("s1", 0)
     assert {v.task_id: v.session_turn for v in queue.brain_view(crash_rule).blocked()}["s2"] is False
     done = {}
-    while claim := worker.claim([LANE]):
-        worker.finish(claim, TaskState.FAILED if claim.task.task_id == "a" else TaskState.COMPLETED, DONE)
+    while claim := claim_one(worker):
+        finish_one(worker, claim, TaskState.FAILED if claim.task.task_id == "a" else TaskState.COMPLETED, DONE)
         done[claim.task.task_id] = claim
     views = {v.task_id: v for v in brain.blocked()}
     assert views["b"].failed_dependency == "a"
@@ -313,7 +304,7 @@ def test_recovery_requeues_what_the_dead_held_and_gives_up_on_poison(queue):
     for attempt in (1, 2, 3):
         lock = LifeLock(queue.layout, "w")
         lock.acquire()
-        claim = queue.worker_view("w").claim([LANE])
+        claim = claim_one(queue.worker_view("w"))
         assert (claim.task.task_id, claim.attempt) == (task_id, attempt)
         brain = queue.brain_view(crash_rule)
         assert brain.recover("w") is None, "it lives"
@@ -330,14 +321,14 @@ def test_recovery_requeues_what_the_dead_held_and_gives_up_on_poison(queue):
 def test_recovery_files_an_outcome_that_was_written_but_not_committed(queue, monkeypatch):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
 
     def die(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker._settler._storage, "move", die)
+    monkeypatch.setattr(queue.storage, "move", die)
     with pytest.raises(KeyboardInterrupt):
-        worker.finish(claim, TaskState.COMPLETED, DONE)
+        finish_one(worker, claim, TaskState.COMPLETED, DONE)
     monkeypatch.undo()
     assert queue.find(task_id).state is TaskState.PROCESSING
     queue.brain_view(crash_rule).recover("w")
@@ -362,8 +353,8 @@ def _drain(root, gate, results, name):
     worker = queue.worker_view(name)
     gate.wait()
     mine = []
-    while claim := worker.claim([LANE]):
-        if worker.finish(claim, TaskState.COMPLETED, DONE):
+    while claim := claim_one(worker):
+        if finish_one(worker, claim, TaskState.COMPLETED, DONE):
             mine.append(claim.task.task_id)
     results.put(mine)
 
@@ -419,7 +410,7 @@ def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
         brain.file_drop_in(entry.file_name)
     assert brain.drop_ins() == ()
     assert queue.stats().pending == {LANE: 1}
-    claim = queue.worker_view("w").claim([LANE])
+    claim = claim_one(queue.worker_view("w"))
     assert claim.task.task_id == "good"
     assert b'"unknown":{"kept":true}' in Path(claim.path).read_bytes()
     reasons = {p.name: p.read_text() for p in Path(queue.layout.corrupt).glob("*.reason")}
@@ -463,8 +454,8 @@ def test_broken_files_in_a_bucket_do_not_stop_a_worker(queue):
             file.write(content)
     os.mkdir(f"{bucket}/3.0.json")
     worker = queue.worker_view("w")
-    assert worker.claim([LANE]).task.task_id == "a"
-    assert worker.claim([LANE]) is None
+    assert claim_one(worker).task.task_id == "a"
+    assert claim_one(worker) is None
     assert queue.stats().corrupt == 4
 
 
@@ -472,21 +463,21 @@ def test_cancel_and_retry_by_hand(queue):
     waiting, running, done = (queue.enqueue(llm(str(i))) for i in range(3))
     assert queue.cancel(waiting, "not wanted") == "cancelled"
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
     assert claim.task.task_id == running
     assert not worker.cancel_requested(claim)
     assert queue.cancel(running, "not wanted") == "asked"
     assert worker.cancel_requested(claim)
-    worker.finish(claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "not wanted")))
+    finish_one(worker, claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "not wanted")))
     assert not worker.cancel_requested(claim)
-    other = worker.claim([LANE])
+    other = claim_one(worker)
     failed = Attempt(attempt=1, worker="w", outcome="failed", fault="deterministic")
-    worker.finish(other, TaskState.FAILED, Trail(error=TaskError("bad", "no"), attempts=(failed,)))
+    finish_one(worker, other, TaskState.FAILED, Trail(error=TaskError("bad", "no"), attempts=(failed,)))
     with pytest.raises(QueueError, match="failed already"):
         queue.cancel(done, "x")
     assert queue.retry(done) == LANE
     assert queue.retry(waiting) == LANE
-    again = {c.task.task_id: c for c in (worker.claim([LANE]), worker.claim([LANE]))}
+    again = {c.task.task_id: c for c in (claim_one(worker), claim_one(worker))}
     assert again[done].attempt == 1
     assert again[done].attempts[0].outcome == "forgiven"
     with pytest.raises(QueueError, match="only failed and cancelled"):
@@ -503,7 +494,7 @@ def test_lane_counts_follow_changes(queue):
     queue.enqueue(llm())
     assert brain.lanes()[0].pending == 2
     worker = queue.worker_view("w")
-    worker.claim([LANE])
+    claim_one(worker)
     assert brain.lanes()[0].pending == 1
     queue.enqueue(
         {
@@ -517,8 +508,8 @@ def test_lane_counts_follow_changes(queue):
     )
     lanes = {v.lane: v for v in brain.lanes()}
     assert lanes[resource_lane("w")].first_ids == ("load-1",)
-    assert worker.claim([resource_lane("v")]) is None
-    assert worker.claim([resource_lane("w")]).task.task_id == "load-1"
+    assert claim_one(worker, [resource_lane("v")]) is None
+    assert claim_one(worker, [resource_lane("w")]).task.task_id == "load-1"
 
 
 def test_the_bell_wakes_who_waits(queue):
@@ -550,7 +541,7 @@ def test_modes_are_private_and_open_roots_are_refused(tmp_path):
 def test_a_full_disk_refuses_and_loses_nothing(queue, monkeypatch):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
-    claim = worker.claim([LANE])
+    claim = claim_one(worker)
 
     def full(*_args):
         raise OSError(28, "No space left on device")
@@ -561,9 +552,9 @@ def test_a_full_disk_refuses_and_loses_nothing(queue, monkeypatch):
             queue.enqueue(llm())
         assert "resumes by itself" in caught.value.hint
         with pytest.raises(StorageFault):
-            worker.finish(claim, TaskState.COMPLETED, DONE)
+            finish_one(worker, claim, TaskState.COMPLETED, DONE)
     assert_one_state_each(queue, [task_id])
-    assert worker.finish(claim, TaskState.COMPLETED, DONE)
+    assert finish_one(worker, claim, TaskState.COMPLETED, DONE)
     assert os.listdir(queue.layout.staging) in ([], [".submit.lock"])
 
 

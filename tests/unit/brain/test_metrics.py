@@ -25,7 +25,7 @@ from swarm.core.worker import ModelTally, SlotView, Tally
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
 from swarm.queue.stats.gauges import QueueGauges
-from tests.helpers.queues import llm, open_queue, settle
+from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle
 from tests.support.builders import MODEL, a_worker
 
 replace = msgspec.structs.replace
@@ -176,8 +176,8 @@ def test_counts_of_a_real_queue_and_what_has_waited_too_long(tmp_path):
         queue.enqueue(llm())
     queue.enqueue(llm(task_id="mine"))
     view = queue.worker_view("w")
-    claim = view.claim([llm_lane(MODEL)])
-    view.finish(claim, TaskState.FAILED, Trail())
+    claim = claim_one(view, [llm_lane(MODEL)])
+    finish_one(view, claim, TaskState.FAILED, Trail())
     found = samples(text(open_metrics(settings_of(queue))))
     assert found["swarm_tasks{state=failed}"] == 1
     assert found["swarm_tasks{state=pending}"] == 3

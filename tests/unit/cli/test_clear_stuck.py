@@ -15,7 +15,7 @@ from swarm.core.worker import Heartbeat, SlotView, WorkerRow, WorkerStatus
 from swarm.proc import identity
 from swarm.queue.storage.locks import LifeLock
 from swarm.queue.stores import registry
-from tests.helpers.queues import llm, open_queue
+from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"
@@ -36,7 +36,7 @@ class Box:
 
     def claim(self):
         self.queue.enqueue(llm())
-        return self.view.claim([LANE])
+        return claim_one(self.view)
 
     def beat(self, claim, *, quiet_s):
         slot = SlotView(task_id=claim.task.task_id, task_class="llm", attempt=claim.attempt, quiet_s=quiet_s)
@@ -60,7 +60,7 @@ def obeying(box, claim):
 
     def work():
         wait_until(lambda: box.view.cancel_requested(claim), what="the wish")
-        box.view.finish(claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "asked")))
+        finish_one(box.view, claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "asked")))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -140,7 +140,7 @@ def test_a_worker_that_is_not_there_is_refused(box):
 
 def test_purge_tells_first_and_does_then(box):
     claim = box.claim()
-    box.view.finish(claim, TaskState.FAILED, Trail())
+    finish_one(box.view, claim, TaskState.FAILED, Trail())
     path = box.queue.layout.terminal(TaskState.FAILED, claim.task.task_id)
     os.utime(path, (time.time() - 90000, time.time() - 90000))
     code, found = box.run("purge", "--older-than", "1d", "--dry-run")

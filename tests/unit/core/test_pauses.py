@@ -53,8 +53,12 @@ def a_claimer(queue, log):
 
 
 def claim_for_a_slot(queue, claimer):
-    wishes = claimer.wishes([], lambda _held: "")
-    return [] if wishes is None else claimer.took(wishes, queue.exchange((), wishes).claims, "")
+    with queue.transaction() as transaction:
+        claimed = claimer.claim(transaction, [], lambda _held: "")
+    if claimed is None:
+        return []
+    claimer.took(claimed, "")
+    return claimed.kept
 
 
 def llm(task_id, **more):

@@ -18,7 +18,7 @@ from swarm.errors import InputError
 from swarm.queue.ids import IdMaker, shard_time_of, time_of
 from swarm.queue.layout import shard_of
 from swarm.queue.operations.retention import FinishedIndex
-from tests.helpers.queues import assert_one_state_each, llm, open_queue
+from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, open_queue
 from tests.helpers.slowlisting import hide_behind_listing
 
 
@@ -85,10 +85,10 @@ def finish(queue, state=TaskState.COMPLETED, *, age_s=0.0, **fields):
     """A task that ended so long ago."""
     task_id = queue.enqueue(llm(**fields))
     worker = queue.worker_view("w")
-    claim = worker.claim(["llm@llama3.2:3b"])
+    claim = claim_one(worker, ["llm@llama3.2:3b"])
     assert claim is not None
     assert claim.task.task_id == task_id
-    assert worker.finish(claim, state, Trail(result={"response": "x"}))
+    assert finish_one(worker, claim, state, Trail(result={"response": "x"}))
     path = queue.layout.terminal(state, task_id)
     then = time.time() - age_s
     os.utime(path, (then, then))
@@ -158,7 +158,7 @@ def test_the_last_of_a_session_stays_so_that_the_next_gets_its_turn(tmp_path):
     (blocked,) = view.blocked()
     assert view.release_blocked(blocked.task_id, blocked.attempt)
     worker = queue.worker_view("w")
-    worker.finish(worker.claim(["llm@llama3.2:3b"]), TaskState.COMPLETED, Trail())
+    finish_one(worker, claim_one(worker, ["llm@llama3.2:3b"]), TaskState.COMPLETED, Trail())
     assert queue.purge([TaskState.COMPLETED], older_than_s=-1.0)[TaskState.COMPLETED].documents == 0
     assert queue.find(first) is not None
     queue.enqueue(llm(session="chat"))

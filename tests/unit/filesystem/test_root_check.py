@@ -18,7 +18,7 @@ from swarm.queue.root_probe import probe
 from swarm.queue.storage import inotify
 from swarm.queue.stores.notifications import Note, remove_note, write_note
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
-from tests.helpers.queues import LANE, assert_one_state_each, llm
+from tests.helpers.queues import assert_one_state_each, exchange_some, llm
 
 SOUND = dict.fromkeys(
     ("write", "lock", "rename", "rename_new", "link", "nameless", "flush_file", "flush_folder", "flush_all", "notice"), 0
@@ -163,8 +163,8 @@ def use(queue):
     assert list(queue.enqueue_many(bulk)) == [5]
     ids += [task["task_id"] for task in bulk]
     worker = queue.worker_view("worker-1")
-    taken = worker.exchange([], lambda held: [LANE] if len(held) < 3 else ()).claims
-    worker.exchange([], lambda _held: ())
+    taken = exchange_some(worker, [], 3).claims
+    exchange_some(worker, [], 0)
     assert len(taken) == 3
     states = assert_one_state_each(queue, ids)
     assert sum(states.values()) == 7

@@ -10,7 +10,7 @@ from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, Layout, bucket_name
 from swarm.queue.storage.files import Storage
 from swarm.queue.submit import buckets
 from swarm.queue.submit.buckets import BucketChooser
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import claim_one, llm, open_queue
 from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
 from tests.helpers.wait import wait_until
 
@@ -146,7 +146,7 @@ def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
     list(other.enqueue_many(llm(str(n)) for n in range(3)))
     wanted.append(one.enqueue(llm()))
     worker = one.worker_view("w")
-    assert [c.task.task_id for c in [worker.claim([LANE]) for _ in range(5)]][::4] == wanted
+    assert [c.task.task_id for c in [claim_one(worker) for _ in range(5)]][::4] == wanted
 
 
 def test_behind_is_behind_all_that_waits_and_what_broke_a_server_behind_that(tmp_path):
@@ -160,7 +160,7 @@ def test_behind_is_behind_all_that_waits_and_what_broke_a_server_behind_that(tmp
         return Attempt(attempt=1, worker="worker-1", outcome="retried", fault=kind, alone=alone)
 
     history = {"poison": fault("poison"), "likely": fault("suspect", alone=True), "infra": fault("infra")}
-    claims = {claim.task.task_id: claim for claim in iter(lambda: view.claim([LANE]), None)}
+    claims = {claim.task.task_id: claim for claim in iter(lambda: claim_one(view), None)}
     for name, past in history.items():
         assert view.retry(claims[name], (past,), delay_s=0.001, counts=past.fault == "poison")
     for name in ("plain-1", "plain-2"):
@@ -170,7 +170,7 @@ def test_behind_is_behind_all_that_waits_and_what_broke_a_server_behind_that(tmp
         assert brain.release_blocked(blocked.task_id, blocked.attempt)
     queue.enqueue(llm(task_id="fresh"))
     assert all(queue.find(name) is not None for name in (*names, "fresh"))
-    order = [claim.task.task_id for claim in iter(lambda: view.claim([LANE]), None)]
+    order = [claim.task.task_id for claim in iter(lambda: claim_one(view), None)]
     assert sorted(order[:3]) == ["infra", "plain-1", "plain-2"]
     assert order[3:] == ["likely", "poison", "fresh"], "and before what was submitted since"
 

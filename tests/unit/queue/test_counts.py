@@ -20,7 +20,7 @@ from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names
 from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.storage import dir_stamp
-from tests.helpers.queues import LANE, llm, open_queue, settle
+from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"
 MODELS = {LANE: "llama3.2:3b", OTHER: "qwen2.5:7b"}
@@ -70,11 +70,11 @@ class Busy:
             case "bulk":
                 list(self.queue.enqueue_many([llm(model=MODELS[lane])] * number))
             case "claim":
-                self.worker.claim([lane])
+                claim_one(self.worker, [lane])
             case "finish":
-                claim = self.worker.claim([lane])
+                claim = claim_one(self.worker, [lane])
                 if claim is not None:
-                    self.worker.finish(claim, sorted(TERMINAL)[number % 3], Trail())
+                    finish_one(self.worker, claim, sorted(TERMINAL)[number % 3], Trail())
             case "settle":
                 settle(self.root)
             case _:
@@ -148,7 +148,7 @@ def counted(tmp_path, monkeypatch):
     list(queue.enqueue_many([llm() for _ in range(30)]))
     worker = queue.worker_view("w")
     for _ in range(5):
-        worker.finish(worker.claim([LANE]), TaskState.COMPLETED, Trail())
+        finish_one(worker, claim_one(worker), TaskState.COMPLETED, Trail())
     settle(tmp_path / "queue")
     assert queue.stats().pending == {LANE: 25}
     assert Path(queue.layout.counts).exists()
@@ -314,7 +314,7 @@ def test_a_task_is_found_wherever_it_waits(tmp_path):
     ids = [queue.enqueue(llm(priority=n % 10)) for n in range(30)]
     ids += [queue.enqueue(llm(priority=n, task_id=name)) for n, name in ((1, "a"), (9, "zz"), (5, "0"), (5, "Z"))]
     worker = queue.worker_view("w")
-    back = worker.claim([LANE])
+    back = claim_one(worker)
     worker.retry(back, [], delay_s=0.0, counts=True)  # to the front: a bucket that does not fit its id
     for task_id in ids:
         located = queue.find(task_id)

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+from contextlib import contextmanager
 
 import pytest
 
@@ -44,14 +45,15 @@ def test_what_ended_while_the_disk_refuses_is_recorded_as_it_ended(caplog):
 def test_one_exchange_serves_all_slots(monkeypatch):
     swarm = Harness(slots=4).warm()
     seen = []
-    real = swarm.queue.exchange
+    real = swarm.queue.transaction
 
-    def exchange(finishes, lanes_for):
-        got = real(finishes, lanes_for)
-        seen.append((len(finishes), len(got.claims)))
-        return got
+    @contextmanager
+    def transaction():
+        with real() as one:
+            yield one
+        seen.append((len(one.recorded), len(one.claims)))
 
-    monkeypatch.setattr(swarm.queue, "exchange", exchange)
+    monkeypatch.setattr(swarm.queue, "transaction", transaction)
     swarm.work.gate.clear()
     swarm.queue.put(*(llm(f"t{n}") for n in range(8)))
     swarm.until(lambda: len(swarm.work.running) == 4)

@@ -13,7 +13,7 @@ from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
 from swarm.queue.storage.locks import LifeLock
 from swarm.queue.worker.orphans import take_back
-from tests.helpers.queues import LANE, llm, open_queue
+from tests.helpers.queues import claim_one, llm, open_queue
 from tests.unit.cli.logs.test_command import call
 from tests.unit.cli.logs.test_log_files import stamp
 
@@ -34,7 +34,7 @@ def test_the_life_of_one_task_across_brain_and_workers_and_its_own_record(queue)
     queue.enqueue(llm(task_id="t1"))
     lock = LifeLock(queue.layout, "worker-1")
     lock.acquire()
-    assert queue.worker_view("worker-1").claim([LANE]) is not None
+    assert claim_one(queue.worker_view("worker-1")) is not None
     lock.release()
     take_back(queue.layout, queue.storage, "worker-1", lambda a: crash_delay_s(a, settings=RetrySettings(), jitter=0.0))
     write(queue, "worker-1.log", stamp(1, text="Claimed llm task: t1 (unnamed)"), stamp(2, text="Claimed llm task: t12 (x)"))
