@@ -1,7 +1,7 @@
-"""Every setting there is: frozen, typed, with its default. ``swarm.config.load`` reads them from file and environment.
+"""All settings: frozen, typed, with their defaults. ``swarm.config.load`` reads them from file and environment.
 
-Units live in the names: ``_s`` seconds, ``_mib`` mebibytes. Constraints live in the types, so a wrong value is refused
-where it is read, with its key.
+Suffixes are units: ``_s`` seconds, ``_mib`` mebibytes. Constraints are part of the types, so a wrong value is refused
+when it is read, with its key. The docstrings are the descriptions of the JSON Schema.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class QueueSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where tasks live and how hard they are flushed."""
+    """The queue: its directory, and what is flushed."""
 
     root: str = "./queue"
     durability: Literal["full", "fast"] = "full"
-    """``full``: what was accepted or finished survives a power cut. ``fast``: it survives ``kill -9`` only."""
+    """``full``: accepted and finished tasks survive a power cut. ``fast``: they survive ``kill -9`` only."""
 
 
 class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often the brain looks, and when it speaks up."""
+    """Ticks, limits, reports and retention of the brain."""
 
     tick_s: Positive = 1.0
     stuck_after_s: NotNegative = 300.0
-    """A claimed task without progress for so long is flagged as stuck; 0: none ever is."""
+    """A running task without progress for this long is reported as stuck; 0: never."""
     stale_queued_s: NotNegative = 300.0
-    """A task waiting longer than this is counted as stale; 0: none ever is."""
+    """A task that waits longer than this counts as stale; 0: never."""
     load_warn_s: NotNegative = 60.0
-    """A ``load_llm`` task waiting longer than this is warned about; 0: never."""
+    """A waiting ``load_llm`` task older than this causes a warning; 0: never."""
     max_wait_s: Positive = 600.0
-    """No lane waits longer than this while cards serve other models."""
+    """Longest time that a model with waiting tasks has no card while cards serve other models."""
     monitor_s: NotNegative = 30.0
-    """The MONITOR line is logged at least this often while there is work; 0: never."""
+    """Longest time between two MONITOR lines while there is work; 0: no such lines."""
     retention_days: NotNegative = 0.0
-    """Finished tasks older than this are purged; 0 keeps everything. Longer than your longest batch takes, at least."""
+    """Ended tasks older than this are purged; 0: none. Set it longer than your longest batch takes."""
     retention_count: NoOrMore = 0
-    """Beyond so many finished tasks the oldest are purged, none of them within a day of its end; 0: no such limit."""
+    """Above this number of ended tasks the oldest are purged, but none within a day of its end; 0: no limit."""
 
 
 class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,9 +57,9 @@ class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
     heartbeat_s: Positive = 2.0
     heartbeat_stale_s: Positive = 15.0
-    """A worker whose heartbeat number stands still for so long is warned about; at four times that it is killed as hung."""
+    """A heartbeat older than this causes a warning; at four times this the worker is killed as hung."""
     poll_s: Positive = 0.05
-    """Idle workers look this often without a hint, after 1 s at five times this; half of ``heartbeat_stale_s`` at most."""
+    """Polling interval of idle workers, after 1 s five times this; at most half of ``heartbeat_stale_s``."""
     max_tasks_per_worker: Count = 5
     cpu_slots: Count = 1
 
@@ -68,20 +68,20 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Requests to model servers."""
 
     slots: Count = 1
-    """Requests a worker keeps in flight: the server's parallel slots (``OLLAMA_NUM_PARALLEL``)."""
+    """Parallel requests per worker, and slots of its model server (``OLLAMA_NUM_PARALLEL``)."""
     timeout_s: Positive = 600.0
-    """Whole request, unless the task says otherwise."""
+    """Limit for a whole request, unless the task sets its own."""
     first_token_s: Positive = 300.0
     token_gap_s: Positive = 120.0
     max_reply_mib: Positive = 16.0
-    """A longer answer is cut off and fails: no output is unbounded."""
+    """A longer answer fails."""
     on_cpu_spill: Literal["refuse", "warn", "allow"] = "refuse"
     num_predict: int = 2048
-    """Cap on generated tokens where neither task nor model names one; Ollama's own default is open-ended."""
+    """Limit on generated tokens where neither task nor model sets one; Ollama itself sets none."""
     cache: bool = False
-    """Answer a request from the cache when the same model (by digest) has answered it before; a task's own word wins."""
+    """Answer from the cache if the same model, by digest, has answered the same request; a task's own setting wins."""
     cache_mib: Count = 1024
-    """The cache never takes more; what was used longest ago goes first."""
+    """Largest size of the cache; the least recently used answers are removed first."""
 
 
 class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,30 +90,30 @@ class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
     timeout_s: Positive = 600.0
     stop_grace_s: Positive = 5.0
     output_cap_kib: Count = 256
-    """Kept from each of stdout and stderr; the rest is read and dropped."""
+    """Size kept of stdout and of stderr; the rest is discarded."""
 
 
 class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often a task is tried again."""
+    """How often a task is retried."""
 
     max_attempts: Count = 3
     crash_limit: Count = 3
-    """Worker deaths while holding a task before it is dead-lettered."""
+    """A task fails after this many deaths of a worker that held it."""
     infra_limit: Count = 20
-    """Faults of server or card (they use up no attempt) before a task is dead-lettered all the same."""
+    """A task fails after this many faults of server or card, which use up no attempt."""
     poison_limit: Count = 3
-    """A request that breaks two servers which serve others is dead-lettered; where there is one, after so many times."""
+    """A request that breaks two working servers fails; if there is only one server, after this many times."""
     backoff_base_s: Positive = 1.0
     backoff_cap_s: Positive = 300.0
 
 
 class SupervisorSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How soon what died is started again: what died at its work at once, what fails at its start ever more slowly."""
+    """Restarts: at once after a death while working, with growing delays after a failed start."""
 
     restart_base_s: Positive = 10.0
     restart_cap_s: Positive = 300.0
     healthy_s: NotNegative = 600.0
-    """Twenty deaths at work within so long are followed by a start at once; more of them wait a twentieth of it each."""
+    """Up to twenty deaths within this time cause a restart at once; after that each waits a twentieth of it."""
 
 
 class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,32 +127,32 @@ class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The cards: which may be used, and their health. Temperatures in degrees Celsius."""
+    """Cards: which may be used, and when one is hot (degrees Celsius)."""
 
     warn_c: Positive = 85.0
-    """A card this hot is given no more llm work; what runs on it goes on."""
+    """A card at this temperature gets no new llm tasks; running ones go on."""
     resume_c: Positive = 80.0
-    """It works again once it is down to this."""
+    """A hot card gets llm tasks again at this temperature."""
     check_s: Positive = 5.0
-    """A worker reads its own cards this often."""
+    """How often a worker reads its cards."""
     ignore_visible: bool = False
-    """Use all cards there are, also those that ``CUDA_VISIBLE_DEVICES`` hides from this process."""
+    """Use all cards, also those hidden by ``CUDA_VISIBLE_DEVICES``."""
 
 
 class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The repair ladder: how many hangs in a row each rung answers before the next, harder one."""
+    """The repair ladder: how many hangs in a row are answered by each step before the next one."""
 
     cut_requests: Annotated[int, msgspec.Meta(ge=0)] = 1
     kill_runners: Annotated[int, msgspec.Meta(ge=0)] = 1
     restart_servers: Annotated[int, msgspec.Meta(ge=0)] = 1
     crashes: Count = 3
-    """Runner deaths in a row that count like a hang past the killed runner."""
+    """This many crashes of a runner in a row cause a restart of its server."""
     timeouts: Count = 3
-    """Requests in a row, not all of one task, that timed out in silence (as did a probe): a hang past the cut request."""
+    """This many silent timeouts in a row, of more than one task and of a probe, cause the next step of the ladder."""
     wedged_after_s: Positive = 30.0
-    """A status request unanswered for so long, repeats included, counts as a hang."""
+    """A status request without an answer for this long, repeats included, counts as a hang."""
     quarantine_s: Positive = 900.0
-    """A card given up is tried again after this; after twice that the next time, and so on."""
+    """A quarantined card is tried again after this time, then after twice that and so on."""
     quarantine_cap_s: Positive = 14400.0
 
 
@@ -164,7 +164,7 @@ class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     load_s: NotNegative = 1.0
     tokens_per_s: Positive = 500.0
     request_s: NotNegative = 0.0
-    """If above 0, every request takes exactly so long, whatever its length."""
+    """If above 0, the duration of every request."""
     models: tuple[str, ...] = (
         "llama3.2:1b",
         "llama3.2:3b",
@@ -186,7 +186,7 @@ class WorkerSpec(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Fixed per model, so that nothing reloads by accident."""
+    """Options fixed per model, so that no request reloads it by accident."""
 
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     keep_alive: str | int | float | None = -1
@@ -194,18 +194,18 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ScriptSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One program that tasks of class ``cpu`` and ``script`` may run, and what else a task may say about it."""
+    """One program that tasks of class ``cpu`` and ``script`` may run, and what else a task may set."""
 
     command: tuple[str, ...]
     """The argv that the name stands for; the task's own arguments follow it."""
     env: tuple[VariableName, ...] = ()
-    """Variables that a task may set. One that decides what is run (PYTHONPATH, LD_PRELOAD) hands the program over."""
+    """Variables that a task may set. Some (PYTHONPATH, LD_PRELOAD) let the task run any code."""
     cwd: str | None = None
-    """A task's ``cwd`` may be this directory or one below it. Without it every task runs in a fresh directory of its own."""
+    """A task's ``cwd`` may be this directory or one below it. Without it every task runs in a fresh directory."""
 
 
 class FeedSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Marks between which a feed keeps its lane."""
+    """A feed refills its lane to ``target`` when fewer than ``min`` tasks wait."""
 
     min: Count = 5
     target: Count = 10
@@ -228,17 +228,17 @@ class MetricsSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who is told when a task or batch ends."""
+    """Notifications of the end of tasks and batches."""
 
     timeout_s: Positive = 10.0
     max_tries: Count = 12
-    """Waits grow from 2 s to 10 min between them; then the message is undeliverable."""
+    """Tries per target, with delays from 2 s to 10 min; then the message is undeliverable."""
     targets: dict[str, str] = msgspec.field(default_factory=dict)
-    """Names for targets, so that tasks need not hold addresses and secrets: http(s)://…, script:NAME, or an apprise URL."""
+    """Named targets, to keep addresses and secrets out of tasks: http(s)://…, script:NAME, or an apprise URL."""
 
 
 class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole configuration; each part of the program is given only its own section."""
+    """The whole configuration."""
 
     queue: QueueSettings = QueueSettings()
     brain: BrainSettings = BrainSettings()
