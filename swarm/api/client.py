@@ -21,7 +21,7 @@ from swarm.config.settings import Settings
 from swarm.core.task import ID_RE, TERMINAL
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.formats.tasks.scan import ItemKeys
-from swarm.notify import check_target
+from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended

@@ -18,14 +18,14 @@ from typing import Any
 from swarm.brain.apply import Effects, Killer
 from swarm.brain.brain import Brain
 from swarm.brain.metrics_endpoint import serving_if_wanted
-from swarm.brain.notifier import DeliveryFailed, Notifier, notifying
+from swarm.brain.notifier import Notifier, notifying
 from swarm.brain.observe import Observer
 from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.explain.monitor import switched_off
 from swarm.core.worker import ProcessIdentity
 from swarm.errors import EngineError
-from swarm.notify import NotTold, deliver
+from swarm.notify.deliver import deliver
 from swarm.proc import identity
 from swarm.proc.identity import open_pidfd
 from swarm.queue.file_queue import FileQueue
@@ -106,10 +106,7 @@ def make_notifier(
     """Tells by ``swarm.notify`` what the queue's outbox owes."""
 
     def tell(target: str, message: Mapping[str, Any]) -> None:
-        try:
-            deliver(target, message, settings)
-        except NotTold as problem:
-            raise DeliveryFailed(str(problem), hopeless=problem.hopeless, down=problem.down) from problem
+        deliver(target, message, settings)
 
     return Notifier(Outbox(queue.layout, queue.storage), tell, max_tries=settings.notify.max_tries, log=log, now_s=now_s)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from swarm.core.faults import DeliveryFailed
 from swarm.errors import QueueError
 from swarm.runtime.log_once import LogOnce
 
@@ -26,15 +27,6 @@ LAST_S = 5.0
 """How long the brain's end waits for what is being told."""
 ORPHAN_TRIES = 600
 """Looks after which a note whose subject is nowhere is dropped: its submission was cut off."""
-
-
-class DeliveryFailed(Exception):
-    """A target was not told. ``hopeless``: nor will it be; ``down``: nor could it be told anything else just now."""
-
-    def __init__(self, message: str, *, hopeless: bool, down: bool = False) -> None:
-        super().__init__(message)
-        self.hopeless = hopeless
-        self.down = down
 
 
 class Notes(Protocol):
@@ -69,7 +61,7 @@ class Targets:
         """Raises ``DeliveryFailed``; ``anyway``: only once it has asked."""
         failures, until_s, why = self._down.get(target, (0, 0.0, ""))
         if not anyway and self._now_s() < until_s:
-            raise DeliveryFailed(why, hopeless=False, down=True)
+            raise DeliveryFailed(why, down=True)
         try:
             self._deliver(target, message)
         except DeliveryFailed as failure:
@@ -126,19 +118,19 @@ class Notifier:
             self._notes.done(note)
 
     def _tell(self, note: Any, message: Mapping[str, Any]) -> None:  # noqa: ANN401
-        left, problems, hopeless = [], [], True
+        left, problems, permanent = [], [], True
         for target in note.targets:
             try:
                 self._targets.tell(target, message, anyway=note.by_hand)
             except DeliveryFailed as failure:
                 left.append(target)
                 problems.append(str(failure))
-                hopeless = hopeless and failure.hopeless
+                permanent = permanent and failure.permanent
             except Exception as problem:  # noqa: BLE001 - one message that cannot be made must not hold up all others
                 self._log.exception("Telling %s of the end of %s %s came to grief", target, note.subject, note.id)
                 left.append(target)
                 problems.append(f"{type(problem).__name__}: {problem}")
-                hopeless = False
+                permanent = False
         if not left:
             self._notes.done(note)
             self._log.info("Told %d of the end of %s %s", len(note.targets), note.subject, note.id)
@@ -154,7 +146,7 @@ class Notifier:
             message=dict(message) if note.subject == "task" else None,  # a batch may go on again, and ends once more then
             by_hand=False,
         )
-        if hopeless or tries >= self._max_tries:
+        if permanent or tries >= self._max_tries:
             self._notes.give_up(later)
             self._log.error("Could not tell of the end of %s %s: see `swarm notify list`", note.subject, note.id)
             return

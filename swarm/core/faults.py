@@ -27,6 +27,17 @@ class TaskFault(Exception):
         """From now on the task runs alone on its server, so that its next fault proves something."""
 
 
+class DeliveryFailed(Exception):
+    """A notification did not reach its target."""
+
+    def __init__(self, message: str, *, permanent: bool = False, down: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        """No other try can succeed."""
+        self.down = down
+        """Nothing else can be delivered there just now either."""
+
+
 class CancelToken(Protocol):
     """Carries "stop this attempt" into an executor or a request."""
 

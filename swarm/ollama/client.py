@@ -15,9 +15,10 @@ import msgspec
 
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.http_session import TRANSPORT_ERRORS, cause_of
 from swarm.ollama import replies
 from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
-from swarm.ollama.http import TRANSPORT_ERRORS, Abort, HttpClient, OnConnect, body_of, cause_of
+from swarm.ollama.http import Abort, HttpClient, OnConnect, body_of
 from swarm.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
 
 KeepAlive = str | int | float | None

@@ -9,25 +9,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from requests import RequestException, Response, Session
+from requests import RequestException, Response
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
 from swarm.core.faults import CancelToken
 from swarm.errors import ConfigError
+from swarm.http_session import PlainSession, cause_of
 from swarm.ollama.stream import Deadlines
 
 if TYPE_CHECKING:
@@ -38,9 +36,6 @@ READ_BYTES = 65536
 MAX_IDLE = 16
 STALE_WINDOW_S = 0.25
 """A kept connection that breaks later than this after sending broke under our request, so it is not sent again."""
-TRANSPORT_ERRORS = (RequestException, HTTPError)
-"""What ``HttpClient.send`` and ``body_of`` raise; ``cause_of`` tells why."""
-logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of headers in their own words
 
 OnConnect = Callable[[socket.socket, float], None]
 """Sees a new connection before the first byte is sent, by a deadline (monotonic seconds); raises to refuse it."""
@@ -160,11 +155,6 @@ class _Pool(HTTPConnectionPool):
     ConnectionCls: type[Any] = _Connection
 
 
-class _Session(Session):
-    def get_redirect_target(self, resp: Response) -> None:
-        """None: requests would read the whole body of a redirect, even of one that it does not follow."""
-
-
 class HttpClient:
     """Requests to one server, on kept connections. Thread-safe."""
 
@@ -172,9 +162,7 @@ class HttpClient:
         """Raises ``ConfigError`` for anything but plain ``http://host:port``."""
         self._base_url = _checked(base_url)
         self._on_connect = on_connect
-        self._session = _Session()
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._session = PlainSession()
         self._session.headers.clear()
         self._session.headers.update({"Accept": "application/json", "Accept-Encoding": SKIP_HEADER, "User-Agent": "swarm"})
         adapter = HTTPAdapter(pool_maxsize=MAX_IDLE)
@@ -215,16 +203,6 @@ def body_of(response: Response) -> Iterator[bytes]:
     """The body in pieces, as they arrive; read to its end, the connection is kept for the next request."""
     while data := response.raw.read1(READ_BYTES):
         yield data
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The error of the socket or of ``http.client`` that requests and urllib3 have wrapped."""
-    while isinstance(error, TRANSPORT_ERRORS):
-        inner = next((arg for arg in reversed(error.args) if isinstance(arg, Exception)), error.__cause__)
-        if inner is None:
-            break
-        error = inner
-    return error
 
 
 def _checked(base_url: str) -> str:

@@ -188,8 +188,7 @@ class ServerProcess(KeptProcess):
     def _watch(self, child: Child) -> None:
         identity = child.identity
         self._probe = ReadinessProbe(
-            self.spec.host,
-            self.spec.port,
+            self.spec.url,
             alive=lambda: is_same(identity),
             on_ready=self._on_ready,
             on_connect=self._proof,

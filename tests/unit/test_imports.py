@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "swarm"
-LEAVES = {"errors", "clock", "stdio", "plain_text", "__init__"}
+LEAVES = {"errors", "clock", "stdio", "plain_text", "http_session", "__init__"}
 BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
 ADAPTERS = {"queue", "gpu", "ollama", "formats", "notify"}
 PROCESSES = {"brain", "worker", "supervisor"}

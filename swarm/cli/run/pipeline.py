@@ -38,7 +38,7 @@ from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputErro
 from swarm.formats import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
 from swarm.formats.input.problems import Problems
 from swarm.formats.input.source import as_text
-from swarm.notify import check_target
+from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import tally
 from swarm.queue.file_queue import FileQueue

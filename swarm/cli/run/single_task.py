@@ -33,7 +33,7 @@ from swarm.errors import (
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.task_builder import builder
-from swarm.notify import check_target
+from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import Submitted
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import socketserver
-import sys
 import threading
 from contextlib import contextmanager
 from itertools import count
@@ -14,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from swarm.brain.main import make_notifier
-from swarm.brain.notifier import DeliveryFailed, Notifier, notifying
+from swarm.brain.notifier import Notifier, notifying
 from swarm.config.settings import NotifySettings, Settings
+from swarm.core.faults import DeliveryFailed
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import InputError
-from swarm.notify import NotTold, check_target, deliver
+from swarm.notify.deliver import deliver
+from swarm.notify.targets import check_target
 from swarm.proc.ports import free_port
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.stores.notifications import Note, write_note
@@ -114,7 +115,7 @@ def test_a_task_put_back_by_hand_is_told_of_again(queue, listener, whole_batch):
     assert [message["status"] for message in listener.told] == ["failed", "completed"]
 
 
-@pytest.mark.parametrize("problem", [None, DeliveryFailed("down", hopeless=False), DeliveryFailed("gone", hopeless=True)])
+@pytest.mark.parametrize("problem", [None, DeliveryFailed("down"), DeliveryFailed("gone", permanent=True)])
 def test_a_task_put_back_while_its_end_is_being_told_is_told_of_again(queue, problem):
     told = []
 
@@ -181,7 +182,7 @@ def test_tries_have_an_end_and_only_who_was_not_told_is_told_again(queue):
     def tell(target, message):
         told.append(target)
         if target == "bad":
-            raise DeliveryFailed("no", hopeless=False)
+            raise DeliveryFailed("no")
 
     notifier = Notifier(box(queue), tell, max_tries=3, log=LOG, now_s=lambda: next(ticks))
     for _ in range(6):
@@ -216,7 +217,7 @@ def test_a_batch_of_which_some_was_put_back_before_it_could_be_told_is_told_of_w
 
     def tell(target, message):
         if down:
-            raise DeliveryFailed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", down=True)
         told.append((message["completed"], message["failed"]))
 
     notifier = Notifier(box(queue), tell, max_tries=9, log=LOG, now_s=lambda: next(ticks))
@@ -238,7 +239,7 @@ def test_a_script_gets_the_message(tmp_path):
     settings = Settings(scripts={"keep": ("/bin/sh", "-c", f"cat > {out}; echo $SWARM_BATCH_ID >> {out}")})
     deliver("script:keep", {"event": "batch_ended", "batch_id": "b-1"}, settings)
     assert out.read_text() == '{"event":"batch_ended","batch_id":"b-1"}b-1\n'
-    with pytest.raises(NotTold, match="ended with 3"):
+    with pytest.raises(DeliveryFailed, match="ended with 3"):
         deliver("script:no", {"event": "x"}, Settings(scripts={"no": ("/bin/sh", "-c", "exit 3")}))
 
 
@@ -343,7 +344,7 @@ def test_a_target_that_is_down_is_asked_once_for_all_and_all_is_told_when_it_is_
     def tell(target, message):
         asked.append(target)
         if target == "down" and not up:
-            raise DeliveryFailed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", down=True)
 
     for n in range(5):
         queue.enqueue(llm(str(n), notify=["down", "good"]))
@@ -372,7 +373,7 @@ def test_a_try_that_somebody_asks_for_is_made_though_the_target_was_just_down(qu
     def tell(target, message):
         asked.append(target)
         if len(asked) == 1:
-            raise DeliveryFailed("no answer", hopeless=False, down=True)
+            raise DeliveryFailed("no answer", down=True)
 
     queue.enqueue(llm("a", notify=["x"]))
     end(queue)
@@ -436,12 +437,19 @@ def serving(handler):
 
 
 @pytest.mark.parametrize(
-    ("handler", "hopeless", "why"), [(Garbage, False, "BadStatus"), (Elsewhere, True, "elsewhere: /other")]
+    ("handler", "permanent", "why"), [(Garbage, False, "BadStatus"), (Elsewhere, True, "elsewhere: /other")]
 )
-def test_servers_that_do_not_behave(handler, hopeless, why):
-    with serving(handler) as url, pytest.raises(NotTold, match=why) as told:
+def test_servers_that_do_not_behave(handler, permanent, why):
+    with serving(handler) as url, pytest.raises(DeliveryFailed, match=why) as told:
         deliver(url, {"event": "task_ended", "message_id": "m"}, Settings())
-    assert told.value.hopeless == hopeless
+    assert told.value.permanent == permanent
+
+
+def test_what_cannot_be_reached_is_tried_again_and_its_address_is_kept_secret():
+    with pytest.raises(DeliveryFailed, match="Connection refused") as told:
+        deliver(f"http://127.0.0.1:{free_port()}/hook/sesame", {"event": "task_ended"}, Settings())
+    assert (told.value.permanent, told.value.down) == (False, True)
+    assert "sesame" not in str(told.value)
 
 
 def test_whatever_goes_wrong_in_telling_the_thread_lives_on(queue, monkeypatch, caplog):
@@ -494,15 +502,15 @@ def test_through_the_real_apprise(queue, listener):
 
 def test_an_apprise_service_that_raises_is_a_failure_like_any_other(monkeypatch):
     monkeypatch.setattr("apprise.Apprise.notify", lambda *_, **__: 1 / 0)
-    with pytest.raises(NotTold, match="ZeroDivisionError") as told:
+    with pytest.raises(DeliveryFailed, match="ZeroDivisionError") as told:
         deliver("json://127.0.0.1/", {"event": "task_ended"}, Settings())
-    assert not told.value.hopeless
+    assert not told.value.permanent
 
 
 def test_without_apprise_its_addresses_are_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(sys.modules["swarm.notify.deliver"], "_HAS_APPRISE", False)
+    monkeypatch.setattr("swarm.notify.targets._HAS_APPRISE", False)
     with pytest.raises(InputError, match=r"gpu-swarm\[notify\]"):
         check_target("tgram://token/chat", Settings())
-    with pytest.raises(NotTold) as told:
+    with pytest.raises(DeliveryFailed) as told:
         deliver("tgram://token/chat", {"event": "task_ended"}, Settings())
-    assert told.value.hopeless
+    assert told.value.permanent

@@ -78,7 +78,7 @@ def test_a_server_that_was_not_started_by_us_is_asked_nothing_while_ours_starts(
     ready = threading.Event()
     proof = ServerProof({SERVER_MARKER: WORKER, ROOT_MARKER: str(tmp_path)}, known=identity.current)
     with Impostor(port, uid) as stranger:
-        probe = ReadinessProbe("127.0.0.1", port, alive=lambda: True, on_ready=ready.set, on_connect=proof)
+        probe = ReadinessProbe(f"http://127.0.0.1:{port}", alive=lambda: True, on_ready=ready.set, on_connect=proof)
         probe.start()
         try:
             wait_until(lambda: "is taken by" in probe.last_answer, what="the stranger to be noticed")
