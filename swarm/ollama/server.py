@@ -8,13 +8,13 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
 from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.ollama.ownership import ServerProof
-from swarm.ollama.readiness import ReadinessProbe
 from swarm.ollama.server_spec import ServerSpec
 from swarm.proc.child import Child, KeptProcess
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked
@@ -22,6 +22,9 @@ from swarm.proc.identity import is_same
 from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.ports import is_free, who_listens
 from swarm.proc.state_file import read_note, remove_note, write_note
+
+if TYPE_CHECKING:
+    from swarm.ollama.readiness import ReadinessProbe
 
 GET_OLLAMA = (
     "install Ollama (https://ollama.com/download), or set [ollama] binary to its path; or name a running server "
@@ -186,6 +189,8 @@ class ServerProcess(KeptProcess):
             ) from error
 
     def _watch(self, child: Child) -> None:
+        from swarm.ollama.readiness import ReadinessProbe  # noqa: PLC0415  (HTTP: commands that only look need none of it)
+
         identity = child.identity
         self._probe = ReadinessProbe(
             self.spec.url,

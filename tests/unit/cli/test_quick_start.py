@@ -120,5 +120,12 @@ def test_counting_loads_no_option_library(tmp_path):
     assert queue.stats().pending == {}
 
 
+@pytest.mark.parametrize(
+    "argv", [("submit", "--prompt", "a", "--model", "m"), ("batches",), ("notify", "list"), ("workers",)]
+)
+def test_what_asks_no_server_loads_no_http(tmp_path, argv):
+    assert not loaded(*argv, root=tmp_path) & {"requests", "urllib3", "http.client"}
+
+
 def test_help_loads_nothing_heavy(tmp_path):
     assert not loaded("--help", root=tmp_path) & (HEAVY | PARTS | {"msgspec"})
