@@ -124,6 +124,7 @@ def test_counting_loads_no_option_library(tmp_path):
     "argv", [("submit", "--prompt", "a", "--model", "m"), ("batches",), ("notify", "list"), ("workers",)]
 )
 def test_what_asks_no_server_loads_no_http(tmp_path, argv):
+    open_queue(tmp_path)
     assert not loaded(*argv, root=tmp_path) & {"requests", "urllib3", "http.client"}
 
 
