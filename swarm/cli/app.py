@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from swarm import __version__
-from swarm.cli.exit_codes import Group
+from swarm.cli.command_registry import Group
 
 app = typer.Typer(
     name="swarm",

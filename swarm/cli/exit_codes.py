@@ -8,33 +8,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
-from swarm.cli.command_registry import Commands
-from swarm.cli.values import lighten
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
 from swarm.plain_text import lines
 from swarm.stdio import OutputLost, forget_output
 
 _PLACE = re.compile(r"(.+?):([0-9]+): (.*)", re.DOTALL)
-
-
-class Group(TyperGroup):
-    """All commands; they end as described here."""
-
-    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  (typer's, handed on)
-        super().__init__(**{**attributes, "commands": None})
-        lighten(self)
-        self.commands: Any = Commands()
-
-    def invoke(self, ctx: Any) -> object:  # noqa: ANN401  (its type moved house between versions of typer)
-        """Run the command; every way it can end becomes an exit code."""
-        with endings():
-            answer: object = super().invoke(ctx)
-            return answer
 
 
 @contextmanager
