@@ -6,11 +6,12 @@ The owner of each thing re-checks: a decision that finds the world changed is ``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.placement.load_tasks import load_document
 from swarm.core.policy.decisions import (
     AdvanceMap,
     CancelChildren,
@@ -27,45 +28,16 @@ from swarm.core.policy.decisions import (
     Warn,
     WithdrawResource,
 )
-from swarm.core.task import RESOURCE_PRIORITY, TaskClass
 from swarm.errors import DuplicateTask, EngineError, QueueError
 from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import BrainQueue, Clock
 
 _MAX_AGAIN = 99
-
-
-class LoadIds:
-    """Remembers since when an id is refused; for one thread."""
-
-    def __init__(self, exists: Callable[[str], bool], clock: Clock, *, believe_s: float) -> None:
-        """``exists(task id)``: in any state; ``believe_s``: how old what a worker says of itself may be."""
-        self._exists = exists
-        self._clock = clock
-        self._believe_s = believe_s
-        self._refused_s: dict[str, float] = {}
-
-    def free(self, task_id: str) -> str | None:
-        """The id to use; None while an existing task of that id may still become visible as done.
-
-        Right after a load ended, the heartbeat that says so may be a period old. An id that stays used beyond that
-        belongs to a load that was withdrawn or cancelled before it ran, and the deficit has come back: number it on.
-        """
-        if not self._exists(task_id):
-            return task_id
-        now_s = self._clock.mono_s()
-        if now_s - self._refused_s.setdefault(task_id, now_s) < self._believe_s:
-            return None
-        again = (f"{task_id}-{n}" for n in range(2, _MAX_AGAIN + 1))
-        return next((i for i in again if not self._exists(i)), None)
-
-    def forget_but(self, task_ids: Container[str]) -> None:
-        """Of all others nothing needs to be remembered."""
-        self._refused_s = {i: s for i, s in self._refused_s.items() if i in task_ids}
+"""Of one load's id."""
 
 
 Killer = Callable[[str, int], bool]
-"""``kill(worker, epoch)``: SIGKILL that life of that worker. False: it is gone already. Raises ``EngineError``."""
+"""``kill(worker, epoch)``: SIGKILL that life of that worker. False: it has ended already. Raises ``EngineError``."""
 _MAX_NOTES = 1000
 
 
@@ -100,8 +72,12 @@ class Effects:
         self._queue = queue
         self._kill = kill
         self._log = log
-        self._load_ids = LoadIds(queue.exists, clock, believe_s=2 * settings.worker.heartbeat_s + 1.0)
         self._troubles = LogOnce(log)
+        self._clock = clock
+        self._believe_s = 2 * settings.worker.heartbeat_s + 1.0
+        """How old what a worker says of itself may be."""
+        self._refused_s: dict[str, float] = {}
+        """Since when the id of a load is refused."""
         self._killed: set[tuple[str, int]] = set()
         self.taken_back = 0
         """Tasks taken back from dead workers so far."""
@@ -122,7 +98,8 @@ class Effects:
     def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
         self._troubles.keep_only({_subject(d) for d in decisions})
-        self._load_ids.forget_but({d.task_id for d in decisions if isinstance(d, LoadModel)})
+        loads = {d.task_id for d in decisions if isinstance(d, LoadModel)}
+        self._refused_s = {task_id: since_s for task_id, since_s in self._refused_s.items() if task_id in loads}
         if len(self._killed) > _MAX_NOTES:
             self._killed.clear()
 
@@ -214,23 +191,27 @@ class Effects:
     def _load(self, decision: LoadModel) -> Outcome:
         if decision.instead_of is not None and not self._queue.withdraw(decision.instead_of, decision.reason):
             return Stale(decision, f"{decision.instead_of} has been claimed")
-        task_id = self._load_ids.free(decision.task_id)
+        task_id = self._insert_load(decision)
         if task_id is None:
             return Stale(decision, f"{decision.task_id} exists")
-        document = {
-            "task_id": task_id,
-            "task_class": str(TaskClass.RESOURCE),
-            "action": "load_llm",
-            "name": f"load {decision.model} on {decision.worker}",
-            "target_worker": decision.worker,
-            "model": decision.model,
-            "priority": RESOURCE_PRIORITY,
-        }
-        try:
-            self._queue.enqueue(document)
-        except DuplicateTask:
-            return Stale(decision, f"{task_id} exists")
         return self._done(decision, f"{decision.reason} for {decision.worker}: {decision.model} ({task_id})")
+
+    def _insert_load(self, decision: LoadModel) -> str | None:
+        """Its id; None while a task of that id exists that may still become visible as done.
+
+        Right after a load ended, the heartbeat that says so may be a period old. An id that stays used beyond that
+        belongs to a load that was withdrawn or cancelled before it ran, and the deficit has come back: number it on.
+        """
+        document = load_document(decision.worker, decision.model, decision.epoch)
+        for number in range(1, _MAX_AGAIN + 1):
+            task_id = decision.task_id if number == 1 else f"{decision.task_id}-{number}"
+            try:
+                return self._queue.enqueue({"task_id": task_id, **document})
+            except DuplicateTask:
+                now_s = self._clock.mono_s()
+                if now_s - self._refused_s.setdefault(decision.task_id, now_s) < self._believe_s:
+                    return None
+        return None
 
     def _move(self, decision: WithdrawResource | ReleaseTask | FailBlocked) -> Outcome:
         match decision:

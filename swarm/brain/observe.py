@@ -12,7 +12,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.policy.decide import old_after_s
-from swarm.core.snapshot import ClaimView, FinishedView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import BrainQueue, ChosenCards, Clock
@@ -90,25 +90,20 @@ class Observer:
         """Look now. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
         now_s = self._clock.mono_s()
         grace = self._watched.look(now_s)
-        workers = tuple(self._aged_worker(view, now_s) for view in self._queue.workers())
-        slots = {(w.name, s.task_id): s for w in workers if w.heartbeat is not None for s in w.heartbeat.slots}
-        claims = tuple(self._aged_claim(c, slots.get((c.worker, c.task_id)), now_s) for c in self._queue.claims())
-        snapshot = SwarmSnapshot(
+        seen = self._queue.look(self._old_after_s)
+        workers = tuple(self._aged_worker(view, now_s) for view in seen.workers)
+        slots = {(w.name, s.task_id, s.attempt): s for w in workers if w.heartbeat is not None for s in w.heartbeat.slots}
+        claims = tuple(self._aged_claim(c, slots.get((c.worker, c.task_id, c.attempt)), now_s) for c in seen.claims)
+        snapshot = replace(
+            seen,
             now_iso=self._clock.iso(),
             mono_s=now_s,
             grace=grace,
-            lanes=tuple(self._aged_lane(lane, workers, claims) for lane in self._queue.lanes()),
+            lanes=tuple(self._aged_lane(lane, workers, claims) for lane in seen.lanes),
             claims=claims,
             workers=workers,
-            blocked=self._queue.blocked(),
-            blocked_total=self._queue.blocked_count(),
-            drop_ins=self._queue.drop_ins(),
-            hopeless=self._queue.hopeless(),
-            orphaned=self._queue.orphaned(),
-            pauses=self._queue.pauses(),
             gpus=self._read_cards(now_s),
             gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
-            finished=FinishedView() if self._old_after_s is None else self._queue.finished(self._old_after_s),
         )
         self._judged.prune()
         self._elapsed.prune()
@@ -128,21 +123,15 @@ class Observer:
         )
 
     def _aged_claim(self, claim: ClaimView, slot: SlotView | None, now_s: float) -> ClaimView:
-        """A claim with what its worker's heartbeat says of it; one no heartbeat names has made no progress."""
+        """A claim with its progress as its worker's heartbeat tells it; one no heartbeat names has made none."""
         key = (claim.worker, claim.task_id, claim.attempt)
-        if slot is not None and slot.attempt == claim.attempt:
-            claim = replace(
-                claim,
-                task_class=slot.task_class,
-                name=slot.name,
-                model=slot.model if slot.model is not None else claim.model,
-                progress=slot.progress,
-            )
-        quiet_s = self._judged.age_s(("progress", *key), claim.progress, self._watched.now_s)
-        if slot is not None and slot.attempt == claim.attempt:
+        progress = claim.progress if slot is None else slot.progress
+        quiet_s = self._judged.age_s(("progress", *key), progress, self._watched.now_s)
+        if slot is not None:
             # Who looks for the first time has no history: the worker's own clock tells as much, and survives our restart.
             quiet_s = max(quiet_s, slot.quiet_s)
-        return replace(claim, elapsed_s=self._elapsed.age_s(("claim", *key), None, now_s), quiet_s=quiet_s)
+        elapsed_s = self._elapsed.age_s(("claim", *key), None, now_s)
+        return replace(claim, progress=progress, elapsed_s=elapsed_s, quiet_s=quiet_s)
 
     def _aged_lane(self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...]) -> LaneView:
         """A lane with the time since it was last empty or served (see ``LaneView.unserved_s``)."""

@@ -15,6 +15,17 @@ from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import Heartbeat, WorkerRow
 
 
+class ResourceTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A load or unload that has not ended, as its document describes it."""
+
+    task_id: str
+    worker: str
+    model: str | None = None
+    """Canonical; None where the task names none."""
+    epoch: int | None = None
+    """The life of the worker that the brain made it for; None: people submitted it."""
+
+
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     """One lane of ``pending/``: tasks that any worker eligible for it may claim."""
 
@@ -29,8 +40,8 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest waiting task, by the wall clock (for people and warnings), never negative."""
     unserved_s: float = 0.0
     """Since the observer last saw this lane empty or a living worker hold its model, on its monotonic clock."""
-    first_ids: tuple[str, ...] = ()
-    """Ids at the head; all of them (at most 64) for resource lanes."""
+    resource_tasks: tuple[ResourceTask, ...] = ()
+    """What waits in a resource lane, at most 64 of it."""
 
 
 class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +51,10 @@ class ClaimView(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     worker: str
     task_class: str | None = None
+    """None where its file could not be read."""
     name: str = ""
     model: str | None = None
+    """Canonical."""
     elapsed_s: float = 0.0
     """Since the observer first saw this claim, on its monotonic clock."""
     quiet_s: float = 0.0
@@ -77,6 +90,8 @@ class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     model: str | None = None
     """Canonical model name of an llm task."""
+    resource: ResourceTask | None = None
+    """Set for a load or unload that is tried again later."""
     due_in_s: float | None = None
     """Seconds until its not-before or retry time (0 or less: due); None when it waits for no time."""
     waiting_for: tuple[str, ...] = ()
@@ -131,8 +146,8 @@ class HopelessView(msgspec.Struct, frozen=True, kw_only=True):
 class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All the brain knows at one moment. Wall time is for people; all ages are monotonic unless said otherwise."""
 
-    now_iso: str
-    mono_s: float
+    now_iso: str = ""
+    mono_s: float = 0.0
     grace: bool = False
     """The observer itself was late (suspend, overload), and not the turn before: nobody is judged by age in this turn."""
     lanes: tuple[LaneView, ...] = ()

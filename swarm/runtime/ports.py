@@ -15,7 +15,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
 from swarm.core.pauses import Pauses
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
+from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
@@ -130,28 +130,11 @@ class Bell(Protocol):
 class BrainQueue(Protocol):
     """The queue as the brain sees it."""
 
-    def lanes(self) -> tuple[LaneView, ...]:
-        """All lanes with waiting tasks. Incremental: costs what changed since the last call."""
-        ...
+    def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
+        """What there is, at the cost of what changed since the last call. Ages, cards and times are left out.
 
-    def claims(self) -> tuple[ClaimView, ...]:
-        """All files in ``processing/`` (ages left 0: the observer knows them)."""
-        ...
-
-    def blocked(self) -> tuple[BlockedView, ...]:
-        """All files in ``blocked/`` with what they wait for. Incremental."""
-        ...
-
-    def blocked_count(self) -> int:
-        """How many files lay in ``blocked/`` at the last look."""
-        ...
-
-    def drop_ins(self) -> tuple[DropIn, ...]:
-        """Regular and foreign files directly in ``pending/``."""
-        ...
-
-    def workers(self) -> tuple[WorkerView, ...]:
-        """Registered workers and owners of processing directories: lock state, row, heartbeat, claims (ages left 0)."""
+        With ``old_after_s`` also what lies finished, one bounded step further each time. Raises ``StorageFault``.
+        """
         ...
 
     def file_drop_in(self, file_name: str) -> str:
@@ -164,10 +147,6 @@ class BrainQueue(Protocol):
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
         """Accept one task; returns its id. Raises ``DuplicateTask``, ``TaskInvalid``, ``StorageFault``."""
-        ...
-
-    def exists(self, task_id: str) -> bool:
-        """Whether a task of this id is in any state."""
         ...
 
     def withdraw(self, task_id: str, reason: str) -> bool:
@@ -190,28 +169,12 @@ class BrainQueue(Protocol):
         """Complete a map task whose children have ended. A line for the log; None: it was not there any more."""
         ...
 
-    def hopeless(self) -> tuple[HopelessView, ...]:
-        """Batches past their limit of failures that have not ended."""
-        ...
-
-    def orphaned(self) -> tuple[str, ...]:
-        """Mapped tasks that were cancelled, of whose children some may not have been."""
-        ...
-
     def cancel_children(self, task_id: str) -> int:
         """Cancel some of what has not ended of such a task's children; how many."""
         ...
 
     def stop_batch(self, batch_id: str, reason: str) -> int:
         """Cancel some of what waits of a batch; how many."""
-        ...
-
-    def pauses(self) -> Pauses:
-        """What people have paused."""
-        ...
-
-    def finished(self, old_after_s: float) -> FinishedView:
-        """What lies finished, for retention. Goes a bounded step on with each call."""
         ...
 
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:

@@ -21,7 +21,7 @@ from swarm.errors import QueueError
 from swarm.formats.input.feed_lines import FileLines
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
-from swarm.queue.brain.result_refs import NeedLedger, still_needed
+from swarm.queue.brain.release_log import needs_log, still_needed
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import pauses
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
@@ -65,7 +65,7 @@ def ended_and_needed(one: World) -> None:
 
 def _release(one: World, task_id: str) -> None:
     brain = one.open().brain_view(spare_rule)
-    brain.blocked()
+    brain.look()
     brain.release_blocked(task_id, 0)
 
 
@@ -87,7 +87,7 @@ def about_to_go(one: World) -> None:
         queue.enqueue(llm("{results.b.text}", task_id=name, depends_on=["b"], **({} if name == "asks" else LATER)))
         one.say("accepted", name)
     one.say("needed once let go", "asks", "b")
-    NeedLedger(queue.layout, queue.storage).note({"before": ("other",)})
+    needs_log(queue.layout, queue.storage).note({"before": ("other",)})
     one.say("accepted", "b")
 
 
@@ -194,7 +194,7 @@ def mapped(one: World) -> None:
     _work(one, 1, Trail(result={"message": {"content": json.dumps(["x", "y", "z"])}}))
     one.say("accepted", queue.enqueue(llm("{item}", task_id="m", depends_on=["src"], map={"over": "src"})))
     brain = queue.brain_view(spare_rule)
-    brain.blocked()
+    brain.look()
     assert brain.expand_map("m", 0) is not None
     for number in range(3):
         one.say("accepted", f"m-{number}")
@@ -210,7 +210,7 @@ def cancel_map(one: World) -> None:
         if "already" not in problem.message:
             raise
     brain = queue.brain_view(spare_rule)
-    for task_id in brain.orphaned():
+    for task_id in brain.look().orphaned:
         brain.cancel_children(task_id)
     for task_id in ("m", "m-1", "m-2"):
         one.say("ended", task_id, "cancelled", None)

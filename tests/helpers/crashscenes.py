@@ -239,7 +239,7 @@ def dropped(one: World) -> None:
 
 def file_drop_ins(one: World) -> None:
     brain = one.open().brain_view(spare_rule)
-    for entry in brain.drop_ins():
+    for entry in brain.look().drop_ins:
         brain.file_drop_in(entry.file_name)
 
 

@@ -109,7 +109,7 @@ def recover(one: World) -> None:
     for name in os.listdir(queue.layout.processing):
         assert brain.recover(name) is not None, f"the lock of the dead {name} is held"
     fsck.recover_root(queue.layout, queue.storage)
-    for entry in brain.drop_ins():
+    for entry in brain.look().drop_ins:
         brain.file_drop_in(entry.file_name)
 
 
@@ -143,7 +143,7 @@ def _check_sessions(queue: FileQueue) -> None:
     """At most one task of a session is let go: none is on turn while another waits in its lane or runs."""
     going = [queue.read(i.task_id) for s in (TaskState.PENDING, TaskState.PROCESSING) for i in queue.list(s)]
     sessions = {d.get("session"): d["task_id"] for d in going if d.get("session")}
-    for view in queue.brain_view(spare_rule).blocked():
+    for view in queue.brain_view(spare_rule).look().blocked:
         session = queue.read(view.task_id).get("session")
         assert not (view.session_turn and session in sessions), f"{view.task_id} is on turn beside {sessions[session]}"
 
@@ -182,7 +182,7 @@ def _drain(one: World) -> None:
 
     def work(queue: FileQueue) -> None:
         brain = queue.brain_view(spare_rule)
-        for view in brain.blocked():
+        for view in brain.look().blocked:
             brain.release_blocked(view.task_id, view.attempt)
         worker = queue.worker_view(WORKER)
         for lane in os.listdir(queue.layout.pending):

@@ -31,10 +31,10 @@ class TurnedBrain:
         snapshot = SwarmSnapshot(
             now_iso=SystemClock().iso(),
             mono_s=SystemClock().mono_s(),
-            blocked=self.view.blocked(),
-            drop_ins=self.view.drop_ins(),
-            orphaned=self.view.orphaned(),
-            hopeless=self.view.hopeless(),
+            blocked=self.view.look().blocked,
+            drop_ins=self.view.look().drop_ins,
+            orphaned=self.view.look().orphaned,
+            hopeless=self.view.look().hopeless,
         )
         outcomes = [self._effects.apply(decision) for decision in decide(snapshot, Settings())]
         return [o.detail for o in outcomes if isinstance(o, Applied)]

@@ -61,9 +61,9 @@ def test_hostile_drop_ins_go_aside_and_the_others_go_on(tmp_path):
     os.symlink("/", f"{queue.layout.pending}/root.json")
     drop(queue, "good.json", json.dumps(llm()).encode())
     brain = queue.brain_view(spare_rule)
-    for entry in brain.drop_ins():
+    for entry in brain.look().drop_ins:
         brain.file_drop_in(entry.file_name)
-    assert brain.drop_ins() == ()
+    assert brain.look().drop_ins == ()
     claim = claim_one(queue.worker_view("w"))
     assert claim.task.task_id == "good"
     names = {n for n in os.listdir(queue.layout.corrupt) if not n.endswith(".reason")}

@@ -115,7 +115,7 @@ def submit(queue, brain, dice, say):
                     say("accepted", task_id)
         case _:
             say("accepted", queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00")))
-            for view in brain.blocked():
+            for view in brain.look().blocked:
                 brain.release_blocked(view.task_id, view.attempt)
 
 

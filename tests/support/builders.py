@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.placement.load_tasks import load_id
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, Tally, WorkerRow, WorkerStatus
 
@@ -133,7 +133,6 @@ def llm_waiting(count: int, model: str = MODEL, *, unserved_s: float = 0.0, wait
         pending=count,
         unserved_s=unserved_s,
         oldest_wait_s=wait_s,
-        first_ids=tuple(f"t{n}" for n in range(min(count, 8))),
     )
 
 
@@ -142,22 +141,40 @@ def cpu_waiting(count: int, task_class: TaskClass = TaskClass.CPU) -> LaneView:
     return LaneView(lane=str(task_class), task_class=task_class, pending=count)
 
 
-def resource_waiting(worker: str, *task_ids: str, wait_s: float = 0.0) -> LaneView:
-    """Resource tasks waiting for one worker."""
+def a_load(worker: str, model: str = MODEL, *, epoch: int = 1, resource_seq: int = 0) -> ResourceTask:
+    """A load that the brain made for this life of a worker."""
+    task_id = load_id(worker, canonical_model(model), epoch=epoch, resource_seq=resource_seq)
+    return ResourceTask(task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch)
+
+
+def resource_waiting(worker: str, *tasks: str | ResourceTask, wait_s: float = 0.0) -> LaneView:
+    """Resource tasks waiting for one worker; those named by their ids alone are people's."""
+    waiting = (ResourceTask(task_id=task, worker=worker) if isinstance(task, str) else task for task in tasks)
     return LaneView(
         lane=resource_lane(worker),
         task_class=TaskClass.RESOURCE,
         target_worker=worker,
-        pending=len(task_ids),
+        pending=len(tasks),
         oldest_wait_s=wait_s,
-        first_ids=task_ids,
+        resource_tasks=tuple(waiting),
     )
 
 
-def load_waiting(worker: str, model: str = MODEL, *, epoch: int = 1, resource_seq: int = 0, wait_s: float = 0.0) -> LaneView:
+def load_waiting(worker: str, model: str = MODEL, *, wait_s: float = 0.0) -> LaneView:
     """The brain's load task for one worker, not yet claimed."""
-    task_id = load_id(worker, canonical_model(model), epoch=epoch, resource_seq=resource_seq)
-    return resource_waiting(worker, task_id, wait_s=wait_s)
+    return resource_waiting(worker, a_load(worker, model), wait_s=wait_s)
+
+
+def load_claimed(worker: str = "worker-1", model: str = MODEL, *, resource_seq: int = 0) -> ClaimView:
+    """The same, claimed by its worker."""
+    task_id = a_load(worker, model, resource_seq=resource_seq).task_id
+    return a_claim(task_id, worker=worker, model=model, task_class=TaskClass.RESOURCE)
+
+
+def load_blocked(worker: str = "worker-1", *, due_in_s: float = 5.0) -> BlockedView:
+    """The same, to be tried again later."""
+    load = a_load(worker)
+    return BlockedView(task_id=load.task_id, attempt=1, due_in_s=due_in_s, resource=load)
 
 
 def a_claim(

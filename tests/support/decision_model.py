@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.lanes import resource_lane
-from swarm.core.placement.load_tasks import is_resource_claim
 from swarm.core.policy.decisions import (
     Decision,
     FailBlocked,
@@ -19,7 +18,7 @@ from swarm.core.policy.decisions import (
     Warn,
     WithdrawResource,
 )
-from swarm.core.snapshot import LaneView, SwarmSnapshot
+from swarm.core.snapshot import LaneView, ResourceTask, SwarmSnapshot
 from swarm.core.task import TaskClass
 
 replace = msgspec.structs.replace
@@ -47,7 +46,7 @@ def _one(snapshot: SwarmSnapshot, decision: Decision) -> SwarmSnapshot:
         case LoadModel():
             if decision.instead_of is not None:
                 changed = _without_resource(snapshot, decision.worker, decision.instead_of)
-            changed = _with_waiting(changed, decision.worker, decision.task_id)
+            changed = _with_waiting(changed, decision.worker, decision.task_id, decision.model, decision.epoch)
         case WithdrawResource():
             changed = _without_resource(snapshot, decision.worker, decision.task_id)
         case Warn():
@@ -58,8 +57,10 @@ def _one(snapshot: SwarmSnapshot, decision: Decision) -> SwarmSnapshot:
 def _recovered(snapshot: SwarmSnapshot, worker: str) -> SwarmSnapshot:
     """Claims go back to their lanes."""
     for claim in snapshot.claims:
-        if claim.worker == worker and is_resource_claim(claim):
-            snapshot = _with_waiting(snapshot, worker, claim.task_id)
+        if claim.worker == worker and claim.task_class == TaskClass.RESOURCE:
+            view = snapshot.worker(worker)
+            epoch = view.row.epoch if view is not None and view.row is not None else None
+            snapshot = _with_waiting(snapshot, worker, claim.task_id, claim.model, epoch)
         elif claim.worker == worker and claim.model is not None:
             snapshot = _one_more(snapshot, claim.model)
     return replace(
@@ -77,13 +78,13 @@ def _one_more(snapshot: SwarmSnapshot, model: str) -> SwarmSnapshot:
     return replace(snapshot, lanes=lanes)
 
 
-def _with_waiting(snapshot: SwarmSnapshot, worker: str, task_id: str) -> SwarmSnapshot:
+def _with_waiting(snapshot: SwarmSnapshot, worker: str, task_id: str, model: str | None, epoch: int | None) -> SwarmSnapshot:
     lane = LaneView(
         lane=resource_lane(worker),
         task_class=TaskClass.RESOURCE,
         target_worker=worker,
         pending=1,
-        first_ids=(task_id,),
+        resource_tasks=(ResourceTask(task_id=task_id, worker=worker, model=model, epoch=epoch),),
     )
     return replace(snapshot, lanes=(*snapshot.lanes, lane))
 
@@ -92,10 +93,10 @@ def _without_resource(snapshot: SwarmSnapshot, worker: str, task_id: str) -> Swa
     lanes: list[LaneView] = []
     snapshot = replace(snapshot, blocked=tuple(b for b in snapshot.blocked if b.task_id != task_id))
     for lane in snapshot.lanes:
-        if lane.target_worker == worker and task_id in lane.first_ids:
-            ids = tuple(i for i in lane.first_ids if i != task_id)
-            if ids:
-                lanes.append(replace(lane, first_ids=ids, pending=len(ids)))
+        if lane.target_worker == worker and any(task.task_id == task_id for task in lane.resource_tasks):
+            left = tuple(task for task in lane.resource_tasks if task.task_id != task_id)
+            if left:
+                lanes.append(replace(lane, resource_tasks=left, pending=len(left)))
         else:
             lanes.append(lane)
     return replace(snapshot, lanes=tuple(lanes))

@@ -10,7 +10,17 @@ import msgspec
 
 from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.pauses import Pauses
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
+from swarm.core.snapshot import (
+    BlockedView,
+    ClaimView,
+    DropIn,
+    FinishedView,
+    HopelessView,
+    LaneView,
+    ResourceTask,
+    SwarmSnapshot,
+    WorkerView,
+)
 from swarm.core.task import TaskClass, TaskState, canonical_model
 from swarm.core.worker import Heartbeat, ProcessIdentity
 from swarm.errors import DuplicateTask
@@ -75,11 +85,11 @@ class FakeBrainQueue:
         for _ in range(count):
             self.pending[f"t{len(self.pending) + len(self.held) + len(self.ended)}"] = llm_lane(model)
 
-    def claim(self, task_id: str, worker: str, *, task_class: str | None = None, model: str | None = None) -> None:
+    def claim(self, task_id: str, worker: str) -> None:
         """A worker takes a pending task."""
-        del self.pending[task_id]
-        claim = ClaimView(task_id=task_id, attempt=1, worker=worker, task_class=task_class, model=model)
-        self.held[task_id] = claim
+        task_class, _, argument = self.pending.pop(task_id).partition("@")
+        model = argument if task_class == TaskClass.LLM else self._load(task_id, worker).model
+        self.held[task_id] = ClaimView(task_id=task_id, attempt=1, worker=worker, task_class=task_class, model=model)
 
     def loads(self) -> list[str]:
         """Ids of the resource tasks that wait, in order."""
@@ -87,33 +97,24 @@ class FakeBrainQueue:
 
     # -- the port
 
-    def lanes(self) -> tuple[LaneView, ...]:
-        """All lanes with waiting tasks."""
+    def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
+        """All there is."""
         by_lane: dict[str, list[str]] = {}
         for task_id, lane in self.pending.items():
             by_lane.setdefault(lane, []).append(task_id)
-        return tuple(_lane_view(lane, ids) for lane, ids in sorted(by_lane.items()))
-
-    def claims(self) -> tuple[ClaimView, ...]:
-        """All claims."""
-        return tuple(self.held[i] for i in sorted(self.held))
-
-    def blocked(self) -> tuple[BlockedView, ...]:
-        """All blocked tasks."""
-        return tuple(self.blocked_views[i] for i in sorted(self.blocked_views))
-
-    def blocked_count(self) -> int:
-        """How many are blocked."""
-        return len(self.blocked_views)
-
-    def drop_ins(self) -> tuple[DropIn, ...]:
-        """Files put directly into pending."""
-        return tuple(DropIn(file_name=name, quiet_s=quiet_s) for name, quiet_s in sorted(self.drop_in_files.items()))
-
-    def workers(self) -> tuple[WorkerView, ...]:
-        """All workers, their claims counted."""
         counts = {name: sum(c.worker == name for c in self.held.values()) for name in self.worker_views}
-        return tuple(replace(view, claims=counts[name]) for name, view in sorted(self.worker_views.items()))
+        drop_ins = (DropIn(file_name=name, quiet_s=quiet_s) for name, quiet_s in sorted(self.drop_in_files.items()))
+        return SwarmSnapshot(
+            lanes=tuple(self._lane_view(lane, ids) for lane, ids in sorted(by_lane.items())),
+            claims=tuple(self.held[i] for i in sorted(self.held)),
+            blocked=tuple(self.blocked_views[i] for i in sorted(self.blocked_views)),
+            blocked_total=len(self.blocked_views),
+            drop_ins=tuple(drop_ins),
+            workers=tuple(replace(view, claims=counts[name]) for name, view in sorted(self.worker_views.items())),
+            hopeless=self.hopeless_batches,
+            pauses=self.paused,
+            finished=FinishedView() if old_after_s is None else self.finished_view,
+        )
 
     def file_drop_in(self, file_name: str) -> str:
         """Move a drop-in into the cpu lane."""
@@ -174,10 +175,6 @@ class FakeBrainQueue:
         self.ended[task_id] = "failed"
         return True
 
-    def finished(self, old_after_s: float) -> FinishedView:
-        """What was put there."""
-        return self.finished_view
-
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
         """Take from ``purgeable``."""
         self._may_write()
@@ -195,14 +192,6 @@ class FakeBrainQueue:
 
     gather_map = expand_map
 
-    def hopeless(self) -> tuple[HopelessView, ...]:
-        """Batches past their limit."""
-        return self.hopeless_batches
-
-    def orphaned(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
     def cancel_children(self, task_id: str) -> int:
         """None."""
         return 0
@@ -215,9 +204,23 @@ class FakeBrainQueue:
         self.pending.clear()
         return stopped
 
-    def pauses(self) -> Pauses:
-        """What is paused."""
-        return self.paused
+    def _load(self, task_id: str, worker: str) -> ResourceTask:
+        document = next((d for d in self.documents if d["task_id"] == task_id), {})
+        epoch = document.get("metadata", {}).get("worker_epoch")
+        return ResourceTask(task_id=task_id, worker=worker, model=document.get("model"), epoch=epoch)
+
+    def _lane_view(self, lane: str, ids: list[str]) -> LaneView:
+        head, _, argument = lane.partition("@")
+        task_class = TaskClass(head)
+        worker = argument if task_class is TaskClass.RESOURCE else None
+        return LaneView(
+            lane=lane,
+            task_class=task_class,
+            model=canonical_model(argument) if task_class is TaskClass.LLM else None,
+            target_worker=worker,
+            pending=len(ids),
+            resource_tasks=() if worker is None else tuple(self._load(task_id, worker) for task_id in ids[:64]),
+        )
 
     def _may_write(self) -> None:
         if self.fault is not None:
@@ -259,16 +262,3 @@ class FakeWaiter:
             return True
         self._clock.advance(timeout_s)
         return False
-
-
-def _lane_view(lane: str, ids: list[str]) -> LaneView:
-    head, _, argument = lane.partition("@")
-    task_class = TaskClass(head)
-    return LaneView(
-        lane=lane,
-        task_class=task_class,
-        model=canonical_model(argument) if task_class is TaskClass.LLM else None,
-        target_worker=argument if task_class is TaskClass.RESOURCE else None,
-        pending=len(ids),
-        first_ids=tuple(ids[:64]),
-    )

@@ -18,7 +18,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn, WithdrawResource
-from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, LaneView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.worker import ModelTally
 from tests.support.builders import a_claim, a_snapshot, a_worker, llm_waiting, resource_waiting
 
@@ -193,7 +193,9 @@ class Swarm(Sim):
                 )
             )
             if card.ordered is not None:
-                lanes.append(resource_waiting(card.name, card.ordered.task_id))
+                order = card.ordered
+                task = ResourceTask(task_id=order.task_id, worker=card.name, model=order.model, epoch=1)
+                lanes.append(resource_waiting(card.name, task))
             if card.loading is not None:
                 load = card.loading
                 claims.append(a_claim(load.task_id, worker=card.name, task_class="resource", model=load.model))

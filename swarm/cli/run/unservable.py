@@ -12,7 +12,6 @@ import msgspec
 from swarm.cli.views.installed_models import installed_models
 from swarm.config.settings import Settings
 from swarm.core.placement.fit import Planned, nowhere, what_helps
-from swarm.core.placement.load_tasks import is_brains_own, is_resource_claim
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskClass, canonical_model
@@ -95,15 +94,13 @@ def _planned(settings: Settings, snapshot: SwarmSnapshot) -> list[Planned]:
 def _others_work(snapshot: SwarmSnapshot, models: Iterable[str]) -> bool:
     """A task that waits for others is not counted: it goes when they do, or never."""
     unserved = set(models)
-    if any(not is_resource_claim(claim) for claim in snapshot.claims):
+    if any(claim.task_class != TaskClass.RESOURCE for claim in snapshot.claims):
         return True
     claimable = (lane for lane in snapshot.lanes if lane.pending and lane.task_class is not TaskClass.RESOURCE)
     if any(lane.model not in unserved for lane in claimable):
         return True
     may_come = ("time", "pause", "brain")
-    return any(
-        obstacle(b) in may_come and b.model not in unserved and not is_brains_own(b.task_id) for b in snapshot.blocked
-    )
+    return any(obstacle(b) in may_come and b.model not in unserved and b.resource is None for b in snapshot.blocked)
 
 
 def unservable_words(reasons: Mapping[str, str]) -> list[str]:

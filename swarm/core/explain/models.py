@@ -10,7 +10,7 @@ from swarm.core.explain.tasks import Reason, misfit_reason
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.placement.demand import Demand, demands
 from swarm.core.placement.fit import nowhere, what_helps
-from swarm.core.placement.load_tasks import known_models, outstanding
+from swarm.core.placement.load_tasks import outstanding
 from swarm.core.placement.placement import Want, desired
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
@@ -19,7 +19,12 @@ from swarm.core.task import canonical_model
 
 def models_to_explain(snapshot: SwarmSnapshot, settings: Settings) -> frozenset[str]:
     """Every model that something is known of: waiting, running, loaded before, or configured."""
-    return known_models(snapshot) | {canonical_model(name) for name in settings.models}
+    models = {canonical_model(name) for name in settings.models}
+    models |= {view.model for views in (snapshot.lanes, snapshot.claims, snapshot.blocked) for view in views if view.model}
+    for worker in snapshot.workers:
+        if worker.heartbeat is not None:
+            models |= {*worker.heartbeat.models, *([worker.heartbeat.model] if worker.heartbeat.model else [])}
+    return frozenset(models)
 
 
 def explain_model(

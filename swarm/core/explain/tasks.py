@@ -8,7 +8,6 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import Condition, condition, stuck, workers_of
-from swarm.core.lanes import lane_of
 from swarm.core.placement.demand import Demand, demands
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
 from swarm.core.placement.load_tasks import Outstanding, outstanding
@@ -38,17 +37,16 @@ def explain_task(
     settings: Settings,
     *,
     trail: Trail | None = None,
-    ahead: int | None = None,
     brain_alive: bool = True,
 ) -> list[Reason]:
     """Why a task is where it is, the most telling reason first.
 
-    ``trail`` is what its file says happened to it; ``ahead`` the number of tasks before it in its lane, where known.
+    ``trail`` is what its file says happened to it.
     """
     reasons: list[Reason] = []
     match state:
         case TaskState.PENDING:
-            reasons = _pending(task, snapshot, settings, ahead)
+            reasons = _pending(task, snapshot, settings)
             if trail is not None and trail.attempts and trail.attempts[-1].fault in ("poison", "suspect"):
                 reasons += _retrying(task, trail.attempts)
         case TaskState.BLOCKED:
@@ -103,7 +101,7 @@ def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Setting
     return [*reasons, *_other_work(view, snapshot)]
 
 
-def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings, ahead: int | None) -> list[Reason]:
+def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
     workers = workers_of(snapshot)
     pause = snapshot.pauses.model(task.model) or snapshot.pauses.batch(task.batch_id)
     if pause is not None:
@@ -111,13 +109,13 @@ def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings, ahead: int
     if not any(w.alive for w in workers):
         return [Reason("no_worker", "No worker is running.", "swarm up")]
     if task.task_class is TaskClass.LLM:
-        return _pending_llm(canonical_model(task.model or ""), snapshot, settings, _ahead(task, snapshot, ahead))
+        return _pending_llm(canonical_model(task.model or ""), snapshot, settings)
     if task.task_class is TaskClass.RESOURCE:
         return _pending_resource(task, snapshot, settings)
     free = [w.name for w in workers if w.alive and not any(c.worker == w.name for c in snapshot.claims)]
     if free:
         return [Reason("soon", f"{free[0]} is free and will claim it.", f"swarm logs --task {task.task_id}")]
-    return [Reason("slots_busy", f"Every worker is busy{_ahead(task, snapshot, ahead)}.", "swarm queue active")]
+    return [Reason("slots_busy", "Every worker is busy.", "swarm queue active")]
 
 
 def _pending_resource(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
@@ -131,7 +129,7 @@ def _pending_resource(task: Task, snapshot: SwarmSnapshot, settings: Settings) -
     return [Reason("target_busy", f"Only {name} may claim it, and it has not done so yet.", f"swarm explain {name}")]
 
 
-def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead: str) -> list[Reason]:
+def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
     verdicts = {w.name: condition(w, snapshot, settings) for w in workers_of(snapshot)}
     ready = [w for w in workers_of(snapshot) if verdicts[w.name].state == "ready"]
     if not ready:
@@ -140,7 +138,7 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings, ahead:
     holders = [w for w in ready if w.heartbeat is not None and w.heartbeat.model == model]
     if holders:
         names = ", ".join(w.name for w in holders)
-        return [Reason("slots_busy", f"{model} is loaded on {names}, whose slots are busy{ahead}.", "swarm queue active")]
+        return [Reason("slots_busy", f"{model} is loaded on {names}, whose slots are busy.", "swarm queue active")]
     loads = [(w, t) for w in ready for t in outstanding(snapshot).get(w.name, ()) if t.model == model]
     if loads:
         return [_load_reason(view, task) for view, task in loads]
@@ -238,12 +236,12 @@ def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
     model = task.model or "a model"
     match task.where:
         case "claimed":
-            return Reason("loading", f"{view.name} is loading {model} ({task.task_id}).", f"swarm logs {view.name}")
+            return Reason("loading", f"{view.name} is loading {model} ({task.task.task_id}).", f"swarm logs {view.name}")
         case "pending":
-            text = f"{view.name} is to load {model}: {task.task_id} waits for it to have a free moment."
+            text = f"{view.name} is to load {model}: {task.task.task_id} waits for it to have a free moment."
             return Reason("load_waiting", text, f"swarm explain {view.name}")
         case "blocked":
-            text = f"{view.name} could not load {model}; {task.task_id} is tried again after a pause."
+            text = f"{view.name} could not load {model}; {task.task.task_id} is tried again after a pause."
             return Reason("load_retry", text, f"swarm logs {view.name}")
 
 
@@ -276,11 +274,3 @@ def _may_claim(lane: LaneView, worker: str, holds: str | None) -> bool:
             return lane.model == holds
         case TaskClass.CPU | TaskClass.SCRIPT:
             return True
-
-
-def _ahead(task: Task, snapshot: SwarmSnapshot, ahead: int | None) -> str:
-    """``, 12 tasks are ahead of it`` where that is known."""
-    lane = next((lane for lane in snapshot.lanes if lane.lane == lane_of(task)), None)
-    if ahead is None and lane is not None and task.task_id in lane.first_ids:
-        ahead = lane.first_ids.index(task.task_id)
-    return f", {ahead} tasks are ahead of it" if ahead else ""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from swarm.core.placement.load_tasks import is_resource_claim
-from swarm.core.snapshot import ClaimView, SwarmSnapshot
+from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
 
@@ -38,26 +37,17 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
         return (self.waiting + self.running / 2) * self.task_s
 
 
-def llm_model(claim: ClaimView, holds: dict[str, str | None]) -> str | None:
-    """The model a claim occupies a slot for; a claim not yet named by a heartbeat is taken for the worker's model."""
-    if claim.task_class not in (None, TaskClass.LLM) or is_resource_claim(claim):
-        return None
-    return claim.model or holds.get(claim.worker)
-
-
 def demands(snapshot: SwarmSnapshot) -> dict[str, Demand]:
     """Demand of every model that has tasks waiting or running, by model name."""
     alive = {w.name for w in snapshot.workers if w.alive}
-    holds = {w.name: w.heartbeat.model for w in snapshot.workers if w.heartbeat is not None}
     open_lanes = (lane for lane in snapshot.lanes if lane.pending and not snapshot.pauses.model(lane.model))
     waiting = {lane.model: lane.pending for lane in open_lanes if lane.model}
     unserved_s = {lane.model: lane.unserved_s for lane in snapshot.lanes if lane.model}
     running: dict[str, int] = {}
     for claim in snapshot.claims:
-        model = llm_model(claim, holds)
-        if model is not None:
+        if claim.task_class == TaskClass.LLM and claim.model is not None:
             counts = running if claim.worker in alive else waiting
-            counts[model] = counts.get(model, 0) + 1
+            counts[claim.model] = counts.get(claim.model, 0) + 1
     tallies = _tallies(snapshot)
     every = [tally for of_model in tallies.values() for tally in of_model]
     return {

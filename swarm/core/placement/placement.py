@@ -16,10 +16,11 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import Demand, demands, llm_model
+from swarm.core.placement.demand import Demand, demands
 from swarm.core.placement.fit import misfit
 from swarm.core.placement.load_tasks import Outstanding, outstanding
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.task import TaskClass
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +134,7 @@ def _card(
     card = Card(
         name=view.name,
         slots=view.row.llm_slots,
-        busy=sum(1 for c in snapshot.claims if c.worker == view.name and llm_model(c, {view.name: holds}) is not None),
+        busy=sum(c.worker == view.name and c.task_class == TaskClass.LLM for c in snapshot.claims),
         holds=holds,
         held_s=view.held_s,
         refused=frozenset(m for m, d in demand.items() if misfit(view, d, snapshot, settings) is not None),
@@ -142,13 +143,13 @@ def _card(
     kept = next((task for task in tasks if not _withdrawable(task, demand, card.refused)), None)
     if kept is None:
         return card
-    return card.placed(kept.model or holds, f"its resource task {kept.task_id} is {kept.where}")
+    return card.placed(kept.model or holds, f"its resource task {kept.task.task_id} is {kept.where}")
 
 
 def _withdrawable(task: Outstanding, demand: dict[str, Demand], refused: frozenset[str]) -> bool:
     """A load of ours that nobody has begun, for a model that nothing waits for any more, or that turned out not to fit."""
     wanted = task.model in demand and demand[task.model].waiting > 0 and task.model not in refused
-    return task.ours and task.where == "pending" and not wanted
+    return task.withdrawable and not wanted
 
 
 def _fill_cold(board: Board, settings: Settings) -> None:

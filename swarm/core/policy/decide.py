@@ -11,7 +11,7 @@ from typing import Literal
 
 from swarm.config.settings import BrainSettings, Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.load_tasks import Outstanding, is_of_life, load_id, outstanding
+from swarm.core.placement.load_tasks import Outstanding, load_id, outstanding
 from swarm.core.placement.placement import Want, desired
 from swarm.core.policy.alarms import alarms
 from swarm.core.policy.decisions import (
@@ -156,26 +156,23 @@ def _close_deficit(
     view: WorkerView, want: Want, tasks: tuple[Outstanding, ...], snapshot: SwarmSnapshot
 ) -> LoadModel | WithdrawResource | None:
     assert view.heartbeat is not None
-    unwanted = next((t for t in tasks if t.ours and t.where == "pending" and _unwanted(t, want)), None)
+    unwanted = next((t for t in tasks if t.withdrawable and t.model != (want.model or "")), None)
     if len(tasks) > (unwanted is not None) or (tasks and tasks[0].where != "pending"):
         return None
     if want.model is not None and want.model != view.heartbeat.model:
         return LoadModel(
             worker=view.name,
             model=want.model,
+            epoch=view.heartbeat.epoch,
             task_id=load_id(view.name, want.model, epoch=view.heartbeat.epoch, resource_seq=view.heartbeat.resource_seq),
-            instead_of=unwanted.task_id if unwanted is not None else None,
+            instead_of=unwanted.task.task_id if unwanted is not None else None,
             reason=_why_load(want, snapshot),
         )
     if unwanted is not None:
         waits = unwanted.model in snapshot.llm_pending()
         why = want.reason if waits else f"no task waits for {unwanted.model or 'its model'} any more"
-        return WithdrawResource(task_id=unwanted.task_id, worker=view.name, reason=why)
+        return WithdrawResource(task_id=unwanted.task.task_id, worker=view.name, reason=why)
     return None
-
-
-def _unwanted(task: Outstanding, want: Want) -> bool:
-    return task.model is None or task.model != want.model
 
 
 def _why_load(want: Want, snapshot: SwarmSnapshot) -> str:
@@ -193,15 +190,15 @@ def _withdraw_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     """
     for name, tasks in sorted(outstanding(snapshot).items()):
         view = snapshot.worker(name)
-        for task in tasks:
-            if not task.ours or task.where == "claimed":
+        for one in tasks:
+            task = one.task
+            if task.epoch is None or one.where == "claimed":
                 continue
             if view is None or not view.alive:
                 yield WithdrawResource(task_id=task.task_id, worker=name, reason=f"{name} is not running")
-            elif task.where == "blocked" and view.row is not None and not is_of_life(task.task_id, view.row.epoch):
-                yield WithdrawResource(
-                    task_id=task.task_id, worker=name, reason=f"it was meant for an earlier life of {name}"
-                )
+            elif one.where == "blocked" and view.row is not None and task.epoch != view.row.epoch:
+                why = f"it was meant for an earlier life of {name}"
+                yield WithdrawResource(task_id=task.task_id, worker=name, reason=why)
 
 
 DAY_S = 86400.0

@@ -40,6 +40,8 @@ class LoadModel(_Decision, frozen=True, kw_only=True):
 
     worker: str
     model: str
+    epoch: int
+    """The life of the worker that it is for."""
     task_id: str
     instead_of: str | None = None
     """A load task that still waits for this worker and is no longer wanted: withdrawn first; if it is gone, do nothing."""

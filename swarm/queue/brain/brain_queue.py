@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swarm.core.pauses import Pauses
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, FinishedView, HopelessView, LaneView, WorkerView
+import msgspec
+
+from swarm.core.snapshot import FinishedView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskError, TaskState
+from swarm.core.worker import WorkerRow
 from swarm.core.workflow.fan_out import MapFault
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import is_file, list_inside
+from swarm.filesystem.entries import list_inside
 from swarm.queue import lookup
 from swarm.queue.batches.failure_limit import HopelessBatches
-from swarm.queue.brain.blocked_entry import Entry
-from swarm.queue.brain.blocked_index import BlockedIndex
-from swarm.queue.brain.fan_out import Mapper
-from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.brain.blocked_files import BlockedEntry
+from swarm.queue.brain.blocked_table import BlockedTable
+from swarm.queue.brain.map_tasks import Mapper
+from swarm.queue.brain.task_documents import TaskDocuments
+from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import Needed, Waiting
 from swarm.queue.operations.retention import FinishedIndex
@@ -27,15 +30,14 @@ from swarm.queue.storage.locks import LifeLock, is_held
 from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
-from swarm.queue.submit import drop_ins as dropins
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
+from swarm.queue.submit.drop_ins import DropInFiler, drop_ins
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.orphans import CrashRule, take_back
 from swarm.queue.worker.transitions import Transitions
 
 CHILDREN_STEP = 1000
 """Children of a cancelled mapped task that are ended in one turn."""
-_LOOK = storage_faults("cannot look into the queue")
 
 
 class BrainFileQueue:
@@ -61,10 +63,9 @@ class BrainFileQueue:
         self._storage = storage
         self._crash_rule = crash_rule
         self._lanes = lanes or LaneCounts(layout)
-        self._pauses = PauseBook(layout)
-        self._blocked = BlockedIndex(layout, storage, self._pauses.read, ready_only=ready_only)
+        self.blocked = BlockedTable(layout, storage, PauseBook(layout).read, ready_only=ready_only)
         self._hopeless = HopelessBatches(layout, storage) if ready_only else None
-        self._drop_ins = dropins.DropInFiler(layout, storage)
+        self._drop_ins = DropInFiler(layout, storage)
         self._producer = Producer(layout, storage)
         self._mapper = Mapper(layout, storage, self._producer)
         self._transitions = Transitions(layout, storage)
@@ -73,52 +74,53 @@ class BrainFileQueue:
         self._needed: Needed | None = None
         self._finished = FinishedIndex(layout, count=count_finished)
         self._buckets = BucketChooser(layout, storage)
+        self._documents = TaskDocuments(layout)
 
-    @_LOOK
-    def lanes(self) -> tuple[LaneView, ...]:
-        """All lanes with waiting tasks."""
-        return self._lanes.look()
+    @storage_faults("cannot look into the queue")
+    def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
+        """What there is, at the cost of what changed since the last look; ages are left 0, the observer knows them.
 
-    @_LOOK
-    def claims(self) -> tuple[ClaimView, ...]:
-        """All files in ``processing/``, by worker and id."""
+        With ``old_after_s`` also what lies finished, one bounded step further each time. Raises ``StorageFault``.
+        """
+        self._needed = None
+        held = {
+            name: sorted(n for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
+            for name in sorted(registry.holders(self._layout))
+        }
+        return SwarmSnapshot(
+            workers=self._workers(held),
+            claims=self._documents.claims(held),
+            lanes=self._lane_views(),
+            blocked=self.blocked.look(),
+            blocked_total=len(self.blocked),
+            drop_ins=drop_ins(self._layout),
+            hopeless=() if self._hopeless is None else self._hopeless.look(),
+            orphaned=self._canceller.orphaned() if self._cancels.any() else (),
+            pauses=self.blocked.pauses,
+            finished=FinishedView() if old_after_s is None else self._finished.look(old_after_s),
+        )
+
+    def _workers(self, held: Mapping[str, Sequence[str]]) -> tuple[WorkerView, ...]:
+        """Everybody with a row or a processing directory."""
+        rows = registry.rows(self._layout)
         found = []
-        for worker in sorted(registry.holders(self._layout)):
-            for name in sorted(list_inside(self._layout.held_by(worker))):
-                parsed = parse_task_file(name)
-                if parsed and is_file(f"{self._layout.held_by(worker)}/{name}"):
-                    found.append(ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker))
+        for name in sorted({*rows, *held}):
+            row = rows.get(name) or registry.read_row(self._layout, name)
+            found.append(self._worker(name, row, len(held.get(name, ()))))
         return tuple(found)
 
-    @_LOOK
-    def blocked(self) -> tuple[BlockedView, ...]:
-        """All blocked tasks with what they wait for."""
-        self._needed = None
-        return self._blocked.look()
-
-    def blocked_count(self) -> int:
-        """How many are blocked, as of the last look."""
-        return len(self._blocked)
-
-    @_LOOK
-    def drop_ins(self) -> tuple[DropIn, ...]:
-        """What lies directly in ``pending/``."""
-        return dropins.drop_ins(self._layout)
-
-    @_LOOK
-    def workers(self) -> tuple[WorkerView, ...]:
-        """Everybody with a row or a processing directory."""
-        names = {*registry.names(self._layout), *registry.holders(self._layout)}
-        return tuple(self._worker(name) for name in sorted(names))
-
-    def _worker(self, name: str) -> WorkerView:
-        row = registry.read_row(self._layout, name)
+    def _worker(self, name: str, row: WorkerRow | None, claims: int) -> WorkerView:
         heartbeat = registry.read_heartbeat(self._layout, name)
         if heartbeat is not None and row is not None and heartbeat.epoch != row.epoch:
             heartbeat = None
-        held = sum(1 for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
-        alive = is_held(self._layout, name)
-        return WorkerView(name=name, alive=alive, row=row, heartbeat=heartbeat, claims=held)
+        return WorkerView(name=name, alive=is_held(self._layout, name), row=row, heartbeat=heartbeat, claims=claims)
+
+    def _lane_views(self) -> tuple[LaneView, ...]:
+        views = self._lanes.look()
+        loads = self._documents.loads(view.lane for view in views if view.target_worker is not None)
+        return tuple(
+            msgspec.structs.replace(view, resource_tasks=loads[view.lane]) if view.lane in loads else view for view in views
+        )
 
     def file_drop_in(self, file_name: str) -> str:
         """Check one drop-in and move it on; returns a line for the log."""
@@ -144,10 +146,6 @@ class BrainFileQueue:
         """Accept one task."""
         return self._producer.enqueue(document)
 
-    def exists(self, task_id: str) -> bool:
-        """Whether a task of this id is in any state."""
-        return lookup.find(self._layout, task_id) is not None
-
     def withdraw(self, task_id: str, reason: str) -> bool:
         """Move a waiting task to ``cancelled``."""
         located = lookup.find(self._layout, task_id)
@@ -159,13 +157,13 @@ class BrainFileQueue:
     def release_blocked(self, task_id: str, attempt: int) -> bool:
         """Move a blocked task to its lane: to the front if it ran before, else (or if it may be poison) to the end."""
         with storage_faults(f"cannot release {task_id}"):
-            found = self._blocked.entry(task_id, attempt)
+            found = self.blocked.find(task_id, attempt)
             if found is None:
                 return False
             path, entry = found
             try:
-                self._blocked.note_turn(entry)
-                self._blocked.note_needs(entry)
+                self.blocked.note_turn(entry)
+                self.blocked.note_needs(entry)
                 bucket = self._bucket_for(entry)
                 # After a power cut either place is a good one, and thousands may be due at once.
                 self._buckets.move_in(path, entry.lane, bucket, task_id, attempt, flush=False)
@@ -177,7 +175,7 @@ class BrainFileQueue:
         ring(self._layout)
         return True
 
-    def _bucket_for(self, entry: Entry) -> str:
+    def _bucket_for(self, entry: BlockedEntry) -> str:
         if entry.behind:
             return self._buckets.behind(entry.lane, entry.priority, last=entry.behind == "suspects")
         return returned_bucket(entry.priority) if entry.ran else self._buckets.at_end(entry.lane, entry.priority)
@@ -185,7 +183,7 @@ class BrainFileQueue:
     def fail_blocked(self, task_id: str, attempt: int, reason: str) -> bool:
         """Move a blocked task to ``failed``."""
         with storage_faults(f"cannot fail {task_id}"):
-            found = self._blocked.entry(task_id, attempt)
+            found = self.blocked.find(task_id, attempt)
         if found is None:
             return False
         return self._transitions.end_waiting(
@@ -202,7 +200,7 @@ class BrainFileQueue:
 
     def _advance(self, task_id: str, attempt: int, act: Callable[[str], str]) -> str | None:
         with storage_faults(f"cannot go on with {task_id}"):
-            found = self._blocked.entry(task_id, attempt)
+            found = self.blocked.find(task_id, attempt)
             if found is None:
                 return None
             try:
@@ -213,14 +211,9 @@ class BrainFileQueue:
                 error = TaskError(type="map", message=str(fault))
                 self._transitions.end_waiting(found[0], task_id, TaskState.FAILED, error)
                 line = f"Failed {task_id}: {fault}"
-            self._blocked.read_again(task_id, attempt)
+            self.blocked.read_again(task_id, attempt)
         ring(self._layout)
         return line
-
-    @_LOOK
-    def hopeless(self) -> tuple[HopelessView, ...]:
-        """Batches past their limit of failures that have not ended; () for who only looks."""
-        return () if self._hopeless is None else self._hopeless.look()
 
     def stop_batch(self, batch_id: str, reason: str) -> int:
         """Cancel some of what waits of a batch; how many."""
@@ -229,34 +222,19 @@ class BrainFileQueue:
         with storage_faults(f"cannot stop batch {batch_id}"):
             return self._hopeless.stop(batch_id, reason)
 
-    @_LOOK
-    def orphaned(self) -> tuple[str, ...]:
-        """Mapped tasks that were cancelled, of whose children some may not have been; one ``stat`` while there is none."""
-        return self._canceller.orphaned() if self._cancels.any() else ()
-
     def cancel_children(self, task_id: str) -> int:
         """End up to ``CHILDREN_STEP`` of such a task's children; how many, with those whose workers were asked."""
         ended = self._canceller.end_orphans(task_id, most=CHILDREN_STEP)
         ring(self._layout)
         return ended
 
-    @_LOOK
-    def pauses(self) -> Pauses:
-        """What people have paused."""
-        return self._pauses.read()
-
-    @_LOOK
-    def finished(self, old_after_s: float) -> FinishedView:
-        """What lies finished, as far as it is known; one bounded step further each time."""
-        return self._finished.look(old_after_s)
-
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:
         """Remove old documents of one shard; how many. Kept: those that blocked tasks and sessions depend on."""
-        if not self._blocked.whole:
+        if self.blocked.unread:
             return 0
         with storage_faults(f"cannot purge {state}/{shard}"):
             if self._needed is None:
-                self._needed = Needed(self._layout, Waiting(self._blocked.dependencies(), self._blocked.maps()))
+                self._needed = Needed(self._layout, Waiting(self.blocked.dependencies(), self.blocked.maps()))
             return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=self._needed).documents
 
     def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ from swarm.filesystem.entries import is_file, list_names, status_of
 from swarm.queue import codec
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.purge import EmptyBatches, being_submitted
-from swarm.queue.brain.result_refs import still_needed
-from swarm.queue.brain.sessions import read_turns
+from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.corrupt import task_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.operations.shard_scan import Removed, ShardPass

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from swarm.core.placement.load_tasks import is_brains_own
+from swarm.core.placement.load_tasks import is_load_id
 from swarm.core.task import ID_PATTERN
 from swarm.filesystem.entries import is_text, list_inside, status_of
 from swarm.queue.ids import time_of
@@ -67,7 +67,7 @@ def count_waiting(path: str) -> tuple[int, float | None]:
 def count_documents(path: str) -> tuple[int, None]:
     """Finished documents in a shard; loads that the brain inserted are no tasks of anybody's."""
     names = (n for n in list_inside(path) if n.endswith(".json") and n[0] != ".")
-    return sum(1 for n in names if not is_brains_own(n[:-5])), None
+    return sum(1 for n in names if not is_load_id(n[:-5])), None
 
 
 def task_names(folder: str) -> list[str]:

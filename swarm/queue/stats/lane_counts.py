@@ -14,11 +14,9 @@ from typing import NamedTuple
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import LaneView
 from swarm.core.task import TaskClass
-from swarm.queue.layout import Layout, parse_task_file
-from swarm.queue.stats.dir_counts import Folders, Known, count_waiting, task_names
+from swarm.queue.layout import Layout
+from swarm.queue.stats.dir_counts import Folders, Known, count_waiting
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
-
-_HEAD = 64
 
 
 class Waiting(NamedTuple):
@@ -75,16 +73,4 @@ class LaneCounts:
             target_worker=argument if task_class is TaskClass.RESOURCE else None,
             pending=waiting.tasks,
             oldest_wait_s=max(0.0, now_s - waiting.oldest_s),
-            first_ids=self._head(lane, waiting.buckets) if task_class is TaskClass.RESOURCE else (),
         )
-
-    def _head(self, lane: str, buckets: tuple[str, ...]) -> tuple[str, ...]:
-        ids: list[str] = []
-        for bucket in buckets:
-            for name in sorted(task_names(f"{self._layout.lane(lane)}/{bucket}")):
-                parsed = parse_task_file(name)
-                if parsed:
-                    ids.append(parsed.task_id)
-            if len(ids) >= _HEAD:
-                break
-        return tuple(ids[:_HEAD])

@@ -69,15 +69,15 @@ def register(layout: Layout, storage: Storage, row: WorkerRow) -> None:
         storage.replace(layout.row(row.name), _encode(row), durable=True)
 
 
+def rows(layout: Layout, role: str = "worker") -> dict[str, WorkerRow]:
+    """All rows of one role, by name."""
+    ids = [name[:-5] for name in list_names(layout.workers) if name.endswith(".json") and ID_RE.fullmatch(name[:-5])]
+    return {row.name: row for name in ids if (row := read_row(layout, name)) is not None and row.role == role}
+
+
 def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
     """Names of all rows of one role, sorted."""
-    found = []
-    for file_name in list_names(layout.workers):
-        if file_name.endswith(".json") and ID_RE.fullmatch(file_name[:-5]):
-            row = read_row(layout, file_name[:-5])
-            if row is not None and row.role == role:
-                found.append(row.name)
-    return tuple(sorted(found))
+    return tuple(sorted(rows(layout, role)))
 
 
 def holders(layout: Layout) -> list[str]:

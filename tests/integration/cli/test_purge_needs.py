@@ -17,7 +17,7 @@ from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.queue.batches import purge as batchpurge
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
-from swarm.queue.brain.result_refs import needs_path, read_needs
+from swarm.queue.brain.release_log import needs_path, read_needs
 from swarm.queue.layout import shard_of
 from swarm.queue.stores.feeds import FeedBook
 from swarm.queue.stores.notifications import Note, write_note
@@ -43,7 +43,7 @@ def purged(queue, brain):
     """By hand, and by the brain's retention; ids that are gone."""
     before = {one.task_id for one in queue.list(TaskState.COMPLETED)}
     age(queue)
-    brain.view.blocked()
+    brain.view.look()
     for shard in {shard_of(i) for i in before}:
         brain.view.purge(TaskState.COMPLETED, shard, older_than_s=OLD_S, limit=100)
     queue.purge([TaskState.COMPLETED], older_than_s=OLD_S)
@@ -134,7 +134,7 @@ def test_what_somebody_is_to_be_told_of_stays(queue, brain):
     write_note(queue.layout, queue.storage, Note(subject="batch", id="told", targets=("x",)))
     assert purged(queue, brain) == set()
     os.unlink(f"{queue.layout.outbox}/batch-told.json")
-    brain.view.blocked()
+    brain.view.look()
     assert len(purged(queue, brain)) == 3
 
 
@@ -249,18 +249,18 @@ def test_the_brain_removes_them_in_steps_of_bounded_size(queue, brain, monkeypat
     age(queue)
     queue.purge([TaskState.COMPLETED], older_than_s=OLD_S)
     view = brain.view
-    assert view.finished(OLD_S).emptied, "a brain that starts looks once"
+    assert view.look(OLD_S).finished.emptied, "a brain that starts looks once"
     steps = []
-    while view.finished(OLD_S).emptied:
+    while view.look(OLD_S).finished.emptied:
         steps.append(view.purge_batches(older_than_s=OLD_S))
     assert sorted(sum(steps, ())) == [f"b{k}" for k in range(6)]
     assert max(map(len, steps)) < 6
     queue.enqueue(llm(task_id="a"))
     work(queue.worker_view("w"))
-    assert not view.finished(OLD_S).emptied, "it has come to rest"
+    assert not view.look(OLD_S).finished.emptied, "it has come to rest"
     age(queue)
     assert view.purge(TaskState.COMPLETED, shard_of("a"), older_than_s=OLD_S, limit=10) == 1
-    assert view.finished(OLD_S).emptied, "a purge may have emptied one"
+    assert view.look(OLD_S).finished.emptied, "a purge may have emptied one"
 
 
 def test_a_submitter_that_waits_on_a_purged_lock_takes_the_new_one(queue, monkeypatch):

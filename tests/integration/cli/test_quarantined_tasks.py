@@ -119,7 +119,7 @@ def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
     worker = queue.worker_view("w")
     assert finish_one(worker, claim_one(worker), TaskState.FAILED, ANSWER)
     damage(queue, ids[1])
-    wait_until(brain.view.hopeless, what="its failure is counted")
+    wait_until(lambda: brain.view.look().hopeless, what="its failure is counted")
     brain.settle()
     assert [queue.find(i) and queue.find(i).state for i in ids[1:]] == [None, TaskState.CANCELLED, TaskState.CANCELLED]
 
@@ -162,7 +162,7 @@ def test_a_map_task_whose_answers_are_none_fails_with_the_reason_and_the_others_
 
 def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
     over_list(queue, brain)
-    brain.view.blocked()
+    brain.view.look()
     damage(queue, "m")
     brain.settle()
     assert queue.set_aside("m") is not None

@@ -59,10 +59,10 @@ def test_a_worker_goes_on_with_the_other_tasks(queue, bad):
 def test_a_row_and_a_heartbeat_are_hints(queue, bad):
     with living(queue, own_row("w", "worker")):
         brain = queue.brain_view(spare_rule)
-        assert [view.name for view in brain.workers()] == ["w"]
+        assert [view.name for view in brain.look().workers] == ["w"]
         bad.add(os.stat(queue.layout.row("w")).st_ino)
         assert registry.read_row(queue.layout, "w") is None
-        assert brain.workers() == ()
+        assert brain.look().workers == ()
 
 
 def test_the_limits_of_other_batches_are_watched(queue, bad, caplog):

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import random
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +16,9 @@ from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.workflow.dag import Links
 from swarm.errors import QueueError, StorageFault, TaskInvalid
 from swarm.queue.batches.batch_book import BatchBook, Manifest
-from swarm.queue.brain import blocked_entry as blockedentry
-from swarm.queue.brain.blocked_index import BlockedIndex
-from swarm.queue.brain.completions import Endings
-from swarm.queue.brain.sessions import turns_path
+from swarm.queue.brain import blocked_files
+from swarm.queue.brain.completions import Completions
+from swarm.queue.brain.release_log import turns_path
 from swarm.queue.storage import inotify
 from swarm.queue.storage.files import Storage
 from swarm.queue.stores import pauses as pauses_module
@@ -26,6 +26,7 @@ from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 
+PAUSE_S = 0.5
 DONE = Trail(result={"message": {"content": "done"}})
 
 
@@ -40,7 +41,7 @@ def brain_of(queue, *, ready_only=True):
 def turn(brain):
     """What the brain does with what is blocked, once; ids let go."""
     released = []
-    for view in brain.blocked():
+    for view in brain.look().blocked:
         if view.failed_dependency is not None:
             brain.fail_blocked(view.task_id, view.attempt, f"{view.failed_dependency} failed")
         elif view.waiting_for or not view.session_turn or view.batch_paused or (view.due_in_s or 0) > 0:
@@ -127,16 +128,16 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
     for _ in queue.enqueue_many(llm(session=f"s{i % 10}", task_id=None) for i in range(200)):
         pass
     reads = []
-    real = BlockedIndex._read
-    monkeypatch.setattr(BlockedIndex, "_read", lambda self, name: reads.append(name) or real(self, name))
+    real = blocked_files.read_regular
+    monkeypatch.setattr(blocked_files, "read_regular", lambda path, limit: reads.append(path) or real(path, limit))
     brain = brain_of(queue)
-    assert len(brain.blocked()) == 10
-    assert brain.blocked_count() == 200
+    assert len(brain.look().blocked) == 10
+    assert brain.look().blocked_total == 200
     assert len(reads) == 200
     assert len(turn(brain)) == 10
     listings = []
-    monkeypatch.setattr("swarm.queue.brain.blocked_watch.list_names", lambda path: listings.append(path) or os.listdir(path))
-    assert brain.blocked() == ()
+    monkeypatch.setattr("swarm.queue.brain.blocked_files.list_names", lambda path: listings.append(path) or os.listdir(path))
+    assert brain.look().blocked == ()
     assert len(reads) == 200
     assert not listings, "what changed was told"
 
@@ -147,18 +148,18 @@ def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
     if not told:
         monkeypatch.setattr("swarm.queue.storage.inotify.opened", lambda: None)
     ids = [queue.enqueue(llm()) for _ in range(100)]
-    endings = Endings(queue.layout, budget=True)
+    completions = Completions(queue.layout, budget=True)
     for task_id in ids:
-        endings.watch(task_id)
+        completions.watch(task_id)
     worker = queue.worker_view("w")
     claims = [claim_one(worker) for _ in range(100)]
-    assert list(endings.news()) == []
+    assert completions.news() == []
     finish_one(worker, claims[97], TaskState.FAILED, DONE)
-    assert list(endings.news()) == [(ids[97], False)], "it was running a moment ago: seen at once"
+    assert completions.news() == [(ids[97], False)], "it was running a moment ago: seen at once"
     work(worker)
     for claim in claims[:97]:
         finish_one(worker, claim, TaskState.COMPLETED, DONE)
-    found = [task_id for _ in range(40) for task_id, _ in endings.news()]
+    found = [task_id for _ in range(40) for task_id, _ in completions.news()]
     assert sorted(found) == sorted(ids[:97])
 
 
@@ -178,8 +179,8 @@ def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
     claims = [claim_one(worker) for _ in range(10)]
     turn(brain)
     looked_up = []
-    known = Endings.ended
-    monkeypatch.setattr(Endings, "ended", lambda self, task_id: looked_up.append(task_id) or known(self, task_id))
+    known = Completions.ended
+    monkeypatch.setattr(Completions, "ended", lambda self, task_id: looked_up.append(task_id) or known(self, task_id))
     for claim in claims:
         finish_one(worker, claim, TaskState.COMPLETED, DONE)
     between = claim_one(worker)
@@ -201,14 +202,14 @@ def test_a_look_at_what_is_awaited_costs_what_has_ended(queue, monkeypatch):
 
 def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monkeypatch):
     monkeypatch.setattr("swarm.queue.brain.completions.SURE", 0)
-    monkeypatch.setattr("swarm.queue.brain.completions.LOOKED_UP", 5)
-    endings = Endings(queue.layout, budget=True)
+    monkeypatch.setattr("swarm.queue.brain.completions.LOOKED_UP", 20)
+    completions = Completions(queue.layout, budget=True)
     ids = [queue.enqueue(llm()) for _ in range(60)]
     for task_id in ids:
-        endings.watch(task_id)
+        completions.watch(task_id)
     worker = queue.worker_view("w")
     for _ in range(5):
-        assert list(endings.news()) == []
+        assert completions.news() == []
     work(worker)
     told = inotify.told
 
@@ -218,17 +219,16 @@ def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monke
 
     with monkeypatch.context() as once:
         once.setattr("swarm.queue.storage.inotify.told", overflowing)
-        found = [task_id for task_id, _ in endings.news()]
+        found = [task_id for task_id, _ in completions.news()]
     assert len(found) < len(ids)
-    found += [task_id for _ in range(4) for task_id, _ in endings.news()]
+    found += [task_id for _ in range(4) for task_id, _ in completions.news()]
     assert sorted(found) == sorted(ids)
 
 
 def test_what_another_host_put_there_is_found_by_listing(queue, monkeypatch):
-    monkeypatch.setattr("swarm.queue.brain.blocked_watch.RELIST_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_files.RELIST_S", 0.0)
+    monkeypatch.setattr("swarm.queue.storage.inotify.told", lambda _fd: iter(()))
     brain = brain_of(queue)
-    brain._blocked._names.close()
-    brain._blocked._names._fd = os.eventfd(0, os.EFD_NONBLOCK)  # it tells of nothing
     task_id = queue.enqueue(llm(session="x"))
     assert turn(brain) == [task_id]
 
@@ -299,7 +299,7 @@ def test_what_people_do_to_a_record_before_its_reason_is_written_stands(queue, m
     queue.enqueue(llm(task_id="a"))
     queue.enqueue(llm(task_id="b", depends_on=["a"]))
     brain = brain_of(queue)
-    assert brain.blocked() == ()
+    assert brain.look().blocked == ()
     move = Storage.move
 
     def move_and_act(storage, source, target, **more):
@@ -417,7 +417,7 @@ def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     assert worker.hold(claim)
     assert work(worker) == [other]
     assert turn(brain) == []
-    (view,) = brain_of(queue, ready_only=False).blocked()
+    (view,) = brain_of(queue, ready_only=False).look().blocked
     assert view.batch_paused == "b-1"
     pauses_module.change(queue.layout, queue.storage, lambda p: p.without("batch", "b-1"))
     assert turn(brain) == [claim.task.task_id]
@@ -445,46 +445,46 @@ def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
 
 @pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
 def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, monkeypatch, ready_only):
-    monkeypatch.setattr("swarm.queue.brain.blocked_index.AGAIN_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_table.AGAIN_S", 0.0)
     brain = brain_of(queue, ready_only=ready_only)
     turn(brain)
     task_id = queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00"))
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.queue.brain.blocked_entry.read_regular", too_many_open_files)
+        patch.setattr("swarm.queue.brain.blocked_files.read_regular", too_many_open_files)
         for _ in range(2):
             with pytest.raises(StorageFault):
                 turn(brain)
-            assert brain.blocked_count() == 1
     assert turn(brain) == [task_id]
 
 
 def test_a_blocked_file_that_can_never_be_read_holds_up_nothing_else(queue, monkeypatch):
+    monkeypatch.setattr("swarm.queue.brain.blocked_table.AGAIN_S", PAUSE_S)
     brain = brain_of(queue)
     turn(brain)
     bad, good = (queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00")) for _ in range(2))
-    real = blockedentry.read_regular
+    real = blocked_files.read_regular
 
     def bad_sector(path, limit):
         if bad in path:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return real(path, limit)
 
-    monkeypatch.setattr(blockedentry, "read_regular", bad_sector)
+    monkeypatch.setattr(blocked_files, "read_regular", bad_sector)
     with pytest.raises(StorageFault):
         turn(brain)
     assert turn(brain) == [], "a look that goes well, for all else that a brain does"
-    brain._blocked._again_s = 0.0
+    time.sleep(PAUSE_S)
     with pytest.raises(StorageFault):
         turn(brain)
     assert turn(brain) == [good]
 
 
 def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monkeypatch):
-    monkeypatch.setattr("swarm.queue.brain.blocked_index.AGAIN_S", 0.0)
+    monkeypatch.setattr("swarm.queue.brain.blocked_table.AGAIN_S", 0.0)
     brain, worker = over_list(queue, "[1, 2]")
-    brain.blocked()
+    brain.look()
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.queue.brain.blocked_entry.read_regular", too_many_open_files)
+        patch.setattr("swarm.queue.brain.blocked_files.read_regular", too_many_open_files)
         with pytest.raises(StorageFault):
             brain.expand_map("m", 0)
     assert turn(brain) == []
@@ -512,7 +512,7 @@ def test_whose_time_had_come_goes_also_when_the_clock_is_set_back(queue, monkeyp
     second = queue.enqueue(llm(depends_on=[first], not_before="2026-01-01T00:00:00.000+00:00"))
     brain, worker = brain_of(queue), queue.worker_view("w")
     turn(brain)
-    monkeypatch.setattr("swarm.queue.brain.blocked_index.time.time", lambda: 1.7e9)
+    monkeypatch.setattr("swarm.queue.brain.blocked_table.time.time", lambda: 1.7e9)
     assert work(worker) == [first]
     wait_until(lambda: turn(brain) == [second], what="it is let go")
 
@@ -567,10 +567,10 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     brain, worker = brain_of(queue), queue.worker_view("w")
     for _ in range(2):
         finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
-    assert brain.hopeless() == ()
+    assert brain.look().hopeless == ()
     running = claim_one(worker)
     finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
-    (view,) = wait_until(brain.hopeless, what="its failures counted")
+    (view,) = wait_until(lambda: brain.look().hopeless, what="its failures counted")
     assert (view.failed, view.max_fails) == (3, 2)
     stopped = []
     while step := brain.stop_batch("b", "hopeless"):
@@ -579,7 +579,7 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     assert max(stopped) <= 4
     assert queue.find(other).state is TaskState.PENDING
     finish_one(worker, running, TaskState.COMPLETED, DONE)
-    assert brain.hopeless() == (), "it has ended"
+    assert brain.look().hopeless == (), "it has ended"
 
 
 def hopeless_batch(queue):
@@ -599,14 +599,14 @@ def test_damaged_lines_of_a_batch_are_passed_over(queue, junk):
             file.seek(0)
             file.write(junk * 5 + line[5:-6] + junk * 5 + b"\n")
     brain = brain_of(queue)
-    assert brain.hopeless() == (), "the line was that of the one that failed"
+    assert brain.look().hopeless == (), "the line was that of the one that failed"
     assert brain.purge_batches(older_than_s=-60) == ()
     assert len(list(queue.batches().task_ids("b"))) == 2
 
 
 def test_a_manifest_that_is_damaged_meanwhile_ends_no_brain(queue, brain, caplog):
     hopeless_batch(queue)
-    wait_until(brain.view.hopeless, what="its failure counted")
+    wait_until(lambda: brain.view.look().hopeless, what="its failure counted")
     path = f"{queue.layout.batches}/b.json"
     with open(path, "rb") as file:
         whole = file.read()
@@ -631,5 +631,5 @@ def test_a_limit_of_failures_that_cannot_be_read_now_is_read_later(queue, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(BatchBook, name, broken)
-        assert brain.hopeless() == ()  # nothing else of the turn waits for it
-    wait_until(brain.hopeless, what="its failure counted")
+        assert brain.look().hopeless == ()  # nothing else of the turn waits for it
+    wait_until(lambda: brain.look().hopeless, what="its failure counted")

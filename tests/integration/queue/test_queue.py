@@ -233,7 +233,7 @@ def test_a_task_of_very_many_attempts_is_found_and_stays_the_only_one(queue):
         with pytest.raises(DuplicateTask):
             queue.enqueue(llm(task_id="mine"))
         if attempt % 2:
-            wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
+            wait_until(lambda: brain.look().blocked[0].due_in_s <= 0, what="due")
             assert brain.release_blocked("mine", attempt)
     assert queue.cancel("mine", "enough") == "cancelled"
 
@@ -259,10 +259,10 @@ def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     worker = queue.worker_view("w")
     worker.retry(claim_one(worker), [], delay_s=1.0, counts=True)
     brain = queue.brain_view(crash_rule)
-    (view,) = brain.blocked()
+    (view,) = brain.look().blocked
     assert view.task_id == task_id
     assert 0 < view.due_in_s <= 1.0
-    wait_until(lambda: brain.blocked()[0].due_in_s <= 0, what="due")
+    wait_until(lambda: brain.look().blocked[0].due_in_s <= 0, what="due")
     assert brain.release_blocked(task_id, 1)
     assert not brain.release_blocked(task_id, 1)
     assert claim_one(worker).attempt == 2
@@ -282,16 +282,16 @@ def test_dependencies_and_sessions_wait_their_turn(queue):
     queue.enqueue(llm(task_id="s2", session="chat"))
     brain = queue.brain_view(crash_rule)
     worker = queue.worker_view("w")
-    views = {v.task_id: v for v in brain.blocked()}
+    views = {v.task_id: v for v in brain.look().blocked}
     assert views["b"].waiting_for == ("a",)
     assert (views["s1"].session_turn, views["s2"].session_turn) == (True, False)
     assert brain.release_blocked("s1", 0)
-    assert {v.task_id: v.session_turn for v in queue.brain_view(crash_rule).blocked()}["s2"] is False
+    assert {v.task_id: v.session_turn for v in queue.brain_view(crash_rule).look().blocked}["s2"] is False
     done = {}
     while claim := claim_one(worker):
         finish_one(worker, claim, TaskState.FAILED if claim.task.task_id == "a" else TaskState.COMPLETED, DONE)
         done[claim.task.task_id] = claim
-    views = {v.task_id: v for v in brain.blocked()}
+    views = {v.task_id: v for v in brain.look().blocked}
     assert views["b"].failed_dependency == "a"
     assert views["s2"].session_turn is True
     assert brain.fail_blocked("b", 0, "a failed")
@@ -393,7 +393,7 @@ def test_a_drop_in_with_a_time_of_another_clock_is_filed(queue, monkeypatch, ahe
         now_s = time.time()
         monkeypatch.setattr("swarm.queue.submit.drop_ins.time.time", lambda: now_s + ahead_s)
     brain = queue.brain_view(crash_rule)
-    wait_until(lambda: brain.drop_ins()[0].quiet_s >= DROP_IN_QUIET_S, what="it counts as whole")
+    wait_until(lambda: brain.look().drop_ins[0].quiet_s >= DROP_IN_QUIET_S, what="it counts as whole")
 
 
 def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
@@ -406,9 +406,9 @@ def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
     os.mkfifo(f"{queue.layout.pending}/fifo.json")
     os.symlink("/etc/passwd", f"{queue.layout.pending}/link.json")
     brain = queue.brain_view(crash_rule)
-    for entry in brain.drop_ins():
+    for entry in brain.look().drop_ins:
         brain.file_drop_in(entry.file_name)
-    assert brain.drop_ins() == ()
+    assert brain.look().drop_ins == ()
     assert queue.stats().pending == {LANE: 1}
     claim = claim_one(queue.worker_view("w"))
     assert claim.task.task_id == "good"
@@ -488,14 +488,14 @@ def test_cancel_and_retry_by_hand(queue):
 
 def test_lane_counts_follow_changes(queue):
     brain = queue.brain_view(crash_rule)
-    assert brain.lanes() == ()
+    assert brain.look().lanes == ()
     queue.enqueue(llm())
-    assert brain.lanes()[0].pending == 1
+    assert brain.look().lanes[0].pending == 1
     queue.enqueue(llm())
-    assert brain.lanes()[0].pending == 2
+    assert brain.look().lanes[0].pending == 2
     worker = queue.worker_view("w")
     claim_one(worker)
-    assert brain.lanes()[0].pending == 1
+    assert brain.look().lanes[0].pending == 1
     queue.enqueue(
         {
             "task_id": "load-1",
@@ -506,8 +506,8 @@ def test_lane_counts_follow_changes(queue):
             "priority": 9,
         }
     )
-    lanes = {v.lane: v for v in brain.lanes()}
-    assert lanes[resource_lane("w")].first_ids == ("load-1",)
+    lanes = {v.lane: v for v in brain.look().lanes}
+    assert [task.task_id for task in lanes[resource_lane("w")].resource_tasks] == ["load-1"]
     assert claim_one(worker, [resource_lane("v")]) is None
     assert claim_one(worker, [resource_lane("w")]).task.task_id == "load-1"
 

@@ -99,7 +99,7 @@ def test_the_incident_four_cold_workers_and_125_tasks(world):
 def test_a_dead_workers_tasks_are_taken_back_in_the_very_turn_it_is_seen_dead(world):
     world.queue.add_worker(a_worker(holding=MODEL))
     world.queue.add_llm(2, MODEL)
-    world.queue.claim("t0", "worker-1", task_class="llm", model=MODEL)
+    world.queue.claim("t0", "worker-1")
     world.turns(1)
     assert list(world.waiter.watched) == ["worker-1"]
     world.queue.add_worker(a_worker(alive=False))
@@ -186,10 +186,10 @@ def test_a_full_disk_is_said_when_it_comes_and_goes_and_stops_nothing_else(world
 
 
 def test_a_queue_that_cannot_be_read_is_tried_again(world, monkeypatch):
-    def broken():
+    def broken(_old_after_s):
         raise StorageFault("input/output error")
 
-    monkeypatch.setattr(world.queue, "lanes", broken)
+    monkeypatch.setattr(world.queue, "look", broken)
     assert [world.brain.step(), world.brain.step()] == [1.0, 1.0]
     assert len(world.said("cannot look into the queue", level=logging.ERROR)) == 1
     monkeypatch.undo()
@@ -253,10 +253,10 @@ def test_it_beats_its_own_heart(world):
 
 
 def test_an_unexpected_exception_ends_it_with_its_traceback(world, monkeypatch):
-    def broken():
+    def broken(_old_after_s):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(world.queue, "workers", broken)
+    monkeypatch.setattr(world.queue, "look", broken)
     assert run_loop(world.brain, wait=world.brain.wait, log=world.log) == EXIT_CRASHED
     assert "RuntimeError: a bug" in world.caplog.text
     assert "Traceback" in world.caplog.text
@@ -268,7 +268,7 @@ def test_it_ends_when_asked(world):
 
 
 def test_effects_answer_stale_where_the_world_has_changed(world):
-    load = LoadModel(worker="w", model=MODEL, task_id="load-w-x-e1-r0", instead_of="load-w-y-e1-r0", reason="r")
+    load = LoadModel(worker="w", model=MODEL, epoch=1, task_id="load-w-x-e1-r0", instead_of="load-w-y-e1-r0", reason="r")
     assert isinstance(world.effects.apply(load), Stale), "the one to replace was claimed"
     assert world.queue.documents == []
     plain = replace(load, instead_of=None)

@@ -113,7 +113,7 @@ def test_an_observer_without_a_history_believes_the_workers_clock_but_only_for_t
     slot = SlotView(task_id="t0", task_class="llm", model=MODEL, attempt=1, quiet_s=444.0)
     world.queue.add_worker(replace(view, heartbeat=replace(view.heartbeat, slots=(slot,))))
     world.queue.add_llm(1, MODEL)
-    world.queue.claim("t0", "worker-1", task_class="llm", model=MODEL)
+    world.queue.claim("t0", "worker-1")
     look = Observer(world.queue, None, world.clock, world.settings)
     assert look.snapshot().claims[0].quiet_s == 444.0
     other = replace(slot, attempt=2)
@@ -125,7 +125,7 @@ def test_the_brain_tells_its_ticks_and_how_many_tasks_it_took_back():
     world = World()
     world.queue.add_worker(a_worker(holding=MODEL))
     world.queue.add_llm(2, MODEL)
-    world.queue.claim("t0", "worker-1", task_class="llm", model=MODEL)
+    world.queue.claim("t0", "worker-1")
     world.brain.step()
     world.queue.add_worker(a_worker(alive=False))
     for _ in range(3):

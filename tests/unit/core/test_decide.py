@@ -28,6 +28,8 @@ from tests.support.builders import (
     cold_workers,
     cpu_waiting,
     llm_waiting,
+    load_blocked,
+    load_claimed,
     load_waiting,
     resource_waiting,
 )
@@ -73,11 +75,8 @@ def test_a_pending_load_is_not_inserted_twice():
 
 
 def test_a_load_under_way_or_waiting_for_its_retry_counts():
-    task_id = load_waiting("worker-1").first_ids[0]
-    claimed = a_claim(task_id, worker="worker-1", task_class=None, model=None)
-    assert loads(workers=cold_workers(1), lanes=[llm_waiting(9)], claims=[claimed]) == []
-    retrying = BlockedView(task_id=task_id, attempt=1, due_in_s=5.0)
-    assert loads(workers=cold_workers(1), lanes=[llm_waiting(9)], blocked=[retrying]) == []
+    assert loads(workers=cold_workers(1), lanes=[llm_waiting(9)], claims=[load_claimed()]) == []
+    assert loads(workers=cold_workers(1), lanes=[llm_waiting(9)], blocked=[load_blocked()]) == []
 
 
 def test_a_resource_task_of_the_users_keeps_its_worker():
@@ -278,7 +277,7 @@ def test_what_one_move_leaves_open_is_closed_in_the_same_turn():
 @pytest.mark.parametrize(("worker", "count"), [(a_worker(epoch=1), 0), (a_worker(epoch=2), 1), (a_worker(alive=False), 1)])
 def test_a_paused_load_of_an_earlier_life_is_withdrawn(worker, count):
     """Else the new life would stay cold for as long as the pause after the crash lasts."""
-    paused = BlockedView(task_id=load_waiting("worker-1").first_ids[0], attempt=1, due_in_s=200.0)
+    paused = load_blocked(due_in_s=200.0)
     assert len(decided(WithdrawResource, workers=[worker], lanes=[llm_waiting(9)], blocked=[paused])) == count
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import string
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition
-from swarm.core.placement.load_tasks import load_id, model_of_load, outstanding
+from swarm.core.placement.load_tasks import is_load_id, load_document, load_id, outstanding, resource_task
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn
-from swarm.core.snapshot import BlockedView, DropIn
-from swarm.core.task import ID_RE
+from swarm.core.snapshot import BlockedView, DropIn, ResourceTask
+from swarm.core.task import ID_RE, Task, canonical_model
 from swarm.core.worker import ModelTally, WorkerStatus
-from tests.support.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_waiting, resource_waiting
+from tests.support.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_claimed, load_waiting, resource_waiting
 from tests.support.decision_model import after
 
 S = Settings()
@@ -66,7 +67,7 @@ def snapshots(draw, *, healthy=False):
             case "theirs":
                 lanes.append(resource_waiting(name, f"mine-{name}"))
             case "claimed" if view.alive:
-                held.append(a_claim(load_id(name, draw(models), epoch=1, resource_seq=9), worker=name, task_class=None))
+                held.append(load_claimed(name, draw(models), resource_seq=9))
         claims += held
         views.append(type(view)(**{f: getattr(view, f) for f in view.__struct_fields__} | {"claims": len(held)}))
     counts = {model: draw(st.sampled_from([0, 0, 1, 3, 20, 400])) for model in MODELS}
@@ -109,7 +110,7 @@ def test_loads_go_one_to_a_worker_that_can_serve_and_has_none_outstanding(snapsh
         assert view.alive
         assert condition(view, snapshot, S).state == "ready"
         assert view.heartbeat.model != load.model
-        assert {t.task_id for t in outstanding(snapshot).get(load.worker, ())} == {load.instead_of} - {None}
+        assert {t.task.task_id for t in outstanding(snapshot).get(load.worker, ())} == {load.instead_of} - {None}
         assert any(lane.model == load.model for lane in snapshot.lanes) or snapshot.claims
         assert ID_RE.match(load.task_id)
 
@@ -135,8 +136,12 @@ any_model = st.text(string.ascii_lowercase + string.digits + "._:/-", min_size=1
 
 
 @given(names, any_model, st.integers(0, 10**9), st.integers(0, 10**9))
-def test_a_load_id_is_legal_and_read_back(worker, model, epoch, resource_seq):
+def test_a_load_id_is_legal_and_its_document_tells_what_it_is_for(worker, model, epoch, resource_seq):
     task_id = load_id(worker, model, epoch=epoch, resource_seq=resource_seq)
     assert ID_RE.match(task_id)
-    assert model_of_load(task_id, worker, frozenset([model, "other:1"])) == model
-    assert model_of_load(f"{task_id}-2", worker, frozenset([model])) == model
+    assert is_load_id(task_id)
+    assert is_load_id(f"{task_id}-2")
+    document = {"task_id": task_id, **load_document(worker, model, epoch)}
+    assert resource_task(msgspec.convert(document, Task)) == ResourceTask(
+        task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch
+    )

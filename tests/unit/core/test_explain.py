@@ -14,11 +14,14 @@ from tests.support.builders import (
     MODEL,
     a_card,
     a_claim,
+    a_load,
     a_snapshot,
     a_worker,
     cold_workers,
     cpu_waiting,
     llm_waiting,
+    load_blocked,
+    load_claimed,
     load_waiting,
 )
 
@@ -27,7 +30,7 @@ LLM = Task(task_id="t3", task_class=TaskClass.LLM, model=MODEL)
 CPU = Task(task_id="c1", task_class=TaskClass.CPU)
 LOAD = Task(task_id="l1", task_class=TaskClass.RESOURCE, target_worker="worker-1", model=MODEL, action="load_llm")
 HOT = a_worker(holding=MODEL)
-LOAD_ID = load_waiting("worker-1").first_ids[0]
+LOAD_ID = a_load("worker-1").task_id
 
 
 @pytest.mark.parametrize(
@@ -46,11 +49,11 @@ LOAD_ID = load_waiting("worker-1").first_ids[0]
         ),
         (
             LLM,
-            {"workers": cold_workers(1), "blocked": [BlockedView(task_id=LOAD_ID, attempt=1, due_in_s=9)]},
+            {"workers": cold_workers(1), "blocked": [load_blocked(due_in_s=9)]},
             "load_retry",
             "could not load",
         ),
-        (LLM, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "3 tasks are ahead"),
+        (LLM, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "whose slots are busy"),
         (CPU, {"workers": [a_worker(with_server=False)]}, "soon", "worker-1 is free"),
         (CPU, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "busy"),
         (LOAD, {"workers": [a_worker("worker-2")]}, "no_such_worker", "worker-1 is not registered"),
@@ -207,7 +210,7 @@ def test_the_last_word_on_ended_tasks():
         (HOT, {"lanes": [llm_waiting(9)]}, ["hot_idle", "soon"]),
         (HOT, {"lanes": [llm_waiting(99, "b:1")]}, ["load_due", "other_lanes"]),
         (HOT, {"lanes": [llm_waiting(9)], "claims": [a_claim()]}, ["running"]),
-        (a_worker(), {"claims": [a_claim(LOAD_ID, task_class=None, model=None)]}, ["loading", "running"]),
+        (a_worker(), {"claims": [load_claimed()]}, ["loading", "running"]),
         (a_worker(with_server=False), {"lanes": [cpu_waiting(1)]}, ["no_server", "soon"]),
         (a_worker(with_server=False), {"lanes": [llm_waiting(9)]}, ["no_server", "other_lanes"]),
     ],

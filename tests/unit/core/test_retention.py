@@ -105,14 +105,14 @@ def test_the_index_finds_what_is_old_and_the_purge_takes_just_that(tmp_path):
     young = [finish(queue, age_s=DAY_S, task_id=f"young{i}") for i in range(5)]
     waiting = queue.enqueue(llm())
     view = brain(queue)
-    found = view.finished(7 * DAY_S).old
+    found = view.look(7 * DAY_S).finished.old
     assert sum(s.documents for s in found) >= 5
     assert {s.state for s in found} == {TaskState.FAILED}
     removed = sum(view.purge(s.state, s.shard, older_than_s=7 * DAY_S, limit=100) for s in found)
     assert removed == 5
     assert not any(queue.find(i) for i in old)
     assert_one_state_each(queue, [*young, waiting])
-    assert view.finished(7 * DAY_S).old == ()
+    assert view.look(7 * DAY_S).finished.old == ()
 
 
 def test_a_document_that_hides_behind_a_slow_listing_is_found_in_the_next_round(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_what_something_waiting_needs_stays(tmp_path):
     other = finish(queue, age_s=9 * DAY_S)
     queue.enqueue(llm(depends_on=[needed, "not-there-yet"]))
     view = brain(queue)
-    view.blocked()
+    view.look()
     assert view.purge(TaskState.COMPLETED, shard_of(needed), older_than_s=DAY_S, limit=100) == 1
     assert queue.find(needed) is not None
     assert queue.find(other) is None
@@ -155,14 +155,14 @@ def test_the_last_of_a_session_stays_so_that_the_next_gets_its_turn(tmp_path):
     queue = open_queue(tmp_path)
     first = queue.enqueue(llm(session="chat"))
     view = brain(queue)
-    (blocked,) = view.blocked()
+    (blocked,) = view.look().blocked
     assert view.release_blocked(blocked.task_id, blocked.attempt)
     worker = queue.worker_view("w")
     finish_one(worker, claim_one(worker, ["llm@llama3.2:3b"]), TaskState.COMPLETED, Trail())
     assert queue.purge([TaskState.COMPLETED], older_than_s=-1.0)[TaskState.COMPLETED].documents == 0
     assert queue.find(first) is not None
     queue.enqueue(llm(session="chat"))
-    assert view.blocked()[0].session_turn
+    assert view.look().blocked[0].session_turn
 
 
 def test_a_wall_clock_that_jumps_ahead_makes_nothing_old(tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_wall_clock_that_jumps_ahead_makes_nothing_old(tmp_path, monkeypatch):
     view = brain(queue)
     true_time = time.time
     monkeypatch.setattr(time, "time", lambda: true_time() + 400 * DAY_S)
-    assert view.finished(DAY_S).old == ()
+    assert view.look(DAY_S).finished.old == ()
     assert view.purge(TaskState.COMPLETED, shard_of("young"), older_than_s=DAY_S, limit=10) == 0
 
 
@@ -225,7 +225,7 @@ def test_turns_until_nothing_is_left_to_do_leave_exactly_what_is_to_stay(tmp_pat
     view = brain(queue, count_finished=number > 0)
     for _ in range(20):
         view._finished._due_s = float("-inf")
-        snapshot = SwarmSnapshot(now_iso="", mono_s=0.0, finished=view.finished(old_after_s(wanted)))
+        snapshot = SwarmSnapshot(now_iso="", mono_s=0.0, finished=view.look(old_after_s(wanted)).finished)
         for d in (one for one in retention(snapshot, wanted) if isinstance(one, Purge)):
             left = d.limit
             for state, shard in d.shards:

@@ -165,8 +165,8 @@ def test_behind_is_behind_all_that_waits_and_what_broke_a_server_behind_that(tmp
         assert view.retry(claims[name], (past,), delay_s=0.001, counts=past.fault == "poison")
     for name in ("plain-1", "plain-2"):
         view.release(claims[name])
-    wait_until(lambda: all((b.due_in_s or 0) <= 0 for b in brain.blocked()), what="their time has come")
-    for blocked in brain.blocked():
+    wait_until(lambda: all((b.due_in_s or 0) <= 0 for b in brain.look().blocked), what="their time has come")
+    for blocked in brain.look().blocked:
         assert brain.release_blocked(blocked.task_id, blocked.attempt)
     queue.enqueue(llm(task_id="fresh"))
     assert all(queue.find(name) is not None for name in (*names, "fresh"))

@@ -110,7 +110,7 @@ class Busy:
             counts = reader.stats()
             assert counts.pending == pending
             assert {s: getattr(counts, s) for s in TERMINAL} == done
-        assert {view.lane: view.pending for view in self.view.lanes()} == pending
+        assert {view.lane: view.pending for view in self.view.look().lanes} == pending
         assert {s: n for s, n in self.gauges.ended().items() if s in TERMINAL} == done
         for after_s in (-1.0, 35.0, 3600.0, 15.0):
             assert self.gauges.stale(after_s) == stale(self.root, after_s)
@@ -181,7 +181,7 @@ def test_a_look_at_the_swarm_lists_nothing_that_was_counted(counted, monkeypatch
     queue = FileQueue(counted.layout.root, "fast")
     queue.stats()
     seen = listings(monkeypatch)
-    assert [view.pending for view in queue.look_view(lambda _attempts: 0.0).lanes()] == [25]
+    assert [view.pending for view in queue.look_view(lambda _attempts: 0.0).look().lanes] == [25]
     assert not [path for path in seen if f"/{LANE}/" in path]
 
 
