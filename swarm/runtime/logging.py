@@ -13,8 +13,9 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from datetime import UTC, datetime
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -24,8 +25,6 @@ from swarm.plain_text import lines
 
 MAX_RECORD_CHARS = 16_384
 CONTINUATION = "| "
-_ODD = (IsADirectoryError, NotADirectoryError)
-"""A directory where a rotated file belongs is left to the next start: lines are worth more than the rotation."""
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -59,30 +58,23 @@ class LineFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler, ABC):
-    """Hands lines to ``_write``. A medium that refuses kills nobody: lost lines are counted, and told once it recovers."""
+    """Hands lines to ``_write``. A medium that refuses kills nobody: lost lines are counted, and reported later."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.dropped = 0
-        """Lines lost since the last report."""
-        self._last_problem = ""
-        self._name = name
-        self.setFormatter(LineFormatter(name))
+    dropped = 0
+    """Lines lost since the last report."""
+    _last_problem = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; never raises for a full or broken disk."""
         try:
             if self.dropped:
-                self._write(self.format(self._report()))
+                message = f"{self.dropped} log lines were lost before this one: {self._last_problem}"
+                self._write(self.format(logging.LogRecord("swarm", logging.WARNING, "", 0, message, None, None)))
                 self.dropped = 0
             self._write(self.format(record))
         except (OSError, ValueError) as problem:  # ValueError: the stream was closed under us
             self.dropped += 1
             self._last_problem = str(problem)
-
-    def _report(self) -> logging.LogRecord:
-        message = f"{self.dropped} log lines were lost before this one: {self._last_problem}"
-        return logging.LogRecord(self._name, logging.WARNING, "", 0, message, None, None)
 
     @abstractmethod
     def _write(self, lines: str) -> None:
@@ -92,60 +84,51 @@ class LineHandler(logging.Handler, ABC):
 class ConsoleHandler(LineHandler):
     """Lines on standard error, whatever it is at the moment."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setFormatter(LineFormatter(name))
+
     def _write(self, lines: str) -> None:
         sys.stderr.write(lines + "\n")
         sys.stderr.flush()
 
 
-class FileHandler(LineHandler):
+class FileHandler(LineHandler, RotatingFileHandler):
     """Lines in a file that is rotated to ``.1``, ``.2`` … before it would pass ``max_bytes``; ``keep`` of those stay."""
 
     def __init__(self, name: str, path: Path, *, max_bytes: int, keep: int) -> None:
-        super().__init__(name)
-        self._path = str(path)
-        self._max_bytes = max_bytes
-        self._keep = keep
-        self._fd = -1
+        RotatingFileHandler.__init__(self, path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", delay=True)
+        self.setFormatter(LineFormatter(name))
         self._torn = False
 
     def _write(self, lines: str) -> None:
         data = lines.encode() + b"\n"
         if self._torn:
             data = b"\n" + data
-        self._open_current()
-        if os.fstat(self._fd).st_size + len(data) > self._max_bytes and os.fstat(self._fd).st_size:
-            self._rotate()
-        written = os.write(self._fd, data)
-        if written < len(data):  # the disk filled up in the middle of this line
-            self._torn = True
+        fd = self._current()
+        size = os.fstat(fd).st_size
+        if size and size + len(data) > self.maxBytes:
+            with contextlib.suppress(OSError):  # a directory lies in its way: lines are worth more than the rotation
+                self.doRollover()
+            fd = self._current()
+        written = os.write(fd, data)
+        self._torn = written < len(data)
+        if self._torn:  # the disk filled up in the middle of this line
             raise OSError(f"only {written} of {len(data)} bytes were written")
-        self._torn = False
 
-    def _open_current(self) -> None:
-        """Open the file, again if somebody moved or removed it."""
-        if self._fd >= 0:
+    def _current(self) -> int:
+        """The file's descriptor; the file is opened again if somebody moved or removed it."""
+        if self.stream is not None:
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._fd), os.lstat(self._path)):
-                    return
-            os.close(self._fd)
-            self._fd = -1
-        self._fd = open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # OddEntry: a ValueError
+                if os.path.samestat(os.fstat(self.stream.fileno()), os.lstat(self.baseFilename)):
+                    return self.stream.fileno()
+            self.stream.close()
+        self.stream = self._open()
+        return self.stream.fileno()
 
-    def _rotate(self) -> None:
-        for number in range(self._keep, 1, -1):
-            with contextlib.suppress(FileNotFoundError, *_ODD):
-                os.replace(f"{self._path}.{number - 1}", f"{self._path}.{number}")
-        with contextlib.suppress(*_ODD):
-            os.replace(self._path, f"{self._path}.1")
-        self._open_current()
-
-    def close(self) -> None:
-        """Close the file; a later record would open it again."""
-        with self.lock or contextlib.nullcontext():
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-        super().close()
+    def _open(self) -> TextIOWrapper:
+        fd = open_file(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # OddEntry: a ValueError
+        return os.fdopen(fd, "a", encoding="utf-8")
 
 
 class Logs:
@@ -153,7 +136,7 @@ class Logs:
 
     def __init__(self, handlers: tuple[LineHandler, ...]) -> None:
         self._handlers = handlers
-        self._undo: list[Callable[[], object]] = []
+        self._before: tuple[Any, Any, Any, bool] | None = None
 
     @property
     def dropped(self) -> int:
@@ -168,22 +151,19 @@ class Logs:
         root.setLevel(logging.WARNING)  # other people's libraries
         logging.getLogger("swarm").setLevel(level)
         logging.captureWarnings(True)
-        before = (sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)
-        logging.raiseExceptions = (
-            False  # our handlers account for their own troubles; a traceback on a full disk helps nobody
-        )
-        sys.excepthook = _log_uncaught
-        threading.excepthook = _log_thread
-        sys.unraisablehook = _log_unraisable
-        self._undo.append(lambda: _put_back(*before))
+        self._before = (sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)
+        sys.excepthook, threading.excepthook, sys.unraisablehook = _log_uncaught, _log_thread, _log_unraisable
+        logging.raiseExceptions = False  # our handlers count what they lose; a traceback on a full disk helps nobody
 
     def close(self) -> None:
         """Remove and close the handlers, put the hooks back."""
         for handler in self._handlers:
             logging.getLogger().removeHandler(handler)
             handler.close()
-        while self._undo:
-            self._undo.pop()()
+        if self._before is not None:
+            sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions = self._before
+            logging.captureWarnings(False)
+            self._before = None
 
 
 _current: Logs | None = None
@@ -228,9 +208,3 @@ def _log_unraisable(args: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs
     info: Any = (args.exc_type, args.exc_value, args.exc_traceback)
     text = "Ignored in %r: %s"
     logging.getLogger("swarm").error(text, args.object, args.err_msg or args.exc_type.__name__, exc_info=info)
-
-
-def _put_back(main: Any, thread: Any, unraisable: Any, raising: bool) -> None:  # noqa: ANN401, FBT001
-    sys.excepthook, threading.excepthook, sys.unraisablehook = main, thread, unraisable
-    logging.raiseExceptions = raising
-    logging.captureWarnings(False)

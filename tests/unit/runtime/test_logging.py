@@ -102,7 +102,7 @@ def test_a_message_that_does_not_fit_its_values_is_still_seen(tmp_path, start):
 
 def test_rotation_keeps_so_many_and_loses_no_line(tmp_path, start, monkeypatch):
     logs = start(keep=3)
-    monkeypatch.setattr(logs._handlers[0], "_max_bytes", 1000)
+    monkeypatch.setattr(logs._handlers[0], "maxBytes", 1000)
     for number in range(40):
         log.info("line %02d %s", number, "x" * 20)
     files = sorted(p.name for p in (tmp_path / "logs").iterdir())
@@ -111,6 +111,18 @@ def test_rotation_keeps_so_many_and_loses_no_line(tmp_path, start, monkeypatch):
     text = "".join((tmp_path / "logs" / name).read_text() for name in reversed(files))
     assert re.findall(r"line (\d\d)", text) == [f"{n:02d}" for n in range(40)][-text.count("\n") :]
     assert all(stat.S_IMODE((tmp_path / "logs" / name).stat().st_mode) == 0o600 for name in files)
+
+
+def test_a_directory_in_the_way_of_a_rotation_costs_no_line(tmp_path, start, monkeypatch):
+    logs = start(keep=3)
+    monkeypatch.setattr(logs._handlers[0], "maxBytes", 500)
+    (tmp_path / "logs/worker-1.log.1").mkdir()
+    (tmp_path / "logs/worker-1.log.1/kept").touch()
+    for number in range(40):
+        log.info("line %02d", number)
+    text = "".join(path.read_text() for path in (tmp_path / "logs").iterdir() if path.is_file())
+    assert sorted(re.findall(r"line (\d\d)", text)) == [f"{n:02d}" for n in range(40)]
+    assert list((tmp_path / "logs").glob("*/kept"))
 
 
 def test_a_file_moved_away_is_made_anew(tmp_path, start):
