@@ -1,19 +1,13 @@
-"""The swarm in Prometheus's text format: one look, one text.
-
-The HTTP endpoint that Prometheus scrapes, in threads of its own.
-
-Metrics of one queue root, for the command and for the brain's endpoint.
-"""
+"""Metrics of one queue root in Prometheus's text format, for ``swarm metrics`` and for the brain's HTTP endpoint."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from contextlib import ExitStack, contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
@@ -23,7 +17,7 @@ from prometheus_client.registry import Collector
 from swarm.brain.metrics import Seen, families
 from swarm.config.settings import Settings
 from swarm.errors import EngineError
-from swarm.proc.ports import is_free, who_listens
+from swarm.proc.ports import who_listens
 from swarm.queue.layout import Layout
 from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.storage.locks import is_held
@@ -58,49 +52,40 @@ class SwarmCollector(Collector):
         return ()
 
 
-def registry_of(collector: SwarmCollector) -> CollectorRegistry:
-    """A registry with nothing else in it."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return registry
-
-
 def text(collector: SwarmCollector) -> str:
     """One scrape in the text format."""
-    return generate_latest(registry_of(collector)).decode()
+    return generate_latest(_registry_of(collector)).decode()
 
 
-log = logging.getLogger(__name__)
+def _registry_of(collector: SwarmCollector) -> CollectorRegistry:
+    """A registry with nothing else in it."""
+    made = CollectorRegistry()
+    made.register(collector)
+    return made
 
 
-class MetricsServer:
-    """Answers on ``http://host:port/metrics`` until closed. A look that fails is that scrape's error, and nobody else's."""
+@contextmanager
+def serving(collector: SwarmCollector, *, host: str, port: int) -> Iterator[str]:
+    """Answers within the block, on the URL it yields; a look that fails is that scrape's error, and nobody else's.
 
-    def __init__(self, collector: SwarmCollector, *, host: str, port: int) -> None:
-        """Raises ``EngineError`` when the address cannot be listened on, naming who has it."""
-        try:
-            if not is_free(host, port):
-                raise EngineError(
-                    f"metrics: port {port} on {host} is taken by {who_listens(port, host) or 'somebody'}",
-                    hint="set metrics.port to another one",
-                )
-            self._server, self._thread = start_http_server(port, addr=host, registry=registry_of(collector))
-        except (OSError, UnicodeError) as error:
-            problem = error.strerror if isinstance(error, OSError) else "no host can be called so"
-            raise EngineError(f"metrics: cannot listen on {host}:{port}: {problem}", hint="see metrics.host") from error
-        self.url = f"http://{host}:{port}/metrics"
-
-    def close(self) -> None:
-        """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+    Raises ``EngineError`` when the address cannot be listened on, naming who has it.
+    """
+    try:
+        server, thread = start_http_server(port, addr=host, registry=_registry_of(collector))
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            holder = who_listens(port, host) or "somebody"
+            problem, hint = f"port {port} on {host} is taken by {holder}", "set metrics.port to another one"
+        else:
+            why = error.strerror if isinstance(error, OSError) else "no host can be called so"
+            problem, hint = f"cannot listen on {host}:{port}: {why}", "see metrics.host"
+        raise EngineError(f"metrics: {problem}", hint=hint) from error
+    try:
+        yield f"http://{host}:{port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def open_metrics(settings: Settings) -> SwarmCollector:
@@ -127,15 +112,11 @@ def open_metrics(settings: Settings) -> SwarmCollector:
 @contextmanager
 def serving_if_wanted(settings: Settings, log: logging.Logger) -> Iterator[None]:
     """The endpoint within the block, if ``metrics.port`` is set. Without the port the brain does its work all the same."""
-    if settings.metrics.port is None:
-        yield
-        return
-    try:
-        server = MetricsServer(open_metrics(settings), host=settings.metrics.host, port=settings.metrics.port)
-    except EngineError as error:
-        log.warning("No metrics endpoint: %s (%s)", error.message, error.hint)
-        yield
-        return
-    with server:
-        log.info("Metrics on %s", server.url)
+    with ExitStack() as stack:
+        if settings.metrics.port is not None:
+            try:
+                endpoint = serving(open_metrics(settings), host=settings.metrics.host, port=settings.metrics.port)
+                log.info("Metrics on %s", stack.enter_context(endpoint))
+            except EngineError as error:
+                log.warning("No metrics endpoint: %s (%s)", error.message, error.hint)
         yield

@@ -48,10 +48,10 @@ def metrics(
 def _serve(settings: Settings, host: str, port: int) -> None:
     import signal
 
-    from swarm.brain.metrics_endpoint import MetricsServer, open_metrics
+    from swarm.brain.metrics_endpoint import open_metrics, serving
 
     wishes = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, wishes)
-    with MetricsServer(open_metrics(settings), host=host, port=port) as server:
-        print(f"metrics on {server.url}; Ctrl-C ends", flush=True)
+    with serving(open_metrics(settings), host=host, port=port) as url:
+        print(f"metrics on {url}; Ctrl-C ends", flush=True)
         signal.sigwait(wishes)

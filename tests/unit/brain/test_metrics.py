@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.brain.metrics import Seen, families
-from swarm.brain.metrics_endpoint import MetricsServer, SwarmCollector, open_metrics, serving_if_wanted, text
+from swarm.brain.metrics_endpoint import SwarmCollector, open_metrics, serving, serving_if_wanted, text
 from swarm.config.settings import MetricsSettings, QueueSettings, Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.histogram import WAIT_BOUNDS_S, empty
@@ -215,20 +215,20 @@ def test_the_endpoint_answers_and_scrapes_close_together_share_a_look():
     looks = []
     collector = SwarmCollector(lambda: looks.append(1) or a_look(), Settings())
     port = free_port()
-    with MetricsServer(collector, host="127.0.0.1", port=port) as server:
-        assert samples(get(server.url))["swarm_stuck_tasks{}"] == 1
-        get(server.url)
+    with serving(collector, host="127.0.0.1", port=port) as url:
+        assert samples(get(url))["swarm_stuck_tasks{}"] == 1
+        get(url)
         assert len(looks) == 1
         with pytest.raises(EngineError, match=r"port \d+ on 127.0.0.1 is taken by pid"):
-            MetricsServer(collector, host="127.0.0.1", port=port)
-    with MetricsServer(collector, host="127.0.0.1", port=port):
+            serving(collector, host="127.0.0.1", port=port).__enter__()
+    with serving(collector, host="127.0.0.1", port=port):
         pass
 
 
 def test_a_taken_port_costs_the_brain_its_endpoint_and_nothing_else(tmp_path, caplog):
     queue = open_queue(tmp_path)
-    with MetricsServer(SwarmCollector(a_look, Settings()), host="127.0.0.1", port=free_port()) as other:
-        port = int(other.url.split(":")[2].split("/")[0])
+    with serving(SwarmCollector(a_look, Settings()), host="127.0.0.1", port=free_port()) as other:
+        port = int(other.split(":")[2].split("/")[0])
         settings = settings_of(queue, metrics=MetricsSettings(port=port))
         with serving_if_wanted(settings, logging.getLogger("test.metrics")):
             assert "No metrics endpoint" in caplog.text
