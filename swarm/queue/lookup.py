@@ -1,4 +1,4 @@
-"""Looking into the queue: find one task, read it, list a state. Reads only; nothing here needs a running swarm.
+"""Look-ups in the queue: find one task, read it, list a state. Reads only; nothing here needs a running swarm.
 
 A look is not a snapshot: tasks move while directories are read. States are read in the direction tasks move, and what is not
 found is looked for once more, so that a task on the move is still found.
@@ -6,7 +6,7 @@ found is looked for once more, so that a task on the move is still found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -20,10 +20,8 @@ from swarm.queue.storage.files import read_regular, storage_faults
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import holds_others, list_lanes, sorted_buckets
 
-_FEW_ATTEMPTS = 8
-"""Almost no task has more …"""
 _MOST_ATTEMPTS = 128
-"""… and none has so many: one that has run waits in ``blocked``, or in a bucket for what was given back."""
+"""No blocked task has so many."""
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,78 +37,69 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 
 @storage_faults("cannot look for a task")
 def find(layout: Layout, task_id: str) -> Located | None:
-    """Where the task is, or None. Costs a few calls; per bucket, where it is not in the first that it may be in."""
+    """Where the task is, or None. Costs one call per bucket that waits, and the listing of buckets for requeued work."""
     if ID_RE.match(task_id) is None:  # it would be part of a path, perhaps to another place
         return None
     return _find_once(layout, task_id) or _find_once(layout, task_id)
 
 
 def _find_once(layout: Layout, task_id: str) -> Located | None:
-    for state in TERMINAL:
-        path = layout.terminal(state, task_id)
-        if is_file(path):
-            return Located(task_id=task_id, state=state, path=path)
-    return _find_active(layout, task_id)
-
-
-def _find_active(layout: Layout, task_id: str) -> Located | None:
-    buckets = {lane: sorted_buckets(layout.lane(lane)) for lane in list_lanes(layout)}
-    likely = {lane: _likely(found, task_id) for lane, found in buckets.items()}
-    few = _names(task_id, range(_FEW_ATTEMPTS))
     return (
-        _find_waiting(layout, task_id, likely, few)
-        or _find_waiting(layout, task_id, buckets, few)
-        or _find_blocked(layout, task_id, few)
-        or _find_late(layout, task_id, buckets)
+        _find_ended(layout, task_id)
+        or _find_pending(layout, task_id)
+        or _find_blocked(layout, task_id)
+        or next((located for located in _processing(layout) if located.task_id == task_id), None)
+        or _find_ended(layout, task_id)
     )
 
 
-def _names(task_id: str, attempts: range) -> list[tuple[int, str]]:
-    return [(n, task_file(task_id, n)) for n in attempts]
-
-
-def _likely(buckets: list[str], task_id: str) -> list[str]:
-    """Of each priority the bucket that a task of this id went into, unless it was given back since."""
-    latest = {bucket[0]: bucket for bucket in buckets if bucket[2:] <= task_id}
-    return list(latest.values())
-
-
-def _find_waiting(
-    layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]], names: list[tuple[int, str]]
-) -> Located | None:
-    for lane, some in buckets.items():
-        for bucket in some:
-            found = _probe(f"{layout.lane(lane)}/{bucket}", names)
-            if found:
-                return Located(task_id=task_id, state=TaskState.PENDING, path=found[1], attempt=found[0], lane=lane)
-    return None
-
-
-def _find_blocked(layout: Layout, task_id: str, names: list[tuple[int, str]]) -> Located | None:
-    found = _probe(layout.blocked, names)
-    return found and Located(task_id=task_id, state=TaskState.BLOCKED, path=found[1], attempt=found[0])
-
-
-def _find_late(layout: Layout, task_id: str, buckets: Mapping[str, Sequence[str]]) -> Located | None:
-    """Look through what is being processed, through finished documents again, and for tasks of very many attempts."""
-    for located in _processing(layout):
-        if located.task_id == task_id:
-            return located
+def _find_ended(layout: Layout, task_id: str) -> Located | None:
     for state in TERMINAL:
         path = layout.terminal(state, task_id)
         if is_file(path):
             return Located(task_id=task_id, state=state, path=path)
-    many = _names(task_id, range(_FEW_ATTEMPTS, _MOST_ATTEMPTS))
-    given_back = {lane: [b for b in some if holds_others(b)] for lane, some in buckets.items()}
-    return _find_waiting(layout, task_id, given_back, many) or _find_blocked(layout, task_id, many)
-
-
-def _probe(folder: str, names: list[tuple[int, str]]) -> tuple[int, str] | None:
-    for attempt, name in names:
-        path = f"{folder}/{name}"
-        if is_file(path):
-            return attempt, path
     return None
+
+
+def _find_pending(layout: Layout, task_id: str) -> Located | None:
+    """In a bucket of fresh work no task has been tried, so its name is known; of the others each bucket is listed."""
+    for lane in list_lanes(layout):
+        buckets = sorted_buckets(layout.lane(lane))
+        likely = {bucket[0]: bucket for bucket in buckets if bucket[2:] <= task_id}  # by priority, where fresh work went
+        for bucket in (*likely.values(), *buckets):
+            folder = f"{layout.lane(lane)}/{bucket}"
+            path = f"{folder}/{task_file(task_id, 0)}"
+            if is_file(path):
+                return Located(task_id=task_id, state=TaskState.PENDING, path=path, lane=lane)
+            if holds_others(bucket):
+                for located in _listed(folder, TaskState.PENDING, lane=lane):
+                    if located.task_id == task_id:
+                        return located
+    return None
+
+
+def _find_blocked(layout: Layout, task_id: str) -> Located | None:
+    """By trying names: there may be a hundred thousand, and to list them takes a hundred times as long."""
+    for attempt in range(_MOST_ATTEMPTS):
+        path = layout.blocked_file(task_id, attempt)
+        if is_file(path):
+            return Located(task_id=task_id, state=TaskState.BLOCKED, path=path, attempt=attempt)
+    return None
+
+
+def _listed(folder: str, state: TaskState, *, lane: str | None = None, worker: str | None = None) -> Iterator[Located]:
+    """The tasks in one directory, by name."""
+    for name in sorted(list_inside(folder)):
+        parsed = parse_task_file(name)
+        if parsed:
+            yield Located(
+                task_id=parsed.task_id,
+                state=state,
+                path=f"{folder}/{name}",
+                attempt=parsed.attempt,
+                lane=lane,
+                worker=worker,
+            )
 
 
 @storage_faults("cannot read a task")
@@ -153,12 +142,10 @@ def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
     """All tasks of one state, in queue order for pending, by shard and id for finished ones. Streams."""
     match state:
         case TaskState.PENDING:
-            yield from _pending(layout)
+            for lane in sorted(list_lanes(layout)):
+                yield from list_lane(layout, lane)
         case TaskState.BLOCKED:
-            for name in sorted(list_names(layout.blocked)):
-                parsed = parse_task_file(name)
-                if parsed:
-                    yield Located(task_id=parsed[0], state=state, path=f"{layout.blocked}/{name}", attempt=parsed[1])
+            yield from _listed(layout.blocked, state)
         case TaskState.PROCESSING:
             yield from _processing(layout)
         case TaskState.COMPLETED | TaskState.FAILED | TaskState.CANCELLED:
@@ -169,35 +156,15 @@ def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
                     yield Located(task_id=name, state=state, path=f"{layout.corrupt}/{name}")
 
 
-def _pending(layout: Layout) -> Iterator[Located]:
-    for lane in sorted(list_lanes(layout)):
-        yield from list_lane(layout, lane)
-
-
 def list_lane(layout: Layout, lane: str) -> Iterator[Located]:
     """What waits in one lane, in queue order. Streams."""
-    lane_path = layout.lane(lane)
-    for bucket in sorted_buckets(lane_path):
-        for name in sorted(list_inside(f"{lane_path}/{bucket}")):
-            parsed = parse_task_file(name)
-            if parsed:
-                path = f"{lane_path}/{bucket}/{name}"
-                yield Located(task_id=parsed[0], state=TaskState.PENDING, path=path, attempt=parsed[1], lane=lane)
+    for bucket in sorted_buckets(layout.lane(lane)):
+        yield from _listed(f"{layout.lane(lane)}/{bucket}", TaskState.PENDING, lane=lane)
 
 
 def _processing(layout: Layout) -> Iterator[Located]:
     for worker in sorted(holders(layout)):
-        folder = layout.held_by(worker)
-        for name in sorted(list_inside(folder)):
-            parsed = parse_task_file(name)
-            if parsed:
-                yield Located(
-                    task_id=parsed[0],
-                    state=TaskState.PROCESSING,
-                    path=f"{folder}/{name}",
-                    attempt=parsed[1],
-                    worker=worker,
-                )
+        yield from _listed(layout.held_by(worker), TaskState.PROCESSING, worker=worker)
 
 
 def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:

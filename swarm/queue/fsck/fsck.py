@@ -24,7 +24,7 @@ from swarm.queue.fsck.rules import Action, Finding, Placed, aside, check, read_t
 from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
-from swarm.queue.submit.buckets import BucketChooser
+from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.worker.outcome_writer import rewrite_tail
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ class _Repairer:
                 parsed = parse_task_file(os.path.basename(finding.path))
                 assert parsed is not None
                 priority = codec.parse(read_regular(finding.path, codec.MAX_FILE_BYTES)).task.priority
-                bucket = self._buckets.at_end(finding.target, priority)
+                tried = parsed.attempt > 0  # buckets of fresh work hold none that was tried
+                bucket = returned_bucket(priority) if tried else self._buckets.at_end(finding.target, priority)
                 self._buckets.move_in(finding.path, finding.target, bucket, *parsed)
             else:
                 self._storage.make_dir(os.path.dirname(finding.target))

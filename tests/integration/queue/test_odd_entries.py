@@ -95,7 +95,7 @@ class Swarm:
             worker = self.queue.worker_view(WORKER)
             for _ in range(turns):
                 brain.step()
-                assert brain._trouble.get("look into the queue", "") == ""
+                assert "look into the queue" not in brain._troubles._lines
                 assert worker.pauses() is not None
                 assert worker.waiting() is not None
                 self.queue.heartbeats().beat(beat(WORKER))

@@ -182,8 +182,8 @@ def test_a_late_result_changes_nothing(queue):
     task_id = queue.enqueue(llm())
     late = claim_one(queue.worker_view("w"))
     os.rename(late.path, f"{queue.layout.pending}/{LANE}/{task_id}.1.json")  # taken back behind its back
-    os.makedirs(f"{queue.layout.pending}/{LANE}/4-x", exist_ok=True)
-    os.rename(f"{queue.layout.pending}/{LANE}/{task_id}.1.json", f"{queue.layout.pending}/{LANE}/4-x/{task_id}.1.json")
+    os.makedirs(f"{queue.layout.pending}/{LANE}/4-0", exist_ok=True)
+    os.rename(f"{queue.layout.pending}/{LANE}/{task_id}.1.json", f"{queue.layout.pending}/{LANE}/4-0/{task_id}.1.json")
     before = queue.read(task_id)
     assert finish_one(queue.worker_view("w"), late, TaskState.COMPLETED, DONE) is False
     assert queue.worker_view("w").retry(late, [], delay_s=0, counts=True) is False
