@@ -1,4 +1,4 @@
-"""The commands: where each is, loaded when it is first asked for, and what holds for every word given to one.
+"""The commands: where each is and what it does, loaded when first asked for; and how the words given to one are read.
 
 * Most runs of `swarm` need one command, so only that one is imported.
 * A path may hold any bytes, but is never empty: it would mean the current directory, which nobody has asked for.
@@ -21,35 +21,35 @@ from swarm.errors import InputError
 
 # ruff: noqa: ANN401  (typer's classes of parameters and contexts moved house between its versions)
 
-PLACES = {
-    "run": "commands.run:run",
-    "submit": "commands.run:submit",
-    "results": "commands.run:results",
-    "batches": "commands.batches:batches",
-    "batch": "commands.batches:app",
-    "notify": "commands.notify:app",
-    "feed": "commands.feed:feed",
-    "feeds": "commands.feed:feeds",
-    "up": "commands.up:up",
-    "down": "commands.up:down",
-    "restart": "commands.up:restart",
-    "status": "commands.status:status",
-    "top": "top.command:top",
-    "workers": "commands.workers:app",
-    "gpus": "commands.status:gpus",
-    "models": "commands.models:app",
-    "explain": "commands.status:explain",
-    "doctor": "commands.doctor:doctor",
-    "logs": "commands.logs:logs",
-    "metrics": "commands.metrics:metrics",
-    "queue": "commands.queue:app",
-    "config": "commands.config:app",
-    "brain": "commands.up:brain",
-    "worker": "commands.up:worker",
-    "serve": "commands.up:serve",
-    "sim": "commands.up:sim",
+COMMANDS = {
+    "run": ("commands.run:run", "The main job: submit, work, collect."),
+    "submit": ("commands.run:submit", "Put work into the queue and return."),
+    "results": ("commands.run:results", "Write what a batch has produced so far."),
+    "batches": ("commands.batches:batches", "All batches: progress, ETA, tokens, time on cards."),
+    "batch": ("commands.batches:app", "One batch: show, cancel, retry-failed, export."),
+    "notify": ("commands.notify:app", "Messages about ended work: list, retry."),
+    "feed": ("commands.feed:feed", "Feed a source of any length in, a few tasks at a time."),
+    "feeds": ("commands.feed:feeds", "All feeds: how far each is, and whether somebody feeds it."),
+    "up": ("commands.up:up", "Start brain, model servers and workers; restart what dies."),
+    "down": ("commands.up:down", "Stop everything that runs on this queue."),
+    "restart": ("commands.up:restart", "Restart single processes of the running swarm."),
+    "status": ("commands.status:status", "Alarms, cards, workers, queue, throughput on one screen."),
+    "top": ("top.command:top", "Watch the swarm live; keys to sort, look closer, retry, cancel."),
+    "workers": ("commands.workers:app", "Workers: state, model, slots, what they do or wait for."),
+    "gpus": ("commands.status:gpus", "Cards: memory, load, temperature, power, worker."),
+    "models": ("commands.models:app", "Models: where loaded, what waits, how fast, what idles."),
+    "explain": ("commands.status:explain", "Why a task waits, a worker idles, a model is where it is."),
+    "doctor": ("commands.doctor:doctor", "What is wrong here: findings, their evidence, what to do."),
+    "logs": ("commands.logs:logs", "Show the logs of all processes, merged by time."),
+    "metrics": ("commands.metrics:metrics", "Numbers for Prometheus, as text on standard output."),
+    "queue": ("commands.queue:app", "Tasks: count, list, show, retry, cancel."),
+    "config": ("commands.config:app", "Configuration: show, check, schema."),
+    "brain": ("commands.up:brain", "Run the brain alone, in the foreground."),
+    "worker": ("commands.up:worker", "Run one worker alone, in the foreground."),
+    "serve": ("commands.up:serve", "Run one worker's model server alone, in the foreground."),
+    "sim": ("commands.up:sim", "Simulated parts: a model server without models or GPU."),
 }
-"""By name, in the order of the help: a module of this package, and in it a function or a ``typer.Typer``."""
+"""By name, in the order of the help: where it is in this package (a function or a ``typer.Typer``), and its line there."""
 
 _PATHS_AS_TEXT = frozenset({"source", "words", "images_dir"})
 """Inputs: kept as they were typed, for `-` is one of them."""
@@ -63,14 +63,14 @@ class Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            self._made[name] = _make(name, PLACES[name])
+            self._made[name] = _make(name, COMMANDS[name][0])
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(PLACES)
+        return iter(COMMANDS)
 
     def __len__(self) -> int:
-        return len(PLACES)
+        return len(COMMANDS)
 
 
 class Command(TyperCommand):
@@ -110,6 +110,11 @@ class Group(CommandGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": None})
         self.commands: Any = Commands()
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> object:
         """Run the command."""

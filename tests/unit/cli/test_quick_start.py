@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from swarm.cli.app import app
-from swarm.cli.command_registry import PLACES
+from swarm.cli.command_registry import COMMANDS
 from tests.helpers.queues import llm, open_queue
 
 REPOSITORY = Path(__file__).parents[3]
@@ -29,10 +29,13 @@ HEAVY = {
 PARTS = {f"swarm.{part}" for part in ("queue.file_queue", "queue.stats.counts", "brain.observe", "ollama", "gpu")}
 
 
-def test_every_command_is_where_the_table_says_under_its_own_name():
+def test_every_command_is_where_the_table_says_under_its_own_name_and_line_of_help():
     group = get_command(app)
-    assert list(group.commands) == list(PLACES)
-    assert [group.commands[name].name for name in PLACES] == list(PLACES)
+    assert list(group.commands) == list(COMMANDS)
+    assert [group.commands[name].name for name in COMMANDS] == list(COMMANDS)
+    assert [group.commands[name].get_short_help_str(limit=80) for name in COMMANDS] == [
+        line for _, line in COMMANDS.values()
+    ]
     with pytest.raises(KeyError):
         group.commands["nonsense"]
 
@@ -58,7 +61,7 @@ def test_looking_at_one_task_loads_little(tmp_path):
     modules = loaded("queue", "show", task_id, "--root", queue.layout.root, root=tmp_path)
     assert "swarm.queue.lookup" in modules
     assert not modules & (HEAVY | PARTS)
-    others = {f"swarm.cli.{place.partition(':')[0]}" for name, place in PLACES.items() if name != "queue"}
+    others = {f"swarm.cli.{place.partition(':')[0]}" for name, (place, _) in COMMANDS.items() if name != "queue"}
     assert not modules & others, "only the command that was asked for is loaded"
 
 
@@ -77,4 +80,6 @@ def test_what_asks_no_server_loads_no_http(tmp_path, argv):
 
 
 def test_help_loads_nothing_heavy(tmp_path):
-    assert not loaded("--help", root=tmp_path) & (HEAVY | PARTS | {"msgspec"})
+    modules = loaded("--help", root=tmp_path)
+    assert not modules & (HEAVY | PARTS | {"msgspec"})
+    assert not any(name.startswith("swarm.cli.commands.") for name in modules), "the list of commands loads none of them"
