@@ -125,7 +125,7 @@ def _worker_checks(workers: tuple[WorkerSpec, ...]) -> Iterator[str]:
         if worker.name in RESERVED_NAMES or worker.name.startswith("ollama-"):
             yield f"{where}.name: {worker.name!r} is reserved for swarm's own processes and logs"
         if worker.port is not None and worker.port < 1024:
-            yield f"{where}.port: {worker.port} is kept for root; choose from 1024 to 65535"
+            yield f"{where}.port: {worker.port} is reserved for root; choose from 1024 to 65535"
         if worker.port is not None and worker.port in ports:
             yield f"{where}.port: {worker.port} is taken by worker {ports[worker.port]!r}"
         if worker.port is not None and worker.ollama_url is not None:

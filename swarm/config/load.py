@@ -77,7 +77,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         with opened(str(path)) as (fd, doubts), open(fd, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        hint = "`swarm config show` prints what is in force; leave out --config and $SWARM_CONFIG to run on defaults"
+        hint = "`swarm config show` prints the settings in force; leave out --config and $SWARM_CONFIG to run on defaults"
         raise ConfigError(f"{path}: there is no such configuration file", hint=hint) from None
     except (OSError, ValueError) as problem:
         raise ConfigError(f"{path}: cannot be read: {getattr(problem, 'strerror', problem)}") from problem
@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 
 def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no configuration is")
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, the limit for a configuration")
     try:
         text = without_bom(data).decode()
         return tomllib.loads(text), _line_numbers(text)
@@ -106,7 +106,7 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[KeyPath, int]]
         hint = 'strings need quotes (level = "INFO"), tables are [section]'
         raise ConfigError(f"{path}: is no valid TOML: {problem}", hint=hint) from problem
     except RecursionError as problem:
-        raise ConfigError(f"{path}: is nested too deeply, which no configuration is") from problem
+        raise ConfigError(f"{path}: is nested too deeply for a configuration") from problem
 
 
 def _sets_anything(document: Mapping[str, Any]) -> bool:
@@ -115,10 +115,10 @@ def _sets_anything(document: Mapping[str, Any]) -> bool:
 
 def _distrusted(path: Path, doubts: tuple[Doubt, ...]) -> ConfigError:
     reasons = "\n".join(f"  {doubt}" for doubt in doubts)
-    message = f"{path}: is not obeyed: others could have written it, and it names programs that run as you\n{reasons}"
+    message = f"{path}: is refused: others could have written it, and it names programs that run as you\n{reasons}"
     ways = "; ".join(dict.fromkeys(doubt.mend for doubt in doubts))
     return ConfigError(
-        message, hint=f"look through the file, then: {ways}; or name another with --config, or start elsewhere"
+        message, hint=f"look through the file, then: {ways}; or name another with --config, or start in another directory"
     )
 
 
@@ -230,7 +230,7 @@ def _absolute_root(named: str) -> str:
         path = "/" + os.path.abspath(os.path.expanduser(named)).lstrip("/")  # two slashes mean no more than one here
     except FileNotFoundError as problem:
         message = "the current directory has been deleted, and the queue's root is relative to it"
-        hint = "cd to a directory that exists, or name the root with its whole path"
+        hint = "cd to a directory that exists, or name the root with its absolute path"
         raise ConfigError(message, hint=hint) from problem
     if path == "/":
         raise ConfigError(

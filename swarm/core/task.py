@@ -61,7 +61,7 @@ def session_fault(name: str) -> str | None:
     if len(name) > MAX_SESSION_CHARS:
         return f"has {len(name):,} characters; a session's name has at most {MAX_SESSION_CHARS}"
     if not name.isprintable():
-        return f"{name[:40]!r} holds a line break or another character that cannot be shown"
+        return f"{name[:40]!r} holds a line break or another unprintable character"
     return None
 
 

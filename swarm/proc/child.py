@@ -51,7 +51,7 @@ def _open_log(path: Path) -> int:
     try:
         return open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OddEntry as odd:
-        log.warning("%s: what is said on standard error is lost", odd.message)
+        log.warning("%s: output to standard error is lost", odd.message)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 

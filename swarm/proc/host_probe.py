@@ -41,9 +41,7 @@ def _nothing() -> None:
 def _signals() -> Check:
     refused = _refused(lambda: os.kill(os.getpid(), 0))
     if refused:
-        return _missing(
-            "signals", f"no process can be signalled ({refused}): nothing that was started could be ended", _FILTER
-        )
+        return _missing("signals", f"no process can be signalled ({refused}): no child process could be ended", _FILTER)
     return _works("signals", "can be sent")
 
 
@@ -73,7 +71,7 @@ def _processes() -> Iterator[Check]:
     if refused:
         yield _missing(name, f"{PROC}/self/stat cannot be read ({refused})", mend)
         return
-    yield _works(name, f"are told apart through {PROC}{_hidden()}")
+    yield _works(name, f"are identified through {PROC}{_hidden()}")
 
 
 def _hidden() -> str:
@@ -85,7 +83,7 @@ def _pidfds() -> Check:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as exc:
         if exc.errno in NOT_THERE:
-            text = f"not here ({exc.strerror}): ends of processes are noticed by looking, up to 0.05 s later"
+            text = f"not here ({exc.strerror}): ends of processes are noticed by polling, up to 0.05 s later"
             return Check(name="pidfds", verdict=Support.FALLBACK, text=text)
         return Check(name="pidfds", verdict=Support.UNKNOWN, text=exc.strerror or "")
     return _works("pidfds", "work")

@@ -100,7 +100,7 @@ def _check_map(task: Task) -> None:
     if task.results.get(task.map.over, task.map.over) not in task.depends_on:
         raise TaskInvalid(f"field `map.over`: {task.map.over!r} is not among the task's `depends_on`")
     if task.session is not None:
-        raise TaskInvalid("field `map`: a task of a session cannot be mapped, for its parts run side by side")
+        raise TaskInvalid("field `map`: a task of a session cannot be mapped, because its parts run in parallel")
     if len(task.task_id) > _MAP_ID_CHARS:
         raise TaskInvalid(f"field `task_id`: of a mapped task at most {_MAP_ID_CHARS} characters: its parts add a number")
     if not any(r.partition(".")[0] == "item" for r in references(task.request)):

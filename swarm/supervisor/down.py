@@ -189,7 +189,7 @@ def _settled(root: Path) -> tuple[Running, ...]:
         if not names:
             return found
         if time.monotonic() > deadline_s:
-            what = f"the life lock of {', '.join(names)} is held by a process that has not registered"
+            what = f"the process lock of {', '.join(names)} is held by a process that has not registered"
             raise EngineError(what, hint=_holder(Layout(str(root)), names[0]))
         time.sleep(POLL_S)
 

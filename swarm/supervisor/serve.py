@@ -34,7 +34,7 @@ def run_server(options: RunOptions, worker: str) -> int:
     check_host()
     plan = own_plan(options, worker)
     if not plan.owns_server:
-        where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it does cpu and script work only"
+        where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it runs cpu and script tasks only"
         raise ConfigError(f"{worker} has no server of its own: {where}")
     spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
     find_binary(spec)

@@ -118,7 +118,7 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
 def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
     """What an earlier life of this name held is given back before anything is claimed, also without a brain. How many.
 
-    Raises ``EngineError`` while a program of it cannot be killed: under the life lock of a worker that goes on, nobody
+    Raises ``EngineError`` while a program of it cannot be killed: under the process lock of a worker that goes on, nobody
     could give its tasks back later.
     """
     stuck = end_remains(str(options.root), name)

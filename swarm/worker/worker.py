@@ -41,7 +41,7 @@ and for looks at the cards."""
 
 
 class Worker:
-    """Fits ``swarm.runtime.loop.Actor``. Whoever makes it holds the life lock of its name, and started ``beats``."""
+    """Fits ``swarm.runtime.loop.Actor``. Whoever makes it holds the process lock of its name, and started ``beats``."""
 
     def __init__(self, ports: WorkerPorts, config: WorkerConfig, state: WorkerState, wish: StopWish) -> None:
         self._ports = ports

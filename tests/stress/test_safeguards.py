@@ -53,7 +53,7 @@ def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path
     monkeypatch.setattr(life, "install", lambda _wish: pytest.fail("it starts"))
     with pytest.raises(EngineError, match=f"cannot be killed: pid {os.getpid()} .*, state [A-Z]"):
         life.run_worker(RunOptions(settings=settings), WORKER)
-    assert queue.brain_view(spare_rule, lambda _worker: True).recover(WORKER), "its life lock is free for the brain"
+    assert queue.brain_view(spare_rule, lambda _worker: True).recover(WORKER), "its process lock is free for the brain"
     assert queue.read("a")["state"] == "pending"
 
 

@@ -95,7 +95,7 @@ def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool, 
         yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
         return
     if not brain:
-        text = "the brain is not running: no models are placed, nothing is released or taken back"
+        text = "the brain is not running: no model is placed, no task released or requeued"
         yield Alarm(level="critical", text=text, next="swarm logs brain -n 30; swarm up")
     if not alive:
         yield Alarm(level="critical", text="no worker is alive", next="swarm logs --level warning --since 1h")

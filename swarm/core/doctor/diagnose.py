@@ -46,7 +46,7 @@ def _servers(evidence: BoxEvidence) -> Iterator[Finding]:
         worker = evidence.process(server.worker)
         if not server.error or server.port_holder or worker is None or not worker.alive:
             continue
-        owner = "somebody else's, swarm neither starts nor stops it" if server.adopted else "swarm's own"
+        owner = "external, swarm neither starts nor stops it" if server.adopted else "swarm's own"
         yield Finding(
             code="server-unreachable",
             severity="critical",
@@ -98,7 +98,7 @@ def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
                 code="disk-trouble",
                 severity="critical",
                 subject=process.name,
-                what=f"{process.name} says that the disk refuses",
+                what=f"{process.name} reports disk errors",
                 evidence=(str(process.disk_trouble),),
                 next="make room or repair that disk (`df -h`, `df -i`, `quota`, `dmesg`); work resumes by itself",
             )
@@ -111,7 +111,7 @@ def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
             severity="warning",
             subject=pause.name or "box",
             concerns=pause.name if pause.kind == "worker" else "",
-            what=f"{pause.words}: nothing of it is begun",
+            what=f"{pause.words}: no task of it is started",
             evidence=("control/pauses.json",),
             next=pause.way_out,
         )
@@ -163,7 +163,7 @@ def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str
 
 def _memory(card: GpuReading) -> str:
     used, total = ("?" if mib is None else str(mib) for mib in (card.memory_used_mib, card.memory_total_mib))
-    return f"{used}/{total} MiB used" if (used, total) != ("?", "?") else "the driver does not tell its memory"
+    return f"{used}/{total} MiB used" if (used, total) != ("?", "?") else "the driver does not report its memory"
 
 
 def _own_words(snapshot: SwarmSnapshot, worker: str) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def _root(evidence: BoxEvidence) -> Iterator[Finding]:
             code="root-unreadable",
             severity="critical",
             subject="box",
-            what=f"the queue cannot be looked into: {evidence.look_trouble}",
+            what=f"the queue cannot be read: {evidence.look_trouble}",
             evidence=(evidence.root,),
             next="run this as the user that runs the swarm",
         )
@@ -97,7 +97,7 @@ def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
             severity="critical" if missing else "warning",
             subject="box",
             what=str(check),
-            evidence=(f"tried just now for {evidence.root}",),
+            evidence=(f"tested just now for {evidence.root}",),
             next=check.next,
         )
 
@@ -119,14 +119,14 @@ def _host(evidence: BoxEvidence) -> Iterator[Finding]:
             subject="box",
             what="the clock is wrong, or was: a file here was written later than now",
             evidence=(f"{evidence.clock_ahead.path}: {evidence.clock_ahead.text}",),
-            next="timedatectl; ages in listings and waits for a time of day are off until it is right, work goes on",
+            next="timedatectl; until it is right, ages in listings and waits for a time of day are wrong; work goes on",
         )
     if evidence.cgroup_kills is not None and not evidence.kernel_kills:
         yield Finding(
             code="memory-pressure",
             severity="warning",
             subject="box",
-            what="the kernel has killed processes of this control group for want of memory",
+            what="the kernel has killed processes of this control group because memory ran out",
             evidence=(str(evidence.cgroup_kills),),
             next="journalctl -k | grep -i 'killed process' names them; give the group more memory, or run fewer workers",
         )
@@ -200,14 +200,14 @@ def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
                 concerns=owner,
                 what=f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
                 evidence=(f"{reading}: {card.temperature_c} °C, warned of from {warn_c:g} °C (gpu.warn_c)",),
-                next="see to fans, air and dust; a lower power limit (nvidia-smi -pl) helps at once",
+                next="check fans, airflow and dust; a lower power limit (nvidia-smi -pl) helps at once",
             )
     for note in evidence.quarantines:
         yield Finding(
             code="quarantined",
             severity="critical",
             subject=note.worker,
-            what=f"{note.worker} is out of use, tried again in {note.left_s / 60:.0f} min: {note.reason}",
+            what=f"{note.worker} is in quarantine, tried again in {note.left_s / 60:.0f} min: {note.reason}",
             evidence=(note.path,),
             next=f"remove the cause, then `swarm restart {note.worker}`",
         )

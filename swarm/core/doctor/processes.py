@@ -40,12 +40,12 @@ def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
         return
     proofs = [f"{process.row_path}: pid {process.pid}, which has ended; its last status says {evidence.supervisor_phase}"]
     gone = f"; {supervisor_gone(evidence.orphans)}" if evidence.orphans else ""
-    memory = " (the kernel killed it for want of memory)" if _memory(process, evidence, proofs) else ""
+    memory = " (the kernel killed it because memory ran out)" if _memory(process, evidence, proofs) else ""
     yield Finding(
         code="supervisor-died",
         severity="critical",
         subject="supervisor",
-        what=f"the supervisor ended without a goodbye: what dies now is not started again{memory}{gone}",
+        what=f"the supervisor died: processes that die now are not restarted{memory}{gone}",
         evidence=(*proofs, *_quotes(process.crash, process.last_words)),
         next="`swarm up` (or `swarm up --detach`) adopts what still runs, `swarm down` ends it",
     )
@@ -60,8 +60,8 @@ def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
         code="no-brain",
         severity="critical",
         subject="brain",
-        what="the brain is not running: workers go on, but no model is placed, nothing is released or taken back",
-        evidence=("its life lock is free", *((f"supervisor: {_story(process)}",) if process and process.state else ())),
+        what="the brain is not running: workers go on, but no model is placed, no task released or requeued",
+        evidence=("its process lock is free", *((f"supervisor: {_story(process)}",) if process and process.state else ())),
         next="swarm logs brain -n 30; the supervisor starts it again, without one: `swarm up`",
     )
 
@@ -69,9 +69,9 @@ def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
 def _server(process: ProcessEvidence) -> Iterator[Finding]:
     worker = process.name.removeprefix("ollama-")
     if process.state == "quarantined":
-        code, what = "quarantined", f"its card is out of use: {process.reason}"
+        code, what = "quarantined", f"its card is in quarantine: {process.reason}"
     elif process.state == "backoff" and process.last_exit:
-        code, what = "server-failed", f"it does not come up: {process.last_exit}"
+        code, what = "server-failed", f"it does not start: {process.last_exit}"
     else:
         return
     yield Finding(
@@ -91,7 +91,7 @@ def _lock(process: ProcessEvidence) -> Iterator[Finding]:
             code="lock-held",
             severity="critical",
             subject=process.name,
-            what=f"the life lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
+            what=f"the process lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
             evidence=(f"{process.row_path.removesuffix('.json')}.lock", f"{process.row_path}: pid {process.pid}"),
             next="it may be starting, or run in a container (ask `swarm doctor` there); else end that process",
         )
@@ -108,14 +108,14 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
             subject=process.name,
             what=f"{process.name} (pid {process.pid}) is stopped: somebody sent SIGSTOP, or a debugger holds it",
             evidence=proofs,
-            next=f"kill -CONT {process.pid}; a stopped worker is killed and its tasks are taken back by the brain",
+            next=f"kill -CONT {process.pid}; the brain kills a stopped worker and requeues its tasks",
         )
     elif process.kernel_state == "D":
         yield Finding(
             code="stuck-in-kernel",
             severity="warning",
             subject=process.name,
-            what=f"{process.name} (pid {process.pid}) waits in the kernel, where nothing can kill it",
+            what=f"{process.name} (pid {process.pid}) is blocked in the kernel, where nothing can kill it",
             evidence=proofs,
             next="look again: if it lasts, a disk or the GPU driver hangs; see `dmesg`",
         )
@@ -124,9 +124,9 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
             code="heartbeat-stale",
             severity="critical",
             subject=process.name,
-            what=f"{process.name} lives but says nothing",
+            what=f"{process.name} lives but sends no heartbeat",
             evidence=(*proofs, *_quotes(process.last_words)),
-            next=f"swarm logs {process.name} -n 30; the brain kills a worker that stays silent",
+            next=f"swarm logs {process.name} -n 30; the brain kills a worker that sends no heartbeat",
         )
 
 
@@ -145,7 +145,7 @@ def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
         return
     state = "is down" if down else "was started again"
     if process.number_taken_by:
-        proofs.append(f"{process.row_path}: its pid {process.pid} is now that of an innocent one, {process.number_taken_by}")
+        proofs.append(f"{process.row_path}: its pid {process.pid} now belongs to another process, {process.number_taken_by}")
     told = f"supervisor: {_story(process)}" if process.state else ""
     quotes = _quotes(process.ended, process.crash, process.last_words if down else None)
     yield Finding(
@@ -160,14 +160,14 @@ def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
 
 def _cause(process: ProcessEvidence, evidence: BoxEvidence, proofs: list[str]) -> tuple[str, str]:
     if _memory(process, evidence, proofs):
-        return "out-of-memory", f"the kernel killed it (pid {process.pid}) for want of memory"
+        return "out-of-memory", f"the kernel killed it (pid {process.pid}) because memory ran out"
     if process.crash is not None:
-        return "crashed", f"an error nobody caught: {process.crash.text}"
+        return "crashed", f"unhandled exception: {process.crash.text}"
     if "SIGKILL" in process.last_exit:
         if evidence.cgroup_kills is not None:
             proofs.append(str(evidence.cgroup_kills))
-            return "killed", "killed by SIGKILL: for want of memory, it seems, or by hand"
-        return "killed", "killed by SIGKILL: by hand, or by the brain because it was silent"
+            return "killed", "killed by SIGKILL: probably out of memory, or by hand"
+        return "killed", "killed by SIGKILL: by hand, or by the brain because it sent no heartbeat"
     if process.last_exit and process.last_exit != "exit code 0":
         return "exited", process.last_exit
     return "down", process.reason or "it is not running"
@@ -186,7 +186,7 @@ def _remedy(code: str, process: ProcessEvidence, evidence: BoxEvidence) -> str:
     again = "" if _lives(evidence, "supervisor") else "; `swarm up` starts it again"
     match code:
         case "out-of-memory":
-            return f"give box or control group more memory, or lower worker.max_tasks_per_worker and llm.slots{again}"
+            return f"give machine or control group more memory, or lower worker.max_tasks_per_worker and llm.slots{again}"
         case "crashed":
             return f"{look}; its stderr is in {process.name}.err beside it; report the traceback{again}"
         case "killed":

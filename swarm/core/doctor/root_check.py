@@ -22,7 +22,7 @@ LEAST_KIB = 256
 LEAST_INODES = 64
 """What a start itself writes: with less it could not even say why it fails."""
 _FAST = (
-    'set [queue] durability = "fast" (SWARM_QUEUE__DURABILITY=fast): all survives `kill -9`, but not a power cut; '
+    'set [queue] durability = "fast" (SWARM_QUEUE__DURABILITY=fast): tasks survive `kill -9`, but not a power cut; '
     "or choose a root on another file system with --root"
 )
 _ELSEWHERE = "choose a root on a local file system with --root"
@@ -131,14 +131,14 @@ def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
 
 def _unwritable(probe: RootProbe, code: int, place: Callable[[], str]) -> Check:
     if code in TRANSIENT:
-        return Check(name=WRITE, verdict=Support.UNKNOWN, text=f"nothing could be tried: {probe.reason(code)}")
+        return Check(name=WRITE, verdict=Support.UNKNOWN, text=f"nothing could be tested: {probe.reason(code)}")
     text = f"nothing can be written ({probe.reason(code)}; {place()})"
     step = "remount it writable: see `dmesg`" if code == errno.EROFS else "give this user the directory"
     return Check(name=WRITE, verdict=Support.MISSING, text=text, next=f"{step}, or choose another --root")
 
 
 def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
-    loss = "two processes could work on the same task, and nobody could tell who lives"
+    loss = "two processes could work on the same task, and a dead worker would look alive"
     if probe.lock is None:
         return None
     if probe.lock in TRANSIENT:
@@ -148,7 +148,7 @@ def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         step = f"{_ELSEWHERE}; in a container a filter of system calls may forbid flock"
         return Check(name="locks", verdict=Support.MISSING, text=text, next=step)
     if not probe.excludes:
-        text = f"file locks exclude nobody here ({place()}): {loss}"
+        text = f"file locks do not exclude other processes here ({place()}): {loss}"
         return Check(name="locks", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
     return Check(name="locks", verdict=Support.WORKS, text="held by one process at a time")
 
@@ -157,7 +157,7 @@ def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
     if probe.rename is None:
         return None
     if probe.rename and probe.rename not in TRANSIENT:
-        text = f"files cannot be renamed here ({probe.reason(probe.rename)}; {place()}): no task could move on"
+        text = f"files cannot be renamed here ({probe.reason(probe.rename)}; {place()}): no task could change its state"
         return Check(name="rename", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
     return Check(name="rename", verdict=Support.WORKS, text="works")
 
@@ -175,7 +175,7 @@ def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         both = f"neither is there a rename that never overwrites ({probe.reason(probe.rename_new)}) nor are there hard links"
         text = f"{both} ({probe.reason(probe.link)}; {place()}): a task or a result could be overwritten"
         return Check(name=name, verdict=Support.MISSING, text=text, next=_ELSEWHERE)
-    text = f"not here ({probe.reason(probe.rename_new)}): a link and the removal of the old name do instead"
+    text = f"not here ({probe.reason(probe.rename_new)}): a link and the removal of the old name are used instead"
     return Check(name=name, verdict=Support.FALLBACK, text=text)
 
 
@@ -183,7 +183,7 @@ def _nameless(probe: RootProbe) -> Check | None:
     if probe.nameless is None:
         return None
     if probe.nameless:
-        text = f"not here ({probe.reason(probe.nameless)}): new tasks are made aside and renamed, which costs a little more"
+        text = f"not here ({probe.reason(probe.nameless)}): new tasks are named and then renamed, which costs more"
         return Check(name="files without a name", verdict=Support.FALLBACK, text=text)
     return Check(name="files without a name", verdict=Support.WORKS, text="work")
 
@@ -204,10 +204,10 @@ def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check |
         return Check(name="flush", verdict=Support.FALLBACK, text=text)
     if probe.flush_all:
         text = (
-            f"{cannot}, nor all of itself ({probe.reason(probe.flush_all)}): what is accepted would not survive a power cut"
+            f"{cannot}, nor the whole file system ({probe.reason(probe.flush_all)}): a power cut would lose accepted tasks"
         )
         return Check(name="flush", verdict=Support.MISSING, text=text, next=_FAST)
-    text = f"{cannot}: all of it is flushed instead, which takes longer; what survives a power cut then is up to it"
+    text = f"{cannot}: the whole file system is flushed instead, which takes longer; what survives a power cut depends on it"
     return Check(name="flush", verdict=Support.FALLBACK, text=text, next=_FAST)
 
 
@@ -231,7 +231,7 @@ def _notice(probe: RootProbe) -> Check | None:
         errno.EMFILE: "sysctl fs.inotify.max_user_instances=1024 (all are taken by this user's programs)",
         errno.ENOSPC: "sysctl fs.inotify.max_user_watches=524288 (all are taken by this user's programs)",
     }
-    text = f"not to be had ({probe.reason(probe.notice)}): new work is found by looking, a moment later"
+    text = f"not available ({probe.reason(probe.notice)}): new work is found by polling, a moment later"
     return Check(name="inotify", verdict=Support.FALLBACK, text=text, next=steps.get(probe.notice, ""))
 
 
@@ -256,5 +256,5 @@ def _names(probe: RootProbe, place: Callable[[], str]) -> Iterator[Check]:
         text = f"of at most {longest} bytes ({place()}): models and files with longer ones are refused"
         yield Check(name="names", verdict=Support.FALLBACK, text=text)
     if probe.folds_case:
-        text = f"{place()} does not tell a from A: ids, workers and models that differ only in case are taken for the same"
+        text = f"{place()} does not distinguish a from A: names that differ only in case are treated as the same"
         yield Check(name="case of names", verdict=Support.FALLBACK, text=text, next="use names that differ otherwise")

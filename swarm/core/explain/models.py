@@ -52,7 +52,9 @@ def _paused(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
     pause = snapshot.pauses.model(model)
     waiting = snapshot.llm_pending().get(model, 0)
     if pause is not None:
-        yield Reason("paused", f"{waiting} tasks wait for {model} and are not begun, for {pause.words}.", pause.way_out)
+        yield Reason(
+            "paused", f"{waiting} tasks wait for {model} and are not started, because {pause.words}.", pause.way_out
+        )
 
 
 def _held_back(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
@@ -62,7 +64,7 @@ def _held_back(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
     look = f"swarm queue list blocked --model {model}"
     batches = Counter(view.batch_paused for view in blocked if obstacle(view) == "pause")
     for batch_id, number in batches.items():
-        text = f"{number} more tasks for {model} are held back, for batch {batch_id} is paused."
+        text = f"{number} more tasks for {model} are held back, because batch {batch_id} is paused."
         yield Reason("paused", text, f"swarm queue resume --batch {batch_id}")
     if found["time"]:
         first_s = min(view.due_in_s or 0.0 for view in blocked if obstacle(view) == "time")
@@ -74,7 +76,7 @@ def _held_back(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
         text = f"{found['session']} more tasks for {model} wait for earlier ones of their sessions to end."
         yield Reason("blocked", text, look)
     if found["brain"]:
-        text = f"{found['brain']} more tasks for {model} are due, or are to fail, at the brain's next turn."
+        text = f"{found['brain']} more tasks for {model} are due, or are to fail, at the brain's next tick."
         yield Reason("due", text, "swarm logs brain -n 20")
 
 
@@ -86,14 +88,14 @@ def _demand(model: str, demand: Demand | None) -> Reason:
         f"({demand.task_s:.2g}s a task); a load takes about {demand.load_s:.2g}s"
     )
     if demand.unserved_s > 1 and demand.waiting:
-        text += f"; nobody has served it for {demand.unserved_s:.0f}s"
+        text += f"; no card has served it for {demand.unserved_s:.0f}s"
     return Reason("demand", f"{text}.", "swarm queue stats")
 
 
 def _on(
     view: WorkerView, model: str, demand: Demand | None, want: Want | None, snapshot: SwarmSnapshot, settings: Settings
 ) -> Reason:
-    """One worker's part: it holds the model, loads it, is to load it, cannot, or has better to do."""
+    """One worker's part: it holds the model, loads it, will load it, cannot, or has better to do."""
     name = view.name
     holds = view.heartbeat.model if view.alive and view.heartbeat is not None else None
     if any(task.model == model for task in outstanding(snapshot).get(name, ())):
@@ -108,7 +110,7 @@ def _on(
     if why_not is not None:
         return why_not
     if want.model == model:
-        text = f"{name} is to load it at the brain's next turn: {want.reason}."
+        text = f"{name} will load it at the brain's next tick: {want.reason}."
         return Reason("load_due", text, "swarm logs brain -n 20")
     held = "it holds nothing; " if holds is None else "" if holds in want.reason else f"it holds {holds}; "
     return Reason("elsewhere", f"Not on {name}: {held}{want.reason}.", f"swarm explain {name}")

@@ -92,9 +92,9 @@ def judge_pin(
     """
     mine = [card for card in after if card.is_one_of(uuids)]
     if promised_mib <= SLACK_MIB:
-        return PinVerdict("unknown", f"the server claims {promised_mib} MiB on the card: too little to tell by")
+        return PinVerdict("unknown", f"the server claims {promised_mib} MiB on the card: too little to judge by")
     if len(mine) < len(set(uuids)) or any(card.fault is not None or card.simulated for card in mine):
-        return PinVerdict("unknown", "the driver does not tell of this worker's cards")
+        return PinVerdict("unknown", "the driver does not report this worker's cards")
     astray = [c for c in after if not c.is_one_of(uuids) and _held_by(c, pids) > SLACK_MIB]
     if astray:
         where = ", ".join(f"{_held_by(c, pids)} MiB on GPU {c.index} ({c.uuid})" for c in astray)
@@ -107,7 +107,7 @@ def _judge_growth(
 ) -> PinVerdict:
     grown_mib, how = _growth(before, mine, pids)
     if grown_mib is None:
-        return PinVerdict("unknown", "the driver does not tell how much memory is in use")
+        return PinVerdict("unknown", "the driver does not report memory use")
     numbers = f"{_names(mine)} grew by {grown_mib} MiB ({how}), the server says {promised_mib} MiB"
     if grown_mib >= ENOUGH * promised_mib:
         return PinVerdict("proven", numbers)

@@ -65,8 +65,8 @@ def _ended(view: WorkerView) -> Condition:
     goodbye = beat is not None and beat.status is WorkerStatus.STOPPED
     why = beat.reason if beat is not None and goodbye else ""
     if goodbye and not why and not view.claims:
-        return Condition("stopped", f"{view.name} was stopped in order")
-    return Condition("dead", f"{view.name} is not running: its life lock is free{f'; it {why}' if why else ''}")
+        return Condition("stopped", f"{view.name} was stopped")
+    return Condition("dead", f"{view.name} is not running: its process lock is free{f'; it {why}' if why else ''}")
 
 
 def _silence(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> Condition | None:
@@ -77,7 +77,7 @@ def _silence(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> C
     if view.heartbeat is None:
         text = f"Worker {view.name} lives but has sent no heartbeat for {quiet_s:.0f}s {limits}"
     elif turn_quiet_s > max(quiet_s, threshold_s):
-        text = f"Worker {view.name} beats, but its work loop stands still for {turn_quiet_s:.0f}s {limits}"
+        text = f"Worker {view.name} sends heartbeats, but its work loop has stood still for {turn_quiet_s:.0f}s {limits}"
     else:
         text = f"Worker {view.name} last heartbeat {quiet_s:.0f}s ago {limits}"
     worst_s = max(quiet_s, turn_quiet_s)
@@ -104,7 +104,7 @@ def _own_word(view: WorkerView) -> Condition | None:
         case WorkerStatus.IDLE | WorkerStatus.BUSY | WorkerStatus.LOADING:
             pass
     if view.row is None or view.row.url is None:
-        return Condition("no_server", f"{view.name} has no model server: it does cpu and script work only")
+        return Condition("no_server", f"{view.name} has no model server: it runs cpu and script tasks only")
     return None
 
 

@@ -67,9 +67,7 @@ def visible_cards(
     if oddity:
         shown += f" ({oddity})"
     if _by_number(value) and cuda_order is None and needs_cuda_order(env, cards):
-        shown += (
-            f"; the cards differ and CUDA's order of them is not known: counted along the bus, as {ORDER}={PCI_ORDER} does"
-        )
+        shown += f"; the cards differ and CUDA's order of them is unknown: bus order is used, as {ORDER}={PCI_ORDER} does"
     uuids = tuple(card.uuid for card in chosen)
     hidden = tuple(card.index for card in cards if card.uuid not in uuids)
     note = f"{len(chosen)} of {len(cards)} cards: {shown}" if hidden or oddity else ""

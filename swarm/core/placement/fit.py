@@ -111,7 +111,7 @@ def file_too_big(disk_mib: int, memory_mib: int) -> bool:
 
 def what_helps(model: str) -> str:
     """What to do about a model that does not fit."""
-    return f'set options.num_ctx (smaller) or gpus_needed in [models."{model}"], or use a smaller quantisation'
+    return f'set options.num_ctx (smaller) or gpus_needed in [models."{model}"], or use a smaller quantization'
 
 
 def card_memory_mib(view: WorkerView, snapshot: SwarmSnapshot) -> int | None:

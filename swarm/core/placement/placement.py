@@ -160,7 +160,7 @@ def _fill_cold(board: Board, settings: Settings) -> None:
         demand, card = next(pairs, (None, None))
         if demand is None or card is None:
             return
-        board.give(card, demand.model, f"{card.name} is cold and {demand.waiting} tasks wait for {demand.model}")
+        board.give(card, demand.model, f"{card.name} holds no model and {demand.waiting} tasks wait for {demand.model}")
 
 
 def _move_spare(board: Board, settings: Settings) -> None:
@@ -173,7 +173,7 @@ def _move_spare(board: Board, settings: Settings) -> None:
                 continue
             own_s = board.demand[card.model].task_s if card.busy and card.model in board.demand else 0.0
             if demand.model not in card.refused and board.clear_s(demand.model) > demand.load_s + own_s:
-                why = f"nothing waits for {card.model} and {demand.waiting} tasks wait for {demand.model}"
+                why = f"no task waits for {card.model} and {demand.waiting} tasks wait for {demand.model}"
                 board.give(card, demand.model, why)
                 break
 
@@ -244,7 +244,9 @@ def _stay(card: Card, board: Board) -> str:
     """Why a card was left as it is."""
     if card.model is None:
         refused = ", ".join(sorted(m for m in card.refused if board.waiting(m)))
-        return f"it cannot be given {refused} now" if refused else "no llm task waits that placed workers would not take"
+        return (
+            f"it cannot be given {refused} now" if refused else "the workers that hold models can take all waiting llm tasks"
+        )
     waiting = board.waiting(card.model)
     return (
         f"{waiting} tasks wait for its model {card.model}" if waiting else f"it keeps {card.model}; no other model needs it"

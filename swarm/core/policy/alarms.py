@@ -107,9 +107,7 @@ def _broken_under_load(snapshot: SwarmSnapshot) -> Iterator[Warn]:
         cleared = sum(w.heartbeat.cleared.get(view.name, 0) for w in workers if w is not view and w.heartbeat is not None)
         done = view.heartbeat.tally.completed if view.heartbeat is not None else 0
         if cleared >= CLEARED_MANY and cleared * CLEARED_SHARE > done:
-            text = (
-                f"{cleared} requests that broke the server of {view.name} succeeded elsewhere: it may be broken under load"
-            )
+            text = f"{cleared} requests that broke the server of {view.name} succeeded elsewhere: it may break under load"
             yield Warn(key=f"broken-under-load:{view.name}", reason=text)
 
 

@@ -103,17 +103,17 @@ def script_faults(key: str, entry: ScriptSettings) -> Iterator[str]:
         return
     program, found = entry.command[0], script_of(entry.command)
     if "/" in program and not program.startswith("/"):
-        yield f"{key}: {program!r} is relative: it would be looked for in the directory of each task; write its full path"
+        yield f"{key}: {program!r} is relative: it would be sought in the directory of each task; write its absolute path"
     if found.kind == "file" and not found.file.startswith("/"):
         yield (
             f"{key}: {found.program} would look for {found.file!r} in the directory of each task, where a task may have put "
-            "its own; write its full path"
+            "its own; write its absolute path"
         )
     for name in entry.env:
         if name.startswith(_OURS):
-            yield f"{key}.env: {name} is one of swarm's own marks; a task cannot set it"
+            yield f"{key}.env: {name} is one of swarm's own markers; a task cannot set it"
     if entry.cwd is not None and (not entry.cwd.startswith("/") or ".." in entry.cwd.split("/")):
-        yield f"{key}.cwd: {entry.cwd!r} must be a full path without '..'"
+        yield f"{key}.cwd: {entry.cwd!r} must be an absolute path without '..'"
     if any("\0" in word for word in (*entry.command, entry.cwd or "")):
         yield f"{key}: holds a NUL character"
 

@@ -54,7 +54,7 @@ class _Lines:
         line_no, raw = next(self._lines)
         self.line_no = line_no
         if b"\x00" in raw:
-            self._spoil(f"byte {raw.index(0) + 1} is NUL; this is no text, or a damaged file")
+            self._spoil(f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
             raw = raw.replace(b"\x00", b"")
         try:
             return raw.decode()

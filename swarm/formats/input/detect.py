@@ -26,7 +26,7 @@ def read_text(source: Source, problems: Problems, *, column: str = "prompt") -> 
             problems.add(line_no, "", not_utf8(error))
             continue
         if "\x00" in text:
-            problems.add(line_no, "", f"byte {raw.index(0) + 1} is NUL; this is no text, or a damaged file")
+            problems.add(line_no, "", f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
             continue
         yield InputItem(line_no, {column: text})
 
@@ -100,5 +100,5 @@ def _by_name(source: Source, first: bytes) -> Format:
         return "jsonl"
     raise InputError(
         f"{source.label}: its format cannot be told from its name",
-        hint="say it: --format jsonl, --format csv, --format text (one prompt per line) or --format openai",
+        hint="name it: --format jsonl, --format csv, --format text (one prompt per line) or --format openai",
     )

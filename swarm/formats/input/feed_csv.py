@@ -107,7 +107,7 @@ class CsvRows:
     def record(self, raw: bytes) -> dict[str, Any]:
         """A row by the names of the header, all values as text. Raises ``FieldError``."""
         if b"\x00" in raw:
-            raise FieldError("", f"byte {raw.index(0) + 1} is NUL; this is no text, or a damaged file")
+            raise FieldError("", f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:

@@ -136,7 +136,9 @@ class CommandLines:
         if not self.ended:
             return None
         status = self._process.wait(STOP_S)
-        return None if status == 0 else f"the command ended with status {status}; feed again to go on where it stopped"
+        return (
+            None if status == 0 else f"the command ended with status {status}; run the feed again to resume where it stopped"
+        )
 
     def read(self) -> FeedLine | None:
         """The next line behind the cursor; None while none is there. Raises ``InputError`` if it prints other lines now."""

@@ -91,7 +91,7 @@ def _check_repeated_keys(raw: bytes) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise FieldError(key, "is there twice in one object; only one of the two can be meant")
+                raise FieldError(key, "appears twice in one object")
             seen.add(key)
         return dict(pairs)
 
@@ -104,7 +104,7 @@ def _why_not_json(raw: bytes, error: Exception) -> str:
     except UnicodeDecodeError as bad:
         return not_utf8(bad)
     if b"\x00" in raw:
-        return f"byte {raw.index(0) + 1} is NUL; this is no text, or a damaged file"
+        return f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged"
     if _NOT_A_NUMBER.search(raw):
         return "NaN and Infinity are no JSON; use null"
     if (

@@ -32,7 +32,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint = "/api/chat"
     """Where plain lines go; OpenAI lines say it by their ``url``."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Generation options in Ollama's words, such as ``{"temperature": 0, "num_predict": 200}``."""
+    """Generation options in Ollama's format, such as ``{"temperature": 0, "num_predict": 200}``."""
     schema: dict[str, Any] | None = None
     """A JSON Schema that every answer must fit; a line that brings its own ``format`` keeps it."""
     images_dir: str | None = None

@@ -105,7 +105,7 @@ def check_references(document: Mapping[str, Any]) -> None:
     if "map" in document and not any(reference.partition(".")[0] == "item" for reference in asked):
         raise FieldError("map", "its prompt must hold {item}, which stands for one element of the list")
     if "map" in document and "session" in document:
-        raise FieldError("map", "a task of a session cannot be mapped, for its parts run side by side")
+        raise FieldError("map", "a task of a session cannot be mapped, because its parts run in parallel")
     for reference in asked:
         if reference.startswith("results."):
             try:

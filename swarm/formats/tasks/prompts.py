@@ -113,7 +113,7 @@ def _prompt_column(record: Mapping[str, Any], options: ReadOptions) -> str:
         return wanted
     has_prompt, has_messages = "prompt" in record, "messages" in record
     if has_prompt and has_messages:
-        raise FieldError("", "has both 'prompt' and 'messages'; say which one is meant with --prompt-field")
+        raise FieldError("", "has both 'prompt' and 'messages'; choose one with --prompt-field")
     if not has_prompt and not has_messages:
         here = did_you_mean("prompt", record)
         raise FieldError("", f"no column 'prompt' or 'messages'{here}; name the prompt's column with --prompt-field")

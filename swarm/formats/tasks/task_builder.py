@@ -92,7 +92,7 @@ def _openai_document(record: Mapping[str, Any], options: ReadOptions) -> dict[st
             raise FieldError(name, f"unknown field of a batch line{did_you_mean(name, _OPENAI_FIELDS)}")
     for name in ("request", "endpoint", "model", "options"):
         if name in record:
-            raise FieldError(name, "belongs to plain lines; an OpenAI line says it by its url and body")
+            raise FieldError(name, "belongs to plain lines; an OpenAI line sets this by its url and body")
     if record.get("images") is not None:
         raise FieldError("images", "belongs to plain lines; an OpenAI line holds images in its messages, as data: URIs")
     need_text(record.get("custom_id"), "custom_id")

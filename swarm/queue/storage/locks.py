@@ -33,7 +33,7 @@ class LifeLock:
     def acquire(self, timeout_s: float = 1.0) -> None:
         """Take it, waiting a little for a looker or a recovery to finish. Raises ``LockHeld`` naming the holder."""
         try:
-            with storage_faults(f"cannot take the life lock of {self._name}"):
+            with storage_faults(f"cannot take the process lock of {self._name}"):
                 self._storage.make_way(self._lock.lock_file)
                 self._lock.acquire(timeout=timeout_s, poll_interval=0.02)
         except Timeout as exc:
@@ -43,7 +43,7 @@ class LifeLock:
     def try_acquire(self) -> bool:
         """Take it now or not at all."""
         try:
-            with storage_faults(f"cannot take the life lock of {self._name}"):
+            with storage_faults(f"cannot take the process lock of {self._name}"):
                 self._storage.make_way(self._lock.lock_file)
                 self._lock.acquire(timeout=0)
         except Timeout:

@@ -48,7 +48,7 @@ def test_a_configuration_of_somebody_else_starts_nothing(someone):
     ):
         done = someone.run(*words)
         assert done.returncode == 2, words
-        assert "swarm.toml: is not obeyed" in done.stderr
+        assert "swarm.toml: is refused" in done.stderr
         assert f"{path} " in done.stderr
         assert done.stdout == ""
     assert not (someone.folder / "ran").exists()

@@ -83,7 +83,7 @@ def test_who_said_goodbye_and_left_nothing_behind_has_stopped_not_died(reason, h
     line = next(line for line in worker_lines(picture, SETTINGS) if line.name == "w")
     assert line.state == state
     assert reason in line.reason
-    assert ("life lock" in line.reason) == (state == "dead")
+    assert ("process lock" in line.reason) == (state == "dead")
     assert any("w is" in text for _, text in said(picture)) == bool(held)
 
 

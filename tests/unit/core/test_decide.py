@@ -296,7 +296,7 @@ def test_a_model_that_found_no_room_is_tried_on_no_card_of_that_size_and_costs_n
         "does not fit: needs 24000 MiB, the card of worker-1 has 24576 MiB",
         "num_ctx",
         "gpus_needed",
-        "quantisation",
+        "quantization",
     ):
         assert words in warned.reason
     assert f'[models."{MODEL}"]' in warned.reason

@@ -58,7 +58,7 @@ LOAD_ID = a_load("worker-1").task_id
         (CPU, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "busy"),
         (LOAD, {"workers": [a_worker("worker-2")]}, "no_such_worker", "worker-1 is not registered"),
         (LOAD, {"workers": [a_worker(), a_worker("worker-2", alive=False)]}, "target_busy", "Only worker-1"),
-        (LOAD, {"workers": [a_worker(alive=False), a_worker("worker-2")]}, "dead", "life lock is free"),
+        (LOAD, {"workers": [a_worker(alive=False), a_worker("worker-2")]}, "dead", "process lock is free"),
     ],
 )
 def test_why_a_pending_task_waits(task, picture, code, words):
@@ -99,7 +99,7 @@ def test_without_a_brain_that_comes_first():
         ({"session_turn": False}, "It waits for an earlier task of its session to end."),
         ({"due_in_s": 9.0}, "It waits until its time comes in 9s."),
         ({"failed_dependency": "a"}, "Its dependency a failed."),
-        ({}, "It is due and will be released at the brain's next turn."),
+        ({}, "It is due and will be released at the brain's next tick."),
     ],
 )
 def test_why_a_blocked_task_waits(blocked, words):
@@ -120,13 +120,13 @@ def test_a_retry_names_the_error_before():
         (
             "poison",
             False,
-            "broke the server of worker-1 (garbage: no JSON); tried next behind others, elsewhere if possible.",
+            "broke the server of worker-1 (garbage: no JSON); retried behind others, elsewhere if possible.",
         ),
-        ("poison", True, "tried next behind others, alone on its server, elsewhere if possible."),
+        ("poison", True, "retried behind others, alone on its server, elsewhere if possible."),
         (
             "suspect",
             True,
-            "under suspicion of having broken the server of worker-1 (garbage: no JSON); tried next behind others",
+            "suspected of having broken the server of worker-1 (garbage: no JSON); retried behind others",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_server_whose_broken_requests_succeed_elsewhere_is_told():
         workers = [a_worker(completed=done), a_worker("worker-2", cleared={"worker-1": cleared})]
         return [one.reason for one in alarms(a_snapshot(workers=workers), S)]
 
-    assert told(3, 5) == ["3 requests that broke the server of worker-1 succeeded elsewhere: it may be broken under load"]
+    assert told(3, 5) == ["3 requests that broke the server of worker-1 succeeded elsewhere: it may break under load"]
     assert told(2, 0) == []
     assert told(3, 1000) == [], "bad luck now and then"
 

@@ -46,7 +46,7 @@ def test_why_it_is_not_on_each_of_the_others():
 
 def test_a_load_that_is_due_under_way_or_for_another_model():
     picture = a_snapshot(workers=cold_workers(2), lanes=[llm_waiting(100, SMALL)])
-    assert "is to load it at the brain's next turn" in reasons(SMALL, picture)["load_due"]
+    assert "will load it at the brain's next tick" in reasons(SMALL, picture)["load_due"]
     loading = a_snapshot(workers=cold_workers(1), lanes=[llm_waiting(1, SMALL), load_waiting("worker-1", SMALL)])
     assert reasons(SMALL, loading)["loading"] == "worker-1 is loading it, or about to."
     busy = a_snapshot(workers=[a_worker(holding=SMALL)], lanes=[llm_waiting(100, SMALL)])
@@ -81,10 +81,14 @@ def test_what_is_paused_or_not_due_is_named_and_how_to_go_on():
     assert found[:5] == [
         (
             "paused",
-            f"7 tasks wait for {SMALL} and are not begun, for model {SMALL} is paused since noon.",
+            f"7 tasks wait for {SMALL} and are not started, because model {SMALL} is paused since noon.",
             f"swarm queue resume --model {SMALL}",
         ),
-        ("paused", f"1 more tasks for {SMALL} are held back, for batch b-1 is paused.", "swarm queue resume --batch b-1"),
+        (
+            "paused",
+            f"1 more tasks for {SMALL} are held back, because batch b-1 is paused.",
+            "swarm queue resume --batch b-1",
+        ),
         ("delayed", f"2 more tasks for {SMALL} wait until their time comes, the first in 34s.", look),
         ("blocked", f"1 more tasks for {SMALL} wait for other tasks to complete.", look),
         ("blocked", f"1 more tasks for {SMALL} wait for earlier ones of their sessions to end.", look),

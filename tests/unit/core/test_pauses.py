@@ -133,5 +133,5 @@ def test_a_mapped_task_is_advanced_and_a_hopeless_batch_stopped():
     view = BlockedView(task_id="t", attempt=0, step="expand")
     hopeless = (HopelessView(batch_id="b-1", failed=3, max_fails=2),)
     advance, stop = decide(msgspec.structs.replace(a_snapshot(blocked=[view]), hopeless=hopeless), S)
-    assert advance == AdvanceMap(task_id="t", attempt=0, step="expand", reason="the list is there")
+    assert advance == AdvanceMap(task_id="t", attempt=0, step="expand", reason="the list to map over is complete")
     assert stop == StopBatch(batch_id="b-1", reason="3 tasks of batch b-1 have failed; its limit is 2")

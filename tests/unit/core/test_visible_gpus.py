@@ -133,7 +133,7 @@ def test_numbers_count_unlike_cards_as_cuda_does():
 def test_where_cuda_cannot_be_asked_the_bus_counts_and_that_is_said():
     seen = visible_cards({"CUDA_VISIBLE_DEVICES": "0"}, UNEQUAL)
     assert [c.index for c in seen.of(UNEQUAL)] == [0]
-    assert "counted along the bus" in seen.note
+    assert "bus order is used" in seen.note
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in seen.note
 
 
