@@ -26,7 +26,7 @@ class Reason(msgspec.Struct, frozen=True):
     next_step: str
 
 
-NO_BRAIN = Reason("no_brain", "No brain is running: nothing is released, loaded or taken back.", "swarm up")
+NO_BRAIN = Reason("no_brain", "No brain is running: no task is released, loaded or requeued.", "swarm up")
 _NEEDS_BRAIN = frozenset({"dead", "load_due", "cold", "load_retry"})
 
 
@@ -61,7 +61,9 @@ def explain_task(
         case TaskState.CANCELLED:
             reasons = [Reason("cancelled", "It was cancelled.", f"swarm queue retry {task.task_id}")]
         case TaskState.CORRUPT:
-            reasons = [Reason("corrupt", "Its file was no task; the reason lies beside it in corrupt/.", "swarm queue fsck")]
+            reasons = [
+                Reason("corrupt", "Its file is no valid task; the reason is beside it in corrupt/.", "swarm queue fsck")
+            ]
     waits_on_brain = state is TaskState.BLOCKED or (state is TaskState.PENDING and task.task_class is TaskClass.LLM)
     waits_on_brain = waits_on_brain or any(reason.code == "owner_dead" for reason in reasons)
     return reasons if brain_alive or not waits_on_brain else [NO_BRAIN, *reasons]
@@ -105,7 +107,7 @@ def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Re
     workers = workers_of(snapshot)
     pause = snapshot.pauses.model(task.model) or snapshot.pauses.batch(task.batch_id)
     if pause is not None:
-        return [Reason("paused", f"It is not begun, for {pause.words}.", pause.way_out)]
+        return [Reason("paused", f"It is not started, because {pause.words}.", pause.way_out)]
     if not any(w.alive for w in workers):
         return [Reason("no_worker", "No worker is running.", "swarm up")]
     if task.task_class is TaskClass.LLM:
@@ -152,7 +154,7 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings) -> lis
         if why_not is not None:
             reasons.append(why_not)
     for name, want in desired(snapshot, settings).items():
-        due = "; it is to load it at the brain's next turn" if want.model == model else ""
+        due = "; it will load it at the brain's next tick" if want.model == model else ""
         reasons.append(Reason("placement", f"{name}: {want.reason}{due}.", f"swarm explain {name}"))
     return reasons
 
@@ -177,7 +179,7 @@ def misfit_reason(
 def _blocked(task: Task, snapshot: SwarmSnapshot, trail: Trail | None) -> list[Reason]:
     view = next((b for b in snapshot.blocked if b.task_id == task.task_id), None)
     if view is None:
-        return [Reason("blocked", "It was blocked and has just moved on.", f"swarm queue show {task.task_id}")]
+        return [Reason("blocked", "It was blocked and has just been released.", f"swarm queue show {task.task_id}")]
     next_step = f"swarm explain {view.waiting_for[0]}" if view.waiting_for else f"swarm queue show {task.task_id}"
     reasons = [Reason("blocked", f"It {waits_for(view)}.".replace("It its", "Its"), next_step)]
     if trail is not None and trail.retry_at is not None and trail.attempts:
@@ -196,12 +198,10 @@ def _retrying(task: Task, attempts: Sequence[Attempt]) -> list[Reason]:
     match last.fault:
         case "poison":
             broke = ", ".join(blamed_at(attempts, last.attempt + 1))
-            text = f"Its request broke the server of {broke} {said}; tried next behind others{alone}, elsewhere if possible"
+            text = f"Its request broke the server of {broke} {said}; retried behind others{alone}, elsewhere if possible"
             return [Reason("poison", f"{text}.", log)]
         case "suspect":
-            text = (
-                f"It is under suspicion of having broken the server of {last.worker} {said}; tried next behind others{alone}"
-            )
+            text = f"It is suspected of having broken the server of {last.worker} {said}; retried behind others{alone}"
             return [Reason("suspect", f"{text}.", log)]
         case _:
             return [
@@ -212,11 +212,11 @@ def _retrying(task: Task, attempts: Sequence[Attempt]) -> list[Reason]:
 def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
     claim = next((c for c in snapshot.claims if c.task_id == task.task_id), None)
     if claim is None:
-        return [Reason("moved", "It has just moved on.", f"swarm queue show {task.task_id}")]
+        return [Reason("moved", "Its state has just changed.", f"swarm queue show {task.task_id}")]
     view = snapshot.worker(claim.worker)
     verdict = condition(view, snapshot, settings) if view is not None else None
     if view is None or verdict is None or verdict.state in ("dead", "stopped"):
-        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain takes it back.", "swarm logs brain -n 20")]
+        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain requeues it.", "swarm logs brain -n 20")]
     reasons = [_busy(claim, snapshot, settings)]
     if verdict.state in ("stale", "hung"):
         reasons.append(_not_ready(view, verdict))
@@ -238,7 +238,7 @@ def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
         case "claimed":
             return Reason("loading", f"{view.name} is loading {model} ({task.task.task_id}).", f"swarm logs {view.name}")
         case "pending":
-            text = f"{view.name} is to load {model}: {task.task.task_id} waits for it to have a free moment."
+            text = f"{view.name} will load {model}: {task.task.task_id} waits until it is free."
             return Reason("load_waiting", text, f"swarm explain {view.name}")
         case "blocked":
             text = f"{view.name} could not load {model}; {task.task.task_id} is tried again after a pause."
@@ -263,7 +263,7 @@ def _other_work(view: WorkerView, snapshot: SwarmSnapshot) -> list[Reason]:
     if len(others) < len(waiting):
         return [Reason("soon", f"{view.name} has work waiting and will claim it.", f"swarm logs {view.name} -f")]
     listed = ", ".join(f"{lane.lane}: {lane.pending}" for lane in others)
-    return [Reason("other_lanes", f"What waits is for others ({listed}).", "swarm models")]
+    return [Reason("other_lanes", f"The waiting tasks are for other workers ({listed}).", "swarm models")]
 
 
 def _may_claim(lane: LaneView, worker: str, holds: str | None) -> bool:

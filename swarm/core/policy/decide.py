@@ -75,7 +75,7 @@ def waits_for(blocked: BlockedView) -> str:
         case "pause":
             return f"waits because batch {blocked.batch_paused} is paused"
         case "brain":
-            return "is due and will be released at the brain's next turn"
+            return "is due and will be released at the brain's next tick"
 
 
 DROP_IN_QUIET_S = 0.25
@@ -124,10 +124,10 @@ def _settle_blocked(snapshot: SwarmSnapshot) -> Iterator[Decision]:
         if blocked.failed_dependency is not None:
             yield FailBlocked(task_id=blocked.task_id, attempt=blocked.attempt, reason=waits_for(blocked))
         elif due(blocked) and blocked.step != "release":
-            why = "the list is there" if blocked.step == "expand" else "all its parts have ended"
+            why = "the list to map over is complete" if blocked.step == "expand" else "all its parts have ended"
             yield AdvanceMap(task_id=blocked.task_id, attempt=blocked.attempt, step=blocked.step, reason=why)
         elif due(blocked):
-            yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="nothing holds it back any more")
+            yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="all it waited for has ended")
 
 
 def _stop_hopeless(snapshot: SwarmSnapshot) -> Iterator[Decision]:
@@ -197,7 +197,7 @@ def _withdraw_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
             if view is None or not view.alive:
                 yield WithdrawResource(task_id=task.task_id, worker=name, reason=f"{name} is not running")
             elif one.where == "blocked" and view.row is not None and task.epoch != view.row.epoch:
-                why = f"it was meant for an earlier life of {name}"
+                why = f"it was meant for an earlier start of {name}"
                 yield WithdrawResource(task_id=task.task_id, worker=name, reason=why)
 
 
@@ -228,7 +228,7 @@ def retention(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purg
     if purge is not None:
         yield purge
     elif snapshot.finished.emptied and age_s is not None:
-        yield PurgeBatches(older_than_s=age_s, reason="nothing is left of them")
+        yield PurgeBatches(older_than_s=age_s, reason="all of their tasks are purged")
 
 
 def _documents(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purge]:
