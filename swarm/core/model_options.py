@@ -102,6 +102,26 @@ def _shown(value: object) -> str:
             return str(value)[:40]
 
 
+def load_option_conflict(model: str, asked: Mapping[str, Any], fixed: Mapping[str, Any]) -> str | None:
+    """What is wrong with options of a request for a model that is loaded with the options ``fixed``; None: nothing."""
+    for name in LOAD_OPTIONS:
+        if name not in asked or asked[name] == fixed.get(name):
+            continue
+        if name == "num_gpu" and _automatic(asked[name]) and _automatic(fixed.get(name, -1)):
+            continue
+        configured = f"configured: {fixed[name]}" if name in fixed else "configured: none, the server's default"
+        return (
+            f"request.options.{name} = {asked[name]} would make the server load {model} again ({configured}); "
+            f'leave it out, or set it once for all tasks of the model: [models."{canonical_model(model)}"] '
+            f"options.{name} = {asked[name]}"
+        )
+    return None
+
+
+def _automatic(num_gpu: object) -> bool:
+    return isinstance(num_gpu, int) and num_gpu < 0
+
+
 class ModelTable:
     """The configured settings per model, found under every spelling of its name."""
 

@@ -24,6 +24,7 @@ from swarm.proc.ports import is_free, who_listens
 from swarm.proc.state_file import read_note, remove_note, write_note
 
 if TYPE_CHECKING:
+    from swarm.ollama.client import OllamaClient
     from swarm.ollama.readiness import ReadinessProbe
 
 GET_OLLAMA = (
@@ -56,6 +57,13 @@ def server_proof(worker: str, root: Path) -> ServerProof:
         return note.process if note is not None and is_marked(note.process, **markers) else None
 
     return ServerProof(markers, known=noted)
+
+
+def client_of(worker: str, url: str, *, root: Path, adopted: bool) -> OllamaClient:
+    """Speaks to nobody but the server that swarm started for this worker, or to whoever is at an adopted ``url``."""
+    from swarm.ollama.client import OllamaClient  # noqa: PLC0415  (HTTP: many commands import this and ask no server)
+
+    return OllamaClient(url, on_connect=None if adopted else server_proof(worker, root))
 
 
 def find_binary(spec: ServerSpec) -> str:

@@ -1,10 +1,11 @@
-"""One attempt at one task: its cancel token, its progress, its deadline, and how it ended."""
+"""One attempt at one task: its cancel token, progress, deadline and ending; and the threads that run attempts."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Literal
 
 import msgspec
@@ -24,8 +25,37 @@ PROVEN_PIECES = 2
 CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
 
+class ThreadPool:
+    """At most ``size`` daemon threads, started when first needed and kept; ``wake`` is called after each job.
+
+    Daemons, unlike those of ``concurrent.futures``: a thread stuck in a dead server must never keep the process alive.
+    """
+
+    def __init__(self, size: int, name: str, wake: Callable[[], None]) -> None:
+        self._size = size
+        self._name = name
+        self._wake = wake
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._started = 0
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` soon, in a thread of its own if one is free. For one caller's thread; ``job`` must not raise."""
+        self._jobs.put(job)
+        if self._idle.acquire(blocking=False) or self._started >= self._size:
+            return
+        self._started += 1
+        threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+            self._wake()
+            self._idle.release()
+
+
 class Cancel:
-    """Fits the ``CancelToken`` port. The first reason stays; callbacks run once, in the thread that cancels."""
+    """Fits ``CancelToken``. The first reason stays; callbacks run once, in the thread that cancels."""
 
     def __init__(self) -> None:
         self._reason: CancelReason | None = None
@@ -61,7 +91,7 @@ class Cancel:
 
 
 class Released(msgspec.Struct, frozen=True):
-    """The attempt was stopped for the worker's sake; the task goes back untouched."""
+    """The attempt was stopped for the worker's sake; the task is requeued untouched."""
 
 
 Ending = Trail | TaskFault | Released
@@ -74,42 +104,40 @@ class Run:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
-        self._alone = runs_alone(claim.attempts, claim.attempt)
-        self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
-        self.heard_s = float("-inf")
-        """When the last piece of its answer came (monotonic)."""
+        self.uses_server = claim.task.task_class in (TaskClass.LLM, TaskClass.RESOURCE)
+        self.begun = False
+        """Its executor was started."""
+        self.judged = False
+        """It has ended, and whom to blame for how it did is being found out."""
+        self.ending: Ending | None = None
+        self.phase = "waiting"
+        self.progress = 0
+        """Grows with each token or output chunk."""
         self.pieces = 0
         """Of its answer that have come."""
         self.first_s = 0.0
         """Seconds until the first of them."""
-        self.ended_s = float("inf")
-        self.judged = False
-        """It has ended, and whom to blame for how it did is being found out."""
-        self._progress = 0
-        self._moved_s = clock.mono_s()
-        self.phase = "waiting"
+        self.heard_s = float("-inf")
+        """When the last of them came (monotonic)."""
         self.started_at = ""
-        self.started_s = clock.mono_s()
+        self.started_s = self._moved_s = clock.mono_s()
+        self.ended_s = float("inf")
         self.elapsed_s = 0.0
-        self.cancelled_s: float | None = None
-        self.ending: Ending | None = None
+        self._cancelled_s: float | None = None
+        self._alone = runs_alone(claim.attempts, claim.attempt)
+        self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
         self._clock = clock
 
     def begin(self) -> None:
         """It leaves the waiting phase: the deadline counts from now."""
-        self.phase = "running"
+        self.begun, self.phase = True, "running"
         self.started_at = self._clock.iso()
         self.started_s = self._moved_s = self._clock.mono_s()
 
-    @property
-    def progress(self) -> int:
-        """Grows with each token or output chunk."""
-        return self._progress
-
-    @progress.setter
-    def progress(self, value: int) -> None:
-        if value != self._progress:
-            self._progress, self._moved_s = value, self._clock.mono_s()
+    def moved_to(self, progress: int) -> None:
+        """Its progress is this now."""
+        if progress != self.progress:
+            self.progress, self._moved_s = progress, self._clock.mono_s()
 
     def perform(self, executor: Executor) -> None:
         """Run to the end and leave the ``ending``. Never raises; for a thread of its own."""
@@ -129,15 +157,10 @@ class Run:
         """Ask it to end; one that has not begun ends here. A result that is there all the same wins."""
         if not self.cancel.cancel(reason):
             return
-        self.cancelled_s = self._clock.mono_s()
+        self._cancelled_s = self._clock.mono_s()
         self.phase = "stopping"
         if not self.begun:
             self.ending = self._judged(TaskFault("cancelled", reason, "it had not begun"))
-
-    @property
-    def begun(self) -> bool:
-        """Whether its executor was started."""
-        return self.started_at != ""
 
     @property
     def verdict(self) -> FaultClass | Literal["completed", "released"]:
@@ -152,7 +175,7 @@ class Run:
 
     @property
     def proves_server(self) -> bool:
-        """It completed by something the server did: no answer kept from before, no model that was there or gone already."""
+        """It completed by something the server did: no answer from the cache, no model that was there or gone already."""
         if not isinstance(self.ending, Trail) or self.ending.cached:
             return False
         result = self.ending.result or {}
@@ -169,22 +192,7 @@ class Run:
     @property
     def stopping_s(self) -> float:
         """Seconds since it was asked to end; 0 if it was not."""
-        return 0.0 if self.cancelled_s is None else self._clock.mono_s() - self.cancelled_s
-
-    def view(self) -> SlotView:
-        """For the heartbeat; safe from any thread."""
-        task = self.claim.task
-        return SlotView(
-            task_id=task.task_id,
-            task_class=str(task.task_class),
-            name=task.name,
-            model=task.model,
-            attempt=self.claim.attempt,
-            phase=self.phase,
-            progress=self.progress,
-            elapsed_s=round(self._clock.mono_s() - self.started_s, 3),
-            quiet_s=round(self._clock.mono_s() - self._moved_s, 3),
-        )
+        return 0.0 if self._cancelled_s is None else self._clock.mono_s() - self._cancelled_s
 
     @property
     def alone(self) -> bool:
@@ -194,22 +202,32 @@ class Run:
         """
         return self._alone and (self._to_the_end or self.pieces < PROVEN_PIECES)
 
-    @property
-    def held(self) -> Held:
-        """What it takes up."""
-        return self.held_by(0.0)
-
-    def held_by(self, patience_s: float) -> Held:
-        """The same for who waits that long for its answer to begin."""
+    def held(self, patience_s: float = 0.0) -> Held:
+        """What it takes up, for who waits that long for its answer to begin."""
         answering = self.pieces > 0 or self._clock.mono_s() - self.started_s > patience_s
         return Held(self.claim.task, alone=self.alone, begun=self.begun, answering=answering, judged=self.judged)
+
+    def view(self) -> SlotView:
+        """For the heartbeat; safe from any thread."""
+        task, now_s = self.claim.task, self._clock.mono_s()
+        return SlotView(
+            task_id=task.task_id,
+            task_class=str(task.task_class),
+            name=task.name,
+            model=task.model,
+            attempt=self.claim.attempt,
+            phase=self.phase,
+            progress=self.progress,
+            elapsed_s=round(now_s - self.started_s, 3),
+            quiet_s=round(now_s - self._moved_s, 3),
+        )
 
     def _advance(self, count: int) -> None:
         self.heard_s = self._clock.mono_s()
         if not self.pieces:
             self.first_s = self.heard_s - self.started_s
         self.pieces += count
-        self.progress += count
+        self.moved_to(self.progress + count)
 
     def _judged(self, fault: TaskFault) -> TaskFault | Released:
         """What a fault means once the attempt was cancelled: the cancel's reason, not the torn connection it caused."""
@@ -217,9 +235,8 @@ class Run:
             case None:
                 return fault
             case "timeout":
-                return TaskFault(
-                    "transient", "timeout", f"no end within {self.limit_s:g} s; raise its timeout_s if that is short"
-                )
+                message = f"no end within {self.limit_s:g} s; raise its timeout_s if that is short"
+                return TaskFault("transient", "timeout", message)
             case "cancelled":
                 return TaskFault("cancelled", "cancelled", "cancelled on request")
             case "card_lost":

@@ -10,10 +10,9 @@ from swarm.config.settings import RetrySettings, Settings
 from swarm.core.policy.slots import SlotLimits, slot_limits
 from swarm.core.task import TaskClass
 from swarm.runtime.ports import Bell, Clock, Executor, WorkerQueue
-from swarm.worker.gpu_health import CardWatch
+from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
-from swarm.worker.known_good import Prober
-from swarm.worker.server_health import ServerProbe
+from swarm.worker.server_probe import Prober, ServerProbe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +24,16 @@ class WorkerPorts:
     clock: Clock
     executors: Mapping[TaskClass, Executor]
     """Classes without one are never claimed."""
-    probe: ServerProbe | None
-    """None: a worker without a model server."""
     beats: HeartbeatThread
     jitter: Callable[[], float]
     """Random numbers in [0, 1)."""
     log: logging.Logger
-    cards: CardWatch | None = None
-    """None: a worker whose cards are not read."""
+    probe: ServerProbe | None = None
+    """None: a worker without a model server."""
     prober: Prober | None = None
     """None: nothing is found out about a fault, its class alone decides; and a task is the trial of a broken server."""
+    cards: CardWatch | None = None
+    """None: a worker whose cards are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,11 @@ class WorkerConfig:
     first_token_s: float = 300.0
     """What a request may take until its first token, a load included."""
     longest_pause_s: float = float("inf")
-    """Turns are never further apart: one whose turns stand still is taken for hung."""
+    """Ticks are never further apart: one whose ticks stand still is taken for hung."""
     gpu: str | None = None
     """For attempt records: the card's uuid."""
     place: str = "no GPU, no model server"
-    """For people: ``GPU 1, Ollama port 11437``."""
+    """For the log: ``GPU 1, Ollama port 11437``."""
 
 
 def worker_config(settings: Settings, *, gpu: str | None, place: str) -> WorkerConfig:

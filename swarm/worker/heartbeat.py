@@ -1,52 +1,45 @@
-"""The worker's pulse: what its loop last published, and the thread that writes it out.
+"""What a worker publishes of itself: its state, what its tasks taught it, and the thread that writes both out.
 
-How a worker is, in one status and one reason for people.
+* One writer, the work loop. The published struct is replaced whole, so the thread sees old or new values, never half.
+* The thread beats on while the loop is busy or drains; a disk that refuses is logged once and does not end it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from swarm.clock import parse_iso
+from swarm.core.claim import Claim, Settled
+from swarm.core.faults import TaskFault
 from swarm.core.histogram import RUN_BOUNDS_S, WAIT_BOUNDS_S, Histogram, empty
-from swarm.core.task import TaskClass
-from swarm.core.worker import Heartbeat, ModelTally, Tally, WorkerStatus
+from swarm.core.model_server import LoadedModel
+from swarm.core.policy.retry import blamed_at
+from swarm.core.task import Task, TaskClass, Trail, canonical_model
+from swarm.core.worker import Heartbeat, ModelTally, WorkerStatus
 from swarm.errors import StorageFault
 from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import Clock, HeartbeatSink
 from swarm.worker.attempt import Run
-from swarm.worker.server_health import ServerWatch
 
 MIN_GAP_S = 0.05
 """Heartbeats asked for are written at most this often."""
+_FACTS = ("digest", "size_mib", "size_vram_mib", "context_length")
+
+replace = msgspec.structs.replace
 
 
 class WorkerState:
-    """How the worker is. One writer, the work loop; the heartbeat thread reads.
-
-    Every value is replaced whole, never changed in place, so a reader on another thread sees old or new, never half.
-    """
+    """How the worker is: ``beat`` holds all that is published, but for what changes with the clock."""
 
     def __init__(self, *, name: str, pid: int, epoch: int, clock: Clock) -> None:
-        self.name = name
-        self.pid = pid
-        self.epoch = epoch
         self._clock = clock
-        self.turn = 0
-        self.status = WorkerStatus.STARTING
-        self.reason = ""
-        self.model: str | None = None
-        self.resource_seq = 0
+        self.beat = Heartbeat(name=name, pid=pid, epoch=epoch, seq=0, turn=0, written_at="", status=WorkerStatus.STARTING)
         self.runs: tuple[Run, ...] = ()
-        self.tally = Tally()
-        self.models: dict[str, ModelTally] = {}
-        self.refused: dict[str, str] = {}
-        self.cleared: dict[str, int] = {}
-        self.waits: dict[str, Histogram] = {}
-        self.attempts: dict[str, Histogram] = {}
         self.idle_since_s: float | None = clock.mono_s()
 
     @property
@@ -56,47 +49,145 @@ class WorkerState:
         return 0.0 if since_s is None else self._clock.mono_s() - since_s
 
     def heartbeat(self, seq: int) -> Heartbeat:
-        """All of it as heartbeat number ``seq``."""
-        return Heartbeat(
-            name=self.name,
-            pid=self.pid,
-            epoch=self.epoch,
+        """All of it as heartbeat number ``seq``. Safe from any thread."""
+        return replace(
+            self.beat,
             seq=seq,
-            turn=self.turn,
             written_at=self._clock.iso(),
-            status=self.status,
-            reason=self.reason,
-            model=self.model,
-            resource_seq=self.resource_seq,
             idle_s=round(self.idle_s, 3),
             slots=tuple(run.view() for run in self.runs),
-            tally=self.tally,
-            models=self.models,
-            refused=self.refused,
-            cleared=self.cleared,
-            waits=self.waits,
-            runs=self.attempts,
         )
+
+    def publish(self, **fields: Any) -> None:  # noqa: ANN401 - fields of Heartbeat
+        """Replace fields of ``beat``."""
+        self.beat = replace(self.beat, **fields)
+
+    def hold(self, runs: tuple[Run, ...]) -> None:
+        """These are in the slots now."""
+        self.runs = runs
+        if runs:
+            self.idle_since_s = None
+        elif self.idle_since_s is None:
+            self.idle_since_s = self._clock.mono_s()
 
     def count(self, **more: int) -> None:
         """Add to the counters of the tally, by their names."""
-        self.tally = msgspec.structs.replace(self.tally, **{key: getattr(self.tally, key) + n for key, n in more.items()})
+        tally = self.beat.tally
+        self.publish(tally=replace(tally, **{name: getattr(tally, name) + n for name, n in more.items()}))
 
-    def learn(self, model: str, tally: ModelTally) -> None:
-        """Replace what is known of one model."""
-        self.models = {**self.models, model: tally}
+    # -- what tasks teach ------------------------------------------------------------------------------------------
 
-    def clear(self, worker: str) -> None:
-        """A request that had broken this worker's server was answered here."""
-        self.cleared = {**self.cleared, worker: self.cleared.get(worker, 0) + 1}
+    def claimed(self, claim: Claim) -> None:
+        """A task was claimed. Only its first attempt tells how long it waited for a worker."""
+        if claim.attempt != 1 or claim.attempts or not claim.task.created_at:
+            return
+        try:
+            waited_s = parse_iso(self._clock.iso()) - parse_iso(claim.task.created_at)
+        except ValueError:  # a drop-in may carry any text there
+            return
+        self.publish(waits=_with_one(self.beat.waits, claim.task.task_class, waited_s, WAIT_BOUNDS_S))
 
-    def waited(self, task_class: str, seconds: float) -> None:
-        """A task was claimed for the first time, so long after it had been accepted."""
-        self.waits = {**self.waits, task_class: self.waits.get(task_class, empty(WAIT_BOUNDS_S)).with_one(seconds)}
+    def begun(self, task: Task) -> None:
+        """A resource task starts: a model that is about to be replaced or removed no longer counts as loaded."""
+        if task.task_class is not TaskClass.RESOURCE:
+            return
+        same = task.model is not None and canonical_model(task.model) == self.beat.model
+        if same != (task.action == "load_llm"):
+            self.publish(model=None)
 
-    def ran(self, task_class: str, seconds: float) -> None:
-        """An attempt took so long."""
-        self.attempts = {**self.attempts, task_class: self.attempts.get(task_class, empty(RUN_BOUNDS_S)).with_one(seconds)}
+    def ended(self, run: Run) -> None:
+        """An attempt ended; what it proved holds from now on, recorded or not."""
+        task = run.claim.task
+        if not isinstance(run.ending, Trail) or task.model is None:
+            return
+        model = canonical_model(task.model)
+        if task.action == "load_llm":
+            self.publish(model=model)
+            self._loaded(model, run.ending.result or {})
+        elif task.action == "unload_llm" and self.beat.model == model:
+            self.publish(model=None)
+
+    def saw(self, loaded: LoadedModel | None, refused: dict[str, str]) -> None:
+        """The server was asked; it is the truth of what is loaded."""
+        self.publish(model=None if loaded is None else loaded.name, refused=refused)
+        if loaded is not None:
+            self._learn(loaded.name, **{name: getattr(loaded, name) for name in _FACTS})
+
+    def digest(self, run: Run) -> str | None:
+        """Digest of the model an attempt used, where known."""
+        model = run.claim.task.model
+        return None if model is None else self._tally(canonical_model(model)).digest or None
+
+    def settled(self, run: Run, outcome: Settled) -> None:
+        """The outcome is on record, or the claim was lost."""
+        task = run.claim.task
+        if run.begun:
+            self.publish(runs=_with_one(self.beat.runs, task.task_class, run.elapsed_s, RUN_BOUNDS_S))
+        if task.task_class is TaskClass.RESOURCE:  # counted with its model, as a load; it is no task of anybody's
+            if outcome == "fenced":
+                self.count(fenced=1)
+            if outcome not in ("retried", "released"):
+                self.publish(resource_seq=self.beat.resource_seq + 1)
+        elif outcome in ("completed", "failed", "retried", "released", "fenced"):
+            self.count(**{outcome: 1})
+        if task.action == "load_llm" and task.model is not None and outcome == "failed":
+            self._load_failed(canonical_model(task.model), run)
+        if outcome == "completed":
+            for worker in blamed_at(run.claim.attempts, run.claim.attempt):
+                cleared = self.beat.cleared
+                self.publish(cleared={**cleared, worker: cleared.get(worker, 0) + 1})
+        if task.task_class is TaskClass.LLM and task.model is not None:
+            self._count_request(canonical_model(task.model), run, outcome)
+
+    def _count_request(self, model: str, run: Run, outcome: Settled) -> None:
+        tally = self._tally(model)
+        busy_s = tally.busy_s + run.elapsed_s
+        if outcome == "completed" and isinstance(run.ending, Trail):
+            tokens_in, tokens_out = (0, 0) if run.ending.cached else _tokens(run.ending.result or {})
+            self.count(tokens_in=tokens_in, tokens_out=tokens_out)
+            self._learn(
+                model,
+                completed=tally.completed + 1,
+                busy_s=busy_s,
+                tokens_in=tally.tokens_in + tokens_in,
+                tokens_out=tally.tokens_out + tokens_out,
+            )
+        elif outcome == "failed":
+            self._learn(model, failed=tally.failed + 1, busy_s=busy_s)
+
+    def _load_failed(self, model: str, run: Run) -> None:
+        """Why matters: what found no room here will find none on another card of this size either."""
+        found = run.ending.result or {} if isinstance(run.ending, TaskFault) else {}
+        facts: dict[str, Any] = {name: found[name] for name in _FACTS if name in found}
+        missing = isinstance(run.ending, TaskFault) and run.ending.kind == "model_missing"
+        failures = self._tally(model).load_failures + 1
+        self._learn(model, **facts, no_room=bool(found.get("no_room")), load_failures=failures, missing=missing)
+
+    def _loaded(self, model: str, result: dict[str, Any]) -> None:
+        facts: dict[str, Any] = {name: result[name] for name in _FACTS if name in result}
+        facts |= {"load_failures": 0, "no_room": False, "missing": False}
+        if not result.get("already_loaded"):
+            known = self._tally(model)
+            facts |= {"loads": known.loads + 1, "load_s": known.load_s + float(result.get("load_s") or 0.0)}
+        self._learn(model, **facts)
+
+    def _tally(self, model: str) -> ModelTally:
+        return self.beat.models.get(model) or ModelTally()
+
+    def _learn(self, model: str, **facts: str | float) -> None:
+        self.publish(models={**self.beat.models, model: replace(self._tally(model), **facts)})
+
+
+def _tokens(result: dict[str, Any]) -> tuple[int, int]:
+    usage = result.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+
+
+def _with_one(
+    known: dict[str, Histogram], task_class: TaskClass, seconds: float, bounds_s: tuple[float, ...]
+) -> dict[str, Histogram]:
+    name = str(task_class)
+    return {**known, name: (known.get(name) or empty(bounds_s)).with_one(seconds)}
 
 
 class HeartbeatThread:
@@ -175,47 +266,7 @@ class HeartbeatThread:
         else:
             self._troubles.working("heartbeat", "Heartbeats are written again")
             self._log.debug("Heartbeat sent - status: %s, idle: %.0fs", heartbeat.status, heartbeat.idle_s)
-        self._rest(began_s)
-
-    def _rest(self, began_s: float) -> None:
         with self._changed:
             left_s = MIN_GAP_S - (self._clock.mono_s() - began_s)
-            if left_s > 0 and not self._stopping:
+            if left_s > 0:
                 self._changed.wait_for(lambda: self._stopping, left_s)
-
-
-SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
-"""What needs the model server."""
-
-
-def served_count(runs: Sequence[Run]) -> int:
-    """How many of these need the model server."""
-    return sum(1 for run in runs if run.claim.task.task_class in SERVED)
-
-
-def condition(
-    runs: Sequence[Run],
-    *,
-    draining: bool,
-    disk_trouble: str,
-    watch: ServerWatch | None,
-    idle_text: str,
-    card_trouble: str = "",
-) -> tuple[WorkerStatus, str]:
-    """The status to publish; what stands in the way of work comes before what it is busy with."""
-    if draining:
-        return WorkerStatus.DRAINING, f"stopping: {len(runs)} tasks still run"
-    trouble = f"the disk refuses: {disk_trouble}" if disk_trouble else card_trouble
-    if trouble:
-        return WorkerStatus.UNREADY, trouble
-    if watch is not None and watch.unready:
-        status = WorkerStatus.STARTING if watch.reading is None else WorkerStatus.UNREADY
-        return status, watch.closed_reason(in_flight=served_count(runs))
-    held = next((run for run in runs if run.claim.task.task_class is TaskClass.RESOURCE), None)
-    if held is not None:
-        what = f"{held.claim.task.action} {held.claim.task.model}"
-        return WorkerStatus.LOADING, what if held.begun else f"{what}: waits for running requests to end"
-    if runs:
-        return WorkerStatus.BUSY, ""
-    refused = "" if watch is None or watch.reading is None else watch.reading.reason
-    return WorkerStatus.IDLE, "; ".join(part for part in (idle_text, refused) if part)

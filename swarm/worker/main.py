@@ -1,7 +1,8 @@
-"""One worker process."""
+"""One worker process: its plan, its parts put together, its loop."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import random
@@ -9,43 +10,41 @@ import random
 import msgspec
 
 from swarm.clock import SystemClock
+from swarm.config.settings import LlmSettings
+from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
-from swarm.core.task import TaskClass
+from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import WorkerRow
 from swarm.errors import ConfigError, EngineError, name_hint
-from swarm.ollama.server import find_binary
+from swarm.formats.input.images import read_image
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.repair_actions import ServerHands
+from swarm.ollama.server import client_of, find_binary
 from swarm.ollama.server_spec import server_spec
+from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
+from swarm.queue.lookup import read_ended
 from swarm.queue.storage.locks import is_held
 from swarm.queue.storage.wakeup import FileBell
 from swarm.queue.worker.orphans import take_back
-from swarm.queue.worker.worker_queue import WorkerFileQueue
-from swarm.runtime.bootstrap import (
-    RunOptions,
-    check_host,
-    living,
-    logging_as,
-    open_root,
-    own_row,
-    root_watch,
-)
-from swarm.runtime.cards import visible_reader
+from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
+from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
 from swarm.runtime.loop import StopWish, install, run_loop
 from swarm.runtime.open import crash_rule
-from swarm.runtime.ports import Executor
 from swarm.supervisor.state import HOST_PREFIX, load_plan
 from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import end_remains
-from swarm.worker.clients import client_of
 from swarm.worker.config import WorkerPorts, worker_config
 from swarm.worker.executors.command import CommandExecutor
-from swarm.worker.gpu_health import CardWatch
+from swarm.worker.executors.llm import LlmExecutor
+from swarm.worker.executors.load_model import ResourceExecutor
+from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
+from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
-from swarm.worker.known_good import Prober
-from swarm.worker.model_worker import served_parts
-from swarm.worker.server_health import ServerProbe
+from swarm.worker.server_probe import ModelServerProbe
+from swarm.worker.server_repair import RepairingServer
 from swarm.worker.worker import Worker
 
 
@@ -73,8 +72,9 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        view = queue.worker_view(name)
-        worker = _worker(queue, view, options, plan, bell, beats, state, wish, log)
+        ports = _ports(queue, options, plan, bell, beats, log)
+        config = worker_config(options.settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
+        worker = Worker(ports, config, state, wish)
         try:
             return run_loop(worker, wait=bell.wait, log=log, lost=root_trouble)
         finally:
@@ -97,9 +97,13 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
 
 def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout) -> None:
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
-    kept = is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
-    if plan.owns_server and plan.port is not None and not kept and is_free(HOST, plan.port):
+    if plan.owns_server and plan.port is not None and not _is_kept(layout, plan) and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
+
+
+def _is_kept(layout: Layout, plan: WorkerPlan) -> bool:
+    """Whether somebody keeps its model server running."""
+    return is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
 
 
 def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
@@ -134,45 +138,116 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
     return len(lines)
 
 
-def _worker(
-    queue: FileQueue,
-    view: WorkerFileQueue,
-    options: RunOptions,
-    plan: WorkerPlan,
-    bell: FileBell,
-    beats: HeartbeatThread,
-    state: WorkerState,
-    wish: StopWish,
-    log: logging.Logger,
-) -> Worker:
+def _ports(
+    queue: FileQueue, options: RunOptions, plan: WorkerPlan, bell: FileBell, beats: HeartbeatThread, log: logging.Logger
+) -> WorkerPorts:
     settings = options.settings
     command = CommandExecutor(
         settings.command, scripts=settings.scripts, root=str(options.root), work_dir=queue.layout.work_of(plan.name)
     )
-    executors: dict[TaskClass, Executor] = {TaskClass.CPU: command, TaskClass.SCRIPT: command}
-    probe: ServerProbe | None = None
-    cards: CardWatch | None = None
-    prober: Prober | None = None
-    if plan.url is not None:
-        served = served_parts(
-            queue.layout, options, plan, client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted), log
-        )
-        executors |= served.executors
-        probe, prober, cards = served.probe, served.prober, served.cards
     ports = WorkerPorts(
-        queue=view,
+        queue=queue.worker_view(plan.name),
         bell=bell,
         clock=SystemClock(),
-        executors=executors,
-        probe=probe,
+        executors={TaskClass.CPU: command, TaskClass.SCRIPT: command},
         beats=beats,
         jitter=random.random,
         log=log,
-        cards=cards,
-        prober=prober,
     )
-    config = worker_config(settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
-    return Worker(ports, config, state, wish)
+    if plan.url is None:
+        return ports
+    client = client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted)
+    return with_model_server(ports, queue.layout, options, plan, client)
+
+
+def with_model_server(
+    ports: WorkerPorts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient
+) -> WorkerPorts:
+    """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
+    settings, log = options.settings, ports.log
+    hands = ServerHands(
+        plan.name,
+        root=options.root,
+        gpu_uuids=plan.gpu_uuids,
+        limits=settings.repair,
+        supervised=lambda: _is_kept(layout, plan),
+    )
+    server = RepairingServer(client, hands, settings.repair, log=log)
+    limits = _limits(settings.llm, plan, log)
+    pin = _pin(options, plan, log)
+    probe = ModelServerProbe(server, models=settings.models, on_cpu_spill=limits.on_cpu_spill, pin=pin)
+    resource = ResourceExecutor(
+        server,
+        limits,
+        models=settings.models,
+        log=log,
+        pin=pin,
+        on_stuck=server.unload_stuck,
+        memory_mib=plan.vram_mib,
+        disk_mib=lambda model: _disk_mib(client, model),
+    )
+    files = ResponseFiles(layout, max_bytes=settings.llm.cache_mib << 20)
+    llm = LlmExecutor(
+        server,
+        settings.llm,
+        models=settings.models,
+        read_image=read_image,
+        read_ended=lambda task_id: read_ended(layout, task_id),
+        cache=ResponseCache(files, client, simulated=plan.simulated, log=log),
+    )
+    return dataclasses.replace(
+        ports,
+        executors={**ports.executors, TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
+        probe=probe,
+        prober=probe,
+        cards=_cards(options, plan, hands, log),
+    )
+
+
+def _disk_mib(client: OllamaClient, model: str) -> int:
+    """Size of a model's file; 0 where the server does not say."""
+    try:
+        return next((m.size_mib for m in client.tags() if canonical_model(m.name) == model), 0)
+    except TaskFault:
+        return 0
+
+
+def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:
+    """Where there is no card there is nothing to spill from: the CPU is where such a worker is meant to run."""
+    if plan.gpu_uuids or plan.simulated or llm.on_cpu_spill != "refuse":
+        return llm
+    log.info("%s has no card: its models may run on the CPU", plan.name)
+    return msgspec.structs.replace(llm, on_cpu_spill="allow")
+
+
+def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: logging.Logger) -> CardWatch | None:
+    if not plan.gpus:
+        return None
+
+    def lost(reason: str) -> None:
+        log.error("Card quarantined: %s; %s", reason, hands.quarantine(reason))
+
+    return CardWatch(
+        gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader(),
+        uuids=plan.gpu_uuids,
+        settings=options.settings.gpu,
+        clock=SystemClock(),
+        log=log,
+        on_lost=lost,
+    )
+
+
+def _pin(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> PinProof | None:
+    """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
+    if not plan.gpus or plan.simulated or not plan.owns_server:
+        return None
+    markers = {SERVER_MARKER: plan.name, ROOT_MARKER: str(options.root)}
+    return PinProof(
+        machine_reader(),
+        uuids=plan.gpu_uuids,
+        pids=lambda: {one.pid for one in find_marked(**markers)},
+        log=log,
+    )
 
 
 def _place(plan: WorkerPlan) -> str:

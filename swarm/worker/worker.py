@@ -1,35 +1,28 @@
 """The worker: claims tasks by preference, runs each in a slot, puts the outcome on record.
 
-One turn, in order: obey wishes to stop, learn from attempts that ended, hear what the server says, stop what is overdue or
-unwanted, put on record what ended and claim for every slot that is free then, start it, publish how it is. The loop's
-thread owns all state; attempts and looks at the server run on pool threads and come back through queues.
+* The loop's thread owns all state; attempts and looks at the server run on pool threads and come back through queues.
+* Three parts: ``Slots`` runs attempts, ``ServerHealth`` says whether the server may be used, ``Exchange`` is the way to the
+  queue. What others see of it is ``WorkerState``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from swarm.core.health.gpu_health import CardVerdict
-from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
 from swarm.runtime.loop import StopWish
-from swarm.worker.attempt import Run
-from swarm.worker.claiming import Claimer, StorageCare
+from swarm.worker.attempt import ThreadPool
 from swarm.worker.config import WorkerConfig, WorkerPorts
-from swarm.worker.heartbeat import SERVED, WorkerState, condition, served_count
-from swarm.worker.inquiry import TURN_S, Inquiry
-from swarm.worker.outcomes import Exchange, Settler
-from swarm.worker.server_health import ServerWatch
-from swarm.worker.slots import Begin, Running, ThreadPool
-from swarm.worker.stats import ModelLedger
+from swarm.worker.exchange import Exchange
+from swarm.worker.heartbeat import WorkerState
+from swarm.worker.server_health import ServerHealth
+from swarm.worker.slots import Slots
 
 FULL_PAUSE_S = 0.2
-"""Longest pause while nothing can be claimed; also how often running tasks are checked for a wish to cancel them."""
+"""Longest pause while nothing can be claimed."""
 LONG_IDLE_S = 1.0
 LONG_IDLE_FACTOR = 5
-"""After so long without work it polls so much more seldom: the bell tells of new work at once, polls only make up for it."""
+"""After so long without work it polls so much more seldom: a wake-up tells of new work, polls only make up for lost ones."""
 STOP_LIMIT_S = 15.0
 """How long the second wish to stop waits for attempts to end."""
 BUSY_BEAT_S = 0.5
@@ -49,93 +42,62 @@ class Worker:
         self._state = state
         self._wish = wish
         self._clock, self._log = ports.clock, ports.log
-        clock, log = ports.clock, ports.log
-        pool = ThreadPool(config.limits.total + _LOOKS, f"{state.name}-slot")
-        wake = ports.bell.wake_self
-        self._watch, self._inquiry = _watching(ports, config, pool)
-        self._pool, self._verdict = pool, CardVerdict()
-        self._running = Running(ports.executors, limit_s=config.limit_s, pool=pool, wake=wake, clock=clock, log=log)
-        self._storage = StorageCare(clock=clock, log=log)
-        self._ledger = ModelLedger(state)
-        self._claimer = Claimer(
-            ports.queue,
-            limits=config.limits,
-            state=state,
-            running=self._running,
-            storage=self._storage,
-            clock=clock,
-            log=log,
-        )
-        settler = Settler(
-            ports.queue,
-            worker=state.name,
-            gpu=config.gpu,
-            retry=config.retry,
-            clock=clock,
-            jitter=ports.jitter,
-            log=log,
-        )
-        self._exchange = Exchange(
-            ports.queue,
-            claimer=self._claimer,
-            settler=settler,
-            running=self._running,
-            ledger=self._ledger,
-            storage=self._storage,
-            clock=clock,
-        )
+        self._name = state.beat.name
+        pool = ThreadPool(config.limits.total + _LOOKS, f"{self._name}-slot", ports.bell.wake_self)
+        self.slots = Slots(ports, config, pool)
+        self.server = ServerHealth(ports, config, pool)
+        self._exchange = Exchange(ports, config, state, self.slots)
         self._obeyed = 0
         self._give_up_s = float("inf")
-        self._cancel_check_s = 0.0
-        log.info("Worker initialized: %s on %s", state.name, config.place)
+        self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
+        """What others act upon, as it was published last."""
+        self._log.info("Worker initialized: %s on %s", self._name, config.place)
 
     # -- what the loop asks ----------------------------------------------------------------------------------------
 
     @property
     def title(self) -> str:
         """For log lines."""
-        return f"Worker {self._state.name}"
+        return f"Worker {self._name}"
 
     @property
     def finished(self) -> bool:
         """Drained; or told twice to stop, and what ran has ended or had its time."""
-        return self._obeyed > 0 and (not self._running.runs or self._clock.mono_s() >= self._give_up_s)
+        return self._obeyed > 0 and (not self.slots.runs or self._clock.mono_s() >= self._give_up_s)
 
     def step(self) -> float:
-        """One turn; returns the seconds to wait for the bell before the next."""
-        self._state.turn += 1
+        """One tick; returns the seconds to wait for a wake-up before the next."""
         if self._ports.beats.failed:
             raise SwarmError("the heartbeat thread has ended; without it the worker would be taken for hung")
-        before = self._outside()
-        self._obey()
+        self._obey_stop()
         self._close_ended()
-        self._hear_server()
-        self._hear_cards()
-        self._police()
-        full = self._exchange.turn(self._closed_reason, draining=self._obeyed > 0)
+        self._look_at_server()
+        self._check_cards()
+        self.slots.stop_overdue()
+        full = self._exchange.tick(self.server.closed_reason, draining=self._obeyed > 0)
         self._begin_ready()
-        self._publish(before)
+        self._publish()
         return self._pause_s(full=full)
 
     def close(self) -> None:
         """An orderly end: the last log line and the last heartbeat."""
-        for run in self._running.runs:
+        for run in self.slots.runs:
             self._log.error("Task %s could not be put on record in time; it is left to recovery", run.claim.task.task_id)
-        self._log.info("%s shutting down - completed %d tasks", self.title, self._state.tally.completed)
+        self._log.info("%s shutting down - completed %d tasks", self.title, self._state.beat.tally.completed)
         self._last_beat("")
 
     def abandon(self) -> None:
         """After a crash: end the programs and requests that run here, settle nothing."""
-        self._running.wait_for_threads(STOP_LIMIT_S)
+        self.slots.stop_all(STOP_LIMIT_S)
         self._last_beat("crashed in main loop; see its log")
 
-    # -- the parts of a turn ---------------------------------------------------------------------------------------
+    # -- the parts of a tick ---------------------------------------------------------------------------------------
 
-    def _obey(self) -> None:
+    def _obey_stop(self) -> None:
         urgency = self._wish.urgency
         if urgency == self._obeyed:
             return
-        runs = self._running.runs
+        runs = self.slots.runs
         if self._obeyed == 0:
             self._log.info("%s received shutdown signal - finishing %d tasks", self.title, len(runs))
         if urgency > 1:
@@ -143,139 +105,95 @@ class Worker:
             self._give_up_s = self._clock.mono_s() + (STOP_LIMIT_S if urgency == 2 else 0.0)
         for run in runs:
             if urgency > 1 or not run.begun:
-                self._running.stop(run, "stopping")
+                self.slots.stop(run, "stopping")
         self._obeyed = urgency
 
     def _close_ended(self) -> None:
         """What an ended attempt proved holds from now on, recorded or not; with some that has to be found out first."""
-        ended = self._running.ended()
-        if self._inquiry is None:
-            decided: list[Run] = []
-        else:
-            ended = [run for run in ended if not self._inquiry.takes(run, self._running.runs)]
-            decided = self._inquiry.turn(self._running.runs, unwanted=self._unwanted, give_up=self._obeyed > 1)
-        for run in ended:
-            self._tell_watch(run)
-        for run in (*ended, *decided):
-            self._ledger.ended(run)
+        decided = self.server.judge(
+            self.slots.ended(),
+            self.slots.runs,
+            unwanted=lambda run: self._ports.queue.cancel_requested(run.claim),
+            give_up=self._obeyed > 1,
+        )
+        for run in decided:
+            self._state.ended(run)
             self._exchange.ended(run)
 
-    def _unwanted(self, run: Run) -> bool:
-        return self._ports.queue.cancel_requested(run.claim)
-
-    def _tell_watch(self, run: Run) -> None:
-        if self._watch is None or not run.begun or not served_count((run,)):
+    def _look_at_server(self) -> None:
+        reading = self.server.look(loading=self.slots.loading)
+        if reading is None:
             return
-        if run.proves_server:
-            self._watch.succeeded()
-        elif run.verdict == "infra":
-            self._watch.faulted()
-        if run.claim.task.task_class is TaskClass.RESOURCE:
-            self._watch.ask_soon()
-
-    def _hear_server(self) -> None:
-        if self._watch is None:
-            return
-        loading = self._running.loading
-        reading = self._watch.turn(loading=loading)
-        if reading is None or loading or not reading.usable:
-            return
-        before = self._state.model
-        self._ledger.saw(reading)
+        before = self._state.beat.model
+        self._state.saw(reading.loaded, reading.refused)
         if reading.model is None and before is not None:
             self._log.warning("Model %s is no longer loaded%s", before, f": {reading.reason}" if reading.reason else "")
         elif reading.model != before:
             self._log.info("Model loaded: %s", reading.model)
 
-    def _hear_cards(self) -> None:
+    def _check_cards(self) -> None:
         """A hot card is left to finish what it does; what runs on a lost one is cut, for it would not end."""
-        if self._ports.cards is None:
-            return
-        self._verdict = self._ports.cards.turn(self._pool, self._ports.bell.wake_self)
-        if self._verdict.lost:
-            for run in self._running.runs:
-                if served_count((run,)):
-                    self._running.stop(run, "card_lost")
-
-    def _police(self) -> None:
-        now_s = self._clock.mono_s()
-        check = now_s >= self._cancel_check_s
-        if check:
-            self._cancel_check_s = now_s + FULL_PAUSE_S
-        self._running.police(self._ports.queue.cancel_requested if check else None)
+        if self.server.check_cards().lost:
+            for run in self.slots.runs:
+                if run.uses_server:
+                    self.slots.stop(run, "card_lost")
 
     def _begin_ready(self) -> None:
-        begin = Begin()
-        if self._inquiry is not None and self._running.waiting:
-            if self._watch is not None and self._watch.unready:
-                self._running.send_away_alone()  # another worker's server may be well
-            alone = any(run.alone and not run.begun for run in self._running.runs)
-            begin = self._inquiry.begin(alone=alone)
-        for run in self._running.begin_ready(begin):
-            self._ledger.begun(run.claim.task)
+        waiting = self.slots.waiting
+        if not waiting:
+            return
+        if self.server.unready:
+            for run in waiting:
+                if run.alone:
+                    self.slots.stop(run, "stopping")  # another worker's server may be well
+        for run in self.slots.begin_ready(self.server.start_rules(waiting)):
+            self._state.begun(run.claim.task)
 
-    def _closed_reason(self, held: Sequence[Held]) -> str:
-        if self._watch is None:
-            return "it has no model server"
-        if self._verdict.reason:
-            return self._verdict.reason
-        in_flight = sum(1 for one in held if one.task.task_class in SERVED)
-        closed = self._watch.closed_reason(in_flight=in_flight)
-        return closed or ("" if self._inquiry is None else self._inquiry.closed_reason)
-
-    # -- publishing ------------------------------------------------------------------------------------------------
-
-    def _outside(self) -> tuple[WorkerStatus, str | None, int]:
-        """What others act upon."""
-        return self._state.status, self._state.model, self._state.resource_seq
-
-    def _publish(self, before: tuple[WorkerStatus, str | None, int]) -> None:
-        state = self._state
-        state.runs = self._running.runs
-        if state.runs:
-            state.idle_since_s = None
-        elif state.idle_since_s is None:
-            state.idle_since_s = self._clock.mono_s()
-        lost = self._ports.queue.lost_races
-        if lost != state.tally.lost_races:
-            state.count(lost_races=lost - state.tally.lost_races)
-        state.status, state.reason = condition(
-            state.runs,
-            draining=self._obeyed > 0,
-            disk_trouble=self._storage.trouble,
-            watch=self._watch,
-            idle_text=self._claimer.idle_text,
-            card_trouble=self._verdict.reason,
-        )
-        after = self._outside()
-        if after != before:
-            flips = {before[0], after[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY} and after[1:] == before[1:]
+    def _publish(self) -> None:
+        """Renew the heartbeat's content; what others act upon is written out soon."""
+        state, before = self._state, self._state.beat
+        state.hold(self.slots.runs)
+        lost_races = self._ports.queue.lost_races
+        if lost_races != before.tally.lost_races:
+            state.count(lost_races=lost_races - before.tally.lost_races)
+        status, reason = self._condition()
+        state.publish(turn=before.turn + 1, status=status, reason=reason)
+        outside = (status, state.beat.model, state.beat.resource_seq)
+        if outside != self._outside:
+            flips = outside[1:] == self._outside[1:] and {status, self._outside[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY}
             self._ports.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
+            self._outside = outside
+
+    def _condition(self) -> tuple[WorkerStatus, str]:
+        """The status to publish; what stands in the way of work comes before what it is busy with."""
+        runs, server = self.slots.runs, self.server
+        if self._obeyed:
+            return WorkerStatus.DRAINING, f"stopping: {len(runs)} tasks still run"
+        disk = self._exchange.disk.words
+        if disk or server.cards.reason:
+            return WorkerStatus.UNREADY, f"the disk refuses: {disk}" if disk else server.cards.reason
+        if server.unready:
+            status = WorkerStatus.STARTING if server.reading is None else WorkerStatus.UNREADY
+            return status, server.refusal(in_flight=any(run.uses_server for run in runs))
+        load = next((run for run in runs if run.claim.task.task_class is TaskClass.RESOURCE), None)
+        if load is not None:
+            what = f"{load.claim.task.action} {load.claim.task.model}"
+            return WorkerStatus.LOADING, what if load.begun else f"{what}: waits for running requests to end"
+        if runs:
+            return WorkerStatus.BUSY, ""
+        refused = "" if server.reading is None else server.reading.reason
+        return WorkerStatus.IDLE, "; ".join(part for part in (self._exchange.idle_text, refused) if part)
 
     def _pause_s(self, *, full: bool) -> float:
         longest_s = FULL_PAUSE_S if full else self._config.poll_s
         if not full and self._state.idle_s > LONG_IDLE_S:
             longest_s *= LONG_IDLE_FACTOR
-        if self._storage.trouble:
-            longest_s = min(longest_s, max(self._storage.wait_s, 0.01))
-        asking_s = float("inf") if self._inquiry is None else self._inquiry.longest_pause_s
-        if self._running.waiting and self._inquiry is not None and self._inquiry.careful:
-            asking_s = min(asking_s, TURN_S)
-        return max(0.0, min(longest_s, self._config.longest_pause_s, asking_s, self._running.next_deadline_s()))
+        if self._exchange.disk.words:
+            longest_s = min(longest_s, max(self._exchange.disk.wait_s, 0.01))
+        asking_s = self.server.longest_pause_s(self.slots.waiting)
+        return max(0.0, min(longest_s, self._config.longest_pause_s, asking_s, self.slots.next_deadline_s))
 
     def _last_beat(self, reason: str) -> None:
-        self._state.runs = self._running.runs
-        self._state.status, self._state.reason = WorkerStatus.STOPPED, reason
+        self._state.hold(self.slots.runs)
+        self._state.publish(status=WorkerStatus.STOPPED, reason=reason)
         self._ports.beats.stop()
-
-
-def _watching(ports: WorkerPorts, config: WorkerConfig, pool: ThreadPool) -> tuple[ServerWatch | None, Inquiry | None]:
-    """What looks after the model server, where there is one."""
-    if ports.probe is None:
-        return None, None
-    wake, clock, log = ports.bell.wake_self, ports.clock, ports.log
-    watch = ServerWatch(ports.probe, pool=pool, wake=wake, clock=clock, log=log, trials=ports.prober is not None)
-    if ports.prober is None:
-        return watch, None
-    limit_s = config.first_token_s
-    return watch, Inquiry(ports.prober, watch, limit_s=limit_s, pool=pool, wake=wake, clock=clock, log=log)

@@ -53,7 +53,7 @@ def drain(queue: FileQueue, name: str, lane: str, state: WorkerState, stopping: 
     """Claim and finish until told to stop."""
     view, bell = queue.worker_view(name), queue.bell()
     while not stopping:
-        state.turn += 1
+        state.publish(turn=state.beat.turn + 1)
         claim = claim_one(view, [lane])
         if claim is None:
             bell.wait(IDLE_S)
@@ -73,12 +73,12 @@ def main(name: str, lane: str) -> None:
             queue.layout, queue.storage, name, lambda a: crash_delay_s(a, settings=settings.retry, jitter=random.random())
         )
         state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch, clock=SystemClock())
-        state.status = WorkerStatus.BUSY
+        state.publish(status=WorkerStatus.BUSY)
         sink, period_s = queue.heartbeats(), settings.worker.heartbeat_s
         beats = HeartbeatThread(beat_of=state.heartbeat, sink=sink, clock=SystemClock(), period_s=period_s, log=log)
         beats.start()
         drain(queue, name, lane, state, stopping)
-        state.status = WorkerStatus.STOPPED
+        state.publish(status=WorkerStatus.STOPPED)
         beats.stop()
 
 

@@ -25,9 +25,9 @@ from swarm.errors import StorageFault
 from swarm.runtime.loop import StopWish, run_loop
 from swarm.runtime.ports import Executor, WorkerQueue
 from swarm.worker.config import WorkerConfig, WorkerPorts
+from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
-from swarm.worker.known_good import Prober
-from swarm.worker.server_health import ServerReading
+from swarm.worker.server_probe import Prober, ServerReading
 from swarm.worker.worker import Worker
 from tests.helpers.wait import wait_until
 
@@ -238,6 +238,11 @@ def loaded(name: str, **more: Any) -> LoadedModel:
     )
 
 
+def holds(name: str, **more: Any) -> ServerReading:
+    """What a probe says of a server that holds this model."""
+    return ServerReading(usable=True, loaded=loaded(name, **more))
+
+
 def a_reply(final: dict[str, Any]) -> Reply:
     return Reply(final=final, tokens_in=5, tokens_out=7, first_token_s=0.1, total_s=0.2, simulated=True)
 
@@ -328,27 +333,28 @@ class Harness:
         config: WorkerConfig | None = None,
         queue: WorkerQueue | None = None,
         prober: Prober | None = None,
+        cards: CardWatch | None = None,
+        served: bool = True,
     ) -> None:
-        """``queue``: one that takes the place of the one in memory."""
+        """``queue``: one that takes the place of the one in memory. ``served``: it has a model server."""
         self.bell = MemoryBell()
         self.queue = MemoryQueue("worker-1", self.bell)
         self.work = Work()
         self.sink = Beats()
-        self.probe = probe or Probe(ServerReading(usable=True, model="a:latest", digest="d1"))
+        self.probe = probe or Probe(holds("a:latest"))
         self.wish = StopWish(self.bell.wake_self)
         clock = SystemClock()
         log = log or logging.getLogger("worker-1")
-        self.state = WorkerState(name="worker-1", pid=1, epoch=3, clock=clock)
-        self.beats = HeartbeatThread(
-            beat_of=self.state.heartbeat, sink=self.sink, clock=clock, period_s=heartbeat_s, log=log
-        )
+        self.own = WorkerState(name="worker-1", pid=1, epoch=3, clock=clock)
+        self.beats = HeartbeatThread(beat_of=self.own.heartbeat, sink=self.sink, clock=clock, period_s=heartbeat_s, log=log)
         self.beats.start()
         ports = WorkerPorts(
             queue=queue or self.queue,
             bell=self.bell,
             clock=clock,
             executors=executors or dict.fromkeys(TaskClass, self.work),
-            probe=self.probe,
+            probe=self.probe if served else None,
+            cards=cards,
             beats=self.beats,
             jitter=lambda: 0.5,
             log=log,
@@ -363,9 +369,14 @@ class Harness:
             place="GPU 1, Ollama port 11437",
         )
         self.log = log
-        self.worker = Worker(ports, config, self.state, self.wish)
+        self.worker = Worker(ports, config, self.own, self.wish)
         self.exit_code: int | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def state(self) -> Heartbeat:
+        """What it publishes."""
+        return self.own.beat
 
     def turn(self) -> float:
         pause_s = self.worker.step()
@@ -376,7 +387,7 @@ class Harness:
         """Take turns until it holds."""
         end_s = time.monotonic() + timeout_s
         while not predicate():
-            assert time.monotonic() < end_s, f"{what}: not within {timeout_s} s; {self.state.heartbeat(0)}"
+            assert time.monotonic() < end_s, f"{what}: not within {timeout_s} s; {self.state}"
             self.turn()
 
     def warm(self) -> Harness:

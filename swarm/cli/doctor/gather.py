@@ -32,7 +32,7 @@ from swarm.core.task import canonical_model
 from swarm.errors import ConfigError, SwarmError
 from swarm.gpu.timeout_reader import Reader
 from swarm.ollama import quarantine
-from swarm.ollama.server import server_proof
+from swarm.ollama.server import client_of, server_proof
 from swarm.proc.identity import is_same
 from swarm.proc.ports import is_free
 from swarm.queue.layout import Layout
@@ -40,7 +40,6 @@ from swarm.runtime.cards import gpu_reader
 from swarm.runtime.open import open_observer
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status
 from swarm.supervisor.what_runs import orphans
-from swarm.worker.clients import client_of
 
 ASK_S = 3.0
 """Longest wait for one model server."""

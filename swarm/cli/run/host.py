@@ -16,6 +16,7 @@ from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, LockHeld, ModelNotFound, name_hint
+from swarm.ollama.server import client_of
 from swarm.proc.identity import read_stat
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
@@ -24,7 +25,6 @@ from swarm.runtime.open import lives, open_queue, swarm_lives
 from swarm.supervisor.background import start_background, wait_until_up
 from swarm.supervisor.down import end_without_supervisor
 from swarm.supervisor.what_runs import orphans, run_served
-from swarm.worker.clients import client_of
 
 READY_MARGIN_S = 30.0
 STOP_MARGIN_S = 60.0

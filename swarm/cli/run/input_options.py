@@ -19,12 +19,11 @@ from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
 from swarm.core.byte_order_mark import ForeignText, without_bom
-from swarm.core.model_options import near_option, option_problem
+from swarm.core.model_options import load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, canonical_model
 from swarm.errors import InputError
 from swarm.formats import Format, ReadOptions
 from swarm.formats.input.problems import did_you_mean
-from swarm.worker.executors.llm import load_option_conflict
 from swarm.worker.executors.structured_output import CHECKS_SCHEMAS, schema_problem
 
 T = TypeVar("T")

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarm.config.settings import Settings
-from swarm.core.model_options import KNOWN_OPTIONS
+from swarm.core.model_options import KNOWN_OPTIONS, load_option_conflict
 from swarm.core.task import Task, canonical_model
 from swarm.errors import TaskInvalid
 from swarm.formats.input.problems import FieldError
 from swarm.queue.ids import new_id
 from swarm.queue.validate import validate
-from swarm.worker.executors.llm import load_option_conflict
 
 _FIELD = re.compile(r"field `(?P<field>[^`]*)`: (?P<what>.*)", re.DOTALL)
 _TOLD = 5

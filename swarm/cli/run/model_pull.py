@@ -24,14 +24,13 @@ from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.server import ServerProcess
+from swarm.ollama.server import ServerProcess, client_of
 from swarm.ollama.server_spec import server_spec
 from swarm.proc.ports import free_port
 from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_queue
-from swarm.worker.clients import client_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

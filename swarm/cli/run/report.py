@@ -14,12 +14,12 @@ from swarm.clock import SystemClock, iso_of
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
+from swarm.ollama.server import client_of
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.worker.clients import client_of
 
 VERSION_TIMEOUT_S = 2.0
 

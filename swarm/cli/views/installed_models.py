@@ -12,7 +12,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.worker import WorkerRow
-from swarm.worker.clients import client_of
+from swarm.ollama.server import client_of
 
 ASK_S = 2.0
 

@@ -1,6 +1,7 @@
-"""Runs llm tasks: builds the request body, sends it, turns the answer into a result.
+"""Runs llm tasks: fills in results of earlier tasks, builds the request body, asks the cache or the server.
 
-Images of a task, put into its request when it runs: a task holds only where they lie and what they are.
+A task holds of images only where they lie and what they are, and of earlier results only references: both are put into its
+request when it runs, and the task's own body never changes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,38 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_options import LOAD_OPTIONS, ModelTable
+from swarm.core.model_options import ModelTable, load_option_conflict
 from swarm.core.model_server import Limits, Reply
-from swarm.core.task import ImageRef, Task, Trail, canonical_model
+from swarm.core.task import ImageRef, Task, Trail
+from swarm.core.workflow import templating
+from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError
 from swarm.runtime.ports import ModelServer
+from swarm.worker.executors.response_cache import ResponseCache
 from swarm.worker.executors.structured_output import ask_in_form, wanted_schema
 
 ReadImage = Callable[[ImageRef], bytes]
 """The content, as it was when the task was made. Raises ``OSError``; ``ValueError`` if it is not that any more."""
+
+
+def with_results(task: Task, read: ReadEnded) -> Task:
+    """The task with earlier results filled into its request; itself when it asks for none.
+
+    Only what a task waits for can be asked for; a task that depends on nothing may have such texts in its prompt. Raises
+    ``TaskFault`` (deterministic): ``result_unusable``.
+    """
+    if not task.depends_on or not any(r.startswith("results.") for r in templating.references(task.request)):
+        return task
+    earlier = EarlierResults(task, read)
+    try:
+        request = templating.fill(task.request, earlier.answer)
+    except TemplateError as error:
+        raise TaskFault("deterministic", "result_unusable", str(error)) from error
+    return msgspec.structs.replace(task, request=request)
 
 
 def with_images(body: Mapping[str, Any], task: Task, read: ReadImage) -> dict[str, Any]:
@@ -54,7 +76,7 @@ _DROPPED = ("context",)
 
 
 class LlmExecutor:
-    """Fits the ``Executor`` port."""
+    """Fits the ``Executor`` port. Safe from several threads."""
 
     def __init__(
         self,
@@ -63,16 +85,34 @@ class LlmExecutor:
         *,
         models: Mapping[str, ModelSettings],
         read_image: ReadImage | None = None,
+        read_ended: ReadEnded = lambda _task_id: None,
+        cache: ResponseCache | None = None,
     ) -> None:
-        self._read_image = read_image
         self._server = server
         self._settings = settings
         self._models = ModelTable(models)
+        self._read_image = read_image
+        self._read_ended = read_ended
+        self._cache = cache
 
     def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
-        """Send the request and wait for the whole answer. Raises ``TaskFault``."""
-        task = claim.task
+        """Answer from the cache where the task wants that; else send the request and wait for the whole answer.
+
+        Raises ``TaskFault``.
+        """
+        task = with_results(claim.task, self._read_ended)
         body = request_body(task, self._models, num_predict=self._settings.num_predict)
+        wanted = self._settings.cache if task.cache is None else task.cache
+        key = self._cache.key(task, body) if wanted and self._cache is not None else None
+        if self._cache is None or key is None:
+            return self._ask(task, body, cancel, progress)
+        trail = self._cache.find(key)
+        if trail is None:
+            trail = self._ask(task, body, cancel, progress)
+            self._cache.keep(key, task, trail)
+        return trail
+
+    def _ask(self, task: Task, body: dict[str, Any], cancel: CancelToken, progress: Progress) -> Trail:
         if task.images:
             if self._read_image is None:
                 raise TaskFault("deterministic", "image_unusable", "this worker reads no images")
@@ -138,26 +178,6 @@ def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any
     if task.request.get("shift") is False:
         message = f"request.shift = false would make the server load {task.model} again; leave it out"
         raise TaskFault("deterministic", "load_option", message)
-
-
-def load_option_conflict(model: str, asked: Mapping[str, Any], fixed: Mapping[str, Any]) -> str | None:
-    """What is wrong with options of a request for a model that is loaded with the options ``fixed``; None: nothing."""
-    for name in LOAD_OPTIONS:
-        if name not in asked or asked[name] == fixed.get(name):
-            continue
-        if name == "num_gpu" and _automatic(asked[name]) and _automatic(fixed.get(name, -1)):
-            continue
-        configured = f"configured: {fixed[name]}" if name in fixed else "configured: none, the server's default"
-        return (
-            f"request.options.{name} = {asked[name]} would make the server load {model} again ({configured}); "
-            f'leave it out, or set it once for all tasks of the model: [models."{canonical_model(model)}"] '
-            f"options.{name} = {asked[name]}"
-        )
-    return None
-
-
-def _automatic(num_gpu: object) -> bool:
-    return isinstance(num_gpu, int) and num_gpu < 0
 
 
 def _result(reply: Reply) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from swarm.core.model_server import LoadedModel
 from swarm.core.placement.fit import file_too_big
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.runtime.ports import ModelServer
-from swarm.worker.gpu_pinning import PinProof
-from swarm.worker.server_health import SpillPolicy, refusal
+from swarm.worker.gpu_checks import PinProof
+from swarm.worker.server_probe import SpillPolicy, refusal
 
 T = TypeVar("T")
 

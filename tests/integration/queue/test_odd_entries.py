@@ -36,7 +36,7 @@ from swarm.queue.stores.notifications import Note
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import living, own_row
 from swarm.supervisor.state import load_status
-from swarm.worker.executors.response_cache import AnswerFiles
+from swarm.worker.executors.response_cache import ResponseFiles
 from tests.helpers.cli import user
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.oddentries import NAMES, NOBODY, as_nobody, everything, folders, kinds, own_names, plant, untouched
@@ -130,7 +130,7 @@ def populated(tmp_path: Path, durability: str = "fast") -> Swarm:
     Outbox(swarm.layout, queue.storage).owe(Note(subject="batch", id="b1", targets=("nobody",)))
     queue.enqueue(llm(task_id="waits", depends_on=["batch-task"]))
     queue.enqueue(llm(task_id="session", session="s"))
-    AnswerFiles(swarm.layout, max_bytes=1 << 20).put("abcdef", b"answer")
+    ResponseFiles(swarm.layout, max_bytes=1 << 20).put("abcdef", b"answer")
     return swarm
 
 
@@ -277,7 +277,7 @@ def test_what_has_the_name_of_a_file_of_ours_makes_way(tmp_path, kind):
     swarm.drop("good-1")
     swarm.queue.enqueue(llm(task_id="good-2", session="s"))
     swarm.queue.enqueue(llm(task_id="good-3", notify=["nobody"]))
-    AnswerFiles(layout, max_bytes=1 << 20).put("abcdef", b"answer")
+    ResponseFiles(layout, max_bytes=1 << 20).put("abcdef", b"answer")
     with living(swarm.queue, own_row("brain", "brain")):
         swarm.work(swarm.brain(), {"good-1", "good-2", "good-3"})
     assert untouched(outside)

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.queue.layout import Layout
-from swarm.worker.executors.response_cache import SHARDS, AnswerFiles
+from swarm.worker.executors.response_cache import SHARDS, ResponseFiles
 
 SHARE = 1000
 
 
 @pytest.fixture
 def answers(tmp_path):
-    return AnswerFiles(Layout(str(tmp_path)), max_bytes=SHARE * SHARDS)
+    return ResponseFiles(Layout(str(tmp_path)), max_bytes=SHARE * SHARDS)
 
 
 def key(number: int) -> str:
@@ -68,7 +68,7 @@ def test_what_another_process_is_writing_is_not_removed(answers, tmp_path):
 
 
 def test_many_may_put_the_same_at_once(answers, tmp_path):
-    other = AnswerFiles(Layout(str(tmp_path)), max_bytes=SHARE * SHARDS)
+    other = ResponseFiles(Layout(str(tmp_path)), max_bytes=SHARE * SHARDS)
     with ThreadPoolExecutor(8) as pool:
         done = list(pool.map(lambda n: (answers, other)[n % 2].put(key(n % 12), b"x" * 150), range(200)))
     assert all(done)

@@ -15,7 +15,6 @@ from swarm.core.task import TaskState, Trail
 from swarm.core.worker import SlotView
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
-from swarm.worker.stats import ModelLedger
 from tests.helpers.worker_fakes import claim_of, llm, load
 from tests.support.builders import MODEL, a_worker
 from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
@@ -34,58 +33,57 @@ def test_a_run_knows_since_when_it_stands_still():
     run._advance(1)
     clock.advance(2.0)
     assert run.view().quiet_s == 2.0
-    run.progress = run.progress
+    run.moved_to(run.progress)
     assert run.view().quiet_s == 2.0, "the same number again is no progress"
 
 
 def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
     clock = FakeClock()
     state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
-    ledger = ModelLedger(state)
     claim = claim_of(replace(llm("t1"), created_at=clock.iso()))
-    ledger.claimed(claim, clock.iso(40.0))
-    ledger.claimed(replace(claim, attempt=2), clock.iso(400.0))
-    ledger.claimed(claim_of(replace(llm("t2"), created_at="yesterday")), clock.iso())
-    ledger.claimed(claim_of(replace(llm("t3"), created_at=clock.iso(99.0))), clock.iso())
-    assert state.waits["llm"].total == 2
-    assert state.waits["llm"].sum_s == 40.0, "a clock that stepped back gives no negative wait"
+    clock.advance(40.0)
+    state.claimed(claim)
+    state.claimed(replace(claim, attempt=2))
+    state.claimed(claim_of(replace(llm("t2"), created_at="yesterday")))
+    state.claimed(claim_of(replace(llm("t3"), created_at=clock.iso(99.0))))
+    assert state.beat.waits["llm"].total == 2
+    assert state.beat.waits["llm"].sum_s == 40.0, "a clock that stepped back gives no negative wait"
     run = Run(claim, limit_s=10, clock=clock)
     run.begin()
     run.elapsed_s, run.ending = 7.5, Trail(result={})
-    ledger.settled(run, "completed")
+    state.settled(run, "completed")
     never = Run(claim, limit_s=10, clock=clock)
     never.stop("stopping")
-    ledger.settled(never, "released")
-    assert (state.attempts["llm"].total, state.attempts["llm"].sum_s) == (1, 7.5)
+    state.settled(never, "released")
+    assert (state.beat.runs["llm"].total, state.beat.runs["llm"].sum_s) == (1, 7.5)
     beat = msgspec.json.decode(msgspec.json.encode(state.heartbeat(1)), type=type(state.heartbeat(1)))
-    assert beat.runs == state.attempts
-    assert beat.waits == state.waits
+    assert beat.runs == state.beat.runs
+    assert beat.waits == state.beat.waits
 
 
 def test_a_load_that_found_no_room_teaches_what_it_would_have_taken():
     clock = FakeClock()
     state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
-    ledger = ModelLedger(state)
     run = Run(claim_of(load("l1", "big:70b")), limit_s=10, clock=clock)
     numbers = {"size_mib": 40_000, "size_vram_mib": 24_000, "no_room": True}
     run.ending = TaskFault("deterministic", "cpu_spill", "too big", numbers)
-    ledger.settled(run, "failed")
-    tally = state.models["big:70b"]
+    state.settled(run, "failed")
+    tally = state.beat.models["big:70b"]
     assert (tally.no_room, tally.size_mib, tally.size_vram_mib, tally.load_failures) == (True, 40_000, 24_000, 1)
     run.ending = TaskFault("infra", "load_unproven", "not listed")
-    ledger.settled(run, "failed")
-    tally = state.models["big:70b"]
+    state.settled(run, "failed")
+    tally = state.beat.models["big:70b"]
     assert (tally.no_room, tally.size_mib, tally.load_failures) == (False, 40_000, 2), "another reason says nothing of room"
     run.ending = TaskFault("deterministic", "out_of_memory", "cudaMalloc failed", {"no_room": True})
-    ledger.settled(run, "failed")
-    assert state.models["big:70b"].no_room
+    state.settled(run, "failed")
+    assert state.beat.models["big:70b"].no_room
     run.ending = TaskFault("deterministic", "model_missing", "not found")
-    ledger.settled(run, "failed")
-    assert (state.models["big:70b"].no_room, state.models["big:70b"].missing) == (False, True)
-    assert state.tally.failed == state.tally.completed == 0, "loads are no tasks of anybody's"
+    state.settled(run, "failed")
+    assert (state.beat.models["big:70b"].no_room, state.beat.models["big:70b"].missing) == (False, True)
+    assert state.beat.tally.failed == state.beat.tally.completed == 0, "loads are no tasks of anybody's"
     run.ending = Trail(result={"size_mib": 40_000})
-    ledger.ended(run)
-    assert (state.models["big:70b"].missing, state.models["big:70b"].load_failures) == (False, 0)
+    state.ended(run)
+    assert (state.beat.models["big:70b"].missing, state.beat.models["big:70b"].load_failures) == (False, 0)
 
 
 class World:

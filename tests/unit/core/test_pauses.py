@@ -7,21 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.explain.tasks import explain_task, explain_worker
 from swarm.core.pauses import Pause, Pauses
 from swarm.core.policy.alarms import alarms
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch
-from swarm.core.policy.slots import SlotLimits
 from swarm.core.snapshot import BlockedView, HopelessView
 from swarm.core.task import Task, TaskClass, TaskState
 from swarm.errors import StorageFault
-from swarm.worker.claiming import Claimer, StorageCare
-from swarm.worker.heartbeat import WorkerState
-from swarm.worker.slots import Running, ThreadPool
-from tests.helpers.worker_fakes import MemoryBell, MemoryQueue
+from tests.helpers.worker_fakes import Harness, Probe, cpu, holds, llm
 from tests.support.builders import MODEL, a_snapshot, cold_workers, llm_waiting
 
 S = Settings()
@@ -41,36 +36,15 @@ def test_a_pause_stands_until_it_is_ended(before, one):
     assert len(pauses.pauses) == len({(p.kind, p.name) for p in before})
 
 
-def a_claimer(queue, log):
-    clock = SystemClock()
-    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
-    state.model = "m:latest"
-    pool = ThreadPool(1, "t")
-    executors = {TaskClass.LLM: object(), TaskClass.CPU: object()}
-    running = Running(executors, limit_s={}, pool=pool, wake=lambda: None, clock=clock, log=log)
-    care = StorageCare(clock=clock, log=log)
-    return Claimer(queue, limits=SlotLimits(), state=state, running=running, storage=care, clock=clock, log=log)
-
-
-def claim_for_a_slot(queue, claimer):
-    with queue.transaction() as transaction:
-        claimed = claimer.claim(transaction, [], lambda _held: "")
-    if claimed is None:
-        return []
-    claimer.took(claimed, "")
-    return claimed.kept
-
-
-def llm(task_id, **more):
-    return Task(task_id=task_id, task_class=TaskClass.LLM, model="m", request={"prompt": "x"}, **more)
-
-
-@pytest.fixture
-def queue():
-    queue = MemoryQueue("w", MemoryBell())
-    queue.put(llm("a", batch_id="b-1"), llm("b", batch_id="b-1"), llm("c", batch_id="b-2"))
-    queue.put(Task(task_id="p", task_class=TaskClass.CPU, command=("x",)))
-    return queue
+def a_worker(*pauses):
+    """With a model, three requests and a program to run, and these pauses."""
+    swarm = Harness(probe=Probe(holds("m:latest"))).warm()
+    swarm.work.gate.clear()
+    swarm.queue.paused = Pauses(pauses)
+    swarm.queue.put(
+        llm("a", "m", batch_id="b-1"), llm("b", "m", batch_id="b-1"), llm("c", "m", batch_id="b-2"), cpu("p", "x")
+    )
+    return swarm
 
 
 @pytest.mark.parametrize(
@@ -78,34 +52,34 @@ def queue():
     [
         ([], "a", []),
         ([Pause("worker", "other")], "a", []),
-        ([Pause("worker", "w")], None, []),
+        ([Pause("worker", "worker-1")], None, []),
         ([Pause("all")], None, []),
         ([Pause("model", "m:latest")], "p", []),
         ([Pause("batch", "b-1")], "c", ["a", "b"]),
     ],
 )
-def test_a_worker_begins_nothing_that_is_paused(queue, pauses, claimed, aside, caplog):
-    queue.paused = Pauses(tuple(pauses))
-    claimer = a_claimer(queue, logging.getLogger("t"))
+def test_a_worker_begins_nothing_that_is_paused(pauses, claimed, aside, caplog):
     with caplog.at_level(logging.INFO):
-        got = [claim.task.task_id for _ in range(2) for claim in claim_for_a_slot(queue, claimer)]
-    assert got[:1] == ([] if claimed is None else [claimed])
-    assert queue.on_hold == aside
+        swarm = a_worker(*pauses)
+        for _ in range(2):
+            swarm.turn()
+    assert [one.claim.task.task_id for one in swarm.worker.slots.runs][:1] == ([] if claimed is None else [claimed])
+    assert swarm.queue.on_hold == aside
     if claimed is None:
-        assert claimer.idle_text.startswith("paused: ")
+        assert swarm.state.reason.startswith("paused: ")
         assert caplog.text.count("Paused: ") == 1, "said once"
 
 
-def test_what_is_paused_is_put_aside_also_when_the_disk_refuses_a_look(queue, monkeypatch):
+def test_what_is_paused_is_put_aside_also_when_the_disk_refuses_a_look(monkeypatch):
     def refuse():
         raise StorageFault("input/output error")
 
-    monkeypatch.setattr(queue, "waiting", refuse)
-    queue.paused = Pauses((Pause("batch", "b-1"), Pause("batch", "b-2")))
-    claimer = a_claimer(queue, logging.getLogger("t"))
-    queue.pending.pop("cpu")
-    assert claim_for_a_slot(queue, claimer) == []
-    assert queue.on_hold == ["a", "b", "c"]
+    swarm = a_worker(Pause("batch", "b-1"), Pause("batch", "b-2"))
+    monkeypatch.setattr(swarm.queue, "waiting", refuse)
+    swarm.queue.pending.pop("cpu")
+    swarm.turn()
+    assert swarm.worker.slots.runs == ()
+    assert swarm.queue.on_hold == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("pause", [Pause("all"), Pause("model", MODEL), Pause("worker", "worker-1")], ids=str)

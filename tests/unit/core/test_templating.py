@@ -11,7 +11,7 @@ from swarm.core.task import MapSpec, Task
 from swarm.core.workflow import templating
 from swarm.core.workflow.fan_out import MapFault, child_document, elements
 from swarm.core.workflow.templating import EarlierResults, TemplateError, fill, parse, references
-from swarm.worker.model_worker import WithResults
+from swarm.worker.executors.llm import with_results
 
 LEAVES = st.text(alphabet=st.sampled_from("ab{}. results1"), max_size=30)
 VALUES = st.recursive(LEAVES | st.integers() | st.none(), lambda v: st.lists(v) | st.dictionaries(st.text(max_size=3), v))
@@ -51,7 +51,7 @@ def ended(text, status="completed"):
 
 
 def filled(text, documents, **more):
-    there = WithResults(None, documents.get).filled(task(text, depends_on=tuple(documents), **more))
+    there = with_results(task(text, depends_on=tuple(documents), **more), documents.get)
     return there.request["messages"][0]["content"]
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_filled_in_fails_at_once_and_names_it(text, document, wor
 
 def test_a_task_that_waits_for_nothing_is_never_touched():
     lonely = task("{results.a.text} {{results.a.text}}")
-    assert WithResults(None, {}.get).filled(lonely) is lonely
+    assert with_results(lonely, {}.get) is lonely
 
 
 def mapped(text="{item}", path="", **more):

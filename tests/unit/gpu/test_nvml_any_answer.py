@@ -23,7 +23,7 @@ from swarm.core.policy.decide import decide
 from swarm.gpu import nvml_calls as nvmlcalls
 from swarm.gpu.nvml import NO_INSTANCE, NvmlReader
 from swarm.ollama.server_spec import server_overlay
-from swarm.worker.gpu_pinning import PinProof
+from swarm.worker.gpu_checks import PinProof
 from tests.helpers import scripted_nvml as nvml
 from tests.helpers.cli_world import Counts
 from tests.helpers.scripted_nvml import FUNCTIONS, ScriptedNvml, forget, installed

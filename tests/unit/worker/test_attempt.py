@@ -12,8 +12,7 @@ from swarm.clock import SystemClock
 from swarm.core.faults import TaskFault
 from swarm.core.task import Trail
 from swarm.runtime.loop import StopWish, install
-from swarm.worker.attempt import Cancel, Released, Run
-from swarm.worker.slots import ThreadPool
+from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import claim_of, llm
 
@@ -76,7 +75,7 @@ def test_callbacks_run_once_and_at_once_when_late(caplog):
 
 
 def test_threads_are_kept():
-    pool = ThreadPool(2, "slot")
+    pool = ThreadPool(2, "slot", lambda: None)
     seen: list[str] = []
     for n in range(1, 21):
         pool.submit(lambda: seen.append(threading.current_thread().name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, judge_cards
 from swarm.core.worker import WorkerStatus
 from swarm.gpu.simulated import SimulatedReader
-from swarm.worker.gpu_health import CardWatch
+from swarm.worker.gpu_checks import CardWatch
 from tests.helpers.worker_fakes import Harness, llm, script
 
 SETTINGS = GpuSettings(warn_c=85, resume_c=80)
@@ -65,19 +65,16 @@ class World:
         self.dir = tmp_path / "SIM-GPU-0"
         self.dir.mkdir()
         self.lost = []
-        self.harness = Harness(**more)
         reader = SimulatedReader(1, 1000, [self.dir])
         watch = CardWatch(
             reader,
             uuids=["SIM-GPU-0"],
             settings=GpuSettings(check_s=0.02),
             clock=SystemClock(),
-            log=self.harness.log,
+            log=logging.getLogger("worker-1"),
             on_lost=self.lost.append,
         )
-        worker = self.harness.worker
-        worker._ports = dataclasses.replace(worker._ports, cards=watch)
-        self.harness.warm()
+        self.harness = Harness(cards=watch, **more).warm()
 
     def say(self, **state):
         fresh = self.dir / ".state.tmp"

@@ -13,10 +13,11 @@ from swarm.core.faults import TaskFault
 from swarm.core.gpu import GpuProcess, GpuReading
 from swarm.core.health.gpu_health import judge_pin
 from swarm.worker.executors.load_model import ResourceExecutor
-from swarm.worker.gpu_pinning import PinnedProbe, PinProof
+from swarm.worker.gpu_checks import PinProof
+from swarm.worker.server_probe import ModelServerProbe
 from tests.helpers import fake_nvml
 from tests.helpers.simserver import Cancel
-from tests.helpers.worker_fakes import FakeServer, Probe, claim_of, load
+from tests.helpers.worker_fakes import FakeServer, claim_of, load
 
 OURS, THEIRS = 100, 900
 
@@ -134,7 +135,7 @@ def test_the_first_load_proves_the_pin_and_later_ones_ask_no_more(caplog):
     reads = cards.reads
     run(loads, "b")
     assert cards.reads == reads
-    assert PinnedProbe(Probe(), pin).look().usable
+    assert ModelServerProbe(server, models={}, on_cpu_spill="refuse", pin=pin).look().usable
 
 
 def test_a_load_on_the_wrong_card_is_undone_and_the_worker_refuses_llm_work():
@@ -144,7 +145,7 @@ def test_a_load_on_the_wrong_card_is_undone_and_the_worker_refuses_llm_work():
         run(loads)
     assert (caught.value.kind, caught.value.fault) == ("pin_refuted", "deterministic")
     assert ("unload", "a:latest") in server.calls
-    reading = PinnedProbe(Probe(), pin).look()
+    reading = ModelServerProbe(server, models={}, on_cpu_spill="refuse", pin=pin).look()
     assert not reading.usable
     assert "1000 MiB on GPU 1" in reading.reason
 

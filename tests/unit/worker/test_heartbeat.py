@@ -29,7 +29,7 @@ def sink():
 def test_it_beats_by_itself_with_rising_numbers(sink, caplog):
     caplog.set_level(logging.DEBUG)
     state, beats = make(0.06, sink)
-    state.status = WorkerStatus.IDLE
+    state.publish(status=WorkerStatus.IDLE)
     beats.start()
     wait_until(lambda: len(sink.all) >= 3)
     beats.stop()
@@ -42,7 +42,7 @@ def test_it_beats_at_once_when_asked(sink):
     state, beats = make(60, sink)
     beats.start()
     wait_until(lambda: len(sink.all) == 1)
-    state.model = "a:latest"
+    state.publish(model="a:latest")
     beats.beat_within(0.0)
     wait_until(lambda: sink.last.model == "a:latest", timeout_s=30)
     beats.stop()
@@ -73,14 +73,13 @@ def test_a_disk_that_refuses_is_named_once_and_survived(sink, caplog):
 def test_the_last_beat_says_stopped(sink):
     state, beats = make(60, sink)
     beats.start()
-    state.status = WorkerStatus.STOPPED
+    state.publish(status=WorkerStatus.STOPPED)
     beats.stop()
     assert sink.last.status is WorkerStatus.STOPPED
 
 
 def test_an_unexpected_error_is_logged_and_shows(sink, caplog):
-    state, beats = make(0.01, sink)
-    state.tally = None  # type: ignore[assignment]
+    _, beats = make(0.01, sink)
     sink.beat = lambda heartbeat: 1 / 0  # type: ignore[assignment,method-assign]
     beats.start()
     wait_until(lambda: beats.failed)

@@ -218,7 +218,7 @@ def judged(prober, **how):
 
 def test_who_stops_meanwhile_gives_the_task_back_untouched():
     swarm = judged(Answers())
-    assert [slot.phase for slot in swarm.state.heartbeat(0).slots] == ["checking the server"]
+    assert [slot.phase for slot in swarm.own.heartbeat(0).slots] == ["checking the server"]
     swarm.wish.ask()
     swarm.wish.ask()
     swarm.until(lambda: swarm.worker.finished)

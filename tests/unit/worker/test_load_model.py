@@ -13,7 +13,7 @@ from swarm.core.model_options import ModelTable
 from swarm.core.task import Task
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
-from swarm.worker.server_health import ModelServerProbe, judge
+from swarm.worker.server_probe import ModelServerProbe, judge
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}

@@ -12,8 +12,8 @@ from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
-from swarm.worker.executors.response_cache import Digests, WithAnswers
-from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
+from swarm.worker.executors.response_cache import ResponseCache
+from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm, loaded
 
 REQUEST = {"messages": [{"role": "user", "content": "Hello"}], "options": {"temperature": 0, "seed": 1}}
 
@@ -39,18 +39,16 @@ class World:
         self.simulated = False
 
     def ask(self, model="a", **fields):
-        inner = LlmExecutor(self.server, self.settings, models=self.models, read_image=lambda ref: b"x")
-        executor = WithAnswers(
-            inner,
-            self.shelf,
-            Digests(lambda _: self.installed, lambda _: self.loaded),
-            self.settings,
-            models=self.models,
-            simulated=self.simulated,
-            log=logging.getLogger("test.answers"),
-        )
+        cache = ResponseCache(self.shelf, self, simulated=self.simulated, log=logging.getLogger("test.answers"))
+        executor = LlmExecutor(self.server, self.settings, models=self.models, read_image=lambda ref: b"x", cache=cache)
         claim = claim_of(llm("t", model, **{"request": REQUEST, **fields}))
         return executor.run(claim, cancel=Cancel(), progress=lambda n: None)
+
+    def tags(self, timeout_s):
+        return [loaded("a:latest", digest=self.installed)]
+
+    def ps(self, timeout_s):
+        return [loaded("a:latest", digest=self.loaded)]
 
     @property
     def requests(self):
@@ -126,7 +124,7 @@ def test_a_model_that_was_pulled_anew_meanwhile_leaves_nothing():
     world.loaded = "d2"
     world.ask()
     assert not world.shelf
-    world.installed = None
+    world.installed = ""
     assert not world.ask().cached, "a server that cannot tell is asked"
 
 

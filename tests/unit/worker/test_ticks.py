@@ -16,9 +16,9 @@ from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
 from swarm.worker.config import worker_config
-from swarm.worker.server_health import ServerReading
+from swarm.worker.server_probe import ServerReading
 from tests.helpers.wait import wait_until
-from tests.helpers.worker_fakes import Harness, Probe, Work, cpu, llm, load, script
+from tests.helpers.worker_fakes import Harness, Probe, Work, cpu, holds, llm, load, script
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +95,8 @@ def test_a_cold_worker_takes_scripts_but_no_llm_work_and_says_why(caplog):
 
 
 def test_reasons_are_info_when_they_change_and_debug_each_time(caplog, monkeypatch):
-    monkeypatch.setattr("swarm.worker.claiming.IDLE_LOOK_S", 0.01)
-    monkeypatch.setattr("swarm.worker.claiming.IDLE_LOOK_SHARE", 1.0)
+    monkeypatch.setattr("swarm.worker.exchange.IDLE_LOOK_S", 0.01)
+    monkeypatch.setattr("swarm.worker.exchange.IDLE_LOOK_SHARE", 1.0)
     swarm = Harness(probe=cold())
     swarm.queue.put(llm("t1"))
 
@@ -115,7 +115,7 @@ def test_a_load_makes_a_cold_worker_hot():
     swarm = Harness(probe=cold())
     swarm.queue.put(llm("t1"), load("l1"))
     swarm.until(lambda: "l1" in swarm.queue.ended)
-    swarm.probe.reading = ServerReading(usable=True, model="a:latest")
+    swarm.probe.reading = holds("a:latest")
     swarm.until(lambda: "t1" in swarm.queue.ended)
     assert swarm.queue.claim_log == ["l1", "t1"]
     assert swarm.state.resource_seq == 1
@@ -134,7 +134,7 @@ def test_a_load_waits_for_running_requests_and_holds_back_new_ones():
     assert swarm.work.running == {"t1"}
     assert swarm.state.status is WorkerStatus.LOADING
     assert "waits" in swarm.state.reason
-    swarm.probe.reading = ServerReading(usable=True, model="b:latest")
+    swarm.probe.reading = holds("b:latest")
     swarm.work.gate.set()
     swarm.until(lambda: "l1" in swarm.queue.ended)
     assert swarm.state.model == "b:latest"
@@ -144,7 +144,7 @@ def test_a_load_waits_for_running_requests_and_holds_back_new_ones():
 def test_a_vanished_model_makes_the_worker_cold_again(caplog):
     swarm = Harness().warm()
     swarm.probe.reading = ServerReading(usable=True, reason="the server was restarted")
-    swarm.worker._watch.ask_soon()
+    swarm.worker.server.ask_soon()
     swarm.until(lambda: swarm.state.model is None)
     assert "Model a:latest is no longer loaded: the server was restarted" in caplog.text
 
@@ -231,12 +231,12 @@ def test_a_dead_server_is_noticed_by_the_first_fault_and_heard_when_it_is_back()
     swarm.until(lambda: swarm.state.status is WorkerStatus.UNREADY)
     assert swarm.probe.looks > looks
     assert swarm.queue.claim_log == ["t1"], "the second task was not burnt on a dead server"
-    swarm.probe.reading = ServerReading(usable=True, model="a:latest")
+    swarm.probe.reading = holds("a:latest")
     swarm.until(lambda: {"t1", "t2"} <= set(swarm.queue.ended))
 
 
 def test_a_hanging_look_does_not_hold_up_the_loop():
-    probe = Probe(ServerReading(usable=True, model="a:latest"), gate=threading.Event())
+    probe = Probe(holds("a:latest"), gate=threading.Event())
     swarm = Harness(probe=probe)
     swarm.queue.put(script("s1"))
     swarm.until(lambda: "s1" in swarm.queue.ended)
@@ -247,16 +247,15 @@ def test_a_hanging_look_does_not_hold_up_the_loop():
 
 
 def test_an_answer_from_before_the_world_changed_is_dropped():
-    probe = Probe(ServerReading(usable=True, model="a:latest"), gate=threading.Event())
+    probe = Probe(holds("a:latest"), gate=threading.Event())
     swarm = Harness(probe=probe)
     swarm.turn()
     wait_until(lambda: probe.looks == 1)
-    watch = swarm.worker._watch
-    assert watch is not None
+    watch = swarm.worker.server
     watch.ask_soon()
     swarm.turn()
     wait_until(lambda: probe.looks == 2)
-    late, probe.reading = probe.reading, ServerReading(usable=True, model="b:latest")
+    late, probe.reading = probe.reading, holds("b:latest")
     watch._arrived.put((0, late))
     swarm.turn()
     assert watch.reading is None
@@ -403,8 +402,7 @@ def test_prompts_are_never_logged(caplog):
 def test_without_a_server_it_takes_cpu_and_script_work_only():
     work = Work()
     limits = SlotLimits(cpu=2, total=5)
-    swarm = Harness(limits=limits, executors={TaskClass.CPU: work, TaskClass.SCRIPT: work}, probe=cold())
-    swarm.worker._watch = None
+    swarm = Harness(limits=limits, executors={TaskClass.CPU: work, TaskClass.SCRIPT: work}, served=False)
     swarm.queue.put(llm("t1"), load("l1"), cpu("c1"))
     swarm.until(lambda: "c1" in swarm.queue.ended)
     assert swarm.queue.claim_log == ["c1"]

@@ -1,14 +1,16 @@
 """Finds out whom to blame for a fault that either side may have caused, while its slot is free for the next task.
 
-A request that ended with such a fault is kept here until ``core.blame`` can tell: mostly because the next request is
-answered, or not. Only where nobody else asks the server anything, or several faults wait for a verdict, nothing more is
-claimed and a probe of known good is sent. A server that fails it is out of service at once; the probe is also the trial
-after which it is back in service. Owned by the work loop; probes and repairs run on pool threads.
+* A request that ended with such a fault is kept here until ``core.health.blame`` can tell: mostly because the next request
+  is answered, or not.
+* Only where nobody else asks the server anything, or several faults wait for a verdict, nothing more is claimed and a probe
+  of known good is sent. A server that fails it is out of service at once.
+* The probe is also the trial after which a server is back in service.
+
+Owned by the work loop; probes and repairs run on pool threads.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -21,12 +23,9 @@ from swarm.core.health.blame import AMBIGUOUS, BLAMELESS, DEADLY, HANGS, Broken,
 from swarm.core.health.circuit_breaker import TRIP_AFTER
 from swarm.core.policy.retry import hits
 from swarm.core.task import TaskClass
-from swarm.runtime.ports import Clock
-from swarm.worker.attempt import Cancel, Released, Run
-from swarm.worker.heartbeat import served_count
-from swarm.worker.known_good import Prober
-from swarm.worker.server_health import ServerWatch
-from swarm.worker.slots import Begin, ThreadPool
+from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
+from swarm.worker.config import WorkerPorts
+from swarm.worker.slots import StartRules
 
 PHASE = "checking the server"
 HANG_LIMIT_S = 10.0
@@ -49,7 +48,7 @@ FRESH_S = 10.0
 """A sign of life proves for so long that the server works."""
 REMEMBERED = 64
 """Ended requests that may still bear witness."""
-TURN_S = 0.05
+TICK_S = 0.05
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -61,27 +60,15 @@ class _Asked(msgspec.Struct, frozen=True):
     """The request on whose account it was made; None: a trial."""
 
 
-class Inquiry:
+class FaultInquiry:
     """See the module. ``limit_s`` is what a request may take until its first token, a load included."""
 
-    def __init__(
-        self,
-        prober: Prober,
-        watch: ServerWatch,
-        *,
-        limit_s: float,
-        pool: ThreadPool,
-        wake: Callable[[], None],
-        clock: Clock,
-        log: logging.Logger,
-    ) -> None:
-        self._prober = prober
-        self._watch = watch
+    def __init__(self, ports: WorkerPorts, limit_s: float, pool: ThreadPool) -> None:
+        assert ports.prober is not None
+        self._prober = ports.prober
+        self._clock, self._log = ports.clock, ports.log
         self._limit_s = limit_s
         self._pool = pool
-        self._wake = wake
-        self._clock = clock
-        self._log = log
         self._waiting: dict[str, tuple[Run, Broken, TaskFault]] = {}
         self._broken: deque[Broken] = deque(maxlen=REMEMBERED)
         self._witnesses: deque[Witness] = deque(maxlen=REMEMBERED)
@@ -102,7 +89,7 @@ class Inquiry:
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def takes(self, run: Run, runs: Sequence[Run]) -> bool:
-        """One of ``runs`` has ended. True: it stays here until ``turn`` returns it; its ending is the verdict's then."""
+        """One of ``runs`` has ended. True: it stays here until ``tick`` returns it; its ending is the verdict's then."""
         task, fault = run.claim.task, run.ending
         if task.task_class is not TaskClass.LLM or not run.begun:
             return False
@@ -122,7 +109,7 @@ class Inquiry:
             pieces=run.pieces,
             hits=hits(run.claim.attempts, run.claim.attempt),
             alone=run.alone,
-            beside=any(other is not run and other.begun and served_count((other,)) and not other.judged for other in runs),
+            beside=any(other is not run and other.begun and other.uses_server and not other.judged for other in runs),
         )
         if fault.kind == "timeout" and run.heard_s > (run.started_s + run.ended_s) / 2:
             self._heard(Witness(run.started_s, run.heard_s))
@@ -133,12 +120,35 @@ class Inquiry:
         self._waiting[task.task_id] = run, one, fault
         return True
 
-    def turn(self, runs: Sequence[Run], *, unwanted: Callable[[Run], bool], give_up: bool) -> list[Run]:
-        """Once per turn: the runs on which there is a verdict now, or that are wanted no more; starts probes.
+    def take_probes(self) -> list[str]:
+        """For each probe that has ended since the last call: what was wrong, empty if it was answered. Repairs are begun."""
+        found: list[str] = []
+        while True:
+            try:
+                answer = self._answers.get_nowait()
+            except Empty:
+                return found
+            self._busy = ""
+            if isinstance(answer, bool):
+                self._hung = self._hung and not answer
+            elif answer.fault is None or answer.fault.fault != "cancelled":
+                found.append("" if answer.fault is None else answer.fault.message or answer.fault.kind)
+                self._learn(answer)
 
-        ``give_up``: the worker ends; what is not decided goes back untouched.
+    def tick(
+        self,
+        runs: Sequence[Run],
+        *,
+        unwanted: Callable[[Run], bool],
+        give_up: bool,
+        loaded: str | None,
+        trial: bool,
+    ) -> list[Run]:
+        """The runs on which there is a verdict now, or that are wanted no more; starts probes.
+
+        ``give_up``: the worker ends; what is not decided goes back untouched. ``loaded``: the model to probe when the server
+        has to be proven, or a ``trial`` is due.
         """
-        self._take_answers()
         witnesses = [*self._witnesses, *(Witness(r.started_s, r.heard_s, under_way=True) for r in _under_way(runs))]
         self._heard_s = max([self._heard_s, *(w.heard_s for w in witnesses)])
         decided: list[Run] = []
@@ -154,8 +164,8 @@ class Inquiry:
                     self._decide(run, self._judged(run, fault, found), decided)
         if give_up:
             self._cancel.cancel("stopping")
-        elif not self._busy and not served_count(_under_way(runs)):
-            self._probe_if_due()
+        elif not self._busy and not _under_way(runs):
+            self._probe_if_due(loaded, trial=trial)
         return decided
 
     # -- what others ask ---------------------------------------------------------------------------------------------
@@ -179,11 +189,11 @@ class Inquiry:
         self._wanted = True
         return False
 
-    def begin(self, *, alone: bool) -> Begin:
+    def start_rules(self, *, alone: bool) -> StartRules:
         """How requests may start now; ``alone``: one of them waits to have the server to itself."""
         dying = any(self._clock.mono_s() - one.ended_s < SETTLE_S and one.kind in DEADLY for one in self._broken)
         proven = not alone or self._proven()
-        return Begin(proven=proven, careful=self.careful, patience_s=self._patience_s, hold=self.careful and dying)
+        return StartRules(proven=proven, careful=self.careful, patience_s=self._patience_s, hold=self.careful and dying)
 
     @property
     def careful(self) -> bool:
@@ -191,9 +201,9 @@ class Inquiry:
         return self._clock.mono_s() < self._careful_until_s
 
     @property
-    def longest_pause_s(self) -> float:
-        """Seconds to the next turn at most."""
-        return TURN_S if self._waiting or self._wanted or self._watch.trial_due else float("inf")
+    def pressing(self) -> bool:
+        """Something is to be found out: the next tick should come soon."""
+        return bool(self._waiting) or self._wanted
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -224,29 +234,13 @@ class Inquiry:
                 self._log.warning("Task %s is under suspicion (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("suspect", fault.kind, said, fault.result, alone=found.alone)
 
-    def _take_answers(self) -> None:
-        while True:
-            try:
-                answer = self._answers.get_nowait()
-            except Empty:
-                return
-            self._busy = ""
-            if isinstance(answer, bool):
-                self._hung = self._hung and not answer
-            else:
-                self._learn(answer)
-
     def _learn(self, asked: _Asked) -> None:
-        if asked.fault is not None and asked.fault.fault == "cancelled":
-            return
         self._probed = asked.probed
-        if asked.fault is None:
-            self._hung = self._wanted = False
-            self._heard_s = max(self._heard_s, asked.probed.ended_s)
-            self._watch.succeeded()
-            return
-        self._watch.faulted(proof=asked.fault.message)
         self._wanted = False
+        if asked.fault is None:
+            self._hung = False
+            self._heard_s = max(self._heard_s, asked.probed.ended_s)
+            return
         culprit = self._waiting.get(asked.run.claim.task.task_id) if asked.run is not None else None
         fault, task_id, began_s = asked.fault, None, asked.probed.began_s
         if culprit is not None:
@@ -254,19 +248,15 @@ class Inquiry:
             task_id, began_s = run.claim.task.task_id, one.began_s
         self._repair(fault, task_id, began_s)
 
-    def _probe_if_due(self) -> None:
+    def _probe_if_due(self, loaded: str | None, *, trial: bool) -> None:
         now_s, since_s = self._clock.mono_s(), float("-inf") if self._probed is None else self._probed.began_s
         for run, one, _ in self._waiting.values():
             if since_s < one.ended_s and (self.closed_reason or self._wanted or now_s - one.ended_s > GRACE_S):
                 self._hung = one.kind in HANGS
                 self._probe(run.claim.task.model or "", run.claim.task.endpoint, run)
                 return
-        if self._waiting:
-            return
-        trial = self._watch.trial_due
-        reading = self._watch.reading
-        if (trial or self._wanted) and reading is not None and reading.model is not None:
-            self._probe(reading.model, self._endpoint, None)
+        if not self._waiting and (trial or self._wanted) and loaded is not None:
+            self._probe(loaded, self._endpoint, None)
 
     def _probe(self, model: str, endpoint: str, run: Run | None) -> None:
         limit_s = min(HANG_LIMIT_S, self._limit_s) if self._hung else self._limit_s
@@ -286,7 +276,6 @@ class Inquiry:
                 fault = TaskFault("infra", "probe_failed", f"the probe failed: {type(error).__name__}: {error}")
             probed = Probed(began_s, self._clock.mono_s(), "" if fault is None else fault.message)
             self._answers.put(_Asked(probed, fault, run))
-            self._wake()
 
         self._pool.submit(ask)
 
@@ -300,11 +289,10 @@ class Inquiry:
             except Exception:  # noqa: BLE001 - a repair that fails leaves the server as it is; the next fault climbs on
                 self._log.exception("repairing the server failed")
             self._answers.put(ended)
-            self._wake()
 
         self._pool.submit(climb)
 
 
 def _under_way(runs: Sequence[Run]) -> list[Run]:
     """Those that have begun and not ended, of those that use the server."""
-    return [run for run in runs if run.begun and run.ending is None and served_count((run,))]
+    return [run for run in runs if run.begun and run.ending is None and run.uses_server]

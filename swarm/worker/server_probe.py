@@ -1,0 +1,147 @@
+"""What a worker asks its model server: what it holds, and a request of known good that shows whether it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from swarm.config.settings import ModelSettings
+from swarm.core.faults import CancelToken, TaskFault
+from swarm.core.model_options import ModelTable
+from swarm.core.model_server import Limits, LoadedModel
+from swarm.worker.gpu_checks import PinProof
+from swarm.worker.server_repair import RepairingServer
+
+LOOK_TIMEOUT_S = 5.0
+PROMPT = "Hello"
+MAX_REPLY_BYTES = 16 << 20
+"""An embedding has thousands of numbers, and a server may ignore the limit of one token."""
+SpillPolicy = Literal["refuse", "warn", "allow"]
+
+
+class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server said at one moment."""
+
+    usable: bool
+    """It answers, and could take requests."""
+    loaded: LoadedModel | None = None
+    """The model it holds as configured and, by policy, on its card; None when cold."""
+    reason: str = ""
+    """Why it is not usable, or why what it holds does not count."""
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    """The latter by model."""
+
+    @property
+    def model(self) -> str | None:
+        """Canonical name of the model that counts as loaded."""
+        return None if self.loaded is None else self.loaded.name
+
+
+class ServerProbe(Protocol):
+    """Asks the model server how it is."""
+
+    def look(self) -> ServerReading:
+        """Ask now; bounded to some seconds. Trouble of the server is a reading, never an exception."""
+        ...
+
+
+class Prober(Protocol):
+    """Finds out whether a server works, and reports it to who repairs it."""
+
+    def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
+        """Ask for one token, on any thread. None: it was answered; else what happened."""
+        ...
+
+    def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
+        """A request that began then (monotonic) met this fault, and the server is to blame. True: it loads anew now."""
+        ...
+
+
+class ModelServerProbe:
+    """Fits ``ServerProbe`` and ``Prober``.
+
+    A server that answers ``/api/ps`` within some seconds is usable. A request of known good has the options that the model
+    is loaded with, so that nothing is loaded anew for it.
+    """
+
+    def __init__(
+        self,
+        server: RepairingServer,
+        *,
+        models: Mapping[str, ModelSettings],
+        on_cpu_spill: SpillPolicy,
+        pin: PinProof | None = None,
+    ) -> None:
+        """A server whose ``pin`` was refuted is not usable, whatever it says of itself."""
+        self._server = server
+        self._pin = pin
+        self._models = ModelTable(models)
+        self._on_cpu_spill: SpillPolicy = on_cpu_spill
+
+    def look(self) -> ServerReading:
+        """Ask what it holds."""
+        if self._pin is not None and self._pin.refusal:
+            return ServerReading(usable=False, reason=self._pin.refusal)
+        try:
+            held = self._server.ps(LOOK_TIMEOUT_S)
+        except TaskFault as fault:
+            return ServerReading(usable=False, reason=fault.message)
+        return judge(held, self._models, on_cpu_spill=self._on_cpu_spill)
+
+    def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
+        """As the port says. A server that refuses the probe in good order works."""
+        limits = Limits(total_s=limit_s, first_token_s=limit_s, token_gap_s=limit_s, max_reply_bytes=MAX_REPLY_BYTES)
+        try:
+            self._server.run(endpoint, self._body(model, endpoint), limits=limits, cancel=cancel, progress=None, marker=None)
+        except TaskFault as fault:
+            if fault.fault == "deterministic":
+                return None
+            if fault.kind in ("timeout", "first_token_timeout"):
+                return TaskFault("infra", "probe_timeout", f"a probe was not answered within {limit_s:g} s")
+            return fault
+        return None
+
+    def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
+        """As the port says: repairs it."""
+        return self._server.broke(fault, task, began_s)
+
+    def _body(self, model: str, endpoint: str) -> dict[str, Any]:
+        fixed = self._models.of(model)
+        body: dict[str, Any] = {"model": model, "options": dict(fixed.options)}
+        if fixed.keep_alive is not None:
+            body["keep_alive"] = fixed.keep_alive
+        match endpoint:
+            case "/api/embed":
+                return body | {"input": PROMPT}
+            case "/api/chat":
+                body["messages"] = [{"role": "user", "content": PROMPT}]
+            case _:
+                body["prompt"] = PROMPT
+        body["options"]["num_predict"] = 1
+        return body
+
+
+def judge(held: Sequence[LoadedModel], models: ModelTable, *, on_cpu_spill: SpillPolicy) -> ServerReading:
+    """The first model that counts: on the card as the policy asks, and loaded with the configured context."""
+    refused: dict[str, str] = {}
+    for loaded in held:
+        reason = refusal(loaded, models, on_cpu_spill=on_cpu_spill)
+        if not reason:
+            return ServerReading(usable=True, loaded=loaded)
+        refused[loaded.name] = reason
+    return ServerReading(usable=True, reason="; ".join(refused.values()), refused=refused)
+
+
+def refusal(loaded: LoadedModel, models: ModelTable, *, on_cpu_spill: SpillPolicy) -> str:
+    """Why a loaded model does not count; empty if it does.
+
+    One that somebody loaded with another ``num_ctx`` does not: our first request would load it anew.
+    """
+    if loaded.spilled and on_cpu_spill == "refuse":
+        return f"{loaded.name} is not wholly on its card: {loaded.spilled}"
+    wanted = models.of(loaded.name).options.get("num_ctx")
+    if isinstance(wanted, int) and loaded.context_length > wanted:
+        return f"{loaded.name} was loaded with num_ctx {loaded.context_length}, configured is {wanted}"
+    return ""
