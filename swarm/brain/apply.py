@@ -41,25 +41,21 @@ Killer = Callable[[str, int], bool]
 _MAX_NOTES = 1000
 
 
-class Applied(msgspec.Struct, frozen=True):
+class _Outcome(msgspec.Struct, frozen=True):
+    decision: Decision
+    detail: str
+
+
+class Applied(_Outcome, frozen=True):
     """It was done; ``detail`` is what was logged."""
 
-    decision: Decision
-    detail: str
 
-
-class Stale(msgspec.Struct, frozen=True):
+class Stale(_Outcome, frozen=True):
     """The world had changed; nothing was done."""
 
-    decision: Decision
-    detail: str
 
-
-class Failed(msgspec.Struct, frozen=True):
+class Failed(_Outcome, frozen=True):
     """It could not be done now (a full disk, a process that may not be killed); it is decided again while it is due."""
-
-    decision: Decision
-    detail: str
 
 
 Outcome = Applied | Stale | Failed
@@ -84,7 +80,7 @@ class Effects:
 
     def apply(self, decision: Decision) -> Outcome:
         """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
-        subject = _subject(decision)
+        subject = decision.subject
         try:
             outcome = self._apply(decision)
         except (QueueError, EngineError, OSError) as fault:  # it is about this one thing: the others go on
@@ -97,13 +93,13 @@ class Effects:
 
     def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
-        self._troubles.keep_only({_subject(d) for d in decisions})
+        self._troubles.keep_only({d.subject for d in decisions})
         loads = {d.task_id for d in decisions if isinstance(d, LoadModel)}
         self._refused_s = {task_id: since_s for task_id, since_s in self._refused_s.items() if task_id in loads}
         if len(self._killed) > _MAX_NOTES:
             self._killed.clear()
 
-    def _apply(self, decision: Decision) -> Outcome:  # noqa: PLR0911 - one answer per kind of decision
+    def _apply(self, decision: Decision) -> Outcome:  # noqa: C901, PLR0911, PLR0912 - one answer per kind of decision
         match decision:
             case FileDropIn():
                 return self._done(decision, self._queue.file_drop_in(decision.file_name))
@@ -113,10 +109,18 @@ class Effects:
                 return self._kill_worker(decision)
             case LoadModel():
                 return self._load(decision)
-            case WithdrawResource() | ReleaseTask() | FailBlocked():
-                return self._move(decision)
+            case WithdrawResource():
+                moved = self._queue.withdraw(decision.task_id, decision.reason)
+                return self._moved(decision, f"Withdrew {decision.task_id}: {decision.reason}" if moved else None)
+            case ReleaseTask():
+                moved = self._queue.release_blocked(decision.task_id, decision.attempt)
+                return self._moved(decision, f"Released {decision.task_id}: {decision.reason}" if moved else None)
+            case FailBlocked():
+                moved = self._queue.fail_blocked(decision.task_id, decision.attempt, decision.reason)
+                return self._moved(decision, f"Failed {decision.task_id}: {decision.reason}" if moved else None)
             case AdvanceMap():
-                return self._advance(decision)
+                act = self._queue.expand_map if decision.step == "expand" else self._queue.gather_map
+                return self._moved(decision, act(decision.task_id, decision.attempt))
             case StopBatch():
                 return self._stop(decision)
             case CancelChildren():
@@ -132,6 +136,9 @@ class Effects:
     def _done(self, decision: Decision, line: str, *, level: int = logging.INFO) -> Applied:
         self._log.log(level, "%s", line)
         return Applied(decision, line)
+
+    def _moved(self, decision: Decision, line: str | None) -> Outcome:
+        return Stale(decision, "it has moved on") if line is None else self._done(decision, line)
 
     def _recover(self, decision: RecoverWorker) -> Outcome:
         lines = self._queue.recover(decision.worker)
@@ -171,11 +178,6 @@ class Effects:
             return Stale(decision, "none of these")
         return self._done(decision, f"Removed {len(gone)} batches, {decision.reason}: {', '.join(gone[:8])}")
 
-    def _advance(self, decision: AdvanceMap) -> Outcome:
-        act = self._queue.expand_map if decision.step == "expand" else self._queue.gather_map
-        line = act(decision.task_id, decision.attempt)
-        return Stale(decision, "it has moved on") if line is None else self._done(decision, line)
-
     def _stop(self, decision: StopBatch) -> Outcome:
         stopped = self._queue.stop_batch(decision.batch_id, decision.reason)
         if not stopped:
@@ -212,43 +214,3 @@ class Effects:
                 if now_s - self._refused_s.setdefault(decision.task_id, now_s) < self._believe_s:
                     return None
         return None
-
-    def _move(self, decision: WithdrawResource | ReleaseTask | FailBlocked) -> Outcome:
-        match decision:
-            case WithdrawResource():
-                moved = self._queue.withdraw(decision.task_id, decision.reason)
-                line = f"Withdrew {decision.task_id}: {decision.reason}"
-            case ReleaseTask():
-                moved = self._queue.release_blocked(decision.task_id, decision.attempt)
-                line = f"Released {decision.task_id}: {decision.reason}"
-            case FailBlocked():
-                moved = self._queue.fail_blocked(decision.task_id, decision.attempt, decision.reason)
-                line = f"Failed {decision.task_id}: {decision.reason}"
-        return self._done(decision, line) if moved else Stale(decision, "it has moved on")
-
-
-def _subject(decision: Decision) -> str:  # noqa: PLR0911 - one answer per kind of decision
-    """What a decision is about, stable from turn to turn, worded to follow "could not"."""
-    match decision:
-        case FileDropIn():
-            return f"file the drop-in {decision.file_name}"
-        case RecoverWorker():
-            return f"take back what {decision.worker} held"
-        case KillWorker():
-            return f"kill {decision.worker}"
-        case LoadModel():
-            return f"insert {decision.task_id}"
-        case WithdrawResource() | ReleaseTask() | FailBlocked():
-            return f"move {decision.task_id}"
-        case AdvanceMap():
-            return f"{decision.step} {decision.task_id}"
-        case StopBatch():
-            return f"stop batch {decision.batch_id}"
-        case CancelChildren():
-            return f"cancel the tasks of {decision.task_id}"
-        case Purge():
-            return "purge finished tasks"
-        case PurgeBatches():
-            return "remove empty batches"
-        case Warn():
-            return f"say {decision.key}"

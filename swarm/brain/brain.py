@@ -6,8 +6,9 @@ What the brain says of the whole: the MONITOR line, stuck tasks, alarms; each wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+import os
+import select
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from swarm.brain.apply import Applied, Effects
 from swarm.brain.observe import Observer
@@ -20,7 +21,9 @@ from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, Recov
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.worker import Heartbeat, ProcessIdentity, Tally, WorkerStatus
 from swarm.errors import StorageFault
+from swarm.proc.identity import open_pidfd
 from swarm.runtime.log_once import LogOnce
+from swarm.runtime.loop import StopWish
 from swarm.runtime.ports import Clock, HeartbeatSink
 
 MONITOR_GAP_S = 5.0
@@ -82,16 +85,65 @@ PAUSE_S = 0.05
 Deaths and wishes to stop are answered at once."""
 
 
-class Waiter(Protocol):
-    """What the brain waits on between turns."""
+class DeathWatch:
+    """What the brain waits on between ticks: deaths of processes and wake-ups, in one ``poll``. Used by one thread.
+
+    ``bell_fds`` are only watched, never read: ``drain`` must empty them. ``urgent_fd`` (the bell's self-wake) also
+    ends a wait that does not listen to rings, so that a signal is acted on at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        bell_fds: Sequence[int] = (),
+        urgent_fd: int | None = None,
+        drain: Callable[[], None] | None = None,
+    ) -> None:
+        self._bell_fds = tuple(bell_fds)
+        self._urgent_fds = () if urgent_fd is None else (urgent_fd,)
+        self._drain = drain
+        self._watched: dict[str, tuple[ProcessIdentity, int]] = {}
+        self._news = False
 
     def watch(self, processes: Mapping[str, ProcessIdentity]) -> None:
-        """Wake at the death of any of these."""
-        ...
+        """Watch exactly these from now on. One that has ended already makes the next ``wait`` return at once, once."""
+        for name, (known, pidfd) in list(self._watched.items()):
+            if processes.get(name) != known:
+                del self._watched[name]
+                if pidfd >= 0:
+                    os.close(pidfd)
+        for name, process in processes.items():
+            if name not in self._watched:
+                opened = open_pidfd(process)
+                self._news = self._news or opened is None
+                # Kept with no descriptor, so that a dead process still listed is no news in every turn.
+                self._watched[name] = (process, -1 if opened is None else opened)
 
     def wait(self, timeout_s: float, *, bell: bool = True) -> bool:
-        """Wait for a death, or with ``bell`` also for a ring; False after ``timeout_s``."""
-        ...
+        """Wait for a death or an urgent wake, and unless ``bell`` is False for a ring; False after ``timeout_s``.
+
+        A death is reported once.
+        """
+        if self._news:
+            self._news = False
+            return True
+        poll = select.poll()
+        pidfds = {pidfd: name for name, (_, pidfd) in self._watched.items() if pidfd >= 0}
+        for fd in (*pidfds, *self._urgent_fds, *(self._bell_fds if bell else ())):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(max(0.0, timeout_s) * 1000)]
+        for fd in ready:
+            if fd in pidfds:
+                name = pidfds[fd]
+                self._watched[name] = (self._watched[name][0], -1)
+                os.close(fd)
+        if self._drain is not None and any(fd not in pidfds for fd in ready):
+            self._drain()
+        return bool(ready)
+
+    def close(self) -> None:
+        """Give all pidfds back."""
+        self.watch({})
 
 
 class Brain:
@@ -102,13 +154,13 @@ class Brain:
         *,
         observer: Observer,
         effects: Effects,
-        waiter: Waiter,
+        waiter: DeathWatch,
         heart: HeartbeatSink,
         clock: Clock,
         settings: Settings,
         pid: int,
         epoch: int,
-        stopping: Callable[[], bool],
+        wish: StopWish,
         log: logging.Logger,
     ) -> None:
         self._observer = observer
@@ -119,7 +171,7 @@ class Brain:
         self._settings = settings
         self._pid = pid
         self._epoch = epoch
-        self._stopping = stopping
+        self._wish = wish
         self._log = log
         self._announcer = Announcer(settings, log)
         self._turns = 0
@@ -136,7 +188,7 @@ class Brain:
     @property
     def finished(self) -> bool:
         """Whether somebody asked it to stop."""
-        return self._stopping()
+        return self._wish.urgency > 0
 
     def step(self) -> float:
         """One turn; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""

@@ -1,4 +1,4 @@
-"""Tells who is to be told when tasks and batches end: a loop of its own, beside the work and never in its way."""
+"""Delivers notifications of ended tasks and batches, in a loop of its own beside the work and never in its way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.core.faults import DeliveryFailed
+from swarm.core.notification import Note
 from swarm.errors import QueueError
 from swarm.runtime.log_once import LogOnce
 
@@ -32,12 +33,12 @@ ORPHAN_TRIES = 600
 class Notes(Protocol):
     """The outbox."""
 
-    def waiting(self) -> Sequence[Any]: ...
-    def message(self, note: Any) -> Mapping[str, Any] | None: ...  # noqa: ANN401 - the outbox's own kind of note
-    def owe(self, note: Any) -> None: ...  # noqa: ANN401
-    def done(self, note: Any) -> None: ...  # noqa: ANN401
-    def give_up(self, note: Any) -> None: ...  # noqa: ANN401
-    def exists(self, note: Any) -> bool: ...  # noqa: ANN401
+    def waiting(self) -> Sequence[Note]: ...
+    def message(self, note: Note) -> Mapping[str, Any] | None: ...
+    def owe(self, note: Note) -> None: ...
+    def done(self, note: Note) -> None: ...
+    def give_up(self, note: Note) -> None: ...
+    def exists(self, note: Note) -> bool: ...
 
 
 def delay_s(tries: int, cap_s: float = CAP_S) -> float:
@@ -72,7 +73,7 @@ class Targets:
         if self._down.pop(target, None) is not None:
             self._up_s[target] = self._now_s()
 
-    def is_due(self, note: Any) -> bool:  # noqa: ANN401
+    def is_due(self, note: Note) -> bool:
         """Its time has come, or a target came back after it had failed."""
         if not 0 < note.next_s - self._now_s() <= delay_s(note.tries) + CLOCK_SLACK_S:
             return True
@@ -109,7 +110,7 @@ class Notifier:
             if self._targets.is_due(note):
                 self._troubles.tried(f"telling of the end of {note.subject} {note.id}", partial(self._see_to, note), None)
 
-    def _see_to(self, note: Any) -> None:  # noqa: ANN401
+    def _see_to(self, note: Note) -> None:
         message = self._notes.message(note)
         if message is not None:
             self._tell(note, message)
@@ -117,8 +118,9 @@ class Notifier:
             self._log.warning("Nobody is told of %s: there is no such %s", note.id, note.subject)
             self._notes.done(note)
 
-    def _tell(self, note: Any, message: Mapping[str, Any]) -> None:  # noqa: ANN401
-        left, problems, permanent = [], [], True
+    def _tell(self, note: Note, message: Mapping[str, Any]) -> None:
+        left, problems = [], []
+        permanent = True
         for target in note.targets:
             try:
                 self._targets.tell(target, message, anyway=note.by_hand)
@@ -153,7 +155,7 @@ class Notifier:
         self._notes.owe(later)
         self._log.warning("Telling of the end of %s %s failed; again in %.0fs", note.subject, note.id, wait_s)
 
-    def _is_orphan(self, note: Any) -> bool:  # noqa: ANN401
+    def _is_orphan(self, note: Note) -> bool:
         seen = self._unseen.get(note.name, 0) + 1
         self._unseen[note.name] = seen
         if seen % ORPHAN_TRIES or self._notes.exists(note):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from swarm.cli.run.feeder import Feeder, Offer
+from swarm.core.notification import Note
 from swarm.core.pauses import Pause
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.core.workflow.dag import Links
@@ -25,7 +26,7 @@ from swarm.queue.brain.release_log import needs_log, still_needed
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import pauses
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
-from swarm.queue.stores.notifications import Note, write_note
+from swarm.queue.stores.notifications import write_note
 from tests.helpers.crashworld import DONE, WORKER, Scenario, World, alive, llm, spare_rule
 from tests.helpers.queues import claim_one, finish_one
 

@@ -32,6 +32,7 @@ from swarm.cli.submission import BatchOptions, Outcome, RunRequest, SubmitReques
 from swarm.cli.units import count, duration
 from swarm.clock import SystemClock
 from swarm.config.load import Loaded
+from swarm.core.notification import Note
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
@@ -43,7 +44,7 @@ from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import tally
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
-from swarm.queue.stores.notifications import Note, write_note
+from swarm.queue.stores.notifications import write_note
 from swarm.runtime.bootstrap import run_options
 from swarm.runtime.open import open_queue, swarm_lives
 

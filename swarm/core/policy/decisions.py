@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -14,23 +14,32 @@ from swarm.core.task import TaskState
 
 class _Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
+    WORDS: ClassVar[str]
+
+    @property
+    def subject(self) -> str:
+        """What it is about, stable from tick to tick, worded to follow "could not"."""
+        return self.WORDS.format(self)
 
 
 class FileDropIn(_Decision, frozen=True, kw_only=True):
     """Check a drop-in and move it to its lane, to ``blocked`` or to ``corrupt``."""
 
+    WORDS = "file the drop-in {0.file_name}"
     file_name: str
 
 
 class RecoverWorker(_Decision, frozen=True, kw_only=True):
     """Take back what a dead worker held: requeue, or dead-letter past the crash limit. Needs its free life lock."""
 
+    WORDS = "take back what {0.worker} held"
     worker: str
 
 
 class KillWorker(_Decision, frozen=True, kw_only=True):
     """Kill a hung worker, so that its tasks may be taken back once it is proven dead."""
 
+    WORDS = "kill {0.worker}"
     worker: str
     epoch: int
 
@@ -38,6 +47,7 @@ class KillWorker(_Decision, frozen=True, kw_only=True):
 class LoadModel(_Decision, frozen=True, kw_only=True):
     """Insert a targeted ``load_llm`` task with a deterministic id."""
 
+    WORDS = "insert {0.task_id}"
     worker: str
     model: str
     epoch: int
@@ -50,6 +60,7 @@ class LoadModel(_Decision, frozen=True, kw_only=True):
 class WithdrawResource(_Decision, frozen=True, kw_only=True):
     """Cancel a waiting resource task that is no longer wanted."""
 
+    WORDS = "move {0.task_id}"
     task_id: str
     worker: str
 
@@ -57,6 +68,7 @@ class WithdrawResource(_Decision, frozen=True, kw_only=True):
 class ReleaseTask(_Decision, frozen=True, kw_only=True):
     """Move a blocked task whose time or turn has come to its lane."""
 
+    WORDS = "move {0.task_id}"
     task_id: str
     attempt: int
 
@@ -64,6 +76,7 @@ class ReleaseTask(_Decision, frozen=True, kw_only=True):
 class AdvanceMap(_Decision, frozen=True, kw_only=True):
     """Make the children of a task mapped over a list, or gather their answers once they have ended."""
 
+    WORDS = "{0.step} {0.task_id}"
     task_id: str
     attempt: int
     step: Literal["expand", "gather"]
@@ -72,6 +85,7 @@ class AdvanceMap(_Decision, frozen=True, kw_only=True):
 class FailBlocked(_Decision, frozen=True, kw_only=True):
     """Fail a blocked task whose dependency failed."""
 
+    WORDS = "move {0.task_id}"
     task_id: str
     attempt: int
 
@@ -79,18 +93,21 @@ class FailBlocked(_Decision, frozen=True, kw_only=True):
 class StopBatch(_Decision, frozen=True, kw_only=True):
     """Cancel what waits of a batch that is past its limit of failures, some at a time."""
 
+    WORDS = "stop batch {0.batch_id}"
     batch_id: str
 
 
 class CancelChildren(_Decision, frozen=True, kw_only=True):
     """Cancel what has not ended of the children of a mapped task that was cancelled, some at a time."""
 
+    WORDS = "cancel the tasks of {0.task_id}"
     task_id: str
 
 
 class Purge(_Decision, frozen=True, kw_only=True):
     """Let go of finished documents: up to ``limit`` in these (state, shard), those that ended more than that long ago."""
 
+    WORDS = "purge finished tasks"
     shards: tuple[tuple[TaskState, str], ...]
     older_than_s: float
     limit: int
@@ -99,12 +116,14 @@ class Purge(_Decision, frozen=True, kw_only=True):
 class PurgeBatches(_Decision, frozen=True, kw_only=True):
     """Go a step on in removing the files of batches of which nothing is left, if submitted longer ago than that."""
 
+    WORDS = "remove empty batches"
     older_than_s: float
 
 
 class Warn(_Decision, frozen=True, kw_only=True):
     """Tell people: logged at WARNING when it changes. ``key`` names the condition, so that it is said once."""
 
+    WORDS = "say {0.key}"
     key: str
 
 

@@ -7,44 +7,15 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
 
 import msgspec
 
+from swarm.core.notification import Note
 from swarm.core.task import Task
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import FILE_MODE, Storage, read_regular, storage_faults
 
 MAX_NOTE_BYTES = 1 << 20
-
-
-class Note(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A message that is owed."""
-
-    subject: Literal["task", "batch"]
-    id: str
-    targets: tuple[str, ...]
-    """Who has not been told yet."""
-    tries: int = 0
-    next_s: float = 0.0
-    """Seconds since the epoch; not tried again before."""
-    error: str = ""
-    message: dict[str, Any] | None = None
-    """What could not be told of a task: it is told even if the task has been purged since."""
-    by_hand: bool = False
-    """Somebody asked for this try: it is made even if the target was down a moment ago."""
-    mark: str = ""
-    """Random, of this message alone: told again after a crash it is the same, of a later end of the same subject another."""
-
-    @property
-    def name(self) -> str:
-        """Of its file, without the ending."""
-        return f"{self.subject}-{self.id}"
-
-    @property
-    def message_id(self) -> str:
-        """Tells a message that comes twice from two messages."""
-        return f"{self.name}-{self.mark}" if self.mark else self.name
 
 
 def write_note(layout: Layout, storage: Storage, note: Note) -> None:

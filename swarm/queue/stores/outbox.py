@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.notification import Note
 from swarm.core.task import TERMINAL
 from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.entries import is_file, list_names
@@ -21,7 +22,7 @@ from swarm.queue.batches.watch import BatchWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.stores.notifications import MAX_NOTE_BYTES, Note, put_note, remove_note, superseded, write_note
+from swarm.queue.stores.notifications import MAX_NOTE_BYTES, put_note, remove_note, superseded, write_note
 
 log = logging.getLogger(__name__)
 PER_LOOK = 500

@@ -16,13 +16,14 @@ from swarm.brain.main import make_notifier
 from swarm.brain.notifier import Notifier, notifying
 from swarm.config.settings import NotifySettings, Settings
 from swarm.core.faults import DeliveryFailed
+from swarm.core.notification import Note
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import InputError
 from swarm.notify.deliver import deliver
 from swarm.notify.targets import check_target
 from swarm.proc.ports import free_port
 from swarm.queue.batches.batch_book import Manifest
-from swarm.queue.stores.notifications import Note, write_note
+from swarm.queue.stores.notifications import write_note
 from swarm.queue.stores.outbox import Outbox
 from tests.helpers.cli import user
 from tests.helpers.queues import claim_one, finish_one, llm

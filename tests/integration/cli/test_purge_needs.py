@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
+from swarm.core.notification import Note
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.workflow.feed import FeedState, task_id_of
 from swarm.errors import LockHeld, QueueError, StorageFault
@@ -20,7 +21,7 @@ from swarm.queue.batches.tally import tally
 from swarm.queue.brain.release_log import needs_path, read_needs
 from swarm.queue.layout import shard_of
 from swarm.queue.stores.feeds import FeedBook
-from swarm.queue.stores.notifications import Note, write_note
+from swarm.queue.stores.notifications import write_note
 from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 

@@ -25,6 +25,7 @@ from swarm.brain.observe import Observer
 from swarm.cli.app import app
 from swarm.clock import SystemClock
 from swarm.config.settings import Settings
+from swarm.core.notification import Note
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import Heartbeat, WorkerStatus
 from swarm.queue.batches.batch_book import Manifest
@@ -32,7 +33,6 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck.rules import Action
 from swarm.queue.stats.gauges import QueueGauges
-from swarm.queue.stores.notifications import Note
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import living, own_row
 from swarm.supervisor.state import load_status

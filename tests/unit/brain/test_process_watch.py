@@ -11,7 +11,7 @@ import time
 import msgspec
 import pytest
 
-from swarm.brain.main import DeathWatch
+from swarm.brain.brain import DeathWatch
 from swarm.proc.identity import of_pid
 
 

@@ -16,7 +16,7 @@ from swarm.core.policy.decisions import KillWorker, LoadModel
 from swarm.core.snapshot import BlockedView
 from swarm.core.worker import SlotView
 from swarm.errors import EngineError, StorageFault
-from swarm.runtime.loop import EXIT_CRASHED, run_loop
+from swarm.runtime.loop import EXIT_CRASHED, StopWish, run_loop
 from tests.support.builders import MODEL, a_heartbeat, a_worker, cold_workers
 from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 
@@ -34,7 +34,7 @@ class World:
         self.heart = FakeHeart()
         self.waiter = FakeWaiter(self.clock)
         self.killed = []
-        self.stopping = False
+        self.wish = StopWish(lambda: None)
         self.kill_answer = True
         self.effects = Effects(self.queue, self.kill, self.clock, self.settings, self.log)
         self.brain = Brain(
@@ -46,7 +46,7 @@ class World:
             settings=self.settings,
             pid=1,
             epoch=3,
-            stopping=lambda: self.stopping,
+            wish=self.wish,
             log=self.log,
         )
 
@@ -263,7 +263,7 @@ def test_an_unexpected_exception_ends_it_with_its_traceback(world, monkeypatch):
 
 
 def test_it_ends_when_asked(world):
-    world.stopping = True
+    world.wish.ask()
     assert run_loop(world.brain, wait=world.brain.wait, log=world.log) == 0
 
 

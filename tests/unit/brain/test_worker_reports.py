@@ -100,7 +100,7 @@ class World:
             settings=self.settings,
             pid=1,
             epoch=1,
-            stopping=lambda: False,
+            wish=StopWish(lambda: None),
             log=log,
         )
 

@@ -10,13 +10,14 @@ import stat
 import pytest
 
 from swarm.core.doctor.root_check import RootProbe, Support, first_missing, judge
+from swarm.core.notification import Note
 from swarm.errors import QueueError
 from swarm.filesystem import temporary
 from swarm.filesystem.durable import place_of
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.root_probe import probe
 from swarm.queue.storage import inotify
-from swarm.queue.stores.notifications import Note, remove_note, write_note
+from swarm.queue.stores.notifications import remove_note, write_note
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 from tests.helpers.queues import assert_one_state_each, exchange_some, llm
 

@@ -11,7 +11,7 @@ import threading
 import msgspec
 import pytest
 
-from swarm.brain.main import DeathWatch
+from swarm.brain.brain import DeathWatch
 from swarm.proc import identity as identities
 from swarm.proc.child import Child
 from swarm.proc.identity import end_of, end_of_child
