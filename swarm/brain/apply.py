@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.placement.load_tasks import load_document
+from swarm.core.placement.demand import load_document
 from swarm.core.policy.decisions import (
     AdvanceMap,
     CancelChildren,

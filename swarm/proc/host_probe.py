@@ -84,8 +84,8 @@ def _pidfds() -> Check:
     except OSError as exc:
         if exc.errno in NOT_THERE:
             text = f"not here ({exc.strerror}): ends of processes are noticed by polling, up to 0.05 s later"
-            return Check(name="pidfds", verdict=Support.FALLBACK, text=text)
-        return Check(name="pidfds", verdict=Support.UNKNOWN, text=exc.strerror or "")
+            return Check("pidfds", Support.FALLBACK, text)
+        return Check("pidfds", Support.UNKNOWN, exc.strerror or "")
     return _works("pidfds", "work")
 
 
@@ -98,8 +98,8 @@ def _refused(call: Callable[[], object]) -> str:
 
 
 def _works(name: str, text: str) -> Check:
-    return Check(name=name, verdict=Support.WORKS, text=text)
+    return Check(name, Support.WORKS, text)
 
 
 def _missing(name: str, text: str, step: str) -> Check:
-    return Check(name=name, verdict=Support.MISSING, text=text, next=step)
+    return Check(name, Support.MISSING, text, next=step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, Finding
+from swarm.core.doctor.evidence import BoxEvidence, Finding, critical, warning
 from swarm.core.doctor.host import box_findings
 from swarm.core.doctor.processes import expected, process_findings
 from swarm.core.gpu import GpuReading
@@ -30,14 +30,13 @@ def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding
     yield from _pauses(snapshot)
     yield from _alarms(evidence, snapshot, settings)
     for claim in stuck(snapshot, settings):
-        yield Finding(
-            code="stuck",
-            severity="warning",
-            subject=claim.task_id,
-            concerns=claim.worker,
-            what=f"task {claim.task_id} on {claim.worker} has made no progress for {claim.quiet_s:.0f} s",
+        yield warning(
+            "stuck",
+            claim.task_id,
+            f"task {claim.task_id} on {claim.worker} has made no progress for {claim.quiet_s:.0f} s",
             evidence=(f"attempt {claim.attempt}, progress {claim.progress}; limit: {settings.brain.stuck_after_s:g} s",),
-            next="swarm queue clear-stuck",
+            concerns=claim.worker,
+            todo="swarm queue clear-stuck",
         )
 
 
@@ -47,15 +46,16 @@ def _servers(evidence: BoxEvidence) -> Iterator[Finding]:
         if not server.error or server.port_holder or worker is None or not worker.alive:
             continue
         owner = "external, swarm neither starts nor stops it" if server.adopted else "swarm's own"
-        yield Finding(
-            code="server-unreachable",
-            severity="critical",
-            subject=f"ollama-{server.worker}",
-            concerns=server.worker,
-            what=f"the model server of {server.worker} does not answer: {server.error}",
+        yield critical(
+            "server-unreachable",
+            f"ollama-{server.worker}",
+            f"the model server of {server.worker} does not answer: {server.error}",
             evidence=(f"GET {server.url}/api/version: {server.error}", f"the server is {owner}"),
-            next=f"curl {server.url}/api/version; "
-            + ("start that server" if server.adopted else f"swarm logs ollama-{server.worker} -n 50"),
+            concerns=server.worker,
+            todo=(
+                f"curl {server.url}/api/version; "
+                + ("start that server" if server.adopted else f"swarm logs ollama-{server.worker} -n 50")
+            ),
         )
 
 
@@ -67,26 +67,24 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]
         if any(model in (server.installed or ()) for server in evidence.servers):
             continue
         lists = tuple(f"{s.url}/api/tags: {', '.join(s.installed or ()) or 'no models'}" for s in evidence.servers)
-        yield Finding(
-            code="model-missing",
-            severity="critical",
-            subject=model,
-            what=f"{waiting} tasks wait for {model}, which no server has",
+        yield critical(
+            "model-missing",
+            model,
+            f"{waiting} tasks wait for {model}, which no server has",
             evidence=lists,
-            next=f"swarm models pull {model}, or cancel those tasks",
+            todo=f"swarm models pull {model}, or cancel those tasks",
         )
 
 
 def _idle_box(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]:
     waiting = sum(lane.pending for lane in snapshot.lanes)
     if waiting and not any(view.alive for view in workers_of(snapshot)) and not expected(evidence):
-        yield Finding(
-            code="not-running",
-            severity="warning",
-            subject="box",
-            what=f"{waiting} tasks wait and no worker runs",
+        yield warning(
+            "not-running",
+            "box",
+            f"{waiting} tasks wait and no worker runs",
             evidence=(f"supervisor: {evidence.supervisor_phase or 'was never started here'}",),
-            next="swarm up",
+            todo="swarm up",
         )
 
 
@@ -94,34 +92,32 @@ def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
     """A process still refuses work because of a disk that looks well from here: another limit (quota) may be its own."""
     for process in evidence.processes:
         if process.alive and process.disk_trouble is not None:
-            yield Finding(
-                code="disk-trouble",
-                severity="critical",
-                subject=process.name,
-                what=f"{process.name} reports disk errors",
+            yield critical(
+                "disk-trouble",
+                process.name,
+                f"{process.name} reports disk errors",
                 evidence=(str(process.disk_trouble),),
-                next="make room or repair that disk (`df -h`, `df -i`, `quota`, `dmesg`); work resumes by itself",
+                todo="make room or repair that disk (`df -h`, `df -i`, `quota`, `dmesg`); work resumes by itself",
             )
 
 
 def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
     for pause in snapshot.pauses.pauses:
-        yield Finding(
-            code="paused",
-            severity="warning",
-            subject=pause.name or "box",
-            concerns=pause.name if pause.kind == "worker" else "",
-            what=f"{pause.words}: no task of it is started",
+        yield warning(
+            "paused",
+            pause.name or "box",
+            f"{pause.words}: no task of it is started",
             evidence=("control/pauses.json",),
-            next=pause.way_out,
+            concerns=pause.name if pause.kind == "worker" else "",
+            todo=pause.way_out,
         )
 
 
 def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Finding]:
     """What the brain itself would warn about; what is said above with more evidence is left out."""
     silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
-    for warning in alarms(snapshot, settings):
-        kind, _, name = warning.key.partition(":")
+    for alarm in alarms(snapshot, settings):
+        kind, _, name = alarm.key.partition(":")
         worker, _, model = name.partition(":")
         numbers = _load_numbers(snapshot, worker, model)
         match kind:
@@ -140,14 +136,7 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
                 code, subject, step = "no-server", "box", "give a worker a card or ollama_url in [[workers]]"
             case _:
                 code, subject, step = kind, worker, f"swarm explain {worker}; swarm logs {worker} -n 30"
-        yield Finding(
-            code=code,
-            severity="critical",
-            subject=subject,
-            what=warning.reason,
-            evidence=numbers or _own_words(snapshot, worker),
-            next=step,
-        )
+        yield critical(code, subject, alarm.reason, evidence=numbers or _own_words(snapshot, worker), todo=step)
 
 
 def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str, ...]:

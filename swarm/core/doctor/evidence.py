@@ -166,3 +166,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Files with lines, numbers, words: what can be checked by hand."""
     next: str
     """What to do."""
+
+
+def critical(
+    code: str, subject: str, what: str, *, todo: str, evidence: tuple[str, ...] = (), concerns: str = ""
+) -> Finding:
+    """Work stands still, or will, until somebody does something."""
+    return Finding(
+        code=code, severity="critical", subject=subject, concerns=concerns, what=what, evidence=evidence, next=todo
+    )
+
+
+def warning(code: str, subject: str, what: str, *, todo: str, evidence: tuple[str, ...] = (), concerns: str = "") -> Finding:
+    """Work goes on."""
+    return msgspec.structs.replace(
+        critical(code, subject, what, todo=todo, evidence=evidence, concerns=concerns), severity="warning"
+    )

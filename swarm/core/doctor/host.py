@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, Finding, ServerEvidence
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, Finding, ServerEvidence, critical, warning
 from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Support
 from swarm.core.policy.script_entries import script_warnings
 
@@ -30,14 +30,8 @@ def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]
 
 
 def _scripts(settings: Settings) -> Iterator[Finding]:
-    for warning in script_warnings(settings.scripts):
-        yield Finding(
-            code="script-any-code",
-            severity="warning",
-            subject=f"[scripts] {warning.name}",
-            what=warning.what,
-            next=warning.next,
-        )
+    for entry in script_warnings(settings.scripts):
+        yield warning("script-any-code", f"[scripts] {entry.name}", entry.what, todo=entry.next)
 
 
 def _disk(disk: DiskEvidence) -> Iterator[Finding]:
@@ -47,42 +41,38 @@ def _disk(disk: DiskEvidence) -> Iterator[Finding]:
     if disk.read_only:
         what = f"the file system of {disk.path} is read-only: nothing can be claimed, finished or submitted"
         step = "see `dmesg` for why it was remounted; mount -o remount,rw, work resumes by itself"
-        yield Finding(code="disk-read-only", severity="critical", subject="box", what=what, evidence=numbers, next=step)
+        yield critical("disk-read-only", "box", what, evidence=numbers, todo=step)
     elif disk.free_mib < FULL_MIB or (disk.free_inodes is not None and disk.free_inodes < FULL_INODES):
         what = "the disk is full: tasks stay where they are, results are kept in memory until there is room"
         step = "make room (`swarm queue purge --older-than 7d`, old logs, `ollama rm`); work resumes by itself"
         refused = (f"a test file was refused: {disk.refused}",) if disk.refused else ()
-        yield Finding(
-            code="disk-full", severity="critical", subject="box", what=what, evidence=(*numbers, *refused), next=step
-        )
+        yield critical("disk-full", "box", what, evidence=(*numbers, *refused), todo=step)
     elif disk.refused:
         what = f"nothing can be written to {disk.path}: {disk.refused}"
         step = "give this user the directory, or choose another one with --root"
-        yield Finding(code="disk-refuses", severity="critical", subject="box", what=what, evidence=numbers, next=step)
+        yield critical("disk-refuses", "box", what, evidence=numbers, todo=step)
     elif disk.free_mib < LOW_MIB or (disk.free_inodes is not None and disk.free_inodes < LOW_INODES):
         what = "the disk is nearly full"
         step = "make room: `swarm queue purge --older-than 7d`, brain.retention_days"
-        yield Finding(code="disk-low", severity="warning", subject="box", what=what, evidence=numbers, next=step)
+        yield warning("disk-low", "box", what, evidence=numbers, todo=step)
 
 
 def _root(evidence: BoxEvidence) -> Iterator[Finding]:
     if evidence.root_trouble:
-        yield Finding(
-            code="root-permissions",
-            severity="critical",
-            subject="box",
-            what=f"the queue root cannot be used: {evidence.root_trouble}",
+        yield critical(
+            "root-permissions",
+            "box",
+            f"the queue root cannot be used: {evidence.root_trouble}",
             evidence=(evidence.root,),
-            next=f"{evidence.root_mend or f'chown and chmod go-w {evidence.root}'}, or a root of your own with --root",
+            todo=f"{evidence.root_mend or f'chown and chmod go-w {evidence.root}'}, or a root of your own with --root",
         )
     elif evidence.look_trouble:
-        yield Finding(
-            code="root-unreadable",
-            severity="critical",
-            subject="box",
-            what=f"the queue cannot be read: {evidence.look_trouble}",
+        yield critical(
+            "root-unreadable",
+            "box",
+            f"the queue cannot be read: {evidence.look_trouble}",
             evidence=(evidence.root,),
-            next="run this as the user that runs the swarm",
+            todo="run this as the user that runs the swarm",
         )
 
 
@@ -93,8 +83,8 @@ def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
         if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Support.FALLBACK and check.next)):
             continue
         yield Finding(
-            code="host-lacks" if missing else "host-fallback",
             severity="critical" if missing else "warning",
+            code="host-lacks" if missing else "host-fallback",
             subject="box",
             what=str(check),
             evidence=(f"tested just now for {evidence.root}",),
@@ -104,31 +94,28 @@ def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
 
 def _host(evidence: BoxEvidence) -> Iterator[Finding]:
     if evidence.open_files < MIN_OPEN_FILES:
-        yield Finding(
-            code="open-files",
-            severity="warning",
-            subject="box",
-            what=f"a process may open only {evidence.open_files} files",
+        yield warning(
+            "open-files",
+            "box",
+            f"a process may open only {evidence.open_files} files",
             evidence=(f"ulimit -n: {evidence.open_files}",),
-            next=f"ulimit -n 65536 before `swarm up`, or LimitNOFILE= in the unit (at least {MIN_OPEN_FILES})",
+            todo=f"ulimit -n 65536 before `swarm up`, or LimitNOFILE= in the unit (at least {MIN_OPEN_FILES})",
         )
     if evidence.clock_ahead is not None:
-        yield Finding(
-            code="clock",
-            severity="warning",
-            subject="box",
-            what="the clock is wrong, or was: a file here was written later than now",
+        yield warning(
+            "clock",
+            "box",
+            "the clock is wrong, or was: a file here was written later than now",
             evidence=(f"{evidence.clock_ahead.path}: {evidence.clock_ahead.text}",),
-            next="timedatectl; until it is right, ages in listings and waits for a time of day are wrong; work goes on",
+            todo="timedatectl; until it is right, ages in listings and waits for a time of day are wrong; work goes on",
         )
     if evidence.cgroup_kills is not None and not evidence.kernel_kills:
-        yield Finding(
-            code="memory-pressure",
-            severity="warning",
-            subject="box",
-            what="the kernel has killed processes of this control group because memory ran out",
+        yield warning(
+            "memory-pressure",
+            "box",
+            "the kernel has killed processes of this control group because memory ran out",
             evidence=(str(evidence.cgroup_kills),),
-            next="journalctl -k | grep -i 'killed process' names them; give the group more memory, or run fewer workers",
+            todo="journalctl -k | grep -i 'killed process' names them; give the group more memory, or run fewer workers",
         )
 
 
@@ -138,42 +125,34 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
         step = "install the NVIDIA driver (`nvidia-smi` must list the cards), correct [[workers]], or try --simulate 4"
         if evidence.cards_note:
             step = "unset CUDA_VISIBLE_DEVICES or name other cards in it (`nvidia-smi -L`), or correct [[workers]]"
-        yield Finding(
-            code="no-plan",
-            severity="critical",
-            subject="box",
-            what=f"no worker can be planned: {evidence.plan_trouble}",
-            evidence=cards,
-            next=step,
-        )
+        yield critical("no-plan", "box", f"no worker can be planned: {evidence.plan_trouble}", evidence=cards, todo=step)
     elif evidence.cards_trouble and any(p.gpus for p in evidence.plan) and not evidence.simulated:
-        yield Finding(
-            code="no-nvml",
-            severity="critical",
-            subject="box",
-            what="the cards cannot be read",
+        yield critical(
+            "no-nvml",
+            "box",
+            "the cards cannot be read",
             evidence=(f"NVML: {evidence.cards_trouble}",),
-            next="`nvidia-smi` must work for this user: reload the driver (modprobe nvidia) or reboot",
+            todo="`nvidia-smi` must work for this user: reload the driver (modprobe nvidia) or reboot",
         )
     if not evidence.binary_found:
-        yield Finding(
-            code="no-ollama",
-            severity="critical",
-            subject="box",
-            what=f"there is no program {evidence.binary!r} to serve models",
+        yield critical(
+            "no-ollama",
+            "box",
+            f"there is no program {evidence.binary!r} to serve models",
             evidence=(f"ollama.binary = {evidence.binary!r}, not found on the PATH",),
-            next="install Ollama (https://ollama.com/download), or set [ollama] binary to its path; "
-            "a running server is used with ollama_url in [[workers]]",
+            todo=(
+                "install Ollama (https://ollama.com/download), or set [ollama] binary to its path; "
+                "a running server is used with ollama_url in [[workers]]"
+            ),
         )
 
     for where, how, mend in evidence.open_programs:
-        yield Finding(
-            code="program-open",
-            severity="warning",
-            subject=where,
-            what="others could put something else in this program's place, and it would run as you",
+        yield warning(
+            "program-open",
+            where,
+            "others could put something else in this program's place, and it would run as you",
             evidence=(how,),
-            next=mend,
+            todo=mend,
         )
 
 
@@ -183,44 +162,40 @@ def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
         owner = owners.get(card.uuid) or owners.get(str(card.index), "")
         reading = f"GPU {card.index} {card.uuid} ({card.name})"
         if card.fault is not None:
-            yield Finding(
-                code="card-lost",
-                severity="critical",
-                subject=f"gpu-{card.index}",
-                concerns=owner,
-                what=f"GPU {card.index} is lost or cannot be read: {card.fault}",
+            yield critical(
+                "card-lost",
+                f"gpu-{card.index}",
+                f"GPU {card.index} is lost or cannot be read: {card.fault}",
                 evidence=(reading, f"driver: {card.fault}"),
-                next="dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
+                concerns=owner,
+                todo="dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
             )
         elif card.temperature_c is not None and card.temperature_c >= warn_c:
-            yield Finding(
-                code="card-hot",
-                severity="warning",
-                subject=f"gpu-{card.index}",
-                concerns=owner,
-                what=f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
+            yield warning(
+                "card-hot",
+                f"gpu-{card.index}",
+                f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
                 evidence=(f"{reading}: {card.temperature_c} °C, warned of from {warn_c:g} °C (gpu.warn_c)",),
-                next="check fans, airflow and dust; a lower power limit (nvidia-smi -pl) helps at once",
+                concerns=owner,
+                todo="check fans, airflow and dust; a lower power limit (nvidia-smi -pl) helps at once",
             )
     for note in evidence.quarantines:
-        yield Finding(
-            code="quarantined",
-            severity="critical",
-            subject=note.worker,
-            what=f"{note.worker} is in quarantine, tried again in {note.left_s / 60:.0f} min: {note.reason}",
+        yield critical(
+            "quarantined",
+            note.worker,
+            f"{note.worker} is in quarantine, tried again in {note.left_s / 60:.0f} min: {note.reason}",
             evidence=(note.path,),
-            next=f"remove the cause, then `swarm restart {note.worker}`",
+            todo=f"remove the cause, then `swarm restart {note.worker}`",
         )
 
 
 def _port(server: ServerEvidence) -> Iterator[Finding]:
     if server.port is not None and server.port_holder:
-        yield Finding(
-            code="port-taken",
-            severity="critical",
-            subject=f"ollama-{server.worker}",
-            concerns=server.worker,
-            what=f"port {server.port}, meant for the server of {server.worker}, is taken by {server.port_holder}",
+        yield critical(
+            "port-taken",
+            f"ollama-{server.worker}",
+            f"port {server.port}, meant for the server of {server.worker}, is taken by {server.port_holder}",
             evidence=(f"listening on 127.0.0.1:{server.port}: {server.port_holder}",),
-            next="end that process (a system-wide `ollama serve`: systemctl stop ollama), or set ollama.base_port",
+            concerns=server.worker,
+            todo="end that process (a system-wide `ollama serve`: systemctl stop ollama), or set ollama.base_port",
         )

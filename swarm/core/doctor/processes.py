@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, Finding, ProcessEvidence, Quote
+from swarm.core.doctor.evidence import BoxEvidence, Finding, ProcessEvidence, Quote, critical, warning
 from swarm.core.policy.alarms import supervisor_gone
 
 FRESH_S = 3600.0
@@ -41,13 +41,12 @@ def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
     proofs = [f"{process.row_path}: pid {process.pid}, which has ended; its last status says {evidence.supervisor_phase}"]
     gone = f"; {supervisor_gone(evidence.orphans)}" if evidence.orphans else ""
     memory = " (the kernel killed it because memory ran out)" if _memory(process, evidence, proofs) else ""
-    yield Finding(
-        code="supervisor-died",
-        severity="critical",
-        subject="supervisor",
-        what=f"the supervisor died: processes that die now are not restarted{memory}{gone}",
+    yield critical(
+        "supervisor-died",
+        "supervisor",
+        f"the supervisor died: processes that die now are not restarted{memory}{gone}",
         evidence=(*proofs, *_quotes(process.crash, process.last_words)),
-        next="`swarm up` (or `swarm up --detach`) adopts what still runs, `swarm down` ends it",
+        todo="`swarm up` (or `swarm up --detach`) adopts what still runs, `swarm down` ends it",
     )
 
 
@@ -56,13 +55,12 @@ def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
     alive = [p for p in evidence.processes if p.role == "worker" and p.alive]
     if (process is not None and process.alive) or not (alive or _lives(evidence, "supervisor")):
         return
-    yield Finding(
-        code="no-brain",
-        severity="critical",
-        subject="brain",
-        what="the brain is not running: workers go on, but no model is placed, no task released or requeued",
+    yield critical(
+        "no-brain",
+        "brain",
+        "the brain is not running: workers go on, but no model is placed, no task released or requeued",
         evidence=("its process lock is free", *((f"supervisor: {_story(process)}",) if process and process.state else ())),
-        next="swarm logs brain -n 30; the supervisor starts it again, without one: `swarm up`",
+        todo="swarm logs brain -n 30; the supervisor starts it again, without one: `swarm up`",
     )
 
 
@@ -74,26 +72,24 @@ def _server(process: ProcessEvidence) -> Iterator[Finding]:
         code, what = "server-failed", f"it does not start: {process.last_exit}"
     else:
         return
-    yield Finding(
-        code=code,
-        severity="critical",
-        subject=process.name,
-        concerns=worker,
-        what=f"the model server of {worker}: {what}",
+    yield critical(
+        code,
+        process.name,
+        f"the model server of {worker}: {what}",
         evidence=(f"supervisor: {_story(process)}", *_quotes(process.last_words)),
-        next=f"swarm logs {process.name} -n 50; then `swarm restart {worker}`",
+        concerns=worker,
+        todo=f"swarm logs {process.name} -n 50; then `swarm restart {worker}`",
     )
 
 
 def _lock(process: ProcessEvidence) -> Iterator[Finding]:
     if process.alive and process.lock_holder:
-        yield Finding(
-            code="lock-held",
-            severity="critical",
-            subject=process.name,
-            what=f"the process lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
+        yield critical(
+            "lock-held",
+            process.name,
+            f"the process lock of {process.name} is held by {process.lock_holder}, which is not the registered process",
             evidence=(f"{process.row_path.removesuffix('.json')}.lock", f"{process.row_path}: pid {process.pid}"),
-            next="it may be starting, or run in a container (ask `swarm doctor` there); else end that process",
+            todo="it may be starting, or run in a container (ask `swarm doctor` there); else end that process",
         )
 
 
@@ -102,31 +98,28 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
     age = f"last heartbeat {process.beat_age_s:.0f} s ago (limit {limit_s:.0f} s)" if process.beat_age_s is not None else ""
     proofs = tuple(t for t in (f"/proc/{process.pid}/stat: state {process.kernel_state}", age) if t)
     if process.kernel_state in ("T", "t"):
-        yield Finding(
-            code="stopped",
-            severity="critical",
-            subject=process.name,
-            what=f"{process.name} (pid {process.pid}) is stopped: somebody sent SIGSTOP, or a debugger holds it",
+        yield critical(
+            "stopped",
+            process.name,
+            f"{process.name} (pid {process.pid}) is stopped: somebody sent SIGSTOP, or a debugger holds it",
             evidence=proofs,
-            next=f"kill -CONT {process.pid}; the brain kills a stopped worker and requeues its tasks",
+            todo=f"kill -CONT {process.pid}; the brain kills a stopped worker and requeues its tasks",
         )
     elif process.kernel_state == "D":
-        yield Finding(
-            code="stuck-in-kernel",
-            severity="warning",
-            subject=process.name,
-            what=f"{process.name} (pid {process.pid}) is blocked in the kernel, where nothing can kill it",
+        yield warning(
+            "stuck-in-kernel",
+            process.name,
+            f"{process.name} (pid {process.pid}) is blocked in the kernel, where nothing can kill it",
             evidence=proofs,
-            next="look again: if it lasts, a disk or the GPU driver hangs; see `dmesg`",
+            todo="look again: if it lasts, a disk or the GPU driver hangs; see `dmesg`",
         )
     elif process.beat_age_s is not None and process.beat_age_s > limit_s:
-        yield Finding(
-            code="heartbeat-stale",
-            severity="critical",
-            subject=process.name,
-            what=f"{process.name} lives but sends no heartbeat",
+        yield critical(
+            "heartbeat-stale",
+            process.name,
+            f"{process.name} lives but sends no heartbeat",
             evidence=(*proofs, *_quotes(process.last_words)),
-            next=f"swarm logs {process.name} -n 30; the brain kills a worker that sends no heartbeat",
+            todo=f"swarm logs {process.name} -n 30; the brain kills a worker that sends no heartbeat",
         )
 
 
@@ -149,8 +142,8 @@ def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
     told = f"supervisor: {_story(process)}" if process.state else ""
     quotes = _quotes(process.ended, process.crash, process.last_words if down else None)
     yield Finding(
-        code=code,
         severity="critical" if down else "warning",
+        code=code,
         subject=process.name,
         what=f"{process.name} {state}: {how}",
         evidence=(*proofs, *(t for t in (told,) if t), *quotes),

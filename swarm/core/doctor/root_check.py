@@ -81,7 +81,7 @@ class Support(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class Check(msgspec.Struct, frozen=True):
     """One need."""
 
     name: str
@@ -131,10 +131,10 @@ def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
 
 def _unwritable(probe: RootProbe, code: int, place: Callable[[], str]) -> Check:
     if code in TRANSIENT:
-        return Check(name=WRITE, verdict=Support.UNKNOWN, text=f"nothing could be tested: {probe.reason(code)}")
+        return Check(WRITE, Support.UNKNOWN, f"nothing could be tested: {probe.reason(code)}")
     text = f"nothing can be written ({probe.reason(code)}; {place()})"
     step = "remount it writable: see `dmesg`" if code == errno.EROFS else "give this user the directory"
-    return Check(name=WRITE, verdict=Support.MISSING, text=text, next=f"{step}, or choose another --root")
+    return Check(WRITE, Support.MISSING, text, next=f"{step}, or choose another --root")
 
 
 def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -142,15 +142,15 @@ def _locks(probe: RootProbe, place: Callable[[], str]) -> Check | None:
     if probe.lock is None:
         return None
     if probe.lock in TRANSIENT:
-        return Check(name="locks", verdict=Support.UNKNOWN, text=probe.reason(probe.lock))
+        return Check("locks", Support.UNKNOWN, probe.reason(probe.lock))
     if probe.lock:
         text = f"file locks do not work here ({probe.reason(probe.lock)}; {place()}): {loss}"
         step = f"{_ELSEWHERE}; in a container a filter of system calls may forbid flock"
-        return Check(name="locks", verdict=Support.MISSING, text=text, next=step)
+        return Check("locks", Support.MISSING, text, next=step)
     if not probe.excludes:
         text = f"file locks do not exclude other processes here ({place()}): {loss}"
-        return Check(name="locks", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
-    return Check(name="locks", verdict=Support.WORKS, text="held by one process at a time")
+        return Check("locks", Support.MISSING, text, next=_ELSEWHERE)
+    return Check("locks", Support.WORKS, "held by one process at a time")
 
 
 def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -158,8 +158,8 @@ def _rename(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         return None
     if probe.rename and probe.rename not in TRANSIENT:
         text = f"files cannot be renamed here ({probe.reason(probe.rename)}; {place()}): no task could change its state"
-        return Check(name="rename", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
-    return Check(name="rename", verdict=Support.WORKS, text="works")
+        return Check("rename", Support.MISSING, text, next=_ELSEWHERE)
+    return Check("rename", Support.WORKS, "works")
 
 
 def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -168,15 +168,15 @@ def _rename_new(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         return None
     if probe.overwrites:
         text = f"a rename that must not overwrite did so ({place()}): a task or a result could be lost"
-        return Check(name=name, verdict=Support.MISSING, text=text, next=_ELSEWHERE)
+        return Check(name, Support.MISSING, text, next=_ELSEWHERE)
     if not probe.rename_new:
-        return Check(name=name, verdict=Support.WORKS, text="works")
+        return Check(name, Support.WORKS, "works")
     if probe.link:
         both = f"neither is there a rename that never overwrites ({probe.reason(probe.rename_new)}) nor are there hard links"
         text = f"{both} ({probe.reason(probe.link)}; {place()}): a task or a result could be overwritten"
-        return Check(name=name, verdict=Support.MISSING, text=text, next=_ELSEWHERE)
+        return Check(name, Support.MISSING, text, next=_ELSEWHERE)
     text = f"not here ({probe.reason(probe.rename_new)}): a link and the removal of the old name are used instead"
-    return Check(name=name, verdict=Support.FALLBACK, text=text)
+    return Check(name, Support.FALLBACK, text)
 
 
 def _nameless(probe: RootProbe) -> Check | None:
@@ -184,8 +184,8 @@ def _nameless(probe: RootProbe) -> Check | None:
         return None
     if probe.nameless:
         text = f"not here ({probe.reason(probe.nameless)}): new tasks are named and then renamed, which costs more"
-        return Check(name="files without a name", verdict=Support.FALLBACK, text=text)
-    return Check(name="files without a name", verdict=Support.WORKS, text="work")
+        return Check("files without a name", Support.FALLBACK, text)
+    return Check("files without a name", Support.WORKS, "work")
 
 
 def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check | None:
@@ -197,18 +197,18 @@ def _flush(probe: RootProbe, place: Callable[[], str], *, full: bool) -> Check |
         if code and code not in TRANSIENT
     ]
     if not lacking:
-        return Check(name="flush", verdict=Support.WORKS, text="of files and directories works")
+        return Check("flush", Support.WORKS, "of files and directories works")
     cannot = f"{place()} cannot flush {' and '.join(lacking)}"
     if not full:
         text = f'{cannot}; with durability "fast" nothing is flushed anyway'
-        return Check(name="flush", verdict=Support.FALLBACK, text=text)
+        return Check("flush", Support.FALLBACK, text)
     if probe.flush_all:
         text = (
             f"{cannot}, nor the whole file system ({probe.reason(probe.flush_all)}): a power cut would lose accepted tasks"
         )
-        return Check(name="flush", verdict=Support.MISSING, text=text, next=_FAST)
+        return Check("flush", Support.MISSING, text, next=_FAST)
     text = f"{cannot}: the whole file system is flushed instead, which takes longer; what survives a power cut depends on it"
-    return Check(name="flush", verdict=Support.FALLBACK, text=text, next=_FAST)
+    return Check("flush", Support.FALLBACK, text, next=_FAST)
 
 
 def _flush_all(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -218,21 +218,21 @@ def _flush_all(probe: RootProbe, place: Callable[[], str]) -> Check | None:
         text = (
             f"not possible ({probe.reason(probe.flush_all)}; {place()}): file by file instead; large submissions take longer"
         )
-        return Check(name="flush of all at once", verdict=Support.FALLBACK, text=text)
-    return Check(name="flush of all at once", verdict=Support.WORKS, text="works")
+        return Check("flush of all at once", Support.FALLBACK, text)
+    return Check("flush of all at once", Support.WORKS, "works")
 
 
 def _notice(probe: RootProbe) -> Check | None:
     if probe.notice is None:
         return None
     if not probe.notice:
-        return Check(name="inotify", verdict=Support.WORKS, text="works")
+        return Check("inotify", Support.WORKS, "works")
     steps = {
         errno.EMFILE: "sysctl fs.inotify.max_user_instances=1024 (all are taken by this user's programs)",
         errno.ENOSPC: "sysctl fs.inotify.max_user_watches=524288 (all are taken by this user's programs)",
     }
     text = f"not available ({probe.reason(probe.notice)}): new work is found by polling, a moment later"
-    return Check(name="inotify", verdict=Support.FALLBACK, text=text, next=steps.get(probe.notice, ""))
+    return Check("inotify", Support.FALLBACK, text, next=steps.get(probe.notice, ""))
 
 
 def _room(probe: RootProbe, place: Callable[[], str]) -> Check | None:
@@ -241,20 +241,20 @@ def _room(probe: RootProbe, place: Callable[[], str]) -> Check | None:
     inodes = "" if probe.free_inodes is None else f", {probe.free_inodes} inodes"
     text = f"{probe.free_kib >> 10} MiB{inodes} free"
     if probe.free_kib >= LEAST_KIB and (probe.free_inodes is None or probe.free_inodes >= LEAST_INODES):
-        return Check(name=ROOM, verdict=Support.WORKS, text=text)
+        return Check(ROOM, Support.WORKS, text)
     full = f"{place()} is full: {probe.free_kib} KiB{inodes} free"
     step = "make room: `swarm queue purge --older-than 7d`, old logs, `ollama rm`; or choose another --root"
-    return Check(name=ROOM, verdict=Support.MISSING, text=full, next=step)
+    return Check(ROOM, Support.MISSING, full, next=step)
 
 
 def _names(probe: RootProbe, place: Callable[[], str]) -> Iterator[Check]:
     longest = probe.name_bytes
     if longest is not None and longest < NEEDED_NAME_BYTES:
         text = f"names have at most {longest} bytes here ({place()}); a task's needs up to {NEEDED_NAME_BYTES}"
-        yield Check(name="names", verdict=Support.MISSING, text=text, next=_ELSEWHERE)
+        yield Check("names", Support.MISSING, text, next=_ELSEWHERE)
     elif longest is not None and longest < USUAL_NAME_BYTES:
         text = f"of at most {longest} bytes ({place()}): models and files with longer ones are refused"
-        yield Check(name="names", verdict=Support.FALLBACK, text=text)
+        yield Check("names", Support.FALLBACK, text)
     if probe.folds_case:
         text = f"{place()} does not distinguish a from A: names that differ only in case are treated as the same"
-        yield Check(name="case of names", verdict=Support.FALLBACK, text=text, next="use names that differ otherwise")
+        yield Check("case of names", Support.FALLBACK, text, next="use names that differ otherwise")

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from swarm.config.settings import Settings
 from swarm.core.explain.tasks import Reason, misfit_reason
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import Demand, demands
+from swarm.core.placement.demand import Demand, demands, outstanding
 from swarm.core.placement.fit import nowhere, what_helps
-from swarm.core.placement.load_tasks import outstanding
 from swarm.core.placement.placement import Want, desired
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView

@@ -8,9 +8,8 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import Condition, condition, stuck, workers_of
-from swarm.core.placement.demand import Demand, demands
+from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
-from swarm.core.placement.load_tasks import Outstanding, outstanding
 from swarm.core.placement.placement import desired
 from swarm.core.policy.decide import waits_for
 from swarm.core.policy.retry import blamed_at, runs_alone

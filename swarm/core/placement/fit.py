@@ -12,8 +12,7 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import workers_of
-from swarm.core.placement.demand import Demand, demands, no_demand
-from swarm.core.placement.load_tasks import outstanding
+from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 from swarm.core.worker import ModelTally

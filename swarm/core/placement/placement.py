@@ -16,9 +16,8 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import Demand, demands
+from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import misfit
-from swarm.core.placement.load_tasks import Outstanding, outstanding
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import demands
+from swarm.core.placement.demand import demands, outstanding
 from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
-from swarm.core.placement.load_tasks import outstanding
 from swarm.core.policy.decisions import Warn
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass

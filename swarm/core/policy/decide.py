@@ -11,7 +11,7 @@ from typing import Literal
 
 from swarm.config.settings import BrainSettings, Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.load_tasks import Outstanding, load_id, outstanding
+from swarm.core.placement.demand import Outstanding, load_id, outstanding
 from swarm.core.placement.placement import Want, desired
 from swarm.core.policy.alarms import alarms
 from swarm.core.policy.decisions import (

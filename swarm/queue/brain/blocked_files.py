@@ -15,7 +15,7 @@ import msgspec
 
 from swarm.clock import parse_iso
 from swarm.core.lanes import lane_of
-from swarm.core.placement.load_tasks import resource_task
+from swarm.core.placement.demand import resource_task
 from swarm.core.policy.retry import Behind, waits_behind
 from swarm.core.snapshot import ResourceTask
 from swarm.core.task import Task, Trail

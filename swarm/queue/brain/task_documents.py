@@ -7,7 +7,7 @@ from itertools import islice
 
 import msgspec
 
-from swarm.core.placement.load_tasks import resource_task
+from swarm.core.placement.demand import resource_task
 from swarm.core.snapshot import ClaimView, ResourceTask
 from swarm.core.task import Task, canonical_model
 from swarm.errors import OddEntry, TaskInvalid

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from swarm.core.placement.load_tasks import is_load_id
+from swarm.core.placement.demand import is_load_id
 from swarm.core.task import ID_PATTERN
 from swarm.filesystem.entries import is_text, list_inside, status_of
 from swarm.queue.ids import time_of

@@ -13,6 +13,7 @@ from swarm.core.policy.decide import DAY_S
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import SlotView
+from swarm.runtime.loop import StopWish
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
 from tests.helpers.worker_fakes import claim_of, llm, load

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition
-from swarm.core.placement.load_tasks import is_load_id, load_document, load_id, outstanding, resource_task
+from swarm.core.placement.demand import is_load_id, load_document, load_id, outstanding, resource_task
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn
 from swarm.core.snapshot import BlockedView, DropIn, ResourceTask
