@@ -24,7 +24,6 @@ from swarm.ollama.stream import Deadlines, decode_object, half_stream, merge_str
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 _ERROR_BYTES = MIB // 4
-_LIST_BYTES = 16 * MIB
 _DRAIN_S = 0.5
 """How long the end of a reply may trail its last line before the connection is given up instead of reused."""
 
@@ -54,21 +53,20 @@ class OllamaClient:
 
     def version(self, timeout_s: float = 5.0) -> str:
         """The server's version; answers even when the scheduler is wedged. ``is_simulated`` tells a simulated one."""
-        return replies.version(self._get("/api/version", timeout_s))
+        return replies.version(self._object("GET", "/api/version", None, Limits(total_s=timeout_s)).final)
 
     def ps(self, timeout_s: float = 5.0) -> tuple[LoadedModel, ...]:
         """Models that are loaded now. A model that is still loading is not listed."""
-        return replies.loaded_models(self._get("/api/ps", timeout_s))
+        return replies.loaded_models(self._object("GET", "/api/ps", None, Limits(total_s=timeout_s)).final)
 
     def tags(self, timeout_s: float = 10.0) -> tuple[InstalledModel, ...]:
         """Models on disk, newest first."""
-        return replies.installed_models(self._get("/api/tags", timeout_s))
+        return replies.installed_models(self._object("GET", "/api/tags", None, Limits(total_s=timeout_s)).final)
 
     def show(self, model: str, timeout_s: float = 10.0) -> ModelDetails:
         """What the server knows of one model. Raises ``TaskFault`` kind ``model_missing``."""
-        return replies.model_details(
-            model, self._post_object("/api/show", {"model": model}, Limits(total_s=timeout_s)).final
-        )
+        told = self._object("POST", "/api/show", {"model": model}, Limits(total_s=timeout_s)).final
+        return replies.model_details(model, told)
 
     # -- models --------------------------------------------------------------------------------------------------
 
@@ -94,7 +92,7 @@ class OllamaClient:
             body["input"] = []
         else:
             body["stream"] = False
-        reply = self._post_object(endpoint, body, Limits(total_s=timeout_s), cancel)
+        reply = self._object("POST", endpoint, body, Limits(total_s=timeout_s), cancel)
         reason = "load" if embedding else shown_text(str(reply.final.get("done_reason") or ""), 100)
         if not embedding and reply.final.get("done") is not True:
             raise half_stream()
@@ -103,7 +101,7 @@ class OllamaClient:
     def unload(self, model: str, timeout_s: float = 30.0) -> None:
         """Order a model out. It goes once its requests have ended: poll ``ps``, then the card, to know that it has."""
         body = {"model": model, "keep_alive": 0, "stream": False}
-        self._post_object("/api/generate", body, Limits(total_s=timeout_s))
+        self._object("POST", "/api/generate", body, Limits(total_s=timeout_s))
 
     def pull(
         self,
@@ -116,10 +114,8 @@ class OllamaClient:
         """Download a model. Returns only if the server said ``success``; most failures come inside a 200."""
         limits = limits or Limits(total_s=24 * 3600.0, first_token_s=60.0, token_gap_s=300.0, max_reply_bytes=1024 * MIB)
         last = ""
-        with self._exchange("POST", "/api/pull", {"model": model, "stream": True}, limits, cancel=cancel) as (
-            received,
-            deadlines,
-        ):
+        body = {"model": model, "stream": True}
+        with self._reply("POST", "/api/pull", body, limits, cancel=cancel) as (received, deadlines):
             for line in read_lines(received, deadlines, limits.max_reply_bytes):
                 step = replies.pull_step(line)
                 last = step.status
@@ -147,38 +143,30 @@ class OllamaClient:
         ``progress`` is called with 1 for each piece of text. ``marker`` travels as header ``X-Swarm-Task``.
         """
         if endpoint == "/api/embed":
-            reply = self._post_object(endpoint, body, limits, cancel, marker)
+            reply = self._object("POST", endpoint, body, limits, cancel, marker)
             return msgspec.structs.replace(reply, final=replies.answer(reply.final))
-        with self._exchange("POST", endpoint, {**body, "stream": True}, limits, cancel=cancel, marker=marker) as (
-            received,
-            deadlines,
-        ):
+        body = {**body, "stream": True}
+        with self._reply("POST", endpoint, body, limits, cancel=cancel, marker=marker) as (received, deadlines):
             final = merge_stream(read_lines(received, deadlines, limits.max_reply_bytes), progress)
             return replies.whole_reply(replies.answer(final), deadlines)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, timeout_s: float) -> dict[str, Any]:
-        with self._exchange("GET", path, None, Limits(total_s=timeout_s), streamed=False) as (received, _):
-            return decode_object(read_all(received, _LIST_BYTES))
-
-    def _post_object(
+    def _object(
         self,
+        method: str,
         path: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, Any] | None,
         limits: Limits,
         cancel: CancelToken | None = None,
         marker: str | None = None,
     ) -> Reply:
-        """Post, and read one JSON object; only the total limit holds, since nothing comes before the end."""
-        with self._exchange("POST", path, body, limits, cancel=cancel, marker=marker, streamed=False) as (
-            received,
-            deadlines,
-        ):
+        """A reply that is one JSON object; only the total limit holds, since nothing comes before the end."""
+        with self._reply(method, path, body, limits, cancel=cancel, marker=marker, streamed=False) as (received, deadlines):
             return replies.whole_reply(decode_object(read_all(received, limits.max_reply_bytes)), deadlines)
 
     @contextmanager
-    def _exchange(
+    def _reply(
         self,
         method: str,
         path: str,

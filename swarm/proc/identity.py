@@ -1,11 +1,7 @@
-"""Who a process is: its number alone is no identity, since numbers come round again.
+"""Who a process is (number, start time, boot: a number alone comes round again), its signals, and a descriptor for its end.
 
-Reads ``/proc/<pid>/stat``: the few fields that tell one process from another.
-
-A descriptor that becomes readable when a process ends: a pidfd, or where there is none, a pipe that a thread closes.
-
-Kernels before 5.3 have no pidfds, and a container's filter of system calls may forbid them. The thread looks every
-``POLL_S`` whether the process is still that very one; it ends with the process, or once the descriptor is closed.
+* ``/proc/<pid>/stat`` is read directly: psutil takes five times as long, and its start time moves with the clock.
+* Where there are no pidfds (kernels before 5.3, filters of system calls) a thread looks every ``POLL_S`` instead.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ import msgspec
 from swarm.core.worker import ProcessIdentity
 from swarm.filesystem.durable import NOT_THERE
 
+POLL_S = 0.05
 _DEAD_STATES = frozenset("ZXx")
 _START_FIELD = 19
 """Field 22 of the file, counted from the state, which follows the command's closing parenthesis."""
@@ -91,12 +88,6 @@ def of_pid(pid: int) -> ProcessIdentity | None:
     return stat.identity if stat is not None else None
 
 
-def parent_of(pid: int) -> int | None:
-    """The number of a process's parent; None if there is no such process."""
-    stat = read_stat(pid)
-    return stat.parent if stat is not None else None
-
-
 def is_same(identity: ProcessIdentity) -> bool:
     """Whether that very process still runs. False once it is a zombie, or its number belongs to another."""
     stat = read_stat(identity.pid)
@@ -105,17 +96,13 @@ def is_same(identity: ProcessIdentity) -> bool:
 
 def command_line(identity: ProcessIdentity) -> list[str]:
     """The words with which that very process was started; none if it has ended."""
+    import psutil  # noqa: PLC0415  (quick commands only look whether a process runs)
+
     try:
-        with open(f"/proc/{identity.pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        words = psutil.Process(identity.pid).cmdline()
+    except psutil.Error:
         return []
-    return [os.fsdecode(word) for word in words] if is_same(identity) else []
-
-
-def open_pidfd(identity: ProcessIdentity) -> int | None:
-    """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended."""
-    return end_of(identity)
+    return words if is_same(identity) else []
 
 
 def signal(identity: ProcessIdentity, sig: int) -> bool:
@@ -125,24 +112,18 @@ def signal(identity: ProcessIdentity, sig: int) -> bool:
     """
     try:
         pidfd = os.pidfd_open(identity.pid)
+        try:
+            if of_pid(identity.pid) != identity:
+                return False
+            signals.pidfd_send_signal(pidfd, sig)
+        finally:
+            os.close(pidfd)
     except ProcessLookupError:
         return False
     except OSError as exc:
         if exc.errno not in NOT_THERE:
             raise
         return _signal_by_number(identity, sig)
-    try:
-        if of_pid(identity.pid) != identity:
-            return False
-        signals.pidfd_send_signal(pidfd, sig)
-    except ProcessLookupError:
-        return False
-    except OSError as exc:
-        if exc.errno not in NOT_THERE:
-            raise
-        return _signal_by_number(identity, sig)
-    finally:
-        os.close(pidfd)
     return True
 
 
@@ -156,11 +137,8 @@ def _signal_by_number(identity: ProcessIdentity, sig: int) -> bool:
     return True
 
 
-POLL_S = 0.05
-
-
-def end_of(identity: ProcessIdentity) -> int | None:
-    """For any process; the caller closes it. None: it has ended.
+def open_pidfd(identity: ProcessIdentity) -> int | None:
+    """A descriptor that becomes readable when the process ends; the caller closes it. None: it has ended.
 
     The identity is checked *after* opening: if it still holds then, the descriptor cannot mean a later process.
     """
@@ -171,27 +149,21 @@ def end_of(identity: ProcessIdentity) -> int | None:
     except OSError as exc:
         if exc.errno not in NOT_THERE:
             raise
-        return _watched(lambda: not _runs(identity)) if _runs(identity) else None
-    stat = read_stat(identity.pid)
-    if stat is not None and stat.identity == identity:
+        return _watched(lambda: not is_same(identity)) if is_same(identity) else None
+    if of_pid(identity.pid) == identity:
         return fd
     os.close(fd)
     return None
 
 
 def end_of_child(pid: int) -> int:
-    """For a child of this process that is not reaped while the descriptor is in use. Raises ``OSError``."""
+    """The same for a child of this process that is not reaped while the descriptor is in use. Raises ``OSError``."""
     try:
         return os.pidfd_open(pid)
     except OSError as exc:
         if exc.errno not in NOT_THERE:
             raise
         return _watched(lambda: _child_ended(pid))
-
-
-def _runs(identity: ProcessIdentity) -> bool:
-    stat = read_stat(identity.pid)
-    return stat is not None and stat.alive and stat.identity == identity
 
 
 def _child_ended(pid: int) -> bool:
@@ -202,6 +174,7 @@ def _child_ended(pid: int) -> bool:
 
 
 def _watched(ended: Callable[[], bool]) -> int:
+    """In place of a pidfd: a pipe that a thread closes at the end of the process, or once nobody reads it any more."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def watch() -> None:

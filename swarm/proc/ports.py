@@ -10,7 +10,6 @@ import socket
 import psutil
 
 from swarm.plain_text import one_line
-from swarm.proc.identity import read_stat
 from swarm.proc.peer import CannotTell, holder_of, listener, user_words
 
 _COMMAND_CHARS = 120
@@ -64,12 +63,11 @@ def who_listens(port: int, host: str = "127.0.0.1") -> str | None:
 
 
 def describe(pid: int) -> str:
-    """A process for people: ``pid 4711 (ollama serve)``."""
-    if read_stat(pid) is None:
-        return f"pid {pid} (ended)"
+    """A process in words: ``pid 4711 (ollama serve)``."""
     try:
-        words = psutil.Process(pid).cmdline()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return f"pid {pid}"
-    command = one_line(" ".join(words), _COMMAND_CHARS)
+        command = one_line(" ".join(psutil.Process(pid).cmdline()), _COMMAND_CHARS)
+    except psutil.NoSuchProcess:
+        return f"pid {pid} (ended)"
+    except psutil.AccessDenied:
+        command = ""
     return f"pid {pid} ({command})" if command else f"pid {pid}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal as signals
 import time
+from abc import ABC, abstractmethod
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
@@ -33,72 +34,69 @@ def signal_group(pgid: int, sig: int) -> bool:
     return True
 
 
-def group_gone(pgid: int) -> bool:
-    """Whether no living process is left in the group."""
-    try:
-        os.killpg(pgid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return not group_members(pgid)
-
-
-class GroupStop:
-    """The end of a process group in steps, so that many can end at the same time in one loop.
+class _Stop(ABC):
+    """An end in steps, so that many can end at the same time in one loop.
 
     The first signal goes out on construction, followed by SIGCONT: a stopped process acts on SIGTERM only once it goes
-    on. SIGKILL follows after ``grace_s`` and needs no such help. The caller vouches that ``pgid`` still means its group:
-    true while the leader lives or has not been reaped.
+    on. SIGKILL follows after ``grace_s`` and needs no such help.
     """
 
-    def __init__(self, pgid: int, *, grace_s: float, sig: int = signals.SIGTERM) -> None:
-        self._pgid = pgid
+    def __init__(self, grace_s: float, sig: int) -> None:
         self._kill_at = time.monotonic() + max(grace_s, 0.0)
         self._give_up_at = self._kill_at + KILL_WAIT_S
-        self._killed = False
-        if signal_group(pgid, sig):
-            signal_group(pgid, signals.SIGCONT)
-
-    @property
-    def killed(self) -> bool:
-        """Whether SIGKILL was needed."""
-        return self._killed
+        if self._signal(sig):
+            self._signal(signals.SIGCONT)
 
     def step(self) -> bool | None:
         """Look once. True: proven gone. False: given up, something cannot be killed. None: call again."""
-        if group_gone(self._pgid):
+        if self._gone():
             return True
         now = time.monotonic()
         if now >= self._give_up_at:
             return False
         if now >= self._kill_at:
-            # Again at each step: a member may have forked between two signals.
-            self._killed = True
-            signal_group(self._pgid, signals.SIGKILL)
+            self._signal(signals.SIGKILL)  # again at each step: a member may have forked between two signals
         return None
 
+    @abstractmethod
+    def _signal(self, sig: int) -> bool: ...
 
-class LoneStop:
-    """Like ``GroupStop`` for one process that leads no group of its own, through its pidfd."""
+    @abstractmethod
+    def _gone(self) -> bool: ...
+
+
+class GroupStop(_Stop):
+    """The end of a process group. The caller vouches that ``pgid`` means it: its leader lives, or has not been reaped."""
+
+    def __init__(self, pgid: int, *, grace_s: float, sig: int = signals.SIGTERM) -> None:
+        self._pgid = pgid
+        super().__init__(grace_s, sig)
+
+    def _signal(self, sig: int) -> bool:
+        return signal_group(self._pgid, sig)
+
+    def _gone(self) -> bool:
+        try:
+            os.killpg(self._pgid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return not group_members(self._pgid)
+
+
+class LoneStop(_Stop):
+    """The end of one process that leads no group of its own, through its pidfd."""
 
     def __init__(self, identity: ProcessIdentity, *, grace_s: float, sig: int = signals.SIGTERM) -> None:
         self._identity = identity
-        self._kill_at = time.monotonic() + max(grace_s, 0.0)
-        self._give_up_at = self._kill_at + KILL_WAIT_S
-        if identities.signal(identity, sig):
-            identities.signal(identity, signals.SIGCONT)
+        super().__init__(grace_s, sig)
 
-    def step(self) -> bool | None:
-        """Look once; answers as ``GroupStop.step`` does."""
-        if not identities.is_same(self._identity):
-            return True
-        now = time.monotonic()
-        if now >= self._give_up_at:
-            return False
-        if now >= self._kill_at:
-            identities.signal(self._identity, signals.SIGKILL)
-        return None
+    def _signal(self, sig: int) -> bool:
+        return identities.signal(self._identity, sig)
+
+    def _gone(self) -> bool:
+        return not identities.is_same(self._identity)
 
 
 def kill_group(pgid: int, grace_s: float) -> bool:

@@ -261,7 +261,8 @@ def _refuse_returned(root: Path, left: Sequence[Running], managers: dict[str, Ma
 
 
 def _parents(back: Sequence[Running]) -> str:
-    parents = {p for one in back if one.pid is not None and (p := identity.parent_of(one.pid)) is not None and p > 1}
+    stats = [read_stat(one.pid) for one in back if one.pid is not None]
+    parents = {stat.parent for stat in stats if stat is not None and stat.parent > 1}
     return f" (started by {', '.join(describe(pid) for pid in sorted(parents))})" if parents else ""
 
 

@@ -14,7 +14,7 @@ import pytest
 from swarm.brain.brain import DeathWatch
 from swarm.proc import identity as identities
 from swarm.proc.child import Child
-from swarm.proc.identity import end_of, end_of_child
+from swarm.proc.identity import end_of_child, open_pidfd
 from tests.helpers.wait import wait_until
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -50,7 +50,7 @@ def readable(fd, timeout_s=0.0):
     return bool(poll.poll(timeout_s * 1000))
 
 
-@pytest.mark.parametrize("opened", [lambda pid: end_of(identities.of_pid(pid)), end_of_child])
+@pytest.mark.parametrize("opened", [lambda pid: open_pidfd(identities.of_pid(pid)), end_of_child])
 def test_the_descriptor_is_readable_once_the_process_has_ended(host, sleeper, opened):
     fd = opened(sleeper.pid)
     try:
@@ -64,16 +64,16 @@ def test_the_descriptor_is_readable_once_the_process_has_ended(host, sleeper, op
 
 def test_who_has_ended_or_is_another_has_no_descriptor(host, sleeper):
     identity = identities.of_pid(sleeper.pid)
-    assert end_of(msgspec.structs.replace(identity, start_ticks=identity.start_ticks - 1)) is None
+    assert open_pidfd(msgspec.structs.replace(identity, start_ticks=identity.start_ticks - 1)) is None
     sleeper.kill()
     sleeper.wait()
-    assert end_of(identity) is None
+    assert open_pidfd(identity) is None
 
 
 def test_a_descriptor_that_is_closed_costs_nothing_any_more(monkeypatch, sleeper):
     monkeypatch.setattr(os, "pidfd_open", lambda _pid: (_ for _ in ()).throw(PermissionError(1, "not here")))
     before = threading.active_count()
-    fds = [end_of(identities.of_pid(sleeper.pid)) for _ in range(5)]
+    fds = [open_pidfd(identities.of_pid(sleeper.pid)) for _ in range(5)]
     assert threading.active_count() == before + 5
     for fd in fds:
         os.close(fd)
