@@ -14,7 +14,8 @@ from swarm.cli.units import count, duration, plural
 from swarm.config.settings import Settings
 from swarm.core.task import TaskState
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
-from swarm.formats import Written, check_writable, errors_path_of, write_results
+from swarm.formats.output.atomic_file import check_writable
+from swarm.formats.output.writer import Written, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.runtime.open import open_queue

@@ -13,7 +13,9 @@ from swarm.cli.submission import Outcome
 from swarm.cli.units import count, plural
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_OK
-from swarm.formats import ReadOptions, Scan, Source, drafts
+from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.source import Source
+from swarm.formats.tasks.scan import Scan, drafts
 from swarm.queue.file_queue import FileQueue
 
 SHOWN = 3

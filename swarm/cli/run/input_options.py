@@ -22,7 +22,7 @@ from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.model_options import load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, canonical_model
 from swarm.errors import InputError
-from swarm.formats import Format, ReadOptions
+from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import did_you_mean
 from swarm.worker.executors.structured_output import CHECKS_SCHEMAS, schema_problem
 

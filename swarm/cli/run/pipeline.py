@@ -36,9 +36,12 @@ from swarm.core.notification import Note
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
-from swarm.formats import ReadOptions, Scan, Source, check_writable, drafts, links, opened, validate
+from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.problems import Problems
-from swarm.formats.input.source import as_text
+from swarm.formats.input.source import Source, as_text, opened
+from swarm.formats.output.atomic_file import check_writable
+from swarm.formats.tasks.links import links
+from swarm.formats.tasks.scan import Scan, drafts, validate
 from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import tally

@@ -7,8 +7,10 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.errors import InputError, TaskInvalid, UnknownTask
-from swarm.formats import ReadOptions, drafts, links, validate
+from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.source import as_text
+from swarm.formats.tasks.links import links
+from swarm.formats.tasks.scan import drafts, validate
 from swarm.queue.layout import shard_of
 from swarm.queue.lookup import read_ended
 from swarm.queue.validate import validate as validate_task

@@ -12,8 +12,9 @@ import pytest
 
 from swarm.core.task import Task
 from swarm.errors import InputError
-from swarm.formats import Draft, ReadOptions, drafts, validate
+from swarm.formats.input.options import ReadOptions
 from swarm.formats.tasks.input_columns import unpack
+from swarm.formats.tasks.scan import Draft, drafts, validate
 
 M = ReadOptions(model="m:1b")
 

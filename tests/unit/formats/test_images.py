@@ -10,8 +10,9 @@ import pytest
 
 from swarm.core.task import ImageRef
 from swarm.errors import InputError
-from swarm.formats import ReadOptions, drafts, validate
 from swarm.formats.input.images import MAX_IMAGE_BYTES, NoImage, read_image
+from swarm.formats.input.options import ReadOptions
+from swarm.formats.tasks.scan import drafts, validate
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
 JPEG = b"\xff\xd8\xff\xe0" + b"photo"

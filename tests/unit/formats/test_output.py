@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from swarm.errors import InputError
-from swarm.formats import Draft, ReadOptions, check_writable, drafts, errors_path_of, validate, write_results
-from swarm.formats.output.writer import Pair
+from swarm.formats.input.options import ReadOptions
+from swarm.formats.output.atomic_file import check_writable
+from swarm.formats.output.writer import Pair, errors_path_of, write_results
+from swarm.formats.tasks.scan import Draft, drafts, validate
 
 DATA = Path(__file__).parents[2] / "data"
 M = ReadOptions(model="m:1b")
