@@ -13,8 +13,8 @@ from typing import Any, Self
 from swarm import __version__
 from swarm.api.documents import DocumentMaker, EarlierNames, Made, Work, is_linked, links_between, plain
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
-from swarm.cli.run.host import Hosting, check_models, hosting
-from swarm.cli.run.unservable import check_fit
+from swarm.cli.run.host import Hosting, hosting
+from swarm.cli.run.servable import check_models
 from swarm.clock import SystemClock
 from swarm.config.load import load
 from swarm.config.settings import Settings
@@ -193,8 +193,7 @@ class Swarm:
                 self._told.add(target)
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
-            check_models(self.settings, [model])
-            check_fit(self.settings, [model])
+            check_models(self.settings, [model], unfit="refuse")
             self._checked.add(model)
 
     def _must_run(self) -> None:

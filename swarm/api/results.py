@@ -15,11 +15,10 @@ from typing import Any, Self
 import msgspec
 
 from swarm.cli.run.host import Hosting
-from swarm.cli.run.unservable import ServableWatch
+from swarm.cli.run.servable import ServableWatch, does_not_fit
 from swarm.config.settings import Settings
-from swarm.core.placement.fit import what_helps
 from swarm.core.task import canonical_model
-from swarm.errors import EngineError, ModelDoesNotFit, NotRunning, UnknownTask
+from swarm.errors import EngineError, NotRunning, UnknownTask
 from swarm.queue import lookup
 from swarm.queue.batches.watch import ShardWatch
 from swarm.queue.layout import Layout
@@ -53,7 +52,7 @@ class Alive:
         """Raises ``ModelDoesNotFit`` when all that is left is for models that no worker can serve; the tasks stay."""
         reasons = self._servable.look(models)
         if reasons:
-            raise ModelDoesNotFit("; ".join(reasons.values()), hint=what_helps(next(iter(reasons))))
+            raise does_not_fit(reasons)
 
     def check(self) -> None:
         """Raises ``EngineError`` when the swarm that was started here has ended, ``NotRunning`` when no other is left."""

@@ -60,16 +60,23 @@ def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_
       swarm submit nightly.jsonl --model llama3.2:3b --delay 10m --max-attempts 2
       swarm submit --task task.json
     """
-    from swarm.cli.run import pipeline
-    from swarm.cli.run.progress import Progress
     from swarm.errors import InputError
 
     if sum(given is not None for given in (request.source, request.prompt, request.task)) != 1:
         raise InputError(
             "give exactly one of IN, --prompt and --task", hint="swarm submit prompts.jsonl --model llama3.2:3b"
         )
-    with Progress(quiet=request.quiet or as_json or not request.wait) as progress:
-        outcome = pipeline.submit(load(root, config), request, progress.update if request.wait else None)
+    loaded = load(root, config)
+    if request.source is None:
+        from swarm.cli.run.single_task import submit_one
+
+        outcome = submit_one(loaded.settings, request)
+    else:
+        from swarm.cli.run import pipeline
+        from swarm.cli.run.progress import Progress
+
+        with Progress(quiet=request.quiet or as_json or not request.wait) as progress:
+            outcome = pipeline.submit(loaded, request, progress.update if request.wait else None)
     end(outcome, as_json=as_json)
 
 

@@ -16,9 +16,8 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.run.feeder import Feeder, Make, Offer
-from swarm.cli.run.host import check_models
-from swarm.cli.run.input_options import check_options, read_options, task_fields
-from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
+from swarm.cli.run.servable import check_models
 from swarm.cli.submission import FeedRequest, Outcome
 from swarm.cli.units import count
 from swarm.clock import SystemClock
@@ -63,7 +62,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     if not swarm_lives(loaded.settings):
         print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
     elif fresh.model:
-        check_models(loaded.settings, [fresh.model])
+        check_models(loaded.settings, [fresh.model], unfit="ignore")
     guard = RootGuard(queue.layout.root)
     book = FeedBook(queue.layout, queue.storage)
     with book.alone(fresh.feed_id):
@@ -195,7 +194,7 @@ class _ModelCheck:
         if missing is not None and time.monotonic() - asked_s < ASK_AGAIN_S:
             raise missing
         try:
-            check_models(self._settings, [model])
+            check_models(self._settings, [model], unfit="ignore")
         except ModelNotFound as error:
             self._missing[model] = (time.monotonic(), error)
             raise

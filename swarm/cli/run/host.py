@@ -1,4 +1,4 @@
-"""The swarm that works on a run: the one that is up, or one of the run's own; and whether its servers have the models."""
+"""The swarm that works on a run: the one that is up, or one of the run's own."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from swarm.cli.units import plural
 from swarm.config.settings import Settings
-from swarm.core.faults import TaskFault
-from swarm.core.task import canonical_model
-from swarm.errors import EngineError, LockHeld, ModelNotFound, name_hint
-from swarm.ollama.server import client_of
+from swarm.errors import EngineError, LockHeld
 from swarm.proc.identity import read_stat
-from swarm.queue.storage.locks import is_held
-from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions
-from swarm.runtime.open import lives, open_queue, swarm_lives
+from swarm.runtime.open import lives, swarm_lives
 from swarm.supervisor.background import start_background, wait_until_up
 from swarm.supervisor.down import end_without_supervisor
 from swarm.supervisor.what_runs import orphans, run_served
@@ -136,45 +130,3 @@ def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
     left = orphans(settings)
     if left:  # its supervisor was killed; nobody else would ever end them
         end_without_supervisor(settings, left, now=True)
-
-
-def check_models(settings: Settings, models: Iterable[str]) -> None:
-    """Whether the living workers' servers have these models. Raises ``ModelNotFound`` naming the near ones.
-
-    A server that does not answer now is not asked again here: its worker says so itself.
-    """
-    installed = _installed(settings)
-    if not installed:
-        return
-    missing = sorted({m for m in models if canonical_model(m) not in installed})
-    if missing:
-        raise ModelNotFound(f"no server has {_named(missing)}", hint=_hint(missing[0], installed))
-
-
-def _installed(settings: Settings) -> Mapping[str, int]:
-    """Canonical names of models, with the number of servers that have each."""
-    layout = open_queue(settings).layout
-    found: dict[str, int] = {}
-    for name in registry.names(layout):
-        row = registry.read_row(layout, name)
-        if row is None or row.url is None or not is_held(layout, name):
-            continue
-        client = client_of(name, row.url, root=Path(layout.root), adopted=row.adopted)
-        try:
-            for model in client.tags(5.0):
-                found[canonical_model(model.name)] = found.get(canonical_model(model.name), 0) + 1
-        except TaskFault as fault:
-            print(f"note: {name} does not say which models it has: {fault.message}", file=sys.stderr)
-        finally:
-            client.close()
-    return found
-
-
-def _named(models: list[str]) -> str:
-    shown = ", ".join(models[:3])
-    return f"the model {shown}" if len(models) == 1 else f"the models {shown}{' …' if len(models) > 3 else ''}"
-
-
-def _hint(model: str, installed: Mapping[str, int]) -> str:
-    there = name_hint(canonical_model(model), sorted(installed), number=3, cutoff=0.5)
-    return f"{there} Get it with `swarm models pull {model}`"

@@ -1,10 +1,9 @@
-"""What the command line says about how an input is to be read.
-
-When and how often the tasks of a submission run: what the command line says, as task fields.
-"""
+"""From the options of a submission to how its input is read, and to fields of its tasks; the check of each task."""
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -19,17 +18,21 @@ from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
 from swarm.core.byte_order_mark import ForeignText, without_bom
-from swarm.core.model_options import load_option_conflict, near_option, option_problem
-from swarm.core.task import Endpoint, canonical_model
-from swarm.errors import InputError
+from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
+from swarm.core.task import Endpoint, Task
+from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.options import Format, ReadOptions
-from swarm.formats.input.problems import did_you_mean
-from swarm.worker.executors.structured_output import CHECKS_SCHEMAS, schema_problem
+from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.queue.ids import new_id
+from swarm.queue.validate import validate
 
 T = TypeVar("T")
 FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}
 _EXAMPLES = "--option num_predict=64 --option temperature=0"
 ENDPOINTS: dict[str, Endpoint] = {"chat": "/api/chat", "generate": "/api/generate", "embed": "/api/embed"}
+_FIELD = re.compile(r"field `(?P<field>[^`]*)`: (?P<what>.*)", re.DOTALL)
+_TOLD = 5
+_REMEMBERED = 100
 
 
 def read_options(request: LineOptions) -> ReadOptions:
@@ -52,10 +55,9 @@ def read_options(request: LineOptions) -> ReadOptions:
 def check_options(settings: Settings, request: LineOptions) -> None:
     """Whether ``--option`` can be meant: else each single item would fail of it. Raises ``InputError``."""
     asked = generation_options(request.option or ())
-    if request.model is None:
+    if request.model is None or not asked:
         return
-    fixed = {canonical_model(name): model.options for name, model in settings.models.items()}
-    conflict = load_option_conflict(request.model, asked, fixed.get(canonical_model(request.model), {}))
+    conflict = load_option_conflict(request.model, asked, ModelTable(settings.models).of(request.model).options)
     if conflict is not None:
         raise InputError(f"--option: {conflict.removeprefix('request.options.')}")
 
@@ -106,15 +108,14 @@ def _schema(path: Path) -> dict[str, Any]:
         raise InputError(f"--schema {path}: is no JSON: {exc}") from exc
     if not isinstance(schema, dict) or not schema:
         raise InputError(f"--schema {path}: is no JSON Schema", hint='it looks like {"type": "object", "properties": {…}}')
+    from swarm.worker.executors.structured_output import CHECKS_SCHEMAS, schema_problem
+
     if not CHECKS_SCHEMAS:
         raise InputError("--schema needs the package jsonschema", hint="pip install 'gpu-swarm[schema]'")
     problem = schema_problem(schema)
     if problem is not None:
         raise InputError(f"--schema {path}: is no valid JSON Schema: {problem}")
     return schema
-
-
-MAX_ATTEMPTS = 100
 
 
 def task_fields(request: LineOptions, now_s: float | None = None) -> dict[str, Any]:
@@ -176,3 +177,51 @@ def _timeout_s(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f"--timeout {text}: must be more than 0", hint="seconds, or a duration: --timeout 90, --timeout 5m")
     return seconds
+
+
+class LineCheck:
+    """What a line must be beyond its format, by the configuration and by the queue.
+
+    Call it with each document. What it found unknown, though harmless, is said once by ``say_unknown``.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._models = ModelTable(settings.models)
+        self._task_id = new_id()
+        self._unknown: dict[str, None] = {}
+
+    def __call__(self, document: Mapping[str, Any]) -> None:
+        """Raises ``FieldError``: what would be refused at submission, or would fail of its options when it runs."""
+        self.task(document)
+
+    def task(self, document: Mapping[str, Any]) -> Task:
+        """The same, and the task that the document describes; with an id of its own, whatever it will be."""
+        try:
+            task = validate({**document, "task_id": self._task_id})
+        except TaskInvalid as error:
+            raise _field_error(error) from error
+        if task.request.get("shift") is False:
+            raise FieldError("request.shift", "false would make the server load the model again; leave it out")
+        options = task.request.get("options")
+        if options:
+            model = task.model or ""
+            conflict = load_option_conflict(model, options, self._models.of(model).options)
+            if conflict is not None:
+                raise FieldError("options", conflict.removeprefix("request.options."))
+            if len(self._unknown) < _REMEMBERED:
+                self._unknown.update(dict.fromkeys(name for name in options if name not in KNOWN_OPTIONS))
+        return task
+
+    def say_unknown(self) -> None:
+        """A note on standard error about options that no server may know; each is said once."""
+        if not self._unknown:
+            return
+        names = ", ".join(list(self._unknown)[:_TOLD]) + (" …" if len(self._unknown) > _TOLD else "")
+        self._unknown.clear()
+        print(f"note: not known here: options {names}; a model server ignores those it does not know", file=sys.stderr)
+
+
+def _field_error(error: TaskInvalid) -> FieldError:
+    """The queue's refusal as a finding about a line."""
+    found = _FIELD.fullmatch(error.message)
+    return FieldError(found["field"], found["what"]) if found else FieldError("", error.message)

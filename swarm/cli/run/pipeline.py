@@ -20,13 +20,12 @@ import msgspec
 from swarm import __version__
 from swarm.cli.run.collect import Collected, collect, ended_words, results, tally_words, where_words, written_document
 from swarm.cli.run.dry_run import dry_run
-from swarm.cli.run.host import Hosting, check_models, hosting
-from swarm.cli.run.input_options import check_options, read_options, task_fields, with_defaults
-from swarm.cli.run.line_check import LineCheck
+from swarm.cli.run.host import Hosting, hosting
+from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.progress import Show
 from swarm.cli.run.report import write_report
-from swarm.cli.run.single_task import one_task, somebody_works, submit_one
-from swarm.cli.run.unservable import check_fit, say_unservable, unservable_words
+from swarm.cli.run.servable import check_models, unservable_words
+from swarm.cli.run.single_task import somebody_works
 from swarm.cli.run.watch import RunWatch, SwarmGone
 from swarm.cli.submission import BatchOptions, Outcome, RunRequest, SubmitRequest
 from swarm.cli.units import count, duration
@@ -100,12 +99,11 @@ def work(
     submitted: Submitted | None = None
     while True:
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
-            check_models(loaded.settings, scan.models)
-            check_fit(loaded.settings, scan.models)
+            check_models(loaded.settings, scan.models, unfit="refuse")
             submitted = submitted or accept()
             try:
                 ids = queue.batches().task_ids(scan.batch_id, scan.items)
-                watch = RunWatch(queue, ids, loaded.settings, submitted, began_s, models=scan.models)
+                watch = RunWatch(queue, ids, loaded.settings, began_s, again=submitted.again, models=scan.models)
                 end = watch.wait(show, host)
             except SwarmGone:
                 if host.guest_of is None:
@@ -258,13 +256,10 @@ def _put_back(queue: FileQueue, scan: Scan) -> int:
 
 
 def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
-    """Put it into the queue; with ``show`` wait until it has ended. Raises ``NotRunning`` if nobody is there to wait for."""
+    """Put a file's tasks into the queue; with ``show`` wait until they have ended. Raises ``NotRunning`` if nobody works."""
     _check_targets(loaded, request)
     queue = open_queue(loaded.settings)
-    if request.source is None:
-        task = one_task(request, loaded.settings)
-        return submit_one(queue.prepare(), loaded.settings, task, wait=show is not None)
-    with opened(request.source) as source:
+    with opened(request.source or "-") as source:
         options = read_options(request)
         scan = _checked(loaded, source, options)
         linked = _links(queue, source, options, scan)
@@ -272,8 +267,7 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
             return dry_run(queue, source, options, scan, task_fields(request))
         queue.prepare()
         if swarm_lives(loaded.settings):
-            check_models(loaded.settings, scan.models)
-            say_unservable(loaded.settings, scan.models)
+            check_models(loaded.settings, scan.models, unfit="note")
         submitted = _submit(queue, source, options, scan, request, linked)
     lines = (
         f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted"
@@ -290,7 +284,7 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
         return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
     somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
     ids = queue.batches().task_ids(scan.batch_id, scan.items)
-    watch = RunWatch(queue, ids, loaded.settings, submitted, time.monotonic(), models=scan.models)
+    watch = RunWatch(queue, ids, loaded.settings, time.monotonic(), again=submitted.again, models=scan.models)
     end = watch.wait(show, Hosting(own=None))
     ended = watch.ended
     document |= {

@@ -10,11 +10,8 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.run.host import Hosting, check_models
-from swarm.cli.run.input_options import read_options, task_fields
-from swarm.cli.run.line_check import LineCheck
-from swarm.cli.run.unservable import say_unservable, unservable_words
-from swarm.cli.run.watch import RunWatch, interrupts
+from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
+from swarm.cli.run.servable import check_models
 from swarm.cli.submission import Outcome, SubmitRequest
 from swarm.config.settings import Settings
 from swarm.core.byte_order_mark import ForeignText, without_bom
@@ -33,12 +30,11 @@ from swarm.errors import (
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.task_builder import builder
-from swarm.notify.targets import check_target
-from swarm.queue.batches.batch_book import Submitted
-from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
-from swarm.runtime.open import swarm_lives
-from swarm.worker.executors.allowlist import check_submitted
+from swarm.queue.reader import QueueReader
+from swarm.queue.root import prepare
+from swarm.queue.submit.producer import Producer
+from swarm.runtime.open import open_reader, swarm_lives
 
 ANSWER_POLL_S = 0.02
 """Somebody sits and waits for one answer."""
@@ -134,41 +130,63 @@ def _prompt_document(request: SubmitRequest) -> dict[str, Any]:
     return {name: value for name, value in built.document.items() if name != "metadata"}
 
 
-def _check_dependencies(queue: FileQueue, document: Mapping[str, Any]) -> None:
-    """One of a task that is nowhere would be waited for without end. What is no list of texts is refused later."""
-    wants = document.get("depends_on")
-    for wanted in wants if isinstance(wants, list) else ():
-        if isinstance(wanted, str) and (ID_RE.match(wanted) is None or queue.find(wanted) is None):
-            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
-
-
-def _check_told(settings: Settings, document: Mapping[str, Any]) -> None:
-    """Who could never be told is refused now. What is no list of texts is refused later."""
-    targets = document.get("notify")
-    for target in targets if isinstance(targets, list) else ():
-        if isinstance(target, str):
-            check_target(target, settings)
-
-
-def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *, wait: bool) -> Outcome:
-    """Accept one task; with ``wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
-    if document.get("model") and document.get("task_class") == "llm" and swarm_lives(settings):
-        check_models(settings, [str(document["model"])])
-        say_unservable(settings, [str(document["model"])])
-    check_submitted(document, settings.scripts)
-    _check_dependencies(queue, document)
-    _check_told(settings, document)
-    if not wait:
+def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
+    """Accept one task, with ``--wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
+    queue = open_reader(settings)
+    check_options(settings, request)
+    document = one_task(request, settings)
+    _check_mentions(queue, document, settings)
+    prepare(queue.layout, queue.storage)
+    is_llm = document.get("task_class") == TaskClass.LLM
+    models = [str(document["model"])] if is_llm and document.get("model") else []
+    if models and swarm_lives(settings):
+        check_models(settings, models, unfit="note")
+    if not request.wait:
         task_id = _accept(queue, document)
         told = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
         return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=told)
+    return _wait(queue, settings, document, models)
+
+
+def _check_mentions(queue: QueueReader, document: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse a program that is not allowed, a task to wait for that is nowhere, a target that cannot be notified.
+
+    What is no list of texts is refused later.
+    """
+    if document.get("command"):
+        from swarm.worker.executors.allowlist import check_submitted
+
+        check_submitted(document, settings.scripts)
+    for wanted in _texts(document.get("depends_on")):
+        if ID_RE.match(wanted) is None or queue.find(wanted) is None:
+            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
+    for target in _texts(document.get("notify")):
+        from swarm.notify.targets import check_target
+
+        check_target(target, settings)
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _accept(queue: QueueReader, document: dict[str, Any]) -> str:
+    try:
+        return Producer(queue.layout, queue.storage).enqueue(document)
+    except (TaskInvalid, DuplicateTask) as exc:
+        raise InputError(exc.message, hint=exc.hint) from exc
+
+
+def _wait(queue: QueueReader, settings: Settings, document: dict[str, Any], models: list[str]) -> Outcome:
+    from swarm.cli.run.host import Hosting
+    from swarm.cli.run.servable import unservable_words
+    from swarm.cli.run.watch import RunWatch, interrupts
+
     host = Hosting(own=None)
     with interrupts(host) as heard:  # from here on: once it is accepted, whoever interrupts is told so
         task_id = _accept(queue, document)
         somebody_works(settings, f"task {task_id} is accepted")
-        one = Submitted(items=1, new=1, again=0)
-        models = [str(document["model"])] if document.get("task_class") == TaskClass.LLM else []
-        watch = RunWatch(queue, (task_id,), settings, one, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
+        watch = RunWatch(queue, (task_id,), settings, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
         end = watch.wait(lambda _view: None, host, heard)
     if end == "unservable":
         ways = f"task {task_id} waits until that has changed; `swarm queue cancel {task_id}` ends it"
@@ -182,14 +200,7 @@ def submit_one(queue: FileQueue, settings: Settings, document: dict[str, Any], *
     return _answer(queue, task_id)
 
 
-def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
-    try:
-        return queue.enqueue(document)
-    except (TaskInvalid, DuplicateTask) as exc:
-        raise InputError(exc.message, hint=exc.hint) from exc
-
-
-def _answer(queue: FileQueue, task_id: str) -> Outcome:
+def _answer(queue: QueueReader, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
         raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")

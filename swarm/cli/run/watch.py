@@ -13,15 +13,14 @@ import msgspec
 
 from swarm.cli.run.host import Hosting
 from swarm.cli.run.progress import RunCard, RunView, Show
-from swarm.cli.run.unservable import ServableWatch
+from swarm.cli.run.servable import ServableWatch
 from swarm.cli.views.explain import task as explain_task
 from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
-from swarm.queue.batches.batch_book import Submitted
 from swarm.queue.batches.watch import BatchWatch, Ended
-from swarm.queue.file_queue import FileQueue
+from swarm.queue.reader import QueueReader
 from swarm.queue.root_guard import RootGuard
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
@@ -53,23 +52,26 @@ class RunWatch:
 
     def __init__(
         self,
-        queue: FileQueue,
+        queue: QueueReader,
         ids: Iterable[str],
         settings: Settings,
-        submitted: Submitted,
         began_s: float,
         *,
+        again: int = 0,
         models: Iterable[str],
         look_s: float = LOOK_S,
     ) -> None:
-        """Of the tasks ``ids``, for these models; looks every ``look_s`` seconds, or less often where a look costs much."""
+        """Of the tasks ``ids``, ``again`` of which were known before, for these models.
+
+        Looks every ``look_s`` seconds, or less often where a look costs much.
+        """
         self._look_s = look_s
         self._queue = queue
         self._settings = settings
         self._watch = BatchWatch(queue.layout, ids)
         self._began_s = began_s
         self.ended = self._watch.look()
-        self._before = self.ended if submitted.again else msgspec.structs.replace(NOTHING, left=self.ended.total)
+        self._before = self.ended if again else msgspec.structs.replace(NOTHING, left=self.ended.total)
         self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
         self._marks: deque[tuple[float, int, int, int]] = deque()
         self._models = frozenset(canonical_model(model) for model in models)

@@ -64,9 +64,14 @@ def spilled(view: WorkerView, model: str) -> str | None:
     return f"{view.name} loaded {model}, and it spilled to the CPU: {share}"
 
 
+def cards_needed(model: str, settings: Settings) -> int:
+    """How many cards a model (canonical name) is configured to need."""
+    return next((spec.gpus_needed for name, spec in settings.models.items() if canonical_model(name) == model), 1)
+
+
 def too_few_cards(view: WorkerView, model: str, settings: Settings) -> str | None:
     """Says that the model is configured to need more cards than this worker has; None otherwise."""
-    needed = next((spec.gpus_needed for name, spec in settings.models.items() if canonical_model(name) == model), 1)
+    needed = cards_needed(model, settings)
     has = len(view.row.gpus) if view.row is not None else 0
     if needed <= max(1, has):
         return None

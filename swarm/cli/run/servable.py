@@ -1,0 +1,194 @@
+"""Whether the living workers' servers have a model and may ever serve it, so that nobody waits for it without end.
+
+What registrations and heartbeats prove is not asked; else the servers are asked what they have, and only where that leaves
+a doubt the whole swarm is looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from swarm.config.settings import Settings
+from swarm.core.task import TaskClass, canonical_model
+from swarm.core.worker import Heartbeat, WorkerRow
+from swarm.errors import ModelDoesNotFit, ModelNotFound, SwarmError, name_hint
+from swarm.queue.layout import Layout
+from swarm.queue.storage.locks import is_held
+from swarm.queue.stores import registry
+from swarm.runtime.open import lives
+
+if TYPE_CHECKING:
+    from swarm.core.snapshot import SwarmSnapshot
+
+UNSERVABLE_S = 4.0
+"""When nothing has ended for so long, and then as often, it is asked whether anything ever will."""
+LOOK_SHARE = 20
+ASK_S = 5.0
+Workers = list[tuple[WorkerRow, Heartbeat | None]]
+
+
+class Unservable(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    reasons: dict[str, str]
+    """By canonical model name: why no worker can serve it, with the numbers."""
+    others_work: bool
+    """Something runs, or may yet run, that is for none of these."""
+
+
+def check_models(settings: Settings, models: Iterable[str], *, unfit: Literal["ignore", "note", "refuse"]) -> None:
+    """Whether the living workers' servers have these models and may serve them.
+
+    Raises ``ModelNotFound`` naming the near ones, and as far as asked for ``ModelDoesNotFit`` with the numbers. A note
+    goes to standard error: such tasks are accepted, for a bigger card may come.
+    """
+    workers = _living(Layout(settings.queue.root))
+    if not workers:
+        return
+    open_names = [name for name in models if not _proven(canonical_model(name), workers)]
+    installed = _installed(settings, workers) if open_names else {}
+    if missing := sorted({name for name in open_names if canonical_model(name) not in installed} if installed else ()):
+        shown = ", ".join(missing[:3])
+        which = f"the model {shown}" if len(missing) == 1 else f"the models {shown}{' …' if len(missing) > 3 else ''}"
+        there = name_hint(canonical_model(missing[0]), sorted(installed), number=3, cutoff=0.5)
+        raise ModelNotFound(f"no server has {which}", hint=f"{there} Get it with `swarm models pull {missing[0]}`")
+    if unfit == "ignore":
+        return
+    doubtful = {canonical_model(name) for name in open_names} - _servable(settings, workers, installed)
+    reasons = find_unservable(settings, doubtful).reasons if doubtful else {}
+    if reasons and unfit == "refuse":
+        raise does_not_fit(reasons)
+    for why in reasons.values():
+        print(f"note: {why}; its tasks wait until that has changed", file=sys.stderr)
+
+
+def _living(layout: Layout) -> Workers:
+    """The living workers that have a model server."""
+    rows = (registry.read_row(layout, name) for name in registry.names(layout) if is_held(layout, name))
+    return [(row, registry.read_heartbeat(layout, row.name)) for row in rows if row is not None and row.url is not None]
+
+
+def _proven(model: str, workers: Workers) -> bool:
+    """Whether a worker holds the model now, or has completed requests to it and never failed to load it since."""
+    beats = [beat for _, beat in workers if beat is not None]
+    tallies = [beat.models[model] for beat in beats if model in beat.models]
+    return any(beat.model == model for beat in beats) or any(t.completed and not t.load_failures for t in tallies)
+
+
+def _installed(settings: Settings, workers: Workers) -> dict[str, int]:
+    """Canonical names of what the servers have, with sizes in MiB. One that does not answer is named in a note."""
+    from swarm.core.faults import TaskFault
+    from swarm.ollama.server import client_of
+
+    found: dict[str, int] = {}
+    for row, _ in workers:
+        assert row.url is not None
+        with client_of(row.name, row.url, root=Path(settings.queue.root), adopted=row.adopted) as client:
+            try:
+                for model in client.tags(ASK_S):
+                    name = canonical_model(model.name)
+                    found[name] = max(found.get(name, 0), model.size_mib)
+            except TaskFault as fault:
+                print(f"note: {row.name} does not say which models it has: {fault.message}", file=sys.stderr)
+    return found
+
+
+def _servable(settings: Settings, workers: Workers, installed: Mapping[str, int]) -> set[str]:
+    """Models that no worker has failed to load, and of which one has the cards and the memory for the file."""
+    from swarm.core.placement.fit import cards_needed, file_too_big
+    from swarm.supervisor.state import load_plan
+
+    plan = {p.name: p.vram_mib for p in load_plan(Path(settings.queue.root) / "workers") or ()}
+    failed = {name for _, beat in workers if beat is not None for name, t in beat.models.items() if t.load_failures}
+
+    def room(row: WorkerRow, model: str) -> bool:
+        if cards_needed(model, settings) > max(1, len(row.gpus)) or (row.gpu_uuids and row.name not in plan):
+            return False
+        memory_mib = plan.get(row.name) if settings.llm.on_cpu_spill == "refuse" else None
+        return memory_mib is None or not file_too_big(installed[model], memory_mib)
+
+    return {model for model in installed if model not in failed and any(room(row, model) for row, _ in workers)}
+
+
+def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
+    """Which of these models nobody can serve as things are: a look at the whole swarm, its cards and its servers' disks."""
+    from swarm.cli.views.installed_models import installed_models
+    from swarm.core.placement.fit import Planned, nowhere
+    from swarm.runtime.open import open_observer
+    from swarm.supervisor.state import load_plan
+
+    snapshot = open_observer(settings).snapshot()
+    disk = installed_models(snapshot, settings.queue.root)
+    plans = load_plan(Path(settings.queue.root) / "workers") if lives(settings, "supervisor") else None
+    living = {view.name for view in snapshot.workers if view.alive}
+    planned = [Planned(p.name, p.vram_mib) for p in plans or () if p.url is not None and p.name not in living]
+    reasons: dict[str, str] = {}
+    for model in sorted({canonical_model(model) for model in models}):
+        size_mib = disk[model].size_mib if model in disk else 0
+        why = nowhere(model, snapshot, settings, planned=planned, disk_mib=size_mib)
+        if why is not None:
+            reasons[model] = why
+    return Unservable(reasons, others_work=_others_work(snapshot, reasons))
+
+
+def _others_work(snapshot: SwarmSnapshot, unserved: Collection[str]) -> bool:
+    """A task that waits for others is not counted: it goes when they do, or never."""
+    from swarm.core.policy.decide import obstacle
+
+    if any(claim.task_class != TaskClass.RESOURCE for claim in snapshot.claims):
+        return True
+    claimable = (lane for lane in snapshot.lanes if lane.pending and lane.task_class is not TaskClass.RESOURCE)
+    if any(lane.model not in unserved for lane in claimable):
+        return True
+    may_come = ("time", "pause", "brain")
+    return any(obstacle(b) in may_come and b.model not in unserved and b.resource is None for b in snapshot.blocked)
+
+
+def does_not_fit(reasons: Mapping[str, str]) -> ModelDoesNotFit:
+    """The models that no worker can serve, as a refusal."""
+    from swarm.core.placement.fit import what_helps
+
+    return ModelDoesNotFit("; ".join(reasons.values()), hint=what_helps(next(iter(reasons))))
+
+
+def unservable_words(reasons: Mapping[str, str]) -> list[str]:
+    """For the end of a wait: what is left, why, and what to do."""
+    from swarm.core.placement.fit import what_helps
+
+    return [f"not done: {why}; {what_helps(model)}" for model, why in reasons.items()]
+
+
+class ServableWatch:
+    """For who waits: asked now and then whether anything ever ends, at most one part in ``LOOK_SHARE`` of the time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._next_s = time.monotonic() + UNSERVABLE_S
+
+    def moved(self) -> None:
+        """Something has ended: nothing need be asked for a while."""
+        self._next_s = max(self._next_s, time.monotonic() + UNSERVABLE_S)
+
+    def look(self, models: Callable[[], Collection[str]]) -> dict[str, str]:
+        """Models that no worker can serve, with the reason, if all that is left waits for such; {} while something may end.
+
+        ``models``: canonical names of all that is waited for.
+        """
+        began_s = time.monotonic()
+        if began_s < self._next_s:
+            return {}
+        try:
+            wanted = frozenset(models())
+            found = find_unservable(self._settings, wanted)
+        except SwarmError:
+            return {}  # the next look, or whatever else is asked, says what is wrong
+        finally:
+            now_s = time.monotonic()
+            self._next_s = now_s + max(UNSERVABLE_S, (now_s - began_s) * LOOK_SHARE)
+        return found.reasons if found.reasons.keys() == wanted or not found.others_work else {}
