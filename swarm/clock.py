@@ -15,11 +15,16 @@ class SystemClock:
         return time.monotonic()
 
     def iso(self, offset_s: float = 0.0) -> str:
-        """Now, plus an offset, as ISO 8601 with milliseconds and the local offset."""
-        now_ms = time.time_ns() // 1_000_000
-        if offset_s:
-            now_ms += round(offset_s * 1000)
-        return _iso_ms(now_ms)
+        """``now_iso``."""
+        return now_iso(offset_s)
+
+
+def now_iso(offset_s: float = 0.0) -> str:
+    """Now, plus an offset, as ISO 8601 with milliseconds and the local offset."""
+    now_ms = time.time_ns() // 1_000_000
+    if offset_s:
+        now_ms += round(offset_s * 1000)
+    return _iso_ms(now_ms)
 
 
 @lru_cache(maxsize=4)

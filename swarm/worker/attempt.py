@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import monotonic
 from typing import Literal
 
 import msgspec
 
+from swarm.clock import now_iso
 from swarm.core.claim import Claim
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.core.health.blame import MOST_HITS
@@ -17,7 +19,7 @@ from swarm.core.policy.retry import hits, runs_alone
 from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass, Trail
 from swarm.core.worker import SlotView
-from swarm.runtime.ports import Clock, Executor
+from swarm.runtime.ports import Executor
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ Ending = Trail | TaskFault | Released
 class Run:
     """A claimed task in a slot. The work loop owns it; its thread only counts progress and leaves the ending."""
 
-    def __init__(self, claim: Claim, *, limit_s: float, clock: Clock) -> None:
+    def __init__(self, claim: Claim, *, limit_s: float) -> None:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
@@ -120,24 +122,23 @@ class Run:
         self.heard_s = float("-inf")
         """When the last of them came (monotonic)."""
         self.started_at = ""
-        self.started_s = self._moved_s = clock.mono_s()
+        self.started_s = self._moved_s = monotonic()
         self.ended_s = float("inf")
         self.elapsed_s = 0.0
         self._cancelled_s: float | None = None
         self._alone = runs_alone(claim.attempts, claim.attempt)
         self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
-        self._clock = clock
 
     def begin(self) -> None:
         """It leaves the waiting phase: the deadline counts from now."""
         self.begun, self.phase = True, "running"
-        self.started_at = self._clock.iso()
-        self.started_s = self._moved_s = self._clock.mono_s()
+        self.started_at = now_iso()
+        self.started_s = self._moved_s = monotonic()
 
     def moved_to(self, progress: int) -> None:
         """Its progress is this now."""
         if progress != self.progress:
-            self.progress, self._moved_s = progress, self._clock.mono_s()
+            self.progress, self._moved_s = progress, monotonic()
 
     def perform(self, executor: Executor) -> None:
         """Run to the end and leave the ``ending``. Never raises; for a thread of its own."""
@@ -148,7 +149,7 @@ class Run:
         except Exception as error:  # an executor's bug is that attempt's fault, never the worker's end
             log.exception("Task %s: unexpected error in its executor", self.claim.task.task_id)
             ending = self._judged(TaskFault("transient", "internal", f"unexpected {type(error).__name__}: {error}"))
-        self.ended_s = self._clock.mono_s()
+        self.ended_s = monotonic()
         self.elapsed_s = self.ended_s - self.started_s
         self.phase = "recording"
         self.ending = ending
@@ -157,7 +158,7 @@ class Run:
         """Ask it to end; one that has not begun ends here. A result that is there all the same wins."""
         if not self.cancel.cancel(reason):
             return
-        self._cancelled_s = self._clock.mono_s()
+        self._cancelled_s = monotonic()
         self.phase = "stopping"
         if not self.begun:
             self.ending = self._judged(TaskFault("cancelled", reason, "it had not begun"))
@@ -187,12 +188,12 @@ class Run:
         """Seconds until its deadline; never for one that waits to begin or is being stopped."""
         if self.phase != "running":
             return float("inf")
-        return self.started_s + self.limit_s - self._clock.mono_s()
+        return self.started_s + self.limit_s - monotonic()
 
     @property
     def stopping_s(self) -> float:
         """Seconds since it was asked to end; 0 if it was not."""
-        return 0.0 if self._cancelled_s is None else self._clock.mono_s() - self._cancelled_s
+        return 0.0 if self._cancelled_s is None else monotonic() - self._cancelled_s
 
     @property
     def alone(self) -> bool:
@@ -204,12 +205,12 @@ class Run:
 
     def held(self, patience_s: float = 0.0) -> Held:
         """What it takes up, for who waits that long for its answer to begin."""
-        answering = self.pieces > 0 or self._clock.mono_s() - self.started_s > patience_s
+        answering = self.pieces > 0 or monotonic() - self.started_s > patience_s
         return Held(self.claim.task, alone=self.alone, begun=self.begun, answering=answering, judged=self.judged)
 
     def view(self) -> SlotView:
         """For the heartbeat; safe from any thread."""
-        task, now_s = self.claim.task, self._clock.mono_s()
+        task, now_s = self.claim.task, monotonic()
         return SlotView(
             task_id=task.task_id,
             task_class=str(task.task_class),
@@ -223,7 +224,7 @@ class Run:
         )
 
     def _advance(self, count: int) -> None:
-        self.heard_s = self._clock.mono_s()
+        self.heard_s = monotonic()
         if not self.pieces:
             self.first_s = self.heard_s - self.started_s
         self.pieces += count

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from swarm.config.settings import RetrySettings, Settings
 from swarm.core.policy.slots import SlotLimits, slot_limits
 from swarm.core.task import TaskClass
-from swarm.runtime.ports import Bell, Clock, Executor, WorkerQueue
+from swarm.runtime.ports import Bell, Executor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
 from swarm.worker.server_probe import Prober, ServerProbe
@@ -21,7 +21,6 @@ class WorkerPorts:
 
     queue: WorkerQueue
     bell: Bell
-    clock: Clock
     executors: Mapping[TaskClass, Executor]
     """Classes without one are never claimed."""
     beats: HeartbeatThread

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
-from swarm.clock import parse_iso
+from swarm.clock import now_iso, parse_iso
 from swarm.core.claim import Claim, Settled
 from swarm.core.explain.monitor import IdleReason, idle_reason, suits
 from swarm.core.lanes import parse_lane, preference
@@ -21,7 +22,7 @@ from swarm.core.policy.slots import Held, free_classes
 from swarm.core.task import TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.log_once import LogOnce
-from swarm.runtime.ports import Clock, Transaction
+from swarm.runtime.ports import Transaction
 from swarm.worker.attempt import Run
 from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.heartbeat import WorkerState
@@ -60,9 +61,8 @@ class Claimed:
 class DiskTrouble:
     """A disk that refuses: ``words`` say how, empty while it works; it is tried again after a growing pause."""
 
-    def __init__(self, clock: Clock, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger) -> None:
         self.words = ""
-        self._clock = clock
         self._log_once = LogOnce(log)
         self._pause_s = FIRST_PAUSE_S
         self._again_s = 0.0
@@ -70,14 +70,14 @@ class DiskTrouble:
     @property
     def wait_s(self) -> float:
         """Seconds until the next try."""
-        return max(0.0, self._again_s - self._clock.mono_s()) if self.words else 0.0
+        return max(0.0, self._again_s - monotonic()) if self.words else 0.0
 
     def failed(self, fault: StorageFault) -> None:
         """The disk refused."""
         self.words = fault.message
         line = f"The disk refuses: {self.words}; results are kept in memory and nothing is claimed until it works again"
         self._log_once.failing("disk", line, logging.ERROR)
-        self._again_s = self._clock.mono_s() + self._pause_s
+        self._again_s = monotonic() + self._pause_s
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
 
     def worked(self) -> None:
@@ -91,7 +91,7 @@ class Exchange:
 
     def __init__(self, ports: WorkerPorts, config: WorkerConfig, state: WorkerState, slots: Slots) -> None:
         self._queue = ports.queue
-        self._clock, self._log = ports.clock, ports.log
+        self._log = ports.log
         self._limits = config.limits
         self._state = state
         self._slots = slots
@@ -102,7 +102,7 @@ class Exchange:
         self._idle_look_s = 0.0
         self.idle_text = ""
         """Why it has nothing to do, for operators."""
-        self.disk = DiskTrouble(ports.clock, ports.log)
+        self.disk = DiskTrouble(ports.log)
 
     def ended(self, run: Run) -> None:
         """Decide what becomes of a run that ended; the next tick tells the queue."""
@@ -203,7 +203,7 @@ class Exchange:
     def _is_left_to_others(self, claim: Claim) -> bool:
         """Only for a while: the others may all be busy, and it has to end some day."""
         broke = last_broke(claim.attempts, claim.attempt, self._worker)
-        if broke is None or not 0 <= parse_iso(self._clock.iso()) - parse_iso(broke) < LEFT_TO_OTHERS_S:
+        if broke is None or not 0 <= parse_iso(now_iso()) - parse_iso(broke) < LEFT_TO_OTHERS_S:
             return False
         try:
             return bool(self._queue.peers(claim.task.model or ""))
@@ -256,11 +256,11 @@ class Exchange:
 
     def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:
         """INFO when the reason changes, DEBUG each time it is looked into; polls in between are silent."""
-        now_s = self._clock.mono_s()
+        now_s = monotonic()
         if now_s < self._idle_look_s:
             return
         reason = self._idle_reason(lanes, closed)
-        took_s = self._clock.mono_s() - now_s
+        took_s = monotonic() - now_s
         self._idle_look_s = now_s + max(IDLE_LOOK_S, took_s * IDLE_LOOK_SHARE)
         if reason is None:
             return

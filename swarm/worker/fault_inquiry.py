@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Event
+from time import monotonic
 
 import msgspec
 
@@ -66,7 +67,7 @@ class FaultInquiry:
     def __init__(self, ports: WorkerPorts, limit_s: float, pool: ThreadPool) -> None:
         assert ports.prober is not None
         self._prober = ports.prober
-        self._clock, self._log = ports.clock, ports.log
+        self._log = ports.log
         self._limit_s = limit_s
         self._pool = pool
         self._waiting: dict[str, tuple[Run, Broken, TaskFault]] = {}
@@ -159,7 +160,7 @@ class FaultInquiry:
                 self._decide(run, TaskFault("cancelled", "cancelled", "cancelled on request"), decided)
             else:
                 others = [other for other in self._broken if other is not one]
-                found = verdict(one, others, witnesses, self._probed, self._clock.mono_s())
+                found = verdict(one, others, witnesses, self._probed, monotonic())
                 if found is not None:
                     self._decide(run, self._judged(run, fault, found), decided)
         if give_up:
@@ -176,7 +177,7 @@ class FaultInquiry:
         if self._busy:
             return f"{self._busy} the model server after a fault"
         waiting = [one for _, one, _ in self._waiting.values()]
-        now_s = self._clock.mono_s()
+        now_s = monotonic()
         unheard = [one for one in waiting if one.ended_s > self._heard_s]
         if any(one.hung or now_s - one.ended_s > PATIENCE_S for one in unheard) or len(unheard) >= TRIP_AFTER:
             return "checking the model server after a fault"
@@ -184,21 +185,21 @@ class FaultInquiry:
 
     def _proven(self) -> bool:
         """Whether the server is known to work just now; asking makes sure that it will be known."""
-        if self._clock.mono_s() - self._heard_s < FRESH_S and not self._waiting and not self._busy:
+        if monotonic() - self._heard_s < FRESH_S and not self._waiting and not self._busy:
             return True
         self._wanted = True
         return False
 
     def start_rules(self, *, alone: bool) -> StartRules:
         """How requests may start now; ``alone``: one of them waits to have the server to itself."""
-        dying = any(self._clock.mono_s() - one.ended_s < SETTLE_S and one.kind in DEADLY for one in self._broken)
+        dying = any(monotonic() - one.ended_s < SETTLE_S and one.kind in DEADLY for one in self._broken)
         proven = not alone or self._proven()
         return StartRules(proven=proven, careful=self.careful, patience_s=self._patience_s, hold=self.careful and dying)
 
     @property
     def careful(self) -> bool:
         """Several requests failed at one moment not long ago: the next ones start one after the other."""
-        return self._clock.mono_s() < self._careful_until_s
+        return monotonic() < self._careful_until_s
 
     @property
     def pressing(self) -> bool:
@@ -230,7 +231,7 @@ class FaultInquiry:
                 return TaskFault("poison", fault.kind, said, fault.result, alone=found.alone)
             case "unclear":
                 if fault.kind in DEADLY:
-                    self._careful_until_s = self._clock.mono_s() + CAREFUL_S
+                    self._careful_until_s = monotonic() + CAREFUL_S
                 self._log.warning("Task %s is under suspicion (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("suspect", fault.kind, said, fault.result, alone=found.alone)
 
@@ -249,7 +250,7 @@ class FaultInquiry:
         self._repair(fault, task_id, began_s)
 
     def _probe_if_due(self, loaded: str | None, *, trial: bool) -> None:
-        now_s, since_s = self._clock.mono_s(), float("-inf") if self._probed is None else self._probed.began_s
+        now_s, since_s = monotonic(), float("-inf") if self._probed is None else self._probed.began_s
         for run, one, _ in self._waiting.values():
             if since_s < one.ended_s and (self.closed_reason or self._wanted or now_s - one.ended_s > GRACE_S):
                 self._hung = one.kind in HANGS
@@ -265,7 +266,7 @@ class FaultInquiry:
         cancel.on_cancel(stopped.set)
 
         def ask() -> None:
-            began_s = self._clock.mono_s()
+            began_s = monotonic()
             try:
                 fault = self._prober.probe(model, endpoint, limit_s=limit_s, cancel=cancel)
                 if fault is not None and fault.kind in DEADLY:
@@ -274,7 +275,7 @@ class FaultInquiry:
             except Exception as error:  # noqa: BLE001 - must show as a probe that failed, not as a thread that is gone
                 self._log.exception("probing the server failed")
                 fault = TaskFault("infra", "probe_failed", f"the probe failed: {type(error).__name__}: {error}")
-            probed = Probed(began_s, self._clock.mono_s(), "" if fault is None else fault.message)
+            probed = Probed(began_s, monotonic(), "" if fault is None else fault.message)
             self._answers.put(_Asked(probed, fault, run))
 
         self._pool.submit(ask)

@@ -11,7 +11,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.gpu import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, PinVerdict, judge_cards, judge_pin
 from swarm.runtime.log_once import LogOnce
-from swarm.runtime.ports import Clock, GpuReader
+from swarm.runtime.ports import GpuReader
 from swarm.worker.attempt import ThreadPool
 
 STALLED_AFTER_S = 60.0
@@ -30,7 +30,6 @@ class CardWatch:
         *,
         uuids: Sequence[str],
         settings: GpuSettings,
-        clock: Clock,
         log: logging.Logger,
         on_lost: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -38,16 +37,15 @@ class CardWatch:
         self._reader = reader
         self._uuids = tuple(uuids)
         self._settings = settings
-        self._clock = clock
         self._log = log
         self._on_lost = on_lost
-        self._due_s = clock.mono_s()
+        self._due_s = time.monotonic()
         self._asked_s: float | None = None
         self._verdict = CardVerdict()
 
     def tick(self, pool: ThreadPool) -> CardVerdict:
         """The latest verdict; starts the next reading when it is due."""
-        now_s = self._clock.mono_s()
+        now_s = time.monotonic()
         if self._asked_s is None and now_s >= self._due_s:
             self._asked_s = now_s
             pool.submit(self._look)
@@ -63,7 +61,7 @@ class CardWatch:
             self._log.exception("the cards cannot be read")
             readings = ()
         after = self._verdict = judge_cards(readings, self._uuids, before, self._settings)
-        self._due_s = self._clock.mono_s() + self._settings.check_s
+        self._due_s = time.monotonic() + self._settings.check_s
         self._asked_s = None
         if after.lost and not before.lost:
             self._log.error("Card lost: %s; running requests are cut", after.reason)

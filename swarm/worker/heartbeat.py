@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
 
-from swarm.clock import parse_iso
+from swarm.clock import now_iso, parse_iso
 from swarm.core.claim import Claim, Settled
 from swarm.core.faults import TaskFault
 from swarm.core.histogram import RUN_BOUNDS_S, WAIT_BOUNDS_S, Histogram, empty
@@ -23,7 +24,7 @@ from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import Heartbeat, ModelTally, WorkerStatus
 from swarm.errors import StorageFault
 from swarm.runtime.log_once import LogOnce
-from swarm.runtime.ports import Clock, HeartbeatSink
+from swarm.runtime.ports import HeartbeatSink
 from swarm.worker.attempt import Run
 
 MIN_GAP_S = 0.05
@@ -36,24 +37,23 @@ replace = msgspec.structs.replace
 class WorkerState:
     """How the worker is: ``beat`` holds all that is published, but for what changes with the clock."""
 
-    def __init__(self, *, name: str, pid: int, epoch: int, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, *, name: str, pid: int, epoch: int) -> None:
         self.beat = Heartbeat(name=name, pid=pid, epoch=epoch, seq=0, turn=0, written_at="", status=WorkerStatus.STARTING)
         self.runs: tuple[Run, ...] = ()
-        self.idle_since_s: float | None = clock.mono_s()
+        self.idle_since_s: float | None = monotonic()
 
     @property
     def idle_s(self) -> float:
         """Seconds without a task in any slot; 0 while there is one."""
         since_s = self.idle_since_s
-        return 0.0 if since_s is None else self._clock.mono_s() - since_s
+        return 0.0 if since_s is None else monotonic() - since_s
 
     def heartbeat(self, seq: int) -> Heartbeat:
         """All of it as heartbeat number ``seq``. Safe from any thread."""
         return replace(
             self.beat,
             seq=seq,
-            written_at=self._clock.iso(),
+            written_at=now_iso(),
             idle_s=round(self.idle_s, 3),
             slots=tuple(run.view() for run in self.runs),
         )
@@ -68,7 +68,7 @@ class WorkerState:
         if runs:
             self.idle_since_s = None
         elif self.idle_since_s is None:
-            self.idle_since_s = self._clock.mono_s()
+            self.idle_since_s = monotonic()
 
     def count(self, **more: int) -> None:
         """Add to the counters of the tally, by their names."""
@@ -82,7 +82,7 @@ class WorkerState:
         if claim.attempt != 1 or claim.attempts or not claim.task.created_at:
             return
         try:
-            waited_s = parse_iso(self._clock.iso()) - parse_iso(claim.task.created_at)
+            waited_s = parse_iso(now_iso()) - parse_iso(claim.task.created_at)
         except ValueError:  # a drop-in may carry any text there
             return
         self.publish(waits=_with_one(self.beat.waits, claim.task.task_class, waited_s, WAIT_BOUNDS_S))
@@ -198,7 +198,6 @@ class HeartbeatThread:
         *,
         beat_of: Callable[[int], Heartbeat],
         sink: HeartbeatSink,
-        clock: Clock,
         period_s: float,
         log: logging.Logger,
     ) -> None:
@@ -208,10 +207,9 @@ class HeartbeatThread:
         self._troubles = LogOnce(log)
         self._beat_of = beat_of
         self._sink = sink
-        self._clock = clock
         self._period_s = period_s
         self._changed = threading.Condition()
-        self._due_s = clock.mono_s()
+        self._due_s = monotonic()
         self._stopping = False
         self._seq = 0
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -223,7 +221,7 @@ class HeartbeatThread:
     def beat_within(self, within_s: float) -> None:
         """Write the next one within so many seconds (but not sooner than ``MIN_GAP_S`` after the last)."""
         with self._changed:
-            due_s = self._clock.mono_s() + within_s
+            due_s = monotonic() + within_s
             if due_s < self._due_s:
                 self._due_s = due_s
                 self._changed.notify()
@@ -249,14 +247,14 @@ class HeartbeatThread:
     def _wait(self) -> bool:
         """Wait until one is due; whether it is the last. Sets when the next one is due."""
         with self._changed:
-            while not self._stopping and (left_s := self._due_s - self._clock.mono_s()) > 0:
+            while not self._stopping and (left_s := self._due_s - monotonic()) > 0:
                 self._changed.wait(left_s)
-            self._due_s = self._clock.mono_s() + self._period_s
+            self._due_s = monotonic() + self._period_s
             return self._stopping
 
     def _beat(self) -> None:
         self._seq += 1
-        began_s = self._clock.mono_s()
+        began_s = monotonic()
         heartbeat = self._beat_of(self._seq)
         try:
             self._sink.beat(heartbeat)
@@ -267,6 +265,6 @@ class HeartbeatThread:
             self._troubles.working("heartbeat", "Heartbeats are written again")
             self._log.debug("Heartbeat sent - status: %s, idle: %.0fs", heartbeat.status, heartbeat.idle_s)
         with self._changed:
-            left_s = MIN_GAP_S - (self._clock.mono_s() - began_s)
+            left_s = MIN_GAP_S - (monotonic() - began_s)
             if left_s > 0:
                 self._changed.wait_for(lambda: self._stopping, left_s)

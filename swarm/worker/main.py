@@ -9,7 +9,6 @@ import random
 
 import msgspec
 
-from swarm.clock import SystemClock
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
@@ -62,12 +61,11 @@ def run_worker(options: RunOptions, name: str) -> int:
         bell = queue.bell()
         wish = StopWish(bell.wake_self)
         install(wish)
-        state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch, clock=SystemClock())
+        state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch)
         state.count(crashes=taken_back)
         beats = HeartbeatThread(
             beat_of=state.heartbeat,
             sink=queue.heartbeats(),
-            clock=SystemClock(),
             period_s=options.settings.worker.heartbeat_s,
             log=log,
         )
@@ -148,7 +146,6 @@ def _ports(
     ports = WorkerPorts(
         queue=queue.worker_view(plan.name),
         bell=bell,
-        clock=SystemClock(),
         executors={TaskClass.CPU: command, TaskClass.SCRIPT: command},
         beats=beats,
         jitter=random.random,
@@ -231,7 +228,6 @@ def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: loggi
         gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader(),
         uuids=plan.gpu_uuids,
         settings=options.settings.gpu,
-        clock=SystemClock(),
         log=log,
         on_lost=lost,
     )

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from swarm.clock import now_iso
 from swarm.core.faults import TaskFault
 from swarm.core.policy.retry import Again, Cancelled, GiveUp, Verdict, after_fault, blamed_at
 from swarm.core.task import Attempt, Outcome, Task, TaskClass, TaskError, Trail
@@ -138,7 +139,7 @@ class Outcomes:
             gpu=self._config.gpu,
             model_digest=digest,
             started_at=run.started_at,
-            ended_at=self._ports.clock.iso(),
+            ended_at=now_iso(),
             outcome=outcome,
             fault=None if fault is None else fault.fault,
             error=error,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+from time import monotonic
 
 from swarm.core.health.circuit_breaker import Breaker, after_infra_fault, after_success, position
 from swarm.core.health.gpu_health import CardVerdict
@@ -34,12 +35,12 @@ class ServerHealth:
         self._probe = ports.probe
         self._cards = ports.cards
         self._pool = pool
-        self._clock, self._log = ports.clock, ports.log
+        self._log = ports.log
         self._inquiry = None if ports.prober is None else FaultInquiry(ports, config.first_token_s, pool)
         self._arrived: SimpleQueue[tuple[int, ServerReading]] = SimpleQueue()
         self._generation = 0
         self._asked_s: float | None = None
-        self._due_s = ports.clock.mono_s()
+        self._due_s = monotonic()
         self._failures = 0
         self._suspect = False
         self._breaker = Breaker()
@@ -73,7 +74,7 @@ class ServerHealth:
         if self._probe is None:
             return None
         fresh = self._take_readings()
-        if self._asked_s is None and not loading and self._clock.mono_s() >= self._due_s:
+        if self._asked_s is None and not loading and monotonic() >= self._due_s:
             self._ask()
         return None if loading or fresh is None or not fresh.usable else fresh
 
@@ -101,7 +102,7 @@ class ServerHealth:
 
     def refusal(self, *, in_flight: bool) -> str:
         """The same, as far as the server itself is the reason. ``in_flight``: some run already."""
-        now_s = self._clock.mono_s()
+        now_s = monotonic()
         if self.reading is None:
             return "model server not heard of yet"
         if not self.reading.usable:
@@ -123,13 +124,13 @@ class ServerHealth:
             return False
         if self.reading is None or not self.reading.usable:
             return True
-        return position(self._breaker, self._clock.mono_s()) == "open"
+        return position(self._breaker, monotonic()) == "open"
 
     @property
     def _trial_due(self) -> bool:
         """The circuit was open long enough, and the server says that it holds a model: time to probe that."""
         known = self.reading is not None and self.reading.usable and self.reading.model is not None and not self._suspect
-        return known and position(self._breaker, self._clock.mono_s()) == "trial"
+        return known and position(self._breaker, monotonic()) == "trial"
 
     def longest_pause_s(self, waiting: Sequence[Run]) -> float:
         """Seconds to the next tick at most."""
@@ -143,14 +144,14 @@ class ServerHealth:
         """Look in the next tick, and drop the answer of a look under way: the world has changed since it began."""
         self._generation += 1
         self._asked_s = None
-        self._due_s = self._clock.mono_s()
+        self._due_s = monotonic()
 
     def faulted(self, proof: str = "") -> None:
         """A request met an infra fault: the server is suspect until it has been looked at again.
 
         ``proof``: what a probe of known good met; the server is broken then, not only suspect.
         """
-        now_s = self._clock.mono_s()
+        now_s = monotonic()
         before = position(self._breaker, now_s)
         self._breaker = after_infra_fault(self._breaker, now_s, proven=bool(proof))
         self._proof = proof or self._proof
@@ -199,7 +200,7 @@ class ServerHealth:
         self._suspect = False
         self._failures = 0 if reading.usable else self._failures + 1
         backoff_s = BROKEN_FIRST_S * 2.0 ** min(self._failures - 1, 10)
-        self._due_s = self._clock.mono_s() + (USABLE_EVERY_S if reading.usable else min(USABLE_EVERY_S, backoff_s))
+        self._due_s = monotonic() + (USABLE_EVERY_S if reading.usable else min(USABLE_EVERY_S, backoff_s))
         before, self.reading = self.reading, reading
         if not reading.usable and (before is None or before.usable or before.reason != reading.reason):
             self._log.warning("Model server not usable: %s; no llm work until it answers", reading.reason)
@@ -209,7 +210,7 @@ class ServerHealth:
     def _ask(self) -> None:
         assert self._probe is not None
         probe, generation = self._probe, self._generation
-        self._asked_s = self._clock.mono_s()
+        self._asked_s = monotonic()
 
         def look() -> None:
             try:

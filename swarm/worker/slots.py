@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import NamedTuple
 
 from swarm.core.claim import Claim
@@ -65,7 +66,7 @@ class Slots:
     def take(self, claim: Claim) -> Run:
         """Give a claim a slot; ``begin_ready`` starts it."""
         limit_s = claim.task.timeout_s or self._limit_s[claim.task.task_class]
-        run = Run(claim, limit_s=limit_s, clock=self._ports.clock)
+        run = Run(claim, limit_s=limit_s)
         self.runs = (*self.runs, run)
         return run
 
@@ -109,7 +110,7 @@ class Slots:
 
     def stop_overdue(self) -> None:
         """Stop what is past its deadline or (looked at now and then) to be cancelled. Raises ``AttemptHung``."""
-        now_s, log = self._ports.clock.mono_s(), self._ports.log
+        now_s, log = monotonic(), self._ports.log
         check = now_s >= self._cancel_check_s
         if check:
             self._cancel_check_s = now_s + CANCEL_CHECK_S
@@ -130,10 +131,10 @@ class Slots:
         """Stop all, and wait until no executor runs any more; for the end of the process."""
         for run in self.runs:
             self.stop(run, "stopping")
-        deadline_s = self._ports.clock.mono_s() + timeout_s
+        deadline_s = monotonic() + timeout_s
         while any(run.begun and run.ending is None for run in self.runs):
             try:
-                self._ended.get(timeout=max(0.0, deadline_s - self._ports.clock.mono_s()))
+                self._ended.get(timeout=max(0.0, deadline_s - monotonic()))
             except Empty:
                 return
 

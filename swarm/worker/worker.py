@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
@@ -41,7 +43,7 @@ class Worker:
         self._config = config
         self._state = state
         self._wish = wish
-        self._clock, self._log = ports.clock, ports.log
+        self._log = ports.log
         self._name = state.beat.name
         pool = ThreadPool(config.limits.total + _LOOKS, f"{self._name}-slot", ports.bell.wake_self)
         self.slots = Slots(ports, config, pool)
@@ -63,7 +65,7 @@ class Worker:
     @property
     def finished(self) -> bool:
         """Drained; or told twice to stop, and what ran has ended or had its time."""
-        return self._obeyed > 0 and (not self.slots.runs or self._clock.mono_s() >= self._give_up_s)
+        return self._obeyed > 0 and (not self.slots.runs or monotonic() >= self._give_up_s)
 
     def step(self) -> float:
         """One tick; returns the seconds to wait for a wake-up before the next."""
@@ -102,7 +104,7 @@ class Worker:
             self._log.info("%s received shutdown signal - finishing %d tasks", self.title, len(runs))
         if urgency > 1:
             self._log.info("%s received shutdown signal again - giving back %d tasks", self.title, len(runs))
-            self._give_up_s = self._clock.mono_s() + (STOP_LIMIT_S if urgency == 2 else 0.0)
+            self._give_up_s = monotonic() + (STOP_LIMIT_S if urgency == 2 else 0.0)
         for run in runs:
             if urgency > 1 or not run.begun:
                 self.slots.stop(run, "stopping")

@@ -17,7 +17,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from swarm.clock import SystemClock
 from swarm.config.load import load
 from swarm.core.claim import Claim
 from swarm.core.policy.retry import crash_delay_s
@@ -72,10 +71,10 @@ def main(name: str, lane: str) -> None:
         take_back(
             queue.layout, queue.storage, name, lambda a: crash_delay_s(a, settings=settings.retry, jitter=random.random())
         )
-        state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch, clock=SystemClock())
+        state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch)
         state.publish(status=WorkerStatus.BUSY)
         sink, period_s = queue.heartbeats(), settings.worker.heartbeat_s
-        beats = HeartbeatThread(beat_of=state.heartbeat, sink=sink, clock=SystemClock(), period_s=period_s, log=log)
+        beats = HeartbeatThread(beat_of=state.heartbeat, sink=sink, period_s=period_s, log=log)
         beats.start()
         drain(queue, name, lane, state, stopping)
         state.publish(status=WorkerStatus.STOPPED)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarm.clock import SystemClock
 from swarm.config.settings import RetrySettings
 from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
@@ -343,15 +342,13 @@ class Harness:
         self.sink = Beats()
         self.probe = probe or Probe(holds("a:latest"))
         self.wish = StopWish(self.bell.wake_self)
-        clock = SystemClock()
         log = log or logging.getLogger("worker-1")
-        self.own = WorkerState(name="worker-1", pid=1, epoch=3, clock=clock)
-        self.beats = HeartbeatThread(beat_of=self.own.heartbeat, sink=self.sink, clock=clock, period_s=heartbeat_s, log=log)
+        self.own = WorkerState(name="worker-1", pid=1, epoch=3)
+        self.beats = HeartbeatThread(beat_of=self.own.heartbeat, sink=self.sink, period_s=heartbeat_s, log=log)
         self.beats.start()
         ports = WorkerPorts(
             queue=queue or self.queue,
             bell=self.bell,
-            clock=clock,
             executors=executors or dict.fromkeys(TaskClass, self.work),
             probe=self.probe if served else None,
             cards=cards,

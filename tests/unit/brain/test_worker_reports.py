@@ -23,9 +23,10 @@ from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 replace = msgspec.structs.replace
 
 
-def test_a_run_knows_since_when_it_stands_still():
+def test_a_run_knows_since_when_it_stands_still(monkeypatch):
     clock = FakeClock()
-    run = Run(claim_of(llm("t1")), limit_s=10, clock=clock)
+    monkeypatch.setattr("swarm.worker.attempt.monotonic", clock.mono_s)
+    run = Run(claim_of(llm("t1")), limit_s=10)
     clock.advance(5.0)
     run.begin()
     assert run.view().quiet_s == 0.0, "waiting for its turn is no standing still"
@@ -38,9 +39,10 @@ def test_a_run_knows_since_when_it_stands_still():
     assert run.view().quiet_s == 2.0, "the same number again is no progress"
 
 
-def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
+def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait(monkeypatch):
     clock = FakeClock()
-    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
+    monkeypatch.setattr("swarm.worker.heartbeat.now_iso", clock.iso)
+    state = WorkerState(name="w", pid=1, epoch=1)
     claim = claim_of(replace(llm("t1"), created_at=clock.iso()))
     clock.advance(40.0)
     state.claimed(claim)
@@ -49,11 +51,11 @@ def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
     state.claimed(claim_of(replace(llm("t3"), created_at=clock.iso(99.0))))
     assert state.beat.waits["llm"].total == 2
     assert state.beat.waits["llm"].sum_s == 40.0, "a clock that stepped back gives no negative wait"
-    run = Run(claim, limit_s=10, clock=clock)
+    run = Run(claim, limit_s=10)
     run.begin()
     run.elapsed_s, run.ending = 7.5, Trail(result={})
     state.settled(run, "completed")
-    never = Run(claim, limit_s=10, clock=clock)
+    never = Run(claim, limit_s=10)
     never.stop("stopping")
     state.settled(never, "released")
     assert (state.beat.runs["llm"].total, state.beat.runs["llm"].sum_s) == (1, 7.5)
@@ -63,9 +65,8 @@ def test_waits_and_runs_are_counted_by_class_and_only_first_attempts_wait():
 
 
 def test_a_load_that_found_no_room_teaches_what_it_would_have_taken():
-    clock = FakeClock()
-    state = WorkerState(name="w", pid=1, epoch=1, clock=clock)
-    run = Run(claim_of(load("l1", "big:70b")), limit_s=10, clock=clock)
+    state = WorkerState(name="w", pid=1, epoch=1)
+    run = Run(claim_of(load("l1", "big:70b")), limit_s=10)
     numbers = {"size_mib": 40_000, "size_vram_mib": 24_000, "no_room": True}
     run.ending = TaskFault("deterministic", "cpu_spill", "too big", numbers)
     state.settled(run, "failed")

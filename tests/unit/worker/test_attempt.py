@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from swarm.clock import SystemClock
 from swarm.core.faults import TaskFault
 from swarm.core.task import Trail
 from swarm.runtime.loop import StopWish, install
@@ -29,7 +28,7 @@ class Raises:
 
 
 def make() -> Run:
-    run = Run(claim_of(llm("t1")), limit_s=10, clock=SystemClock())
+    run = Run(claim_of(llm("t1")), limit_s=10)
     run.begin()
     return run
 
@@ -55,7 +54,7 @@ def test_a_result_that_is_there_wins_over_a_cancel():
 
 
 def test_one_that_has_not_begun_ends_when_stopped():
-    run = Run(claim_of(llm("t1")), limit_s=10, clock=SystemClock())
+    run = Run(claim_of(llm("t1")), limit_s=10)
     run.stop("stopping")
     assert isinstance(run.ending, Released)
     assert run.overdue_in_s == float("inf")

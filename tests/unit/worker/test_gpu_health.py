@@ -7,7 +7,6 @@ import logging
 import msgspec
 import pytest
 
-from swarm.clock import SystemClock
 from swarm.config.settings import GpuSettings
 from swarm.core.gpu import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, judge_cards
@@ -70,7 +69,6 @@ class World:
             reader,
             uuids=["SIM-GPU-0"],
             settings=GpuSettings(check_s=0.02),
-            clock=SystemClock(),
             log=logging.getLogger("worker-1"),
             on_lost=self.lost.append,
         )

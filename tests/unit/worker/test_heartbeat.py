@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from swarm.clock import SystemClock
 from swarm.core.worker import WorkerStatus
 from swarm.worker.heartbeat import MIN_GAP_S, HeartbeatThread, WorkerState
 from tests.helpers.wait import wait_until
@@ -15,10 +14,9 @@ from tests.helpers.worker_fakes import Beats, Harness, llm
 
 
 def make(period_s: float, sink: Beats) -> tuple[WorkerState, HeartbeatThread]:
-    clock = SystemClock()
-    state = WorkerState(name="worker-1", pid=7, epoch=3, clock=clock)
+    state = WorkerState(name="worker-1", pid=7, epoch=3)
     log = logging.getLogger("worker-1")
-    return state, HeartbeatThread(beat_of=state.heartbeat, sink=sink, clock=clock, period_s=period_s, log=log)
+    return state, HeartbeatThread(beat_of=state.heartbeat, sink=sink, period_s=period_s, log=log)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def parts(tmp_path, server, **plan):
     plan = WorkerPlan(name="worker-1", url="http://127.0.0.1:1", **plan)
     options = RunOptions(settings=settings)
     log = logging.getLogger("worker-1")
-    ports = WorkerPorts(queue=None, bell=None, clock=None, executors={}, beats=None, jitter=None, log=log)
+    ports = WorkerPorts(queue=None, bell=None, executors={}, beats=None, jitter=None, log=log)
     return with_model_server(ports, Layout(str(tmp_path)), options, plan, server)
 
 
