@@ -28,8 +28,8 @@ _POLL_S = 0.02
 log = logging.getLogger(__name__)
 
 
-class ServerHands:
-    """Fits ``runtime.repair.Hands`` for the server of ``worker`` under ``root``.
+class RepairActions:
+    """For the server of ``worker`` under ``root``.
 
     Only processes that carry its markers are touched: a server that was running already, and is only used, is never stopped.
     """

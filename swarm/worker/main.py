@@ -17,7 +17,8 @@ from swarm.core.worker import WorkerRow
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
 from swarm.ollama.client import OllamaClient
-from swarm.ollama.repair_actions import ServerHands
+from swarm.ollama.repair_actions import RepairActions
+from swarm.ollama.repairing_server import RepairingServer
 from swarm.ollama.server import client_of, find_binary
 from swarm.ollama.server_spec import server_spec
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
@@ -43,7 +44,6 @@ from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.server_probe import ModelServerProbe
-from swarm.worker.server_repair import RepairingServer
 from swarm.worker.worker import Worker
 
 
@@ -162,17 +162,17 @@ def with_model_server(
 ) -> WorkerPorts:
     """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
     settings, log = options.settings, ports.log
-    hands = ServerHands(
+    actions = RepairActions(
         plan.name,
         root=options.root,
         gpu_uuids=plan.gpu_uuids,
         limits=settings.repair,
         supervised=lambda: _is_kept(layout, plan),
     )
-    server = RepairingServer(client, hands, settings.repair, log=log)
+    server = RepairingServer(client, actions, settings.repair, log=log)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(options, plan, log)
-    probe = ModelServerProbe(server, models=settings.models, on_cpu_spill=limits.on_cpu_spill, pin=pin)
+    probe = ModelServerProbe(server, server.broke, models=settings.models, on_cpu_spill=limits.on_cpu_spill, pin=pin)
     resource = ResourceExecutor(
         server,
         limits,
@@ -197,7 +197,7 @@ def with_model_server(
         executors={**ports.executors, TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
         probe=probe,
         prober=probe,
-        cards=_cards(options, plan, hands, log),
+        cards=_cards(options, plan, actions, log),
     )
 
 
@@ -217,12 +217,12 @@ def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSetti
     return msgspec.structs.replace(llm, on_cpu_spill="allow")
 
 
-def _cards(options: RunOptions, plan: WorkerPlan, hands: ServerHands, log: logging.Logger) -> CardWatch | None:
+def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> CardWatch | None:
     if not plan.gpus:
         return None
 
     def lost(reason: str) -> None:
-        log.error("Card quarantined: %s; %s", reason, hands.quarantine(reason))
+        log.error("Card quarantined: %s; %s", reason, actions.quarantine(reason))
 
     return CardWatch(
         gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -11,8 +11,8 @@ from swarm.config.settings import ModelSettings
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import Limits, LoadedModel
+from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
-from swarm.worker.server_repair import RepairingServer
 
 LOOK_TIMEOUT_S = 5.0
 PROMPT = "Hello"
@@ -68,14 +68,16 @@ class ModelServerProbe:
 
     def __init__(
         self,
-        server: RepairingServer,
+        server: ModelServer,
+        repair: Callable[[TaskFault, str | None, float], bool],
         *,
         models: Mapping[str, ModelSettings],
         on_cpu_spill: SpillPolicy,
         pin: PinProof | None = None,
     ) -> None:
-        """A server whose ``pin`` was refuted is not usable, whatever it says of itself."""
+        """``repair`` is ``Prober.broke``. A server whose ``pin`` was refuted is not usable, whatever it says of itself."""
         self._server = server
+        self.broke = repair
         self._pin = pin
         self._models = ModelTable(models)
         self._on_cpu_spill: SpillPolicy = on_cpu_spill
@@ -102,10 +104,6 @@ class ModelServerProbe:
                 return TaskFault("infra", "probe_timeout", f"a probe was not answered within {limit_s:g} s")
             return fault
         return None
-
-    def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
-        """As the port says: repairs it."""
-        return self._server.broke(fault, task, began_s)
 
     def _body(self, model: str, endpoint: str) -> dict[str, Any]:
         fixed = self._models.of(model)

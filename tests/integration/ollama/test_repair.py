@@ -13,12 +13,12 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
 from swarm.ollama import quarantine
 from swarm.ollama import repair_actions as hands_module
-from swarm.ollama.repair_actions import ServerHands
+from swarm.ollama.repair_actions import RepairActions
+from swarm.ollama.repairing_server import RepairingServer
 from swarm.ollama.server import ServerNote
 from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.state_file import write_note
-from swarm.worker.server_repair import RepairingServer
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until
 
@@ -35,7 +35,7 @@ class Ladder:
         self.workers.mkdir(exist_ok=True)
         self.sim = SimServer(env={SERVER_MARKER: "worker-1", ROOT_MARKER: str(tmp_path)}, load_s=0.0, **knobs)
         self.limits = limits or RepairSettings()
-        self.hands = ServerHands(
+        self.hands = RepairActions(
             "worker-1", root=tmp_path, gpu_uuids=UUIDS, limits=self.limits, supervised=lambda: supervised
         )
 
@@ -365,5 +365,5 @@ def test_a_worker_moved_to_another_card_starts_afresh(tmp_path):
     workers = tmp_path / "workers"
     workers.mkdir()
     quarantine.put(workers, "worker-1", UUIDS, "test", RepairSettings())
-    other = ServerHands("worker-1", root=tmp_path, gpu_uuids=("SIM-GPU-5",), limits=RepairSettings())
+    other = RepairActions("worker-1", root=tmp_path, gpu_uuids=("SIM-GPU-5",), limits=RepairSettings())
     assert other.quarantined() == ""

@@ -209,5 +209,5 @@ def test_a_server_that_does_not_answer_is_a_reading():
         raise TaskFault("infra", "server_down", "connection refused")
 
     server.ps = refuse  # type: ignore[method-assign]
-    reading = ModelServerProbe(server, models=MODELS, on_cpu_spill="refuse").look()
+    reading = ModelServerProbe(server, lambda *_: False, models=MODELS, on_cpu_spill="refuse").look()
     assert (reading.usable, reading.reason) == (False, "connection refused")

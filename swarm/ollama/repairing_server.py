@@ -1,8 +1,9 @@
-"""The repair ladder at work: a model server whose hangs lead to ever stronger repairs, each with its log line.
+"""A model server whose hangs and crashes lead to ever stronger repairs, each with its log line.
 
-``RepairingServer`` stands between the executors and the real client and fits ``ModelServer``. What a request meets is
-repaired only once it is known to be the server's fault (``broke``; see ``runtime.inquiry``); loads and status requests that
-fail are the server's anyway. Repairs run on the thread that asks for them, one at a time.
+* Stands between a worker's executors and the client, and fits ``ModelServer``.
+* What a request meets is repaired only once it is known to be the server's fault (``broke``); loads and status requests
+  that fail are the server's anyway.
+* Repairs run on the thread that asks for them, one at a time.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, assert_never
 
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
-from swarm.runtime.ports import ModelServer
+from swarm.ollama.client import OllamaClient
+from swarm.ollama.repair_actions import RepairActions
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
@@ -26,48 +27,20 @@ LOAD_CRASHES = CRASHES | {"timeout"}
 """Not ``load_failed`` nor want of room: the model may be to blame, or what else the host runs."""
 
 
-class Hands(Protocol):
-    """What can be done to a server. No method raises for what is gone already."""
-
-    def kill_runners(self) -> tuple[str, ...]:
-        """End the runner processes, not the server; names them. Empty: none found, or the server is not ours."""
-        ...
-
-    def restart_server(self) -> str | None:
-        """End the server so that its supervisor starts it anew; names it. None: it is not ours, or not there."""
-        ...
-
-    def quarantine(self, reason: str) -> str:
-        """Put card and server out of use, across restarts; a line that says for how long and how to release them."""
-        ...
-
-    def quarantined(self) -> str:
-        """Why they are out of use; empty if they are not, or the time has come for a trial."""
-        ...
-
-    def on_trial(self) -> bool:
-        """A quarantine is over for as long as nothing goes wrong."""
-        ...
-
-    def recovered(self) -> None:
-        """The server did work: a quarantine whose trial this was is over; one that has just begun is not."""
-        ...
-
-
 class RepairingServer:
     """Fits ``ModelServer``; while its card is quarantined every call fails with kind ``quarantined``."""
 
     def __init__(
         self,
-        server: ModelServer,
-        hands: Hands,
+        server: OllamaClient,
+        actions: RepairActions,
         limits: RepairSettings,
         *,
         log: logging.Logger,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
-        self._hands = hands
+        self._actions = actions
         self._limits = limits
         self._log = log
         self._now_s = now_s
@@ -89,10 +62,22 @@ class RepairingServer:
         marker: str | None,
     ) -> Reply:
         """As the server's; a load on its behalf that dies is answered by a repair before the fault goes on."""
-        with self._judged():
-            return self._server.run(
-                endpoint, body, limits=limits, cancel=cancel, progress=self._listening(progress), marker=marker
-            )
+        self._refuse_quarantined()
+        began_s = self._now_s()
+
+        def heard(count: int) -> None:
+            self._heard_s = self._now_s()
+            if progress is not None:
+                progress(count)
+
+        try:
+            reply = self._server.run(endpoint, body, limits=limits, cancel=cancel, progress=heard, marker=marker)
+        except TaskFault as fault:
+            if fault.kind == "load_timeout":
+                self._climb(fault, began_s)
+            raise
+        self._answered()
+        return reply
 
     def load(
         self,
@@ -158,24 +143,7 @@ class RepairingServer:
             rung = self._timed_out(task, began_s)
         return rung in ("kill_runner", "restart_server")
 
-    def _listening(self, progress: Progress | None) -> Progress:
-        def heard(count: int) -> None:
-            self._heard_s = self._now_s()
-            if progress is not None:
-                progress(count)
-
-        return heard
-
-    @contextmanager
-    def _judged(self) -> Iterator[None]:
-        self._refuse_quarantined()
-        began_s = self._now_s()
-        try:
-            yield
-        except TaskFault as fault:
-            if fault.kind == "load_timeout":
-                self._climb(fault, began_s)
-            raise
+    def _answered(self) -> None:
         self._heard_s = self._now_s()
         with self._lock:
             self._unanswered.clear()
@@ -183,10 +151,10 @@ class RepairingServer:
             self._ladder = after_success(self._ladder)
         if trial:
             self._log.info("Server repaired: requests are answered again")
-        self._hands.recovered()
+        self._actions.recovered()
 
     def _climb(self, fault: TaskFault, began_s: float) -> Rung | None:
-        at_once = fault.kind in HANGS or self._hands.on_trial()
+        at_once = fault.kind in HANGS or self._actions.on_trial()
         after = after_hang if at_once else after_crash
         with self._lock:
             self._ladder, rung = after(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
@@ -225,7 +193,7 @@ class RepairingServer:
 
     def _repair(self, rung: Rung | None, why: str) -> Rung | None:
         """Do it; the rung that was used."""
-        if rung is not None and self._hands.on_trial():
+        if rung is not None and self._actions.on_trial():
             rung = "quarantine"
         match rung:
             case None:
@@ -233,19 +201,19 @@ class RepairingServer:
             case "cancel":
                 self._log.warning("Repair 1 of 4, request cut: %s", why)
             case "kill_runner":
-                killed = self._hands.kill_runners()
+                killed = self._actions.kill_runners()
                 self._log.warning(
                     "Repair 2 of 4, runner killed: %s (%s)", why, "; ".join(killed) or "no runner of ours found"
                 )
             case "restart_server":
-                ended = self._hands.restart_server()
+                ended = self._actions.restart_server()
                 self._log.warning(
                     "Repair 3 of 4, server ended to be started anew: %s (%s)",
                     why,
                     ended or "no server of ours that a supervisor would start again",
                 )
             case "quarantine":
-                self._log.error("Repair 4 of 4, quarantined: %s; %s", why, self._hands.quarantine(why))
+                self._log.error("Repair 4 of 4, quarantined: %s; %s", why, self._actions.quarantine(why))
             case _:
                 assert_never(rung)
         self._silent_since_s = None
@@ -253,6 +221,6 @@ class RepairingServer:
         return rung
 
     def _refuse_quarantined(self) -> None:
-        reason = self._hands.quarantined()
+        reason = self._actions.quarantined()
         if reason:
             raise TaskFault("infra", "quarantined", reason)
