@@ -78,15 +78,13 @@ def submit(someone: User) -> dict[str, str]:
     for mode in MODES:
         request = {"prompt": f"mode={mode}"}
         kind = {"task_class": "llm", "model": MODEL, "endpoint": "/api/generate"}
-        body = {**kind, "request": request, "name": f"[bold]{mode}"}
-        (someone.folder / "t.json").write_text(json.dumps(body))
-        tasks[mode] = someone.json("submit", "--task", "t.json")["task_id"]
+        tasks[mode] = someone.queue.enqueue({**kind, "request": request, "name": f"[bold]{mode}"})
     return tasks
 
 
 def ended(someone: User, tasks: dict[str, str]) -> bool:
-    stats = someone.json("queue", "stats")
-    return stats["completed"] + stats["failed"] >= len(tasks)
+    stats = someone.queue.stats()
+    return stats.completed + stats.failed >= len(tasks)
 
 
 def commands(tasks: dict[str, str]) -> list[tuple[str, ...]]:
@@ -99,14 +97,14 @@ def commands(tasks: dict[str, str]) -> list[tuple[str, ...]]:
 
 def check_commands(someone: User, tasks: dict[str, str]) -> None:
     for words in commands(tasks):
-        plain = someone.run(*words)
+        plain = someone.look(*words)
         harmless(plain.stdout + plain.stderr, " ".join(words))
         assert "Traceback" not in plain.stderr
-        document = someone.run(*words, "--json")
+        document = someone.look(*words, "--json")
         harmless(document.stdout, f"{' '.join(words)} --json")
         strict(document.stdout)
     strict(someone.run("top", "--json").stdout)
-    metrics = someone.ok("metrics")
+    metrics = someone.look("metrics").stdout
     harmless(metrics, "metrics")
     for line in metrics.splitlines():
         assert line.startswith("# ") or SAMPLE.fullmatch(line), line

@@ -8,13 +8,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from swarm.cli.app import app
 from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.queue.file_queue import FileQueue
 from tests.helpers.wait import wait_until
 
+LOOKS = {
+    *(("models",), ("batches",), ("feeds",), ("explain",), ("logs",)),
+    *(("queue", verb) for verb in ("stats", "show", "list", "active")),
+    *(("batch", "show"), ("notify", "list"), ("config", "show")),
+}
+"""Commands that only read, and no cards: a test may give its commands a library of cards of their own."""
 QUICK = {"SWARM_SIM__LOAD_S": "0.2", "SWARM_SIM__TOKENS_PER_S": "2000", "SWARM_SIM__START_DELAY_S": "0"}
 
 
@@ -58,8 +67,18 @@ class User:
         assert done.returncode == 0, told.encode("utf-8", "backslashreplace").decode()
         return done.stdout
 
+    def look(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command that only reads, run in this process: the same answer in a tenth of the time."""
+        with chdir(self.folder):
+            done = CliRunner().invoke(app, list(words), env=self.env, catch_exceptions=False)
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
     def json(self, *words: str) -> dict:
-        return json.loads(self.ok(*words, "--json"))
+        if words[:2] not in LOOKS and words[:1] not in LOOKS:
+            return json.loads(self.ok(*words, "--json"))
+        done = self.look(*words, "--json")
+        assert done.returncode == 0, done
+        return json.loads(done.stdout)
 
     def log(self, name: str) -> str:
         path = self.root / "logs" / f"{name}.log"
