@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.brain.apply import Effects
-from swarm.brain.brain import Brain
+from swarm.brain.brain import Brain, DeathWatch
 from swarm.brain.notifier import Notifier
 from swarm.brain.observe import Observer
 from swarm.cli.app import app
@@ -37,6 +37,7 @@ from swarm.queue.fsck.rules import Action
 from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import living, own_row
+from swarm.runtime.loop import StopWish
 from swarm.supervisor.state import load_status
 from swarm.worker.executors.response_cache import ResponseFiles
 from tests.helpers.cli import user
@@ -49,16 +50,6 @@ KINDS = ("loop", "dangling", "long-link", "file-link", "folder-link", "fifo", "s
 WORKER = "worker-1"
 DONE = Trail(result={"message": {"content": "hi"}})
 log = logging.getLogger("test.odd")
-
-
-class Waiter:
-    """Nothing to wait for."""
-
-    def watch(self, processes):
-        pass
-
-    def wait(self, timeout_s, *, bell=True):
-        return False
 
 
 class Swarm:
@@ -76,13 +67,13 @@ class Swarm:
         return Brain(
             observer=Observer(view, None, SystemClock(), self.settings, retention=True),
             effects=self.effects,
-            waiter=Waiter(),
+            waiter=DeathWatch(),
             heart=self.queue.heartbeats(),
             clock=SystemClock(),
             settings=self.settings,
             pid=os.getpid(),
             epoch=1,
-            stopping=lambda: False,
+            wish=StopWish(lambda: None),
             log=log,
         )
 
