@@ -35,11 +35,6 @@ def load(root: Path | None, config: Path | None) -> Loaded:
     return load_file(config, os.environ, root)
 
 
-def settings(root: Path | None, config: Path | None) -> Settings:
-    """The settings in force."""
-    return load(root, config).settings
-
-
 def say_found(loaded: Loaded) -> None:
     """Name a configuration that nobody named: it lay in the current directory, and it decides what is started."""
     import sys
@@ -52,7 +47,7 @@ def existing(root: Path | None, config: Path | None) -> Settings:
     """The settings in force, for commands that look at a queue that is there. Raises ``NotRunning`` if it is not."""
     from swarm.errors import NotRunning
 
-    found = settings(root, config)
+    found = load(root, config).settings
     if not os.path.isdir(found.queue.root):
         hint = "start one with `swarm up` (or `swarm up --simulate 2`), or name its directory with --root"
         raise NotRunning(f"there is no queue at {found.queue.root}", hint=hint)

@@ -63,6 +63,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Block = Line | Table | Said
+
+
+def columns(*heads: str) -> tuple[Column, ...]:
+    """Columns by name: ``name>`` is right-aligned, ``name~`` gives way where the terminal is narrow."""
+    return tuple(Column(head.rstrip(">~"), right=head.endswith(">"), gives_way=head.endswith("~")) for head in heads)
+
+
 _STATE_STYLES: dict[str, Style] = {
     "dead": "bold red",
     "hung": "bold red",

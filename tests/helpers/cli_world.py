@@ -49,6 +49,9 @@ class MemoryQueue:
     def stats(self) -> Counts:
         return self.counts
 
+    def look_view(self, crash_rule: object) -> None:
+        """What an observer looks through."""
+
     def find(self, task_id: str) -> Located | None:
         document = self.documents.get(task_id)
         return None if document is None else self._located(task_id, document)
@@ -84,20 +87,11 @@ class MemoryQueue:
 
 
 class World:
-    """Opens a queue and an observer made for the test."""
+    """A queue, and an observer whose picture the test makes."""
 
     def __init__(self, queue: MemoryQueue, snapshot: SwarmSnapshot) -> None:
         self.queue = queue
         self.picture = snapshot
-
-    def open_queue(self, settings: object) -> MemoryQueue:
-        return self.queue
-
-    def open_reader(self, settings: object) -> MemoryQueue:
-        return self.queue
-
-    def open_observer(self, settings: object, queue: MemoryQueue | None = None, *, cards: bool = True) -> World:
-        return self
 
     def snapshot(self) -> SwarmSnapshot:
         return self.picture

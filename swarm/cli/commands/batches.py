@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.render import Line
+from swarm.cli.render import show as put
+from swarm.cli.units import count, plural
+from swarm.runtime.open import open_queue, swarm_lives
 
 if TYPE_CHECKING:
-    from swarm.cli.views.batches import BatchRow
+    from swarm.cli.views.batch_rows import BatchRow
     from swarm.config.settings import Settings
     from swarm.queue.batches.batch_book import Manifest
     from swarm.queue.batches.tally import Tally
@@ -46,9 +50,7 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
       swarm batches
       swarm batches --price-per-mtok 0.20
     """
-    from swarm.cli.render import show
-    from swarm.cli.views import batches as batchview
-    from swarm.runtime.open import open_queue
+    from swarm.cli.views.batch_rows import table
 
     settings = existing(root, config)
     queue = open_queue(settings)
@@ -57,7 +59,7 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
     active = max(before, _active(queue))
     rows = tuple(_row(settings, *tally, active, price_per_mtok) for tally in tallies)
     rows = tuple(sorted(rows, key=lambda row: row.submitted_at))
-    show({"batches": rows}, batchview.table(rows), as_json=as_json)
+    put({"batches": rows}, table(rows), as_json=as_json)
 
 
 @app.command()
@@ -70,10 +72,8 @@ def show(
     Example:
       swarm batch show prompts-1a2b3c4d
     """
-    from swarm.cli import render
     from swarm.cli.run.report import report
-    from swarm.cli.views import batches as batchview
-    from swarm.runtime.open import open_queue
+    from swarm.cli.views.batch_rows import details
 
     settings = existing(root, config)
     queue = open_queue(settings)
@@ -81,7 +81,7 @@ def show(
     manifest, tally = _tally(queue, batch)
     row = _row(settings, manifest, tally, max(before, _active(queue)), price_per_mtok)
     found = report(queue, settings, manifest, tally)
-    render.show({"batch": row, "report": found}, batchview.details(row, found), as_json=as_json)
+    put({"batch": row, "report": found}, details(row, found), as_json=as_json)
 
 
 @app.command()
@@ -98,11 +98,6 @@ def cancel(
     Example:
       swarm batch cancel prompts-1a2b3c4d
     """
-    from swarm.cli.render import Line
-    from swarm.cli.render import show as put
-    from swarm.cli.units import count
-    from swarm.runtime.open import open_queue
-
     queue = open_queue(existing(root, config))
     done = queue.cancel_many(queue.batches().task_ids(batch), reason)
     line = f"batch {batch}: {count(done.cancelled)} cancelled, {count(done.asked)} running ones asked to stop"
@@ -117,16 +112,10 @@ def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json
     Example:
       swarm batch retry-failed prompts-1a2b3c4d
     """
-    from swarm.cli.render import Line
-    from swarm.cli.render import show as put
-    from swarm.cli.units import plural
-    from swarm.runtime.open import open_queue
-
     queue = open_queue(existing(root, config))
     number = queue.retry_many(queue.batches().task_ids(batch))
-    put(
-        {"batch_id": batch, "put_back": number}, [Line(f"batch {batch}: {plural(number, 'item')} put back")], as_json=as_json
-    )
+    line = f"batch {batch}: {plural(number, 'item')} put back"
+    put({"batch_id": batch, "put_back": number}, [Line(line)], as_json=as_json)
 
 
 @app.command()
@@ -167,7 +156,6 @@ def _active(queue: FileQueue) -> int:
 
 
 def _row(settings: Settings, manifest: Manifest, tally: Tally, active: int, price_per_mtok: float | None) -> BatchRow:
-    from swarm.cli.views.batches import batch_row
-    from swarm.runtime.open import swarm_lives
+    from swarm.cli.views.batch_rows import batch_row
 
     return batch_row(manifest, tally, alive=swarm_lives(settings), active=active, price_per_mtok=price_per_mtok)

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import msgspec
 import typer
 
 from swarm.cli.options import Config, Json, Root, load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from swarm.cli.render import Line, to_json
+from swarm.cli.render import show as put
+from swarm.config.check import dotted
+from swarm.core.policy.script_entries import script_warnings
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -35,17 +38,10 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
       swarm config show
       SWARM_LLM__SLOTS=4 swarm config show --json | jq .settings.llm
     """
-    import msgspec
-
-    from swarm.cli.render import to_json
-
     loaded = load(root, config)
     if as_json:
-        print(
-            to_json(
-                {"file": str(loaded.path) if loaded.path else None, "settings": loaded.settings, "sources": loaded.sources}
-            )
-        )
+        file = str(loaded.path) if loaded.path else None
+        print(to_json({"file": file, "settings": loaded.settings, "sources": loaded.sources}))
         return
     print(f"# file: {loaded.path or 'none, these are the defaults'}")
     for line in _toml(msgspec.to_builtins(loaded.settings), loaded.sources):
@@ -61,10 +57,6 @@ def check(root: Root = None, config: Config = None, as_json: Json = False) -> No
     Example:
       swarm config check --config config/swarm.toml
     """
-    from swarm.cli.render import Line
-    from swarm.cli.render import show as put
-    from swarm.core.policy.script_entries import script_warnings
-
     loaded = load(root, config)
     path = str(loaded.path) if loaded.path else None
     text = f"{path or 'no file, defaults'}: all well ({len(loaded.sources)} keys set)"
@@ -89,8 +81,6 @@ def schema() -> None:
 
 def _toml(document: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
     """Plain values of a section first, then its tables, as TOML wants them."""
-    from swarm.config.check import dotted
-
     for section, value in document.items():
         if isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
@@ -106,8 +96,6 @@ def _toml(document: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[s
 
 
 def _lines(table: Mapping[str, Any], path: str, sources: Mapping[str, str]) -> Iterator[str]:
-    from swarm.config.check import dotted
-
     for name, value in table.items():
         key = dotted((name,))
         source = sources.get(f"{path}.{key}")
@@ -126,14 +114,11 @@ def _value(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(_value(item) for item in value)}]"
         case dict():
-            return (
-                "{" + ", ".join(f"{_text(name)} = {_value(item)}" for name, item in value.items() if item is not None) + "}"
-            )
+            parts = [f"{_text(name)} = {_value(item)}" for name, item in value.items() if item is not None]
+            return "{" + ", ".join(parts) + "}"
         case _:
             return str(value)
 
 
 def _text(value: str) -> str:
-    import msgspec
-
     return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, Simulate
+from swarm.cli.options import Config, Json, Root, Simulate, load
+from swarm.cli.render import Block, Line, Style, show
+from swarm.cli.units import plural
+from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
 if TYPE_CHECKING:
-    from swarm.cli.render import Block, Line
     from swarm.core.doctor.evidence import BoxEvidence, Finding
 
 
@@ -35,10 +37,7 @@ def doctor(
       swarm doctor --json | jq '.findings[].code'
     """
     from swarm.cli.doctor.gather import gather, names_of
-    from swarm.cli.options import load
-    from swarm.cli.render import show
     from swarm.core.doctor.diagnose import about, diagnose
-    from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
     loaded = load(root, config)
     wanted, file = loaded.settings, str(loaded.path or "")
@@ -58,15 +57,13 @@ def doctor(
         "checks": evidence.checks,
         "findings": found,
     }
-    show(document, [*_blocks(evidence, worker, found), _configured(file)], as_json=as_json)
+    configured = Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
+    show(document, [*_blocks(evidence, worker, found), configured], as_json=as_json)
     if found:
         raise typer.Exit(EXIT_TASKS_FAILED)
 
 
 def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...]) -> list[Block]:
-    from swarm.cli.render import Line, Style
-    from swarm.cli.units import plural
-
     whom = worker or evidence.root
     note: list[Block] = [Line(evidence.cards_note, "yellow")] if evidence.cards_note else []
     if not found:
@@ -80,16 +77,8 @@ def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...
     return [*blocks, Line(""), *_tried(evidence)]
 
 
-def _configured(file: str) -> Line:
-    from swarm.cli.render import Line
-
-    return Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
-
-
 def _checked(evidence: BoxEvidence) -> list[Block]:
     """What a clean bill of health rests on."""
-    from swarm.cli.render import Line
-
     disk = evidence.disk
     alive = [p.name for p in evidence.processes if p.alive]
     lines = [
@@ -102,6 +91,4 @@ def _checked(evidence: BoxEvidence) -> list[Block]:
 
 def _tried(evidence: BoxEvidence) -> list[Block]:
     """What this host and the file system of the root can do."""
-    from swarm.cli.render import Line
-
     return [Line(f"  {check.verdict:8} {check}", "dim") for check in evidence.checks]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root
+from swarm.cli.options import Config, Json, Root, load
 
 if TYPE_CHECKING:
     import re
@@ -59,9 +59,7 @@ def logs(
       swarm logs --since 24h --level warning
       swarm logs --task d5de16d7          its life, from all logs and its own record
     """
-    from swarm.cli.options import settings
-
-    found = settings(root, config)
+    found = load(root, config).settings
     folder = f"{found.queue.root}/logs"
     wanted = _wanted(level, since, grep)
     record: tuple[Entry, ...] = ()

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.render import Cell, Line, Table, columns, show
+from swarm.runtime.open import open_queue
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -30,20 +32,12 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     Example:
       swarm notify list
     """
-    from swarm.cli.render import Cell, Column, Table, show
     from swarm.queue.stores.outbox import Outbox
-    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     box = Outbox(queue.layout, queue.storage)
     found = [("waiting", note) for note in box.all_waiting()] + [("undeliverable", note) for note in box.undeliverable()]
-    columns = (
-        Column("note"),
-        Column("state"),
-        Column("targets", gives_way=True),
-        Column("tries", right=True),
-        Column("error"),
-    )
+    heads = columns("note", "state", "targets~", "tries>", "error")
     rows = tuple(
         (n.name, Cell(state, "red" if state != "waiting" else ""), ", ".join(n.targets), str(n.tries), n.error)
         for state, n in found
@@ -51,7 +45,7 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     document = [
         {"note": n.name, "state": state, "targets": n.targets, "tries": n.tries, "error": n.error} for state, n in found
     ]
-    show({"notes": document}, [Table(columns=columns, rows=rows, empty="nobody is to be told anything")], as_json=as_json)
+    show({"notes": document}, [Table(columns=heads, rows=rows, empty="nobody is to be told anything")], as_json=as_json)
 
 
 @app.command()
@@ -67,9 +61,7 @@ def retry(
     Example:
       swarm notify retry batch-prompts-1a2b3c4d
     """
-    from swarm.cli.render import Line, show
     from swarm.queue.stores.outbox import Outbox
-    from swarm.runtime.open import open_queue
 
     queue = open_queue(existing(root, config))
     box = Outbox(queue.layout, queue.storage)

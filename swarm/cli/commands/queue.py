@@ -4,21 +4,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarm.cli.commands import queue_maintenance as tidy
-from swarm.cli.commands import queue_pause as pausing
-from swarm.cli.commands.queue_maintenance import fsck
+from swarm.cli.commands import queue_maintenance, queue_pause
 from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.render import Line
+from swarm.cli.render import show as put
+from swarm.cli.units import plural
+from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
+from swarm.core.lanes import parse_lane
+from swarm.core.task import TaskState, canonical_model
+from swarm.errors import EXIT_USAGE, InputError, QueueError, SwarmError, name_hint
+from swarm.runtime.open import open_observer, open_queue, open_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
-
-    from swarm.cli.views.views import TaskRow
-    from swarm.core.task import TaskState
     from swarm.queue.lookup import Located
     from swarm.queue.reader import QueueReader
 
@@ -33,11 +37,11 @@ app = typer.Typer(
       swarm queue list failed -n 10
     """,
 )
-app.command(name="clear-stuck")(tidy.clear_stuck)
-app.command()(tidy.purge)
-app.command()(fsck)
-app.command()(pausing.pause)
-app.command()(pausing.resume)
+app.command(name="clear-stuck")(queue_maintenance.clear_stuck)
+app.command()(queue_maintenance.purge)
+app.command()(queue_maintenance.fsck)
+app.command()(queue_pause.pause)
+app.command()(queue_pause.resume)
 Ids = Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids of tasks.")]
 
 
@@ -50,17 +54,14 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
       swarm queue stats
       swarm queue stats --json | jq .pending.by_model
     """
-    from swarm.cli.render import show
-    from swarm.cli.views import presenters as build
-    from swarm.cli.views import screens
+    from swarm.cli.views.queue_rows import queue_blocks, queue_stats
     from swarm.core.health.liveness import stuck
-    from swarm.runtime.open import open_observer, open_queue
 
     settings = existing(root, config)
     queue = open_queue(settings)
     counts, snapshot = queue.stats(), open_observer(settings, queue, cards=False).snapshot()
-    found = build.queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
-    show(found, screens.queue(found), as_json=as_json)
+    found = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
+    put(found, queue_blocks(found), as_json=as_json)
 
 
 @app.command(name="list")
@@ -84,22 +85,19 @@ def list_tasks(
       swarm queue list failed -n 10
       swarm queue list --model llama3.2:3b --json
     """
-    from itertools import islice
-
-    from swarm.cli.render import Line, show
-    from swarm.cli.units import plural
-    from swarm.cli.views import tasks as tasktables
-    from swarm.runtime.open import open_reader
-
     asked = _state(state_option or state or "pending")
     queue = open_reader(existing(root, config))
-    wanted = _filter(lane, model)
-    found = list(islice((row for row in _rows(queue, asked, lane) if wanted(row)), limit + 1))
+    if lane is not None and parse_lane(lane) is None:
+        raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
+    wanted = canonical_model(model) if model is not None else None
+    every = _rows(queue, asked, lane)
+    chosen = (row for row in every if wanted is None or (row.model is not None and canonical_model(row.model) == wanted))
+    found = list(islice(chosen, limit + 1))
     rows, more = tuple(found[:limit]), len(found) > limit
-    blocks: list[Any] = [tasktables.tasks(rows, state=str(asked))]
+    blocks: list[Any] = [task_table(rows, state=str(asked))]
     if more:
         blocks.append(Line(f"only the first {plural(limit, 'task')}; -n shows more", "dim"))
-    show({"tasks": rows, "more": more}, blocks, as_json=as_json)
+    put({"tasks": rows, "more": more}, blocks, as_json=as_json)
 
 
 @app.command()
@@ -115,12 +113,8 @@ def show(
     Example:
       swarm queue show d5de16d7 --json | jq .attempts
     """
-    from swarm.cli import render
-    from swarm.cli.views import tasks as task_view
-    from swarm.runtime.open import open_reader
-
     document = open_reader(existing(root, config)).read(task_id)
-    render.show(document, task_view.blocks(document), as_json=as_json)
+    put(document, task_blocks(document), as_json=as_json)
 
 
 @app.command()
@@ -131,14 +125,9 @@ def active(root: Root = None, config: Config = None, as_json: Json = False) -> N
     Example:
       swarm queue active
     """
-    from swarm.cli import render
-    from swarm.cli.views import presenters as build
-    from swarm.cli.views import tasks as tasktables
-    from swarm.runtime.open import open_observer
-
     settings = existing(root, config)
-    rows = build.active_rows(open_observer(settings).snapshot(), settings)
-    render.show({"tasks": rows}, [tasktables.active(rows)], as_json=as_json)
+    rows = active_rows(open_observer(settings).snapshot(), settings)
+    put({"tasks": rows}, [active_table(rows)], as_json=as_json)
 
 
 @app.command()
@@ -149,8 +138,6 @@ def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = Fa
     Example:
       swarm queue retry d5de16d7
     """
-    from swarm.runtime.open import open_queue
-
     queue = open_queue(existing(root, config))
     _each(ids, lambda task_id: f"back in lane {queue.retry(task_id)}", as_json=as_json)
 
@@ -169,8 +156,6 @@ def cancel(
     Example:
       swarm queue cancel d5de16d7 --reason "wrong prompt"
     """
-    from swarm.runtime.open import open_queue
-
     queue = open_queue(existing(root, config))
     words = {"asked": "its worker was asked to stop it"}
 
@@ -183,12 +168,6 @@ def cancel(
 
 def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
     """Do it to each; what cannot be done is told and makes the exit code 2, the rest is done all the same."""
-    import sys
-
-    from swarm.cli.render import Line
-    from swarm.cli.render import show as put
-    from swarm.errors import EXIT_USAGE, SwarmError
-
     done: list[dict[str, str]] = []
     refused: list[dict[str, str]] = []
     hint: str | None = None
@@ -208,30 +187,13 @@ def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
 
 
 def _state(text: str) -> TaskState:
-    from swarm.core.task import TaskState
-    from swarm.errors import InputError, name_hint
-
     try:
         return TaskState(text.lower())
     except ValueError:
         raise InputError(f"{text!r} is no state of a task", hint=name_hint(text.lower(), TaskState, "one of:")) from None
 
 
-def _filter(lane: str | None, model: str | None) -> Callable[[TaskRow], bool]:
-    from swarm.core.lanes import parse_lane
-    from swarm.core.task import canonical_model
-    from swarm.errors import InputError
-
-    if lane is not None and parse_lane(lane) is None:
-        raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
-    wanted = canonical_model(model) if model is not None else None
-    return lambda row: wanted is None or (row.model is not None and canonical_model(row.model) == wanted)
-
-
 def _rows(queue: QueueReader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
-    from swarm.cli.views.presenters import task_row
-    from swarm.core.task import TaskState
-
     for located in queue.list(state):
         if lane is None or located.lane == lane:
             reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
@@ -239,9 +201,6 @@ def _rows(queue: QueueReader, state: TaskState, lane: str | None) -> Iterator[Ta
 
 
 def _document(queue: QueueReader, located: Located) -> Mapping[str, Any] | None:
-    from swarm.core.task import TaskState
-    from swarm.errors import QueueError
-
     if located.state is TaskState.CORRUPT:
         return None
     try:

@@ -1,23 +1,22 @@
-"""``swarm queue clear-stuck`` and ``swarm queue purge``: getting stuck tasks going again, letting go of old ones.
-
-``swarm queue fsck``: prove the queue sound, or say what is not and put it right.
-"""
+"""``swarm queue clear-stuck``, ``purge``, ``fsck``: requeue stuck tasks, remove old ones, prove the queue sound."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.render import Block, Line, show
+from swarm.cli.units import parse_duration_s, plural
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import EXIT_TASKS_FAILED, InputError
+from swarm.runtime.open import open_observer, open_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from swarm.cli.render import Block
-    from swarm.core.task import TaskState
     from swarm.queue.fsck.rules import Finding
 
 
@@ -39,13 +38,10 @@ def clear_stuck(
       swarm queue clear-stuck
       swarm queue clear-stuck --worker worker-2
     """
-    from swarm.cli.render import Line, show
-    from swarm.cli.run import clear_stuck as clearing
-    from swarm.errors import EXIT_TASKS_FAILED
-    from swarm.runtime.open import open_observer
+    from swarm.cli.run.clear_stuck import clear
 
     settings = existing(root, config)
-    done = clearing.clear(settings, open_observer(settings).snapshot(), worker)
+    done = clear(settings, open_observer(settings).snapshot(), worker)
     lines = [Line(f"{d.task_id} ({d.worker}): {d.outcome}{f' - {d.detail}' if d.detail else ''}") for d in done]
     show({"cleared": done}, lines or [Line("nothing is stuck", "dim")], as_json=as_json)
     if any(d.outcome == "no reaction" for d in done):
@@ -74,10 +70,6 @@ def purge(
       swarm queue purge --older-than 7d --dry-run
       swarm queue purge --older-than 30d --state failed --state corrupt
     """
-    from swarm.cli.render import Line, show
-    from swarm.cli.units import parse_duration_s, plural
-    from swarm.runtime.open import open_queue
-
     age_s = parse_duration_s(older_than)
     queue = open_queue(existing(root, config))
     removed = queue.purge(_states(state), older_than_s=age_s, dry=dry_run)
@@ -87,26 +79,20 @@ def purge(
     lines = [Line(f"{verb} {plural(r.documents, f'{s} task')} ({_size(r.size_bytes)})") for s, r in removed.items()]
     if batches:
         named = ", ".join(batches[:8]) + (" …" if len(batches) > 8 else "")
-        lines.append(Line(f"{verb} {_batches(len(batches))} of which nothing is left: {named}"))
+        number = "1 batch" if len(batches) == 1 else f"{len(batches):,} batches"
+        lines.append(Line(f"{verb} {number} of which nothing is left: {named}"))
     told = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
     show(told, lines, as_json=as_json)
 
 
 def _states(names: list[str] | None) -> tuple[TaskState, ...]:
-    from swarm.core.task import TERMINAL, TaskState
-    from swarm.errors import InputError
-
     if not names:
         return TERMINAL
-    known: Mapping[str, TaskState] = {str(s): s for s in TaskState}
+    known = {str(s): s for s in TaskState}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise InputError(f"{unknown[0]!r} is no state of a task", hint="one of: completed, failed, cancelled, corrupt")
     return tuple(known[name.lower()] for name in names)
-
-
-def _batches(number: int) -> str:
-    return "1 batch" if number == 1 else f"{number:,} batches"
 
 
 def _size(size_bytes: int) -> str:
@@ -132,8 +118,6 @@ def fsck(
       swarm queue fsck --repair
       swarm queue fsck --json | jq .findings
     """
-    from swarm.cli.render import show
-    from swarm.errors import EXIT_TASKS_FAILED
     from swarm.queue.fsck import fsck as checks
     from swarm.queue.layout import Layout
     from swarm.queue.storage.files import Storage
@@ -149,9 +133,6 @@ def fsck(
 
 
 def _blocks(left: Sequence[Finding], done: Sequence[Finding]) -> list[Block]:
-    from swarm.cli.render import Line
-    from swarm.cli.units import plural
-
     lines: list[Block] = [Line(f"repaired: {f.path}: {f.what} - {f.repair}", "green") for f in done]
     for f in left:
         lines += [Line(f"{f.kind}: {f.path}", "yellow"), Line(f"  {f.what}"), Line(f"  repair: {f.repair}", "dim")]

@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.render import Line, show
+from swarm.clock import SystemClock
+from swarm.core.pauses import Kind, Pause, Pauses
+from swarm.core.task import canonical_model
+from swarm.errors import InputError, name_hint
+from swarm.runtime.open import open_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from swarm.core.pauses import Kind, Pause, Pauses
     from swarm.queue.file_queue import FileQueue
 
 Everything = Annotated[Literal["all"] | None, typer.Argument(metavar="[all]", help="Everything.")]
@@ -39,12 +43,10 @@ def pause(
       swarm queue pause --worker worker-2
       swarm queue pause all
     """
-    from swarm.clock import SystemClock
-    from swarm.core.pauses import Pause
     from swarm.queue.stores.pauses import change
 
     kind, name = _target(everything, model, batch, worker)
-    queue = _queue(root, config)
+    queue = open_queue(existing(root, config)).must_exist()
     _must_be_there(queue, kind, name)
     now = SystemClock().iso()
     _end(change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))), as_json=as_json)
@@ -65,11 +67,10 @@ def resume(
     Example:
       swarm queue resume --model llama3.2:3b
     """
-    from swarm.errors import InputError
     from swarm.queue.stores.pauses import PauseBook, change
 
     kind, name = _target(everything, model, batch, worker)
-    queue = _queue(root, config)
+    queue = open_queue(existing(root, config)).must_exist()
     standing = PauseBook(queue.layout).read()
     if kind != "all" and standing.find(kind, name) is None:
         there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
@@ -80,33 +81,20 @@ def resume(
 
 
 def _target(everything: str | None, model: str | None, batch: str | None, worker: str | None) -> tuple[Kind, str]:
-    from swarm.core.task import canonical_model
-    from swarm.errors import InputError
-
-    given: list[tuple[Kind, str]] = []
-    if everything is not None:
-        given.append(("all", ""))
-    if model is not None:
-        given.append(("model", canonical_model(model)))
-    if batch is not None:
-        given.append(("batch", batch))
-    if worker is not None:
-        given.append(("worker", worker))
+    named: tuple[tuple[Kind, str | None], ...] = (
+        ("all", None if everything is None else ""),
+        ("model", None if model is None else canonical_model(model)),
+        ("batch", batch),
+        ("worker", worker),
+    )
+    given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not None]
     if len(given) != 1:
         raise InputError("say which: exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
     return given[0]
 
 
-def _queue(root: Root, config: Config) -> FileQueue:
-    from swarm.runtime.open import open_queue
-
-    return open_queue(existing(root, config)).must_exist()
-
-
 def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
     """A pause of something misspelt would hold back nothing, in silence. A model may well have no tasks yet."""
-    from swarm.errors import InputError, name_hint
-
     if kind not in ("batch", "worker"):
         return
     known = queue.batches().names() if kind == "batch" else list(queue.worker_names())
@@ -115,8 +103,6 @@ def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
 
 
 def _end(pauses: Pauses, *, as_json: bool, ended: Sequence[Pause] = ()) -> None:
-    from swarm.cli.render import Line, show
-
     lines = [Line(f"resumed: {'everything' if p.kind == 'all' else f'{p.kind} {p.name}'}") for p in ended]
     lines += [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses]
     lines = lines or [Line("nothing is paused")]

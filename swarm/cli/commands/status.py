@@ -1,18 +1,25 @@
-"""``swarm status``, ``workers``, ``gpus``, ``models``, ``explain``: what the swarm is and does."""
+"""``swarm status``, ``gpus``, ``workers``, ``models``, ``explain``, ``metrics``: what the swarm is and does."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.options import Config, Json, Root, existing, load
+from swarm.cli.render import Line, show
+from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
+from swarm.runtime.open import lives, open_observer, open_queue
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
-    from swarm.core.snapshot import SwarmSnapshot
+
+METRICS_PORT = 9464
+workers_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+models_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
@@ -26,24 +33,12 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
       watch -c swarm status
       swarm status --json | jq '.alarms[].text'
     """
-    from swarm.cli.render import show
-    from swarm.cli.views import overview, screens
-    from swarm.errors import EXIT_NOT_RUNNING
-    from swarm.runtime.open import lives, open_observer, open_queue
-    from swarm.supervisor.what_runs import orphans
+    from swarm.cli.views.overview import look, status_blocks
 
     settings = existing(root, config)
     queue = open_queue(settings)
-    counts, snapshot = queue.stats(), open_observer(settings, queue).snapshot()
-    view = overview.status(
-        snapshot,
-        counts,
-        settings,
-        brain=lives(settings, "brain"),
-        supervisor=lives(settings, "supervisor"),
-        orphans=len(orphans(settings)),
-    )
-    show(view, screens.status(view), as_json=as_json)
+    view = look(settings, queue, open_observer(settings, queue).snapshot())
+    show(view, status_blocks(view), as_json=as_json)
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)
 
@@ -55,15 +50,104 @@ def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> Non
     Example:
       swarm gpus --json | jq '.gpus[] | select(.temperature_c > 80)'
     """
-    from swarm.cli.options import settings
-    from swarm.cli.render import Line, show
-    from swarm.cli.views import presenters as build
-    from swarm.cli.views import screens
+    from swarm.cli.views.worker_rows import card_rows, cards_table
 
-    snapshot = _snapshot(settings(root, config))
-    rows, note = build.card_rows(snapshot), snapshot.gpus_note
+    snapshot = open_observer(load(root, config).settings).snapshot()
+    rows, note = card_rows(snapshot), snapshot.gpus_note
     lines = [Line(note, "yellow")] if note else []
-    show({"gpus": rows, "cards_note": note}, [screens.cards(rows), *lines], as_json=as_json)
+    show({"gpus": rows, "cards_note": note}, [cards_table(rows), *lines], as_json=as_json)
+
+
+@workers_app.callback()
+def workers(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Workers: state, model, slots, what they do or wait for.
+
+    \b
+    Examples:
+      swarm workers
+      swarm workers release worker-2
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from swarm.cli.views.worker_rows import worker_lines, workers_table
+
+    settings = existing(root, config)
+    rows = worker_lines(open_observer(settings).snapshot(), settings)
+    show({"workers": rows}, [workers_table(rows)], as_json=as_json)
+
+
+@workers_app.command()
+def release(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Workers whose cards are quarantined.")],
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """End the quarantine of a card before its time. Its worker takes work again within seconds.
+
+    \b
+    Example:
+      swarm workers release worker-2
+    """
+    from swarm.ollama import quarantine
+    from swarm.queue.layout import Layout
+    from swarm.queue.stores import registry
+    from swarm.supervisor.state import load_plan
+
+    settings = existing(root, config)
+    folder = Path(settings.queue.root) / "workers"
+    known = {*registry.names(Layout(settings.queue.root)), *(p.name for p in load_plan(folder) or ())}
+    known |= {note.worker for note in quarantine.all_of(folder)}
+    for name in names:
+        if name not in known:
+            raise InputError(f"no worker is called {name}", hint=name_hint(name, sorted(known)))
+    freed = {name: quarantine.release(folder, name) for name in names}
+    lines = [
+        Line(f"{name}: quarantine ended ({note.reason})" if note is not None else f"{name}: is not quarantined")
+        for name, note in freed.items()
+    ]
+    show({"released": [name for name, note in freed.items() if note is not None]}, lines, as_json=as_json)
+
+
+@models_app.callback()
+def models(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Models: where loaded, what waits, how fast, what idles.
+
+    \b
+    Examples:
+      swarm models
+      swarm models --json | jq '.models[] | select(.loaded_on == [])'
+      swarm models pull llama3.2:3b
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from swarm.cli.views.model_rows import installed_models, model_rows, models_table
+
+    settings = existing(root, config)
+    snapshot = open_observer(settings).snapshot()
+    rows = model_rows(snapshot, installed_models(snapshot, settings.queue.root))
+    show({"models": rows}, [models_table(rows)], as_json=as_json)
+
+
+@models_app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model, as Ollama names it: llama3.2:3b.")],
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Download a model, once for all servers that share its directory.
+
+    Goes through a running server, or one started for it. What was downloaded before an interruption is kept.
+
+    \b
+    Example:
+      swarm models pull llama3.2:3b
+    """
+    from swarm.cli.run.model_pull import pull as pull_model
+
+    done = pull_model(load(root, config), name)
+    show(done, [Line(f"{done.model}: pulled through {done.through} in {done.seconds:.1f}s")], as_json=as_json)
 
 
 def explain(
@@ -80,20 +164,16 @@ def explain(
       swarm explain d5de16d7
       swarm explain llama3.2:3b
     """
-    from swarm.cli.render import show
-    from swarm.cli.views import explain as explaining
-    from swarm.cli.views import screens
+    from swarm.cli.views import explanations
     from swarm.core.health.liveness import workers_of
-    from swarm.errors import UnknownTask
-    from swarm.runtime.open import lives, open_queue
 
     settings = existing(root, config)
-    snapshot = _snapshot(settings)
+    snapshot = open_observer(settings).snapshot()
     view = next((w for w in workers_of(snapshot) if w.name == target), None)
     if view is not None:
-        found = explaining.worker(view, snapshot, settings, brain=lives(settings, "brain"))
-    elif explaining.is_model(target, snapshot, settings):
-        found = explaining.model(target, snapshot, settings)
+        found = explanations.worker(view, snapshot, settings, brain=lives(settings, "brain"))
+    elif explanations.is_model(target, snapshot, settings):
+        found = explanations.model(target, snapshot, settings)
     else:
         queue = open_queue(settings)
         try:
@@ -101,15 +181,48 @@ def explain(
         except UnknownTask as unknown:
             aside = queue.set_aside(target)
             if aside is None:
-                raise explaining.no_such(target, snapshot) from unknown
-            found = explaining.set_aside(target, aside, settings.queue.root)
+                raise explanations.no_such(target, snapshot) from unknown
+            found = explanations.quarantined(target, aside, settings.queue.root)
         else:
-            gone = explaining.nowhere(document, queue)
-            found = explaining.task(document, snapshot, settings, brain=lives(settings, "brain"), gone=gone)
-    show(found, screens.explanation(found), as_json=as_json)
+            missing = explanations.missing_dependency(document, queue)
+            found = explanations.task(document, snapshot, settings, brain=lives(settings, "brain"), missing=missing)
+    show(found, explanations.explanation_blocks(found), as_json=as_json)
 
 
-def _snapshot(settings: Settings) -> SwarmSnapshot:
-    from swarm.runtime.open import open_observer
+def metrics(
+    serve: Annotated[bool, typer.Option("--serve", help="Answer on http://HOST:PORT/metrics until interrupted.")] = False,
+    host: Annotated[str | None, typer.Option("--host", help="[default: metrics.host, which is 127.0.0.1]")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help=f"[default: metrics.port, else {METRICS_PORT}]")
+    ] = None,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Numbers for Prometheus, as text on standard output. Of tasks, workers, models, cards and the brain.
 
-    return open_observer(settings).snapshot()
+    With metrics.port set the brain serves the same; --serve is for when it does not. Every metric: docs/metrics.md.
+
+    \b
+    Examples:
+      swarm metrics | grep swarm_tasks
+      swarm metrics --serve --port 9464
+    """
+    from swarm.brain.metrics_endpoint import open_metrics, text
+
+    settings = existing(root, config)
+    if serve:
+        _serve_metrics(settings, host or settings.metrics.host, port or settings.metrics.port or METRICS_PORT)
+    else:
+        print(text(open_metrics(settings)), end="")
+
+
+def _serve_metrics(settings: Settings, host: str, port: int) -> None:
+    import signal
+
+    from swarm.brain.metrics_endpoint import open_metrics, serving
+
+    wishes = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wishes)
+    with serving(open_metrics(settings), host=host, port=port) as url:
+        print(f"metrics on {url}; Ctrl-C ends", flush=True)
+        signal.sigwait(wishes)

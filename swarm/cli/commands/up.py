@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from swarm.cli.options import Config, Json, Root, Simulate, Verbose, existing, load, say_found
+from swarm.cli.render import Line, show, to_json
+from swarm.errors import EngineError
 
 sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
 
@@ -33,7 +35,6 @@ def up(
       swarm up --simulate 4          no GPU or Ollama needed
       swarm up --detach; swarm status; swarm down
     """
-    from swarm.errors import EngineError
     from swarm.proc import identity
     from swarm.runtime.bootstrap import run_options
     from swarm.supervisor.background import start_detached
@@ -65,7 +66,6 @@ def down(
       swarm down
       swarm down --now
     """
-    from swarm.cli.render import Line, show
     from swarm.supervisor.down import stop_swarm
 
     stopped = stop_swarm(existing(root, config), now=now)
@@ -148,7 +148,6 @@ def restart(
       swarm restart ollama-worker-2        its model server
       swarm restart brain
     """
-    from swarm.cli.render import to_json
     from swarm.supervisor.restarts import restart as restart_processes
 
     lines = []

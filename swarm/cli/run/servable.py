@@ -118,7 +118,7 @@ def _servable(settings: Settings, workers: Workers, installed: Mapping[str, int]
 
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
     """Which of these models nobody can serve as things are: a look at the whole swarm, its cards and its servers' disks."""
-    from swarm.cli.views.installed_models import installed_models
+    from swarm.cli.views.model_rows import installed_models
     from swarm.core.placement.fit import Planned, nowhere
     from swarm.runtime.open import open_observer
     from swarm.supervisor.state import load_plan

@@ -14,7 +14,7 @@ import msgspec
 from swarm.cli.run.host import Hosting
 from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.servable import ServableWatch
-from swarm.cli.views.explain import task as explain_task
+from swarm.cli.views.explanations import task as explain_task
 from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow

@@ -31,12 +31,12 @@ def top(
 
     from swarm.cli.render import show
     from swarm.cli.top.data import Looker
-    from swarm.cli.views import screens
+    from swarm.cli.views.overview import status_blocks
 
     settings = existing(root, config)
     if as_json or not (sys.stdout.isatty() and sys.stdin.isatty()):
         view = Looker(settings).look().status
-        show(view, screens.status(view), as_json=as_json)
+        show(view, status_blocks(view), as_json=as_json)
         return
     from swarm.cli.top.loop import run
 

@@ -15,17 +15,15 @@ from swarm.cli.logs import task_history as tasklife
 from swarm.cli.logs.log_files import Entry, Wanted
 from swarm.cli.top.state import Look, TopData
 from swarm.cli.units import count, duration
-from swarm.cli.views import explain as explaining
-from swarm.cli.views import overview
-from swarm.cli.views.presenters import task_row
-from swarm.cli.views.views import StatusView, TaskRow
+from swarm.cli.views import explanations
+from swarm.cli.views.overview import StatusView, look
+from swarm.cli.views.task_rows import TaskRow, task_row
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.errors import QueueError, SwarmError, UnknownTask
-from swarm.runtime.open import lives, open_observer, open_queue
-from swarm.supervisor.what_runs import orphans
+from swarm.runtime.open import open_observer, open_queue
 
 LOG_LINES = 200
 FAILED_ROWS = 200
@@ -44,20 +42,12 @@ class Looker:
         """Everything once; with dead letters, and with one worker or task in detail, where asked for."""
         settings = self._settings
         snapshot = self._observer.snapshot()
-        brain = lives(settings, "brain")
-        status = overview.status(
-            snapshot,
-            self.queue.stats(),
-            settings,
-            brain=brain,
-            supervisor=lives(settings, "supervisor"),
-            orphans=len(orphans(settings)),
-        )
+        status = look(settings, self.queue, snapshot)
         return TopData(
             mono_s=time.monotonic(),
             status=status,
             failed=tuple(self._failed()) if failed else (),
-            look=self._detail(subject, snapshot, status, brain=brain) if subject else None,
+            look=self._detail(subject, snapshot, status, brain=status.brain_alive) if subject else None,
         )
 
     def _failed(self) -> Iterator[TaskRow]:
@@ -71,12 +61,12 @@ class Looker:
     def _detail(self, subject: str, snapshot: SwarmSnapshot, status: StatusView, *, brain: bool) -> Look:
         view = next((w for w in workers_of(snapshot) if w.name == subject), None)
         if view is not None:
-            found = explaining.worker(view, snapshot, self._settings, brain=brain)
+            found = explanations.worker(view, snapshot, self._settings, brain=brain)
             facts = tuple(_worker_facts(subject, status))
             return Look(subject=subject, kind="worker", explanation=found, facts=facts, log=self._log((subject,), Wanted()))
         try:
             document = self.queue.read(subject)
-            found = explaining.task(document, snapshot, self._settings, brain=brain)
+            found = explanations.task(document, snapshot, self._settings, brain=brain)
         except UnknownTask:
             return Look(subject=subject, kind="task", missing=f"there is no task or worker {subject} any more")
         except SwarmError as problem:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from msgspec.structs import replace
 from rich.text import Text
 
-from swarm.cli.render import Cell, Column, Table, clean, state_cell, table_lines
+from swarm.cli.render import Cell, Table, clean, columns, table_lines
 from swarm.cli.top.state import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
 from swarm.cli.units import count, duration, plural, rate
-from swarm.cli.views import screens
-from swarm.cli.views.views import ActiveRow, StatusView, TaskRow, WorkerLine
+from swarm.cli.views.overview import StatusView
+from swarm.cli.views.queue_rows import lanes_table
+from swarm.cli.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell
+from swarm.cli.views.worker_rows import WorkerLine, cards_table, workers_table
 
 MIN_LIST = 4
 """Lines that the list of workers or tasks keeps, its head included, however low the terminal is."""
@@ -50,8 +53,8 @@ def _main(state: TopState, width: int, room: int) -> list[Text]:
     assert state.data is not None
     view = state.data.status
     head = [_title(view, width), _totals(view), _speeds(state, view), *_alarms(view, max(1, (room - 12) // 4), width)]
-    cards = table_lines(screens.cards(view.cards), width) if view.cards else []
-    queue = table_lines(screens.lanes_table(view.lanes), width) if view.lanes else []
+    cards = table_lines(cards_table(view.cards), width) if view.cards else []
+    queue = table_lines(lanes_table(view.lanes), width) if view.lanes else []
     listed = _list(state, width)
     left = room - len(head) - 1
     list_least = min(len(listed), max(MIN_LIST, left * 2 // 5))
@@ -139,39 +142,26 @@ def _list(state: TopState, width: int) -> list[Text]:
 
 
 def _table(state: TopState, rows: Sequence[WorkerLine | ActiveRow | TaskRow]) -> Table:
-    heads: dict[str, tuple[str, ...]] = {
-        "workers": ("worker", "state", "model~", "slots>", "done>", "failed>", "tok/s>", "doing~"),
-        "tasks": ("task", "worker", "model~", "try>", "for>", "progress>", "phase", "name~"),
-        "failed": ("task", "model~", "tries>", "ended", "error~"),
-    }
-    columns = tuple(Column(h.rstrip("~>"), right=h.endswith(">"), gives_way=h.endswith("~")) for h in heads[state.pane])
-    return Table(columns=columns, rows=tuple(_row(state, row) for row in rows))
+    assert state.data is not None
+    if state.pane == "workers":
+        workers = [row for row in rows if isinstance(row, WorkerLine)]
+        measured = [replace(row, tokens_per_s=tokens_per_s(state, row) if row.alive else None) for row in workers]
+        return workers_table(measured, short=True, active=state.data.status.active)
+    if state.pane == "tasks":
+        heads = columns("task", "worker", "model~", "try>", "for>", "progress>", "phase", "name~")
+        return Table(columns=heads, rows=tuple(_task_cells(row) for row in rows if isinstance(row, ActiveRow)))
+    heads = columns("task", "model~", "tries>", "ended", "error~")
+    return Table(columns=heads, rows=tuple(_failed_cells(row) for row in rows if isinstance(row, TaskRow)))
 
 
-def _row(state: TopState, row: WorkerLine | ActiveRow | TaskRow) -> tuple[Cell | str, ...]:
-    match row:
-        case WorkerLine():
-            assert state.data is not None
-            speed = tokens_per_s(state, row) if row.alive else None
-            held = {task.task_id: task for task in state.data.status.active}
-            return (
-                row.name,
-                state_cell(row.state),
-                row.model or "-",
-                f"{row.slots_busy}/{row.slots}",
-                count(row.completed),
-                Cell(count(row.failed), "red" if row.failed else "dim"),
-                "-" if speed is None else count(speed),
-                screens.doing(row, held),
-            )
-        case ActiveRow():
-            phase = Cell("stuck", "bold red") if row.stuck else Cell(row.phase or "-")
-            who = Cell(row.worker) if row.worker_alive else Cell(f"{row.worker} (dead)", "bold red")
-            numbers = (str(row.attempt), duration(row.elapsed_s), count(row.progress))
-            return (row.task_id, who, row.model or row.task_class or "-", *numbers, phase, row.name or "-")
-        case TaskRow():
-            ended = (row.completed_at or "-")[:19].replace("T", " ")
-            return (row.task_id, row.model or row.task_class or "-", str(row.attempt), ended, Cell(row.error or "-", "red"))
+def _task_cells(row: ActiveRow) -> tuple[Cell | str, ...]:
+    numbers = (str(row.attempt), duration(row.elapsed_s), count(row.progress))
+    return (row.task_id, holder_cell(row), row.model or row.task_class or "-", *numbers, phase_cell(row), row.name or "-")
+
+
+def _failed_cells(row: TaskRow) -> tuple[Cell | str, ...]:
+    ended = (row.completed_at or "-")[:19].replace("T", " ")
+    return (row.task_id, row.model or row.task_class or "-", str(row.attempt), ended, Cell(row.error or "-", "red"))
 
 
 def _at(state: TopState) -> int:

@@ -7,7 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.views.views import ActiveRow, Explanation, StatusView, TaskRow, WorkerLine
+from swarm.cli.views.explanations import Explanation
+from swarm.cli.views.overview import StatusView
+from swarm.cli.views.task_rows import ActiveRow, TaskRow
+from swarm.cli.views.worker_rows import WorkerLine
 
 Pane = Literal["workers", "tasks", "failed"]
 Page = Literal["main", "look", "help"]

@@ -1,21 +1,77 @@
-"""The one-screen picture: alarms first, then what the swarm does and how long that will take. Pure."""
+"""The one-screen picture: alarms first, then what the swarm does and how long that will take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
-from swarm.cli.units import duration, plural
-from swarm.cli.views.presenters import active_rows, busy_rates, card_rows, lane_rows, queue_stats, worker_lines
-from swarm.cli.views.views import Alarm, QueueStats, StatusView, Throughput
+import msgspec
+
+from swarm.cli.render import SIMULATED, Block, Line, Style
+from swarm.cli.units import duration, plural, rate
+from swarm.cli.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
+from swarm.cli.views.task_rows import ActiveRow, active_rows
+from swarm.cli.views.worker_rows import CardRow, WorkerLine, busy_rates, card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
 from swarm.core.snapshot import SwarmSnapshot
+from swarm.runtime.open import lives
 
 if TYPE_CHECKING:
+    from swarm.queue.reader import QueueReader
     from swarm.queue.stats.counts import Counts
+
+
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """Something a person should know first, and what to do about it."""
+
+    level: Literal["critical", "warning"]
+    text: str
+    next: str
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """What the swarm does at this moment, reckoned from busy slots and learned seconds per task."""
+
+    tasks_per_s: float | None
+    tokens_out_per_s: float | None
+    eta_s: float | None
+    """Until what waits and runs is done; None while nothing runs."""
+    completed: int
+    """By the workers that live now, in their lives."""
+
+
+class StatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """One screen."""
+
+    root: str
+    at: str
+    running: bool
+    """The brain or a worker lives."""
+    brain_alive: bool
+    supervisor_alive: bool
+    simulated: bool
+    alarms: tuple[Alarm, ...]
+    cards: tuple[CardRow, ...]
+    cards_note: str
+    """Which of the machine's cards these are and why, where they are not all."""
+    workers: tuple[WorkerLine, ...]
+    active: tuple[ActiveRow, ...]
+    """What the workers hold."""
+    lanes: tuple[LaneRow, ...]
+    """What waits, most first."""
+    queue: QueueStats
+    throughput: Throughput
+
+
+def look(settings: Settings, queue: QueueReader, snapshot: SwarmSnapshot) -> StatusView:
+    """Count the queue, ask who lives, and put all of it on one screen."""
+    from swarm.supervisor.what_runs import orphans
+
+    brain, supervisor = lives(settings, "brain"), lives(settings, "supervisor")
+    return status(snapshot, queue.stats(), settings, brain=brain, supervisor=supervisor, orphans=len(orphans(settings)))
 
 
 def status(
@@ -164,3 +220,39 @@ def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings
     if queue.drop_ins and not brain:
         text = f"{plural(queue.drop_ins, 'drop-in file')} in pending/ not filed: that is the brain's work"
         yield Alarm(level="warning", text=text, next="swarm up")
+
+
+def status_blocks(view: StatusView) -> list[Block]:
+    """One screen, alarms first."""
+    head = "running" if view.running else "not running"
+    blocks: list[Block] = [Line(f"swarm at {view.root}: {head}", "bold")]
+    if view.simulated:
+        blocks.append(Line(SIMULATED, "yellow"))
+    blocks += alarm_lines(view.alarms)
+    if view.cards:
+        blocks += [Line(""), cards_table(view.cards)]
+    if view.cards_note:
+        blocks.append(Line(view.cards_note, "yellow"))
+    blocks += [Line(""), workers_table(view.workers, short=True, active=view.active), Line("")]
+    blocks += [*queue_blocks(view.queue, lanes=view.lanes), throughput_line(view.throughput)]
+    return blocks
+
+
+def alarm_lines(found: Sequence[Alarm]) -> list[Block]:
+    """One or two lines per alarm: what, and what to do."""
+    lines: list[Block] = []
+    for alarm in found:
+        style: Style = "bold red" if alarm.level == "critical" else "yellow"
+        lines.append(Line(f"{'ALARM' if alarm.level == 'critical' else 'WARN '} {alarm.text}", style))
+        lines.append(Line(f"      try: {alarm.next}", "dim"))
+    return lines
+
+
+def throughput_line(now: Throughput) -> Line:
+    """What is being done at this moment."""
+    if now.tasks_per_s is None:
+        return Line(f"throughput: no llm task is running; {now.completed:,} done by these workers", "dim")
+    tokens, eta = rate(now.tokens_out_per_s), duration(now.eta_s)
+    return Line(
+        f"throughput: {rate(now.tasks_per_s)} tasks, {tokens} tokens, {eta} to go; {now.completed:,} done by these workers"
+    )

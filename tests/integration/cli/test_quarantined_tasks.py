@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.cli.views import explain
+from swarm.cli.views import explanations
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.queue.batches.batch_book import Manifest
@@ -174,7 +174,7 @@ def test_it_is_explained(queue):
     damage(queue, "a")
     claim_one(queue.worker_view("w"))
     aside = queue.set_aside("a")
-    found = explain.set_aside("a", aside, "/a queue")
+    found = explanations.quarantined("a", aside, "/a queue")
     assert found.reasons[0].next_step.startswith("swarm submit --task '/a queue/corrupt/a.1.json'")
     assert found.state == "corrupt"
     assert "lies in corrupt/a.1.json: " in found.reasons[0].text

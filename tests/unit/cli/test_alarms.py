@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from swarm.cli.views.overview import alarms, status, throughput
-from swarm.cli.views.presenters import queue_stats, task_row, worker_lines
+from swarm.cli.views.queue_rows import queue_stats
+from swarm.cli.views.task_rows import task_row
+from swarm.cli.views.worker_rows import worker_lines
 from swarm.config.settings import Settings
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from swarm.cli.app import app
 from swarm.cli.run import pipeline
 from swarm.cli.submission import Outcome
-from swarm.cli.views import installed_models as installed
-from swarm.cli.views.installed_models import OnDisk
+from swarm.cli.views import model_rows
+from swarm.cli.views.model_rows import OnDisk
 from swarm.config.schema import schema_text
 from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, World, healthy, lane, swarm
 
@@ -66,11 +66,12 @@ def world(root, monkeypatch):
     }
     made = World(MemoryQueue(counts, documents), healthy())
     made.brain = True
-    for name in ("open_queue", "open_reader", "open_observer"):
-        monkeypatch.setattr(f"swarm.runtime.open.{name}", getattr(made, name))
-    monkeypatch.setattr("swarm.runtime.open.lives", lambda settings, name: made.brain and name == "brain")
+    for opened in ("queue.file_queue.FileQueue", "queue.reader.QueueReader"):
+        monkeypatch.setattr(f"swarm.{opened}", lambda root, durability: made.queue)
+    monkeypatch.setattr("swarm.brain.observe.Observer", lambda *_: made)
+    monkeypatch.setattr("swarm.queue.storage.locks.is_held", lambda layout, name: made.brain and name == "brain")
     on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}
-    monkeypatch.setattr(installed, "installed_models", lambda snapshot, root: on_disk)
+    monkeypatch.setattr(model_rows, "installed_models", lambda snapshot, root: on_disk)
     return made
 
 
@@ -261,10 +262,10 @@ def test_run_hands_on_what_was_asked_and_ends_as_told(root, monkeypatch):
     ],
 )
 def test_how_commands_end(root, monkeypatch, raised, code, said):
-    def fail(settings):
+    def fail(root, durability):
         raise raised
 
-    monkeypatch.setattr("swarm.runtime.open.open_queue", fail)
+    monkeypatch.setattr("swarm.queue.file_queue.FileQueue", fail)
     assert said in call("status", code=code)
 
 

@@ -12,7 +12,7 @@ from swarm.cli.app import app
 from swarm.cli.exit_codes import folded
 from swarm.cli.run.input_options import check_options
 from swarm.cli.submission import RunRequest
-from swarm.cli.views.batches import _price
+from swarm.cli.views.batch_rows import _price
 from swarm.config.settings import ModelSettings, Settings
 from swarm.errors import InputError
 from swarm.queue.file_queue import FileQueue

@@ -8,10 +8,10 @@ import json
 from rich.console import Console
 
 from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_json_line, to_plain, to_terminal
-from swarm.cli.views import overview, screens
-from swarm.cli.views import tasks as task_view
-from swarm.cli.views import tasks as tasktables
-from swarm.cli.views.presenters import active_rows, card_rows, model_rows, worker_lines
+from swarm.cli.views import overview
+from swarm.cli.views.model_rows import model_rows, models_table
+from swarm.cli.views.task_rows import active_rows, active_table, task_blocks
+from swarm.cli.views.worker_rows import card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
 from tests.helpers.cli_world import Counts, brain, card, claim, healthy, lane, swarm, worker
 
@@ -66,7 +66,7 @@ def test_json_is_one_document_with_every_field():
 
 
 def test_status_fits_80_columns_and_one_screen():
-    blocks = screens.status(overview.status(healthy(), COUNTS, SETTINGS, brain=True))
+    blocks = overview.status_blocks(overview.status(healthy(), COUNTS, SETTINGS, brain=True))
     lines = on_terminal(blocks, 80)
     assert max(len(line) for line in lines) <= 80
     assert len(lines) <= 24
@@ -84,10 +84,10 @@ def test_every_table_fits_80_columns_and_keeps_its_names():
         gpus=tuple(card(n) for n in range(1, 9)),
     )
     tables = {
-        "workers": screens.workers(worker_lines(picture, SETTINGS)),
-        "gpus": screens.cards(card_rows(picture)),
-        "models": screens.models(model_rows(picture)),
-        "active": tasktables.active(active_rows(picture, SETTINGS)),
+        "workers": workers_table(worker_lines(picture, SETTINGS)),
+        "gpus": cards_table(card_rows(picture)),
+        "models": models_table(model_rows(picture)),
+        "active": active_table(active_rows(picture, SETTINGS)),
     }
     for name, table in tables.items():
         lines = on_terminal([table], 80)
@@ -103,7 +103,7 @@ def test_every_table_fits_80_columns_and_keeps_its_names():
 
 def test_a_card_that_says_nothing_and_a_lost_one_are_shown():
     silent = card(0, memory_used_mib=None, memory_total_mib=None, utilisation_pct=None, temperature_c=None, power_w=None)
-    text = to_plain([screens.cards(card_rows(swarm(gpus=(silent, card(1, fault="GPU is lost")))))])
+    text = to_plain([cards_table(card_rows(swarm(gpus=(silent, card(1, fault="GPU is lost")))))])
     assert "GPU is lost" in text
     assert text.splitlines()[1].split()[-6:] == ["-", "-", "-", "-", "-", "-"]
 
@@ -115,7 +115,7 @@ def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
         "error": {"type": "timeout", "message": "no token for 120 s"},
         "attempts": [{"attempt": 1, "worker": "worker-1", "outcome": "retried", "error": {"type": "t", "message": "gone"}}],
     }  # fmt: skip
-    text = to_plain(task_view.blocks(document))
+    text = to_plain(task_blocks(document))
     for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "t: gone", "--json shows all"):
         assert words in text
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from swarm.brain.metrics import Seen, families
 from swarm.cli.render import to_json, to_plain
-from swarm.cli.views import overview, screens
-from swarm.cli.views import presenters as build
+from swarm.cli.views import overview
+from swarm.cli.views.worker_rows import card_rows, cards_table
 from swarm.config.settings import GpuSettings, Settings
 from swarm.core.doctor.diagnose import diagnose
 from swarm.core.gpu import GpuProcess
@@ -63,8 +63,8 @@ def show_all(cards, plans):
     for family in families(seen, Settings()):
         assert all(sample.value == sample.value for sample in family.samples)
     diagnose(replace(HEALTHY, cards=cards, plan=plans, snapshot=snapshot), Settings())
-    table = to_plain([screens.cards(build.card_rows(snapshot))])
-    return table + to_plain(screens.status(status)) + to_json({"gpus": build.card_rows(snapshot)})
+    table = to_plain([cards_table(card_rows(snapshot))])
+    return table + to_plain(overview.status_blocks(status)) + to_json({"gpus": card_rows(snapshot)})
 
 
 def go_on(first, second, split):

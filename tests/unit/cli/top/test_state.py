@@ -11,7 +11,7 @@ from swarm.cli.top.keys import split_keys
 from swarm.cli.top.screen import screen
 from swarm.cli.top.state import Act, Look, TopData, TopState, press, seen, tasks_per_s, tokens_per_s
 from swarm.cli.views import overview
-from swarm.cli.views.views import TaskRow
+from swarm.cli.views.task_rows import TaskRow
 from swarm.config.settings import Settings
 from swarm.core.worker import WorkerStatus
 from tests.helpers.cli_world import Counts, card, claim, healthy, lane, swarm, worker

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Column, Line, Table
+from swarm.cli.render import Block, Cell, Line, Table, columns
 from swarm.cli.units import count, duration, plural
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import Tally
@@ -97,23 +97,11 @@ def table(rows: tuple[BatchRow, ...]) -> list[Block]:
     priced = any(row.cost is not None for row in rows)
     cached = any(row.cached for row in rows)
     purged = any(row.purged for row in rows)
-    heads = ("items", "done", "failed", "cancelled", "left", "progress", "ETA", "tok in", "tok out", "card time")
-    columns = (
-        Column("id"),
-        Column("source", gives_way=True),
-        Column("state"),
-        *(Column(head, right=True) for head in heads),
-        *((Column("purged", right=True),) if purged else ()),
-        *((Column("cached", right=True),) if cached else ()),
-        *((Column("cost", right=True),) if priced else ()),
-    )
-    blocks: list[Block] = [
-        Table(
-            columns=columns,
-            rows=tuple(_cells(row, purged=purged, cached=cached, priced=priced) for row in rows),
-            empty="no batches",
-        )
-    ]
+    numbers = ["items", "done", "failed", "cancelled", "left", "progress", "ETA", "tok in", "tok out", "card time"]
+    numbers += [name for name, shown in (("purged", purged), ("cached", cached), ("cost", priced)) if shown]
+    heads = columns("id", "source~", "state", *(f"{name}>" for name in numbers))
+    cells = tuple(_cells(row, purged=purged, cached=cached, priced=priced) for row in rows)
+    blocks: list[Block] = [Table(columns=heads, rows=cells, empty="no batches")]
     if cached:
         blocks.append(Line(_saved(rows)))
     if any(row.simulated for row in rows):

@@ -1,16 +1,16 @@
-"""``swarm explain``: finds what is meant, lets ``swarm.core.explain.tasks`` say why. Pure."""
+"""``swarm explain``: finds what is meant, lets ``swarm.core.explain`` say why, and shows that."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from swarm.cli.views import installed_models as installed
-from swarm.cli.views.presenters import worker_lines
-from swarm.cli.views.views import Explanation
+from swarm.cli.render import Block, Line
+from swarm.cli.views import model_rows
+from swarm.cli.views.worker_rows import worker_lines
 from swarm.config.settings import Settings
 from swarm.core.explain.models import explain_model, models_to_explain
 from swarm.core.explain.tasks import Reason, explain_task, explain_worker
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from swarm.queue.corrupt import SetAside
     from swarm.queue.reader import QueueReader
 
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a task does not run, or a worker idles, and what to do; the most telling reason first."""
+
+    subject: str
+    kind: Literal["task", "worker", "model"]
+    state: str
+    reasons: tuple[Reason, ...]
+
+
 LOOKED_UP = 20
 """Of the tasks that one waits for."""
 
@@ -34,7 +44,7 @@ def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, bra
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
-def nowhere(document: Mapping[str, Any], queue: QueueReader) -> str | None:
+def missing_dependency(document: Mapping[str, Any], queue: QueueReader) -> str | None:
     """The first task that a blocked one waits for and that is not in the queue; one that was mapped waits for its own."""
     if document.get("state") != "blocked" or document.get("children") is not None:
         return None
@@ -48,22 +58,22 @@ def task(
     settings: Settings,
     *,
     brain: bool = True,
-    gone: str | None = None,
+    missing: str | None = None,
 ) -> Explanation:
-    """Why a task is where it is; ``gone``: one it waits for that is nowhere. Raises ``TaskInvalid`` for what is no task."""
+    """Why a task is where it is; ``missing``: one it waits for that is nowhere. Raises ``TaskInvalid``."""
     try:
         body, trail = msgspec.convert(document, Task), msgspec.convert(document, Trail)
         state = TaskState(document["state"])
     except (msgspec.ValidationError, ValueError, KeyError) as problem:
         raise TaskInvalid(f"the task's document cannot be read: {problem}") from problem
     reasons = explain_task(body, state, snapshot, settings, trail=trail, brain_alive=brain)
-    if gone is not None:
-        text = f"There is no task {gone}, which it waits for: it is still to be submitted, or was removed."
+    if missing is not None:
+        text = f"There is no task {missing}, which it waits for: it is still to be submitted, or was removed."
         reasons = [Reason("not_there", text, f"swarm queue cancel {body.task_id}"), *reasons]
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
 
 
-def set_aside(task_id: str, aside: SetAside, root: str) -> Explanation:
+def quarantined(task_id: str, aside: SetAside, root: str) -> Explanation:
     """What became of a task whose file was none, in the queue at ``root``."""
     text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
     reasons = (
@@ -84,7 +94,7 @@ def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanati
     name = canonical_model(target)
     holders = sum(1 for w in workers_of(snapshot) if w.alive and w.heartbeat is not None and w.heartbeat.model == name)
     state = f"loaded on {holders}" if holders else "not loaded"
-    disk = installed.installed_models(snapshot, settings.queue.root)
+    disk = model_rows.installed_models(snapshot, settings.queue.root)
     have = disk[name].workers if name in disk else () if disk else None
     reasons = tuple(explain_model(name, snapshot, settings, installed_on=have))
     return Explanation(subject=name, kind="model", state=state, reasons=reasons)
@@ -97,3 +107,13 @@ def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
         return InputError(f"there is no task or worker {target}", hint=name_hint(target, names))
     known = f"workers: {', '.join(names)}; " if names else ""
     return UnknownTask(f"there is no task or worker {target}", hint=f"{known}`swarm queue list` shows tasks")
+
+
+def explanation_blocks(found: Explanation) -> list[Block]:
+    """Why, and what to do."""
+    blocks: list[Block] = [Line(f"{found.kind} {found.subject}: {found.state}", "bold")]
+    for reason in found.reasons or (Reason("none", "nothing stands in its way", "swarm status"),):
+        blocks.append(Line(f"  - {reason.text}"))
+        if reason.next_step:
+            blocks.append(Line(f"    try: {reason.next_step}", "dim"))
+    return blocks

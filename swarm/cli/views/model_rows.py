@@ -1,0 +1,152 @@
+"""Models: where they are, what was learned of them, and what the servers have on disk; rows, and their table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from swarm.cli.render import Cell, Table, columns
+from swarm.cli.units import count, duration
+from swarm.core.faults import TaskFault
+from swarm.core.health.liveness import workers_of
+from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.worker import ModelTally, WorkerRow
+
+ASK_S = 2.0
+
+
+class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on the servers' disks."""
+
+    size_mib: int
+    workers: tuple[str, ...]
+    """Those whose servers have it."""
+
+
+def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]:
+    """By canonical model name. A server that does not answer in time is left out: its worker says so itself."""
+    rows = [w.row for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None]
+    if not rows:
+        return {}
+    with ThreadPoolExecutor(max_workers=min(16, len(rows))) as pool:
+        answers = dict(zip((row.name for row in rows), pool.map(lambda row: _tags(row, Path(root)), rows), strict=True))
+    found: dict[str, OnDisk] = {}
+    for worker, models in answers.items():
+        for model, size_mib in models:
+            known = found.get(model, OnDisk(size_mib=size_mib, workers=()))
+            found[model] = OnDisk(size_mib=max(known.size_mib, size_mib), workers=(*known.workers, worker))
+    return found
+
+
+def _tags(row: WorkerRow, root: Path) -> Iterable[tuple[str, int]]:
+    from swarm.ollama.server import client_of
+
+    assert row.url is not None
+    try:
+        with client_of(row.name, row.url, root=root, adopted=row.adopted) as client:
+            return [(model.name, model.size_mib) for model in client.tags(ASK_S)]
+    except TaskFault:
+        return []
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: where it is, what waits for it, what was learned of it."""
+
+    model: str
+    loaded_on: tuple[str, ...]
+    waiting: int
+    running: int
+    completed: int
+    failed: int
+    size_mib: int | None
+    size_vram_mib: int | None
+    load_s: float | None
+    """Mean seconds per load."""
+    task_s: float | None
+    """Mean seconds per request."""
+    tokens_per_s: float | None
+    """Generated tokens per second of one request."""
+    installed_on: tuple[str, ...] = ()
+    """Living workers whose servers have it on disk."""
+    disk_mib: int | None = None
+
+
+def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None = None) -> tuple[ModelRow, ...]:
+    """Every model that is loaded, waited for, was run by a worker that is known, or lies on a server's disk."""
+    disk = installed or {}
+    views = workers_of(snapshot)
+    loaded = {v.name: v.heartbeat.model for v in views if v.alive and v.heartbeat and v.heartbeat.model}
+    waiting = snapshot.llm_pending()
+    running = Counter(c.model for c in snapshot.claims if c.model and c.task_class in (None, "llm"))
+    tallies: dict[str, list[ModelTally]] = {}
+    for view in views:
+        for model, tally in (view.heartbeat.models if view.heartbeat else {}).items():
+            tallies.setdefault(model, []).append(tally)
+    names = sorted({*loaded.values(), *waiting, *running, *tallies, *disk})
+    where = {name: tuple(w for w, m in loaded.items() if m == name) for name in names}
+    rows = (_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, [])) for n in names)
+    return tuple(_on_disk(row, disk.get(row.model)) for row in rows)
+
+
+def _on_disk(row: ModelRow, found: OnDisk | None) -> ModelRow:
+    if found is None:
+        return row
+    return msgspec.structs.replace(row, installed_on=found.workers, disk_mib=found.size_mib)
+
+
+def _model_row(name: str, loaded_on: tuple[str, ...], waiting: int, running: int, tallies: list[ModelTally]) -> ModelRow:
+    completed, failed = sum(t.completed for t in tallies), sum(t.failed for t in tallies)
+    busy_s = sum(t.busy_s for t in tallies)
+    return ModelRow(
+        model=name,
+        loaded_on=loaded_on,
+        waiting=waiting,
+        running=running,
+        completed=completed,
+        failed=failed,
+        size_mib=max((t.size_mib for t in tallies), default=0) or None,
+        size_vram_mib=max((t.size_vram_mib for t in tallies), default=0) or None,
+        load_s=_ratio(sum(t.load_s for t in tallies), sum(t.loads for t in tallies)),
+        task_s=_ratio(busy_s, completed + failed),
+        tokens_per_s=_ratio(sum(t.tokens_out for t in tallies), busy_s),
+    )
+
+
+def _ratio(total: float, number: float) -> float | None:
+    return total / number if number > 0 and total > 0 else None
+
+
+def models_table(rows: Sequence[ModelRow]) -> Table:
+    """Models, where they are and what was learned of them."""
+    numbers = ("waiting", "run", "done", "failed", "on disk", "on card", "load", "task", "tok/s")
+    heads = columns("model~", "loaded on~", *(f"{name}>" for name in numbers))
+    cells = tuple(_model_cells(row) for row in rows)
+    return Table(columns=heads, rows=cells, empty="no model is loaded, waited for or installed")
+
+
+def _first_of(names: Sequence[str]) -> Cell:
+    if not names:
+        return Cell("-", "dim")
+    return Cell(names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}")
+
+
+def _model_cells(row: ModelRow) -> tuple[Cell | str, ...]:
+    size = "-" if row.size_mib is None else f"{(row.size_vram_mib or 0) / 1024:.1f}/{row.size_mib / 1024:.1f}G"
+    spilled = row.size_mib is not None and (row.size_vram_mib or 0) < row.size_mib
+    return (
+        row.model,
+        _first_of(row.loaded_on),
+        f"{row.waiting:,}",
+        str(row.running),
+        count(row.completed),
+        Cell(count(row.failed), "red" if row.failed else "dim"),
+        "-" if row.disk_mib is None else f"{row.disk_mib / 1024:.1f}G",
+        Cell(size, "yellow" if spilled else ""),
+        duration(row.load_s),
+        duration(row.task_s),
+        "-" if row.tokens_per_s is None else count(row.tokens_per_s),
+    )
