@@ -22,7 +22,7 @@ from swarm.clock import SystemClock
 from swarm.core.claim import Claim
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 
 CLOCK = SystemClock()
 LANES = [f"llm@{MODEL}"]
@@ -45,7 +45,7 @@ class SwarmFast(Adapter):
 
     def begin(self) -> None:
         """Become a worker."""
-        self.lock = LifeLock(self.queue.layout, self.worker)
+        self.lock = ProcessLock(self.queue.layout, self.worker)
         self.lock.acquire(10)
         self.mine = self.queue.worker_view(self.worker)
 

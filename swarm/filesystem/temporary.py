@@ -1,4 +1,4 @@
-"""Temporary files of atomic replacements: ``.<n>.new``, a few names per directory, each locked by who writes it.
+"""Atomic replacement of files, by temporary ones: ``.<n>.new``, a few names per directory, each locked by its writer.
 
 * Locked (flock) means being written; free means that its writer is dead, since the kernel lets go of its lock.
 * The next writer in that directory takes a free one over: kills leave at most as many as were written at one moment.
@@ -11,10 +11,11 @@ import errno
 import fcntl
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from swarm.errors import OddEntry
-from swarm.filesystem.durable import NOT_THERE
+from swarm.filesystem.durable import NOT_THERE, sync_fd
 from swarm.filesystem.entries import open_file, status_of
 
 MOST = 1000
@@ -35,6 +36,24 @@ def take(folder: str, stem: str = "", mode: int = 0o600) -> tuple[int, str]:
         if fd is not None:
             return fd, path
     raise FileExistsError(errno.EEXIST, "too many unfinished files", f"{folder}/{dotted}*.new")
+
+
+@contextmanager
+def replacement(path: str, *, durable: bool, stem: str = "", mode: int = 0o600) -> Iterator[int]:
+    """The descriptor of an empty file that takes the place of ``path`` when the block ends well; else nothing changes.
+
+    ``durable``: flushed before the rename; its directory is not. Raises ``OSError``.
+    """
+    fd, beside = take(os.path.dirname(path), stem, mode)
+    try:
+        yield fd
+        if durable:
+            sync_fd(fd)
+        os.rename(beside, path)
+    except BaseException:
+        discard(beside, fd)
+        raise
+    os.close(fd)  # its lock goes with it: only now, in its place
 
 
 def is_temporary(name: str) -> bool:

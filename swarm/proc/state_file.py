@@ -21,17 +21,11 @@ def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) ->
 
     After a power cut the processes a note speaks of are gone too. One writer per path. Raises ``OSError``.
     """
-    fd, beside = temporary.take(str(path.parent))
-    with os.fdopen(fd, "wb") as file:
-        try:
+    with temporary.replacement(str(path), durable=False) as fd:
+        with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(msgspec.json.encode(note))
-            file.flush()
-            if words := odd_words(str(path)):
-                raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
-            os.replace(beside, path)
-        except OSError:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        if words := odd_words(str(path)):
+            raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
 
 
 def read_note(path: Path, kind: type[T]) -> T | None:

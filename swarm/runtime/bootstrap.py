@@ -25,7 +25,7 @@ from swarm.proc.ports import describe
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.root_guard import RootGuard
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime import logging as logsetup
 
@@ -110,14 +110,14 @@ def logging_as(name: str, options: RunOptions) -> Iterator[logging.Logger]:
         logs.close()
 
 
-def life_lock(layout: Layout, name: str) -> LifeLock:
+def life_lock(layout: Layout, name: str) -> ProcessLock:
     """The life lock of this name; refused, it names the holder."""
 
     def holder() -> str:
         row = registry.read_row(layout, name)
         return "holder unknown" if row is None else f"{describe(row.process.pid)}, since {row.started_at}"
 
-    return LifeLock(layout, name, holder)
+    return ProcessLock(layout, name, holder)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from swarm.ollama.quarantine import Quarantine, quarantine_path
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import free_port
 from swarm.proc.state_file import write_note
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime.logging import FileHandler
 from swarm.runtime.loop import EXIT_CRASHED, run_loop
@@ -245,7 +245,7 @@ def test_faults_before_the_first_start(tmp_path):
         assert "mode 777" in findings(someone, config=bare)["root-permissions"]["what"]
         someone.root.chmod(0o700)
 
-        lock = LifeLock(queue.layout, "w")
+        lock = ProcessLock(queue.layout, "w")
         lock.acquire()
         found = findings(someone, config=bare)["lock-held"]
         assert f"pid {os.getpid()}" in found["what"]

@@ -18,7 +18,7 @@ from swarm.core.lanes import llm_lane
 from swarm.core.policy.decide import decide
 from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from tests.endurance.scene_common import MODEL
 from tests.helpers.queues import claim_one, finish_one
 
@@ -35,7 +35,7 @@ class Turns:
     def __init__(self, queue: FileQueue, sessions: int) -> None:
         settings = Settings()
         self._settings = settings
-        self._life = LifeLock(queue.layout, "hand")
+        self._life = ProcessLock(queue.layout, "hand")
         self._life.acquire()
         self._hand = queue.worker_view("hand")
         documents = (

@@ -17,7 +17,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import Finding
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, whereabouts
 
@@ -94,7 +94,7 @@ class Scenario(NamedTuple):
 def alive(one: World, act: Callable[[FileQueue], None]) -> None:
     """Do it as the worker, its life lock held."""
     queue = one.open()
-    lock = LifeLock(queue.layout, WORKER)
+    lock = ProcessLock(queue.layout, WORKER)
     lock.acquire()
     try:
         act(queue)

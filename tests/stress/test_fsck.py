@@ -14,7 +14,7 @@ from swarm.core.task import TaskState, Trail
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import Action
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, whereabouts
 
 DONE = Trail(result={"message": {"content": "hi"}})
@@ -67,7 +67,7 @@ def test_of_a_task_in_several_states_the_one_that_counts_stays(queue):
     copy(queue, "a", f"{root}/pending/{LANE}/4-0/a.1.json")
     copy(queue, "b", f"{root}/blocked/b.1.json")
     copy(queue, "c", f"{root}/processing/v/c.1.json")
-    lock = LifeLock(queue.layout, "v")
+    lock = ProcessLock(queue.layout, "v")
     lock.acquire()
     assert {k for k, _ in kinds(queue)} == {"several-states"}
     assert repaired(queue) == {"several-states"}
@@ -162,7 +162,7 @@ def test_recovery_at_start_clears_only_what_is_provably_dead(queue):
 def test_tasks_on_the_move_are_no_findings(tmp_path):
     queue = open_queue(tmp_path)
     list(queue.enqueue_many(llm() for _ in range(300)))
-    lock = LifeLock(queue.layout, "w")
+    lock = ProcessLock(queue.layout, "w")
     lock.acquire()
     stop = threading.Event()
 

@@ -17,7 +17,7 @@ from swarm.proc.ports import free_port
 from swarm.queue.batches.watch import BatchWatch
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.helpers.stormplan import CONFIG
@@ -80,7 +80,7 @@ def test_an_id_is_never_a_path(tmp_path, document):
 
 def test_a_second_brain_is_refused_and_names_the_first(tmp_path):
     queue = open_queue(tmp_path)
-    lock = LifeLock(queue.layout, "brain")
+    lock = ProcessLock(queue.layout, "brain")
     lock.acquire()
     argv = [sys.executable, "-m", "swarm", "brain", "--root", queue.layout.root]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)

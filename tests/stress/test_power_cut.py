@@ -20,7 +20,7 @@ from swarm.core.claim import Finish
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import MAY_REMAIN, WORKER, impatient, llm, spare_rule
 from tests.helpers.queues import claim_one, exchange_some, finish_one, whereabouts
 
@@ -72,7 +72,7 @@ def work_until_cut(root, seed, say):
     """Submit, claim, finish, give back, without end; whatever returned is said. Ends by itself when the disk is gone."""
     dice = random.Random(seed)
     queue = FileQueue(root)
-    LifeLock(queue.layout, WORKER).acquire()
+    ProcessLock(queue.layout, WORKER).acquire()
     worker, brain = queue.worker_view(WORKER), queue.brain_view(spare_rule)
     held = ()
     while True:

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import impatient
 from tests.helpers.queues import claim_one, finish_one, llm, whereabouts
 
@@ -45,7 +45,7 @@ class QueueMachine(RuleBasedStateMachine):
         shutil.rmtree(self.home)
 
     def _begin(self, name):
-        self.lives[name] = LifeLock(self.queue.layout, name)
+        self.lives[name] = ProcessLock(self.queue.layout, name)
         self.lives[name].acquire()
         self.views[name] = self.queue.worker_view(name)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 _ALSO_STDOUT = frozenset({STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+_MODE = 0o666
 _NAME_BYTES = 200
 """Kept of a name for the file beside it: 255 bytes are the most, and its own marks are added."""
 
@@ -51,7 +52,7 @@ def check_writable(path: str, *, input_path: str | None = None) -> None:
     if os.path.exists(target) and not _is_regular(target):
         return
     try:
-        handle, beside = _take_beside(target)
+        handle, beside = temporary.take(folder, _stem(target), _MODE)
         temporary.discard(beside, handle)
     except OSError as error:
         raise InputError(
@@ -89,20 +90,13 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             problem.filename = problem.filename or path
             raise
         return
-    handle, beside = _take_beside(target)
-    with os.fdopen(handle, "wb") as stream:  # its lock goes when it is closed: only after it has found its place
-        try:
+    with temporary.replacement(target, durable=False, stem=_stem(target), mode=_MODE) as handle:
+        with os.fdopen(handle, "wb", closefd=False) as stream:
             yield stream
-            stream.flush()
-            with contextlib.suppress(CannotFlush):  # its content can be written again from the queue at any time
-                sync_fd(handle)
-            if os.path.exists(target):
-                os.chmod(beside, stat.S_IMODE(os.stat(target).st_mode))
-            os.replace(beside, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
-            raise
+        with contextlib.suppress(CannotFlush):  # its content can be written again from the queue at any time
+            sync_fd(handle)
+        if os.path.exists(target):
+            os.fchmod(handle, stat.S_IMODE(os.stat(target).st_mode))
     with contextlib.suppress(CannotFlush):
         sync_folder(os.path.dirname(target))
 
@@ -121,13 +115,9 @@ class _Terminal(io.BytesIO):
         return len(text)
 
 
-def _take_beside(target: str) -> tuple[int, str]:
-    """A temporary file in the same directory, with the mode of a new file; hidden, so that no glob takes it for output.
-
-    What a killed command left unfinished of the same output is taken over.
-    """
-    folder, name = os.path.split(target)
-    return temporary.take(folder, os.fsdecode(os.fsencode(name)[:_NAME_BYTES]), 0o666)
+def _stem(target: str) -> str:
+    """Names the temporary file beside it, so that what a killed command left of the same output is taken over."""
+    return os.fsdecode(os.fsencode(os.path.basename(target))[:_NAME_BYTES])
 
 
 def _target(path: str) -> str:

@@ -17,14 +17,14 @@ import msgspec
 
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links, linked
-from swarm.errors import OddEntry, QueueError, name_hint
+from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
 from swarm.filesystem.entries import is_file, list_names
 from swarm.queue import codec, lookup
-from swarm.queue.batches.batch_files import Items, NewOrder, read_order
+from swarm.queue.batches.batch_files import Items, NewOrder, new_order, read_order
 from swarm.queue.ids import new_id
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.storage.locks import alone
+from swarm.queue.storage.locks import try_exclusive
 from swarm.queue.submit.producer import Producer
 
 CHUNK = 8000
@@ -122,7 +122,7 @@ class BatchBook:
             ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
             rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
             total = Submitted(items=0, new=0, again=0)
-            with NewOrder(self._path(manifest.batch_id, "order"), self._storage) as order:
+            with new_order(self._path(manifest.batch_id, "order"), self._storage) as order:
                 while chunk := list(islice(rest, CHUNK)):
                     new = self._accept(manifest.batch_id, chunk, known, present, order, ids)
                     order.write()
@@ -214,7 +214,8 @@ class BatchBook:
 
     def alone(self, batch_id: str) -> AbstractContextManager[None]:
         """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
-        return alone(self._storage, self._path(batch_id, "lock"), batch_id)
+        held = LockHeld(f"batch {batch_id} is being submitted by another process", hint="wait for it to end")
+        return try_exclusive(self._storage, self._path(batch_id, "lock"), held)
 
     def task_ids(self, batch_id: str, first: int | None = None) -> Iterator[str]:
         """Task ids of the last submission (the ``first`` of them), in the input's order; of a cut-off one, those it knew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Self
+from contextlib import contextmanager
 
 from swarm.core.task import ID_RE
 from swarm.errors import OddEntry
@@ -60,19 +60,22 @@ def read_order(path: str) -> Iterator[str]:
         return
 
 
-class NewOrder:
-    """The order file: written beside, put in place when the whole input went through."""
+@contextmanager
+def new_order(path: str, storage: Storage) -> Iterator[NewOrder]:
+    """The order file, put in place when the block ends well: when the whole input went through."""
+    with temporary.replacement(path, durable=storage.full) as fd:  # else a manifest could say that all is in an empty order
+        yield NewOrder(fd)
+        storage.make_way(path)
 
-    def __init__(self, path: str, storage: Storage) -> None:
-        self._path = path
-        self._storage = storage
+
+class NewOrder:
+    """Task ids on their way into the order file."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._size = 0
         self._lines: list[str] = []
         self.count = 0
-
-    def __enter__(self) -> Self:
-        self._fd, self._beside = temporary.take(os.path.dirname(self._path))
-        return self
 
     def add(self, task_id: str) -> None:
         """The next one; held until ``write``."""
@@ -90,8 +93,9 @@ class NewOrder:
     def add_missing(self, task_ids: Iterable[str]) -> None:
         """Write those of these that are not in it yet behind all others."""
         wanted = dict.fromkeys(task_ids)
-        for task_id in read_order(self._beside) if wanted else ():
-            wanted.pop(task_id, None)
+        if wanted:
+            for task_id in os.pread(self._fd, self._size, 0).decode().split("\n"):
+                wanted.pop(task_id, None)
         for task_id in wanted:
             self.add(task_id)
         self.write()
@@ -102,18 +106,3 @@ class NewOrder:
         self._lines.clear()
         write_all(self._fd, data, self._size)
         self._size += len(data)
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        try:
-            if kind is None:
-                if self._storage.full:  # else a power cut can leave an empty order under a manifest that says all is there
-                    sync_fd(self._fd)
-                self._storage.put_in_place(self._beside, self._path)
-        except OSError:
-            kind = OSError
-            raise
-        finally:
-            if kind is None:
-                os.close(self._fd)
-            else:
-                temporary.discard(self._beside, self._fd)

@@ -26,7 +26,7 @@ from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.dir_stamp import Occupied
 from swarm.queue.storage.files import Storage, storage_faults
-from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.storage.locks import ProcessLock, is_held
 from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
@@ -130,7 +130,7 @@ class BrainFileQueue:
 
     def recover(self, worker: str) -> tuple[str, ...] | None:
         """Take back what a dead worker held, under its own life lock; None: it lives, or a program of it cannot be ended."""
-        lock = LifeLock(self._layout, worker)
+        lock = ProcessLock(self._layout, worker)
         if not lock.try_acquire():
             return None
         try:

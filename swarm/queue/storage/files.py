@@ -19,7 +19,7 @@ from contextlib import ContextDecorator, suppress
 
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem import temporary
-from swarm.filesystem.durable import NOT_THERE, sync_fd, sync_file_system, sync_tree
+from swarm.filesystem.durable import NOT_THERE, sync_file_system, sync_tree
 from swarm.filesystem.entries import (
     folder_status,
     kind_words,
@@ -274,24 +274,11 @@ class Storage:
 
         ``durable`` False skips the flush even under full durability.
         """
-        folder = os.path.dirname(path)
-        fd, beside = temporary.take(folder)
-        try:
+        with temporary.replacement(path, durable=durable and self.full) as fd:
             write_all(fd, data, 0)
-            if durable and self.full:
-                sync_fd(fd)
-            self.put_in_place(beside, path)
-        except OSError:
-            temporary.discard(beside, fd)
-            raise
-        os.close(fd)
+            self.make_way(path)
         if durable:
-            self.flush_dir(folder)
-
-    def put_in_place(self, beside: str, path: str) -> None:
-        """Rename a file that was made beside over the one of that name, which it replaces."""
-        self.make_way(path)
-        os.rename(beside, path)
+            self.flush_dir(os.path.dirname(path))
 
     def make_dir(self, path: str) -> None:
         """Make a directory below the root with its parents if it is missing, durably; many may do so at once.

@@ -4,10 +4,9 @@ by the living feeder. The ids of its tasks go into ``batches/<id>.order``, so th
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -17,11 +16,12 @@ from swarm.core.task import ID_RE, TERMINAL
 from swarm.core.workflow.feed import FeedState, Wish, task_id_of
 from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import sync_fd
-from swarm.filesystem.entries import is_file, list_inside, list_names, open_file
+from swarm.filesystem.entries import is_file, list_inside, list_names
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.layout import Layout
 from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.files import Storage, read_regular, storage_faults, write_all
+from swarm.queue.storage.locks import is_locked, try_exclusive
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import sorted_buckets
 from swarm.queue.submit.producer import Producer
@@ -79,32 +79,17 @@ class FeedBook:
 
     def lives(self, feed_id: str) -> bool:
         """Whether its feeder runs."""
-        try:
-            with self.alone(feed_id, make=False):
-                return False
-        except LockHeld:
-            return True
-        except (FileNotFoundError, OddEntry):
-            return False
+        return is_locked(self._path(feed_id, "lock"))
 
     @contextmanager
-    def alone(self, feed_id: str, *, make: bool = True) -> Iterator[None]:
-        """Be its only feeder within the block; the kernel frees the lock at death. Raises ``LockHeld``, ``StorageFault``."""
-        with storage_faults(f"feed {feed_id} could not be begun"):
-            if make:
+    def alone(self, feed_id: str) -> Iterator[None]:
+        """Be its only feeder within the block. Raises ``LockHeld``, ``StorageFault``."""
+        held = LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it")
+        with ExitStack() as stack:
+            with storage_faults(f"feed {feed_id} could not be begun"):
                 self._storage.make_dir(self._home)
-                fd = self._storage.open_own(self._path(feed_id, "lock"), os.O_RDWR | os.O_CREAT)
-            else:
-                fd = open_file(self._path(feed_id, "lock"), os.O_RDWR)
-        try:
-            try:
-                with storage_faults(f"feed {feed_id} could not be locked"):
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it") from exc
+                stack.enter_context(try_exclusive(self._storage, self._path(feed_id, "lock"), held))
             yield
-        finally:
-            os.close(fd)
 
     def open(self, feed_id: str) -> OpenFeed:
         """The ``Book`` of one feed, for who is ``alone`` with it."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
 import msgspec
 
 from swarm.core.notification import Note
 from swarm.core.task import Task
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import FILE_MODE, Storage, read_regular, storage_faults
+from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.locks import exclusive
 
 MAX_NOTE_BYTES = 1 << 20
 
@@ -25,15 +24,15 @@ def write_note(layout: Layout, storage: Storage, note: Note) -> None:
     """
     with storage_faults("who is to be told could not be noted"):
         storage.make_dir(layout.outbox)
-        with _alone(layout):
+        with _alone(layout, storage):
             if not superseded(layout, note):
                 mark = note.mark or secrets.token_hex(4)
                 put_note(storage, layout.outbox, msgspec.structs.replace(note, mark=mark))
 
 
-def remove_note(layout: Layout, note: Note) -> None:
+def remove_note(layout: Layout, storage: Storage, note: Note) -> None:
     """Remove a note, but not another that has taken its place. Raises ``StorageFault``."""
-    with storage_faults("a note could not be removed"), suppress(FileNotFoundError), _alone(layout):
+    with storage_faults("a note could not be removed"), suppress(FileNotFoundError), _alone(layout, storage):
         if not superseded(layout, note):
             os.unlink(_path(layout, note))
 
@@ -51,16 +50,9 @@ def _path(layout: Layout, note: Note) -> str:
     return f"{layout.outbox}/{note.name}.json"
 
 
-@contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
-    """Held while a note is looked at and then replaced or removed: in between nobody may write another."""
-    # Of a file, and opened for writing: network file systems lock nothing else.
-    fd = os.open(f"{layout.outbox}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+def _alone(layout: Layout, storage: Storage) -> AbstractContextManager[None]:
+    """While a note is looked at and then replaced or removed nobody may write another."""
+    return exclusive(storage, f"{layout.outbox}/.lock")
 
 
 def put_note(storage: Storage, folder: str, note: Note) -> None:

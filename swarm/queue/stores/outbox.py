@@ -62,7 +62,7 @@ class Outbox:
 
     def done(self, note: Note) -> None:
         """All were told. A later message that is owed since stays."""
-        remove_note(self._layout, note)
+        remove_note(self._layout, self._storage, note)
         self._watches.pop(note.id, None)
 
     def give_up(self, note: Note) -> None:
@@ -72,7 +72,7 @@ class Outbox:
         with storage_faults("a note could not be set aside"):
             self._storage.make_dir(self._given_up)
             put_note(self._storage, self._given_up, note)
-        remove_note(self._layout, note)
+        remove_note(self._layout, self._storage, note)
 
     def again(self, name: str) -> Note:
         """Try one that was given up again. Raises ``QueueError`` for an unknown one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from swarm.errors import QueueError
 from swarm.filesystem.entries import status_of
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.locks import exclusive
 from swarm.queue.storage.wakeup import ring
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ def change(layout: Layout, storage: Storage, to: Callable[[Pauses], Pauses]) -> 
     """Change what is paused and wake everybody; one at a time. Raises ``QueueError`` (a damaged file), ``StorageFault``."""
     with storage_faults("the pause could not be written down"):
         storage.make_dir(os.path.dirname(layout.pauses))
-        fd = storage.open_own(f"{layout.pauses}.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with exclusive(storage, f"{layout.pauses}.lock"):
             try:
                 before = _load(layout.pauses)
             except FileNotFoundError:
@@ -60,8 +58,6 @@ def change(layout: Layout, storage: Storage, to: Callable[[Pauses], Pauses]) -> 
             after = to(before)
             if after != before:
                 storage.replace(layout.pauses, msgspec.json.format(msgspec.json.encode(after)) + b"\n", durable=True)
-        finally:
-            os.close(fd)
     ring(layout)
     return after
 

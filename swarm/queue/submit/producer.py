@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from swarm.clock import SystemClock
@@ -20,6 +19,7 @@ from swarm.queue.codec import encode_body
 from swarm.queue.ids import new_id, time_of
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
 from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.storage.locks import exclusive
 from swarm.queue.storage.nameless import appear
 from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores.notifications import owe_for
@@ -90,7 +90,7 @@ class Producer:
         return validate(whole), encode_body(whole)
 
     def _publish_unless_there(self, task: Task, body: bytes) -> None:
-        with self._one_submitter():
+        with exclusive(self._storage, f"{self._layout.staging}/.submit.lock"):  # two of the same id cannot slip in together
             if lookup.find(self._layout, task.task_id) is not None:
                 raise DuplicateTask(
                     f"task {task.task_id} exists already",
@@ -120,16 +120,6 @@ class Producer:
             with suppress(OSError):  # gone already, or cleared when it is old and its maker dead
                 os.unlink(staged)
             raise
-
-    @contextmanager
-    def _one_submitter(self) -> Iterator[None]:
-        """Held while an id of the caller's is looked up and published, so that two of the same cannot slip in together."""
-        fd = self._storage.open_own(f"{self._layout.staging}/.submit.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def _appear_whole(bucket: str, lane_path: str) -> None:

@@ -18,7 +18,7 @@ from swarm.core.policy.decide import DROP_IN_QUIET_S
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
 from swarm.queue.operations.cancel import Canceller
-from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.storage.locks import ProcessLock, is_held
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashworld import alive, world
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, exchange_some, finish_one, llm, open_queue
@@ -302,7 +302,7 @@ def test_recovery_requeues_what_the_dead_held_and_gives_up_on_poison(queue):
     task_id = queue.enqueue(llm())
     queue.enqueue(llm())
     for attempt in (1, 2, 3):
-        lock = LifeLock(queue.layout, "w")
+        lock = ProcessLock(queue.layout, "w")
         lock.acquire()
         claim = claim_one(queue.worker_view("w"))
         assert (claim.task.task_id, claim.attempt) == (task_id, attempt)
@@ -336,12 +336,12 @@ def test_recovery_files_an_outcome_that_was_written_but_not_committed(queue, mon
 
 
 def test_two_cannot_hold_one_life(queue):
-    lock = LifeLock(queue.layout, "w")
+    lock = ProcessLock(queue.layout, "w")
     assert not is_held(queue.layout, "w")
     lock.acquire()
     assert is_held(queue.layout, "w")
     with pytest.raises(LockHeld, match="w is running already"):
-        LifeLock(queue.layout, "w").acquire(timeout_s=0.05)
+        ProcessLock(queue.layout, "w").acquire(timeout_s=0.05)
     lock.release()
     assert not is_held(queue.layout, "w")
 

@@ -7,7 +7,7 @@ import signal
 import threading
 
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.supervisor import restarts
 from swarm.supervisor.state import ChildState
 from tests.helpers.wait import wait_until
@@ -72,7 +72,7 @@ def test_a_dead_workers_lock_that_is_held_for_a_moment_delays_nothing(swarm, roo
     """As the brain does, while it takes back what the worker held."""
     one = swarm().up()
     pid = one.running("w1")[0]
-    lock = LifeLock(Layout(str(root)), "w1")
+    lock = ProcessLock(Layout(str(root)), "w1")
     os.kill(pid, signal.SIGKILL)
     wait_until(lock.try_acquire, what="the freed lock", poll_s=0.0001)
     threading.Timer(0.2, lock.release).start()

@@ -35,7 +35,7 @@ from swarm.proc.env_markers import find_marked, find_marked_values, kill_marked
 from swarm.proc.ports import free_port, is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import LifeLock, is_held
+from swarm.queue.storage.locks import ProcessLock, is_held
 from swarm.queue.stores.registry import read_row
 from swarm.runtime.bootstrap import RunOptions, living, own_row
 from swarm.supervisor import restarts
@@ -397,7 +397,7 @@ def test_a_life_lock_held_by_an_unknown_process_is_respected(swarm, root, stale_
         dead = msgspec.structs.replace(identities.current(), start_ticks=1)
         row = WorkerRow(name="w1", process=dead, started_at="x", epoch=1)
         (root / "workers" / "w1.json").write_bytes(msgspec.json.encode(row))
-    lock = LifeLock(Layout(str(root)), "w1")
+    lock = ProcessLock(Layout(str(root)), "w1")
     lock.acquire()
     one = swarm().up()
     wait_until(lambda: "has not registered" in (one.child("w1").last_exit or ""))

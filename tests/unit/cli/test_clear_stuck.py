@@ -13,7 +13,7 @@ from swarm.cli.run import clear_stuck as clearing
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, SlotView, WorkerRow, WorkerStatus
 from swarm.proc import identity
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
@@ -27,7 +27,7 @@ class Box:
     def __init__(self, path):
         self.queue = open_queue(path)
         self.view = self.queue.worker_view("w")
-        self.lock = LifeLock(self.queue.layout, "w")
+        self.lock = ProcessLock(self.queue.layout, "w")
 
     def live(self):
         self.lock.acquire()
@@ -124,7 +124,7 @@ def test_a_dead_workers_tasks_are_taken_back_here_when_no_brain_runs(box):
 
 def test_with_a_brain_it_is_the_brains_work(box):
     claim = box.claim()
-    brain = LifeLock(box.queue.layout, "brain")
+    brain = ProcessLock(box.queue.layout, "brain")
     brain.acquire()
     code, found = box.run("clear-stuck")
     brain.release()

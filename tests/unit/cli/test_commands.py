@@ -272,13 +272,13 @@ def test_how_commands_end(root, monkeypatch, raised, code, said):
 def test_whether_a_brain_lives_is_told_by_its_lock(root):
     from swarm.config.settings import QueueSettings, Settings
     from swarm.queue.layout import Layout
-    from swarm.queue.storage.locks import LifeLock
+    from swarm.queue.storage.locks import ProcessLock
     from swarm.runtime.open import lives
 
     settings = Settings(queue=QueueSettings(root=str(root)))
     assert not lives(settings, "brain")
     (root / "workers").mkdir()
-    lock = LifeLock(Layout(str(root)), "brain")
+    lock = ProcessLock(Layout(str(root)), "brain")
     assert lock.try_acquire()
     assert lives(settings, "brain")
     lock.release()

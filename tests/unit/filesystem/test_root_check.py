@@ -197,7 +197,7 @@ def test_locks_are_taken_as_a_network_file_system_wants_them(tmp_path, monkeypat
     use(queue)
     note = Note(subject="batch", id="b1", targets=("script:x",))
     write_note(queue.layout, queue.storage, note)
-    remove_note(queue.layout, note)
+    remove_note(queue.layout, queue.storage, note)
     with queue.batches().alone("b1"):
         pass
     fd, path = temporary.take(queue.layout.control)

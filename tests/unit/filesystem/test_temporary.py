@@ -24,7 +24,7 @@ from pathlib import Path
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.formats.output.atomic_file import replacing
 from swarm.proc.state_file import write_note
-from swarm.queue.batches.batch_files import NewOrder
+from swarm.queue.batches.batch_files import new_order
 from swarm.queue.file_queue import FileQueue
 queue = FileQueue(sys.argv[1], "fast")
 print("ready", flush=True)
@@ -32,7 +32,7 @@ while True:
     for name in (f"heartbeats/w.json", f"workers/w.json", "control/counts", f"batches/b.json"):
         queue.storage.replace(f"{queue.layout.root}/{name}", os.urandom(30_000), durable=False)
     write_note(Path(queue.layout.workers) / "supervisor.plan.json", (WorkerPlan(name="w"),) * 300)
-    with NewOrder(f"{queue.layout.batches}/b.order", queue.storage) as order:
+    with new_order(f"{queue.layout.batches}/b.order", queue.storage) as order:
         order.add("x" * 26)
         order.write()
     with replacing(sys.argv[2]) as out:

@@ -11,7 +11,7 @@ from swarm.cli.logs import stderr_log as stderrlog
 from swarm.cli.logs import task_history as tasklife
 from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
-from swarm.queue.storage.locks import LifeLock
+from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.worker.orphans import take_back
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.unit.cli.logs.test_command import call
@@ -32,7 +32,7 @@ def write(queue, name, *lines):
 
 def test_the_life_of_one_task_across_brain_and_workers_and_its_own_record(queue):
     queue.enqueue(llm(task_id="t1"))
-    lock = LifeLock(queue.layout, "worker-1")
+    lock = ProcessLock(queue.layout, "worker-1")
     lock.acquire()
     assert claim_one(queue.worker_view("worker-1")) is not None
     lock.release()
