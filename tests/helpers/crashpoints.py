@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from swarm.filesystem import durable as disk
 from swarm.queue.storage import files as storage
+from tests.helpers.forked import forked
 
 PATH_CALLS = ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "listdir")
 FD_CALLS = ("pwrite", "write", "pwritev", "ftruncate", "fsync")
@@ -254,19 +255,4 @@ def short_writer(k: int) -> Hook:
 
 def dies(act: Callable[[], None]) -> bool:
     """Run ``act`` in a forked child; True: it was killed, False: it came through. An exception in it is raised here."""
-    read_fd, write_fd = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            act()
-        except BaseException as exc:  # the child must never return into the test runner
-            os.write(write_fd, f"{type(exc).__name__}: {exc}".encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as pipe:
-        words = pipe.read().decode()
-    _, status = os.waitpid(child, 0)
-    if words:
-        raise AssertionError(f"in the child: {words}")
-    return os.WIFSIGNALED(status)
+    return forked(act) < 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from swarm.queue.layout import Layout, shard_of
+from tests.helpers.forked import forked
 from tests.helpers.queues import LANE
 
 NOBODY = 65534
@@ -175,23 +175,14 @@ def plant(path: str, make: Maker) -> bool:
 
 def as_nobody(act: Callable[[], object]) -> None:
     """Do it in a child process without any privilege; raises ``AssertionError`` with what it raised."""
-    read_fd, write_fd = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            act()
-        except BaseException:
-            os.write(write_fd, traceback.format_exc().encode(errors="replace")[-60_000:])
-        finally:
-            os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    os.waitpid(child, 0)
-    assert said == "", said
+
+    def without_privileges() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        act()
+
+    forked(without_privileges)
 
 
 def untouched(outside: Path) -> bool:

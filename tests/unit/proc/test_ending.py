@@ -15,6 +15,7 @@ from swarm.brain.brain import DeathWatch
 from swarm.proc import identity as identities
 from swarm.proc.child import Child
 from swarm.proc.identity import end_of_child, open_pidfd
+from tests.helpers.forked import forked
 from tests.helpers.wait import wait_until
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -93,18 +94,14 @@ def test_a_signal_reaches_that_very_process_and_no_other(host, sleeper):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process of another user")
 def test_another_users_process_is_told_from_a_call_that_is_missing(host):
     identities.current()  # what is loaded and read once: the other user may not
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setgid(65534)
-            os.setuid(65534)
+
+    def signal_the_parent() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(PermissionError):
             identities.signal(identities.of_pid(os.getppid()), 0)
-        except PermissionError:
-            code = 7
-        finally:
-            os._exit(code)  # the child must never return into the test runner
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    assert forked(signal_the_parent) == 0
 
 
 def test_a_child_is_kept_and_ended(host, tmp_path):

@@ -1,6 +1,5 @@
 """Ids sort by time and survive a clock that steps back; file names take apart to what they were made of."""
 
-import os
 import re
 import time
 from unittest import mock
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
 from swarm.queue.ids import IdMaker, made_here, new_id, shard_time_of, time_of
 from swarm.queue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
+from tests.helpers.forked import forked
 
 IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
 
@@ -54,12 +54,8 @@ def test_a_forked_child_makes_other_ids(tmp_path):
     out = tmp_path / "ids"
     with mock.patch("swarm.queue.ids.time.time_ns", return_value=time.time_ns()):
         before = new_id()
-        child = os.fork()
+        assert forked(lambda: out.write_text(" ".join(new_id() for _ in range(100)))) == 0
         ids = [new_id() for _ in range(100)]
-        if child == 0:
-            out.write_text(" ".join(ids))
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     theirs = out.read_text().split()
     assert theirs == sorted(set(theirs))
     assert theirs[0] > before

@@ -11,6 +11,7 @@ from swarm.queue.storage import nameless
 from swarm.queue.storage.files import Storage
 from swarm.queue.storage.nameless import appear
 from swarm.queue.submit import buckets
+from tests.helpers.forked import forked
 from tests.helpers.queues import llm, open_queue, whereabouts
 
 
@@ -46,13 +47,13 @@ def test_a_directory_that_went_meanwhile_is_made_again(tmp_path, durability):
 def test_who_dies_before_the_name_leaves_nothing(tmp_path, monkeypatch, call):
     queue = open_queue(tmp_path)
     before = files(queue.layout.root)
-    child = os.fork()
-    if child == 0:
+
+    def die() -> None:
         holder, _, name = f"nameless.{call}".rpartition(".")
         monkeypatch.setattr(nameless if holder == "nameless" else os, name, lambda *_, **__: os._exit(7))
         queue.enqueue(llm())
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    assert forked(die) == 7
     assert files(queue.layout.root) == before
 
 
