@@ -18,6 +18,7 @@ import pytest
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
 from swarm.ollama.client import OllamaClient
+from tests.helpers.simserver import Cancel
 from tests.helpers.wait import wait_until
 from tests.ollama.conftest import MODEL, Speaker, lines_of
 
@@ -183,6 +184,29 @@ def test_hanging_up_aborts_the_load(speaker: Speaker) -> None:
     until = time.monotonic() + 0.6
     while time.monotonic() < until:
         assert speaker.ps() == []
+
+
+@pytest.mark.parametrize("phase", ["before the head", "in mid-stream"])
+def test_a_cancel_from_another_thread_hangs_up(speaker: Speaker, client: OllamaClient, phase: str) -> None:
+    unload(speaker)
+    cancel, seen = Cancel(), threading.Event()
+
+    def fire() -> None:
+        if phase == "in mid-stream":
+            seen.wait(60)
+        else:
+            time.sleep(0.02)  # it loads the model: nothing of a reply has come
+        cancel.fire()
+
+    firing = threading.Thread(target=fire)
+    body = {**MESSAGES, "options": {**OPTIONS, "num_predict": 100}}
+    with slow(speaker), pytest.raises(TaskFault) as caught:
+        firing.start()
+        client.run(CHAT, body, limits=LIMITS, cancel=cancel, progress=lambda _: seen.set())
+    firing.join()
+    assert caught.value.fault == "cancelled"
+    assert seen.is_set() == (phase == "in mid-stream")
+    assert client.run(CHAT, MESSAGES, limits=LIMITS).final["done"] is True
 
 
 def test_ordered_out_while_busy(speaker: Speaker, client: OllamaClient) -> None:
