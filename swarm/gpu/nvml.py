@@ -41,7 +41,7 @@ class NvmlReader:
     def read(self) -> tuple[GpuReading, ...]:
         """All cards now, by index. Cards seen earlier stay in the list with a ``fault`` when they or the driver fail.
 
-        A sick driver can block in the kernel; call it where that may be waited for (``PatientReader``).
+        A sick driver can block in the kernel; call it where that may be waited for (``TimeoutReader``).
         """
         try:
             nvml = self._nvml = self._nvml or NvmlCalls()

@@ -24,7 +24,7 @@ class Reader(Protocol):
         ...
 
 
-class PatientReader:
+class TimeoutReader:
     """Fits the ``GpuReader`` port around another. ``read`` returns within ``timeout_s``; for one calling thread.
 
     While the driver hangs, the cards of the last good reading are returned with a ``fault``, and no second question is

@@ -18,8 +18,8 @@ from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, Loa
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
 from swarm.ollama import replies
 from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
-from swarm.ollama.http import Abort, HttpClient, OnConnect, body_of
 from swarm.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
+from swarm.ollama.transport import Abort, HttpClient, OnConnect, body_of
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
@@ -32,7 +32,7 @@ class OllamaClient:
     """Speaks to one server. Thread-safe; keeps a few connections alive. Uses no proxy."""
 
     def __init__(self, base_url: str, *, on_connect: OnConnect | None = None) -> None:
-        """``on_connect`` sees each new connection before anything is sent, and may refuse it (``ownership.ServerProof``).
+        """``on_connect`` sees each new connection before anything is sent, and may refuse it (``server_proof.ServerProof``).
 
         Raises ``ConfigError`` unless ``base_url`` is ``http://host:port``.
         """

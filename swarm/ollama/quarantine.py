@@ -1,4 +1,4 @@
-"""Cards that are out of use: a note per worker that outlives restarts, ended by a command or by a trial that goes well."""
+"""Quarantined cards: a file per worker that outlives restarts, ended by a command or by a trial that succeeds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left_s(self) -> float:
-        """Seconds until the trial; 0 when it is due, also where the clock was set back behind its beginning.
+        """Seconds until the trial; 0 when it is due, also where the clock was set back to before its beginning.
 
-        Nobody can tell how long it has lasted then, and one trial too early costs less than waiting for a date years ahead.
+        Its age is unknown then, and a trial too early costs less than waiting for a date years ahead.
         """
         now = time.time()
         return max(self.until - now, 0.0) if now >= self.since else 0.0
@@ -78,8 +78,8 @@ def all_of(workers_dir: Path) -> tuple[Quarantine, ...]:
     return tuple(note for note in notes if note is not None)
 
 
-class QuarantineBook:
-    """Fits ``runtime.children.QuarantineBook`` for one worker."""
+class WorkerQuarantine:
+    """The quarantine of one worker's cards, for its supervisor."""
 
     def __init__(self, workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], limits: RepairSettings) -> None:
         self._workers_dir = workers_dir
@@ -97,5 +97,5 @@ class QuarantineBook:
         put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
 
     def release(self) -> None:
-        """Somebody wants it back now."""
+        """End it now."""
         release(self._workers_dir, self._worker)

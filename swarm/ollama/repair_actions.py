@@ -1,4 +1,4 @@
-"""What can be done to one worker's server: kill its runners, end it, put its card out of use."""
+"""Repair actions on one worker's model server: kill its runners, restart it, quarantine its card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from swarm.proc.ports import describe
 from swarm.proc.state_file import read_note
 
 END_WAIT_S = 5.0
-"""For a killed process to be gone; longer means that it is stuck in the kernel."""
+"""For a killed process to end; longer means that it is stuck in the kernel."""
 TERM_WAIT_S = 2.0
 """For a server to end by itself; a wedged one waits for its runner and never does."""
 RECHECK_S = 1.0
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class RepairActions:
-    """For the server of ``worker`` under ``root``.
+    """For the server of ``worker`` under ``root``. Thread-safe.
 
-    Only processes that carry its markers are touched: a server that was running already, and is only used, is never stopped.
+    Only processes that carry its markers are touched: a server that swarm did not start is never stopped.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RepairActions:
         limits: RepairSettings,
         supervised: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``supervised`` tells whether somebody would start the server again once it is ended."""
+        """``supervised``: whether a supervisor would start the server again once it has ended."""
         self._limits = limits
         self._supervised = supervised
         self._worker = worker
@@ -53,7 +53,7 @@ class RepairActions:
         self._looked_s = float("-inf")
         self._note: notes.Quarantine | None = None
         self._deciding = threading.Lock()
-        """A card is lost on one thread while a request ends well on another."""
+        """A card may be lost on one thread while a request succeeds on another."""
 
     def kill_runners(self) -> tuple[str, ...]:
         """SIGKILL the server's children; the server notices and starts a new one with the next request."""
@@ -68,9 +68,9 @@ class RepairActions:
         return names
 
     def restart_server(self) -> str | None:
-        """SIGTERM, then SIGKILL. Its supervisor sees the end, ends the runners it left and starts it anew.
+        """SIGTERM, then SIGKILL; its supervisor ends the runners it left and starts it anew.
 
-        Without a supervisor it is left alone: a server that hangs is more than none.
+        Without a supervisor it is left alone: a server that hangs is better than none.
         """
         server = self._server()
         if server is None or not self._supervised():
@@ -83,7 +83,7 @@ class RepairActions:
         return name
 
     def quarantine(self, reason: str) -> str:
-        """Write it down, so that a restarted worker knows."""
+        """Record it, so that it outlives the worker; returns a line for the operator."""
         try:
             with self._deciding:
                 note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
@@ -93,7 +93,7 @@ class RepairActions:
         return f"tried again in {note.left_s / 60:.0f} min, or at once after `swarm workers release {self._worker}`"
 
     def quarantined(self) -> str:
-        """From the note, at most once a second. Words for people."""
+        """Why it is out of use, read at most once a second; empty if it is not."""
         note = self._current()
         if note is None or note.left_s <= 0:
             return ""
@@ -104,15 +104,15 @@ class RepairActions:
         )
 
     def on_trial(self) -> bool:
-        """The note is still there, but its time is up."""
+        """Its time is up, and nothing has gone wrong since."""
         note = self._current()
         return note is not None and note.left_s <= 0
 
     def recovered(self) -> None:
-        """The trial went well.
+        """A request succeeded: a quarantine that is due for its trial ends.
 
-        Only one that is due counts: a request that began before the card was lost may still end well after it, and says
-        nothing of the card. A note that cannot be removed stays due, and does not cost the answer that came.
+        One that has just begun stays: the request may have started before the card was lost. A file that cannot be removed
+        stays due, and does not cost the answer that came.
         """
         if not self.on_trial():
             return
@@ -136,11 +136,11 @@ class RepairActions:
         return self._note
 
     def pids(self) -> frozenset[int]:
-        """The numbers of the server and its runners; none for a server that is only used."""
+        """Of the server and its runners; none for a server that swarm did not start."""
         return frozenset(one.pid for one in find_marked(**self._markers))
 
     def _server(self) -> ProcessIdentity | None:
-        """The living server by the supervisor's note; only that very process with our markers counts."""
+        """The living server by the supervisor's note; it counts only with our markers in its environment."""
         note = read_note(self._workers_dir / f"{self._worker}.server.json", ServerNote)
         if note is None or note.process not in find_marked(**self._markers):
             return None

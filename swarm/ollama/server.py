@@ -14,7 +14,7 @@ import msgspec
 
 from swarm.core.worker import ProcessIdentity
 from swarm.errors import ConfigError, ModelServerError, PortTaken
-from swarm.ollama.ownership import ServerProof
+from swarm.ollama.server_proof import ServerProof
 from swarm.ollama.server_spec import ServerSpec
 from swarm.proc.child import Child, KeptProcess
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked

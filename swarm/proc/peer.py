@@ -45,7 +45,7 @@ class _Place(NamedTuple):
     port: int
 
 
-class CannotTell(Exception):
+class OwnerUnknown(Exception):
     """This host does not say whose a socket is."""
 
 
@@ -53,7 +53,7 @@ def accepted_by(sock: socket.socket, deadline: float) -> Owner:
     """Whose the other end of a connection to this host is; waits until a process has accepted it.
 
     Raises ``TimeoutError`` at ``deadline`` (monotonic seconds), ``ConnectionResetError`` when the connection ends before, by
-    either end, and ``CannotTell``.
+    either end, and ``OwnerUnknown``.
     """
     here, there = _place(sock.getsockname()), _place(sock.getpeername())
     pause_s = _PAUSE_S
@@ -62,7 +62,7 @@ def accepted_by(sock: socket.socket, deadline: float) -> Owner:
         if owner is not None and owner.inode:
             return owner
         if owner is None and _look_up(here, there) is None:
-            raise CannotTell("no trace of our own connection")
+            raise OwnerUnknown("no trace of our own connection")
         if owner is None or _has_ended(sock):
             raise ConnectionResetError(errno.ECONNRESET, "the connection ended before anybody accepted it")
         if time.monotonic() + pause_s > deadline:
@@ -78,7 +78,7 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def listener(port: int, host: str = "127.0.0.1") -> Owner | None:
-    """Who would take a new connection to that address of this host; None: nobody. Raises ``CannotTell``."""
+    """Who would take a new connection to that address of this host; None: nobody. Raises ``OwnerUnknown``."""
     return _look_up(_place((host, port)), None)
 
 
@@ -163,7 +163,7 @@ def _ask_kernel(local: _Place, remote: _Place | None) -> Owner | None:
 
 
 def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
-    """The same from ``/proc``. Raises ``CannotTell``."""
+    """The same from ``/proc``. Raises ``OwnerUnknown``."""
     read = 0
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -175,7 +175,7 @@ def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
         except OSError:
             continue  # a kernel without IPv6 has no tcp6
     if not read:
-        raise CannotTell("neither sock_diag nor /proc/net/tcp can be asked")
+        raise OwnerUnknown("neither sock_diag nor /proc/net/tcp can be asked")
     return None
 
 

@@ -10,7 +10,7 @@ import socket
 import psutil
 
 from swarm.plain_text import one_line
-from swarm.proc.peer import CannotTell, holder_of, listener, user_words
+from swarm.proc.peer import OwnerUnknown, holder_of, listener, user_words
 
 _COMMAND_CHARS = 120
 _FIRST_PORT = 16384
@@ -51,7 +51,7 @@ def who_listens(port: int, host: str = "127.0.0.1") -> str | None:
     """Names the holder of a port: ``pid 4711 (ollama serve)``, and another user. None if nobody listens there."""
     try:
         owner = listener(port, socket.gethostbyname(host)) or listener(port)
-    except (CannotTell, OSError):
+    except (OwnerUnknown, OSError):
         return None
     if owner is None:
         return None

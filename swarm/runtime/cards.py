@@ -11,7 +11,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.simulated import SimulatedReader
-from swarm.gpu.timeout_reader import PatientReader
+from swarm.gpu.timeout_reader import TimeoutReader
 from swarm.gpu.visible import VisibleReader, cuda_order
 from swarm.ollama.server_spec import card_dir
 from swarm.supervisor.state import load_plan, load_visibility
@@ -44,6 +44,6 @@ def visible_reader(settings: Settings) -> VisibleReader:
     return VisibleReader(machine_reader(), decide)
 
 
-def machine_reader() -> PatientReader:
+def machine_reader() -> TimeoutReader:
     """All cards of this machine, whoever may use them."""
-    return PatientReader(NvmlReader())
+    return TimeoutReader(NvmlReader())

@@ -18,7 +18,7 @@ from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.policy.script_entries import script_warnings
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EXIT_USAGE
-from swarm.ollama.quarantine import QuarantineBook
+from swarm.ollama.quarantine import WorkerQuarantine
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.server_spec import env_warnings, remove_cards, server_spec
 from swarm.proc.ports import is_free
@@ -117,7 +117,7 @@ def make_supervisor(
             restart_policy(settings, NEVER_READY_LIMIT),
             clock,
             fault=plan.fault,
-            book=QuarantineBook(options.root / "workers", plan.name, plan.gpu_uuids, settings.repair),
+            book=WorkerQuarantine(options.root / "workers", plan.name, plan.gpu_uuids, settings.repair),
         )
 
     def worker(plan: WorkerPlan) -> Keeper:

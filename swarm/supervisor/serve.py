@@ -9,7 +9,7 @@ from collections.abc import Callable
 from swarm.clock import SystemClock
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
-from swarm.ollama.quarantine import QuarantineBook
+from swarm.ollama.quarantine import WorkerQuarantine
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.server_spec import ServerSpec, remove_cards, server_spec
 from swarm.proc import identity
@@ -44,7 +44,7 @@ def run_server(options: RunOptions, worker: str) -> int:
     with living(queue, own_row(name, "server")), logging_as(name, options) as log:
         for check in instead:
             log.info("Fallback: %s", check)
-        book = QuarantineBook(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
+        book = WorkerQuarantine(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
         host = ServerHost(
             spec,
             plan.fault,
@@ -69,7 +69,7 @@ class ServerHost:
         self,
         spec: ServerSpec,
         fault: str | None,
-        book: QuarantineBook,
+        book: WorkerQuarantine,
         *,
         supervised: Callable[[], bool],
         root_trouble: Callable[[], str],

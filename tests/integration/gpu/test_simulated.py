@@ -13,7 +13,7 @@ import pytest
 
 from swarm.core.gpu import GpuReading
 from swarm.gpu.simulated import SimulatedReader
-from swarm.gpu.timeout_reader import PatientReader
+from swarm.gpu.timeout_reader import TimeoutReader
 from tests.helpers.wait import wait_until
 
 
@@ -64,7 +64,7 @@ class Hanging:
 
 def test_a_hung_driver_costs_one_wait_and_one_thread_and_recovers():
     inner = Hanging()
-    reader = PatientReader(inner, timeout_s=0.5)
+    reader = TimeoutReader(inner, timeout_s=0.5)
     assert reader.read()[0].fault is None
     inner.go.clear()
     began = time.monotonic()
@@ -86,4 +86,4 @@ def test_an_unexpected_error_of_the_reader_is_not_swallowed():
             raise RuntimeError("bug")
 
     with pytest.raises(RuntimeError, match="bug"):
-        PatientReader(Broken()).read()
+        TimeoutReader(Broken()).read()

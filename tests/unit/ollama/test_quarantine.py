@@ -8,7 +8,7 @@ from swarm.config.settings import RepairSettings
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.errors import PortTaken
 from swarm.ollama import quarantine
-from swarm.ollama.quarantine import QuarantineBook
+from swarm.ollama.quarantine import WorkerQuarantine
 from swarm.proc.child import Exit
 from swarm.supervisor.keeper import Keeper
 from swarm.supervisor.state import ChildState
@@ -50,7 +50,7 @@ class NeverReady:
 
 @pytest.fixture
 def book(tmp_path):
-    return QuarantineBook(tmp_path, "worker-1", UUIDS, RepairSettings())
+    return WorkerQuarantine(tmp_path, "worker-1", UUIDS, RepairSettings())
 
 
 def keeper(book):

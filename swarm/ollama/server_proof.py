@@ -1,7 +1,7 @@
-"""Proof that a server of ours is the one that answers, before anything is sent to it.
+"""Proves that our own model server answers, before anything is sent to it.
 
-A port is free for a moment whenever its server ends; whoever listens there then would be sent the prompts, and believed. So
-the far end of each new connection is looked up in the kernel: its user must be ours, its process the server that we started.
+A port is free for a moment whenever its server ends; whoever listened there then would receive the prompts. So the kernel is
+asked for the far end of each new connection: its user must be ours, its process the server that we started.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc.env_markers import find_marked
-from swarm.proc.peer import CannotTell, Owner, accepted_by, holder_of, holds, listener, user_words
+from swarm.proc.peer import Owner, OwnerUnknown, accepted_by, holder_of, holds, listener, user_words
 from swarm.proc.ports import describe
 
 log = logging.getLogger(__name__)
@@ -25,24 +25,24 @@ class ForeignServer(OSError):
 
 
 class ServerProof:
-    """Fits ``wire.OnConnect`` for one server. Thread-safe."""
+    """An ``OnConnect`` for one server. Thread-safe."""
 
     def __init__(self, markers: Mapping[str, str], *, known: Callable[[], ProcessIdentity | None]) -> None:
         """``markers`` stand in the environment of the server and its runners; ``known`` is the process it most likely is."""
         self._markers = dict(markers)
         self._known = known
-        self._untold = False
+        self._warned = False
 
     def __call__(self, sock: socket.socket, deadline: float) -> None:
         """Return if the far end of this connection is our server.
 
-        Raises ``ForeignServer`` with words for people, ``TimeoutError`` when nobody has accepted it by ``deadline``
+        Raises ``ForeignServer`` ``TimeoutError`` when nobody has accepted it by ``deadline``
         (monotonic seconds), ``ConnectionResetError`` when it ended before.
         """
         try:
             owner = accepted_by(sock, deadline)
-        except CannotTell as error:
-            self._note_untold(error)
+        except OwnerUnknown as error:
+            self._warn(error)
             return
         stranger = self._stranger(owner)
         if stranger:
@@ -50,11 +50,11 @@ class ServerProof:
             raise ForeignServer(f"port {port} is taken by {stranger}, not by our server: nothing was sent; {_HINT}")
 
     def stranger_on(self, port: int) -> str:
-        """Who listens there, for people; empty if it is our server, or nobody, or this host does not say."""
+        """Who listens there instead of our server, in words; empty if it is ours, nobody, or unknown."""
         try:
             owner = listener(port)
-        except CannotTell as error:
-            self._note_untold(error)
+        except OwnerUnknown as error:
+            self._warn(error)
             return ""
         return self._stranger(owner) if owner is not None else ""
 
@@ -81,9 +81,9 @@ class ServerProof:
             if process != known:
                 yield process
 
-    def _note_untold(self, error: CannotTell) -> None:
-        if not self._untold:
-            self._untold = True
+    def _warn(self, error: OwnerUnknown) -> None:
+        if not self._warned:
+            self._warned = True
             log.warning(
                 "this host does not say who listens on a port (%s): a stranger in a server's place goes unnoticed", error
             )
