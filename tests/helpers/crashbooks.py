@@ -19,7 +19,7 @@ from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.core.workflow.dag import Links
 from swarm.core.workflow.feed import FeedLine, FeedState
 from swarm.errors import QueueError
-from swarm.formats.input.feed_lines import FileLines
+from swarm.formats.input.feed_sources import FileLines
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.queue.brain.release_log import needs_log, still_needed

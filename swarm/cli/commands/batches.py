@@ -72,7 +72,7 @@ def show(
     Example:
       swarm batch show prompts-1a2b3c4d
     """
-    from swarm.cli.run.report import report
+    from swarm.cli.run.collect import report
     from swarm.cli.views.batch_rows import details
 
     settings = existing(root, config)
@@ -136,10 +136,10 @@ def export(
       swarm batch export prompts-1a2b3c4d -o out.jsonl
     """
     from swarm.cli.commands.run import check_output, end
-    from swarm.cli.run import pipeline
+    from swarm.cli.run import collect
 
     check_output(output, as_json=as_json)
-    end(pipeline.results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
+    end(collect.results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
 
 
 def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:

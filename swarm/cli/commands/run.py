@@ -96,10 +96,10 @@ def results(
       swarm results 0f3c9a -o out.jsonl
     """
     from swarm.cli.options import existing
-    from swarm.cli.run import pipeline
+    from swarm.cli.run import collect
 
     check_output(output, as_json=as_json)
-    outcome = pipeline.results(existing(root, config), batch, output)
+    outcome = collect.results(existing(root, config), batch, output)
     end(outcome, as_json=as_json, output=output)
 
 

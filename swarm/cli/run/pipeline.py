@@ -1,75 +1,33 @@
-"""What `swarm run`, `submit` and `results` do: check all, submit what is new, wait, write.
-
-One run at work: a swarm for it, the wait, what it wrote and what is said at its end.
-
-Submitting in another order than the input's: by length, in memory that does not grow with the texts.
-"""
+"""What `swarm run` and `submit` do with a file: check all of it, submit what is new, wait, write the results."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from swarm import __version__
-from swarm.cli.run.collect import Collected, collect, ended_words, results, tally_words, where_words, written_document
-from swarm.cli.run.dry_run import dry_run
+from swarm.cli.run.batch_input import BatchInput, check_request
+from swarm.cli.run.collect import Collected, collect, ended_words, tally_words, where_words, write_report, written_document
 from swarm.cli.run.host import Hosting, hosting
-from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.progress import Show
-from swarm.cli.run.report import write_report
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works
 from swarm.cli.run.watch import RunWatch, SwarmGone
-from swarm.cli.submission import BatchOptions, Outcome, RunRequest, SubmitRequest
+from swarm.cli.submission import Outcome, RunRequest, SubmitRequest
 from swarm.cli.units import count, duration
-from swarm.clock import SystemClock
 from swarm.config.load import Loaded
-from swarm.core.notification import Note
-from swarm.core.task import ID_RE
-from swarm.core.workflow.dag import Links
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
-from swarm.formats.input.options import ReadOptions
-from swarm.formats.input.problems import Problems
-from swarm.formats.input.source import Source, as_text, opened
+from swarm.formats.input.source import opened
 from swarm.formats.output.atomic_file import check_writable
-from swarm.formats.tasks.links import links
-from swarm.formats.tasks.scan import Scan, drafts, validate
-from swarm.notify.targets import check_target
-from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
+from swarm.formats.tasks.scan import Scan
+from swarm.queue.batches.batch_book import Submitted
 from swarm.queue.batches.tally import tally
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.lookup import read_ended
-from swarm.queue.stores.notifications import write_note
 from swarm.runtime.bootstrap import run_options
-from swarm.runtime.open import open_queue, swarm_lives
-
-Sort = Literal["input", "longest", "shortest"]
-Item = tuple[str, Mapping[str, Any]]
-
-
-def by_length(items: Iterable[Item], *, longest_first: bool) -> Iterator[Item]:
-    """The items by the length of their requests, equal ones in the input's order. Memory: some 60 bytes an item.
-
-    They go through a temporary file. Raises ``InputError`` for items whose order means something.
-    """
-    offsets, lengths = array("Q", [0]), array("q")
-    with tempfile.TemporaryFile(prefix="swarm-sort-") as spool:
-        for key, document in items:
-            if document.get("session") or document.get("depends_on"):
-                raise InputError("--sort would change the order within sessions and dependencies", hint="leave --sort out")
-            lengths.append(len(msgspec.json.encode(document.get("request"))))
-            offsets.append(offsets[-1] + spool.write(msgspec.json.encode((key, document))))
-        for at in sorted(range(len(lengths)), key=lambda i: -lengths[i] if longest_first else lengths[i]):
-            spool.seek(offsets[at])
-            found: Item = msgspec.json.decode(spool.read(offsets[at + 1] - offsets[at]), type=tuple[str, dict[str, Any]])
-            yield found
+from swarm.runtime.open import swarm_lives
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -86,21 +44,58 @@ class Ran(msgspec.Struct, frozen=True):
     unservable: dict[str, str] = {}
 
 
-def work(
-    loaded: Loaded,
-    request: RunRequest,
-    queue: FileQueue,
-    scan: Scan,
-    accept: Callable[[], Submitted],
-    show: Show,
-    began_s: float,
-) -> Ran:
+def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
+    """Submit, work, collect. Raises ``InputError`` and the like before any work starts; the same call again resumes."""
+    began_s = time.monotonic()
+    output = _output(request)
+    check_request(loaded, request)
+    with opened(request.source) as source:
+        batch = BatchInput(loaded, request, source)
+        _check_errors(request, batch.scan)
+        if request.dry_run:
+            return batch.dry_run()
+        batch.queue.prepare()
+        put_back = batch.put_back() if request.retry_failed else 0
+        if batch.work_left():
+            ran = _work(loaded, request, batch, show, began_s)
+        else:
+            ran = Ran(batch.accept(), _collect(request, batch), idle=True)
+    outcome = _outcome(batch.scan, ran, output, time.monotonic() - began_s)
+    if not put_back:
+        return outcome
+    lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
+    return replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+
+
+def _output(request: RunRequest) -> str:
+    """Where the results go, checked; empty for a dry run that names none."""
+    if request.output is None:
+        if not request.dry_run:
+            raise InputError(
+                "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
+            )
+        return ""
+    check_writable(str(request.output), input_path=None if request.source == "-" else request.source)
+    return str(request.output)
+
+
+def _check_errors(request: RunRequest, scan: Scan) -> None:
+    if request.errors is None:
+        return
+    if scan.format != "openai" or str(request.output).lower().endswith(".csv"):
+        hint = "each line of this output has a `status` and an `error` of its own"
+        raise InputError("--errors belongs to OpenAI batches", hint=hint)
+    check_writable(str(request.errors))
+
+
+def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, began_s: float) -> Ran:
     """Have it worked on until it has ended or Ctrl-C is pressed; a swarm that ends with another run is replaced."""
+    queue, scan = batch.queue, batch.scan
     submitted: Submitted | None = None
     while True:
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
             check_models(loaded.settings, scan.models, unfit="refuse")
-            submitted = submitted or accept()
+            submitted = submitted or batch.accept()
             try:
                 ids = queue.batches().task_ids(scan.batch_id, scan.items)
                 watch = RunWatch(queue, ids, loaded.settings, began_s, again=submitted.again, models=scan.models)
@@ -110,13 +105,17 @@ def work(
                     raise
                 print("note: the swarm of another run has ended with that run", file=sys.stderr)
                 continue
-            book = queue.batches()
-            collected = collect(book, scan.batch_id, str(request.output), request.errors, first=scan.items)
+            collected = _collect(request, batch)
             if end == "finished":
                 _report(queue, loaded, scan, collected)
             interrupted = end == "interrupted"
             goes_on = interrupted and host.own is None
             return Ran(submitted, collected, interrupted=interrupted, goes_on=goes_on, unservable=watch.unservable)
+
+
+def _collect(request: RunRequest, batch: BatchInput) -> Collected:
+    scan = batch.scan
+    return collect(batch.queue.batches(), scan.batch_id, str(request.output), request.errors, first=scan.items)
 
 
 def _report(queue: FileQueue, loaded: Loaded, scan: Scan, collected: Collected) -> None:
@@ -128,7 +127,7 @@ def _report(queue: FileQueue, loaded: Loaded, scan: Scan, collected: Collected) 
     write_report(queue, loaded.settings, manifest, whole)
 
 
-def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
+def _outcome(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
     """The end of a run in words, as a document and as an exit code."""
     submitted, collected, written = ran.submitted, ran.collected, ran.collected.written
     took = "" if ran.idle else f" in {duration(elapsed_s)}"
@@ -148,9 +147,8 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
             f"tokens: {count(sums.tokens_in)} in, {count(sums.tokens_out)} out; time on cards {duration(sums.card_s)}"
         )
     lines += where_words(output, collected, again="the same command with --retry-failed")
-    lines += unservable_words(ran.unservable)
     if ran.unservable:
-        lines.append("the same command goes on once that has changed")
+        lines += [*unservable_words(ran.unservable), "the same command goes on once that has changed"]
     if ran.goes_on:
         again = "the same command waits for it and writes the rest"
         lines.append(f"interrupted: the swarm that is up works on; {again}, `swarm batch cancel {scan.batch_id}` ends it")
@@ -170,124 +168,43 @@ def told(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
     return Outcome(exit_code=code, document=document, lines=tuple(lines))
 
 
-def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
-    """Submit, work, collect. Raises ``InputError`` and the like before any work starts; the same call again resumes."""
-    began_s = time.monotonic()
-    output = _output(request)
-    _check_targets(loaded, request)
-    with opened(request.source) as source:
-        options = read_options(request)
-        scan = _checked(loaded, source, options)
-        _check_errors(request, scan)
-        linked = _links(open_queue(loaded.settings), source, options, scan)
-        if request.dry_run:
-            return dry_run(open_queue(loaded.settings), source, options, scan, task_fields(request))
-        queue = open_queue(loaded.settings).prepare()
-        book = queue.batches()
-        put_back = _put_back(queue, scan) if request.retry_failed else 0
-
-        def accept() -> Submitted:
-            return _submit(queue, source, options, scan, request, linked)
-
-        if _work_left(queue, book, scan):
-            ran = work(loaded, request, queue, scan, accept, show, began_s)
-        else:
-            submitted = accept()
-            ran = Ran(submitted, collect(book, scan.batch_id, output, request.errors, first=scan.items), idle=True)
-    outcome = told(scan, ran, output, time.monotonic() - began_s)
-    if not put_back:
-        return outcome
-    lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
-    return replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
-
-
-def _output(request: RunRequest) -> str:
-    """Where the results go, checked; empty for a dry run that names none."""
-    if request.output is None:
-        if not request.dry_run:
-            raise InputError(
-                "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
-            )
-        return ""
-    check_writable(str(request.output), input_path=None if request.source == "-" else request.source)
-    return str(request.output)
-
-
-def _check_targets(loaded: Loaded, request: BatchOptions) -> None:
-    task_fields(request)  # refuses what is no time before anything is read or started
-    check_options(loaded.settings, request)
-    for target in request.notify or ():
-        check_target(target, loaded.settings)
-
-
-def _checked(loaded: Loaded, source: Source, options: ReadOptions) -> Scan:
-    """The whole input, read and checked. Raises ``InputError`` with all problems."""
-    check = LineCheck(loaded.settings)
-    scan = validate(source, options, check)
-    _check_line_targets(loaded, scan)
-    check.say_unknown()
-    return scan
-
-
-def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
-    """Who the lines themselves name: refused with the first line of each before anything is accepted."""
-    problems = Problems(scan.label)
-    for target, line_no in scan.targets.items():
-        try:
-            check_target(target, loaded.settings)
-        except InputError as error:
-            problems.add(line_no, "notify", error.message.removeprefix("notify "))
-    problems.raise_if_any()
-
-
-def _check_errors(request: RunRequest, scan: Scan) -> None:
-    if request.errors is None:
-        return
-    if scan.format != "openai" or str(request.output).lower().endswith(".csv"):
-        hint = "each line of this output has a `status` and an `error` of its own"
-        raise InputError("--errors belongs to OpenAI batches", hint=hint)
-    check_writable(str(request.errors))
-
-
-def _put_back(queue: FileQueue, scan: Scan) -> int:
-    """Retry failed and cancelled items of this input, as far as it is read; how many."""
-    known = queue.batches().known(scan.batch_id)
-    return queue.retry_many(known[key] for key in scan.item_keys() if key in known) if known else 0
-
-
 def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
     """Put a file's tasks into the queue; with ``show`` wait until they have ended. Raises ``NotRunning`` if nobody works."""
-    _check_targets(loaded, request)
-    queue = open_queue(loaded.settings)
+    check_request(loaded, request)
     with opened(request.source or "-") as source:
-        options = read_options(request)
-        scan = _checked(loaded, source, options)
-        linked = _links(queue, source, options, scan)
+        batch = BatchInput(loaded, request, source)
         if request.dry_run:
-            return dry_run(queue, source, options, scan, task_fields(request))
-        queue.prepare()
+            return batch.dry_run()
+        batch.queue.prepare()
+        scan = batch.scan
         if swarm_lives(loaded.settings):
             check_models(loaded.settings, scan.models, unfit="note")
-        submitted = _submit(queue, source, options, scan, request, linked)
+        submitted = batch.accept()
+    again = f", {count(submitted.again)} known already" if submitted.again else ""
     lines = (
-        f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted"
-        + (f", {count(submitted.again)} known already" if submitted.again else ""),
+        f"batch {scan.batch_id}: {count(submitted.new)} tasks accepted{again}",
         f"results: swarm results {scan.batch_id} -o OUT",
     )
-    document: dict[str, Any] = {
+    document = {
         "batch_id": scan.batch_id,
         "items": scan.items,
         "accepted": submitted.new,
         "known_already": submitted.again,
     }
-    if show is None:
-        return Outcome(exit_code=EXIT_OK, document=document, lines=lines)
+    accepted = Outcome(exit_code=EXIT_OK, document=document, lines=lines)
+    return accepted if show is None else _wait(loaded, batch, submitted, accepted, show)
+
+
+def _wait(loaded: Loaded, batch: BatchInput, submitted: Submitted, accepted: Outcome, show: Show) -> Outcome:
+    """Wait for what was accepted; its end is added to what is said of it."""
+    queue, scan = batch.queue, batch.scan
     somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
     ids = queue.batches().task_ids(scan.batch_id, scan.items)
     watch = RunWatch(queue, ids, loaded.settings, time.monotonic(), again=submitted.again, models=scan.models)
     end = watch.wait(show, Hosting(own=None))
     ended = watch.ended
-    document |= {
+    document: dict[str, Any] = {
+        **accepted.document,
         "completed": ended.completed,
         "failed": ended.failed,
         "cancelled": ended.cancelled,
@@ -300,50 +217,4 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
         more.append(f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it")
     failed = ended.failed + ended.cancelled or watch.unservable
     code = EXIT_INTERRUPTED if end == "interrupted" else EXIT_TASKS_FAILED if failed else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=(*lines, end_line, *more))
-
-
-def _work_left(queue: FileQueue, book: BatchBook, scan: Scan) -> bool:
-    """Whether any item of the input has not ended yet; a batch never seen is all work."""
-    known = book.known(scan.batch_id)
-    ids = (known.get(key) for key in scan.item_keys())
-    return any(task_id is None or read_ended(queue.layout, task_id) is None for task_id in ids)
-
-
-def _links(queue: FileQueue, source: Source, options: ReadOptions, scan: Scan) -> Links | None:
-    def exists(task_id: str) -> bool:
-        return ID_RE.match(task_id) is not None and queue.find(task_id) is not None
-
-    return links(source, options, scan, exists)
-
-
-def _submit(
-    queue: FileQueue, source: Source, options: ReadOptions, scan: Scan, request: BatchOptions, linked: Links | None
-) -> Submitted:
-    book = queue.batches()
-    manifest = Manifest(
-        batch_id=scan.batch_id,
-        source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
-        format=scan.format,
-        created_at=SystemClock().iso(),
-        models=scan.models,
-        options={k: v for k, v in options.meaning().items() if v},
-        version=__version__,
-        max_fails=request.max_fails,
-    )
-    if request.notify:
-        write_note(queue.layout, queue.storage, Note(subject="batch", id=scan.batch_id, targets=tuple(request.notify)))
-    defaults = task_fields(request)
-    items: Iterator[Item] = (
-        (draft.item_key, with_defaults(draft.document, defaults)) for draft in drafts(source, options, scan)
-    )
-    keys = None
-    if request.sort != "input":
-        items, keys = by_length(items, longest_first=request.sort == "longest"), scan.item_keys()
-    total = Submitted(items=0, new=0, again=0)
-    for total in book.submit(manifest, items, linked, keys=keys, partial=request.limit is not None):  # noqa: B007
-        pass
-    return total
-
-
-__all__ = ["results", "run", "submit"]
+    return Outcome(exit_code=code, document=document, lines=(*accepted.lines, end_line, *more))

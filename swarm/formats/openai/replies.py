@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from swarm.formats.output.rows import finish_reason, usage_of
+
 _FINGERPRINT = "fp_ollama"
 
 
@@ -56,21 +58,6 @@ def response_body(document: Mapping[str, Any], finished: Mapping[str, Any]) -> d
             prompt_tokens = usage_of(result)["prompt_tokens"]
             body["usage"] = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return body | ({"simulated": True} if finished.get("simulated") else {})
-
-
-def usage_of(result: Mapping[str, Any]) -> dict[str, int]:
-    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0."""
-    usage = result.get("usage") or {}
-    prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
-    completion = usage.get("completion_tokens", result.get("eval_count")) or 0
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def finish_reason(result: Mapping[str, Any]) -> str:
-    """``stop``, ``length`` or ``tool_calls``."""
-    if (result.get("message") or {}).get("tool_calls"):
-        return "tool_calls"
-    return "length" if result.get("done_reason") == "length" else "stop"
 
 
 def _text_body(prefix: str, name: str, task_id: str, model: str, finished: Mapping[str, Any]) -> dict[str, Any]:

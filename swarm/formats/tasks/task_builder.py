@@ -1,4 +1,9 @@
-"""One input item to one task document, with the digest of what it asks. Formats meet here; identity is made here."""
+"""Makes of one input item one task document, with the digest of what it asks.
+
+The task keeps the input's columns, each text once, so that the output can be written from it alone: ``metadata`` gets
+``columns`` (all names, in the input's order) and ``input`` (the values that the task does not hold elsewhere). What the
+request or ``custom_id`` holds already is read back from there.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,12 @@ from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.openai.requests import map_body
 from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, kind, need_object, need_text, task_fields
-from swarm.formats.tasks.input_columns import pack
 from swarm.formats.tasks.prompts import build_request, compile_template
 
 DIGEST_BYTES = 16
 """128 bits: among 10 million items a false clash has a chance of 1 in 10^25, so none has to be looked at again."""
 _ENVELOPE_BYTES = 1024
 """Room for what the queue adds to a document (id, times, batch)."""
-
 _SCHEDULING = ("priority", "not_before", "timeout_s", "max_attempts", "notify", "cache")
 _OPENAI_FIELDS = ("custom_id", "method", "url", "body")
 _MODEL = re.compile(MODEL_PATTERN)
@@ -160,3 +163,52 @@ def _finish(item: InputItem, document: dict[str, Any], packed: Mapping[str, Any]
         if size > MAX_TASK_BYTES:
             raise FieldError("", f"makes a task of {size:,} bytes; a task may have {MAX_TASK_BYTES:,} (1 MiB)")
     return Built(item.line_no, document, digest)
+
+
+_ABSENT = object()
+
+
+def pack(record: Mapping[str, Any], document: Mapping[str, Any], prompt_column: str | None) -> dict[str, Any]:
+    """The metadata entries for ``record``: ``columns``, and as far as needed ``input`` and where the prompt came from."""
+    kept = dict(record)
+    packed: dict[str, Any] = {"columns": list(record)}
+    if kept.get("custom_id", _ABSENT) == document.get("custom_id"):
+        del kept["custom_id"]
+    if prompt_column is not None:
+        held = "prompt_column" if isinstance(record[prompt_column], str) else "messages_column"
+        if _prompt(document, held) == record[prompt_column]:
+            del kept[prompt_column]
+            packed[held] = prompt_column
+    if kept:
+        packed["input"] = kept
+    return packed
+
+
+def unpack(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The input's columns of a task, in the input's order. Tasks that came from no file have at most a ``custom_id``."""
+    metadata = document.get("metadata") or {}
+    kept = metadata.get("input")
+    kept = kept if isinstance(kept, dict) else {}
+    columns = metadata.get("columns")
+    if not isinstance(columns, list):
+        custom_id = document.get("custom_id")
+        return {**({} if custom_id is None else {"custom_id": custom_id}), **kept}
+    return {name: kept[name] if name in kept else _held(document, metadata, name) for name in columns}
+
+
+def _held(document: Mapping[str, Any], metadata: Mapping[str, Any], name: str) -> object:
+    for held in ("prompt_column", "messages_column"):
+        if metadata.get(held) == name:
+            return _prompt(document, held)
+    return document.get(name)
+
+
+def _prompt(document: Mapping[str, Any], held: str) -> object:
+    """The prompt in a request: as the text of its last message, or as the list it was given as."""
+    request = document.get("request") or {}
+    messages = request.get("messages")
+    if messages is None:
+        return request.get("prompt", request.get("input"))
+    if held == "messages_column":
+        return messages
+    return messages[-1].get("content") if messages else None

@@ -17,8 +17,7 @@ from swarm.config.settings import QueueSettings, Settings
 from swarm.core.task import TaskState, Trail
 from swarm.core.workflow.feed import FeedLine, FeedState, refill
 from swarm.errors import InputError, LockHeld
-from swarm.formats.input.feed_csv import CsvRows
-from swarm.formats.input.feed_lines import CommandLines, FileLines
+from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
 from swarm.queue.stores.feeds import FeedBook, FeedPool
 from tests.helpers.queues import LANE, claim_one, finish_one, llm
 from tests.helpers.wait import wait_until
@@ -335,7 +334,7 @@ def test_followed_csv_waits_for_whole_rows(tmp_path):
 
 
 def test_a_quote_that_is_never_closed_does_not_read_the_rest_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.formats.input.feed_csv.MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr("swarm.formats.input.feed_sources.MAX_LINE_BYTES", 10_000)
     path = tmp_path / "in.csv"
     path.write_text('prompt\n"one\n' + "two\n" * 10_000)
     fresh = FeedState(feed_id="f", source=str(path), format="csv", min=1, target=1, created_at="")

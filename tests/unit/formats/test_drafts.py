@@ -13,8 +13,8 @@ import pytest
 from swarm.core.task import Task
 from swarm.errors import InputError
 from swarm.formats.input.options import ReadOptions
-from swarm.formats.tasks.input_columns import unpack
 from swarm.formats.tasks.scan import Draft, drafts, validate
+from swarm.formats.tasks.task_builder import unpack
 
 M = ReadOptions(model="m:1b")
 

@@ -17,9 +17,8 @@ from swarm.errors import InputError
 from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.output.writer import write_results
 from swarm.formats.tasks.fields import FIELD_NAMES
-from swarm.formats.tasks.input_columns import unpack
 from swarm.formats.tasks.scan import Draft, Repeats, drafts, validate
-from swarm.formats.tasks.task_builder import DIGEST_BYTES
+from swarm.formats.tasks.task_builder import DIGEST_BYTES, unpack
 
 SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
