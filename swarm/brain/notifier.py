@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from swarm.core.backoff import doubled_s
 from swarm.core.faults import DeliveryFailed
 from swarm.core.notification import Note
 from swarm.errors import QueueError
@@ -43,7 +44,7 @@ class Notes(Protocol):
 
 def delay_s(tries: int, cap_s: float = CAP_S) -> float:
     """Until the next try, after so many that failed (from 1)."""
-    return min(cap_s, BASE_S * 2.0 ** min(tries - 1, 30))
+    return doubled_s(BASE_S, tries - 1, cap_s)
 
 
 class Targets:

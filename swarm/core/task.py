@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, NewType
 
 import msgspec
 
+from swarm.core.faults import FaultClass
+
 TaskId = NewType("TaskId", str)
 WorkerName = NewType("WorkerName", str)
 
@@ -147,7 +149,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     started_at: str = ""
     ended_at: str = ""
     outcome: Outcome
-    fault: Literal["infra", "transient", "deterministic", "crash", "cancelled", "poison", "suspect"] | None = None
+    fault: FaultClass | None = None
     """The class of the error, see ``swarm.core.faults``; None when it completed."""
     error: TaskError | None = None
     alone: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 
 from swarm.errors import OddEntry
 from swarm.plain_text import one_line
@@ -59,6 +60,11 @@ def is_file(path: str) -> bool:
         return False
     status = status_of(path)
     return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def first_file(paths: Sequence[str]) -> int | None:
+    """The place of the first of these paths at which a regular file lies."""
+    return next((place for place, path in enumerate(paths) if is_file(path)), None)
 
 
 def list_names(folder: str) -> list[str]:

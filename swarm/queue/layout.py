@@ -123,6 +123,10 @@ class Layout:
         """Path of a blocked task."""
         return f"{self.blocked}/{task_file(task_id, attempt)}"
 
+    def blocked_files(self, task_id: str, attempts: int) -> list[str]:
+        """The same for each number of attempts below ``attempts``."""
+        return [f"{self.blocked}/{task_file(task_id, n)}" for n in range(attempts)]
+
     def cancel_mark(self, task_id: str) -> str:
         """Exists while somebody wants this running task cancelled."""
         return f"{self.cancels}/{task_id}"

@@ -13,7 +13,7 @@ import msgspec
 
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.errors import TaskInvalid, UnknownTask
-from swarm.filesystem.entries import is_file, list_inside, list_names
+from swarm.filesystem.entries import first_file, is_file, list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
 from swarm.queue.storage.files import read_regular, storage_faults
@@ -80,11 +80,11 @@ def _find_pending(layout: Layout, task_id: str) -> Located | None:
 
 def _find_blocked(layout: Layout, task_id: str) -> Located | None:
     """By trying names: there may be a hundred thousand, and to list them takes a hundred times as long."""
-    for attempt in range(_MOST_ATTEMPTS):
-        path = layout.blocked_file(task_id, attempt)
-        if is_file(path):
-            return Located(task_id=task_id, state=TaskState.BLOCKED, path=path, attempt=attempt)
-    return None
+    paths = layout.blocked_files(task_id, _MOST_ATTEMPTS)
+    attempt = first_file(paths)
+    if attempt is None:
+        return None
+    return Located(task_id=task_id, state=TaskState.BLOCKED, path=paths[attempt], attempt=attempt)
 
 
 def _listed(folder: str, state: TaskState, *, lane: str | None = None, worker: str | None = None) -> Iterator[Located]:

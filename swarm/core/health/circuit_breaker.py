@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from swarm.core.backoff import doubled_s
+
 TRIP_AFTER = 3
 """Infra faults in a row that open it: one may be chance, three are a broken server or card."""
 BACKOFF_BASE_S = 1.0
@@ -29,8 +31,7 @@ def after_infra_fault(breaker: Breaker, now_s: float, *, proven: bool = False) -
     faults = breaker.faults + 1
     if (faults < TRIP_AFTER and not (proven or breaker.tripped)) or (breaker.tripped and now_s < breaker.open_until_s):
         return Breaker(faults, breaker.tripped, breaker.open_until_s)
-    wait_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(breaker.tripped, 30))
-    return Breaker(faults, breaker.tripped + 1, now_s + wait_s)
+    return Breaker(faults, breaker.tripped + 1, now_s + doubled_s(BACKOFF_BASE_S, breaker.tripped, BACKOFF_CAP_S))
 
 
 def after_success(_breaker: Breaker) -> Breaker:

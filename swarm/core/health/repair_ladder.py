@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from swarm.config.settings import RepairSettings
+from swarm.core.backoff import doubled_s
 
 Rung = Literal["cancel", "kill_runner", "restart_server", "quarantine"]
 
@@ -69,7 +70,7 @@ def after_success(ladder: Ladder) -> Ladder:
 
 def quarantine_s(times: int, limits: RepairSettings) -> float:
     """How long the quarantine number ``times`` (from 1, in a row) lasts: doubled each time, up to the cap."""
-    return min(limits.quarantine_cap_s, limits.quarantine_s * 2.0 ** min(max(times, 1) - 1, 30))
+    return doubled_s(limits.quarantine_s, times - 1, limits.quarantine_cap_s)
 
 
 def _at_least(ladder: Ladder, hangs: int) -> Ladder:

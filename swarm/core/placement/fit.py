@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.backoff import doubled_s
 from swarm.core.health.liveness import workers_of
 from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
@@ -36,7 +37,7 @@ def failing(view: WorkerView, model: str, settings: Settings) -> str | None:
     tally = view.heartbeat.models.get(model) if view.heartbeat is not None else None
     if tally is None or not tally.load_failures:
         return None
-    pause_s = min(settings.retry.backoff_cap_s, _FIRST_PAUSE_S * 2 ** min(tally.load_failures - 1, 30))
+    pause_s = doubled_s(_FIRST_PAUSE_S, tally.load_failures - 1, settings.retry.backoff_cap_s)
     left_s = pause_s - view.load_failed_s.get(model, 0.0)
     if left_s <= 0:
         return None

@@ -31,18 +31,6 @@ from swarm.core.policy.decisions import (
 )
 from swarm.core.snapshot import BlockedView, FinishedShard, SwarmSnapshot, WorkerView
 
-
-def due(blocked: BlockedView) -> bool:
-    """Time, dependencies and session all let it go."""
-    return (
-        blocked.failed_dependency is None
-        and not blocked.waiting_for
-        and blocked.session_turn
-        and blocked.batch_paused is None
-        and (blocked.due_in_s is None or blocked.due_in_s <= 0)
-    )
-
-
 Obstacle = Literal["task", "session", "time", "pause", "brain"]
 
 
@@ -123,10 +111,10 @@ def _settle_blocked(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     for blocked in sorted(snapshot.blocked, key=lambda b: b.task_id):
         if blocked.failed_dependency is not None:
             yield FailBlocked(task_id=blocked.task_id, attempt=blocked.attempt, reason=waits_for(blocked))
-        elif due(blocked) and blocked.step != "release":
+        elif obstacle(blocked) == "brain" and blocked.step != "release":
             why = "the list to map over is complete" if blocked.step == "expand" else "all its parts have ended"
             yield AdvanceMap(task_id=blocked.task_id, attempt=blocked.attempt, step=blocked.step, reason=why)
-        elif due(blocked):
+        elif obstacle(blocked) == "brain":
             yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="all it waited for has ended")
 
 

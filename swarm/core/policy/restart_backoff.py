@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import msgspec
 
+from swarm.core.backoff import doubled_s
+
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The limits."""
@@ -60,10 +62,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
 
 def delay_s(failures: int, policy: RestartPolicy) -> float:
     """The wait before the next start after so many earlier failures in a row."""
-    if failures <= 0:
-        return 0.0
-    # The exponent is bounded so that a year of crashes does not overflow.
-    return min(policy.cap_s, policy.base_s * 2.0 ** min(failures - 1, 64))
+    return doubled_s(policy.base_s, failures - 1, policy.cap_s) if failures > 0 else 0.0
 
 
 def in_service(life: Life, policy: RestartPolicy) -> bool:

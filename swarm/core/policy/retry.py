@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, assert_never
 import msgspec
 
 from swarm.config.settings import RetrySettings
+from swarm.core.backoff import doubled_s
 from swarm.core.faults import FaultClass
 from swarm.core.task import Attempt, Task
 
@@ -24,8 +25,6 @@ LEAST_DELAY_S = 0.1
 _ELSEWHERE = 2
 """So many times ``poison_limit`` where another server is there but never gets to it."""
 _SHOWN_CHARS = 600
-_MAX_DOUBLINGS = 60
-"""2^60 seconds is past any cap; more would only overflow."""
 
 
 class Again(msgspec.Struct, frozen=True):
@@ -205,7 +204,7 @@ def _after_transient(
 
 def backoff_s(n: int, *, settings: RetrySettings, jitter: float) -> float:
     """Seconds to wait after the fault number ``n`` (from 0): within [0, cap]."""
-    return jitter * min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(max(n, 0), _MAX_DOUBLINGS))
+    return jitter * doubled_s(settings.backoff_base_s, n, settings.backoff_cap_s)
 
 
 def this_life(attempts: Sequence[Attempt], attempt: int) -> tuple[Attempt, ...]:

@@ -22,15 +22,8 @@ class SlotLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, task_class: TaskClass) -> int:
         """The slots of one class."""
-        match task_class:
-            case TaskClass.LLM:
-                return self.llm
-            case TaskClass.CPU:
-                return self.cpu
-            case TaskClass.SCRIPT:
-                return self.script
-            case TaskClass.RESOURCE:
-                return self.resource
+        limits = {TaskClass.LLM: self.llm, TaskClass.CPU: self.cpu, TaskClass.SCRIPT: self.script}
+        return limits.get(task_class, self.resource)
 
 
 def slot_limits(worker: WorkerSettings, llm: LlmSettings) -> SlotLimits:

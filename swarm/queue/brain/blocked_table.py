@@ -91,8 +91,9 @@ class BlockedTable:
         """
         self._follow_pauses()
         self._follow_files()
-        for task_id, completed in self.completions.news():
-            self._note_end(task_id, completed=completed)
+        if self.completions.awaited:
+            for task_id, completed in self.completions.news():
+                self._note_end(task_id, completed=completed)
         now_s = time.time()
         self._note_time(now_s)
         rows = [self.rows[name] for name in (self._worth_telling() if self._ready_only else self.rows)]
@@ -160,7 +161,8 @@ class BlockedTable:
     def _follow_files(self) -> None:
         changes = self._names.changes()
         again, self._unsettled = self._unsettled, changes.unsettled
-        self.completions.suspect(changes.removed)
+        if changes.removed:
+            self.completions.suspect(changes.removed)
         for name in (*changes.removed, *changes.added):
             self._drop(name)
         if changes.added:

@@ -144,7 +144,7 @@ class _Cancellations:
 
 
 class Completions:
-    """For one thread. While nothing is awaited a look costs nothing, and the next one takes it that signs were missed."""
+    """For one thread. While nothing is awaited nobody need ask for news; signs that come meanwhile count as missed."""
 
     def __init__(self, layout: Layout, *, budget: bool) -> None:
         """Without ``budget`` every look is a whole one."""
@@ -155,13 +155,14 @@ class Completions:
         self._suspects: set[str] = set()
         self._unsure = 0
         """Of the awaited, those still to be looked up since a sign may have been missed."""
-        self._idle = True
+        self._missed = True
         self._departures = _Departures(layout, told=budget)
         self._cancelled = _Cancellations(layout)
         self._corrupt = CorruptTasks(layout)
 
     def watch(self, task_id: str) -> None:
         """Its end is to be reported by ``news``."""
+        self._missed = self._missed or not self.awaited  # while nothing was awaited nobody looked for signs
         self.awaited.setdefault(task_id)
         self._cancelled.watch(task_id)
 
@@ -184,9 +185,6 @@ class Completions:
 
     def news(self) -> list[tuple[str, bool]]:
         """Awaited tasks that have ended, each reported once, with whether it completed."""
-        if not self.awaited:
-            self._idle = True
-            return []
         found = []
         for task_id in self._to_look_up():
             del self.awaited[task_id]
@@ -205,8 +203,8 @@ class Completions:
         left, whole = self._departures.left()
         signs = left | self._suspects | self._cancelled.there() | self._corrupt.fresh()
         self._suspects.clear()
-        self._unsure = self._unsure if whole and not self._idle else len(self.awaited)
-        self._idle = False
+        self._unsure = self._unsure if whole and not self._missed else len(self.awaited)
+        self._missed = False
         limit = min(max(self._unsure, SURE), LOOKED_UP) if self._budget else None
         in_turn = dict.fromkeys(islice(self.awaited, limit))
         self._unsure = max(0, self._unsure - len(in_turn))
