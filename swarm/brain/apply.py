@@ -75,8 +75,8 @@ class Effects:
         self._refused_s: dict[str, float] = {}
         """Since when the id of a load is refused."""
         self._killed: set[tuple[str, int]] = set()
-        self.taken_back = 0
-        """Tasks taken back from dead workers so far."""
+        self.reclaimed = 0
+        """Tasks reclaimed from dead workers so far."""
 
     def apply(self, decision: Decision) -> Outcome:
         """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
@@ -91,7 +91,7 @@ class Effects:
             self._log.debug("Stale: %s (%s)", subject, outcome.detail)
         return outcome
 
-    def forget_gone(self, decisions: tuple[Decision, ...]) -> None:
+    def forget_undecided(self, decisions: tuple[Decision, ...]) -> None:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
         self._troubles.keep_only({d.subject for d in decisions})
         loads = {d.task_id for d in decisions if isinstance(d, LoadModel)}
@@ -146,7 +146,7 @@ class Effects:
             return Stale(decision, "its life lock is held: it lives")
         if not lines:
             return Stale(decision, "it held nothing any more")
-        self.taken_back += len(lines)
+        self.reclaimed += len(lines)
         self._log.warning("%s - took back %d", decision.reason, len(lines))
         for line in lines:
             self._log.info("%s", line)
@@ -155,7 +155,7 @@ class Effects:
     def _kill_worker(self, decision: KillWorker) -> Outcome:
         if not self._kill(decision.worker, decision.epoch):
             return Stale(decision, "that life of it has ended")
-        # A process that does not die at once (uninterruptible sleep) is signalled each turn, and said once.
+        # A process that does not die at once (uninterruptible sleep) is signalled each tick, and said once.
         again = (decision.worker, decision.epoch) in self._killed
         self._killed.add((decision.worker, decision.epoch))
         line = f"{decision.reason} - killing it, so that its tasks can be taken back"

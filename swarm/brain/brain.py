@@ -1,6 +1,6 @@
 """The brain: observes, decides, applies; never runs work. Everything goes on, more slowly, while it is away.
 
-What the brain says of the whole: the MONITOR line, stuck tasks, alarms; each when it changes, not each turn.
+What the brain says of the whole: the MONITOR line, stuck tasks, alarms; each when it changes, not each tick.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Announcer:
         self._alarms: dict[str, str] = {}
 
     def announce(self, snapshot: SwarmSnapshot, decisions: Iterable[Decision]) -> None:
-        """Once per turn."""
+        """Once per tick."""
         self._announce_alarms({d.key: d.reason for d in decisions if isinstance(d, Warn)}, grace=snapshot.grace)
         self._announce_stuck(snapshot)
         self._announce_monitor(snapshot)
@@ -51,7 +51,7 @@ class Announcer:
         for key, text in alarms.items():
             if key not in self._alarms:
                 self._log.warning("%s", text)
-        # In a turn of grace ages are not judged, so an alarm's absence means nothing.
+        # In a tick of grace ages are not judged, so an alarm's absence means nothing.
         kept = {key: text for key, text in self._alarms.items() if grace}
         for key, text in self._alarms.items():
             if key not in alarms and key not in kept:
@@ -81,15 +81,15 @@ class Announcer:
 
 
 PAUSE_S = 0.05
-"""Rings within so long of the last turn are answered together, so that a busy queue costs twenty turns a second at most.
+"""Wake-ups within so long of the last tick are answered together, so that a busy queue costs twenty ticks a second at most.
 Deaths and wishes to stop are answered at once."""
 
 
 class DeathWatch:
     """What the brain waits on between ticks: deaths of processes and wake-ups, in one ``poll``. Used by one thread.
 
-    ``bell_fds`` are only watched, never read: ``drain`` must empty them. ``urgent_fd`` (the bell's self-wake) also
-    ends a wait that does not listen to rings, so that a signal is acted on at once.
+    ``bell_fds`` are only watched, never read: ``drain`` must empty them. ``urgent_fd`` (its self-wake) also
+    ends a wait that does not listen to wake-ups, so that a signal is acted on at once.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class DeathWatch:
                 self._watched[name] = (process, -1 if opened is None else opened)
 
     def wait(self, timeout_s: float, *, bell: bool = True) -> bool:
-        """Wait for a death or an urgent wake, and unless ``bell`` is False for a ring; False after ``timeout_s``.
+        """Wait for a death or an urgent wake, and unless ``bell`` is False for a wake-up; False after ``timeout_s``.
 
         A death is reported once.
         """
@@ -147,7 +147,7 @@ class DeathWatch:
 
 
 class Brain:
-    """One per queue root, under the life lock ``brain``. Used by one thread; fits ``runtime.loop.Actor``."""
+    """One per queue root, under the process lock ``brain``. Used by one thread; fits ``runtime.loop.Actor``."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class Brain:
         return self._wish.urgency > 0
 
     def step(self) -> float:
-        """One turn; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""
+        """One tick; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""
         self._turns += 1
         began_s = self._clock.mono_s()
         pause_s = self._turn()
@@ -210,7 +210,7 @@ class Brain:
         return PAUSE_S if applied else self._until_next(snapshot)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait between turns: first a moment for deaths alone, then for rings too."""
+        """Wait between ticks: first a moment for deaths alone, then for wake-ups too."""
         if not self._waiter.wait(min(PAUSE_S, timeout_s), bell=False) and timeout_s > PAUSE_S:
             self._waiter.wait(timeout_s - PAUSE_S)
 
@@ -238,7 +238,7 @@ class Brain:
     def _apply(self, decisions: tuple[Decision, ...]) -> bool:
         """Whether anything was done that calls for another look at once."""
         outcomes = [self._effects.apply(decision) for decision in decisions]
-        self._effects.forget_gone(decisions)
+        self._effects.forget_undecided(decisions)
         return any(isinstance(o, Applied) and _calls_for_a_look(o.decision) for o in outcomes)
 
     def _until_next(self, snapshot: SwarmSnapshot) -> float:
@@ -261,7 +261,7 @@ class Brain:
             turn=self._turns,
             written_at=self._clock.iso(),
             status=status,
-            tally=Tally(crashes=self._effects.taken_back),
+            tally=Tally(crashes=self._effects.reclaimed),
             ticks=self._ticks,
         )
         try:

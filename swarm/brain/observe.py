@@ -74,7 +74,7 @@ class Observer:
     def __init__(
         self, queue: BrainQueue, gpu: ChosenCards | None, clock: Clock, settings: Settings, *, retention: bool = False
     ) -> None:
-        """With ``retention`` what lies finished is looked at too, if the settings ask for it to be let go some day."""
+        """With ``retention`` what lies finished is looked at too, if the settings ask for it to be removed some day."""
         self._queue = queue
         self._gpu = gpu
         self._clock = clock

@@ -1,4 +1,4 @@
-"""What people have paused: everything, a model, a batch, a worker. What runs goes on; nothing new of it is begun."""
+"""What the operator has paused: everything, a model, a batch, a worker. What runs goes on; nothing new of it is begun."""
 
 from __future__ import annotations
 

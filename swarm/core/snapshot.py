@@ -23,7 +23,7 @@ class ResourceTask(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """Canonical; None where the task names none."""
     epoch: int | None = None
-    """The life of the worker that the brain made it for; None: people submitted it."""
+    """The life of the worker that the brain made it for; None: the operator submitted it."""
 
 
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     alive: bool
-    """Its life lock is held: the kernel vouches for it."""
+    """Its process lock is held: the kernel vouches for it."""
     row: WorkerRow | None = None
     heartbeat: Heartbeat | None = None
     """The last one of this life; None if it has not beaten yet (a heartbeat of an earlier epoch does not count)."""
@@ -104,7 +104,7 @@ class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
     step: Literal["release", "expand", "gather"] = "release"
     """What is to be done with it once it is due; the others are for a task mapped over a list."""
     batch_paused: str | None = None
-    """Its batch, while people have paused that."""
+    """Its batch, while the operator has paused that."""
 
 
 class DropIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +130,12 @@ class FinishedView(msgspec.Struct, frozen=True, kw_only=True):
 
     documents: int = 0
     old: tuple[FinishedShard, ...] = ()
-    """Shards that hold something old enough to be let go, the oldest first; not all at once."""
+    """Shards that hold something old enough to be removed, the oldest first; not all at once."""
     emptied: bool = False
-    """Something was let go since the batches were last looked through for such of which nothing is left."""
+    """Something was removed since the batches were last looked through for such of which nothing is left."""
 
 
-class HopelessView(msgspec.Struct, frozen=True, kw_only=True):
+class BatchOverLimit(msgspec.Struct, frozen=True, kw_only=True):
     """A batch past its limit of failures, of which something has not ended."""
 
     batch_id: str
@@ -149,7 +149,7 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     now_iso: str = ""
     mono_s: float = 0.0
     grace: bool = False
-    """The observer itself was late (suspend, overload), and not the turn before: nobody is judged by age in this turn."""
+    """The observer itself was late (suspend, overload), and not the tick before: nobody is judged by age in this tick."""
     lanes: tuple[LaneView, ...] = ()
     claims: tuple[ClaimView, ...] = ()
     workers: tuple[WorkerView, ...] = ()
@@ -163,7 +163,7 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     finished: FinishedView = FinishedView()
     """Empty unless the configuration asks for retention, and for observers that only look."""
 
-    hopeless: tuple[HopelessView, ...] = ()
+    over_limit: tuple[BatchOverLimit, ...] = ()
     orphaned: tuple[str, ...] = ()
     """Mapped tasks that were cancelled, of whose children some may not have been."""
     pauses: Pauses = Pauses()

@@ -172,7 +172,7 @@ class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     children: int | None = None
     """Of a mapped task: how many children it has; -1 while they are being made."""
     released: bool = False
-    """What it depends on had ended when it was let go; put aside since, it waits for that no more."""
+    """What it depends on had ended when it was released; held since, it waits for that no more."""
     simulated: bool = False
     """The answer came from a simulated server."""
     cached: bool = False

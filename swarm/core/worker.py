@@ -32,7 +32,7 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
 
 
 class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """``workers/<name>.json``: written by its process once it holds the life lock. Only the lock tells whether it lives."""
+    """``workers/<name>.json``: written by its process under its process lock, which alone tells whether it lives."""
 
     name: str
     role: str = "worker"
@@ -103,9 +103,9 @@ class Tally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     retried: int = 0
     released: int = 0
     fenced: int = 0
-    """Results that came too late: the claim had been taken back."""
+    """Results that came too late: the claim had been reclaimed."""
     crashes: int = 0
-    """Tasks taken back from a dead worker: by the brain, or by the next life of that worker at its start."""
+    """Tasks reclaimed from a dead worker: by the brain, or by the next life of that worker at its start."""
     tokens_in: int = 0
     tokens_out: int = 0
 
@@ -143,4 +143,4 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     runs: dict[str, Histogram] = msgspec.field(default_factory=dict)
     """By class of task: seconds of each attempt, however it ended."""
     ticks: Histogram | None = None
-    """The brain's: seconds of each turn, waits left out."""
+    """The brain's: seconds of each tick, waits left out."""

@@ -34,7 +34,7 @@ class TurnedBrain:
             blocked=self.view.look().blocked,
             drop_ins=self.view.look().drop_ins,
             orphaned=self.view.look().orphaned,
-            hopeless=self.view.look().hopeless,
+            over_limit=self.view.look().over_limit,
         )
         outcomes = [self._effects.apply(decision) for decision in decide(snapshot, Settings())]
         return [o.detail for o in outcomes if isinstance(o, Applied)]

@@ -11,11 +11,11 @@ import msgspec
 from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.pauses import Pauses
 from swarm.core.snapshot import (
+    BatchOverLimit,
     BlockedView,
     ClaimView,
     DropIn,
     FinishedView,
-    HopelessView,
     LaneView,
     ResourceTask,
     SwarmSnapshot,
@@ -67,7 +67,7 @@ class FakeBrainQueue:
         self.ended: dict[str, str] = {}
         """Terminal state by task id."""
         self.documents: list[dict[str, Any]] = []
-        self.hopeless_batches: tuple[HopelessView, ...] = ()
+        self.batches_over_limit: tuple[BatchOverLimit, ...] = ()
         self.paused = Pauses()
         self.fault: Exception | None = None
         self.finished_view = FinishedView()
@@ -111,7 +111,7 @@ class FakeBrainQueue:
             blocked_total=len(self.blocked_views),
             drop_ins=tuple(drop_ins),
             workers=tuple(replace(view, claims=counts[name]) for name, view in sorted(self.worker_views.items())),
-            hopeless=self.hopeless_batches,
+            over_limit=self.batches_over_limit,
             pauses=self.paused,
             finished=FinishedView() if old_after_s is None else self.finished_view,
         )

@@ -34,14 +34,14 @@ class ProcessEvidence(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     role: str
     alive: bool
-    """Its life lock is held; for a server: the process it was started as runs."""
+    """Its process lock is held; for a server: the process it was started as runs."""
     pid: int | None = None
     """Of its registry row."""
     row_path: str = ""
     registered_runs: bool = False
     """The process of its registry row runs."""
     lock_holder: str = ""
-    """Who holds the life lock, by the kernel's list, if that is not the process of the row: ``pid 4711 (sleep 60)``."""
+    """Who holds the process lock, by the kernel's list, if that is not the process of the row: ``pid 4711 (sleep 60)``."""
     number_taken_by: str = ""
     """The row's process has ended, and its number belongs to this one now."""
     kernel_state: str = ""

@@ -14,7 +14,7 @@ _UP = ("running", "draining", "stopping")
 
 
 def process_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
-    """The supervisor first: where it is gone, much follows from it."""
+    """The supervisor first: where it is missing, much follows from it."""
     yield from _supervisor(evidence)
     yield from _brain(evidence)
     for process in evidence.processes:

@@ -1,4 +1,4 @@
-"""Why is a model on these cards, and not on those: the functions that place it, phrased for people."""
+"""Why is a model on these cards, and not on those: the functions that place it, phrased for the operator."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def explain_model(
     reasons = [*_paused(model, snapshot), *_held_back(model, snapshot)]
     if demand is not None or not reasons:
         reasons = [_demand(model, demand), *reasons]
-    hopeless = nowhere(model, snapshot, settings)
-    if hopeless is not None:
-        reasons.append(Reason("fits_nowhere", f"{hopeless}.", what_helps(model)))
+    never = nowhere(model, snapshot, settings)
+    if never is not None:
+        reasons.append(Reason("fits_nowhere", f"{never}.", what_helps(model)))
     if installed_on is not None and not installed_on:
         reasons.append(Reason("not_installed", f"No server that answers has {model}.", f"swarm models pull {model}"))
     views = workers_of(snapshot)

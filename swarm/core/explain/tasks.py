@@ -1,4 +1,4 @@
-"""Why is this task not running, why does this worker idle: the functions that decide, phrased for people."""
+"""Why is this task not running, why does this worker idle: the functions that decide, phrased for the operator."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings) -> lis
     loads = [(w, t) for w in ready for t in outstanding(snapshot).get(w.name, ()) if t.model == model]
     if loads:
         return [_load_reason(view, task) for view, task in loads]
-    hopeless = nowhere(model, snapshot, settings)
-    reasons = [] if hopeless is None else [Reason("fits_nowhere", f"{hopeless}.", what_helps(model))]
+    never = nowhere(model, snapshot, settings)
+    reasons = [] if never is None else [Reason("fits_nowhere", f"{never}.", what_helps(model))]
     reasons.append(Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers"))
     demand = demands(snapshot).get(model)
     for view in ready:

@@ -1,6 +1,6 @@
 """How a worker is: one verdict, shared by placement, by the brain's decisions and by ``swarm explain``.
 
-Death is told by the life lock alone. Ages only tell a hung worker from a healthy one, and are not judged in a turn in
+Death is told by the process lock alone. Ages only tell a hung worker from a healthy one, and are not judged in a tick in
 which the observer itself was late.
 
 Stuck tasks: claimed by a living worker, yet without progress for too long.
@@ -118,7 +118,7 @@ def _card_lost(view: WorkerView, snapshot: SwarmSnapshot) -> Condition | None:
 def stuck(snapshot: SwarmSnapshot, settings: Settings) -> tuple[ClaimView, ...]:
     """Claims without a new token or output chunk for more than ``brain.stuck_after_s``, by task id.
 
-    A dead worker's claims are not stuck: they are taken back in the same turn. Nobody is judged in a turn of grace, nor
+    A dead worker's claims are not stuck: they are reclaimed in the same tick. Nobody is judged in a tick of grace, nor
     when ``brain.stuck_after_s`` is 0.
     """
     if snapshot.grace or not settings.brain.stuck_after_s:

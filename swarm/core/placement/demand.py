@@ -119,7 +119,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     waiting: int
-    """Tasks no worker holds, those a dead worker is about to give back included."""
+    """Tasks no worker holds, those a dead worker is about to requeue included."""
     running: int
     task_s: float
     """Learned seconds per task in one slot."""

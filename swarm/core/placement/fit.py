@@ -183,9 +183,9 @@ def nowhere(
     if any(v.heartbeat is not None and v.heartbeat.model == model for v in views):
         return None
     needs_mib = max(demand.size_mib, disk_mib)
-    if not all(_hopeless_plan(worker, demand, disk_mib, settings) for worker in planned):
+    if not all(_too_small(worker, demand, disk_mib, settings) for worker in planned):
         return None
-    reasons = [_hopeless(view, demand, disk_mib, snapshot, settings) for view in views]
+    reasons = [_never_fits(view, demand, disk_mib, snapshot, settings) for view in views]
     if not all(reasons):
         return None
     others = [reason for reason in reasons if reason and "does not fit" not in reason]
@@ -197,7 +197,7 @@ def nowhere(
     return f"{model} does not fit on any card: it needs {needs}{has}"
 
 
-def _hopeless(view: WorkerView, demand: Demand, disk_mib: int, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
+def _never_fits(view: WorkerView, demand: Demand, disk_mib: int, snapshot: SwarmSnapshot, settings: Settings) -> str | None:
     """Why nothing is to be expected of this worker; None while something is."""
     tally = view.heartbeat.models.get(demand.model) if view.heartbeat is not None else None
     memory_mib = card_memory_mib(view, snapshot)
@@ -212,7 +212,7 @@ def _hopeless(view: WorkerView, demand: Demand, disk_mib: int, snapshot: SwarmSn
     return too_few_cards(view, demand.model, settings)
 
 
-def _hopeless_plan(worker: Planned, demand: Demand, disk_mib: int, settings: Settings) -> bool:
+def _too_small(worker: Planned, demand: Demand, disk_mib: int, settings: Settings) -> bool:
     if worker.memory_mib is None or settings.llm.on_cpu_spill != "refuse":
         return False
     return demand.size_mib > worker.memory_mib or file_too_big(disk_mib, worker.memory_mib)

@@ -36,7 +36,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """What it should hold, so far; starts as what it holds or is about to load."""
     pinned: bool = False
-    """A resource task is outstanding, or it was moved in this turn: it stays."""
+    """A resource task is outstanding, or it was moved in this tick: it stays."""
     reason: str = ""
 
     def placed(self, model: str | None, reason: str) -> Card:
@@ -65,7 +65,7 @@ class Board:
         return [c for c in self.cards if c.model == model]
 
     def costs_too_much(self, model: str) -> bool:
-        """Whether a hot card is too dear for it: nobody knows whether it fits, and one card is on its way to find out."""
+        """Whether a hot card is too expensive for it: whether it fits is unknown, and one card is on its way to find out."""
         trying = self.on(model)
         return bool(trying) and not self.demand[model].proven and all(card.holds != model for card in trying)
 

@@ -73,27 +73,27 @@ DROP_IN_QUIET_S = 0.25
 def decide(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Decision, ...]:
     """What to do now, in the order in which to do it. Deterministic; no I/O; times in seconds."""
     return (
-        *_take_back_from_the_dead(snapshot),
-        *_kill_the_hung(snapshot, settings),
+        *_recover_dead_workers(snapshot),
+        *_kill_hung_workers(snapshot, settings),
         *_file_drop_ins(snapshot),
         *_settle_blocked(snapshot),
-        *_stop_hopeless(snapshot),
+        *_stop_over_limit(snapshot),
         *_cancel_orphans(snapshot),
         *_place_models(snapshot, settings),
-        *_withdraw_from_the_dead(snapshot),
+        *_withdraw_from_dead_workers(snapshot),
         *retention(snapshot, settings.brain),
         *alarms(snapshot, settings),
     )
 
 
-def _take_back_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
-    """The free life lock is proof enough; ages play no part."""
+def _recover_dead_workers(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    """The free process lock is proof enough; ages play no part."""
     for view in workers_of(snapshot):
         if not view.alive and view.claims > 0:
             yield RecoverWorker(worker=view.name, reason=f"Worker {view.name} died holding {view.claims} tasks")
 
 
-def _kill_the_hung(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:
+def _kill_hung_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Decision]:
     """A hung worker's tasks can be given away only once it is proven dead."""
     for view in workers_of(snapshot):
         verdict = condition(view, snapshot, settings)
@@ -118,8 +118,8 @@ def _settle_blocked(snapshot: SwarmSnapshot) -> Iterator[Decision]:
             yield ReleaseTask(task_id=blocked.task_id, attempt=blocked.attempt, reason="all it waited for has ended")
 
 
-def _stop_hopeless(snapshot: SwarmSnapshot) -> Iterator[Decision]:
-    for batch in snapshot.hopeless:
+def _stop_over_limit(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+    for batch in snapshot.over_limit:
         why = f"{batch.failed} tasks of batch {batch.batch_id} have failed; its limit is {batch.max_fails}"
         yield StopBatch(batch_id=batch.batch_id, reason=why)
 
@@ -171,7 +171,7 @@ def _why_load(want: Want, snapshot: SwarmSnapshot) -> str:
     return f"LLM tasks waiting ({waiting}), {want.reason} - inserting load_llm task"
 
 
-def _withdraw_from_the_dead(snapshot: SwarmSnapshot) -> Iterator[Decision]:
+def _withdraw_from_dead_workers(snapshot: SwarmSnapshot) -> Iterator[Decision]:
     """A worker's next life has another epoch and gets load tasks of its own; those of an earlier life are in its way.
 
     One that pauses after a crash would keep the new life cold for as long as the pause lasts.
@@ -193,12 +193,12 @@ DAY_S = 86400.0
 COUNT_MIN_AGE_S = DAY_S
 """``retention_count`` never takes what ended more recently: somebody may still be about to fetch it."""
 MOST_PER_TURN = 1000
-"""Documents removed in one turn of the brain: some tens of milliseconds."""
+"""Documents removed in one tick of the brain: some tens of milliseconds."""
 SHARDS_PER_TURN = 100
 
 
 def old_after_s(settings: BrainSettings) -> float | None:
-    """The age from which a finished document may be let go at all; None: everything is kept."""
+    """The age from which a finished document may be removed at all; None: everything is kept."""
     ages = []
     if settings.retention_days > 0:
         ages.append(settings.retention_days * DAY_S)
@@ -208,7 +208,7 @@ def old_after_s(settings: BrainSettings) -> float | None:
 
 
 def retention(snapshot: SwarmSnapshot, settings: BrainSettings) -> Iterator[Purge | PurgeBatches]:
-    """At most one purge a turn; in a turn of grace none. Batches come when nothing is left to purge for now."""
+    """At most one purge a tick; in a tick of grace none. Batches come when nothing is left to purge for now."""
     if snapshot.grace:
         return
     purge = next(_documents(snapshot, settings), None)

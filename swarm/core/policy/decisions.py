@@ -30,14 +30,14 @@ class FileDropIn(_Decision, frozen=True, kw_only=True):
 
 
 class RecoverWorker(_Decision, frozen=True, kw_only=True):
-    """Take back what a dead worker held: requeue, or dead-letter past the crash limit. Needs its free life lock."""
+    """Reclaim what a dead worker held: requeue, or dead-letter past the crash limit. Needs its free process lock."""
 
     WORDS = "take back what {0.worker} held"
     worker: str
 
 
 class KillWorker(_Decision, frozen=True, kw_only=True):
-    """Kill a hung worker, so that its tasks may be taken back once it is proven dead."""
+    """Kill a hung worker, so that its tasks may be reclaimed once it is proven dead."""
 
     WORDS = "kill {0.worker}"
     worker: str
@@ -54,7 +54,7 @@ class LoadModel(_Decision, frozen=True, kw_only=True):
     """The life of the worker that it is for."""
     task_id: str
     instead_of: str | None = None
-    """A load task that still waits for this worker and is no longer wanted: withdrawn first; if it is gone, do nothing."""
+    """A load task that still waits for this worker and is no longer wanted: withdrawn first. Missing: do nothing."""
 
 
 class WithdrawResource(_Decision, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class CancelChildren(_Decision, frozen=True, kw_only=True):
 
 
 class Purge(_Decision, frozen=True, kw_only=True):
-    """Let go of finished documents: up to ``limit`` in these (state, shard), those that ended more than that long ago."""
+    """Remove finished documents: up to ``limit`` in these (state, shard), those that ended more than that long ago."""
 
     WORDS = "purge finished tasks"
     shards: tuple[tuple[TaskState, str], ...]
@@ -121,7 +121,7 @@ class PurgeBatches(_Decision, frozen=True, kw_only=True):
 
 
 class Warn(_Decision, frozen=True, kw_only=True):
-    """Tell people: logged at WARNING when it changes. ``key`` names the condition, so that it is said once."""
+    """Tell the operator: logged at WARNING when it changes. ``key`` names the condition, so that it is said once."""
 
     WORDS = "say {0.key}"
     key: str

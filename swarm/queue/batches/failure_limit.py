@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from swarm.core.snapshot import HopelessView
+from swarm.core.snapshot import BatchOverLimit
 from swarm.core.task import ID_RE, TaskState
 from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.entries import list_names, status_of
@@ -41,7 +41,7 @@ class _Limited(msgspec.Struct):
     rest: Iterator[Located] | None = None
 
 
-class HopelessBatches:
+class FailureLimits:
     """For the brain's one thread."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
@@ -55,7 +55,7 @@ class HopelessBatches:
         """A manifest could not be read: next time all are looked at."""
         self._unreadable: dict[str, str] = {}
 
-    def look(self) -> tuple[HopelessView, ...]:
+    def look(self) -> tuple[BatchOverLimit, ...]:
         """Batches past their limit of which something waits or runs."""
         self._read_manifests()
         found = []
@@ -70,7 +70,7 @@ class HopelessBatches:
             if not left:
                 del self._limited[batch_id]
             elif limited.failed > limited.max_fails:
-                found.append(HopelessView(batch_id=batch_id, failed=limited.failed, max_fails=limited.max_fails))
+                found.append(BatchOverLimit(batch_id=batch_id, failed=limited.failed, max_fails=limited.max_fails))
         return tuple(found)
 
     def _follow(self, batch_id: str, limited: _Limited) -> int:

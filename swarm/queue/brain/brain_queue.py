@@ -1,4 +1,4 @@
-"""The brain's view of the queue, used by one thread under the brain's life lock. Fits the ``BrainQueue`` port."""
+"""The brain's view of the queue, used by one thread under the brain's process lock. Fits the ``BrainQueue`` port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from swarm.core.workflow.fan_out import MapFault
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import list_inside
 from swarm.queue import lookup
-from swarm.queue.batches.failure_limit import HopelessBatches
+from swarm.queue.batches.failure_limit import FailureLimits
 from swarm.queue.brain.blocked_files import BlockedEntry
 from swarm.queue.brain.blocked_table import BlockedTable
 from swarm.queue.brain.map_tasks import Mapper
@@ -37,7 +37,7 @@ from swarm.queue.worker.orphans import CrashRule, take_back
 from swarm.queue.worker.transitions import Transitions
 
 CHILDREN_STEP = 1000
-"""Children of a cancelled mapped task that are ended in one turn."""
+"""Children of a cancelled mapped task that are ended in one tick."""
 
 
 class BrainFileQueue:
@@ -64,7 +64,7 @@ class BrainFileQueue:
         self._crash_rule = crash_rule
         self._lanes = lanes or LaneCounts(layout)
         self.blocked = BlockedTable(layout, storage, PauseBook(layout).read, ready_only=ready_only)
-        self._hopeless = HopelessBatches(layout, storage) if ready_only else None
+        self._limits = FailureLimits(layout, storage) if ready_only else None
         self._drop_ins = DropInFiler(layout, storage)
         self._producer = Producer(layout, storage)
         self._mapper = Mapper(layout, storage, self._producer)
@@ -94,7 +94,7 @@ class BrainFileQueue:
             blocked=self.blocked.look(),
             blocked_total=len(self.blocked),
             drop_ins=drop_ins(self._layout),
-            hopeless=() if self._hopeless is None else self._hopeless.look(),
+            over_limit=() if self._limits is None else self._limits.look(),
             orphaned=self._canceller.orphaned() if self._cancels.any() else (),
             pauses=self.blocked.pauses,
             finished=FinishedView() if old_after_s is None else self._finished.look(old_after_s),
@@ -129,7 +129,7 @@ class BrainFileQueue:
         return line
 
     def recover(self, worker: str) -> tuple[str, ...] | None:
-        """Take back what a dead worker held, under its own life lock; None: it lives, or a program of it cannot be ended."""
+        """Reclaim what a dead worker held, under its process lock; None: it lives, or a program of it cannot be ended."""
         lock = ProcessLock(self._layout, worker)
         if not lock.try_acquire():
             return None
@@ -191,11 +191,11 @@ class BrainFileQueue:
         )
 
     def expand_map(self, task_id: str, attempt: int) -> str | None:
-        """Make the children of a blocked map task; it waits on for them. None: it is gone."""
+        """Make the children of a blocked map task; it waits on for them. None: it is missing."""
         return self._advance(task_id, attempt, lambda path: f"Mapped {task_id} over {self._mapper.expand(path)} elements")
 
     def gather_map(self, task_id: str, attempt: int) -> str | None:
-        """Complete a map task with the answers of its children. None: it is gone."""
+        """Complete a map task with the answers of its children. None: it is missing."""
         return self._advance(task_id, attempt, lambda path: f"Gathered {self._mapper.gather(path)} answers in {task_id}")
 
     def _advance(self, task_id: str, attempt: int, act: Callable[[str], str]) -> str | None:
@@ -217,10 +217,10 @@ class BrainFileQueue:
 
     def stop_batch(self, batch_id: str, reason: str) -> int:
         """Cancel some of what waits of a batch; how many."""
-        if self._hopeless is None:
+        if self._limits is None:
             return 0
         with storage_faults(f"cannot stop batch {batch_id}"):
-            return self._hopeless.stop(batch_id, reason)
+            return self._limits.stop(batch_id, reason)
 
     def cancel_children(self, task_id: str) -> int:
         """End up to ``CHILDREN_STEP`` of such a task's children; how many, with those whose workers were asked."""

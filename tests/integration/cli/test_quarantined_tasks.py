@@ -119,7 +119,7 @@ def test_stopping_a_hopeless_batch_goes_on_past_one_that_is_none(queue, brain):
     worker = queue.worker_view("w")
     assert finish_one(worker, claim_one(worker), TaskState.FAILED, ANSWER)
     damage(queue, ids[1])
-    wait_until(lambda: brain.view.look().hopeless, what="its failure is counted")
+    wait_until(lambda: brain.view.look().over_limit, what="its failure is counted")
     brain.settle()
     assert [queue.find(i) and queue.find(i).state for i in ids[1:]] == [None, TaskState.CANCELLED, TaskState.CANCELLED]
 

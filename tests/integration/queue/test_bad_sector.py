@@ -11,7 +11,7 @@ import pytest
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.queue.batches.batch_book import Manifest
-from swarm.queue.batches.failure_limit import HopelessBatches
+from swarm.queue.batches.failure_limit import FailureLimits
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import living, own_row
 from tests.helpers.crashworld import spare_rule
@@ -74,7 +74,7 @@ def test_the_limits_of_other_batches_are_watched(queue, bad, caplog):
         finish_one(worker, claim, TaskState.FAILED, DONE)
     bad.add(os.stat(f"{queue.layout.batches}/b1.json").st_ino)
     with caplog.at_level(logging.WARNING):
-        watched = HopelessBatches(queue.layout, queue.storage)
+        watched = FailureLimits(queue.layout, queue.storage)
         assert watched.look() == watched.look()
     assert [r.message for r in caplog.records if "b1" in r.message] == [
         "batch b1 cannot be read: Input/output error; batch b1 is not watched for failures until that can be read"

@@ -229,7 +229,7 @@ def limited(queue, max_fails):
     submit(queue, items(*"abcdef"), msgspec.structs.replace(MANIFEST, max_fails=max_fails))
     brain = queue.brain_view(lambda _attempts: 0.0, ready_only=True)
     work(queue, max_fails + 1, TaskState.FAILED)
-    wait_until(lambda: brain.look().hopeless, what="its failures counted")
+    wait_until(lambda: brain.look().over_limit, what="its failures counted")
     return brain
 
 
@@ -239,16 +239,16 @@ def test_what_is_put_back_of_a_hopeless_batch_goes_on_until_too_many_fail_again(
     brain, worker = limited(queue, 1), queue.worker_view("w")
     held = [claim_one(worker) for _ in range(running)]
     assert brain.stop_batch("b-1", "hopeless") == 4 - running
-    assert len(brain.look().hopeless) == len(held), "who watches it lets go of one that has ended"
+    assert len(brain.look().over_limit) == len(held), "who watches it lets go of one that has ended"
     assert queue.retry_many(queue.batches().task_ids("b-1")) == 6 - running
     settle(Path(queue.layout.root))
     assert brain.stop_batch("b-1", "decided just before") == 0
-    assert brain.look().hopeless == ()
+    assert brain.look().over_limit == ()
     work(queue, 1, TaskState.FAILED)
     settle(Path(queue.layout.root))
-    assert brain.look().hopeless == ()
+    assert brain.look().over_limit == ()
     work(queue, 1, TaskState.FAILED)
-    (view,) = wait_until(lambda: brain.look().hopeless, what="its new failures counted")
+    (view,) = wait_until(lambda: brain.look().over_limit, what="its new failures counted")
     assert (view.failed, view.max_fails) == (2, 1)
     assert brain.stop_batch("b-1", "hopeless") == 4 - running
 
@@ -257,11 +257,11 @@ def test_one_put_back_is_not_judged_by_the_failures_of_before(queue, monkeypatch
     monkeypatch.setattr(hopeless, "QUIET_NS", 0)
     brain = limited(queue, 2)
     queue.retry(next(iter(queue.list(TaskState.FAILED))).task_id)
-    assert brain.look().hopeless == ()
+    assert brain.look().over_limit == ()
     monkeypatch.setattr(hopeless, "QUIET_NS", 10**18)
     work(queue, 3, TaskState.FAILED)
     settle(Path(queue.layout.root))
-    assert brain.look().hopeless == (), "others may follow"
+    assert brain.look().over_limit == (), "others may follow"
 
 
 def test_nothing_is_judged_while_the_tasks_of_a_batch_are_put_back(queue, monkeypatch):
@@ -274,7 +274,7 @@ def test_nothing_is_judged_while_the_tasks_of_a_batch_are_put_back(queue, monkey
         rewrite(*how)
 
     def look_and_forget(*what):
-        seen.append(brain.look().hopeless)
+        seen.append(brain.look().over_limit)
         forget(*what)
 
     monkeypatch.setattr(people, "rewrite_tail", rewrite_slowly)

@@ -567,10 +567,10 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     brain, worker = brain_of(queue), queue.worker_view("w")
     for _ in range(2):
         finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
-    assert brain.look().hopeless == ()
+    assert brain.look().over_limit == ()
     running = claim_one(worker)
     finish_one(worker, claim_one(worker), TaskState.FAILED, DONE)
-    (view,) = wait_until(lambda: brain.look().hopeless, what="its failures counted")
+    (view,) = wait_until(lambda: brain.look().over_limit, what="its failures counted")
     assert (view.failed, view.max_fails) == (3, 2)
     stopped = []
     while step := brain.stop_batch("b", "hopeless"):
@@ -579,7 +579,7 @@ def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):
     assert max(stopped) <= 4
     assert queue.find(other).state is TaskState.PENDING
     finish_one(worker, running, TaskState.COMPLETED, DONE)
-    assert brain.look().hopeless == (), "it has ended"
+    assert brain.look().over_limit == (), "it has ended"
 
 
 def hopeless_batch(queue):
@@ -599,14 +599,14 @@ def test_damaged_lines_of_a_batch_are_passed_over(queue, junk):
             file.seek(0)
             file.write(junk * 5 + line[5:-6] + junk * 5 + b"\n")
     brain = brain_of(queue)
-    assert brain.look().hopeless == (), "the line was that of the one that failed"
+    assert brain.look().over_limit == (), "the line was that of the one that failed"
     assert brain.purge_batches(older_than_s=-60) == ()
     assert len(list(queue.batches().task_ids("b"))) == 2
 
 
 def test_a_manifest_that_is_damaged_meanwhile_ends_no_brain(queue, brain, caplog):
     hopeless_batch(queue)
-    wait_until(lambda: brain.view.look().hopeless, what="its failure counted")
+    wait_until(lambda: brain.view.look().over_limit, what="its failure counted")
     path = f"{queue.layout.batches}/b.json"
     with open(path, "rb") as file:
         whole = file.read()
@@ -631,5 +631,5 @@ def test_a_limit_of_failures_that_cannot_be_read_now_is_read_later(queue, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(BatchBook, name, broken)
-        assert brain.look().hopeless == ()  # nothing else of the turn waits for it
-    wait_until(lambda: brain.look().hopeless, what="its failure counted")
+        assert brain.look().over_limit == ()  # nothing else of the turn waits for it
+    wait_until(lambda: brain.look().over_limit, what="its failure counted")

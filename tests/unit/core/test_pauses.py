@@ -13,7 +13,7 @@ from swarm.core.pauses import Pause, Pauses
 from swarm.core.policy.alarms import alarms
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch
-from swarm.core.snapshot import BlockedView, HopelessView
+from swarm.core.snapshot import BatchOverLimit, BlockedView
 from swarm.core.task import Task, TaskClass, TaskState
 from swarm.errors import StorageFault
 from tests.helpers.worker_fakes import Harness, Probe, cpu, holds, llm
@@ -105,7 +105,7 @@ def test_a_paused_batch_keeps_what_is_blocked_there():
 
 def test_a_mapped_task_is_advanced_and_a_hopeless_batch_stopped():
     view = BlockedView(task_id="t", attempt=0, step="expand")
-    hopeless = (HopelessView(batch_id="b-1", failed=3, max_fails=2),)
-    advance, stop = decide(msgspec.structs.replace(a_snapshot(blocked=[view]), hopeless=hopeless), S)
+    over_limit = (BatchOverLimit(batch_id="b-1", failed=3, max_fails=2),)
+    advance, stop = decide(msgspec.structs.replace(a_snapshot(blocked=[view]), over_limit=over_limit), S)
     assert advance == AdvanceMap(task_id="t", attempt=0, step="expand", reason="the list to map over is complete")
     assert stop == StopBatch(batch_id="b-1", reason="3 tasks of batch b-1 have failed; its limit is 2")
