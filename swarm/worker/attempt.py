@@ -23,6 +23,8 @@ from swarm.runtime.ports import Executor
 
 log = logging.getLogger(__name__)
 
+SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
+"""What needs the model server."""
 PROVEN_PIECES = 2
 CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
@@ -106,7 +108,7 @@ class Run:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
-        self.uses_server = claim.task.task_class in (TaskClass.LLM, TaskClass.RESOURCE)
+        self.uses_server = claim.task.task_class in SERVED
         self.begun = False
         """Its executor was started."""
         self.judged = False

@@ -18,15 +18,15 @@ from swarm.core.explain.monitor import IdleReason, idle_reason, suits
 from swarm.core.lanes import parse_lane, preference
 from swarm.core.pauses import Pauses
 from swarm.core.policy.retry import Again, last_broke, runs_alone
-from swarm.core.policy.slots import Held, free_classes
+from swarm.core.policy.slots import Held, free_classes, slot_limits
 from swarm.core.task import TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.log_once import LogOnce
 from swarm.runtime.ports import Transaction
 from swarm.worker.attempt import Run
-from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.outcomes import Closing, Outcomes
+from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import Slots
 
 IDLE_LOOK_S = 1.0
@@ -89,20 +89,20 @@ class DiskTrouble:
 class Exchange:
     """Owned by the work loop."""
 
-    def __init__(self, ports: WorkerPorts, config: WorkerConfig, state: WorkerState, slots: Slots) -> None:
-        self._queue = ports.queue
-        self._log = ports.log
-        self._limits = config.limits
+    def __init__(self, parts: WorkerParts, state: WorkerState, slots: Slots) -> None:
+        self._queue = parts.queue
+        self._log = parts.log
+        self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
         self._state = state
         self._slots = slots
         self._worker = state.beat.name
-        self._outcomes = Outcomes(ports, config, self._worker)
+        self._outcomes = Outcomes(parts, self._worker)
         self._closings: list[Closing] = []
         self._idle_key = ""
         self._idle_look_s = 0.0
         self.idle_text = ""
         """Why it has nothing to do, for operators."""
-        self.disk = DiskTrouble(ports.log)
+        self.disk = DiskTrouble(parts.log)
 
     def ended(self, run: Run) -> None:
         """Decide what becomes of a run that ended; the next tick tells the queue."""

@@ -25,7 +25,7 @@ from swarm.core.health.circuit_breaker import TRIP_AFTER
 from swarm.core.policy.retry import hits
 from swarm.core.task import TaskClass
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
-from swarm.worker.config import WorkerPorts
+from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import StartRules
 
 PHASE = "checking the server"
@@ -62,13 +62,14 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class FaultInquiry:
-    """See the module. ``limit_s`` is what a request may take until its first token, a load included."""
+    """See the module."""
 
-    def __init__(self, ports: WorkerPorts, limit_s: float, pool: ThreadPool) -> None:
-        assert ports.prober is not None
-        self._prober = ports.prober
-        self._log = ports.log
-        self._limit_s = limit_s
+    def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
+        assert parts.prober is not None
+        self._prober = parts.prober
+        self._log = parts.log
+        self._limit_s = parts.settings.llm.first_token_s
+        """What a request may take until its first token, a load included."""
         self._pool = pool
         self._waiting: dict[str, tuple[Run, Broken, TaskFault]] = {}
         self._broken: deque[Broken] = deque(maxlen=REMEMBERED)

@@ -21,7 +21,6 @@ from swarm.ollama.repair_actions import RepairActions
 from swarm.ollama.repairing_server import RepairingServer
 from swarm.ollama.server import client_of, find_binary
 from swarm.ollama.server_spec import server_spec
-from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
@@ -36,13 +35,13 @@ from swarm.runtime.open import crash_rule
 from swarm.supervisor.state import HOST_PREFIX, load_plan
 from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import end_remains
-from swarm.worker.config import WorkerPorts, worker_config
 from swarm.worker.executors.command import CommandExecutor
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.load_model import ResourceExecutor
 from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ModelServerProbe
 from swarm.worker.worker import Worker
 
@@ -70,9 +69,7 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        ports = _ports(queue, options, plan, bell, beats, log)
-        config = worker_config(options.settings, gpu=",".join(plan.gpu_uuids) or None, place=_place(plan))
-        worker = Worker(ports, config, state, wish)
+        worker = Worker(_parts(queue, options, plan, bell, beats, log), state, wish)
         try:
             return run_loop(worker, wait=bell.wait, log=log, lost=root_trouble)
         finally:
@@ -136,32 +133,35 @@ def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: loggin
     return len(lines)
 
 
-def _ports(
+def _parts(
     queue: FileQueue, options: RunOptions, plan: WorkerPlan, bell: FileBell, beats: HeartbeatThread, log: logging.Logger
-) -> WorkerPorts:
+) -> WorkerParts:
     settings = options.settings
     command = CommandExecutor(
         settings.command, scripts=settings.scripts, root=str(options.root), work_dir=queue.layout.work_of(plan.name)
     )
-    ports = WorkerPorts(
+    parts = WorkerParts(
         queue=queue.worker_view(plan.name),
         bell=bell,
         executors={TaskClass.CPU: command, TaskClass.SCRIPT: command},
         beats=beats,
         jitter=random.random,
         log=log,
+        settings=settings,
+        gpu=",".join(plan.gpu_uuids) or None,
+        place=_place(plan),
     )
     if plan.url is None:
-        return ports
+        return parts
     client = client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted)
-    return with_model_server(ports, queue.layout, options, plan, client)
+    return with_model_server(parts, queue.layout, options, plan, client)
 
 
 def with_model_server(
-    ports: WorkerPorts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient
-) -> WorkerPorts:
+    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient
+) -> WorkerParts:
     """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
-    settings, log = options.settings, ports.log
+    settings, log = options.settings, parts.log
     actions = RepairActions(
         plan.name,
         root=options.root,
@@ -171,7 +171,7 @@ def with_model_server(
     )
     server = RepairingServer(client, actions, settings.repair, log=log)
     limits = _limits(settings.llm, plan, log)
-    pin = _pin(options, plan, log)
+    pin = _pin(plan, actions, log)
     probe = ModelServerProbe(server, server.broke, models=settings.models, on_cpu_spill=limits.on_cpu_spill, pin=pin)
     resource = ResourceExecutor(
         server,
@@ -193,8 +193,8 @@ def with_model_server(
         cache=ResponseCache(files, client, simulated=plan.simulated, log=log),
     )
     return dataclasses.replace(
-        ports,
-        executors={**ports.executors, TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
+        parts,
+        executors={**parts.executors, TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
         probe=probe,
         prober=probe,
         cards=_cards(options, plan, actions, log),
@@ -233,17 +233,11 @@ def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: l
     )
 
 
-def _pin(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> PinProof | None:
+def _pin(plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> PinProof | None:
     """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
     if not plan.gpus or plan.simulated or not plan.owns_server:
         return None
-    markers = {SERVER_MARKER: plan.name, ROOT_MARKER: str(options.root)}
-    return PinProof(
-        machine_reader(),
-        uuids=plan.gpu_uuids,
-        pids=lambda: {one.pid for one in find_marked(**markers)},
-        log=log,
-    )
+    return PinProof(machine_reader(), uuids=plan.gpu_uuids, pids=actions.pids, log=log)
 
 
 def _place(plan: WorkerPlan) -> str:

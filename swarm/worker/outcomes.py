@@ -12,7 +12,7 @@ from swarm.core.policy.retry import Again, Cancelled, GiveUp, Verdict, after_fau
 from swarm.core.task import Attempt, Outcome, Task, TaskClass, TaskError, Trail
 from swarm.errors import StorageFault
 from swarm.worker.attempt import Released, Run
-from swarm.worker.config import WorkerConfig, WorkerPorts
+from swarm.worker.parts import WorkerParts
 
 _MESSAGE_CHARS = 2000
 _RETRYABLE = ("infra", "transient", "suspect")
@@ -33,9 +33,8 @@ class Closing(NamedTuple):
 class Outcomes:
     """Decides by ``swarm.core.policy.retry``, and logs what came of it."""
 
-    def __init__(self, ports: WorkerPorts, config: WorkerConfig, worker: str) -> None:
-        self._ports = ports
-        self._config = config
+    def __init__(self, parts: WorkerParts, worker: str) -> None:
+        self._parts = parts
         self._worker = worker
 
     def close(self, run: Run, *, digest: str | None) -> Closing:
@@ -53,7 +52,7 @@ class Outcomes:
 
     def log_settled(self, closing: Closing) -> None:
         """Messages about a request or program may quote its input, so only their kind is logged; those of hosts may show."""
-        run, log = closing.run, self._ports.log
+        run, log = closing.run, self._parts.log
         fault = run.ending if isinstance(run.ending, TaskFault) else None
         ours = fault is not None and (fault.fault == "infra" or run.claim.task.task_class is TaskClass.RESOURCE)
         detail = f" ({fault.message[:300]})" if fault is not None and ours else ""
@@ -78,7 +77,7 @@ class Outcomes:
     def log_fenced(self, closing: Closing) -> None:
         """It came too late and changed nothing."""
         claim = closing.run.claim
-        self._ports.log.warning(
+        self._parts.log.warning(
             "Fenced: task %s was taken back from this worker; the late result of attempt %d is set aside",
             claim.task.task_id,
             claim.attempt,
@@ -92,8 +91,8 @@ class Outcomes:
             task=claim.task,
             attempt=claim.attempt,
             attempts=claim.attempts,
-            settings=self._config.retry,
-            jitter=self._ports.jitter(),
+            settings=self._parts.settings.retry,
+            jitter=self._parts.jitter(),
             worker=self._worker,
             message=fault.message,
             others=fault.fault != "poison" or self._others(claim.task),
@@ -120,7 +119,7 @@ class Outcomes:
     def _others(self, task: Task) -> bool:
         """Whether another worker could try it; if that cannot be read, as if there were one."""
         try:
-            return bool(self._ports.queue.peers(task.model or ""))
+            return bool(self._parts.queue.peers(task.model or ""))
         except StorageFault:
             return True
 
@@ -136,7 +135,7 @@ class Outcomes:
         return Attempt(
             attempt=run.claim.attempt,
             worker=self._worker,
-            gpu=self._config.gpu,
+            gpu=self._parts.gpu,
             model_digest=digest,
             started_at=run.started_at,
             ended_at=now_iso(),

@@ -15,9 +15,9 @@ from swarm.core.health.circuit_breaker import Breaker, after_infra_fault, after_
 from swarm.core.health.gpu_health import CardVerdict
 from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass
-from swarm.worker.attempt import Run, ThreadPool
-from swarm.worker.config import WorkerConfig, WorkerPorts
+from swarm.worker.attempt import SERVED, Run, ThreadPool
 from swarm.worker.fault_inquiry import TICK_S, FaultInquiry
+from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ServerReading
 from swarm.worker.slots import StartRules
 
@@ -31,12 +31,12 @@ LATE_AFTER_S = 30.0
 class ServerHealth:
     """Of a worker's model server, if it has one, and of its cards."""
 
-    def __init__(self, ports: WorkerPorts, config: WorkerConfig, pool: ThreadPool) -> None:
-        self._probe = ports.probe
-        self._cards = ports.cards
+    def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
+        self._probe = parts.probe
+        self._cards = parts.cards
         self._pool = pool
-        self._log = ports.log
-        self._inquiry = None if ports.prober is None else FaultInquiry(ports, config.first_token_s, pool)
+        self._log = parts.log
+        self._inquiry = None if parts.prober is None else FaultInquiry(parts, pool)
         self._arrived: SimpleQueue[tuple[int, ServerReading]] = SimpleQueue()
         self._generation = 0
         self._asked_s: float | None = None
@@ -96,7 +96,7 @@ class ServerHealth:
         """Why no llm or resource task may start beside those held; empty if one may."""
         if self._probe is None:
             return "it has no model server"
-        in_flight = any(one.task.task_class in (TaskClass.LLM, TaskClass.RESOURCE) for one in held)
+        in_flight = any(one.task.task_class in SERVED for one in held)
         closed = self.cards.reason or self.refusal(in_flight=in_flight)
         return closed or ("" if self._inquiry is None else self._inquiry.closed_reason)
 

@@ -10,8 +10,8 @@ from swarm.core.claim import Claim
 from swarm.core.policy.slots import may_start
 from swarm.core.task import TaskClass
 from swarm.errors import SwarmError
-from swarm.worker.attempt import CancelReason, Run, ThreadPool
-from swarm.worker.config import WorkerConfig, WorkerPorts
+from swarm.worker.attempt import SERVED, CancelReason, Run, ThreadPool
+from swarm.worker.parts import WorkerParts
 
 HUNG_AFTER_S = 60.0
 """An attempt that was stopped and still runs after this long has lost its thread for good: the process must end."""
@@ -39,11 +39,10 @@ class AttemptHung(SwarmError):
 class Slots:
     """Owned by the work loop. A run keeps its slot from claim until its outcome is on record."""
 
-    def __init__(self, ports: WorkerPorts, config: WorkerConfig, pool: ThreadPool) -> None:
+    def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
         self.runs: tuple[Run, ...] = ()
-        self.classes = frozenset(ports.executors)
-        self._ports = ports
-        self._limit_s = config.limit_s
+        self.classes = frozenset(parts.executors)
+        self._parts = parts
         self._pool = pool
         self._ended: SimpleQueue[Run] = SimpleQueue()
         self._cancel_check_s = 0.0
@@ -65,8 +64,9 @@ class Slots:
 
     def take(self, claim: Claim) -> Run:
         """Give a claim a slot; ``begin_ready`` starts it."""
-        limit_s = claim.task.timeout_s or self._limit_s[claim.task.task_class]
-        run = Run(claim, limit_s=limit_s)
+        task, settings = claim.task, self._parts.settings
+        limits = settings.llm if task.task_class in SERVED else settings.command  # a load may take as long as a request
+        run = Run(claim, limit_s=task.timeout_s or limits.timeout_s)
         self.runs = (*self.runs, run)
         return run
 
@@ -110,7 +110,7 @@ class Slots:
 
     def stop_overdue(self) -> None:
         """Stop what is past its deadline or (looked at now and then) to be cancelled. Raises ``AttemptHung``."""
-        now_s, log = monotonic(), self._ports.log
+        now_s, log = monotonic(), self._parts.log
         check = now_s >= self._cancel_check_s
         if check:
             self._cancel_check_s = now_s + CANCEL_CHECK_S
@@ -123,7 +123,7 @@ class Slots:
                 self.stop(run, "timeout")
             elif run.stopping_s > HUNG_AFTER_S:
                 raise AttemptHung(f"task {task_id} still runs {HUNG_AFTER_S:.0f} s after it was stopped")
-            elif check and run.cancel.reason is None and self._ports.queue.cancel_requested(run.claim):
+            elif check and run.cancel.reason is None and self._parts.queue.cancel_requested(run.claim):
                 log.info("Task %s is to be cancelled: stopping it", task_id)
                 self.stop(run, "cancelled")
 
@@ -139,7 +139,7 @@ class Slots:
                 return
 
     def _begin(self, run: Run) -> None:
-        executor = self._ports.executors[run.claim.task.task_class]
+        executor = self._parts.executors[run.claim.task.task_class]
         run.begin()
 
         def perform() -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from time import monotonic
 
+from swarm.core.policy.slots import slot_limits
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerStatus
 from swarm.errors import SwarmError
 from swarm.runtime.loop import StopWish
 from swarm.worker.attempt import ThreadPool
-from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.exchange import Exchange
 from swarm.worker.heartbeat import WorkerState
+from swarm.worker.parts import WorkerParts
 from swarm.worker.server_health import ServerHealth
 from swarm.worker.slots import Slots
 
@@ -38,22 +39,22 @@ and for looks at the cards."""
 class Worker:
     """Fits ``swarm.runtime.loop.Actor``. Whoever makes it holds the process lock of its name, and started ``beats``."""
 
-    def __init__(self, ports: WorkerPorts, config: WorkerConfig, state: WorkerState, wish: StopWish) -> None:
-        self._ports = ports
-        self._config = config
+    def __init__(self, parts: WorkerParts, state: WorkerState, wish: StopWish) -> None:
+        self._parts = parts
         self._state = state
         self._wish = wish
-        self._log = ports.log
+        self._log = parts.log
         self._name = state.beat.name
-        pool = ThreadPool(config.limits.total + _LOOKS, f"{self._name}-slot", ports.bell.wake_self)
-        self.slots = Slots(ports, config, pool)
-        self.server = ServerHealth(ports, config, pool)
-        self._exchange = Exchange(ports, config, state, self.slots)
+        total = slot_limits(parts.settings.worker, parts.settings.llm).total
+        pool = ThreadPool(total + _LOOKS, f"{self._name}-slot", parts.bell.wake_self)
+        self.slots = Slots(parts, pool)
+        self.server = ServerHealth(parts, pool)
+        self._exchange = Exchange(parts, state, self.slots)
         self._obeyed = 0
         self._give_up_s = float("inf")
         self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
         """What others act upon, as it was published last."""
-        self._log.info("Worker initialized: %s on %s", self._name, config.place)
+        self._log.info("Worker initialized: %s on %s", self._name, parts.place)
 
     # -- what the loop asks ----------------------------------------------------------------------------------------
 
@@ -69,7 +70,7 @@ class Worker:
 
     def step(self) -> float:
         """One tick; returns the seconds to wait for a wake-up before the next."""
-        if self._ports.beats.failed:
+        if self._parts.beats.failed:
             raise SwarmError("the heartbeat thread has ended; without it the worker would be taken for hung")
         self._obey_stop()
         self._close_ended()
@@ -115,7 +116,7 @@ class Worker:
         decided = self.server.judge(
             self.slots.ended(),
             self.slots.runs,
-            unwanted=lambda run: self._ports.queue.cancel_requested(run.claim),
+            unwanted=lambda run: self._parts.queue.cancel_requested(run.claim),
             give_up=self._obeyed > 1,
         )
         for run in decided:
@@ -155,7 +156,7 @@ class Worker:
         """Renew the heartbeat's content; what others act upon is written out soon."""
         state, before = self._state, self._state.beat
         state.hold(self.slots.runs)
-        lost_races = self._ports.queue.lost_races
+        lost_races = self._parts.queue.lost_races
         if lost_races != before.tally.lost_races:
             state.count(lost_races=lost_races - before.tally.lost_races)
         status, reason = self._condition()
@@ -163,7 +164,7 @@ class Worker:
         outside = (status, state.beat.model, state.beat.resource_seq)
         if outside != self._outside:
             flips = outside[1:] == self._outside[1:] and {status, self._outside[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY}
-            self._ports.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
+            self._parts.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
             self._outside = outside
 
     def _condition(self) -> tuple[WorkerStatus, str]:
@@ -187,15 +188,17 @@ class Worker:
         return WorkerStatus.IDLE, "; ".join(part for part in (self._exchange.idle_text, refused) if part)
 
     def _pause_s(self, *, full: bool) -> float:
-        longest_s = FULL_PAUSE_S if full else self._config.poll_s
+        settings = self._parts.settings.worker
+        longest_s = FULL_PAUSE_S if full else settings.poll_s
         if not full and self._state.idle_s > LONG_IDLE_S:
             longest_s *= LONG_IDLE_FACTOR
         if self._exchange.disk.words:
             longest_s = min(longest_s, max(self._exchange.disk.wait_s, 0.01))
         asking_s = self.server.longest_pause_s(self.slots.waiting)
-        return max(0.0, min(longest_s, self._config.longest_pause_s, asking_s, self.slots.next_deadline_s))
+        unsuspicious_s = settings.heartbeat_stale_s / 2  # a worker whose ticks stand still is taken for hung
+        return max(0.0, min(longest_s, unsuspicious_s, asking_s, self.slots.next_deadline_s))
 
     def _last_beat(self, reason: str) -> None:
         self._state.hold(self.slots.runs)
         self._state.publish(status=WorkerStatus.STOPPED, reason=reason)
-        self._ports.beats.stop()
+        self._parts.beats.stop()

@@ -11,21 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarm.config.settings import RetrySettings
+from swarm.config.settings import CommandSettings, LlmSettings, RetrySettings, Settings, WorkerSettings
 from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import lane_of
 from swarm.core.model_server import LoadedModel, ModelDetails, Reply
 from swarm.core.pauses import Pauses
-from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 from swarm.runtime.loop import StopWish, run_loop
 from swarm.runtime.ports import Executor, WorkerQueue
-from swarm.worker.config import WorkerConfig, WorkerPorts
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import Prober, ServerReading
 from swarm.worker.worker import Worker
 from tests.helpers.wait import wait_until
@@ -321,7 +320,7 @@ class Harness:
         self,
         *,
         slots: int = 1,
-        limits: SlotLimits | None = None,
+        cpu_slots: int = 1,
         probe: Probe | None = None,
         executors: Mapping[TaskClass, Executor] | None = None,
         retry: RetrySettings | None = None,
@@ -329,7 +328,7 @@ class Harness:
         poll_s: float = 0.02,
         log: logging.Logger | None = None,
         heartbeat_s: float = 60.0,
-        config: WorkerConfig | None = None,
+        settings: Settings | None = None,
         queue: WorkerQueue | None = None,
         prober: Prober | None = None,
         cards: CardWatch | None = None,
@@ -346,7 +345,13 @@ class Harness:
         self.own = WorkerState(name="worker-1", pid=1, epoch=3)
         self.beats = HeartbeatThread(beat_of=self.own.heartbeat, sink=self.sink, period_s=heartbeat_s, log=log)
         self.beats.start()
-        ports = WorkerPorts(
+        settings = settings or Settings(
+            worker=WorkerSettings(poll_s=poll_s, cpu_slots=cpu_slots),
+            llm=LlmSettings(slots=slots, timeout_s=limit_s),
+            command=CommandSettings(timeout_s=limit_s),
+            retry=retry or RetrySettings(),
+        )
+        parts = WorkerParts(
             queue=queue or self.queue,
             bell=self.bell,
             executors=executors or dict.fromkeys(TaskClass, self.work),
@@ -356,17 +361,12 @@ class Harness:
             jitter=lambda: 0.5,
             log=log,
             prober=prober,
-        )
-        config = config or WorkerConfig(
-            limits=limits or SlotLimits(llm=slots, total=max(5, slots)),
-            retry=retry or RetrySettings(),
-            poll_s=poll_s,
-            limit_s=dict.fromkeys(TaskClass, limit_s),
+            settings=settings,
             gpu="GPU-1",
             place="GPU 1, Ollama port 11437",
         )
         self.log = log
-        self.worker = Worker(ports, config, self.own, self.wish)
+        self.worker = Worker(parts, self.own, self.wish)
         self.exit_code: int | None = None
         self._thread: threading.Thread | None = None
 

@@ -13,8 +13,8 @@ from swarm.core.task import TaskClass
 from swarm.queue.layout import Layout
 from swarm.runtime.bootstrap import RunOptions
 from swarm.worker.attempt import Cancel
-from swarm.worker.config import WorkerPorts
 from swarm.worker.main import with_model_server
+from swarm.worker.parts import WorkerParts
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 
@@ -23,8 +23,8 @@ def parts(tmp_path, server, **plan):
     plan = WorkerPlan(name="worker-1", url="http://127.0.0.1:1", **plan)
     options = RunOptions(settings=settings)
     log = logging.getLogger("worker-1")
-    ports = WorkerPorts(queue=None, bell=None, executors={}, beats=None, jitter=None, log=log)
-    return with_model_server(ports, Layout(str(tmp_path)), options, plan, server)
+    plain = WorkerParts(queue=None, bell=None, executors={}, beats=None, jitter=None, log=log, settings=settings)
+    return with_model_server(plain, Layout(str(tmp_path)), options, plan, server)
 
 
 def test_a_worker_without_cards_may_use_the_cpu_and_says_so_once(tmp_path, caplog):

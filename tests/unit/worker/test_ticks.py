@@ -11,11 +11,9 @@ import pytest
 from swarm.config.settings import RetrySettings, Settings, WorkerSettings
 from swarm.core.faults import TaskFault
 from swarm.core.health import circuit_breaker as breaker
-from swarm.core.policy.slots import SlotLimits
 from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
-from swarm.worker.config import worker_config
 from swarm.worker.server_probe import ServerReading
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import Harness, Probe, Work, cpu, holds, llm, load, script
@@ -77,7 +75,7 @@ def test_a_freed_slot_is_refilled_at_once():
 
 def test_an_idle_workers_turns_are_never_so_far_apart_that_it_is_taken_for_hung():
     settings = Settings(worker=WorkerSettings(poll_s=100.0))
-    swarm = Harness(config=worker_config(settings, gpu=None, place="-")).warm()
+    swarm = Harness(settings=settings).warm()
     assert 0 < swarm.turn() <= settings.worker.heartbeat_stale_s / 2
 
 
@@ -401,8 +399,7 @@ def test_prompts_are_never_logged(caplog):
 
 def test_without_a_server_it_takes_cpu_and_script_work_only():
     work = Work()
-    limits = SlotLimits(cpu=2, total=5)
-    swarm = Harness(limits=limits, executors={TaskClass.CPU: work, TaskClass.SCRIPT: work}, served=False)
+    swarm = Harness(cpu_slots=2, executors={TaskClass.CPU: work, TaskClass.SCRIPT: work}, served=False)
     swarm.queue.put(llm("t1"), load("l1"), cpu("c1"))
     swarm.until(lambda: "c1" in swarm.queue.ended)
     assert swarm.queue.claim_log == ["c1"]
