@@ -1,6 +1,7 @@
-"""The loop around a ``step``: runs turns, waits between them, and reports a crash once, with its traceback.
+"""The loop of a long-running process: ticks, waits, signals, and the report of a crash.
 
-Signals of a long-running process: handlers only note the wish and wake the loop, the loop acts.
+* Crash-only: nothing is tidied up on disk after a crash; recovery under the freed process lock does it.
+* Signal handlers only note the wish to stop and wake the loop; the loop acts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ EXIT_CRASHED = 70
 
 
 class Actor(Protocol):
-    """Something that runs in turns."""
+    """Something that runs in ticks."""
 
     @property
     def title(self) -> str:
@@ -28,11 +29,11 @@ class Actor(Protocol):
 
     @property
     def finished(self) -> bool:
-        """No further turn is wanted."""
+        """No further tick is wanted."""
         ...
 
     def step(self) -> float:
-        """One turn; returns the seconds to wait before the next (0: at once)."""
+        """One tick; returns the seconds to wait before the next (0: at once)."""
         ...
 
     def close(self) -> None:
@@ -51,12 +52,10 @@ def run_loop(
     log: logging.Logger,
     lost: Callable[[], str] = lambda: "",
 ) -> int:
-    """Run turns until ``finished``; returns the exit status: 0, or ``EXIT_CRASHED`` after an unexpected exception.
+    """Run ticks until ``finished``; returns the exit status: 0, or ``EXIT_CRASHED`` after an unexpected exception.
 
-    ``wait(seconds)`` returns early when there is something to do. Crash-only: nothing is tidied up on disk after a
-    crash, because what a broken process would tidy is not to be trusted; recovery under the freed life lock does it.
-    ``lost`` is asked before each turn: why nothing may be read or written there any more, as when the queue root is another
-    directory. Then it ends like that as well, with ``EXIT_USAGE``.
+    ``wait(seconds)`` returns early when there is something to do. ``lost`` is asked before each tick: why nothing may be
+    read or written there any more, as when the queue root is another directory; then it ends with ``EXIT_USAGE``.
     """
     log.info("%s starting main loop", actor.title)
     try:

@@ -1,4 +1,4 @@
-"""The ports: what the running processes ask of the outside, as Protocols. The modules named ``main`` say who fits them.
+"""The ports: Protocols of what the running processes ask of the outside.
 
 Adapters fit by shape; they import neither this module nor one another.
 """
@@ -22,7 +22,7 @@ from swarm.errors import StorageFault
 
 
 class Clock(Protocol):
-    """Time. Decisions use ``mono_s``; ``iso`` is for people and documents."""
+    """Time. Decisions use ``mono_s``; ``iso`` is for readers and documents."""
 
     def mono_s(self) -> float:
         """Monotonic seconds."""
@@ -77,14 +77,14 @@ class WorkerQueue(Protocol):
         ...
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
-        """Give the task back for another attempt, with its history: at once, or from ``blocked`` after ``delay_s``.
+        """Requeue the task for another attempt, with its history: at once, or from ``blocked`` after ``delay_s``.
 
         ``counts`` False: this attempt is not counted (infra faults). False: fenced.
         """
         ...
 
     def pauses(self) -> Pauses:
-        """What people have paused (cheap: one ``stat`` call). Raises ``StorageFault``."""
+        """What operators have paused (cheap: one ``stat`` call). Raises ``StorageFault``."""
         ...
 
     def hold(self, claim: Claim) -> bool:
@@ -92,7 +92,7 @@ class WorkerQueue(Protocol):
         ...
 
     def release(self, claim: Claim) -> bool:
-        """Give the task back untouched, the attempt not counted (drain, stop). False: fenced."""
+        """Requeue the task untouched, the attempt not counted (drain, stop). False: fenced."""
         ...
 
     def waiting(self) -> Mapping[str, int]:
@@ -108,22 +108,6 @@ class WorkerQueue(Protocol):
 
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody asked to cancel this running task (cheap: one ``access`` call)."""
-        ...
-
-
-class Bell(Protocol):
-    """The change hint: whoever puts work rings it, idle loops wait on it. Losing a ring costs one poll period."""
-
-    def ring(self) -> None:
-        """Wake everybody who waits."""
-        ...
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for a ring; False after ``timeout_s``. Also returns at once when ``wake_self`` was called."""
-        ...
-
-    def wake_self(self) -> None:
-        """Wake this process's own waiter, from any thread."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""One attempt at one task: its cancel token, progress, deadline and ending; and the threads that run attempts."""
+"""One attempt at one task: cancel token, progress, deadline, ending; and the threads for them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What passes between a worker and the queue in one tick: tasks are requeued, outcomes put on record, tasks claimed.
+"""A worker's exchange with the queue, once per tick: requeue, record outcomes, claim.
 
 * Outcomes and claims of one tick are one transaction. While the disk refuses, outcomes stay in memory, nothing is claimed.
-* A claim that was taken back meanwhile is fenced: its late outcome changes nothing.
+* A claim that was reclaimed meanwhile is fenced: its late outcome changes nothing.
 * Claimed is what a free slot can run; nothing that is paused, and no request that broke this server a moment ago.
 """
 
@@ -105,7 +105,7 @@ class Exchange:
         self.disk = DiskTrouble(parts.log)
 
     def ended(self, run: Run) -> None:
-        """Decide what becomes of a run that ended; the next tick tells the queue."""
+        """Decide what becomes of a run that ended; the next tick puts it on record."""
         self._closings.append(self._outcomes.close(run, digest=self._state.digest(run)))
 
     def tick(self, closed: Closed, *, draining: bool) -> bool:

@@ -1,7 +1,7 @@
-"""Finds out whom to blame for a fault that either side may have caused, while its slot is free for the next task.
+"""Finds out whether the request or the server is to blame for an ambiguous fault.
 
-* A request that ended with such a fault is kept here until ``core.health.blame`` can tell: mostly because the next request
-  is answered, or not.
+* A request that ended with a fault that either side may have caused is kept here until ``core.health.blame`` can tell:
+  mostly because the next request is answered, or not. Its slot is free for the next task meanwhile.
 * Only where nobody else asks the server anything, or several faults wait for a verdict, nothing more is claimed and a probe
   of known good is sent. A server that fails it is out of service at once.
 * The probe is also the trial after which a server is back in service.

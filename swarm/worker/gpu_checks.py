@@ -1,4 +1,4 @@
-"""A worker's checks of its own cards: heat and loss while it works, and that its server's models lie on them."""
+"""A worker's checks of its cards: heat, loss, and that its server's models lie on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker publishes of itself: its state, what its tasks taught it, and the thread that writes both out.
+"""The heartbeat: what a worker publishes of itself, and the thread that writes it.
 
 * One writer, the work loop. The published struct is replaced whole, so the thread sees old or new values, never half.
 * The thread beats on while the loop is busy or drains; a disk that refuses is logged once and does not end it.

@@ -47,7 +47,7 @@ from swarm.worker.worker import Worker
 
 
 def run_worker(options: RunOptions, name: str) -> int:
-    """Be this worker until told to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``, ``EngineError``."""
+    """Be this worker until asked to stop; returns the exit status. Raises ``LockHeld``, ``ConfigError``, ``EngineError``."""
     check_host()
     plan = own_plan(options, name)
     queue, instead = open_root(options)
@@ -56,12 +56,12 @@ def run_worker(options: RunOptions, name: str) -> int:
     with living(queue, _row(plan, options)) as row, logging_as(name, options) as log:
         for check in instead:
             log.info("Fallback: %s", check)
-        taken_back = _take_back_own(queue, options, name, log)
+        reclaimed = _reclaim_own(queue, options, name, log)
         bell = queue.bell()
         wish = StopWish(bell.wake_self)
         install(wish)
         state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch)
-        state.count(crashes=taken_back)
+        state.count(crashes=reclaimed)
         beats = HeartbeatThread(
             beat_of=state.heartbeat,
             sink=queue.heartbeats(),
@@ -114,8 +114,8 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
     )
 
 
-def _take_back_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
-    """What an earlier life of this name held is given back before anything is claimed, also without a brain. How many.
+def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
+    """Reclaim what an earlier life of this name held, before anything is claimed and also without a brain. How many.
 
     Raises ``EngineError`` while a program of it cannot be killed: under the process lock of a worker that goes on, nobody
     could give its tasks back later.
@@ -142,7 +142,7 @@ def _parts(
     )
     parts = WorkerParts(
         queue=queue.worker_view(plan.name),
-        bell=bell,
+        wake=bell.wake_self,
         executors={TaskClass.CPU: command, TaskClass.SCRIPT: command},
         beats=beats,
         jitter=random.random,

@@ -1,4 +1,4 @@
-"""What becomes of an attempt that ended: on record as completed, failed or cancelled, tried again, or requeued untouched."""
+"""What becomes of an ended attempt: completed, failed, cancelled, retried or requeued."""
 
 from __future__ import annotations
 

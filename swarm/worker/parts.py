@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from swarm.config.settings import Settings
 from swarm.core.task import TaskClass
-from swarm.runtime.ports import Bell, Executor, WorkerQueue
+from swarm.runtime.ports import Executor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
 from swarm.worker.server_probe import Prober, ServerProbe
@@ -19,7 +19,8 @@ class WorkerParts:
     """Shared by the worker's own parts."""
 
     queue: WorkerQueue
-    bell: Bell
+    wake: Callable[[], None]
+    """Wakes the work loop, from any thread."""
     executors: Mapping[TaskClass, Executor]
     """Classes without one are never claimed."""
     beats: HeartbeatThread

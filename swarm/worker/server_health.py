@@ -1,4 +1,4 @@
-"""Whether a worker may use its model server and its cards: readings taken in the background, and a circuit breaker.
+"""Whether a worker may use its model server and its cards: readings and a circuit breaker.
 
 Owned by the work loop. Looks run on a pool thread: ``/api/ps`` may stall for seconds in normal life. With a prober, a fault
 that either side may have caused is judged first (``fault_inquiry``); without one its class alone decides, and a task is the
@@ -138,7 +138,7 @@ class ServerHealth:
             return float("inf")
         return TICK_S if self._inquiry.pressing or self._trial_due or (waiting and self._inquiry.careful) else float("inf")
 
-    # -- what it is told -----------------------------------------------------------------------------------------------
+    # -- what is reported to it ----------------------------------------------------------------------------------------
 
     def ask_soon(self) -> None:
         """Look in the next tick, and drop the answer of a look under way: the world has changed since it began."""

@@ -1,4 +1,4 @@
-"""What a worker asks its model server: what it holds, and a request of known good that shows whether it answers."""
+"""What a worker asks its model server: what it holds, and a request of known good."""
 
 from __future__ import annotations
 

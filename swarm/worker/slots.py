@@ -1,4 +1,4 @@
-"""The slots: what this worker runs at the moment, each in a pool thread, with its deadline and its cancel check."""
+"""The slots: what a worker runs, each in a pool thread, with deadline and cancel check."""
 
 from __future__ import annotations
 

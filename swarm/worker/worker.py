@@ -46,7 +46,7 @@ class Worker:
         self._log = parts.log
         self._name = state.beat.name
         total = slot_limits(parts.settings.worker, parts.settings.llm).total
-        pool = ThreadPool(total + _LOOKS, f"{self._name}-slot", parts.bell.wake_self)
+        pool = ThreadPool(total + _LOOKS, f"{self._name}-slot", parts.wake)
         self.slots = Slots(parts, pool)
         self.server = ServerHealth(parts, pool)
         self._exchange = Exchange(parts, state, self.slots)
@@ -65,7 +65,7 @@ class Worker:
 
     @property
     def finished(self) -> bool:
-        """Drained; or told twice to stop, and what ran has ended or had its time."""
+        """Drained; or asked twice to stop, and what ran has ended or had its time."""
         return self._obeyed > 0 and (not self.slots.runs or monotonic() >= self._give_up_s)
 
     def step(self) -> float:

@@ -353,7 +353,7 @@ class Harness:
         )
         parts = WorkerParts(
             queue=queue or self.queue,
-            bell=self.bell,
+            wake=self.bell.wake_self,
             executors=executors or dict.fromkeys(TaskClass, self.work),
             probe=self.probe if served else None,
             cards=cards,

@@ -33,7 +33,7 @@ def ring(layout: Layout) -> None:
 
 
 class FileBell:
-    """Fits the ``Bell`` port. One waiter per object; ``ring`` and ``wake_self`` may be called from any thread."""
+    """One waiter per object; ``ring`` and ``wake_self`` may be called from any thread."""
 
     def __init__(self, layout: Layout, *, drop_ins: bool = False) -> None:
         self._layout = layout

@@ -1,4 +1,4 @@
-"""Which programs a task may run, with which argv, variables and directory. Pure: what is not named is refused."""
+"""Which programs a task may run, with which argv, environment and directory. Pure."""
 
 from __future__ import annotations
 

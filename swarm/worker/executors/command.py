@@ -1,6 +1,6 @@
-"""Runs ``script`` and ``cpu`` tasks: an allow-listed program, no shell, in a process group that ends with the task.
+"""Runs ``script`` and ``cpu`` tasks: an allow-listed program, its directory, its process group.
 
-Where a program runs: a fresh directory that ends with the task, or one below the directory that its entry names.
+The directory is a fresh one that ends with the task, or one below the directory that its entry names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from swarm.config.settings import CommandSettings
@@ -22,10 +22,12 @@ from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.task import Trail
 from swarm.proc.env_markers import kill_marked
 from swarm.proc.environment import fixed_env
-from swarm.worker.executors.allowlist import Permit, Scripts, permit
+from swarm.worker.executors.allowlist import Scripts, permit
 from swarm.worker.executors.program import Capture, Program, follow
 
 log = logging.getLogger(__name__)
+_LAST_CHUNKS = 64
+"""Read once everybody is gone: more than a pipe holds, and bounded should somebody hold it open all the same."""
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -89,14 +91,6 @@ def _opened(name: str, above: int | None, shown: str) -> int:
         raise TaskFault("deterministic", "no_cwd", message) from error
 
 
-_LAST_CHUNKS = 64
-"""Read once everybody is gone: more than a pipe holds, and bounded should somebody hold it open all the same."""
-
-
-def _entered(allowed: Permit, own: str) -> AbstractContextManager[str]:
-    return nullcontext(own) if allowed.below is None else dir_below(*allowed.below)
-
-
 class CommandExecutor:
     """Fits the ``Executor`` port. Nothing that a task started outlives it, not even what left its process group."""
 
@@ -124,7 +118,9 @@ class CommandExecutor:
         allowed = permit(task.command, task.env, task.cwd, self._scripts)
         markers = {"SWARM_ROOT": self._root, "SWARM_WORKER": claim.worker, "SWARM_TASK": task.task_id}
         began_s = time.monotonic()
-        with fresh_dir(task.task_id, self._work_dir) as own, _entered(allowed, own) as cwd:
+        with ExitStack() as dirs:
+            own = dirs.enter_context(fresh_dir(task.task_id, self._work_dir))
+            cwd = own if allowed.below is None else dirs.enter_context(dir_below(*allowed.below))
             program = Program(allowed.argv, cwd=cwd, env={**fixed_env(own), **allowed.env, **markers})
             try:
                 return self._attend(program, markers, began_s, cancel, progress)

@@ -1,4 +1,4 @@
-"""Runs llm tasks: fills in results of earlier tasks, builds the request body, asks the cache or the server.
+"""Runs llm tasks: fills in earlier results, builds the request, asks the cache or the server.
 
 A task holds of images only where they lie and what they are, and of earlier results only references: both are put into its
 request when it runs, and the task's own body never changes.

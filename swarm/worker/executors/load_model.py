@@ -1,4 +1,4 @@
-"""Runs ``load_llm`` and ``unload_llm``: done is what ``/api/ps`` shows, not what the order was answered."""
+"""Runs ``load_llm`` and ``unload_llm``: done is what ``/api/ps`` shows."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ class ResourceExecutor:
         memory_mib: int | None = None,
         disk_mib: Callable[[str], int] = lambda _model: 0,
     ) -> None:
-        """``pin`` proves that a load came to the right card; ``on_stuck`` is told of a model, and when it was ordered out
-        (monotonic), that does not go. ``memory_mib``: of its cards together; ``disk_mib``: of a model's file; 0: not known.
+        """``pin`` proves that a load came to the right card; ``on_stuck`` is called for a model that does not go, with when
+        it was ordered out (monotonic). ``memory_mib``: of its cards together; ``disk_mib``: of a model's file, 0: not known.
         """
         self._server = server
-        self._settings = settings
+        self._timeout_s = settings.timeout_s
+        self._policy: SpillPolicy = settings.on_cpu_spill
         self._models = ModelTable(models)
         self._log = log
         self._pin = pin
@@ -65,7 +66,7 @@ class ResourceExecutor:
         task = claim.task
         if not task.model:
             raise TaskFault("deterministic", "bad_request", f"{task.action} needs a model")
-        stopper = _Stopper(cancel, progress, limit_s=task.timeout_s or self._settings.timeout_s)
+        stopper = _Stopper(cancel, progress, limit_s=task.timeout_s or self._timeout_s)
         with self._one_at_a_time:
             match task.action:
                 case "load_llm":
@@ -73,9 +74,8 @@ class ResourceExecutor:
                 case "unload_llm":
                     return self._unload_one(canonical_model(task.model), stopper)
                 case None:
-                    raise TaskFault(
-                        "deterministic", "bad_request", "a resource task needs an action: load_llm or unload_llm"
-                    )
+                    message = "a resource task needs an action: load_llm or unload_llm"
+                    raise TaskFault("deterministic", "bad_request", message)
 
     def _load(self, task: Task, model: str, stopper: _Stopper, cancel: CancelToken) -> Trail:
         began_s = time.monotonic()
@@ -105,7 +105,8 @@ class ResourceExecutor:
         load_s = time.monotonic() - load_began_s
         if self._pin is not None:
             self._check_pin(self._pin, loaded, before, stopper)
-        self._log.info("Model loaded: %s in %.1fs, %s", model, load_s, _size_words(loaded))
+        sizes = f"{loaded.size_mib} MiB ({loaded.size_vram_mib} MiB on GPU), context {loaded.context_length}"
+        self._log.info("Model loaded: %s in %.1fs, %s", model, load_s, sizes)
         return Trail(result={**_facts(loaded), "load_s": round(load_s, 3), "total_s": round(time.monotonic() - began_s, 3)})
 
     def _check_file(self, model: str) -> None:
@@ -121,13 +122,11 @@ class ResourceExecutor:
         """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again."""
         loaded = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model), within_s=SHOWN_WITHIN_S)
         if loaded is None:
-            raise TaskFault(
-                "infra", "load_unproven", f"the server said that {model} is loaded, but /api/ps does not list it"
-            )
-        spilled = loaded.spilled
-        if not spilled:
+            message = f"the server said that {model} is loaded, but /api/ps does not list it"
+            raise TaskFault("infra", "load_unproven", message)
+        if not loaded.spilled:
             return loaded
-        words, advice = _spill_words(loaded, spilled)
+        words, advice = _spill_words(loaded)
         if self._policy == "refuse":
             self._unload(model, stopper)
             learnt = _facts(loaded) | ({"no_room": True} if loaded.size_vram_mib else {})
@@ -149,9 +148,8 @@ class ResourceExecutor:
         held = _find(self._server.ps(PS_TIMEOUT_S), model)
         if held is not None:
             self._unload(model, stopper)
-        return Trail(
-            result={"model": model, "was_loaded": held is not None, "unload_s": round(time.monotonic() - began_s, 3)}
-        )
+        unload_s = round(time.monotonic() - began_s, 3)
+        return Trail(result={"model": model, "was_loaded": held is not None, "unload_s": unload_s})
 
     def _unload(self, model: str, stopper: _Stopper) -> None:
         """Order it out and wait until it is gone."""
@@ -163,10 +161,6 @@ class ResourceExecutor:
             self._on_stuck(model, began_s)
             raise TaskFault("infra", "unload_stuck", message)
         self._log.info("Model unloaded: %s", model)
-
-    @property
-    def _policy(self) -> SpillPolicy:
-        return self._settings.on_cpu_spill
 
 
 class _Stopper:
@@ -219,16 +213,12 @@ def _facts(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _size_words(loaded: LoadedModel) -> str:
-    return f"{loaded.size_mib} MiB ({loaded.size_vram_mib} MiB on GPU), context {loaded.context_length}"
-
-
-def _spill_words(loaded: LoadedModel, spilled: str) -> tuple[str, str]:
+def _spill_words(loaded: LoadedModel) -> tuple[str, str]:
     """What spilled, and what to do: a model of which nothing is on a card was not too big, the server has no card."""
     if loaded.size_vram_mib == 0:
         advice = 'see its log for the cards it found; for a worker meant to run on the CPU set llm.on_cpu_spill = "allow"'
-        return f"{loaded.name} is wholly on the CPU ({spilled}): the server uses no card", advice
-    words = f"{loaded.name} does not fit on the card: {spilled}, the rest would run on the CPU"
+        return f"{loaded.name} is wholly on the CPU ({loaded.spilled}): the server uses no card", advice
+    words = f"{loaded.name} does not fit on the card: {loaded.spilled}, the rest would run on the CPU"
     return words, 'lower num_ctx, or set llm.on_cpu_spill = "warn"'
 
 

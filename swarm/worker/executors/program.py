@@ -1,6 +1,6 @@
-"""One started program: its group, its pipes, its end. Nobody it leads survives it.
+"""One started program: its process group, its pipes, its output, its end.
 
-Reads a program's output as it comes, keeps the first part and counts the rest.
+The output is read as it comes; its first part is kept, the rest counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from swarm.core.faults import CancelToken, TaskFault
 from swarm.proc.identity import end_of_child
 from swarm.proc.process_group import KILL_WAIT_S, GroupStop
 
+log = logging.getLogger(__name__)
+_TICK_MS = 1000
+_STOPPING_TICK_MS = 10
+_HOST_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENOSPC, errno.EROFS})
+"""Faults of the worker or host, never of the task."""
 _CHUNK = 1 << 16
 _TAIL = 2048
 """Bytes of the end that are remembered beside the head: the last words say why a program failed."""
@@ -69,13 +74,6 @@ class Capture:
         self.total += len(chunk)
         self._head += chunk[: self._cap - len(self._head)]
         self._tail = (self._tail + chunk)[-_TAIL:]
-
-
-log = logging.getLogger(__name__)
-_TICK_MS = 1000
-_STOPPING_TICK_MS = 10
-_HOST_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENOSPC, errno.EROFS})
-"""Faults of the worker or host, never of the task."""
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""Answers in a wanted form: judged here and not only by the server, asked for again a bounded number of times."""
+"""Answers that must fit a JSON Schema: checked here, and asked for again a few times."""
 
 from __future__ import annotations
 

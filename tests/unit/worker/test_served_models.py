@@ -23,7 +23,7 @@ def parts(tmp_path, server, **plan):
     plan = WorkerPlan(name="worker-1", url="http://127.0.0.1:1", **plan)
     options = RunOptions(settings=settings)
     log = logging.getLogger("worker-1")
-    plain = WorkerParts(queue=None, bell=None, executors={}, beats=None, jitter=None, log=log, settings=settings)
+    plain = WorkerParts(queue=None, wake=None, executors={}, beats=None, jitter=None, log=log, settings=settings)
     return with_model_server(plain, Layout(str(tmp_path)), options, plan, server)
 
 
