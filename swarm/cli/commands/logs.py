@@ -4,18 +4,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from swarm.cli.logs import task_history
+from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
 from swarm.cli.options import Config, Json, Root, load
+from swarm.cli.render import to_json, to_json_line
+from swarm.cli.units import parse_duration_s
+from swarm.clock import iso_of
+from swarm.errors import InputError, NotRunning, name_hint
+from swarm.runtime.open import open_reader
 
 if TYPE_CHECKING:
-    import re
-    from collections import deque
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from swarm.cli.logs.log_files import Entry, Wanted
     from swarm.config.settings import Settings
 
 DEFAULT_LINES = 100
@@ -68,55 +77,36 @@ def logs(
     chosen = _choose(folder, names or [], follow=follow, needed=not record)
     if lines is None and since is None and task is None:
         lines = DEFAULT_LINES
-    history = _history(folder, chosen, wanted, lines, record)
+    entries = history(folder, chosen, wanted, lines, record)
     if follow:
-        _follow(folder, chosen, wanted, history, as_json=as_json)
+        _follow(folder, chosen, wanted, entries, as_json=as_json)
     elif as_json:
-        from swarm.cli.render import to_json
-
-        print(to_json({"lines": [_document(entry) for entry in history]}))
+        print(to_json({"lines": [_document(entry) for entry in entries]}))
     else:
-        _print(history)
+        _print(entries)
 
 
 def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
-    import time
-
-    from swarm.cli.logs.log_files import LEVELS, Wanted
-    from swarm.cli.units import parse_duration_s
-    from swarm.errors import InputError
-
     if level is not None:
         asked, level = level, {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level.upper(), level.upper())
         if level not in LEVELS:
-            raise InputError(
-                f"--level {asked!r}: there is no such level", hint=f"one of: {', '.join(name.lower() for name in LEVELS)}"
-            )
+            names = ", ".join(name.lower() for name in LEVELS)
+            raise InputError(f"--level {asked!r}: there is no such level", hint=f"one of: {names}")
     since_s = 0.0 if since is None else time.time() - parse_duration_s(since)
     return Wanted(level=level, since_s=since_s, pattern=_pattern(grep))
 
 
 def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, tuple[Entry, ...]]:
     """What to look for, and what the task's document tells. Raises ``InputError`` beside --grep, ``UnknownTask``."""
-    import msgspec
-
-    from swarm.cli.logs import task_history as tasklife
-    from swarm.errors import InputError
-    from swarm.runtime.open import open_reader
-
     if wanted.pattern is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
     document = open_reader(settings).read(task_id)
-    looking = msgspec.structs.replace(wanted, pattern=tasklife.pattern(task_id))
+    looking = msgspec.structs.replace(wanted, pattern=task_history.pattern(task_id))
     kept = msgspec.structs.replace(wanted, pattern=None)
-    return looking, tuple(filter(kept, tasklife.entries(document)))
+    return looking, tuple(filter(kept, task_history.entries(document)))
 
 
 def _pattern(grep: str | None) -> re.Pattern[str] | None:
-    import re
-
-    from swarm.errors import InputError
-
     try:
         return None if grep is None else re.compile(grep)
     except re.error as problem:
@@ -129,11 +119,6 @@ def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) ->
 
     Raises ``NotRunning`` when there are none although they are ``needed``, ``InputError`` for an unknown one.
     """
-    import os
-
-    from swarm.cli.logs.log_files import ERR, sources
-    from swarm.errors import InputError, NotRunning, name_hint
-
     known = sources(folder) if os.path.isdir(folder) else {}
     if not known and needed and not (follow and os.path.isdir(os.path.dirname(folder))):
         raise NotRunning(
@@ -146,40 +131,15 @@ def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) ->
     return tuple(part for name in names for part in (name, f"{name}{ERR}"))
 
 
-def _history(
-    folder: str, names: Sequence[str], wanted: Wanted, lines: int | None, record: Sequence[Entry] = ()
-) -> Iterator[Entry]:
-    """What the logs hold, with ``record`` merged into it by time; ``lines``: only the last of them."""
-    import os
-
-    from swarm.cli.logs import log_files as logfiles
-    from swarm.cli.logs import stderr_log as stderrlog
-
-    files = logfiles.sources(folder) if os.path.isdir(folder) else {}
-    chosen = {name: paths for name, paths in files.items() if not names or name in names}
-    logs = {name: paths for name, paths in chosen.items() if not name.endswith(logfiles.ERR)}
-    words = [iter(stderrlog.entries(name, paths[-1])) for name, paths in chosen.items() if name not in logs]
-    said = [filter(wanted, stream) for stream in words]
-    if lines is None:
-        streams = [filter(wanted, logfiles.forwards(name, paths, wanted.since_s)) for name, paths in logs.items()]
-        yield from logfiles.merged([iter(record), *streams, *said])
-        return
-    tails = [iter(logfiles.last(name, paths, lines, wanted)) for name, paths in logs.items()]
-    everything = list(logfiles.merged([iter(record), *tails, *said]))
-    yield from everything[max(0, len(everything) - lines) :]
-
-
-def _follow(folder: str, names: Sequence[str], wanted: Wanted, history: Iterator[Entry], *, as_json: bool) -> None:
-    import time
-    from collections import deque
-
+def _follow(folder: str, names: Sequence[str], wanted: Wanted, before: Iterator[Entry], *, as_json: bool) -> None:
     from swarm.cli.logs.follow import Follower
-    from swarm.cli.logs.stderr_log import is_start
 
     follower = Follower(folder, names)  # before the history is read (it is lazy), so that no line falls between the two
     shown: deque[Entry] = deque(maxlen=1000)
     try:
-        _print(_keeping(history, shown), json_lines=as_json)
+        for entry in before:
+            shown.append(entry)
+            _print([entry], json_lines=as_json)
         first = {(entry.source, entry.lines) for entry in shown}
         _print((e for e in follower.poll() if wanted(e) and (e.source, e.lines) not in first), json_lines=as_json)
         while True:
@@ -189,21 +149,10 @@ def _follow(folder: str, names: Sequence[str], wanted: Wanted, history: Iterator
         follower.close()
 
 
-def _keeping(entries: Iterator[Entry], kept: deque[Entry]) -> Iterator[Entry]:
-    for entry in entries:
-        kept.append(entry)
-        yield entry
-
-
 def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
-    import os
-    import sys
-
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for entry in entries:
         if json_lines:
-            from swarm.cli.render import to_json_line
-
             print(to_json_line(_document(entry)))
             continue
         for line in entry.lines:
@@ -214,9 +163,5 @@ def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
 
 
 def _document(entry: Entry) -> dict[str, object]:
-    from datetime import UTC, datetime
-
-    time = (
-        datetime.fromtimestamp(entry.time_s, UTC).astimezone().isoformat(timespec="milliseconds") if entry.time_s else None
-    )
-    return {"time": time, "source": entry.source, "level": entry.level, "text": "\n".join(entry.lines)}
+    moment = iso_of(entry.time_s) if entry.time_s else None
+    return {"time": moment, "source": entry.source, "level": entry.level, "text": "\n".join(entry.lines)}

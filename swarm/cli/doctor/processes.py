@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from swarm.cli.logs.follow import Tail
+from swarm.cli.doctor.log_ends import LogEnd
 from swarm.clock import parse_iso
 from swarm.core.doctor.evidence import ProcessEvidence, Quote
 from swarm.core.worker import WorkerRow
@@ -30,7 +30,7 @@ def process_evidence(
     layout: Layout, workers: Iterable[str], status: SupervisorStatus | None, now_s: float, *, trust_clock: bool
 ) -> Iterator[ProcessEvidence]:
     """Supervisor, brain, workers, servers; those that never were are left out."""
-    ends = Tail(f"{layout.logs}/supervisor.log", now_s)
+    ends = LogEnd(f"{layout.logs}/supervisor.log", now_s)
     roles = {"supervisor": "supervisor", "brain": "brain"} | {
         n: "worker" for n in workers if n not in ("supervisor", "brain")
     }
@@ -50,7 +50,7 @@ def _process(
     role: str,
     row: WorkerRow | None,
     child: ChildStatus | None,
-    ends: Tail,
+    ends: LogEnd,
     now_s: float,
     *,
     trust_clock: bool,
@@ -59,7 +59,7 @@ def _process(
     pid = row.process.pid if row is not None else None
     runs = row is not None and identity.is_same(row.process)
     stat = read_stat(pid) if pid is not None and runs else None
-    log, err = Tail(f"{layout.logs}/{name}.log", now_s), Tail(f"{layout.logs}/{name}.err", now_s)
+    log, err = LogEnd(f"{layout.logs}/{name}.log", now_s), LogEnd(f"{layout.logs}/{name}.err", now_s)
     other = identity.of_pid(pid) if pid is not None and not runs else None
     return ProcessEvidence(
         name=name,
@@ -108,7 +108,7 @@ def _server(layout: Layout, child: ChildStatus, now_s: float) -> ProcessEvidence
         reason=child.reason,
         last_exit=child.last_exit or "",
         restarts=child.restarts,
-        last_words=Tail(f"{layout.logs}/{child.name}.log", now_s).last(),
+        last_words=LogEnd(f"{layout.logs}/{child.name}.log", now_s).last(),
     )
 
 

@@ -1,7 +1,11 @@
 """Reading log files: lines to entries, forwards and backwards, through rotations, merged by time.
 
-An entry is a line with what continues it (the rest of a traceback). Files in another format, such as a model server's, are
-read as well: their lines take the time they carry, else that of the line before.
+* An entry is a line with what continues it (the rest of a traceback).
+* Files in another format, such as a model server's, are read as well: their lines take the time they carry, else that of
+  the line before.
+* What a process wrote to standard error (``<name>.err``) carries no time. Its last lines were written when it died, and
+  it is started again right after that: so they take the time of the next start, which is noted in the file, and those of
+  the last life the time of the file itself.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -29,7 +34,11 @@ _SERVER_TIME = re.compile(r"\btime=(\S+)|^\[GIN\] (\d{4}/\d\d/\d\d - \d\d:\d\d:\
 _SERVER_LEVEL = re.compile(r"\blevel=(\w+)")
 _ROTATED = re.compile(r"(.+?)(?:\.log|(\.err))(?:\.(\d+))?$")
 ERR = ".err"
-"""End of the name of a log that holds what a process said on standard error; see ``swarm.cli.logs.stderr_log``."""
+"""End of the name of a log that holds what a process wrote to standard error."""
+STDERR_BYTES = 1 << 18
+"""Of such a file only its end is shown."""
+STARTED = "started; what it says on standard error follows"
+_FATAL = ("Traceback (most", "Fatal Python error")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +148,64 @@ def merged(streams: Iterable[Iterator[Entry]]) -> Iterator[Entry]:
 def last(source: str, paths: list[str], number: int, wanted: Callable[[Entry], bool]) -> list[Entry]:
     """The last ``number`` wanted records of one log, oldest first, read from the end: costs what is shown, not the whole."""
     return list(islice(filter(wanted, _records_backwards(source, paths)), number))[::-1]
+
+
+def history(
+    folder: str,
+    names: Sequence[str],
+    wanted: Wanted,
+    lines: int | None,
+    record: Iterable[Entry] = (),
+    *,
+    rotated: bool = True,
+) -> Iterator[Entry]:
+    """What these logs hold (all, if none are named), with ``record`` merged into it.
+
+    ``lines``: only the last of them; without ``rotated`` only the files that are still written to.
+    """
+    files = sources(folder) if os.path.isdir(folder) else {}
+    streams: list[Iterator[Entry]] = [iter(record)]
+    for name, every in files.items():
+        if names and name not in names:
+            continue
+        paths = every if rotated else every[-1:]
+        if name.endswith(ERR):
+            streams.append(filter(wanted, stderr_entries(name, paths[-1])))
+        elif lines is None:
+            streams.append(filter(wanted, forwards(name, paths, wanted.since_s)))
+        else:
+            streams.append(iter(last(name, paths, lines, wanted)))
+    entries = merged(streams)
+    yield from entries if lines is None else deque(entries, maxlen=lines)
+
+
+def stderr_entries(source: str, path: str) -> list[Entry]:
+    """What a process wrote to standard error, oldest first: one record for each life that wrote anything."""
+    try:
+        with open(open_file(path), "rb") as file:
+            status = os.fstat(file.fileno())
+            file.seek(max(0, status.st_size - STDERR_BYTES))
+            lines = [text_of(line) for line in file.read().split(b"\n") if line.strip()]
+    except (FileNotFoundError, OddEntry):
+        return []
+    found: list[Entry] = []
+    written: list[str] = []
+    until_s = status.st_mtime
+    for line in reversed(["", *lines]):
+        start = parse(line, source, 0.0)
+        if line and not is_start(start):
+            written.insert(0, line)
+            continue
+        if written:
+            level = "ERROR" if any(text.startswith(_FATAL) for text in written) else None
+            found.insert(0, Entry(time_s=until_s, source=source, level=level, lines=tuple(written)))
+        written, until_s = [], start.time_s
+    return found
+
+
+def is_start(entry: Entry) -> bool:
+    """Whether this is the note of a start."""
+    return entry.lines[0].endswith(STARTED)
 
 
 def _records_backwards(source: str, paths: list[str]) -> Iterator[Entry]:

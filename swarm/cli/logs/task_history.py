@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 from swarm.cli.logs.log_files import Entry
+from swarm.clock import iso_of, parse_iso
 
 SOURCE = "task"
 
@@ -37,25 +37,27 @@ def _attempts(document: Mapping[str, Any]) -> Iterator[Entry]:
     for one in document.get("attempts") or ():
         who = f"Attempt {one.get('attempt')} on {one.get('worker')}"
         outcome = str(one.get("outcome", "completed"))
-        error = one.get("error") or {}
-        why = f": {error.get('type')}: {error.get('message')}" if error else ""
+        level = "INFO" if outcome == "completed" else "WARNING"
         yield _entry(one.get("started_at"), "INFO", f"{who} started")
-        yield _entry(one.get("ended_at"), "INFO" if outcome == "completed" else "WARNING", f"{who} ended: {outcome}{why}")
+        yield _entry(one.get("ended_at"), level, f"{who} ended: {outcome}{why(one)}")
 
 
 def _ended(document: Mapping[str, Any]) -> Iterator[Entry]:
-    status = document.get("status")
-    if status:
-        error = document.get("error") or {}
-        why = f": {error.get('type')}: {error.get('message')}" if error else ""
+    if status := document.get("status"):
         level = "INFO" if status == "completed" else "ERROR"
-        yield _entry(document.get("completed_at"), level, f"It is {status}{why}")
+        yield _entry(document.get("completed_at"), level, f"It is {status}{why(document)}")
+
+
+def why(ended: Mapping[str, Any]) -> str:
+    """The error of a task or an attempt, after a colon; empty where there is none."""
+    error = ended.get("error") or {}
+    return f": {error.get('type')}: {error.get('message')}" if error else ""
 
 
 def _entry(moment: object, level: str, text: str) -> Entry:
     try:
-        time_s = datetime.fromisoformat(str(moment)).timestamp()
+        time_s = parse_iso(str(moment))
     except ValueError:
         return Entry(time_s=0.0, source=SOURCE, level=level, lines=())
-    shown = datetime.fromtimestamp(time_s).astimezone().isoformat(timespec="milliseconds")
-    return Entry(time_s=time_s, source=SOURCE, level=level, lines=(f"[{shown}] [{SOURCE}] {level:<5} {text}",))
+    line = f"[{iso_of(time_s)}] [{SOURCE}] {level:<5} {text}"
+    return Entry(time_s=time_s, source=SOURCE, level=level, lines=(line,))

@@ -9,10 +9,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.cli.logs import log_files as logfiles
-from swarm.cli.logs import stderr_log as stderrlog
-from swarm.cli.logs import task_history as tasklife
-from swarm.cli.logs.log_files import Entry, Wanted
+from swarm.cli.logs.log_files import ERR, Wanted, history
+from swarm.cli.logs.task_history import pattern, why
 from swarm.cli.top.state import Look, TopData
 from swarm.cli.units import count, duration
 from swarm.cli.views import explanations
@@ -71,24 +69,14 @@ class Looker:
             return Look(subject=subject, kind="task", missing=f"there is no task or worker {subject} any more")
         except SwarmError as problem:
             return Look(subject=subject, kind="task", missing=problem.message)
-        log = self._log((), Wanted(pattern=tasklife.pattern(subject)))
+        log = self._log((), Wanted(pattern=pattern(subject)))
         return Look(subject=subject, kind="task", explanation=found, facts=tuple(_task_facts(document)), log=log)
 
     def _log(self, names: tuple[str, ...], wanted: Wanted) -> tuple[str, ...]:
         """The last lines of these logs (all, if none are named) that are wanted."""
-        try:
-            files = logfiles.sources(f"{self._settings.queue.root}/logs")
-        except FileNotFoundError:
-            return ()
-        tails: list[Iterator[Entry]] = []
-        for name, paths in files.items():
-            if names and name.removesuffix(logfiles.ERR) not in names:
-                continue
-            if name.endswith(logfiles.ERR):
-                tails.append(filter(wanted, stderrlog.entries(name, paths[-1])))
-            else:
-                tails.append(iter(logfiles.last(name, paths[-1:], LOG_LINES, wanted)))
-        return tuple(line for entry in logfiles.merged(tails) for line in entry.lines)[-LOG_LINES:]
+        chosen = [part for name in names for part in (name, f"{name}{ERR}")]
+        entries = history(f"{self._settings.queue.root}/logs", chosen, wanted, LOG_LINES, rotated=False)
+        return tuple(line for entry in entries for line in entry.lines)[-LOG_LINES:]
 
 
 def _worker_facts(name: str, status: StatusView) -> Iterator[str]:
@@ -106,9 +94,7 @@ def _task_facts(document: dict[str, Any]) -> Iterator[str]:
     names = ("task_class", "model", "action", "name", "batch_id", "priority", "created_at", "completed_at")
     yield ", ".join(f"{name} {document[name]}" for name in names if document.get(name) is not None)
     for one in document.get("attempts") or ():
-        error = one.get("error") or {}
-        why = f": {error.get('type')}: {error.get('message')}" if error else ""
-        yield f"attempt {one.get('attempt')} on {one.get('worker')}, {one.get('outcome', 'completed')}{why}"
+        yield f"attempt {one.get('attempt')} on {one.get('worker')}, {one.get('outcome', 'completed')}{why(one)}"
 
 
 class LookingThread:

@@ -16,8 +16,8 @@ from swarm.cli.doctor.host import (
     root_trouble,
     way_trouble,
 )
+from swarm.cli.doctor.log_ends import LogEnd
 from swarm.cli.doctor.processes import lock_holder
-from swarm.cli.logs.follow import Tail
 from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
@@ -219,29 +219,29 @@ def test_the_last_traceback_is_quoted_by_its_exception_and_its_line(tmp_path):
         f"{head}| KeyError: 'x'",
     ]
     path.write_text("\n".join([*old, *new, f"{head}goodbye"]) + "\n")
-    tail = Tail(str(path), time.time())
+    tail = LogEnd(str(path), time.time())
     crash = tail.crash()
     assert (crash.text, crash.line) == ("KeyError: 'x'", 7)
     assert crash.age_s > 0
     assert tail.last().text.endswith("goodbye")
     assert tail.last().line == 8
-    assert Tail(str(tmp_path / "none.log"), 0.0).last() is None
+    assert LogEnd(str(tmp_path / "none.log"), 0.0).last() is None
 
 
 def test_standard_error_of_a_process_is_read_too_and_only_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.logs.follow.TAIL_BYTES", 200)
+    monkeypatch.setattr("swarm.cli.doctor.log_ends.TAIL_BYTES", 200)
     path = tmp_path / "w.err"
     path.write_text("noise\n" * 1000 + 'Traceback (most recent call last):\n  File "a.py"\nswarm.errors.QueueError: no\n')
-    crash = Tail(str(path), time.time()).crash()
+    crash = LogEnd(str(path), time.time()).crash()
     assert (crash.text, crash.line) == ("swarm.errors.QueueError: no", 1003)
 
 
 def test_a_complaint_stands_until_it_is_over(tmp_path):
     path = tmp_path / "w.log"
     path.write_text("The disk refuses: full\n")
-    assert Tail(str(path), 0.0).standing("The disk refuses", "The disk works again") is not None
+    assert LogEnd(str(path), 0.0).standing("The disk refuses", "The disk works again") is not None
     path.write_text("The disk refuses: full\nThe disk works again\n")
-    assert Tail(str(path), 0.0).standing("The disk refuses", "The disk works again") is None
+    assert LogEnd(str(path), 0.0).standing("The disk refuses", "The disk works again") is None
 
 
 def test_the_kernels_log_names_who_was_killed_for_memory(tmp_path):

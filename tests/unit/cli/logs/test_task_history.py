@@ -7,8 +7,7 @@ import os
 
 import pytest
 
-from swarm.cli.logs import stderr_log as stderrlog
-from swarm.cli.logs import task_history as tasklife
+from swarm.cli.logs import log_files, task_history
 from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
 from swarm.queue.storage.locks import ProcessLock
@@ -63,7 +62,7 @@ def test_a_task_that_is_none_and_two_filters_at_once_are_refused(queue, words, c
     ("line", "meant"), [("a t1 b", True), ("(t1)", True), ("t1-2", False), ("load-t1", False), ("xt1", False)]
 )
 def test_only_that_very_id_is_meant(line, meant):
-    assert bool(tasklife.pattern("t1").search(line)) == meant
+    assert bool(task_history.pattern("t1").search(line)) == meant
 
 
 def test_last_words_are_told_at_the_time_of_their_life_s_end(tmp_path):
@@ -73,14 +72,14 @@ def test_last_words_are_told_at_the_time_of_their_life_s_end(tmp_path):
         'Traceback (most recent call last):\n  File "x"\nValueError: boom\n'
     )
     os.utime(path, (2_000_000_000, 2_000_000_000))
-    first, last = stderrlog.entries("worker-1.err", str(path))
+    first, last = log_files.stderr_entries("worker-1.err", str(path))
     assert first.lines == ("first words", "more")
-    assert first.time_s - stderrlog.parse(stamp(1), "x", 0.0).time_s == 59.0, "told at the next start"
+    assert first.time_s - log_files.parse(stamp(1), "x", 0.0).time_s == 59.0, "told at the next start"
     assert first.level is None
     assert last.lines[-1] == "ValueError: boom"
     assert last.level == "ERROR"
     assert last.time_s == 2_000_000_000
-    assert stderrlog.entries("x", str(tmp_path / "none.err")) == []
+    assert log_files.stderr_entries("x", str(tmp_path / "none.err")) == []
 
 
 def test_a_worker_that_died_before_it_had_a_log_has_one_all_the_same(queue):
