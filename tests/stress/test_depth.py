@@ -1,5 +1,6 @@
 """Bad luck at scale: foreign files by the ten thousand, a clock that steps back, threads and processes that share all."""
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -13,6 +14,7 @@ from swarm.errors import StorageFault
 from swarm.queue import ids
 from swarm.queue.ids import IdMaker
 from swarm.queue.layout import BUCKET_SIZE
+from swarm.queue.storage import files as storage
 from swarm.queue.storage import group_commit as flush
 from swarm.queue.storage.group_commit import SharedFlush
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, open_queue
@@ -134,15 +136,16 @@ def test_four_processes_lose_few_races(tmp_path):
 
 
 def test_slots_that_finish_together_share_flushes(tmp_path, monkeypatch):
+    calls = Counter()
+    for name, function in (("sync_fd", flush.sync_fd), ("sync_folder", flush.sync_folder)):
+        monkeypatch.setattr(flush, name, counted(calls, "one", function))
+    monkeypatch.setattr(storage, "sync_file_system", counted(calls, "all", storage.sync_file_system))
     queue = open_queue(tmp_path, "full")
     ids_ = [queue.new_id() for _ in range(160)]
     for _ in queue.enqueue_many(llm(task_id=i) for i in ids_):
         pass
     worker = queue.worker_view("w")
-    calls = Counter()
-    monkeypatch.setattr(flush, "_one", counted(calls, "one", flush._one))
-    everything = queue.storage._flush._everything
-    monkeypatch.setattr(queue.storage._flush, "_everything", counted(calls, "all", everything))
+    calls.clear()
 
     def slot():
         while (claim := claim_one(worker)) is not None:
@@ -166,7 +169,13 @@ def counted(calls, name, function):
     return call
 
 
-def test_nobody_is_told_before_a_flush_that_began_after_it_asked(tmp_path):
+@pytest.fixture
+def tells_errors(monkeypatch):
+    """On this kernel one flush of everything tells the errors of each file."""
+    monkeypatch.setattr(flush, "tells_errors", lambda: True)
+
+
+def test_nobody_is_told_before_a_flush_that_began_after_it_asked(tmp_path, monkeypatch, tells_errors):
     """Every caller must see a whole flush, begun after its call, come to an end before it returns."""
     began, ended = [], []
     tick = iter(range(1_000_000))
@@ -177,7 +186,6 @@ def test_nobody_is_told_before_a_flush_that_began_after_it_asked(tmp_path):
         ended.append((began[-1], next(tick)))
 
     shared = SharedFlush(everything, str(tmp_path))
-    shared._alone_until_s = 0.0
     wrong = []
 
     def ask(fd):
@@ -189,52 +197,56 @@ def test_nobody_is_told_before_a_flush_that_began_after_it_asked(tmp_path):
                 wrong.append((asked, told))
 
     files = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
-    flush_one, flush._one = flush._one, everything
-    try:
-        threads = [threading.Thread(target=ask, args=(fd,)) for fd in files]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        flush._one = flush_one
-        for fd in files:
-            os.close(fd)
+    monkeypatch.setattr(flush, "sync_fd", everything)
+    threads = [threading.Thread(target=ask, args=(fd,)) for fd in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for fd in files:
+        os.close(fd)
     assert wrong == []
     assert len(ended) < 8 * 20  # and they shared
 
 
-def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path):
-    def fails(_fd):
-        raise OSError(5, "Input/output error")
+def broken(_target):
+    raise OSError(5, "Input/output error")
 
-    shared = SharedFlush(fails, str(tmp_path))
-    shared._alone_until_s = 0.0
-    gate = threading.Barrier(7)
+
+def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path, tells_errors):
+    """The first blocks while six others come; the flush they share fails."""
+    begun, go_on = threading.Event(), threading.Event()
+    flushes = []
+
+    def fails_from_the_second_on(fd):
+        flushes.append(fd)
+        if len(flushes) > 1:
+            broken(fd)
+        begun.set()
+        assert go_on.wait(60)
+
+    shared = SharedFlush(fails_from_the_second_on, str(tmp_path))
+    folders = [str(tmp_path / name) for name in "ab"]
+    for folder in folders:
+        os.mkdir(folder)
+    shared.flush(*folders)  # one by one: from here on the file system is kept open, to flush all of it
     errors = []
-    with open(tmp_path / "f", "w") as file:
-        shared._kept_fd = file.fileno()
-        fds = [os.dup(file.fileno()) for _ in range(6)]
 
-        def ask(fd):
-            gate.wait()
-            try:
-                shared.flush(fd)
-            except OSError as exc:
-                errors.append(exc.errno)
+    def ask():
+        try:
+            shared.flush(*folders)
+        except OSError as exc:
+            errors.append(exc.errno)
 
-        threads = [threading.Thread(target=ask, args=(fd,)) for fd in fds]
-        shared._led = True  # all of them come while a flush is under way
-        for thread in threads:
-            thread.start()
-        gate.wait()
-        wait_until(lambda: len(shared._waiting) == 6, timeout_s=60, what="six waiting")
-        shared._lead()
-        for thread in threads:
-            thread.join()
-        for fd in fds:
-            os.close(fd)
+    threads = [threading.Thread(target=ask) for _ in range(7)]
+    for thread in threads:
+        thread.start()
+        assert begun.wait(60)
+    go_on.set()
+    for thread in threads:
+        thread.join()
     assert errors == [5] * 6
+    assert len(flushes) < 7, "and they shared"
 
 
 def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, monkeypatch):
@@ -242,7 +254,8 @@ def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, mon
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
     with monkeypatch.context() as patch:
-        patch.setattr(flush, "_one", lambda _target: OSError(5, "Input/output error"))
+        for name in ("sync_fd", "sync_folder"):
+            patch.setattr(flush, name, broken)
         with pytest.raises(StorageFault):
             claim_one(worker)
     claim = claim_one(worker)
@@ -250,16 +263,28 @@ def test_a_claim_that_cannot_be_flushed_is_given_back_and_not_lost(tmp_path, mon
     assert claim.attempt == 1
 
 
-def test_a_slow_flush_of_everything_is_not_repeated_at_once(tmp_path):
+def test_a_slow_flush_of_everything_is_not_repeated_at_once(tmp_path, monkeypatch, tells_errors):
     """Somebody else writes a lot: flushing that with ours would cost more than flushing ours one by one."""
-    shared = SharedFlush(lambda _fd: time.sleep(flush.SLOW_S * 1.2), str(tmp_path))
-    shared._alone_until_s = 0.0
-    for turn in (1, 2):
-        assert shared._together(0, time.monotonic()) is None
-        assert shared._alone_until_s > time.monotonic() + (turn - 0.5) * flush.ALONE_FOR_S
+    monkeypatch.setattr(flush, "ALONE_FOR_S", 0.2)
+    ended_s = []
+
+    def slow(_fd):
+        time.sleep(flush.SLOW_S * 1.2)
+        ended_s.append(time.monotonic())
+
+    def one(_target):
+        time.sleep(flush.SLOW_S)  # so that all together is what costs less
+
+    monkeypatch.setattr(flush, "sync_folder", one)
+    shared = SharedFlush(slow, str(tmp_path))
+    folders = [str(tmp_path / name) for name in "abcd"]
+    wait_until(lambda: shared.flush(*folders) or len(ended_s) == 3, timeout_s=60, what="three slow flushes")
+    pauses_s = [later - before for before, later in itertools.pairwise(ended_s)]
+    assert pauses_s[0] > flush.ALONE_FOR_S
+    assert pauses_s[1] > 2 * flush.ALONE_FOR_S
 
 
-def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeypatch):
+def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeypatch, tells_errors):
     cost_s = {"one": 0.001, "all": 0.0001}
     done = []
 
@@ -271,9 +296,8 @@ def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeyp
         done.append("all")
         time.sleep(cost_s["all"])
 
-    monkeypatch.setattr(flush, "_one", one)
+    monkeypatch.setattr(flush, "sync_folder", one)
     shared = SharedFlush(everything, str(tmp_path))
-    shared._alone_until_s = 0.0
     folders = [str(tmp_path)] * 2
     os.mkdir(tmp_path / "b")
     folders[1] += "/b"
@@ -291,11 +315,10 @@ def test_flushing_together_or_one_by_one_is_what_has_cost_less(tmp_path, monkeyp
     wait_until(lambda: last(5) == "all", timeout_s=60, what="trying it again")
 
 
-def test_what_is_kept_open_for_flushing_is_neither_a_task_nor_its_directory(tmp_path):
+def test_what_is_kept_open_for_flushing_is_neither_a_task_nor_its_directory(tmp_path, tells_errors):
     """Else a removed file's blocks stay taken, and nobody can make the disk read-only while the process lives."""
     for number in range(16):  # the order of a set of paths and descriptors is another each time
         shared = SharedFlush(lambda _fd: None, str(tmp_path))
-        shared._alone_until_s = 0.0
         folder = tmp_path / f"{number}"
         folder.mkdir()
         with open(folder / "task", "w") as task:

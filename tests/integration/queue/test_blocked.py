@@ -536,7 +536,7 @@ def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypa
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(worker._storage), "move", full)
+        patch.setattr(type(queue.storage), "move", full)
         with pytest.raises(StorageFault):
             worker.hold(claim)
     assert claim_one(worker).task.task_id == task_id
