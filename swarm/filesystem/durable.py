@@ -13,7 +13,7 @@ import re
 
 NOT_THERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTTY})
 """What a call answers that the file system does not have, or that a filter of system calls forbids."""
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CannotFlush(OSError):
@@ -50,7 +50,7 @@ def sync_folder(path: str) -> None:
 
 def sync_file_system(fd: int) -> None:
     """Make everything written to the file system of ``fd`` durable with one call. Raises ``OSError``."""
-    if _libc.syncfs(fd) != 0:
+    if libc.syncfs(fd) != 0:
         failed = ctypes.get_errno()
         raise OSError(failed, os.strerror(failed))
 

@@ -57,7 +57,7 @@ class Intercepted:
         self._paths: dict[int, str] = {}
         self._durable: set[int] = set()
         self._real: dict[str, Any] = {n: getattr(os, n) for n in (*PATH_CALLS, *FD_CALLS, "open", "close")}
-        self._libc = storage._libc, disk._libc
+        self._libc = storage.libc, disk.libc
 
     def install(self) -> None:
         """From now on every call is seen."""
@@ -67,13 +67,13 @@ class Intercepted:
             setattr(os, name, self._fd_call(name))
         os.open = self._open
         os.close = self._close
-        storage._libc = disk._libc = _Libc(self)
+        storage.libc = disk.libc = _Libc(self)
 
     def remove(self) -> None:
         """As it was before."""
         for name, real in self._real.items():
             setattr(os, name, real)
-        storage._libc, disk._libc = self._libc
+        storage.libc, disk.libc = self._libc
 
     def _ours(self, path: object) -> str | None:
         text = os.fsdecode(path) if isinstance(path, (str, bytes)) else ""
@@ -159,7 +159,7 @@ class Intercepted:
 class _Libc:
     def __init__(self, seen: Intercepted) -> None:
         self._seen = seen
-        self._real = storage._libc
+        self._real = storage.libc
 
     def renameat2(self, from_fd: int, source: bytes, to_fd: int, target: bytes, flags: Any) -> int:
         call = Call("rename_new", os.fsdecode(source), os.fsdecode(target))

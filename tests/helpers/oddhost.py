@@ -58,7 +58,7 @@ def lacks(monkeypatch: Any, **refused: int) -> list[str]:
         monkeypatch.setattr(os, "link", refusing("link", os.link))
     by_libc = {name: code for name, code in refused.items() if name in ("renameat2", "syncfs")}
     for module in (storage, disk):
-        monkeypatch.setattr(module, "_libc", _Libc(module._libc, by_libc))
+        monkeypatch.setattr(module, "libc", _Libc(module.libc, by_libc))
     return heard
 
 

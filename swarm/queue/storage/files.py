@@ -67,8 +67,8 @@ _NAME_BYTES = 100
 REASON = ".reason"
 _MOST_NAMES = 10_000
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
 def about_host(fault: OSError) -> bool:
@@ -111,7 +111,7 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 def _renameat2(source: str, target: str) -> int:
     """``renameat2(…, RENAME_NOREPLACE)``: 0, or the errno."""
     old, new = source.encode(*_PATHS), target.encode(*_PATHS)
-    return ctypes.get_errno() if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
+    return ctypes.get_errno() if libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE) else 0
 
 
 def rename_new(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ GONE, THERE = 0x040 | 0x200, 0x080 | 0x100
 """What to be told of: moved out or deleted, moved in or created."""
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Told(NamedTuple):
@@ -26,13 +26,13 @@ class Told(NamedTuple):
 
 def opened() -> int | None:
     """A descriptor to watch with; None where there is no inotify."""
-    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     return None if fd < 0 else fd
 
 
 def add(fd: int, folder: str, mask: int) -> int | None:
     """Watch one more directory; its number in what is told, None if it cannot be watched."""
-    watch: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
+    watch: int = libc.inotify_add_watch(fd, os.fsencode(folder), mask)
     return None if watch < 0 else watch
 
 

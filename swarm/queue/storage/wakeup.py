@@ -18,7 +18,7 @@ _IN_ATTRIB = 0x004
 _IN_DONT_FOLLOW = 0x2000000
 _IN_CLOSE_WRITE = 0x008
 _IN_MOVED_TO = 0x080
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ring(layout: Layout) -> None:
@@ -92,12 +92,12 @@ def _empty(fd: int) -> None:
 def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
     """An inotify descriptor on the bell, and on files put into ``pending`` itself; None where there is no inotify."""
     ring(layout)
-    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         return None
-    watched = _libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB | _IN_DONT_FOLLOW)
+    watched = libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB | _IN_DONT_FOLLOW)
     if drop_ins and watched >= 0:
-        watched = _libc.inotify_add_watch(fd, os.fsencode(layout.pending), _IN_MOVED_TO | _IN_CLOSE_WRITE)
+        watched = libc.inotify_add_watch(fd, os.fsencode(layout.pending), _IN_MOVED_TO | _IN_CLOSE_WRITE)
     if watched < 0:
         os.close(fd)
         return None

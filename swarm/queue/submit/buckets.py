@@ -44,7 +44,7 @@ def holds_others(bucket: str) -> bool:
     return bucket[2:] == GIVEN_BACK or bucket.endswith((_BEHIND, _LAST))
 
 
-_AGAIN_S = 0.0005
+AGAIN_S = 0.0005
 """Asked again sooner than this, a lane's end is where it was: what others add in between was added at the same time."""
 
 
@@ -72,7 +72,7 @@ class BucketChooser:
         """Name of the bucket for one fresh task."""
         end = self._ends.get((lane, priority))
         now_s = time.monotonic()
-        if end is None or end.count >= BUCKET_SIZE or (now_s - end.asked_s > _AGAIN_S and self._moved(end, lane, now_s)):
+        if end is None or end.count >= BUCKET_SIZE or (now_s - end.asked_s > AGAIN_S and self._moved(end, lane, now_s)):
             end = self._ends[lane, priority] = self._find(lane, priority, end, now_s)
         end.count += 1
         return end.name
@@ -85,7 +85,7 @@ class BucketChooser:
         elif same[-1].endswith((_BEHIND, _LAST)):
             stem = same[-1].removesuffix(_LAST).removesuffix(_BEHIND)
         else:
-            stem = _behind(same[-1], priority)
+            stem = name_behind(same[-1], priority)
         return f"{stem}{_LAST if last else _BEHIND}"
 
     def _moved(self, end: _End, lane: str, now_s: float) -> bool:
@@ -104,7 +104,7 @@ class BucketChooser:
             fresh = bool(same) and not same[-1].endswith((_BEHIND, _LAST))
             end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if fresh else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
-            end = _End(_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
+            end = _End(name_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)
         end.asked_s, end.stamp = now_s, stamp
         return end
 
@@ -129,7 +129,7 @@ class BucketChooser:
                 return target
 
 
-def _behind(last: str, priority: int) -> str:
+def name_behind(last: str, priority: int) -> str:
     """A new bucket that sorts behind the last one, which may be of a time before the clock was set back."""
     fresh = new_id()
     name = bucket_name(priority, fresh)

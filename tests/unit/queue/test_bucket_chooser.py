@@ -32,7 +32,8 @@ class Bench:
         monkeypatch.setattr(buckets.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(buckets.time, "time_ns", lambda: self.wall_ns)
         monkeypatch.setattr(buckets.os, "listdir", lambda path: self.listed.append(os.path.basename(path)) or real(path))
-        self.chooser = BucketChooser(Layout(str(tmp_path)), Storage("fast", str(tmp_path)))
+        self.begin = lambda: BucketChooser(Layout(str(tmp_path)), Storage("fast", str(tmp_path)))
+        self.chooser = self.begin()
 
     def step(self, seconds):
         self.now_s += seconds
@@ -122,7 +123,7 @@ def test_work_goes_behind_buckets_from_before_the_clock_was_set_back(bench):
         for number in range(BUCKET_SIZE):
             (bench.lane / last / str(number)).touch()
         bench.step(60)
-        bench.chooser = BucketChooser(bench.chooser._layout, bench.chooser._storage)
+        bench.chooser = bench.begin()
         before, last = last, bench.end()
         assert before < last
         assert len(last) < 40
@@ -135,12 +136,12 @@ def test_a_bucket_behind_one_of_the_future_has_others_behind_it():
     """Also when the clock is set back once more."""
     last = bucket_name(5, f"1z0000000000abcde-{'z' * 17}")
     for _ in range(3):
-        before, last = last, buckets._behind(last, 5)
+        before, last = last, buckets.name_behind(last, 5)
         assert before < last
 
 
 def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(buckets, "AGAIN_S", 0.0)
     one, other = open_queue(tmp_path), open_queue(tmp_path)
     wanted = [one.enqueue(llm())]
     list(other.enqueue_many(llm(str(n)) for n in range(3)))

@@ -73,7 +73,7 @@ def test_where_there_are_no_such_files_a_task_comes_in_the_longer_way(tmp_path, 
 
 
 def test_a_bucket_that_went_away_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "_AGAIN_S", 3600.0)  # as if it went after the last look
+    monkeypatch.setattr(buckets, "AGAIN_S", 3600.0)  # as if it went after the last look
     queue = open_queue(tmp_path)
     queue.enqueue(llm())
     (path,) = files(queue.layout.pending)

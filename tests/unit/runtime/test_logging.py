@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,13 @@ def test_a_message_that_does_not_fit_its_values_is_still_seen(tmp_path, start):
     assert "'%d tasks' with ('three',)" in lines(tmp_path)[0]
 
 
+def file_handler():
+    return next(h for h in logging.getLogger().handlers if isinstance(h, RotatingFileHandler))
+
+
 def test_rotation_keeps_so_many_and_loses_no_line(tmp_path, start, monkeypatch):
-    logs = start(keep=3)
-    monkeypatch.setattr(logs._handlers[0], "maxBytes", 1000)
+    start(keep=3)
+    monkeypatch.setattr(file_handler(), "maxBytes", 1000)
     for number in range(40):
         log.info("line %02d %s", number, "x" * 20)
     files = sorted(p.name for p in (tmp_path / "logs").iterdir())
@@ -114,8 +119,8 @@ def test_rotation_keeps_so_many_and_loses_no_line(tmp_path, start, monkeypatch):
 
 
 def test_a_directory_in_the_way_of_a_rotation_costs_no_line(tmp_path, start, monkeypatch):
-    logs = start(keep=3)
-    monkeypatch.setattr(logs._handlers[0], "maxBytes", 500)
+    start(keep=3)
+    monkeypatch.setattr(file_handler(), "maxBytes", 500)
     (tmp_path / "logs/worker-1.log.1").mkdir()
     (tmp_path / "logs/worker-1.log.1/kept").touch()
     for number in range(40):
