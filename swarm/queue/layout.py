@@ -119,6 +119,11 @@ class Layout:
         folder = f"{self.root}/{state}/{shard_of(task_id)}"
         return folder, f"{folder}/{task_id}.json"
 
+    def ended_files(self, task_id: str) -> list[str]:
+        """The path of its finished document in each of the terminal states."""
+        shard = shard_of(task_id)
+        return [f"{self.root}/{state}/{shard}/{task_id}.json" for state in TERMINAL]
+
     def blocked_file(self, task_id: str, attempt: int) -> str:
         """Path of a blocked task."""
         return f"{self.blocked}/{task_file(task_id, attempt)}"

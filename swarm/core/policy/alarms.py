@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import demands, outstanding
+from swarm.core.health.liveness import Condition, condition, workers_of
+from swarm.core.placement.demand import Demand, demands, outstanding
 from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
 from swarm.core.policy.decisions import Warn
-from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.snapshot import LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 
 CLEARED_MANY = 3
@@ -23,18 +24,39 @@ def supervisor_gone(processes: int) -> str:
     return f"supervisor is gone; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
 
 
+class _Picture(NamedTuple):
+    """A snapshot with what follows from it."""
+
+    snapshot: SwarmSnapshot
+    settings: Settings
+    workers: tuple[WorkerView, ...]
+    conditions: dict[str, Condition]
+    """By worker."""
+    waiting: dict[str, Demand]
+    """Of each model for which something waits."""
+
+    @property
+    def ready(self) -> list[WorkerView]:
+        """Workers that take llm work."""
+        return [view for view in self.workers if self.conditions[view.name].state == "ready"]
+
+
 def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
     """Every alarm that stands now."""
+    workers = workers_of(snapshot)
+    conditions = {view.name: condition(view, snapshot, settings) for view in workers}
+    waiting = {model: demand for model, demand in demands(snapshot).items() if demand.waiting}
+    picture = _Picture(snapshot, settings, workers, conditions, waiting)
     return (
         *_paused(snapshot),
-        *_silent_workers(snapshot, settings),
-        *_stale_loads(snapshot, settings),
-        *_failing_loads(snapshot, settings),
-        *_missing_models(snapshot, settings),
-        *_broken_under_load(snapshot),
-        *_no_worker(snapshot, settings),
-        *_no_llm_worker(snapshot, settings),
-        *_fits_nowhere(snapshot, settings),
+        *_silent_workers(picture),
+        *_stale_loads(picture),
+        *_failing_loads(picture),
+        *_missing_models(picture),
+        *_broken_under_load(picture),
+        *_no_worker(picture),
+        *_no_llm_worker(picture),
+        *_fits_nowhere(picture),
     )
 
 
@@ -43,26 +65,27 @@ def _paused(snapshot: SwarmSnapshot) -> Iterator[Warn]:
         yield Warn(key=f"paused:{pause.key}", reason=f"{pause.words}; `{pause.way_out}` ends that")
 
 
-def _silent_workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _silent_workers(picture: _Picture) -> Iterator[Warn]:
     """Living workers whose heartbeat or work loop stands still, or that refuse llm work."""
-    for view in workers_of(snapshot):
-        verdict = condition(view, snapshot, settings)
+    for view in picture.workers:
+        verdict = picture.conditions[view.name]
         if verdict.state in ("stale", "hung"):
             yield Warn(key=f"heartbeat:{view.name}", reason=verdict.text)
         elif verdict.state in ("unready", "card_lost"):
             yield Warn(key=f"{verdict.state}:{view.name}", reason=verdict.text)
 
 
-def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _stale_loads(picture: _Picture) -> Iterator[Warn]:
     """Load tasks that nobody claims although their worker lives and is cold."""
-    if not settings.brain.load_warn_s:
+    limit_s = picture.settings.brain.load_warn_s
+    if not limit_s:
         return
     waits: dict[str, float] = {}
-    for name, tasks in outstanding(snapshot).items():
-        view = snapshot.worker(name)
+    for name, tasks in outstanding(picture.snapshot).items():
+        view = picture.snapshot.worker(name)
         cold = view is not None and view.alive and (view.heartbeat is None or view.heartbeat.model is None)
         oldest_s = max((t.wait_s for t in tasks if t.where == "pending"), default=0.0)
-        if cold and oldest_s > settings.brain.load_warn_s:
+        if cold and oldest_s > limit_s:
             waits[name] = oldest_s
     if waits:
         names = sorted(waits)
@@ -70,24 +93,23 @@ def _stale_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
         yield Warn(key=f"load-stale:{','.join(names)}", reason=text)
 
 
-def _failing_loads(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _failing_loads(picture: _Picture) -> Iterator[Warn]:
     """Of models that are waited for. What has no room, or is nowhere, is told once and not for each worker."""
-    waited_for = _waited_for(snapshot)
-    for view in workers_of(snapshot):
+    for view in picture.workers:
         models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
-        for model in sorted(waited_for & models.keys()):
-            text = failing(view, model, settings)
+        for model in sorted(picture.waiting.keys() & models.keys()):
+            text = failing(view, model, picture.settings)
             if text is not None and not models[model].no_room and not models[model].missing:
                 yield Warn(key=f"load-failed:{view.name}:{model}", reason=text)
 
 
-def _missing_models(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _missing_models(picture: _Picture) -> Iterator[Warn]:
     """Models that are waited for and that no worker's server had when it was to load them."""
-    for model in sorted(_waited_for(snapshot)):
-        ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    ready = picture.ready
+    for model, demand in picture.waiting.items():
         if ready and all(_is_missing(view, model) for view in ready):
-            waiting = demands(snapshot)[model].waiting
-            yield Warn(key=f"model-missing:{model}", reason=f"{waiting} tasks wait for {model}, which no server has")
+            reason = f"{demand.waiting} tasks wait for {model}, which no server has"
+            yield Warn(key=f"model-missing:{model}", reason=reason)
 
 
 def _is_missing(view: WorkerView, model: str) -> bool:
@@ -95,13 +117,9 @@ def _is_missing(view: WorkerView, model: str) -> bool:
     return tally is not None and tally.missing
 
 
-def _waited_for(snapshot: SwarmSnapshot) -> set[str]:
-    return {model for model, demand in demands(snapshot).items() if demand.waiting}
-
-
-def _broken_under_load(snapshot: SwarmSnapshot) -> Iterator[Warn]:
+def _broken_under_load(picture: _Picture) -> Iterator[Warn]:
     """Servers that pass every probe, and break at requests which others answer."""
-    workers = workers_of(snapshot)
+    workers = picture.workers
     for view in workers:
         cleared = sum(w.heartbeat.cleared.get(view.name, 0) for w in workers if w is not view and w.heartbeat is not None)
         done = view.heartbeat.tally.completed if view.heartbeat is not None else 0
@@ -110,34 +128,37 @@ def _broken_under_load(snapshot: SwarmSnapshot) -> Iterator[Warn]:
             yield Warn(key=f"broken-under-load:{view.name}", reason=text)
 
 
-def _no_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
-    waiting = sum(lane.pending for lane in snapshot.lanes)
-    patient = max((lane.unserved_s for lane in snapshot.lanes), default=0.0) < settings.worker.heartbeat_stale_s
-    if waiting and not patient and not any(w.alive for w in workers_of(snapshot)):
-        yield Warn(
-            key="no-worker", reason=f"Tasks waiting ({waiting}) but no worker is running - start them with `swarm up`"
-        )
+def _no_worker(picture: _Picture) -> Iterator[Warn]:
+    lanes = picture.snapshot.lanes
+    waiting = sum(lane.pending for lane in lanes)
+    if waiting and not _is_patient(lanes, picture.settings) and not any(view.alive for view in picture.workers):
+        reason = f"Tasks waiting ({waiting}) but no worker is running - start them with `swarm up`"
+        yield Warn(key="no-worker", reason=reason)
 
 
-def _no_llm_worker(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _is_patient(lanes: Sequence[LaneView], settings: Settings) -> bool:
+    """Whether nothing has waited there for long with nobody to serve it."""
+    return max((lane.unserved_s for lane in lanes), default=0.0) < settings.worker.heartbeat_stale_s
+
+
+def _no_llm_worker(picture: _Picture) -> Iterator[Warn]:
     """Workers live, yet none of them could ever serve a model."""
-    llm = [lane for lane in snapshot.lanes if lane.task_class is TaskClass.LLM and lane.pending]
-    alive = [w for w in workers_of(snapshot) if w.alive]
-    patient = max((lane.unserved_s for lane in llm), default=0.0) < settings.worker.heartbeat_stale_s
-    if patient or not alive or any(w.row is not None and w.row.url is not None for w in alive):
+    llm = [lane for lane in picture.snapshot.lanes if lane.task_class is TaskClass.LLM and lane.pending]
+    alive = [view for view in picture.workers if view.alive]
+    if _is_patient(llm, picture.settings) or not alive or any(w.row is not None and w.row.url is not None for w in alive):
         return
     waiting = sum(lane.pending for lane in llm)
     text = f"LLM tasks waiting ({waiting}) but none of the workers {[w.name for w in alive]} has a model server"
     yield Warn(key="no-llm-worker", reason=text)
 
 
-def _fits_nowhere(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Warn]:
+def _fits_nowhere(picture: _Picture) -> Iterator[Warn]:
     """A model with waiting tasks for which no ready worker has cards enough, or room."""
-    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
-    largest = max(ready, key=lambda w: card_memory_mib(w, snapshot) or 0, default=None)
-    for model, demand in demands(snapshot).items():
-        if not demand.waiting or largest is None:
-            continue
+    snapshot, settings, ready = picture.snapshot, picture.settings, picture.ready
+    if not ready:
+        return
+    largest = max(ready, key=lambda w: card_memory_mib(w, snapshot) or 0)
+    for model, demand in picture.waiting.items():
         reasons = {w.name: too_few_cards(w, model, settings) or has_no_room(w, demand, snapshot, settings) for w in ready}
         holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
         if not holds and all(reasons.values()):

@@ -22,12 +22,13 @@ import weakref
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from swarm.core.task import TERMINAL, TaskState
+from swarm.core.task import TaskState
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec
 from swarm.queue.corrupt import CorruptTasks, find_set_aside
 from swarm.queue.layout import Layout, parse_task_file, shard_of
+from swarm.queue.lookup import ended_in
 from swarm.queue.storage import inotify
 from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import read_regular
@@ -178,9 +179,9 @@ class Completions:
 
     def ended(self, task_id: str) -> bool | None:
         """Whether it completed; None while it has not ended. One to three ``access`` calls."""
-        for state in TERMINAL:
-            if is_file(self._layout.terminal(state, task_id)):
-                return state is TaskState.COMPLETED
+        state = ended_in(self._layout, task_id)
+        if state is not None:
+            return state is TaskState.COMPLETED
         return False if self._corrupt.holds(task_id) else None
 
     def news(self) -> list[tuple[str, bool]]:

@@ -14,9 +14,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from swarm.core.task import TERMINAL
-from swarm.filesystem.entries import is_file
 from swarm.queue.layout import Layout
+from swarm.queue.lookup import ended_in
 from swarm.queue.storage.append_log import LedgerFile, read_ledger
 from swarm.queue.storage.files import Storage
 
@@ -48,7 +47,7 @@ def read_needs(layout: Layout) -> dict[str, tuple[str, ...]]:
 def still_needed(layout: Layout) -> frozenset[str]:
     """Ids whose results are asked for by tasks that were released and have not ended."""
     needs = read_needs(layout)
-    return frozenset(wanted for task_id, ids in needs.items() if not _has_ended(layout, task_id) for wanted in ids)
+    return frozenset(wanted for task_id, ids in needs.items() if ended_in(layout, task_id) is None for wanted in ids)
 
 
 class ReleaseLog(Generic[Noted]):
@@ -86,8 +85,4 @@ def turn_log(layout: Layout, storage: Storage, has_ended: Callable[[str], bool])
 def needs_log(layout: Layout, storage: Storage) -> ReleaseLog[tuple[str, ...]]:
     """The result references; those of tasks that have ended need no record."""
     file = LedgerFile(needs_path(layout), storage)
-    return ReleaseLog(file, lambda: read_needs(layout), lambda task_id, _ids: _has_ended(layout, task_id))
-
-
-def _has_ended(layout: Layout, task_id: str) -> bool:
-    return any(is_file(layout.terminal(state, task_id)) for state in TERMINAL)
+    return ReleaseLog(file, lambda: read_needs(layout), lambda task_id, _ids: ended_in(layout, task_id) is not None)

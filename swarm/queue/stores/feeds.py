@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from swarm.clock import SystemClock
-from swarm.core.task import ID_RE, TERMINAL
+from swarm.core.task import ID_RE
 from swarm.core.workflow.feed import FeedState, Wish, task_id_of
 from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import sync_fd
-from swarm.filesystem.entries import is_file, list_inside, list_names
+from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.layout import Layout
+from swarm.queue.lookup import ended_in
 from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.files import Storage, read_regular, storage_faults, write_all
 from swarm.queue.storage.locks import is_locked, try_exclusive
@@ -167,7 +168,7 @@ class FeedPool:
         for _ in range(2):
             for folder in self._where_it_waits(lane):
                 found.update(ids.intersection(name.partition(".")[0] for name in list_inside(folder)))
-            found.update(i for i in ids - found if any(is_file(self._layout.terminal(s, i)) for s in TERMINAL))
+            found.update(i for i in ids - found if ended_in(self._layout, i) is not None)
         return found
 
     def _where_it_waits(self, lane: str) -> Iterator[str]:

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 
 from swarm.core.notification import Note
-from swarm.core.task import TERMINAL
 from swarm.errors import QueueError, StorageFault
-from swarm.filesystem.entries import is_file, list_names
+from swarm.filesystem.entries import list_names
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.watch import BatchWatch
@@ -94,7 +93,7 @@ class Outbox:
         return {"message_id": note.message_id, **found}
 
     def _of_task(self, task_id: str) -> dict[str, Any] | None:
-        if not any(is_file(self._layout.terminal(state, task_id)) for state in TERMINAL):
+        if lookup.ended_in(self._layout, task_id) is None:
             return None
         try:
             document = read_ended(self._layout, task_id)
