@@ -62,11 +62,11 @@ class Alive:
         self._asked_s = now_s
         if self._host.ended():
             logs = f"{self._settings.queue.root}/logs/supervisor.log"
-            raise EngineError("the swarm has ended; what was done is kept", hint=f"see {logs}")
+            raise EngineError("the swarm has ended; finished results are kept", hint=f"see {logs}")
         if self._host.own is not None or swarm_lives(self._settings):
             self._seen_s = now_s
         elif now_s - self._seen_s > GONE_S:
-            raise NotRunning("no swarm is running any more; what was done is kept", hint="`swarm up`, then ask again")
+            raise NotRunning("no swarm is running any more; finished results are kept", hint="`swarm up`, then ask again")
 
 
 def as_ended(layout: Layout, task_ids: Iterable[str], alive: Alive, timeout_s: float | None) -> Iterator[str]:
@@ -216,6 +216,6 @@ def read_result(layout: Layout, task_id: str, index: int | None = None) -> Resul
     document = read_ended(layout, task_id)
     if document is None:
         raise UnknownTask(
-            f"the record of task {task_id} is gone", hint="was it purged, or put back with `swarm queue retry`?"
+            f"the record of task {task_id} is gone", hint="was it purged, or retried with `swarm queue retry`?"
         )
     return result_of(document, index)

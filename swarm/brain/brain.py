@@ -216,7 +216,7 @@ class Brain:
 
     def close(self) -> None:
         """Say goodbye in the heartbeat."""
-        self._log.info("Brain shutting down after %d turns", self._turns)
+        self._log.info("Brain shutting down after %d ticks", self._turns)
         self._beat_due_s = self._clock.mono_s()
         self._beat(WorkerStatus.STOPPED)
 
@@ -227,9 +227,9 @@ class Brain:
         try:
             snapshot = self._observer.snapshot()
         except StorageFault as fault:
-            self._failing("look into the queue", fault)
+            self._failing("read the queue", fault)
             return None
-        self._troubles.working("look into the queue", "Brain can look into the queue again")
+        self._troubles.working("read the queue", "Brain can read the queue again")
         return snapshot
 
     def _watch_lives(self, snapshot: SwarmSnapshot) -> None:
@@ -272,7 +272,7 @@ class Brain:
             self._troubles.working("write its heartbeat", "Brain can write its heartbeat again")
 
     def _failing(self, what: str, fault: Exception) -> None:
-        self._troubles.failing(what, f"Brain cannot {what}: {fault}; tried again each turn", logging.ERROR)
+        self._troubles.failing(what, f"Brain cannot {what}: {fault}; retried each tick", logging.ERROR)
 
 
 def _calls_for_a_look(decision: Decision) -> bool:

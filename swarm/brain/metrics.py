@@ -26,8 +26,8 @@ _TALLIES: tuple[tuple[str, str, Callable[[Tally], int]], ...] = (
     ("lost_races", "Claims that another worker won.", lambda t: t.lost_races),
     ("completed", "Tasks completed.", lambda t: t.completed),
     ("failed", "Tasks that failed for good.", lambda t: t.failed),
-    ("retried", "Attempts that failed and are tried again.", lambda t: t.retried),
-    ("released", "Tasks given back untouched because the worker stopped.", lambda t: t.released),
+    ("retried", "Attempts that failed and are retried.", lambda t: t.retried),
+    ("released", "Tasks requeued untouched because the worker stopped.", lambda t: t.released),
     ("fenced", "Results that came too late and changed nothing.", lambda t: t.fenced),
     ("tokens_in", "Prompt tokens of completed requests.", lambda t: t.tokens_in),
     ("tokens_out", "Generated tokens of completed requests.", lambda t: t.tokens_out),
@@ -76,8 +76,8 @@ def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
     yield from _histograms(seen.snapshot)
     yield from _cards(seen.snapshot.gpus)
     yield from _brain(seen)
-    yield _one("swarm_supervisor_up", "Whether a supervisor lives: its life lock is held.", float(seen.supervisor_alive))
-    yield _one("swarm_orphaned_processes", "Processes that run on although their supervisor was killed.", seen.orphans)
+    yield _one("swarm_supervisor_up", "Whether a supervisor lives: its process lock is held.", float(seen.supervisor_alive))
+    yield _one("swarm_orphaned_processes", "Processes whose supervisor was killed.", seen.orphans)
 
 
 def _one(name: str, help_text: str, value: float, **labels: str) -> GaugeMetricFamily:
@@ -132,12 +132,12 @@ def _beating(snapshot: SwarmSnapshot) -> Iterator[tuple[WorkerView, Heartbeat]]:
 
 
 def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
-    up = GaugeMetricFamily("swarm_worker_up", "Whether the worker lives: its life lock is held.", labels=("worker",))
+    up = GaugeMetricFamily("swarm_worker_up", "Whether the worker lives: its process lock is held.", labels=("worker",))
     info = GaugeMetricFamily(
         "swarm_worker_info", "What the worker is; always 1.", labels=("worker", "state", "model", "gpus", "simulated")
     )
     epoch = GaugeMetricFamily(
-        "swarm_worker_epoch", "Lives under this name; counters begin anew with each.", labels=("worker",)
+        "swarm_worker_epoch", "Starts under this name; counters begin at zero with each.", labels=("worker",)
     )
     for view in workers_of(snapshot):
         up.add_metric((view.name,), view.alive)
@@ -161,7 +161,7 @@ def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
         yield family
     cleared = CounterMetricFamily(
         "swarm_worker_cleared",
-        "Requests that had broken a worker's server and were answered by another.",
+        "Requests that had broken a worker's server and were answered by another one.",
         labels=("worker", "by"),
     )
     for view, beat in _beating(snapshot):
@@ -215,7 +215,7 @@ def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
     labels = ("gpu", "uuid")
     readings: tuple[tuple[str, str, Callable[[GpuReading], float | None]], ...] = (
         ("memory_used_bytes", "Memory in use.", lambda c: _scaled(c.memory_used_mib, _MIB)),
-        ("memory_total_bytes", "Memory there is.", lambda c: _scaled(c.memory_total_mib, _MIB)),
+        ("memory_total_bytes", "Memory in all.", lambda c: _scaled(c.memory_total_mib, _MIB)),
         ("load_ratio", "Share of time with work on the card, 0 to 1.", lambda c: _scaled(c.utilisation_pct, 0.01)),
         ("temperature_celsius", "Temperature.", lambda c: c.temperature_c),
         ("power_watts", "Power drawn.", lambda c: c.power_w),
@@ -240,10 +240,10 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _brain(seen: Seen) -> Iterator[Metric]:
-    yield _one("swarm_brain_up", "Whether the brain lives: its life lock is held.", float(seen.brain_alive))
-    turns = CounterMetricFamily("swarm_brain_turns", "Turns of the brain in this life.")
-    ticks = HistogramMetricFamily("swarm_brain_tick_seconds", "Of each turn of the brain, waits left out.")
-    crashes = CounterMetricFamily("swarm_crashes", "Tasks taken back from dead workers.", labels=("by",))
+    yield _one("swarm_brain_up", "Whether the brain lives: its process lock is held.", float(seen.brain_alive))
+    turns = CounterMetricFamily("swarm_brain_turns", "Ticks of the brain since it started.")
+    ticks = HistogramMetricFamily("swarm_brain_tick_seconds", "Of each tick of the brain, without waits.")
+    crashes = CounterMetricFamily("swarm_crashes", "Tasks requeued from dead workers.", labels=("by",))
     if seen.brain is not None:
         turns.add_metric((), seen.brain.turn)
         crashes.add_metric(("brain",), seen.brain.tally.crashes)

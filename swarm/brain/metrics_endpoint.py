@@ -77,7 +77,7 @@ def serving(collector: SwarmCollector, *, host: str, port: int) -> Iterator[str]
             holder = who_listens(port, host) or "somebody"
             problem, hint = f"port {port} on {host} is taken by {holder}", "set metrics.port to another one"
         else:
-            why = error.strerror if isinstance(error, OSError) else "no host can be called so"
+            why = error.strerror if isinstance(error, OSError) else "this is no valid host name"
             problem, hint = f"cannot listen on {host}:{port}: {why}", "see metrics.host"
         raise EngineError(f"metrics: {problem}", hint=hint) from error
     try:

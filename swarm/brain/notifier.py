@@ -109,14 +109,14 @@ class Notifier:
             if stopping():
                 return
             if self._targets.is_due(note):
-                self._troubles.tried(f"telling of the end of {note.subject} {note.id}", partial(self._see_to, note), None)
+                self._troubles.tried(f"notifying of the end of {note.subject} {note.id}", partial(self._see_to, note), None)
 
     def _see_to(self, note: Note) -> None:
         message = self._notes.message(note)
         if message is not None:
             self._tell(note, message)
         elif self._is_orphan(note):
-            self._log.warning("Nobody is told of %s: there is no such %s", note.id, note.subject)
+            self._log.warning("No notification for %s: there is no such %s", note.id, note.subject)
             self._notes.done(note)
 
     def _tell(self, note: Note, message: Mapping[str, Any]) -> None:
@@ -130,13 +130,13 @@ class Notifier:
                 problems.append(str(failure))
                 permanent = permanent and failure.permanent
             except Exception as problem:  # noqa: BLE001 - one message that cannot be made must not hold up all others
-                self._log.exception("Telling %s of the end of %s %s came to grief", target, note.subject, note.id)
+                self._log.exception("Notifying %s of the end of %s %s crashed", target, note.subject, note.id)
                 left.append(target)
                 problems.append(f"{type(problem).__name__}: {problem}")
                 permanent = False
         if not left:
             self._notes.done(note)
-            self._log.info("Told %d of the end of %s %s", len(note.targets), note.subject, note.id)
+            self._log.info("Notified %d targets of the end of %s %s", len(note.targets), note.subject, note.id)
             return
         tries = note.tries + 1
         wait_s = delay_s(tries)
@@ -151,10 +151,10 @@ class Notifier:
         )
         if permanent or tries >= self._max_tries:
             self._notes.give_up(later)
-            self._log.error("Could not tell of the end of %s %s: see `swarm notify list`", note.subject, note.id)
+            self._log.error("Could not notify of the end of %s %s: see `swarm notify list`", note.subject, note.id)
             return
         self._notes.owe(later)
-        self._log.warning("Telling of the end of %s %s failed; again in %.0fs", note.subject, note.id, wait_s)
+        self._log.warning("Notification of the end of %s %s failed; retried in %.0fs", note.subject, note.id, wait_s)
 
     def _is_orphan(self, note: Note) -> bool:
         seen = self._unseen.get(note.name, 0) + 1
@@ -184,11 +184,11 @@ def notifying(notifier: Notifier, log: logging.Logger) -> Iterator[None]:
                 said = ""
             except (QueueError, OSError) as problem:
                 if str(problem) != said:
-                    log.warning("Notes cannot be looked at: %s", problem)
+                    log.warning("Notifications cannot be read: %s", problem)
                 said = str(problem)
             except Exception as problem:
                 if str(problem) != said:
-                    log.exception("Telling came to grief")
+                    log.exception("Notifying crashed")
                 said = str(problem)
             if last:
                 return

@@ -69,7 +69,7 @@ class Watched:
 
 
 class Observer:
-    """Used by one thread. Costs one look into the queue per call."""
+    """Used by one thread. Costs one read the queue per call."""
 
     def __init__(
         self, queue: BrainQueue, gpu: ChosenCards | None, clock: Clock, settings: Settings, *, retention: bool = False

@@ -23,7 +23,7 @@ app = typer.Typer(
       swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b --simulate 4
 
     \b
-    Exit codes: 0 all well, 1 some tasks failed, 2 usage or configuration,
+    Exit codes: 0 success, 1 some tasks failed, 2 usage or configuration,
     3 no swarm is running or reachable, 130 interrupted (run again to resume).
     """,
 )

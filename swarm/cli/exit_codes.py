@@ -41,7 +41,7 @@ def output_lost(lost: OutputLost) -> int:
     forget_output()
     if lost.reader_gone:
         return EXIT_OK
-    hint = "what was asked for may be done all the same; send its words to another place and look again"
+    hint = "the command may have been carried out; redirect its output elsewhere and check"
     _say(SwarmError(str(lost), hint=hint))
     return EXIT_USAGE
 

@@ -27,12 +27,13 @@ class LineOptions:
         str | None, typer.Option("--prompt-field", metavar="NAME", help="Column that holds the prompt.")
     ] = None
     template: Annotated[
-        str | None, typer.Option("--template", metavar="TEXT", help="Prompt made of columns: 'Sum up: {text}'.")
+        str | None, typer.Option("--template", metavar="TEXT", help="Prompt built from columns: 'Sum up: {text}'.")
     ] = None
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")] = None
-    priority: Annotated[int | None, typer.Option("--priority", min=0, max=9, help="Higher sooner. [default: 5]")] = None
+    priority: Annotated[int | None, typer.Option("--priority", min=0, max=9, help="Higher runs sooner. [default: 5]")] = None
     format: Annotated[
-        str | None, typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: told by IN]")
+        str | None,
+        typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: by IN's name and content]"),
     ] = None
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", metavar="E", help="chat, generate or embed. [default: chat]")
@@ -43,10 +44,10 @@ class LineOptions:
     ] = None
     schema: Annotated[
         Path | None,
-        typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must fit, or its item fails."),
+        typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must match, or its item fails."),
     ] = None
     timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="S", help="Longest time for one attempt: 90, 5m. [config: 600 s]")
+        str | None, typer.Option("--timeout", metavar="S", help="Limit for one attempt: 90, 5m. [config: 600 s]")
     ] = None
     max_attempts: Annotated[
         int | None,
@@ -54,9 +55,7 @@ class LineOptions:
     ] = None
     cache: Annotated[
         bool | None,
-        typer.Option(
-            "--cache/--no-cache", help="Take answers given before by the same model to the same request. [config: no]"
-        ),
+        typer.Option("--cache/--no-cache", help="Use cached answers of the same model to the same request. [config: no]"),
     ] = None
 
 
@@ -66,37 +65,33 @@ class BatchOptions(LineOptions):
 
     limit: Annotated[
         int | None,
-        typer.Option(
-            "--limit", metavar="N", min=1, help="Only the first N items of IN; what a batch has besides stays in it."
-        ),
+        typer.Option("--limit", metavar="N", min=1, help="Only the first N items of IN; a batch keeps its other items."),
     ] = None
     sort: Annotated[
         Literal["input", "longest", "shortest"],
         typer.Option(
             "--sort",
-            help="Which prompts first; longest leaves the fewest cards idle at the end. Output keeps IN's order.",
+            help="Order of work; longest first leaves the fewest cards idle at the end. Output keeps IN's order.",
         ),
     ] = "input"
     max_fails: Annotated[
         int | None,
-        typer.Option("--max-fails", metavar="N", min=0, help="With more failures, what waits of it is cancelled."),
+        typer.Option("--max-fails", metavar="N", min=0, help="Cancel the waiting tasks after more failures than this."),
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = (
-        False
-    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan; write nothing.")] = False
     notify: Annotated[
         list[str] | None,
-        typer.Option("--notify", metavar="TARGET", help="Told at the end: http(s)://…, script:NAME, a name of [notify]."),
+        typer.Option(
+            "--notify", metavar="TARGET", help="Notified at the end: http(s)://…, script:NAME, a name of [notify]."
+        ),
     ] = None
     not_before: Annotated[
         str | None,
-        typer.Option(
-            "--not-before", "--delay", metavar="WHEN", help="Begin none of it before: 10m, 22:00, 2026-02-07T21:05."
-        ),
+        typer.Option("--not-before", "--delay", metavar="WHEN", help="Start nothing before: 10m, 22:00, 2026-02-07T21:05."),
     ] = None
     images_dir: Annotated[
         str | None,
-        typer.Option("--images-dir", metavar="DIR", help="Where the images lie that lines name. [default: with IN]"),
+        typer.Option("--images-dir", metavar="DIR", help="Directory of the images that lines name. [default: that of IN]"),
     ] = None
     quiet: Quiet = False
 
@@ -107,7 +102,7 @@ class RunRequest(BatchOptions):
 
     source: Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Where the results go; only --dry-run needs none.")
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Output file; not needed with --dry-run.")
     ] = None
     errors: Annotated[
         Path | None,
@@ -115,7 +110,7 @@ class RunRequest(BatchOptions):
     ] = None
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Put failed and cancelled items back first; with --limit among the first N."),
+        typer.Option("--retry-failed", help="Retry failed and cancelled items first; with --limit those among the first N."),
     ] = False
     simulate: Simulate = None
     verbose: Verbose = False
@@ -132,7 +127,7 @@ class SubmitRequest(BatchOptions):
     task: Annotated[
         Path | None, typer.Option("--task", metavar="F", help="One task as a JSON document; - is standard input.")
     ] = None
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until all of it has ended.")] = False
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of all tasks.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +136,15 @@ class FeedRequest(LineOptions):
 
     source: str | None = None
     command: Annotated[
-        str | None, typer.Option("--command", metavar="CMD", help="Feed the lines this prints (run without a shell).")
+        str | None,
+        typer.Option("--command", metavar="CMD", help="Feed the lines that this command prints (run without a shell)."),
     ] = None
-    low: Annotated[int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer wait. [config: 5]")] = None
-    target: Annotated[int | None, typer.Option("--target", metavar="N", min=1, help="Refill up to this. [config: 10]")] = (
-        None
-    )
+    low: Annotated[
+        int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer tasks wait. [config: 5]")
+    ] = None
+    target: Annotated[
+        int | None, typer.Option("--target", metavar="N", min=1, help="Refill to this number. [config: 10]")
+    ] = None
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Do not end with the file; wait for it to grow.")] = False
     quiet: Quiet = False
 

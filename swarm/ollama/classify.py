@@ -172,7 +172,7 @@ def fault_of_transport(error: BaseException, *, url: str) -> TaskFault:
         return TaskFault("infra", "server_down", f"nothing listens at {url}; is the server running?")
     if isinstance(error, (ConnectionError, http.client.IncompleteRead)):
         return TaskFault(
-            "infra", "connection_lost", f"the server at {url} closed the connection before its answer was whole ({what})"
+            "infra", "connection_lost", f"the server at {url} closed the connection before its answer was complete ({what})"
         )
     if isinstance(error, (http.client.HTTPException, urllib3.exceptions.HTTPError)):
         return TaskFault("infra", "garbage", f"what answers at {url} does not speak HTTP ({what})")

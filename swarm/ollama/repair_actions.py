@@ -88,7 +88,7 @@ class RepairActions:
             with self._deciding:
                 note = notes.put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
         except OSError as error:
-            return f"the quarantine cannot be written down ({error.strerror}): it is tried again at the next fault"
+            return f"the quarantine cannot be recorded ({error.strerror}): it is tried again at the next fault"
         self._looked_s = float("-inf")
         return f"tried again in {note.left_s / 60:.0f} min, or at once after `swarm workers release {self._worker}`"
 

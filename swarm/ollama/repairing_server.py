@@ -129,7 +129,7 @@ class RepairingServer:
         """A model that was ordered out at ``began_s`` (monotonic) is still there: its runner cannot end."""
         with self._lock:
             self._ladder, rung = after_wedge(self._ladder, self._limits, began_s=began_s, now_s=self._now_s())
-            self._repair(rung, f"{model} does not go although it was ordered out")
+            self._repair(rung, f"{model} does not unload")
 
     def broke(self, fault: TaskFault, task: str | None, began_s: float) -> bool:
         """A request that began at ``began_s`` (monotonic) met this fault, and it is the server's: climb the ladder.
@@ -208,7 +208,7 @@ class RepairingServer:
             case "restart_server":
                 ended = self._actions.restart_server()
                 self._log.warning(
-                    "Repair 3 of 4, server ended to be started anew: %s (%s)",
+                    "Repair 3 of 4, server stopped for a restart: %s (%s)",
                     why,
                     ended or "no server of ours that a supervisor would start again",
                 )

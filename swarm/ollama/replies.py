@@ -156,7 +156,7 @@ def answer(final: Line) -> Line:
     try:
         msgspec.convert(final, _Answer)
     except msgspec.ValidationError as error:
-        raise TaskFault("infra", "garbage", f"the answer is not of Ollama's form: {shown_text(str(error))}") from error
+        raise TaskFault("infra", "garbage", f"the answer is not in Ollama's format: {shown_text(str(error))}") from error
     words = {key: shown_text(final[key], _NAME_CHARS) for key in _WORDS if isinstance(final.get(key), str)}
     return {**final, **words, **{key: _count(final, key) for key in _COUNTERS if key in final}}
 

@@ -127,7 +127,7 @@ class ServerProcess(KeptProcess):
         assert child is not None
         self._write_note(child.identity)
         self._watch(child)
-        cleared = f", after ending {orphans} left over from an earlier life" if orphans else ""
+        cleared = f", after ending {orphans} left over from an earlier start" if orphans else ""
         return f"{self.name} started as pid {child.identity.pid} on port {self.spec.port}{cleared}"
 
     def ready(self) -> bool:
@@ -170,7 +170,7 @@ class ServerProcess(KeptProcess):
         if orphans and self._end_remains():
             names = "; ".join(self.leftovers())
             raise ModelServerError(
-                f"{self.name}: {names} of an earlier life cannot be killed",
+                f"{self.name}: {names} of an earlier start cannot be killed",
                 hint="it is stuck in the kernel, most likely in the GPU driver: see `dmesg`; a reboot frees the card",
             )
         return orphans

@@ -85,5 +85,6 @@ class ServerProof:
         if not self._warned:
             self._warned = True
             log.warning(
-                "this host does not say who listens on a port (%s): a stranger in a server's place goes unnoticed", error
+                "this host does not report who listens on a port (%s): a foreign process on a server's port goes unnoticed",
+                error,
             )

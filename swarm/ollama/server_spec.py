@@ -167,7 +167,7 @@ def env_warnings(settings: Settings) -> tuple[str, ...]:
         if name in FIXED:
             lines.append(f"[ollama] env {name} is ignored: swarm sets it for each server")
         elif name in GUARDED:
-            lines.append(f"[ollama] env {name} overrides what swarm sets for each server; pinning and slots rest on it")
+            lines.append(f"[ollama] env {name} overrides what swarm sets for each server; pinning and slots depend on it")
     return tuple(lines)
 
 

@@ -43,7 +43,7 @@ class Deadlines:
     def fault(self) -> TaskFault:
         """The fault for the limit that passed."""
         if self.next >= self._end:
-            return TaskFault("transient", "timeout", f"no whole answer within {self.limits.total_s:g} s")
+            return TaskFault("transient", "timeout", f"no complete answer within {self.limits.total_s:g} s")
         if self.first_s is None:
             return TaskFault("transient", "first_token_timeout", f"no first token within {self.limits.first_token_s:g} s")
         return TaskFault("transient", "token_gap_timeout", f"no further token for {self.limits.token_gap_s:g} s")

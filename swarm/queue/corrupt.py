@@ -31,7 +31,7 @@ class SetAside(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """For people."""
-        return f"lies in corrupt/{self.name}{f': {self.reason}' if self.reason else ''}"
+        return f"is in corrupt/{self.name}{f': {self.reason}' if self.reason else ''}"
 
 
 def find_set_aside(layout: Layout, task_id: str) -> SetAside | None:

@@ -124,7 +124,7 @@ def read(layout: Layout, task_id: str) -> dict[str, Any]:
         if located.state not in TERMINAL:
             document["attempt"] = located.attempt
         return document
-    raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
+    raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows the tasks")
 
 
 def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:

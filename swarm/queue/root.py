@@ -75,7 +75,7 @@ def _clear_ways(storage: Storage, folder: str) -> None:
         odd = [e.path for e in entries if not (e.is_file(follow_symlinks=False) or _is_plain_folder(e))]
     for path in odd:
         try:
-            with storage_faults(f"{printable(path)} is odd and cannot be set aside"):
+            with storage_faults(f"{printable(path)} is no file or directory of swarm and cannot be moved to corrupt/"):
                 storage.make_way(path)
         except StorageFault as fault:
             log.warning("%s", fault)
@@ -112,7 +112,7 @@ def _check_way(root: str) -> None:
         return
     elsewhere = "choose a root in a directory of your own with --root"
     raise QueueError(
-        f"{doubt}: whoever can change it can put another queue in the place of {root}, and spend the GPUs",
+        f"{doubt}: whoever can change it can replace {root} by another queue, and use the GPUs",
         hint=elsewhere if doubt.foreign else f"{doubt.mend}; or {elsewhere}",
     )
 
@@ -124,6 +124,6 @@ def _check(path: str, status: os.stat_result) -> None:
         raise QueueError(f"{path} belongs to user {status.st_uid}", hint="use a root of your own with --root")
     if status.st_mode & 0o022:
         raise QueueError(
-            f"{path} can be written to by others: whoever can put tasks there can spend the GPUs",
+            f"{path} can be written to by others: whoever can put tasks there can use the GPUs",
             hint=f"chmod go-w {path}",
         )

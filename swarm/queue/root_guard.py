@@ -1,4 +1,4 @@
-"""Notices that another directory lies where the queue root was: swapped, mounted over, moved away, removed.
+"""Notices that another directory is in place of the queue root was: swapped, mounted over, moved away, removed.
 
 Whoever goes on by the path would work in a tree that it never looked at, and that somebody else may have put there.
 """
@@ -27,4 +27,4 @@ class RootGuard:
             return ""  # a disk or a network in trouble, which tells so itself
         if os.path.samestat(now, os.fstat(self._fd)):
             return ""
-        return f"another directory lies where the queue root {self._root} was"
+        return f"another directory is in place of the queue root {self._root}"

@@ -85,7 +85,7 @@ def root_watch(root: str) -> Callable[[], str]:
     def trouble() -> str:
         why = guard.trouble()
         if why:
-            print(f"error: {why}: ending, so that nothing is done in a tree of others", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"error: {why}: ending, so that nothing is done in another tree", file=sys.stderr, flush=True)  # noqa: T201
         return why
 
     return trouble

@@ -102,7 +102,7 @@ def _hopeless(worker: str, servers: dict[str, ChildStatus]) -> bool:
 
 def _reasons(status: SupervisorStatus | None) -> str:
     if status is None:
-        return "the supervisor says nothing"
+        return "the supervisor reports nothing"
     late = [f"{c.name} is {c.state}{f' ({c.reason})' if c.reason else ''}" for c in status.children]
     return "; ".join(late)
 
@@ -115,11 +115,11 @@ def _last_words(options: RunOptions, name: str) -> str:
     try:
         said = read_file(str(options.root / "logs" / f"{name}.err"), _MOST_WORDS_BYTES)
     except (FileNotFoundError, OddEntry):
-        return "it left no words"
+        return "it left no message"
     lines = said.decode(errors="replace").strip().splitlines()
     told = next((n for n in reversed(range(len(lines))) if lines[n].startswith("error: ")), None)
     if told is None:
-        return lines[-1] if lines else "it left no words"
+        return lines[-1] if lines else "it left no message"
     advice = [line.removeprefix("hint: ") for line in lines[told + 1 :] if line.startswith("hint: ")]
     return "; ".join((lines[told].removeprefix("error: "), *advice))
 

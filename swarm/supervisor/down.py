@@ -152,7 +152,9 @@ def _supervisor_row(layout: Layout) -> WorkerRow | None:
         if row is not None and identity.is_same(row.process):
             return row
         time.sleep(POLL_S)
-    raise EngineError("the supervisor's life lock is held by a process that has not registered", hint=_holder(layout, NAME))
+    raise EngineError(
+        "the supervisor's process lock is held by a process that has not registered", hint=_holder(layout, NAME)
+    )
 
 
 def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: bool) -> list[str]:
@@ -164,7 +166,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     options = RunOptions(settings=settings)
     queue, _ = open_root(options)
     managers = {one.name: manager for one in left if one.alone and (manager := _manager(one)) is not None}
-    said = f"no supervisor is running; ending what runs without one: {', '.join(map(str, left))}"
+    said = f"no supervisor is running; stopping the processes without one: {', '.join(map(str, left))}"
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)
     with logging_as(NAME, options) as log:
         log.info("%s", said)

@@ -309,7 +309,7 @@ class Keeper:
         try:
             self._book.enter(self._reason)
         except OSError as error:
-            log.warning("the quarantine of %s cannot be written down: %s", self.process.name, error.strerror)
+            log.warning("the quarantine of %s cannot be recorded: %s", self.process.name, error.strerror)
             self._book = None  # or it would count as over at once
             return wait_s
         return self._left_s()

@@ -110,7 +110,7 @@ class LocalProcess(KeptProcess):
     def _refuse_unknown_holder(self) -> NoReturn:
         """The lock is held, but not by the process in the row: it has not registered yet, or a foreign one holds it."""
         raise EngineError(
-            f"{self.name}: its life lock is held by a process that has not registered",
+            f"{self.name}: its process lock is held by a process that has not registered",
             hint=f"it may be starting; else `fuser {self._root}/workers/{self.name}.lock` names it",
         )
 
@@ -128,7 +128,7 @@ class LocalProcess(KeptProcess):
     def _clear_remains(self) -> None:
         if self._end_remains():
             raise EngineError(
-                f"{self.name}: {'; '.join(self.leftovers())} of an earlier life cannot be killed",
+                f"{self.name}: {'; '.join(self.leftovers())} of an earlier start cannot be killed",
                 hint=f"waited {KILL_WAIT_S:g} s: it is stuck in the kernel; see `dmesg`",
             )
 

@@ -99,7 +99,7 @@ class ServerHost:
             self._log.error("%s ends: %s", self.title, why)
             self.lost = True
         if not self.lost and self._supervised():
-            self._log.warning("a supervisor has come up and keeps the server from now on")
+            self._log.warning("a supervisor has started and takes over the server")
             self.finished = True
             return 0.0
         if self.wish.urgency or self.lost:
@@ -128,4 +128,4 @@ def _refuse_supervised(layout: Layout, worker: str) -> None:
     if is_held(layout, NAME):
         row = registry.read_row(layout, NAME)
         who = f"{describe(row.process.pid)}" if row is not None and identity.is_same(row.process) else "the supervisor"
-        raise LockHeld(f"{who} keeps the server of {worker}", hint=f"`swarm restart ollama-{worker}`, or `swarm down` first")
+        raise LockHeld(f"{who} runs the server of {worker}", hint=f"`swarm restart ollama-{worker}`, or `swarm down` first")

@@ -145,7 +145,7 @@ class Supervisor:
     def _watch_parent(self) -> None:
         if self._parent is None or identities.is_same(self._parent):
             return
-        log.info("pid %d, for which this swarm was started, is gone: draining", self._parent.pid)
+        log.info("pid %d, for which this swarm was started, has ended: draining", self._parent.pid)
         self._parent = None
         self._close_parent_fd()
         self._drain_asked = True

@@ -159,7 +159,7 @@ def end_remains(root: str, worker: str, wait_s: float = KILL_WAIT_S) -> str:
     left = kill_marked(0.0, wait_s, **{ROOT_MARKER: root, WORKER_MARKER: worker})
     words = "; ".join(_with_state(one.pid) for one in left)
     if words:
-        log.error("programs of %s will not die: %s; its tasks stay where they are", worker, words)
+        log.error("programs of %s do not end: %s; its tasks stay where they are", worker, words)
     return words
 
 

@@ -163,7 +163,7 @@ class Run:
         self._cancelled_s = monotonic()
         self.phase = "stopping"
         if not self.begun:
-            self.ending = self._judged(TaskFault("cancelled", reason, "it had not begun"))
+            self.ending = self._judged(TaskFault("cancelled", reason, "it had not started"))
 
     @property
     def verdict(self) -> FaultClass | Literal["completed", "released"]:
@@ -238,7 +238,7 @@ class Run:
             case None:
                 return fault
             case "timeout":
-                message = f"no end within {self.limit_s:g} s; raise its timeout_s if that is short"
+                message = f"no end within {self.limit_s:g} s; raise its timeout_s if that is too short"
                 return TaskFault("transient", "timeout", message)
             case "cancelled":
                 return TaskFault("cancelled", "cancelled", "cancelled on request")

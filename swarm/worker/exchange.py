@@ -231,7 +231,7 @@ class Exchange:
     def _hold(self, claim: Claim) -> None:
         """Its batch is paused. If it cannot be held, it goes back to its lane before anything else is claimed."""
         self._queue.hold(claim)
-        self._log.debug("Put aside: %s (its batch %s is paused)", claim.task.task_id, claim.task.batch_id)
+        self._log.debug("Blocked: %s (its batch %s is paused)", claim.task.task_id, claim.task.batch_id)
 
     def _leave(self, claim: Claim) -> None:
         """It broke the server here. If it cannot be requeued, it takes a slot until it can."""

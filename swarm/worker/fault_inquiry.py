@@ -233,7 +233,7 @@ class FaultInquiry:
             case "unclear":
                 if fault.kind in DEADLY:
                     self._careful_until_s = monotonic() + CAREFUL_S
-                self._log.warning("Task %s is under suspicion (%s): %s", task_id, fault.kind, found.why)
+                self._log.warning("Task %s is suspected (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("suspect", fault.kind, said, fault.result, alone=found.alone)
 
     def _learn(self, asked: _Asked) -> None:

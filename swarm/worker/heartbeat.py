@@ -259,7 +259,7 @@ class HeartbeatThread:
         try:
             self._sink.beat(heartbeat)
         except (StorageFault, OSError) as fault:
-            line = f"Heartbeats cannot be written: {fault}; a worker that cannot beat goes on working"
+            line = f"Heartbeats cannot be written: {fault}; the worker goes on without"
             self._troubles.failing("heartbeat", line)
         else:
             self._troubles.working("heartbeat", "Heartbeats are written again")

@@ -123,7 +123,7 @@ def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.
     stuck = end_remains(str(options.root), name)
     if stuck:
         raise EngineError(
-            f"{name}: what its tasks left running cannot be killed: {stuck}",
+            f"{name}: programs of its tasks cannot be killed: {stuck}",
             hint="state D is stuck in the kernel: see `dmesg`; start it again once that has ended (`swarm up` does)",
         )
     lines = take_back(queue.layout, queue.storage, name, crash_rule(options.settings.retry))

@@ -60,7 +60,7 @@ class Outcomes:
         named = f"{task.task_class} task: {task.task_id} ({task.name or 'unnamed'})"
         match closing.verdict:
             case None if closing.outcome == "released":
-                log.info("Released %s: it goes back untouched", named)
+                log.info("Released %s: requeued untouched", named)
             case None:
                 log.info("Completed %s in %.2fs", named, run.elapsed_s)
                 for worker in blamed_at(run.claim.attempts, run.claim.attempt):

@@ -104,7 +104,7 @@ class ServerHealth:
         """The same, as far as the server itself is the reason. ``in_flight``: some run already."""
         now_s = monotonic()
         if self.reading is None:
-            return "model server not heard of yet"
+            return "model server has not been checked yet"
         if not self.reading.usable:
             return f"model server not usable: {self.reading.reason}"
         if self._asked_s is not None and now_s - self._asked_s > LATE_AFTER_S:

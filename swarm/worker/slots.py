@@ -119,7 +119,7 @@ class Slots:
             if run.ending is not None:
                 continue
             if run.overdue_in_s <= 0:
-                log.warning("Task %s is past its %gs: stopping it", task_id, run.limit_s)
+                log.warning("Task %s is past its limit of %gs: stopping it", task_id, run.limit_s)
                 self.stop(run, "timeout")
             elif run.stopping_s > HUNG_AFTER_S:
                 raise AttemptHung(f"task {task_id} still runs {HUNG_AFTER_S:.0f} s after it was stopped")

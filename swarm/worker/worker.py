@@ -85,7 +85,7 @@ class Worker:
     def close(self) -> None:
         """An orderly end: the last log line and the last heartbeat."""
         for run in self.slots.runs:
-            self._log.error("Task %s could not be put on record in time; it is left to recovery", run.claim.task.task_id)
+            self._log.error("Task %s could not be recorded in time; it is left to recovery", run.claim.task.task_id)
         self._log.info("%s shutting down - completed %d tasks", self.title, self._state.beat.tally.completed)
         self._last_beat("")
 
@@ -104,7 +104,7 @@ class Worker:
         if self._obeyed == 0:
             self._log.info("%s received shutdown signal - finishing %d tasks", self.title, len(runs))
         if urgency > 1:
-            self._log.info("%s received shutdown signal again - giving back %d tasks", self.title, len(runs))
+            self._log.info("%s received shutdown signal again - requeueing %d tasks", self.title, len(runs))
             self._give_up_s = monotonic() + (STOP_LIMIT_S if urgency == 2 else 0.0)
         for run in runs:
             if urgency > 1 or not run.begun:

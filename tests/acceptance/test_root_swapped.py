@@ -8,7 +8,7 @@ from swarm.queue.root_guard import RootGuard
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 
-ANOTHER = "another directory lies where the queue root"
+ANOTHER = "another directory is in place of the queue root"
 
 
 def test_a_guard_tells_a_swap_a_move_and_a_link_that_leads_elsewhere(tmp_path):

@@ -58,7 +58,7 @@ class MemoryQueue:
 
     def read(self, task_id: str) -> dict[str, Any]:
         if task_id not in self.documents:
-            raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows what there is")
+            raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows the tasks")
         return self.documents[task_id]
 
     def set_aside(self, task_id: str) -> None:

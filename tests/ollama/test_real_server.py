@@ -146,7 +146,7 @@ HASTY = """first_token_s = 2
 
 @pytest.mark.parametrize(
     ("frozen", "repair"),
-    [(b"runner", "Repair 2 of 4, runner killed"), (b"serve", "Repair 3 of 4, server ended to be started anew")],
+    [(b"runner", "Repair 2 of 4, runner killed"), (b"serve", "Repair 3 of 4, server stopped for a restart")],
 )
 def test_what_hangs_is_repaired(user: User, binary: str, models_dir: Path, frozen: bytes, repair: str) -> None:
     own_servers(user, binary, models_dir, workers=1, limits=HASTY)

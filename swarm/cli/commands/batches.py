@@ -36,14 +36,14 @@ app = typer.Typer(
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id; `swarm batches` lists them.")]
 Price = Annotated[
     float | None,
-    typer.Option("--price-per-mtok", metavar="X", min=0, help="Shows a cost: so much per million tokens, in and out."),
+    typer.Option("--price-per-mtok", metavar="X", min=0, help="Show a cost: price per million tokens, in and out."),
 ]
 
 
 def batches(price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False) -> None:
     """All batches: progress, ETA, tokens, time on cards.
 
-    The first look at a large batch reads its results; later ones read only what has changed.
+    The first call for a large batch reads all results; later ones read only what has changed.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def cancel(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel what has not ended. Waiting items end at once; workers are asked to stop running ones.
+    """Cancel a batch. Waiting items end at once; workers are asked to stop running ones.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def cancel(
 
 @app.command(name="retry-failed")
 def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Put failed and cancelled items back into the queue. Their earlier attempts no longer count.
+    """Requeue failed and cancelled items. Their earlier attempts no longer count.
 
     \b
     Example:
@@ -114,22 +114,22 @@ def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json
     """
     queue = open_queue(existing(root, config))
     number = queue.retry_many(queue.batches().task_ids(batch))
-    line = f"batch {batch}: {plural(number, 'item')} put back"
+    line = f"batch {batch}: {plural(number, 'item')} requeued"
     put({"batch_id": batch, "put_back": number}, [Line(line)], as_json=as_json)
 
 
 @app.command()
 def export(
     batch: Batch,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where the results go.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
     errors: Annotated[Path | None, typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch.")] = None,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write the results so far and the report. That tells models by digest, options, versions, cards.
+    """Write the results so far and the report. It names models by digest, options, versions, cards.
 
-    Exit code 1 if some of it failed.
+    Exit code 1 if some tasks failed.
 
     \b
     Example:

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 @app.command()
 def show(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """The settings in force as TOML. What is no default comes with its origin.
+    """The settings in force as TOML. Other values than the defaults show their origin.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
 
 @app.command()
 def check(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Check file and environment. Lists every finding with its line, or says that all is well; warns of entries of
+    """Check file and environment. Lists every error with its line; warns of entries of
     [scripts] that let a task run any code.
 
     \b

@@ -24,10 +24,10 @@ def doctor(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """What is wrong here: findings, their evidence, what to do. Why did it stop, why can it not start?
+    """Find what is wrong: findings, their evidence, what to do.
 
-    Looks at disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models, and tries
-    what the host and the file system can do. Changes nothing; also good before the first start. Exit code 0 when nothing
+    Checks disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models, and what
+    the host and the file system can do. Changes nothing; also useful before the first start. Exit code 0 if nothing
     is wrong, 1 with findings.
 
     \b

@@ -33,10 +33,10 @@ def feed(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Feed a source of any length in, a few tasks at a time. Keeps a lane's waiting tasks between two marks.
+    """Submit a source of any length, a few tasks at a time. Keeps a lane's waiting tasks between --min and --target.
 
-    Ten million lines never become ten million files. Killed at any moment, the same command goes on where it was: no line
-    is left out, none is done twice. Lines that make no task are counted and shown. A command must print the same lines
+    Ten million lines never become ten million files. After a kill at any moment the same command resumes: no line
+    is lost, none is done twice. Lines that make no task are counted and shown. A command must print the same lines
     each time it is run.
 
     \b
@@ -67,7 +67,7 @@ def feed(
 
 
 def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """All feeds: how far each is, and whether somebody feeds it.
+    """All feeds: progress, and whether a feeder runs.
 
     \b
     Example:
@@ -121,7 +121,7 @@ def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
 def _state_words(state: FeedState, *, alive: bool) -> str:
     if alive or state.status in ("finished", "stopped", "failed"):
         return state.status
-    return f"{state.status}, nobody feeds it"
+    return f"{state.status}, no feeder runs"
 
 
 def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_
     book.set_wish(feed_id, wish)
     alive = book.lives(feed_id)
     line = f"feed {feed_id}: asked to {word}" + (
-        "" if alive else "; nobody feeds it now: the same `swarm feed` command goes on"
+        "" if alive else "; no feeder runs now: the same `swarm feed` command resumes it"
     )
     show({"feed_id": feed_id, "asked": word, "alive": alive}, [Line(line)], as_json=as_json)
 

@@ -36,37 +36,35 @@ def logs(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="brain, worker-1, ollama-worker-1 …")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines as they come; Ctrl-C ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow new lines; Ctrl-C ends.")] = False,
     lines: Annotated[
         int | None, typer.Option("--lines", "-n", min=0, help="Only the last N. [default: 100; all with --since]")
     ] = None,
     level: Annotated[
-        str | None, typer.Option("--level", metavar="LEVEL", help="debug, info, warning or error, and worse.")
+        str | None, typer.Option("--level", metavar="LEVEL", help="This level and above: debug, info, warning, error.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="AGE", help="Not older than this: 90s, 15m, 24h, 2d.")
+        str | None, typer.Option("--since", metavar="AGE", help="Only records newer than this: 90s, 15m, 24h, 2d.")
     ] = None,
     grep: Annotated[
         str | None, typer.Option("--grep", metavar="REGEX", help="Only records that match, such as a task id.")
     ] = None,
-    task: Annotated[
-        str | None, typer.Option("--task", metavar="ID", help="The life of one task, whoever had it in hand.")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="ID", help="One task across all processes.")] = None,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show the logs of all processes, merged by time.
 
-    Without a NAME: brain, workers and model servers together. What a process said on standard error when it died is
-    shown at that time. With --json and -f: one JSON object per line.
+    Without a NAME: brain, workers and model servers together. The standard error of a process is shown at its time.
+    With --json and -f: one JSON object per line.
 
     \b
     Examples:
       swarm logs -f
       swarm logs worker-1 -n 50
       swarm logs --since 24h --level warning
-      swarm logs --task d5de16d7          its life, from all logs and its own record
+      swarm logs --task d5de16d7          one task, from all logs and its record
     """
     found = load(root, config).settings
     folder = f"{found.queue.root}/logs"

@@ -15,7 +15,7 @@ from swarm.runtime.open import open_queue
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="""Messages about ended work: list, retry.
+    help="""Notifications: list, retry.
 
     \b
     Example:
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.command(name="list")
 def list_notes(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Messages that are owed, and those that could not be delivered.
+    """Notifications that are due, and those that could not be delivered.
 
     \b
     Example:
@@ -45,7 +45,7 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     document = [
         {"note": n.name, "state": state, "targets": n.targets, "tries": n.tries, "error": n.error} for state, n in found
     ]
-    show({"notes": document}, [Table(columns=heads, rows=rows, empty="nobody is to be told anything")], as_json=as_json)
+    show({"notes": document}, [Table(columns=heads, rows=rows, empty="no notifications are due")], as_json=as_json)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def retry(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Try undeliverable messages again.
+    """Retry undeliverable notifications.
 
     \b
     Example:

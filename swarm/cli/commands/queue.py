@@ -68,7 +68,7 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
 def list_tasks(
     state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="pending, blocked, processing, completed …")] = None,
     state_option: Annotated[str | None, typer.Option("--state", metavar="STATE", help="The same as an option.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="Largest number of tasks.")] = 50,
     lane: Annotated[
         str | None, typer.Option("--lane", help="Only this lane: cpu, script, llm@MODEL, resource@WORKER.")
     ] = None,
@@ -119,7 +119,7 @@ def show(
 
 @app.command()
 def active(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """What the workers hold: since when, how far, which attempt.
+    """Running tasks: worker, attempt, time, progress.
 
     \b
     Example:
@@ -132,7 +132,7 @@ def active(root: Root = None, config: Config = None, as_json: Json = False) -> N
 
 @app.command()
 def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Put failed or cancelled tasks back into the queue. Their earlier attempts no longer count.
+    """Requeue failed or cancelled tasks. Their earlier attempts no longer count.
 
     \b
     Example:

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 def clear_stuck(
     worker: Annotated[
-        str | None, typer.Option("--worker", metavar="W", help="All that this worker holds, stuck or not, dead or alive.")
+        str | None, typer.Option("--worker", metavar="W", help="All tasks of this worker, stuck or not, dead or alive.")
     ] = None,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Stop tasks that make no progress and put them back.
+    """Stop and requeue tasks that make no progress.
 
-    Stuck is what has not moved for brain.stuck_after_s, on a worker that lives; what dead workers held is taken back, too.
-    The attempts so far are forgiven. Exit code 1 when a worker would not let go.
+    A task is stuck if its living worker has made no progress for brain.stuck_after_s; tasks of dead workers are requeued
+    too. Earlier attempts no longer count. Exit code 1 if a worker does not release a task.
 
     \b
     Examples:
@@ -49,21 +49,22 @@ def clear_stuck(
 
 
 def purge(
-    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="What ended longer ago: 7d, 12h, 1h30m.")],
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="Tasks that ended longer ago: 7d, 12h, 1h30m.")
+    ],
     state: Annotated[
         list[str] | None,
         typer.Option("--state", metavar="STATE", help="completed, failed, cancelled (by default), corrupt; repeatable."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; remove nothing.")] = False,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Remove finished tasks with their results. Never touches what has not ended, nor what waiting tasks depend on.
+    """Remove ended tasks with their results. Keeps tasks that waiting ones depend on.
 
-    A batch whose tasks were purged cannot be collected any more, and running it again does its work again; once none of
-    its tasks is left, its own files go, too.
-    To have it done all the time: brain.retention_days and brain.retention_count.
+    Purged results are missing from `swarm results`, and running the batch again repeats them. Once all of its tasks are
+    purged, the files of a batch are removed too. For continuous purging set brain.retention_days and retention_count.
 
     \b
     Examples:
@@ -80,7 +81,7 @@ def purge(
     if batches:
         named = ", ".join(batches[:8]) + (" …" if len(batches) > 8 else "")
         number = "1 batch" if len(batches) == 1 else f"{len(batches):,} batches"
-        lines.append(Line(f"{verb} {number} of which nothing is left: {named}"))
+        lines.append(Line(f"{verb} {number} whose tasks are all purged: {named}"))
     told = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
     show(told, lines, as_json=as_json)
 
@@ -102,15 +103,15 @@ def _size(size_bytes: int) -> str:
 
 
 def fsck(
-    repair: Annotated[bool, typer.Option("--repair", help="Do what is said; no task is ever deleted.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Carry out the repairs; no task is ever deleted.")] = False,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that each task is whole and in exactly one state. And that nothing is left without an owner.
+    """Check that each task is whole and in exactly one state. Also that nothing is left without an owner.
 
-    Reads every document. May run while the swarm works: only what two scans agree on is told. What has no place is
-    moved to corrupt/ with its reason. Exit code 0: sound (or all put right); 1: findings.
+    Reads every document. May run while the swarm works: only findings of two scans are reported. What belongs nowhere is
+    moved to corrupt/ with its reason. Exit code 0: sound (or all repaired); 1: findings.
 
     \b
     Examples:
@@ -139,7 +140,7 @@ def _blocks(left: Sequence[Finding], done: Sequence[Finding]) -> list[Block]:
     if not left:
         lines.append(Line("The queue is sound: each task is whole and in exactly one state.", "bold"))
     elif not done:
-        lines.append(Line(f"{plural(len(left), 'finding')}; `swarm queue fsck --repair` does what each says", "bold"))
+        lines.append(Line(f"{plural(len(left), 'finding')}; `swarm queue fsck --repair` carries out the repairs", "bold"))
     else:
-        lines.append(Line(f"{plural(len(left), 'finding')} left, which nothing here may decide", "bold"))
+        lines.append(Line(f"{plural(len(left), 'finding')} left that need your decision", "bold"))
     return lines

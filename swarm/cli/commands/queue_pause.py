@@ -35,7 +35,7 @@ def pause(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Begin nothing new of it until it is resumed. What runs goes on; lasts across restarts.
+    """Start no new tasks of a model, a batch or a worker. Running ones go on; survives restarts.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def resume(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """End a pause; `all` ends every one.
+    """End a pause; `all` ends all pauses.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def _target(everything: str | None, model: str | None, batch: str | None, worker
     )
     given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not None]
     if len(given) != 1:
-        raise InputError("say which: exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
+        raise InputError("give exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
     return given[0]
 
 

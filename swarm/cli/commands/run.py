@@ -23,7 +23,7 @@ def run(request: RunRequest, root: Root = None, config: Config = None, as_json: 
     """The main job: submit, work, collect.
 
     Starts a swarm for the time of the run if none is up.
-    The same command again resumes: what is done is not done again. Ctrl-C once drains, twice stops; both can be resumed.
+    The same command again resumes and repeats nothing. Ctrl-C once drains, twice stops; both can be resumed.
 
     \b
     Examples:
@@ -49,9 +49,9 @@ def run(request: RunRequest, root: Root = None, config: Config = None, as_json: 
 
 @takes(SubmitRequest, "source", "prompt", "task", "wait")
 def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Put work into the queue and return.
+    """Submit tasks to the queue and return.
 
-    It is safely on disk when this says so. Works without a running swarm.
+    Accepted tasks are durable. Needs no running swarm.
 
     \b
     Examples:
@@ -82,14 +82,14 @@ def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_
 
 def results(
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="The batch id that `swarm submit` printed.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where the results go.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write what a batch has produced so far.
+    """Write the results of a batch so far.
 
-    Exit code 1 if some of it failed.
+    Exit code 1 if some tasks failed.
 
     \b
     Example:
@@ -122,4 +122,4 @@ def check_output(output: Path | None, *, as_json: bool) -> None:
     from swarm.errors import InputError
 
     if as_json and str(output) == "-":
-        raise InputError("-o - and --json both want standard output", hint="name a file for the results")
+        raise InputError("-o - and --json both need standard output", hint="name a file for the results")

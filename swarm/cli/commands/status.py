@@ -25,7 +25,7 @@ models_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
     """Alarms, cards, workers, queue, throughput on one screen.
 
-    Exit code 3 when nothing is running.
+    Exit code 3 if nothing is running.
 
     \b
     Examples:
@@ -60,7 +60,7 @@ def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> Non
 
 @workers_app.callback()
 def workers(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Workers: state, model, slots, what they do or wait for.
+    """Workers: state, model, slots, current or missing work.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def release(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """End the quarantine of a card before its time. Its worker takes work again within seconds.
+    """End the quarantine of a card early. Its worker takes tasks again within seconds.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def release(
 
 @models_app.callback()
 def models(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Models: where loaded, what waits, how fast, what idles.
+    """Models: where loaded, tasks waiting, speed, idle time.
 
     \b
     Examples:
@@ -138,7 +138,7 @@ def pull(
 ) -> None:
     """Download a model, once for all servers that share its directory.
 
-    Goes through a running server, or one started for it. What was downloaded before an interruption is kept.
+    Uses a running server, or starts one for the download. An interrupted download resumes.
 
     \b
     Example:
@@ -156,7 +156,7 @@ def explain(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Why a task waits, a worker idles, a model is where it is.
+    """Why a task waits, a worker idles, a model is loaded where it is.
 
     \b
     Examples:
@@ -198,9 +198,9 @@ def metrics(
     root: Root = None,
     config: Config = None,
 ) -> None:
-    """Numbers for Prometheus, as text on standard output. Of tasks, workers, models, cards and the brain.
+    """Prometheus metrics: tasks, workers, models, cards, brain.
 
-    With metrics.port set the brain serves the same; --serve is for when it does not. Every metric: docs/metrics.md.
+    With metrics.port set the brain serves the same; --serve does it without a brain. All metrics: docs/metrics.md.
 
     \b
     Examples:

@@ -17,7 +17,9 @@ sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated p
 
 def up(
     simulate: Simulate = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background once everything is up.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Continue in the background once everything is up.")
+    ] = False,
     for_pid: Annotated[
         int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
     ] = None,
@@ -52,14 +54,14 @@ def up(
 
 
 def down(
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for running tasks; they go back into the queue.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Stop everything that runs on this queue.
 
-    Running tasks end first, unless --now is given. What a killed supervisor left, and what was started alone, is ended too.
+    Running tasks finish first, unless --now is given. Also stops what a killed supervisor left and what was started alone.
 
     \b
     Examples:
@@ -118,7 +120,7 @@ def sim_group() -> None:
     add_help_option=False,
 )
 def ollama(ctx: typer.Context) -> None:
-    """Run one simulated model server; its own --help lists its knobs.
+    """Run one simulated model server; its own --help lists its options.
 
     \b
     Examples:
@@ -132,15 +134,15 @@ def ollama(ctx: typer.Context) -> None:
 
 def restart(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="brain, worker-1, or its server ollama-worker-1.")],
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for running tasks; they go back into the queue.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Restart single processes of the running swarm.
 
-    A worker finishes its tasks first, unless --now is given. What waits for its next start, or sits in quarantine, is
-    started at once. The requests of a server are cut; its worker's tasks are tried again without losing an attempt.
+    A worker finishes its tasks first, unless --now is given. A process that waits for its next start, or is in quarantine,
+    is started at once. The requests of a server are cut; their tasks are retried without losing an attempt.
 
     \b
     Examples:
@@ -168,7 +170,7 @@ def serve(
 ) -> None:
     """Run one worker's model server alone, in the foreground.
 
-    `swarm up` does this for you. It is started again when it ends; SIGTERM or Ctrl-C stops it.
+    `swarm up` does this for you. It is restarted when it ends; SIGTERM or Ctrl-C stops it.
 
     \b
     Example:

@@ -81,7 +81,7 @@ def way_trouble(root: Path) -> tuple[str, str]:
     doubt = next(iter(doubts_on_the_way(str(root))), None)
     if doubt is None:
         return "", ""
-    return f"{doubt}: whoever can change it can put another queue in its place", "" if doubt.foreign else doubt.mend
+    return f"{doubt}: whoever can change it can replace it by another queue", "" if doubt.foreign else doubt.mend
 
 
 def root_trouble(root: Path) -> str:

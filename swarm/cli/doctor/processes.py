@@ -20,7 +20,7 @@ from swarm.queue.stores import registry
 from swarm.supervisor.state import ChildStatus, SupervisorStatus
 
 _REFUSES, _WORKS = (
-    r"The disk refuses|cannot (write its heartbeat|look into the queue)",
+    r"The disk refuses|cannot (write its heartbeat|read the queue)",
     r"The disk works again|Brain can .* again",
 )
 _BEGINS = r"Worker initialized|starting main loop"

@@ -16,7 +16,7 @@ from swarm.errors import InputError, QueueError, name_hint
 from swarm.queue.file_queue import FileQueue
 from swarm.runtime.open import lives, open_queue, reclaim
 
-REASON = "it was stuck: given back by hand"
+REASON = "it was stuck: requeued by hand"
 PATIENCE_S = 10.0
 """How long a worker has to let go of a task: it looks for such wishes several times a second."""
 _POLL_S = 0.05
@@ -59,13 +59,13 @@ def _alive(snapshot: SwarmSnapshot, worker: str) -> bool:
 def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list[Cleared]:
     """A dead worker's tasks: the brain's work, at once; done here, under the free life lock, where no brain runs."""
     if lives(settings, "brain"):
-        text = "its worker is dead, the brain takes it back within a second"
+        text = "its worker is dead, the brain requeues it within a second"
         return [Cleared(task_id=c.task_id, worker=worker, outcome="left to the brain", detail=text) for c in claims]
     lines = reclaim(settings, worker)
     if lines is None:
-        text = f"{worker} has just come back to life, or a program of it cannot be ended; swarm doctor {worker}"
+        text = f"{worker} is running again, or a program of it cannot be ended; swarm doctor {worker}"
         return [Cleared(task_id=c.task_id, worker=worker, outcome="no reaction", detail=text) for c in claims]
-    by_id = {c.task_id: next((line for line in lines if c.task_id in line), "it had moved on") for c in claims}
+    by_id = {c.task_id: next((line for line in lines if c.task_id in line), "its state had changed") for c in claims}
     return [Cleared(task_id=i, worker=worker, outcome="taken back", detail=line) for i, line in by_id.items()]
 
 
@@ -105,5 +105,5 @@ def _settled(queue: FileQueue, claim: ClaimView, *, late: bool) -> Cleared | Non
         return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="finished", detail=f"it is {state or 'gone'}")
     if not late:
         return None
-    text = f"{claim.worker} did not let go of it within {PATIENCE_S:.0f}s; swarm doctor {claim.worker}"
+    text = f"{claim.worker} did not release it within {PATIENCE_S:.0f}s; swarm doctor {claim.worker}"
     return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="no reaction", detail=text)

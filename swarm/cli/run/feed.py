@@ -58,7 +58,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
     fresh = _fresh(request, options, *_marks(request, loaded.settings))
     queue = open_queue(loaded.settings).prepare()
     if not swarm_lives(loaded.settings):
-        print("note: no swarm is running; what is fed waits for `swarm up`", file=sys.stderr)
+        print("note: no swarm is running; the tasks wait for `swarm up`", file=sys.stderr)
     elif fresh.model:
         check_models(loaded.settings, [fresh.model], unfit="ignore")
     guard = RootGuard(queue.layout.root)
@@ -77,9 +77,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
             feeder = Feeder(lines, make, pool, book.open(state.feed_id), state)
             while not feeder.finished and not asked():
                 if why := guard.trouble():
-                    raise EngineError(
-                        f"{why}: no more is fed", hint="look who did that; the same command goes on where it stopped"
-                    )
+                    raise EngineError(f"{why}: the feed has stopped", hint="find out who did that; the same command resumes")
                 pause_s = feeder.step()
                 tell(feeder.state)
                 if pause_s:
@@ -233,10 +231,10 @@ def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcom
     if state.reason:
         lines.append(state.reason)
     if began.number:
-        lines.append(f"went on behind line {began.number:,}; {count(state.again - began.again)} were there already")
+        lines.append(f"resumed after line {began.number:,}; {count(state.again - began.again)} existed already")
     lines += [f"rejected {why}" for why in state.rejections[:10]]
     if interrupted:
-        lines.append("run the same command again to go on where it stopped")
+        lines.append("run the same command again to resume")
     lines.append(f"results: swarm results {state.feed_id} -o OUT")
     bad = state.status == "failed" or state.rejected > 0
     code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if bad else EXIT_OK

@@ -56,7 +56,7 @@ class Pool(Protocol):
         ...
 
     def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
-        """Accept tasks of this lane, durably; how many were there already, looked up only where that is ``doubtful``."""
+        """Accept tasks of this lane, durably; how many existed already, looked up only where that is ``doubtful``."""
         ...
 
 

@@ -73,7 +73,7 @@ def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
             host.drain()
             _reap(process, options.settings)
     if options.simulate:
-        print("note: a swarm is up already and does the work; --simulate is not used", file=sys.stderr)
+        print("note: a swarm is already running and does the work; --simulate is ignored", file=sys.stderr)
     elif not lives(options.settings, "supervisor"):
         whose = "workers whose supervisor is gone" if orphans(options.settings) else "workers started alone"
         print(f"note: {whose} do the work", file=sys.stderr)
@@ -86,7 +86,7 @@ def _outwait_ending(settings: Settings) -> None:
     stat = read_stat(run) if run is not None else None
     if run is None or (stat is not None and stat.alive):
         return
-    print("note: the swarm of an earlier run is ending; this goes on when it is gone", file=sys.stderr)
+    print("note: the swarm of an earlier run is ending; this run waits for it", file=sys.stderr)
     while swarm_lives(settings):
         time.sleep(ENDING_POLL_S)
 

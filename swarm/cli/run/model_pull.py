@@ -143,7 +143,7 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     """The worker whose server did it, or the temporary server."""
     seconds: float
     mib: int
-    """Of the layers that the server spoke of, those that were there already included."""
+    """Of the layers that the server spoke of, those that existed already included."""
 
 
 def pull(loaded: Loaded, name: str) -> Pulled:
@@ -238,7 +238,7 @@ def _own_server(settings: Settings, root: Path) -> Iterator[str]:
 def _words(model: str, through: str, fault: TaskFault) -> ModelServerError:
     hints = {
         "transient": "run it again: what was downloaded is kept",
-        "infra": f"see how its server is: swarm doctor, swarm logs ollama-{through}",
+        "infra": f"check its server: swarm doctor, swarm logs ollama-{through}",
     }
     hint = hints.get(fault.fault, "look the name up at https://ollama.com/library")
     return ModelServerError(f"{model} could not be pulled through {through}: {fault.message}", hint=hint)

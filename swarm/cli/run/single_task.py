@@ -77,7 +77,7 @@ def _refuse(request: SubmitRequest, names: tuple[str, ...], beside: str) -> None
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"{options}: means nothing beside {beside}", hint=f"leave it out, or give a file instead of {beside}"
+            f"{options}: has no meaning with {beside}", hint=f"leave it out, or give a file instead of {beside}"
         )
 
 
@@ -159,7 +159,7 @@ def _check_mentions(queue: QueueReader, document: Mapping[str, Any], settings: S
         check_submitted(document, settings.scripts)
     for wanted in _texts(document.get("depends_on")):
         if ID_RE.match(wanted) is None or queue.find(wanted) is None:
-            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows what there is")
+            raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows the tasks")
     for target in _texts(document.get("notify")):
         from swarm.notify.targets import check_target
 
@@ -203,7 +203,7 @@ def _wait(queue: QueueReader, settings: Settings, document: dict[str, Any], mode
 def _answer(queue: QueueReader, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
-        raise EngineError(f"task {task_id} has ended and is gone", hint="`swarm queue fsck` tells whether all is well")
+        raise EngineError(f"task {task_id} has ended and is missing", hint="`swarm queue fsck` tells whether all is well")
     if ended["status"] != "completed":
         error = ended.get("error") or {}
         words = f"{ended['status']}: {error.get('message', 'no reason was recorded')}"

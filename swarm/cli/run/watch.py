@@ -40,7 +40,7 @@ NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
 
 
 class SwarmGone(NotRunning):
-    """Nobody works on the batch any more; what was done is kept."""
+    """Nobody works on the batch any more; finished results are kept."""
 
 
 End = Literal["finished", "interrupted", "unservable"]
@@ -92,7 +92,9 @@ class RunWatch:
         with interrupts(host) if heard is None else nullcontext(heard) as asked:
             while True:
                 if why := self._guard.trouble():
-                    raise EngineError(why, hint="look who did that; what was done lies in the directory that was there")
+                    raise EngineError(
+                        why, hint="find out who did that; finished results are in the directory that was there"
+                    )
                 look_began_s = time.monotonic()
                 left_before = self.ended.left
                 self.ended = self._watch.look()
@@ -188,7 +190,7 @@ class RunWatch:
     def _check_alive(self, host: Hosting) -> None:
         if host.ended():
             raise EngineError(
-                "the swarm of this run has ended; what was done is kept",
+                "the swarm of this run has ended; finished results are kept",
                 hint=f"see {self._queue.layout.logs}/supervisor.log; run the same command again to go on",
             )
         if host.own is not None or swarm_lives(self._settings):
@@ -198,7 +200,7 @@ class RunWatch:
         self._alone_since_s = self._alone_since_s or now_s
         if host.guest_of is not None or now_s - self._alone_since_s > GONE_S:
             raise SwarmGone(
-                "no swarm is running any more; what was done is kept",
+                "no swarm is running any more; finished results are kept",
                 hint="`swarm up`, then run the same command again to go on",
             )
 

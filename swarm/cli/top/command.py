@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def top(
-    interval: Annotated[float, typer.Option("--interval", metavar="S", min=0.2, help="Seconds between two looks.")] = 1.0,
+    interval: Annotated[float, typer.Option("--interval", metavar="S", min=0.2, help="Seconds between two updates.")] = 1.0,
     root: Root = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Watch the swarm live; keys to sort, look closer, retry, cancel.
+    """Live view of the swarm, with keys to sort, open, retry, cancel.
 
-    Press ? for the keys. In a pipe it prints one look, as `swarm status` does; --json prints one look as a document.
+    Press ? for the keys. In a pipe it prints one screen, as `swarm status` does; --json prints it as a document.
 
     \b
     Examples:

@@ -19,13 +19,13 @@ from swarm.cli.views.worker_rows import WorkerLine, cards_table, workers_table
 MIN_LIST = 4
 """Lines that the list of workers or tasks keeps, its head included, however low the terminal is."""
 HELP = (
-    "up down j k   select a line              enter      look into worker or task",
+    "up down j k   select a line              enter      open worker or task",
     "tab 1 2 3     workers, tasks, failed     esc left   back",
     "s             another order              q Ctrl-C   leave",
     "r             retry a failed task        c          cancel a task (asks first)",
     "",
-    "On a worker with one task in hand, r and c mean that task.",
-    "Speeds are measured over the last 15 seconds; before that they are reckoned",
+    "On a worker with one task, r and c apply to that task.",
+    "Speeds are measured over the last 15 seconds; before that they are estimated",
     "from earlier tasks.",
     "",
     "The same in a pipe or a script: swarm status, swarm top --json,",

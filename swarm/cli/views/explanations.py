@@ -112,7 +112,7 @@ def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
 def explanation_blocks(found: Explanation) -> list[Block]:
     """Why, and what to do."""
     blocks: list[Block] = [Line(f"{found.kind} {found.subject}: {found.state}", "bold")]
-    for reason in found.reasons or (Reason("none", "nothing stands in its way", "swarm status"),):
+    for reason in found.reasons or (Reason("none", "nothing blocks it", "swarm status"),):
         blocks.append(Line(f"  - {reason.text}"))
         if reason.next_step:
             blocks.append(Line(f"    try: {reason.next_step}", "dim"))

@@ -163,7 +163,7 @@ def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alar
         look = f"swarm logs {view.name} -n 30"
         if verdict.state == "dead" and view.claims:
             text = f"{view.name} is dead and held {plural(view.claims, 'task')}"
-            yield Alarm(level="critical", text=text, next=f"{look} (the brain takes its tasks back)")
+            yield Alarm(level="critical", text=text, next=f"{look} (the brain requeues its tasks)")
         elif verdict.state == "hung":
             yield Alarm(level="critical", text=verdict.text, next=look)
 

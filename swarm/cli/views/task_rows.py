@@ -113,7 +113,7 @@ def task_table(rows: Sequence[TaskRow], *, state: str) -> Table:
 
 def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
     """Files that were no tasks: their names, and why they were set aside."""
-    cells = tuple((row.task_id, Cell(row.error or "no reason is on record", "red")) for row in rows)
+    cells = tuple((row.task_id, Cell(row.error or "no reason is recorded", "red")) for row in rows)
     return Table(columns=columns("file", "why~"), rows=cells, empty="no corrupt files")
 
 

@@ -25,7 +25,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     prompt_field: str | None = None
     """Column that holds the prompt (text) or the messages (list). None: ``prompt`` or ``messages``."""
     template: str | None = None
-    """Prompt made of columns: ``Translate {text} to {lang}``; ``{{`` and ``}}`` stand for braces."""
+    """Prompt built from columns: ``Translate {text} to {lang}``; ``{{`` and ``}}`` stand for braces."""
     system: str | None = None
     """System prompt; a line whose messages bring their own keeps its own."""
     model: str | None = None

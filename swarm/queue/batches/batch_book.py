@@ -83,7 +83,7 @@ class BatchBook:
                 raise FileNotFoundError(batch_id)
             return msgspec.json.decode(read_regular(self._path(batch_id, "json"), 1 << 20), type=Manifest)
         except ValueError as exc:
-            raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to write it anew") from exc
+            raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to rewrite it") from exc
         except FileNotFoundError as exc:
             hint = name_hint(batch_id, self.names(), "known batches:", 3, cutoff=0.7)
             raise QueueError(f"there is no batch {batch_id}", hint=hint) from exc
@@ -178,7 +178,7 @@ class BatchBook:
     def write(self, manifest: Manifest) -> None:
         """Replace a manifest, durably. Raises ``StorageFault``."""
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-        with storage_faults(f"batch {manifest.batch_id} could not be noted"):
+        with storage_faults(f"batch {manifest.batch_id} could not be recorded"):
             self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
 
     @contextmanager

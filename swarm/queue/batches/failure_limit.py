@@ -142,7 +142,7 @@ class FailureLimits:
     def _say(self, batch_id: str, fault: StorageFault) -> None:
         """It may be one bad sector: no other batch, and nothing else of the turn, waits for this one."""
         if self._unreadable.get(batch_id) != str(fault):
-            log.warning("%s; batch %s is not watched for failures until that can be read", fault, batch_id)
+            log.warning("%s; the failure limit of batch %s is not checked until that can be read", fault, batch_id)
         self._unreadable[batch_id] = str(fault)
 
 

@@ -76,7 +76,7 @@ class BrainFileQueue:
         self._buckets = BucketChooser(layout, storage)
         self._documents = TaskDocuments(layout)
 
-    @storage_faults("cannot look into the queue")
+    @storage_faults("cannot read the queue")
     def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
         """What there is, at the cost of what changed since the last look; ages are left 0, the observer knows them.
 
@@ -170,7 +170,7 @@ class BrainFileQueue:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                self._storage.quarantine(path, f"task {task_id} waits already under this name")
+                self._storage.quarantine(path, f"task {task_id} is already waiting under this name")
                 return False
         ring(self._layout)
         return True
@@ -199,7 +199,7 @@ class BrainFileQueue:
         return self._advance(task_id, attempt, lambda path: f"Gathered {self._mapper.gather(path)} answers in {task_id}")
 
     def _advance(self, task_id: str, attempt: int, act: Callable[[str], str]) -> str | None:
-        with storage_faults(f"cannot go on with {task_id}"):
+        with storage_faults(f"cannot continue {task_id}"):
             found = self.blocked.find(task_id, attempt)
             if found is None:
                 return None

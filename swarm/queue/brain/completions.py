@@ -214,4 +214,4 @@ class Completions:
     def _warn(self, task_id: str) -> None:
         aside = find_set_aside(self._layout, task_id)
         if aside is not None:
-            log.warning("Task %s will never end, it %s; what waited for it goes on, or fails", task_id, aside.words)
+            log.warning("Task %s will never end, it %s; its dependents go on, or fail", task_id, aside.words)

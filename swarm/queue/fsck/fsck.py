@@ -107,7 +107,7 @@ class _Repairer:
         self._buckets = BucketChooser(layout, storage)
 
     def carry_out(self, finding: Finding) -> bool:
-        """False: there is nothing to do, or it has moved on."""
+        """False: there is nothing to do, or its state has changed."""
         if finding.action is Action.NONE or not os.path.lexists(finding.path):
             return False
         match finding.action:
@@ -132,7 +132,7 @@ class _Repairer:
     def _aside(self, finding: Finding) -> bool:
         if finding.target and not os.path.lexists(finding.target):
             return False  # the one that counted has moved: two places may have become one
-        return self._storage.quarantine(finding.path, f"{finding.what} (set aside by fsck)") is not None
+        return self._storage.quarantine(finding.path, f"{finding.what} (moved here by fsck)") is not None
 
     def _move(self, finding: Finding) -> bool:
         try:
@@ -149,7 +149,7 @@ class _Repairer:
         except FileNotFoundError:
             return False
         except FileExistsError:
-            self._storage.quarantine(finding.path, f"{finding.what}, where another one is (set aside by fsck)")
+            self._storage.quarantine(finding.path, f"{finding.what}, where another one is (moved here by fsck)")
         return True
 
     def _write_status(self, path: str) -> bool:
@@ -162,7 +162,7 @@ class _Repairer:
         ended = Trail(
             status="failed" if state is TaskState.FAILED else "cancelled",
             completed_at=SystemClock().iso(),
-            error=TaskError(type="unknown", message="whoever ended it died before writing why"),
+            error=TaskError(type="unknown", message="its process died before it wrote the reason"),
             attempts=() if trail is None else trail.attempts,
         )
         rewrite_tail(self._storage, path, parts.body_size - 1, codec.encode_trail(ended))

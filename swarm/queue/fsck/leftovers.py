@@ -43,7 +43,7 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
         ours = is_staged(name) and (is_file(path) or folder_status(path) is not None)
         if not ours or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
             continue
-        what = "a submission that was cut off: nothing in it was accepted"
+        what = "an incomplete submission: nothing in it was accepted"
         yield Finding("staging", path, what, "removed", Action.REMOVE)
 
 
@@ -65,7 +65,7 @@ def temporaries(layout: Layout) -> Iterator[Finding]:
         for name in list_inside(folder):
             path = f"{folder}/{name}"
             if temporary.is_left(path) if temporary.is_temporary(name) else _named_by_maker(path):
-                yield Finding("temporary", path, "its maker died before putting it in place", "removed", Action.REMOVE)
+                yield Finding("temporary", path, "its writer died before it was in place", "removed", Action.REMOVE)
 
 
 def _named_by_maker(path: str) -> bool:
@@ -92,7 +92,7 @@ def _cancel_marks(layout: Layout) -> Iterator[Finding]:
     for name in cancel_marks(layout):
         status = status_of(layout.cancel_mark(name))
         if status is not None and status.st_size:
-            yield aside("odd", layout.cancel_mark(name), "it holds something, and a wish to cancel is an empty file")
+            yield aside("odd", layout.cancel_mark(name), "it has content, but a cancel mark is an empty file")
             continue
         located = lookup.find(layout, name)
         if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:
@@ -104,11 +104,11 @@ def _cancel_marks(layout: Layout) -> Iterator[Finding]:
 
 def _hints(layout: Layout) -> Iterator[Finding]:
     """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
-    left = "none: `swarm up` writes it afresh, and nothing is decided by it"
+    left = "none: `swarm up` rewrites it, and nothing depends on it"
     for name in _documents(layout.workers):
         if os.path.lexists(layout.lock(name)):
             continue
-        yield Finding("row", layout.row(name), f"a registry row without a life lock: {name} never lived here", left)
+        yield Finding("row", layout.row(name), f"a registration without a process lock: {name} never ran here", left)
     for name in _documents(layout.heartbeats):
         if registry.read_row(layout, name) is None and not is_held(layout, name):
             yield Finding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
@@ -124,7 +124,7 @@ def _abandoned(layout: Layout) -> Iterator[Finding]:
         if held and not is_held(layout, worker):
             what = f"{worker} is dead and holds {len(held)}"
             yield Finding(
-                "abandoned", layout.held_by(worker), what, "none: the brain, or the worker's next life, takes them back"
+                "abandoned", layout.held_by(worker), what, "none: the brain, or the worker at its next start, requeues them"
             )
 
 
@@ -132,5 +132,5 @@ def _reasons(layout: Layout) -> Iterator[Finding]:
     names = set(list_names(layout.corrupt))
     for name in sorted(names):
         if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
-            what = "set aside without a reason: whoever did it died, or the disk was full"
+            what = "in corrupt/ without a reason: its process died, or the disk was full"
             yield Finding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)

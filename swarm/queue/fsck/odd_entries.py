@@ -39,7 +39,7 @@ def odd_entries(layout: Layout) -> Iterator[Finding]:
         path = f"{layout.corrupt}/{name}"
         status = status_of(path) if name.endswith(".reason") else None
         if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was set aside
-            yield aside("odd", path, f"it {words}, and the reason why something was set aside is a file")
+            yield aside("odd", path, f"it {words}, and a reason is a file")
 
 
 def _answers(layout: Layout) -> Iterator[str]:
@@ -58,7 +58,7 @@ def _foreign(path: str, belongs: str, *, folder: bool = False) -> Iterator[Findi
         return
     words = odd_kind(path, status, folder=folder)
     if not words and not has_plain_name(path):
-        words = "has a name that swarm gives to nothing"
+        words = "has a name that swarm does not use"
     if words:
         yield aside("odd", path, f"it {words}, and {belongs}")
 
@@ -85,7 +85,7 @@ def _top(layout: Layout) -> Iterator[Finding]:
         elif path == layout.bell or name.startswith(".pull."):
             yield from _foreign(path, "a file of swarm's belongs there")
         elif words := "" if stat.S_ISDIR(status.st_mode) else odd_kind(path, status):
-            yield Finding("odd", path, f"it {words}", "none: swarm has no business with it", Action.NONE)
+            yield Finding("odd", path, f"it {words}", "none: it does not belong to swarm", Action.NONE)
 
 
 def _drop_ins(layout: Layout) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def aside(kind: str, path: str, what: str, *, target: str = "") -> Finding:
 
 
 def check(placed: Placed) -> list[Finding]:
-    """All that is wrong with one file at its place; [] too when it has moved on."""
+    """All that is wrong with one file at its place; [] too when its state has changed."""
     try:
         data = read_regular(placed.path, codec.MAX_FILE_BYTES)
         task = codec.parse(data).task
@@ -90,7 +90,7 @@ def _held(placed: Placed, found: Finding) -> list[Finding]:
     """What is in a worker's hands is not moved from here."""
     if placed.state is not TaskState.PROCESSING:
         return [found]
-    who = "its worker" if placed.live else "the brain, which takes it back"
+    who = "its worker" if placed.live else "the brain, which requeues it"
     return [msgspec.structs.replace(found, repair=f"left to {who}", action=Action.NONE)]
 
 
@@ -98,7 +98,7 @@ def _lane(placed: Placed, task: Task) -> list[Finding]:
     lane = lane_of(task)
     if lane == placed.home:
         return []
-    what = f"it lies in lane {placed.home} and belongs to {lane}"
+    what = f"it is in lane {placed.home} and belongs to {lane}"
     return [Finding("wrong-lane", placed.path, what, f"moved to lane {lane}", Action.MOVE, lane)]
 
 
@@ -108,7 +108,7 @@ def _shard(placed: Placed) -> list[Finding]:
         return []
     top = placed.path.rsplit("/", 2)[0]
     target = f"{top}/{shard}/{placed.task_id}.json"
-    what = f"look-ups by id do not find it: it lies in shard {placed.home} and belongs to {shard}"
+    what = f"look-ups by id do not find it: it is in shard {placed.home} and belongs to {shard}"
     return [Finding("wrong-shard", placed.path, what, f"moved to shard {shard}", Action.MOVE, target)]
 
 
@@ -124,8 +124,8 @@ def read_trail(data: bytes) -> Trail | None:
 def _history(placed: Placed, data: bytes) -> list[Finding]:
     if read_trail(data) is not None or placed.live:
         return []
-    what = "what happened to it so far is torn; the task itself is whole"
-    return [Finding("torn-history", placed.path, what, "none needed: it is written afresh when the task moves on")]
+    what = "its history is incomplete; the task itself is whole"
+    return [Finding("torn-history", placed.path, what, "none needed: it is rewritten when the task changes its state")]
 
 
 def _status(placed: Placed, data: bytes) -> list[Finding]:
@@ -136,8 +136,8 @@ def _status(placed: Placed, data: bytes) -> list[Finding]:
     if status is not None:
         what = f"its status is {status}, its directory {placed.state}"
         return [Finding("wrong-status", placed.path, what, "none: the directory counts; look at it with `swarm queue show`")]
-    what = "it has no status: whoever ended it died before writing why"
+    what = "it has no status: its process died before it wrote the reason"
     if placed.state is TaskState.COMPLETED:
-        repair = "none: without a result nobody can say what it was; submit it again if it is missed"
+        repair = "none: the result is lost; submit the task again if you need it"
         return [Finding("no-result", placed.path, "it is completed and has no result", repair)]
     return [Finding("no-status", placed.path, what, f"status {placed.state} written into it", Action.STATUS)]

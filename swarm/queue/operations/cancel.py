@@ -44,7 +44,7 @@ class Canceller:
 
     def ask(self, task_id: str) -> None:
         """Have the worker of a running one stop it."""
-        with storage_faults(f"cannot ask for the cancelling of {task_id}"):
+        with storage_faults(f"cannot request to cancel {task_id}"):
             os.close(self._storage.open_own(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT))
 
     def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> tuple[int, int]:
@@ -132,7 +132,7 @@ def list_children(layout: Layout, state: TaskState, map_id: str) -> Iterator[Loc
                 yield located
 
 
-@storage_faults("cannot look at a task that is to be cancelled")
+@storage_faults("cannot read a task that is to be cancelled")
 def _read(path: str) -> Task | None:
     """None: it has moved, or is no task."""
     try:

@@ -53,13 +53,13 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
                 canceller.end_children(task_id, task, reason)
                 ring(layout)
             return "cancelled"
-    raise QueueError(f"task {task_id} keeps moving", hint="try again")
+    raise QueueError(f"task {task_id} keeps changing its state", hint="try again")
 
 
 def _unknown(layout: Layout, task_id: str) -> UnknownTask:
     aside = find_set_aside(layout, task_id)
-    words = f"there is no task {task_id}" if aside is None else f"task {task_id} is none: it {aside.words}"
-    return UnknownTask(words, hint="`swarm queue list` shows what there is")
+    words = f"there is no task {task_id}" if aside is None else f"{task_id} is no valid task: it {aside.words}"
+    return UnknownTask(words, hint="`swarm queue list` shows the tasks")
 
 
 def retry(layout: Layout, storage: Storage, task_id: str) -> str:
@@ -74,8 +74,8 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     if located is None:
         raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list --state failed` shows dead letters")
     if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
-        raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be tried again")
-    with storage_faults(f"task {task_id} could not be put back"), _on_the_move(task_id):
+        raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be retried")
+    with storage_faults(f"task {task_id} could not be requeued"), _on_the_move(task_id):
         parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
         _check_needs(layout, parts)
         if parts.trail.children is not None:
@@ -132,7 +132,7 @@ def _on_the_move(task_id: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError) as exc:
         hint = f"`swarm queue show {task_id}`"
-        raise QueueError(f"somebody else has just put task {task_id} back already", hint=hint) from exc
+        raise QueueError(f"task {task_id} has just been retried by another process", hint=hint) from exc
 
 
 def forget_cancel(layout: Layout, task_id: str) -> None:

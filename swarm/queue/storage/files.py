@@ -39,7 +39,7 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
-_LACKS = "the file system, or a filter of system calls (a container's), does not have this: `swarm doctor` says what"
+_LACKS = "the file system, or a filter of system calls (a container's), does not support this: see `swarm doctor`"
 _NO_LINK = (errno.EPERM, errno.EISDIR, errno.EACCES)
 _HINTS = {
     errno.ENOSPC: "free some space; work resumes by itself",
@@ -57,7 +57,7 @@ _HINTS = {
 _ANSWERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EAGAIN, errno.EINTR, errno.EPIPE)
 """What a file call may say of a queue that works."""
 _ODD_PLACE = (
-    "something lies where a file or directory of swarm belongs: `swarm queue fsck` names it; or choose another --root"
+    "something is in the place of a file or directory of swarm: `swarm queue fsck` names it; or choose another --root"
 )
 _NO_WAY = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """Of a rename without following: a directory on one of its paths is none."""
@@ -207,7 +207,7 @@ class Storage:
             if exc.errno not in (*_NO_WAY, *_TAKEN):
                 raise
             if os.path.lexists(target):  # a directory, or a directory comes where a file is
-                self.quarantine(target, "it lies where a claimed task belongs")
+                self.quarantine(target, "it is in the place of a claimed task")
                 os.rename(source, target)
             else:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source) from exc
@@ -243,7 +243,7 @@ class Storage:
         words = odd_words(path)
         if not words:
             return False
-        name = self.quarantine(path, f"it {words}, and lay where a file of swarm belongs: {path}")
+        name = self.quarantine(path, f"it {words}, and was in the place of a file of swarm: {path}")
         log.warning("%s %s: moved to corrupt/%s", path, words, name)
         return True
 
@@ -294,7 +294,7 @@ class Storage:
             status = status_of(path)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 words = kind_words(status)
-                name = self.quarantine(path, f"it {words}, and lay where a directory of swarm belongs: {path}")
+                name = self.quarantine(path, f"it {words}, and was in the place of a directory of swarm: {path}")
                 log.warning("%s %s: moved to corrupt/%s", path, words, name)
                 self.make_dir(path)
             return

@@ -54,7 +54,7 @@ class ProcessLock:
         self._lock.release(force=True)
 
 
-@storage_faults("cannot look at a life lock")
+@storage_faults("cannot look at a process lock")
 def is_held(layout: Layout, name: str) -> bool:
     """Whether the process of this name lives. Without a lock file it never lived."""
     return is_locked(layout.lock(name))

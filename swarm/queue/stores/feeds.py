@@ -66,7 +66,7 @@ class FeedBook:
 
     def wish(self, feed_id: str) -> Wish:
         """What people want of it."""
-        with storage_faults(f"feed {feed_id} cannot see what people want of it"):
+        with storage_faults(f"feed {feed_id} cannot read its pause or stop request"):
             try:
                 return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
             except (FileNotFoundError, OddEntry):
@@ -87,7 +87,7 @@ class FeedBook:
         """Be its only feeder within the block. Raises ``LockHeld``, ``StorageFault``."""
         held = LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it")
         with ExitStack() as stack:
-            with storage_faults(f"feed {feed_id} could not be begun"):
+            with storage_faults(f"feed {feed_id} could not be started"):
                 self._storage.make_dir(self._home)
                 stack.enter_context(try_exclusive(self._storage, self._path(feed_id, "lock"), held))
             yield
@@ -145,14 +145,14 @@ class FeedPool:
         self._producer = Producer(layout, storage)
         self._lanes = LaneCounts(layout)
 
-    @storage_faults("cannot see how many wait")
+    @storage_faults("cannot count the waiting tasks")
     def pending(self, lane: str, *, with_blocked: bool) -> int:
         """Tasks that wait in this lane; costs what changed since the last look, and a listing of ``blocked`` where asked."""
         waiting = sum(view.pending for view in self._lanes.look() if view.lane == lane)
         return waiting + (len(list_names(self._layout.blocked)) if with_blocked else 0)
 
     def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
-        """Accept tasks of one lane with one shared flush; how many were there already (looked up where ``doubtful``).
+        """Accept tasks of one lane with one shared flush; how many existed already (looked up where ``doubtful``).
 
         Who offers holds the feed's lock, and nobody else makes its ids. Raises ``TaskInvalid``, ``StorageFault``.
         """

@@ -22,7 +22,7 @@ def write_note(layout: Layout, storage: Storage, note: Note) -> None:
 
     One without a mark is a new message and takes the place of any other of its subject; one with a mark only its own.
     """
-    with storage_faults("who is to be told could not be noted"):
+    with storage_faults("who is to be told could not be recorded"):
         storage.make_dir(layout.outbox)
         with _alone(layout, storage):
             if not superseded(layout, note):
@@ -32,7 +32,7 @@ def write_note(layout: Layout, storage: Storage, note: Note) -> None:
 
 def remove_note(layout: Layout, storage: Storage, note: Note) -> None:
     """Remove a note, but not another that has taken its place. Raises ``StorageFault``."""
-    with storage_faults("a note could not be removed"), suppress(FileNotFoundError), _alone(layout, storage):
+    with storage_faults("a notification could not be removed"), suppress(FileNotFoundError), _alone(layout, storage):
         if not superseded(layout, note):
             os.unlink(_path(layout, note))
 

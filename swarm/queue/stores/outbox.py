@@ -68,7 +68,7 @@ class Outbox:
         """Set a note aside with the reason in it, unless a later message is owed instead."""
         if superseded(self._layout, note):
             return
-        with storage_faults("a note could not be set aside"):
+        with storage_faults("a notification could not be set aside"):
             self._storage.make_dir(self._given_up)
             put_note(self._storage, self._given_up, note)
         remove_note(self._layout, self._storage, note)
@@ -77,7 +77,7 @@ class Outbox:
         """Try one that was given up again. Raises ``QueueError`` for an unknown one."""
         found = next((note for note in self.undeliverable() if note.name == name), None)
         if found is None:
-            raise QueueError(f"no undeliverable note is called {name}", hint="`swarm notify list` shows them")
+            raise QueueError(f"there is no undeliverable message {name}", hint="`swarm notify list` shows them")
         fresh = msgspec.structs.replace(found, tries=0, next_s=0.0, error="", by_hand=True)
         self.owe(fresh)
         _unlink(f"{self._given_up}/{name}.json")
@@ -142,14 +142,14 @@ class Outbox:
     def _refuse(self, folder: str, name: str, problem: ValueError) -> None:
         """Set aside what is no note. One that cannot be moved is told once, and keeps no other from being read."""
         try:
-            with storage_faults("a damaged note could not be set aside"):
+            with storage_faults("a damaged notification could not be moved to corrupt/"):
                 self._storage.quarantine(f"{folder}/{name}", f"no note: {problem}")
         except StorageFault as fault:
             if name not in self._stuck:
-                log.warning("%s is no note (%s): %s", name, problem, fault)
+                log.warning("%s is no notification (%s): %s", name, problem, fault)
             self._stuck.add(name)
             return
-        log.warning("%s is no note (%s): set aside in corrupt/", name, problem)
+        log.warning("%s is no notification (%s): moved to corrupt/", name, problem)
 
 
 def _names(folder: str) -> list[str]:

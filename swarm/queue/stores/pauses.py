@@ -41,14 +41,14 @@ class PauseBook:
             except FileNotFoundError:
                 stamp, self._known = None, Pauses()
             except QueueError as problem:
-                log.warning("%s; what was paused before stays paused, nothing else", problem.message)
+                log.warning("%s; only the pauses read before stay in force", problem.message)
             self._stamp = stamp
         return self._known
 
 
 def change(layout: Layout, storage: Storage, to: Callable[[Pauses], Pauses]) -> Pauses:
     """Change what is paused and wake everybody; one at a time. Raises ``QueueError`` (a damaged file), ``StorageFault``."""
-    with storage_faults("the pause could not be written down"):
+    with storage_faults("the pause could not be recorded"):
         storage.make_dir(os.path.dirname(layout.pauses))
         with exclusive(storage, f"{layout.pauses}.lock"):
             try:
@@ -66,4 +66,4 @@ def _load(path: str) -> Pauses:
     try:
         return msgspec.json.decode(read_regular(path, _MAX_BYTES), type=Pauses)
     except (ValueError, RecursionError) as exc:
-        raise QueueError(f"{path} is damaged: {exc}", hint="remove it and pause again what is to be paused") from exc
+        raise QueueError(f"{path} is damaged: {exc}", hint="remove it, then pause again") from exc

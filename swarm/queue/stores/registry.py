@@ -20,7 +20,7 @@ _beats = msgspec.json.Decoder(Heartbeat)
 _encode = msgspec.json.Encoder().encode
 
 
-@storage_faults("cannot read a registry row")
+@storage_faults("cannot read a registration")
 def read_row(layout: Layout, name: str) -> WorkerRow | None:
     """The row of this name; None if there is none or it is unreadable (it is a hint)."""
     try:

@@ -108,7 +108,7 @@ class DropInFiler:
         if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
             return f"Drop-in {file_name} may still be being written: {reason}"
         self._storage.quarantine(path, reason)
-        return f"Drop-in {file_name} is no task and went to corrupt/: {reason}"
+        return f"Drop-in {file_name} is no valid task and went to corrupt/: {reason}"
 
     def _move(self, path: str, task: Task) -> str:
         owe_for(self._layout, self._storage, task)

@@ -36,7 +36,7 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
     """
     taker = _Taker(layout, storage, worker, rule)
     lines = []
-    with storage_faults(f"cannot see what {worker} held"):
+    with storage_faults(f"cannot list the tasks of {worker}"):
         names = sorted(list_names(layout.held_by(worker)))
     kept: list[StorageFault] = []
     for name in names:
@@ -63,11 +63,11 @@ class _Taker:
         """Whatever lies there under this name; a line for the log. Raises ``StorageFault``."""
         path = f"{self._layout.held_by(self._worker)}/{name}"
         parsed = parse_task_file(name)
-        with storage_faults(f"cannot take back {printable(name)} of {self._worker}"):
+        with storage_faults(f"cannot requeue {printable(name)} of {self._worker}"):
             if parsed is not None:
                 return self._take(path, parsed)
             self._storage.quarantine(path, f"a foreign file among the tasks of {self._worker}")
-        return f"Set aside {name}: not a task file"
+        return f"Moved {name} to corrupt/: it is no task file"
 
     def _take(self, path: str, name: TaskName) -> str:
         try:
@@ -76,7 +76,7 @@ class _Taker:
             return ""
         except (TaskInvalid, ValueError) as exc:
             self._storage.quarantine(path, str(exc))
-            return f"Set aside {name.task_id}: {exc}"
+            return f"Moved {name.task_id} to corrupt/: {exc}"
         if parts.trail.status is not None:  # the work was done and written, only the commit is missing
             self._transitions.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
             return f"Recorded {name.task_id}: {self._worker} died between writing its outcome and filing it"
@@ -89,7 +89,7 @@ class _Taker:
             error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
             dead = msgspec.structs.replace(trail, status="failed", completed_at=SystemClock().iso(), error=error)
             self._transitions.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
-            return f"Gave up on {name.task_id}: {error.message}"
+            return f"Failed {name.task_id}: {error.message}"
         if delay_s > 0:
             trail = msgspec.structs.replace(trail, retry_at=SystemClock().iso(delay_s))
         self._transitions.requeue(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)

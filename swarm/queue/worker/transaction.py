@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 UNREADABLE_S = 30.0
 """For so long a task whose file could not be read is passed over by this worker."""
 _CLAIMING = storage_faults("cannot claim")
-_RECORDING = storage_faults("what ended or was claimed could not be put on record")
+_RECORDING = storage_faults("results and claims could not be recorded")
 
 
 class Origin(NamedTuple):
@@ -59,7 +59,7 @@ class LaneClaimer:
         self._returning: dict[str, Origin] = {}
         self._unreadable: dict[str, float] = {}
         self.lost_races = 0
-        with storage_faults(f"cannot set up the place of {worker}"):
+        with storage_faults(f"cannot create the directory of {worker}"):
             storage.make_dir(self.folder)
 
     def take(self, lanes: Sequence[str]) -> tuple[str, Origin] | None:
@@ -104,9 +104,7 @@ class LaneClaimer:
                 if about_host(exc):
                     raise
                 if cursor.bar():  # a mount, or a directory without permission: others are not to wait for it
-                    log.warning(
-                        "Nothing can be claimed from %s: %s; it is passed over until it changes", bucket, exc.strerror
-                    )
+                    log.warning("Nothing can be claimed from %s: %s; it is skipped until it changes", bucket, exc.strerror)
             else:
                 del self._returning[path]
                 return path, origin

@@ -121,7 +121,7 @@ class Transitions:
             except FileNotFoundError:
                 return False
             except FileExistsError:
-                self._storage.quarantine(path, f"task {task.task_id} waits already under this name")
+                self._storage.quarantine(path, f"task {task.task_id} is already waiting under this name")
                 return False
         return True
 

@@ -30,7 +30,7 @@ from swarm.queue.worker.outcome_writer import OutcomeWriter
 from swarm.queue.worker.transaction import LaneClaimer, Origin, Transaction
 from swarm.queue.worker.transitions import Transitions
 
-_LOOK = storage_faults("cannot look into the queue")
+_LOOK = storage_faults("cannot read the queue")
 
 
 class WorkerFileQueue:

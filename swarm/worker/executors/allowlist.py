@@ -67,7 +67,7 @@ def _way_down(name: str, cwd: str, base: str | None) -> tuple[str, ...]:
     if base is None:
         raise _refused(f"cwd {cwd!r} is refused: [scripts] {name} names no directory below which a task may run")
     if not cwd.startswith("/") or "\0" in cwd:
-        raise TaskFault("deterministic", "no_cwd", f"cwd {cwd!r} is no directory given by its full path")
+        raise TaskFault("deterministic", "no_cwd", f"cwd {cwd!r} is no absolute path of a directory")
     parts, base_parts = _parts(cwd), _parts(base)
     if ".." in parts or parts[: len(base_parts)] != base_parts:
         raise _refused(f"cwd {cwd!r} is refused: [scripts] {name} allows {base} and what is below it, without '..'")

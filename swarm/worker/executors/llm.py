@@ -55,7 +55,7 @@ def with_images(body: Mapping[str, Any], task: Task, read: ReadImage) -> dict[st
         return {**body, "images": [*(body.get("images") or ()), *images]}
     asked = [index for index, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "user"]
     if not asked:
-        raise TaskFault("deterministic", "image_unusable", "there is no message of a user that the images could go with")
+        raise TaskFault("deterministic", "image_unusable", "the images need a message of role user")
     last = messages[asked[-1]]
     shown = {**last, "images": [*(last.get("images") or ()), *images]}
     return {**body, "messages": [*messages[: asked[-1]], shown, *messages[asked[-1] + 1 :]]}

@@ -157,7 +157,9 @@ class ResourceExecutor:
         self._server.unload(model, min(30.0, stopper.left_s))
         gone = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model) is None, within_s=UNLOAD_LIMIT_S)
         if not gone:
-            message = f"{model} is still loaded {UNLOAD_LIMIT_S:.0f} s after it was ordered out; a request may hang in it"
+            message = (
+                f"{model} is still loaded {UNLOAD_LIMIT_S:.0f} s after its unload was requested; a request in it may hang"
+            )
             self._on_stuck(model, began_s)
             raise TaskFault("infra", "unload_stuck", message)
         self._log.info("Model unloaded: %s", model)

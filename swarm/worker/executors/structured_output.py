@@ -63,7 +63,7 @@ def ask_in_form(body: Mapping[str, Any], schema: dict[str, Any], ask: Ask, recor
         found |= {"usage": usage, "asks": number, "checked": "schema" if CHECKS_SCHEMAS else "json"}
         text = text_of(reply.final)
         if reply.final.get("done_reason") == "length":
-            message = "the answer was cut at its token limit before it was whole; raise options.num_predict"
+            message = "the answer was cut at its token limit before it was complete; raise options.num_predict"
             raise TaskFault("deterministic", "cut_short", message, result=found)
         problem = problem_of(text, schema)
         if not problem:

@@ -201,7 +201,7 @@ def test_the_command_says_which_batches_went(queue):
     assert (tried["removed_batches"], tried["removed"]["completed"]["documents"]) == (["b"], 3)
     assert len(family(queue)) == 5
     done = CliRunner().invoke(app, words).stdout
-    assert "removed 1 batch of which nothing is left: b" in done
+    assert "removed 1 batch whose tasks are all purged: b" in done
     assert family(queue) == []
 
 

@@ -34,7 +34,7 @@ def test_a_session_whose_current_task_is_corrupt_goes_on(queue, brain, caplog, r
     brain.settle()
     assert work(worker) == [second]
     if not restarted:
-        assert f"Task {first} will never end, it lies in corrupt/{first}.1.json: " in caplog.text
+        assert f"Task {first} will never end, it is in corrupt/{first}.1.json: " in caplog.text
     brain.settle()
     assert work(worker) == [third]
 
@@ -49,7 +49,7 @@ def test_a_dependent_of_a_corrupt_task_fails_with_its_place_and_reason(queue, br
     claim_one(worker)
     brain.settle()
     message = queue.read("b")["error"]["message"]
-    assert message.startswith("its dependency a will never end, it lies in corrupt/a.1.json: ")
+    assert message.startswith("its dependency a will never end, it is in corrupt/a.1.json: ")
     assert queue.find("c").state is TaskState.PENDING, "it is to run anyway"
 
 
@@ -107,7 +107,7 @@ def test_cancelling_a_batch_sets_aside_what_is_none_and_goes_on(queue, waits):
 def test_cancelling_a_task_that_is_none_tells_where_it_lies(queue):
     queue.enqueue(llm(task_id="a"))
     damage(queue, "a")
-    with pytest.raises(UnknownTask, match=r"lies in corrupt/a\.json: not a task"):
+    with pytest.raises(UnknownTask, match=r"is in corrupt/a\.json: not a task"):
         queue.cancel("a", "no longer wanted")
 
 
@@ -166,7 +166,7 @@ def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
     damage(queue, "m")
     brain.settle()
     assert queue.set_aside("m") is not None
-    assert "lies in corrupt/m.json" in queue.read("after")["error"]["message"]
+    assert "is in corrupt/m.json" in queue.read("after")["error"]["message"]
 
 
 def test_it_is_explained(queue):
@@ -177,13 +177,13 @@ def test_it_is_explained(queue):
     found = explanations.quarantined("a", aside, "/a queue")
     assert found.reasons[0].next_step.startswith("swarm submit --task '/a queue/corrupt/a.1.json'")
     assert found.state == "corrupt"
-    assert "lies in corrupt/a.1.json: " in found.reasons[0].text
+    assert "is in corrupt/a.1.json: " in found.reasons[0].text
     assert queue.set_aside("nobody") is None
     queue.enqueue(llm(task_id="b", depends_on=["nobody"]))
     told = CliRunner().invoke(app, ["explain", "b", "--root", queue.layout.root]).stdout
     assert "There is no task nobody, which it waits for" in " ".join(told.split())
     told = CliRunner().invoke(app, ["explain", "a", "--root", queue.layout.root]).stdout
-    assert "lies in corrupt/a.1.json" in " ".join(told.split())
+    assert "is in corrupt/a.1.json" in " ".join(told.split())
 
 
 def test_the_listing_of_corrupt_files_says_why(queue, brain):
@@ -201,4 +201,4 @@ def test_the_listing_of_corrupt_files_says_why(queue, brain):
     assert whys["unexplained.json"] is None
     text = CliRunner().invoke(app, ["queue", "list", "corrupt", "--root", queue.layout.root]).stdout
     assert "byte order mark" in text
-    assert "no reason is on record" in text
+    assert "no reason is recorded" in text

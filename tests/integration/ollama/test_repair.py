@@ -109,7 +109,7 @@ class Talk:
             if limits(self.now_s):
                 progress(1)
         if not marker.startswith("good"):
-            raise TaskFault("transient", "timeout", "no whole answer within 10 s")
+            raise TaskFault("transient", "timeout", "no complete answer within 10 s")
 
     def ask(self, task, *, talks=lambda _now_s: False):
         began_s = self.now_s
@@ -149,7 +149,7 @@ def test_a_server_that_hangs_climbs_rung_by_rung_to_quarantine(tmp_path, caplog)
         wait_until(lambda: identity.of_pid(runner) is None, what="the runner gone")
         assert one.sim.process.poll() is None, "the server itself is left alone"
         one.fault()
-        assert "Repair 3 of 4, server ended to be started anew" in caplog.text
+        assert "Repair 3 of 4, server stopped for a restart" in caplog.text
         one.sim.process.wait(60)
         one.start()
         one.fault()

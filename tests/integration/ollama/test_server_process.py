@@ -160,7 +160,7 @@ def test_a_server_of_another_configuration_and_orphan_runners_are_replaced(spec,
         os.kill(identity.pid, signal.SIGKILL)
         wait_until(lambda: len(family(spec)) == 1, what="only the orphan runner is left")
     second = serve(msgspec.structs.replace(spec, fingerprint="another"))
-    assert "left over from an earlier life" in second.start()
+    assert "left over from an earlier start" in second.start()
     wait_until(second.ready)
     assert not any(is_same(identity) for identity in old)
     assert len(family(spec)) == 1

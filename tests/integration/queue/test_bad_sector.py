@@ -77,6 +77,6 @@ def test_the_limits_of_other_batches_are_watched(queue, bad, caplog):
         watched = FailureLimits(queue.layout, queue.storage)
         assert watched.look() == watched.look()
     assert [r.message for r in caplog.records if "b1" in r.message] == [
-        "batch b1 cannot be read: Input/output error; batch b1 is not watched for failures until that can be read"
+        "batch b1 cannot be read: Input/output error; the failure limit of batch b1 is not checked until that can be read"
     ]
     assert set(watched._limited) <= {"b2"}

@@ -83,7 +83,7 @@ class Swarm:
         os.utime(path, (time.time() - 60,) * 2)
 
     def work(self, brain: Brain, ids: set[str]) -> None:
-        """Take ticks until all of these are completed; the brain can look into the queue in each of them."""
+        """Take ticks until all of these are completed; the brain can read the queue in each of them."""
         said = BufferingHandler(1000)
         log.addHandler(said)
         with living(self.queue, own_row(WORKER, "worker")):
@@ -101,7 +101,7 @@ class Swarm:
 
             wait_until(tick, poll_s=0.02, what=f"{ids} completed")
         log.removeHandler(said)
-        assert [line for r in said.buffer if "cannot look into the queue" in (line := r.getMessage())] == []
+        assert [line for r in said.buffer if "cannot read the queue" in (line := r.getMessage())] == []
 
 
 def beat(name: str) -> Heartbeat:
@@ -291,7 +291,7 @@ def test_a_record_whose_place_is_taken_is_filed_all_the_same(tmp_path, kind):
     swarm.drop("good-1")
     swarm.work(swarm.brain(), {"good-1"})
     assert swarm.queue.read("good-1")["result"] == DONE.result
-    assert "lay where a file of swarm belongs" in Path(swarm.layout.corrupt, "good-1.json.reason").read_text()
+    assert "was in the place of a file of swarm" in Path(swarm.layout.corrupt, "good-1.json.reason").read_text()
 
 
 @pytest.fixture

@@ -475,14 +475,14 @@ def test_a_life_lock_that_cannot_be_looked_at_hinders_its_process_alone(swarm, m
 
     def broken(layout: Layout, name: str) -> bool:
         if name == "w1":
-            raise StorageFault("cannot look at a life lock: Input/output error")
+            raise StorageFault("cannot look at a process lock: Input/output error")
         return is_held(layout, name)
 
     with monkeypatch.context() as sick:
         sick.setattr("swarm.supervisor.local_process.is_held", broken)
         one.up()
         one.running("brain", "w2")
-        wait_until(lambda: "w1: cannot look at a life lock: Input/output error" in caplog.text, what="it is said")
+        wait_until(lambda: "w1: cannot look at a process lock: Input/output error" in caplog.text, what="it is said")
     one.running("w1")
 
 

@@ -105,7 +105,7 @@ def test_a_dead_workers_tasks_are_taken_back_in_the_very_turn_it_is_seen_dead(wo
     world.queue.add_worker(a_worker(alive=False))
     assert world.brain.step() <= PAUSE_S
     assert "t0" in world.queue.pending
-    assert world.said(r"Worker worker-1 died holding 1 tasks - took back 1", level=logging.WARNING)
+    assert world.said(r"Worker worker-1 died holding 1 tasks - requeued 1", level=logging.WARNING)
     assert world.said("Requeued t0")
     assert world.waiter.watched == {}
 
@@ -191,10 +191,10 @@ def test_a_queue_that_cannot_be_read_is_tried_again(world, monkeypatch):
 
     monkeypatch.setattr(world.queue, "look", broken)
     assert [world.brain.step(), world.brain.step()] == [1.0, 1.0]
-    assert len(world.said("cannot look into the queue", level=logging.ERROR)) == 1
+    assert len(world.said("cannot read the queue", level=logging.ERROR)) == 1
     monkeypatch.undo()
     world.turns(1)
-    assert world.said("can look into the queue again")
+    assert world.said("can read the queue again")
 
 
 def test_a_withdrawn_load_can_be_wanted_again(world):

@@ -188,10 +188,10 @@ def test_what_is_said_beside_a_task_wins_over_what_it_says(at_home):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--limit", "3"), "--limit: means nothing beside --task"),
-        (("--template", "{x}", "--system", "S"), "--template, --system: means nothing beside --task"),
-        (("--max-fails", "0"), "--max-fails: means nothing beside --task"),
-        (("--dry-run",), "--dry-run: means nothing beside --task"),
+        (("--limit", "3"), "--limit: has no meaning with --task"),
+        (("--template", "{x}", "--system", "S"), "--template, --system: has no meaning with --task"),
+        (("--max-fails", "0"), "--max-fails: has no meaning with --task"),
+        (("--dry-run",), "--dry-run: has no meaning with --task"),
         (("--option", "num_predict=abc"), "num_predict must be a whole number"),
     ],
 )
@@ -208,11 +208,11 @@ def test_a_program_has_no_model(at_home, words):
     (at_home / "task.json").write_text(json.dumps({"task_class": "cpu", "command": ["true"]}))
     code, told = swarm("submit", "--task", "task.json", *words)
     assert code == 2
-    assert "means nothing beside a task of class 'cpu'" in told
+    assert "has no meaning with a task of class 'cpu'" in told
 
 
 @pytest.mark.parametrize("words", [("--limit", "3"), ("--images-dir", "x"), ("--format", "csv")])
 def test_a_single_prompt_is_no_file(at_home, words):
     code, told = swarm("submit", "--prompt", "hi", "--model", MODEL, *words)
     assert code == 2
-    assert "means nothing beside --prompt" in told
+    assert "has no meaning with --prompt" in told

@@ -122,4 +122,4 @@ def test_where_it_cannot_be_written_down_it_holds_all_the_same(book, tmp_path, m
     monkeypatch.setattr(quarantine, "write_note", refuse)
     kept, server = exhausted(book)
     assert (kept.state, server.starts) == (ChildState.QUARANTINED, 2)
-    assert "cannot be written down: No space left" in caplog.text
+    assert "cannot be recorded: No space left" in caplog.text

@@ -60,7 +60,7 @@ def test_what_cannot_be_read_says_so(trouble, fault):
 
 
 def test_nobody_to_show_them_to():
-    with pytest.raises(TaskFault, match="no message of a user"):
+    with pytest.raises(TaskFault, match="need a message of role user"):
         sent(request={"messages": [{"role": "system", "content": "x"}]})
 
 

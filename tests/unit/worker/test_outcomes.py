@@ -107,7 +107,7 @@ def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(
     pauses.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "a:latest")))
     refuse((call, queue.layout.pauses))
     swarm.work.gate.set()
-    swarm.until(lambda: "The disk refuses: cannot look into the queue: Too many open files" in caplog.text)
+    swarm.until(lambda: "The disk refuses: cannot read the queue: Too many open files" in caplog.text)
     assert queue.find(first).state is TaskState.PROCESSING
     refuse()
     swarm.until(lambda: queue.find(first).state is TaskState.COMPLETED)
@@ -122,7 +122,7 @@ def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(
 def test_a_worker_that_cannot_count_what_waits_says_so_and_works_on(queue, refuse, caplog):
     swarm = Harness(queue=queue.worker_view("worker-1")).warm()
     refuse(("listdir", queue.layout.pending))
-    swarm.until(lambda: "cannot look into the queue: Too many open files" in swarm.state.reason)
+    swarm.until(lambda: "cannot read the queue: Too many open files" in swarm.state.reason)
     task_id = queue.enqueue(TASK)
     swarm.until(lambda: os.path.exists(queue.layout.terminal(TaskState.COMPLETED, task_id)))
     assert "The disk refuses" not in caplog.text
