@@ -138,27 +138,27 @@ class Effects:
         return Applied(decision, line)
 
     def _moved(self, decision: Decision, line: str | None) -> Outcome:
-        return Stale(decision, "it has moved on") if line is None else self._done(decision, line)
+        return Stale(decision, "its state has changed") if line is None else self._done(decision, line)
 
     def _recover(self, decision: RecoverWorker) -> Outcome:
         lines = self._queue.recover(decision.worker)
         if lines is None:
-            return Stale(decision, "its life lock is held: it lives")
+            return Stale(decision, "its process lock is held: it lives")
         if not lines:
             return Stale(decision, "it held nothing any more")
         self.reclaimed += len(lines)
-        self._log.warning("%s - took back %d", decision.reason, len(lines))
+        self._log.warning("%s - requeued %d", decision.reason, len(lines))
         for line in lines:
             self._log.info("%s", line)
         return Applied(decision, "; ".join(lines))
 
     def _kill_worker(self, decision: KillWorker) -> Outcome:
         if not self._kill(decision.worker, decision.epoch):
-            return Stale(decision, "that life of it has ended")
+            return Stale(decision, "that process has ended")
         # A process that does not die at once (uninterruptible sleep) is signalled each tick, and said once.
         again = (decision.worker, decision.epoch) in self._killed
         self._killed.add((decision.worker, decision.epoch))
-        line = f"{decision.reason} - killing it, so that its tasks can be taken back"
+        line = f"{decision.reason} - killing it, so that its tasks can be requeued"
         return self._done(decision, line, level=logging.DEBUG if again else logging.WARNING)
 
     def _purge(self, decision: Purge) -> Outcome:
@@ -169,7 +169,7 @@ class Effects:
                 break
             removed += self._queue.purge(state, shard, older_than_s=decision.older_than_s, limit=left)
         if not removed:
-            return Stale(decision, "all that is left there is needed by tasks that wait")
+            return Stale(decision, "all that remains is needed by waiting tasks")
         return self._done(decision, f"Purged {removed} finished tasks: {decision.reason}")
 
     def _purge_batches(self, decision: PurgeBatches) -> Outcome:
@@ -181,7 +181,7 @@ class Effects:
     def _stop(self, decision: StopBatch) -> Outcome:
         stopped = self._queue.stop_batch(decision.batch_id, decision.reason)
         if not stopped:
-            return Stale(decision, "nothing of it waits; what runs may end")
+            return Stale(decision, "no task of it waits; running ones may finish")
         return self._done(decision, f"Cancelled {stopped} waiting tasks: {decision.reason}", level=logging.WARNING)
 
     def _cancel_children(self, decision: CancelChildren) -> Outcome:

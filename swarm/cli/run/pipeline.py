@@ -63,7 +63,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     outcome = _outcome(batch.scan, ran, output, time.monotonic() - began_s)
     if not put_back:
         return outcome
-    lines = (outcome.lines[0], f"put back: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
+    lines = (outcome.lines[0], f"requeued: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
     return replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
 
 
@@ -71,9 +71,7 @@ def _output(request: RunRequest) -> str:
     """Where the results go, checked; empty for a dry run that names none."""
     if request.output is None:
         if not request.dry_run:
-            raise InputError(
-                "-o OUT is missing", hint="say where the results go, such as -o out.jsonl; --dry-run alone needs none"
-            )
+            raise InputError("-o OUT is missing", hint="name the output, such as -o out.jsonl; only --dry-run needs none")
         return ""
     check_writable(str(request.output), input_path=None if request.source == "-" else request.source)
     return str(request.output)
@@ -148,12 +146,12 @@ def _outcome(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
         )
     lines += where_words(output, collected, again="the same command with --retry-failed")
     if ran.unservable:
-        lines += [*unservable_words(ran.unservable), "the same command goes on once that has changed"]
+        lines += [*unservable_words(ran.unservable), "run the same command again once that has changed"]
     if ran.goes_on:
         again = "the same command waits for it and writes the rest"
-        lines.append(f"interrupted: the swarm that is up works on; {again}, `swarm batch cancel {scan.batch_id}` ends it")
+        lines.append(f"interrupted: the running swarm works on; {again}, `swarm batch cancel {scan.batch_id}` ends it")
     elif ran.interrupted:
-        lines.append("interrupted: run the same command again to go on where it stopped")
+        lines.append("interrupted: run the same command again to resume")
     document = {
         "batch_id": scan.batch_id,
         "new": submitted.new,
