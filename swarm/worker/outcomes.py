@@ -78,7 +78,7 @@ class Outcomes:
         """It came too late and changed nothing."""
         claim = closing.run.claim
         self._parts.log.warning(
-            "Fenced: task %s was taken back from this worker; the late result of attempt %d is set aside",
+            "Fenced: task %s no longer belongs to this worker; the late result of attempt %d is ignored",
             claim.task.task_id,
             claim.attempt,
         )

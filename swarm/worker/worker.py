@@ -71,7 +71,7 @@ class Worker:
     def step(self) -> float:
         """One tick; returns the seconds to wait for a wake-up before the next."""
         if self._parts.beats.failed:
-            raise SwarmError("the heartbeat thread has ended; without it the worker would be taken for hung")
+            raise SwarmError("the heartbeat thread has ended; without it the worker would look hung")
         self._obey_stop()
         self._close_ended()
         self._look_at_server()

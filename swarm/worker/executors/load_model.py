@@ -122,7 +122,7 @@ class ResourceExecutor:
         """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again."""
         loaded = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model), within_s=SHOWN_WITHIN_S)
         if loaded is None:
-            message = f"the server said that {model} is loaded, but /api/ps does not list it"
+            message = f"the server reported that {model} is loaded, but /api/ps does not list it"
             raise TaskFault("infra", "load_unproven", message)
         if not loaded.spilled:
             return loaded
