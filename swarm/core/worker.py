@@ -138,6 +138,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """By class of task: seconds from its acceptance to its first claim; wall clock, never negative."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     """Models its server holds that do not count as loaded, and why: spilled to the CPU, loaded by somebody otherwise."""
+    servable: tuple[str, ...] = ()
+    """Models on its server's disk that its cards have room for, judged by their files some time ago; none while unknown."""
     cleared: dict[str, int] = msgspec.field(default_factory=dict)
     """By worker: requests that had broken the server there, and were answered here."""
     runs: dict[str, Histogram] = msgspec.field(default_factory=dict)

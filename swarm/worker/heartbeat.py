@@ -107,9 +107,9 @@ class WorkerState:
         elif task.action == "unload_llm" and self.beat.model == model:
             self.publish(model=None)
 
-    def saw(self, loaded: LoadedModel | None, refused: dict[str, str]) -> None:
+    def saw(self, loaded: LoadedModel | None, refused: dict[str, str], servable: tuple[str, ...] = ()) -> None:
         """The server was asked; it is the truth of what is loaded."""
-        self.publish(model=None if loaded is None else loaded.name, refused=refused)
+        self.publish(model=None if loaded is None else loaded.name, refused=refused, servable=servable)
         if loaded is not None:
             self._learn(loaded.name, **{name: getattr(loaded, name) for name in _FACTS})
 

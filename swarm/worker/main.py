@@ -9,8 +9,9 @@ import random
 
 import msgspec
 
-from swarm.config.settings import LlmSettings
+from swarm.config.settings import LlmSettings, Settings
 from swarm.core.faults import TaskFault
+from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import WorkerRow
@@ -42,7 +43,7 @@ from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.parts import WorkerParts
-from swarm.worker.server_probe import ModelServerProbe
+from swarm.worker.server_probe import LOOK_TIMEOUT_S, ModelServerProbe
 from swarm.worker.worker import Worker
 
 
@@ -172,7 +173,14 @@ def with_model_server(
     server = RepairingServer(client, actions, settings.repair, log=log)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
-    probe = ModelServerProbe(server, server.broke, models=settings.models, on_cpu_spill=limits.on_cpu_spill, pin=pin)
+    probe = ModelServerProbe(
+        server,
+        server.broke,
+        models=settings.models,
+        on_cpu_spill=limits.on_cpu_spill,
+        pin=pin,
+        list_servable=lambda: _servable(client, plan, settings, limits),
+    )
     resource = ResourceExecutor(
         server,
         limits,
@@ -198,6 +206,18 @@ def with_model_server(
         probe=probe,
         prober=probe,
         cards=_cards(options, plan, actions, log),
+    )
+
+
+def _servable(client: OllamaClient, plan: WorkerPlan, settings: Settings, limits: LlmSettings) -> tuple[str, ...]:
+    """Models on the server's disk that its cards have room for, as far as their files tell. Raises ``TaskFault``."""
+    room_mib = plan.vram_mib if limits.on_cpu_spill == "refuse" else None
+    found = {canonical_model(m.name): m.size_mib for m in client.tags(LOOK_TIMEOUT_S)}
+    return tuple(
+        name
+        for name, size_mib in sorted(found.items())
+        if cards_needed(name, settings) <= max(1, len(plan.gpus))
+        and (room_mib is None or not file_too_big(size_mib, room_mib))
     )
 
 

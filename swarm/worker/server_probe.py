@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -15,6 +17,8 @@ from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
 
 LOOK_TIMEOUT_S = 5.0
+LIST_EVERY_S = 30.0
+"""What is on the server's disk is looked at this often."""
 PROMPT = "Hello"
 MAX_REPLY_BYTES = 16 << 20
 """An embedding has thousands of numbers, and a server may ignore the limit of one token."""
@@ -32,6 +36,8 @@ class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not usable, or why what it holds does not count."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     """The latter by model."""
+    servable: tuple[str, ...] = ()
+    """Models on its disk that the cards have room for, as far as was found out."""
 
     @property
     def model(self) -> str | None:
@@ -74,13 +80,20 @@ class ModelServerProbe:
         models: Mapping[str, ModelSettings],
         on_cpu_spill: SpillPolicy,
         pin: PinProof | None = None,
+        list_servable: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """``repair`` is ``Prober.broke``. A server whose ``pin`` was refuted is not usable, whatever it says of itself."""
+        """``repair`` is ``Prober.broke``. A server whose ``pin`` was refuted is not usable, whatever it says of itself.
+
+        ``list_servable`` asks which models it has and could load; it may raise ``TaskFault``.
+        """
         self._server = server
         self.broke = repair
         self._pin = pin
         self._models = ModelTable(models)
         self._on_cpu_spill: SpillPolicy = on_cpu_spill
+        self._list_servable = list_servable
+        self._servable: tuple[str, ...] = ()
+        self._list_due_s = monotonic()
 
     def look(self) -> ServerReading:
         """Ask what it holds."""
@@ -90,7 +103,11 @@ class ModelServerProbe:
             held = self._server.ps(LOOK_TIMEOUT_S)
         except TaskFault as fault:
             return ServerReading(usable=False, reason=fault.message)
-        return judge(held, self._models, on_cpu_spill=self._on_cpu_spill)
+        if monotonic() >= self._list_due_s:
+            self._list_due_s = monotonic() + LIST_EVERY_S
+            with suppress(TaskFault):
+                self._servable = self._list_servable()
+        return msgspec.structs.replace(judge(held, self._models, on_cpu_spill=self._on_cpu_spill), servable=self._servable)
 
     def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
         """As the port says. A server that refuses the probe in good order works."""

@@ -128,7 +128,7 @@ class Worker:
         if reading is None:
             return
         before = self._state.beat.model
-        self._state.saw(reading.loaded, reading.refused)
+        self._state.saw(reading.loaded, reading.refused, reading.servable)
         if reading.model is None and before is not None:
             self._log.warning("Model %s is no longer loaded%s", before, f": {reading.reason}" if reading.reason else "")
         elif reading.model != before:

@@ -260,6 +260,9 @@ class FakeServer:
     _leaving: dict[str, int] = field(default_factory=dict)
     _coming: dict[str, int] = field(default_factory=dict)
 
+    def tags(self, timeout_s):
+        return ()
+
     def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
         for name in [n for n, left in self._leaving.items() if left <= 0 and not self.stuck]:
             del self._leaving[name]

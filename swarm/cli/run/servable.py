@@ -1,7 +1,7 @@
 """Whether the living workers' servers have a model and may ever serve it, so that nobody waits for it without end.
 
-What registrations and heartbeats prove is not asked; else the servers are asked what they have, and only where that leaves
-a doubt the whole swarm is looked at.
+What registrations and heartbeats make clear is not asked. Else the servers are asked what they have, and the whole swarm is
+looked at.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def check_models(settings: Settings, models: Iterable[str], *, unfit: Literal["i
     workers = _living(Layout(settings.queue.root))
     if not workers:
         return
-    open_names = [name for name in models if not _proven(canonical_model(name), workers)]
-    installed = _installed(settings, workers) if open_names else {}
-    if missing := sorted({name for name in open_names if canonical_model(name) not in installed} if installed else ()):
+    unclear = sorted({name for name in models if not _is_clear(canonical_model(name), workers)})
+    if not unclear:
+        return
+    installed = _installed(settings, workers)
+    missing = [name for name in unclear if canonical_model(name) not in installed] if installed else []
+    if missing:
         shown = ", ".join(missing[:3])
         which = f"the model {shown}" if len(missing) == 1 else f"the models {shown}{' …' if len(missing) > 3 else ''}"
         there = name_hint(canonical_model(missing[0]), sorted(installed), number=3, cutoff=0.5)
         raise ModelNotFound(f"no server has {which}", hint=f"{there} Get it with `swarm models pull {missing[0]}`")
-    if unfit == "ignore":
-        return
-    doubtful = {canonical_model(name) for name in open_names} - _servable(settings, workers, installed)
-    reasons = find_unservable(settings, doubtful).reasons if doubtful else {}
+    reasons = find_unservable(settings, unclear).reasons if unfit != "ignore" else {}
     if reasons and unfit == "refuse":
         raise does_not_fit(reasons)
     for why in reasons.values():
@@ -74,46 +74,29 @@ def _living(layout: Layout) -> Workers:
     return [(row, registry.read_heartbeat(layout, row.name)) for row in rows if row is not None and row.url is not None]
 
 
-def _proven(model: str, workers: Workers) -> bool:
-    """Whether a worker holds the model now, or has completed requests to it and never failed to load it since."""
+def _is_clear(model: str, workers: Workers) -> bool:
+    """Whether a worker holds the model, or has it and room for it, and none has failed to load it."""
     beats = [beat for _, beat in workers if beat is not None]
-    tallies = [beat.models[model] for beat in beats if model in beat.models]
-    return any(beat.model == model for beat in beats) or any(t.completed and not t.load_failures for t in tallies)
+    if any(beat.model == model for beat in beats):
+        return True
+    failed = any(model in beat.models and beat.models[model].load_failures for beat in beats)
+    return not failed and any(model in beat.servable for beat in beats)
 
 
-def _installed(settings: Settings, workers: Workers) -> dict[str, int]:
-    """Canonical names of what the servers have, with sizes in MiB. One that does not answer is named in a note."""
+def _installed(settings: Settings, workers: Workers) -> set[str]:
+    """Canonical names of what the servers have. One that does not answer is named in a note."""
     from swarm.core.faults import TaskFault
     from swarm.ollama.server import client_of
 
-    found: dict[str, int] = {}
+    found: set[str] = set()
     for row, _ in workers:
         assert row.url is not None
         with client_of(row.name, row.url, root=Path(settings.queue.root), adopted=row.adopted) as client:
             try:
-                for model in client.tags(ASK_S):
-                    name = canonical_model(model.name)
-                    found[name] = max(found.get(name, 0), model.size_mib)
+                found.update(canonical_model(model.name) for model in client.tags(ASK_S))
             except TaskFault as fault:
                 print(f"note: {row.name} does not say which models it has: {fault.message}", file=sys.stderr)
     return found
-
-
-def _servable(settings: Settings, workers: Workers, installed: Mapping[str, int]) -> set[str]:
-    """Models that no worker has failed to load, and of which one has the cards and the memory for the file."""
-    from swarm.core.placement.fit import cards_needed, file_too_big
-    from swarm.supervisor.state import load_plan
-
-    plan = {p.name: p.vram_mib for p in load_plan(Path(settings.queue.root) / "workers") or ()}
-    failed = {name for _, beat in workers if beat is not None for name, t in beat.models.items() if t.load_failures}
-
-    def room(row: WorkerRow, model: str) -> bool:
-        if cards_needed(model, settings) > max(1, len(row.gpus)) or (row.gpu_uuids and row.name not in plan):
-            return False
-        memory_mib = plan.get(row.name) if settings.llm.on_cpu_spill == "refuse" else None
-        return memory_mib is None or not file_too_big(installed[model], memory_mib)
-
-    return {model for model in installed if model not in failed and any(room(row, model) for row, _ in workers)}
 
 
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
