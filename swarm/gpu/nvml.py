@@ -52,13 +52,13 @@ class NvmlReader:
             return tuple(card for place in sorted(self._known) for card in self._lost(place, str(error)))
         self.unavailable = None
         places = sorted({*range(number), *self._known})
-        cards = _told_apart([card for place in places for card in self._cards(nvml, place)])
+        cards = _with_unique_uuids([card for place in places for card in self._cards(nvml, place)])
         answering = {card.uuid for card in cards if card.fault is None}
-        # After a driver reset a lost card may be gone from the count, and the others have moved up.
+        # After a driver reset a lost card may be missing from the count, and the others have moved up.
         return tuple(c for c in cards if c.fault is None or c.uuid not in answering)
 
     def close(self) -> None:
-        """Let go of the library."""
+        """Release the library."""
         nvml, self._nvml = self._nvml, None
         if nvml is not None:
             nvml.close()
@@ -88,7 +88,7 @@ class NvmlReader:
         ]
 
     def _instance(self, nvml: NvmlCalls, place: int, number: int, whole: str, parent: Any, handle: Any) -> GpuReading:  # noqa: ANN401
-        """A MIG instance. Heat is the whole card's; power and energy cannot be told apart, so no instance has them."""
+        """A MIG instance. The temperature is the whole card's; power and energy cannot be split, so no instance has them."""
         ids = nvml.instance_ids(handle)
         mig = MigInstance(gpu_index=place, gpu_uuid=whole, gi=ids[0] if ids else None, ci=ids[1] if ids else None)
         card = self._reading(nvml, place, _INSTANCES * (place + 1) + number, handle, mig)
@@ -137,13 +137,13 @@ class NvmlReader:
 
 
 def _name_for(index: int, mig: MigInstance | None) -> str:
-    """What CUDA may be told instead of a UUID that the driver does not tell."""
+    """What CUDA accepts instead of a UUID that the driver does not give."""
     if mig is not None and mig.gi is not None and mig.gpu_uuid.startswith("GPU-"):
         return f"MIG-{mig.gpu_uuid}/{mig.gi}/{mig.ci}"
     return str(index)
 
 
-def _told_apart(cards: list[GpuReading]) -> list[GpuReading]:
-    """Cards for which the driver gives one UUID to several are called by their indices."""
+def _with_unique_uuids(cards: list[GpuReading]) -> list[GpuReading]:
+    """Cards that share a UUID (a driver's fault) are called by their indices."""
     times = Counter(card.uuid for card in cards if card.fault is None)
     return [msgspec.structs.replace(c, uuid=str(c.index)) if c.fault is None and times[c.uuid] > 1 else c for c in cards]

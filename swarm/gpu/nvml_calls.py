@@ -23,7 +23,7 @@ LIBRARY_PATHS = (
     "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
     "/run/opengl-driver/lib/libnvidia-ml.so.1",
 )
-"""Where the library lies when the loader is not told: WSL2, Jetson, Kubernetes' device plugin, NixOS."""
+"""Where the library lies when the loader does not find it: WSL2, Jetson, Kubernetes' device plugin, NixOS."""
 MAX_CARDS = 256
 MAX_INSTANCES = 64
 MAX_PROCESSES = 10_000
@@ -41,7 +41,7 @@ class DriverUnavailable(Exception):
 
 
 class CardLost(Exception):
-    """The card, or the driver below it, is gone as a whole."""
+    """The whole card, or the driver below it, is lost."""
 
 
 class _ProcessV1(ctypes.Structure):
@@ -77,7 +77,7 @@ class NvmlCalls:
         self._whole(self._initialise)
 
     def close(self) -> None:
-        """Let go of the library."""
+        """Release the library."""
         self._value_or_none(self._binding.nvmlShutdown)
 
     def count(self) -> int:
@@ -98,7 +98,7 @@ class NvmlCalls:
             raise CardLost(_words(error)) from error
 
     def instances(self, handle: Any) -> list[tuple[int, Any]] | None:
-        """The MIG instances of a card with their places; None where it is not split, or that cannot be told."""
+        """The MIG instances of a card with their places; None where it is not split, or that is unknown."""
         binding = self._binding
         mode = self._value(lambda: list(binding.nvmlDeviceGetMigMode(handle)))
         number = self._value(lambda: int(binding.nvmlDeviceGetMaxMigDeviceCount(handle))) if mode and mode[0] == 1 else None

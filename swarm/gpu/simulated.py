@@ -76,7 +76,7 @@ def _living_notes(card_dir: Path) -> list[RunnerNote]:
         try:
             note = msgspec.json.decode(read_file(str(path), _NOTE_BYTES), type=RunnerNote)
         except (FileNotFoundError, OddEntry, msgspec.MsgspecError):
-            continue  # gone or half-written in this instant: the next reading will see it
+            continue  # removed or half-written at this instant: the next reading will see it
         stat = read_stat(note.pid)
         if stat is not None and stat.alive:
             notes.append(note)

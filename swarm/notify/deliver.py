@@ -23,7 +23,7 @@ from swarm.config.settings import Settings, script_entry
 from swarm.core.faults import DeliveryFailed
 from swarm.http_session import PlainSession, cause_of
 from swarm.notify.targets import HTTP, SCRIPT, problem_of, resolve
-from swarm.proc.environment import fixed_env
+from swarm.proc.env_markers import fixed_env
 
 _ASK_LATER = (408, 425, 429)
 _BUSY = (429, 502, 503, 504)

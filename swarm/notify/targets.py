@@ -28,7 +28,7 @@ def resolve(target: str, settings: Settings) -> str:
 
 
 def problem_of(place: str, settings: Settings) -> str | None:
-    """Why nothing can be delivered there, as far as its kind tells."""
+    """Why nothing can be delivered there; None as far as its kind shows."""
     if place.startswith(HTTP):
         return None
     if place.startswith(SCRIPT):

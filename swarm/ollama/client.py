@@ -29,7 +29,7 @@ _DRAIN_S = 0.5
 
 
 class OllamaClient:
-    """Speaks to one server. Thread-safe; keeps a few connections alive. Uses no proxy."""
+    """One server. Thread-safe; keeps a few connections alive. Uses no proxy."""
 
     def __init__(self, base_url: str, *, on_connect: OnConnect | None = None) -> None:
         """``on_connect`` sees each new connection before anything is sent, and may refuse it (``server_proof.ServerProof``).
@@ -52,7 +52,7 @@ class OllamaClient:
     # -- questions -----------------------------------------------------------------------------------------------
 
     def version(self, timeout_s: float = 5.0) -> str:
-        """The server's version; answers even when the scheduler is wedged. ``is_simulated`` tells a simulated one."""
+        """The server's version; answers even when the scheduler is wedged. ``is_simulated`` recognises a simulated one."""
         return replies.version(self._object("GET", "/api/version", None, Limits(total_s=timeout_s)).final)
 
     def ps(self, timeout_s: float = 5.0) -> tuple[LoadedModel, ...]:
@@ -65,8 +65,8 @@ class OllamaClient:
 
     def show(self, model: str, timeout_s: float = 10.0) -> ModelDetails:
         """What the server knows of one model. Raises ``TaskFault`` kind ``model_missing``."""
-        told = self._object("POST", "/api/show", {"model": model}, Limits(total_s=timeout_s)).final
-        return replies.model_details(model, told)
+        found = self._object("POST", "/api/show", {"model": model}, Limits(total_s=timeout_s)).final
+        return replies.model_details(model, found)
 
     # -- models --------------------------------------------------------------------------------------------------
 

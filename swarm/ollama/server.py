@@ -114,8 +114,8 @@ class ServerProcess(KeptProcess):
     def start(self) -> str:
         """Adopt the running server of an earlier supervisor if it is the right one, else start a new one.
 
-        Orphans of an earlier life are ended first; other people's processes are named, never touched. Returns a line for
-        the log. Raises ``ConfigError``: no such program; ``PortTaken``; ``ModelServerError``: orphan that cannot be killed.
+        Orphans of an earlier run are ended first; processes of others are named, never touched. Returns a line for the log.
+        Raises ``ConfigError``: no such program; ``PortTaken``; ``ModelServerError``: orphan that cannot be killed.
         """
         adopted = self.adopt()
         if adopted:

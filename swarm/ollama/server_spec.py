@@ -61,7 +61,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def card_dir(root: Path, uuid: str) -> Path:
-    """Where the processes on a simulated card tell what memory they use."""
+    """Where the processes on a simulated card record the memory they use."""
     return root / _CARDS / uuid
 
 
@@ -122,7 +122,7 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
         # By UUID: indices mean different cards to CUDA and to nvidia-smi. -1 shows no card: a server on the CPU.
         "CUDA_VISIBLE_DEVICES": _pinned_to(plan),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        # Vulkan sees the cards that CUDA was told to hide.
+        # Vulkan sees the cards that are hidden from CUDA.
         "OLLAMA_VULKAN": "0",
         # A server that starts would otherwise delete what a sibling is downloading.
         "OLLAMA_NOPRUNE": "1",
@@ -141,7 +141,7 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
 
 
 def _pinned_to(plan: WorkerPlan) -> str:
-    """Where the driver tells no UUID of one of several cards, all go by index: CUDA takes no mixture."""
+    """Where the driver gives no UUID for one of several cards, all go by index: CUDA takes no mixture."""
     by_index = any(uuid.isdecimal() for uuid in plan.gpu_uuids)
     return ",".join(map(str, plan.gpus) if by_index else plan.gpu_uuids) or "-1"
 

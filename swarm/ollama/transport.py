@@ -42,7 +42,7 @@ OnConnect = Callable[[socket.socket, float], None]
 
 
 class ConnectTimeout(OSError):
-    """Nobody took the connection: told apart from a server that took it and stays silent."""
+    """Nobody accepted the connection; not the same as a server that accepts it and stays silent."""
 
 
 class Abort:
@@ -51,6 +51,11 @@ class Abort:
     def __init__(self, deadlines: Deadlines, cancel: CancelToken | None = None) -> None:
         self.deadlines = deadlines
         self.fired = False
+        self.on_connect: OnConnect | None = None
+        self.fresh = False
+        """Whether the request must not go out on a kept connection."""
+        self.reused = False
+        """Whether it went out on one."""
         self._cancel = cancel
         self._lock = threading.Lock()
         self._socket: _BoundedSocket | None = None
@@ -110,26 +115,14 @@ class _BoundedSocket(socket.socket):
             self.shutdown(socket.SHUT_RDWR)
 
 
-class _Request:
-    """What a connection must know of the request that is about to use it."""
-
-    def __init__(self, abort: Abort, on_connect: OnConnect | None) -> None:
-        self.abort = abort
-        self.on_connect = on_connect
-        self.fresh = False
-        """Whether a kept connection must not be used."""
-        self.reused = False
-        """Whether it went out on a kept connection."""
-
-
-_current: ContextVar[_Request] = ContextVar("request")
+_current: ContextVar[Abort] = ContextVar("abort")
 
 
 class _Connection(HTTPConnection):
     """Hands its socket to the request's abort before anything is sent (urllib3 has no way to cut a request by itself)."""
 
     def connect(self) -> None:
-        connect_s = min(CONNECT_S, max(_current.get().abort.deadlines.next - time.monotonic(), 0.001))
+        connect_s = min(CONNECT_S, max(_current.get().deadlines.next - time.monotonic(), 0.001))
         try:
             plain = socket.create_connection((self.host, self.port), connect_s)
         except TimeoutError as error:
@@ -138,16 +131,16 @@ class _Connection(HTTPConnection):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def request(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
-        request = _current.get()
-        if request.fresh:
+        abort = _current.get()
+        if abort.fresh:
             self.close()
-        request.reused = self.sock is not None
-        if not request.reused:
+        abort.reused = self.sock is not None
+        if not abort.reused:
             self.connect()
         assert isinstance(self.sock, _BoundedSocket)
-        request.abort.hold(self.sock)
-        if not request.reused and request.on_connect is not None:
-            request.on_connect(self.sock, request.abort.deadlines.next)
+        abort.hold(self.sock)
+        if not abort.reused and abort.on_connect is not None:
+            abort.on_connect(self.sock, abort.deadlines.next)
         super().request(*args, **more)
 
 
@@ -179,18 +172,18 @@ class HttpClient:
         A kept connection may have died with the server that held it: if it breaks at once, before any byte of a
         reply, the request is sent once more on a fresh one.
         """
-        request = _Request(abort, self._on_connect)
-        before = _current.set(request)
+        abort.on_connect = self._on_connect
+        before = _current.set(abort)
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
         began_s = time.monotonic()
         try:
             return self._send(method, path, body, headers)
         except RequestException as error:
-            broken = isinstance(cause_of(error), ConnectionError) and request.reused
+            broken = isinstance(cause_of(error), ConnectionError) and abort.reused
             if not broken or abort.fired or time.monotonic() - began_s > STALE_WINDOW_S:
                 raise
-            request.fresh = True
+            abort.fresh = True
             return self._send(method, path, body, headers)
         finally:
             _current.reset(before)

@@ -1,4 +1,4 @@
-"""Finds processes by what stands in their environment: children of children inherit it, whoever their parent is now."""
+"""Environments of processes: markers by which all descendants of a process are found, and one that is the same anywhere."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ SERVER_MARKER = "SWARM_SERVER"
 PROCESS_MARKER = "SWARM_PROCESS"
 """The brain or worker a process is or descends from."""
 _POLL_S = 0.01
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def fixed_env(home: str) -> dict[str, str]:
+    """The whole environment of a program that tasks and notifications may name: no token or setting of ours is in it."""
+    return {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": home}
 
 
 def find_marked(**env: str) -> list[ProcessIdentity]:

@@ -1,7 +1,7 @@
-"""Process 1 of a container without an init: a child does the work, this process collects the dead and hands signals on.
+"""Process 1 of a container without an init: works in a child, reaps orphans and forwards signals.
 
-The kernel hands process 1 only signals that it has a handler for, and all orphans, which stay as zombies unless they are
-collected. When the work ends, so does process 1, with the same status; the kernel then ends whatever is left.
+The kernel delivers to process 1 only signals that it handles, and gives it all orphans, which stay zombies until reaped.
+When the work ends, so does process 1, with the same status; the kernel then ends whatever is left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-_HANDED_ON = frozenset(
+_FORWARDED = frozenset(
     {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
 _OF_TERMINALS = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
@@ -20,7 +20,7 @@ def work_below_init() -> None:
     """If this is process 1, return in a child of it. To be called before any thread is started."""
     if os.getpid() != 1:
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED | {signal.SIGCHLD})
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -30,17 +30,17 @@ def work_below_init() -> None:
 
 def _serve(child: int) -> int:
     while True:
-        heard = signal.sigwaitinfo(_HANDED_ON | {signal.SIGCHLD})
+        heard = signal.sigwaitinfo(_FORWARDED | {signal.SIGCHLD})
         if heard.si_signo == signal.SIGCHLD:
-            code = _collect(child)
+            code = _reap(child)
             if code is not None:
                 return code
-        elif heard.si_code != _SI_KERNEL or heard.si_signo not in _OF_TERMINALS:  # a terminal tells the child itself
+        elif heard.si_code != _SI_KERNEL or heard.si_signo not in _OF_TERMINALS:  # a terminal signals the child itself
             os.kill(child, heard.si_signo)
 
 
-def _collect(child: int) -> int | None:
-    """Collect all who are dead; the exit status of the child once it is among them."""
+def _reap(child: int) -> int | None:
+    """Reap all that have ended; the exit status of the child once it is among them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

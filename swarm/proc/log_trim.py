@@ -1,4 +1,4 @@
-"""Keeps files that processes append their stdout and stderr to from growing without limit."""
+"""Bounds the files to which processes append their stdout and stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_MAX_BYTES = 100 * 1024 * 1024
 
 
 def rotate_if_large(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> bool:
-    """Before a start: move a large log aside to ``<name>.1``, replacing the one there. True: it was moved."""
+    """Before a start: move a large log to ``<name>.1``, replacing the one there. True: it was moved."""
     if _size(path) <= max_bytes:
         return False
     os.replace(path, path.with_name(f"{path.name}.1"))
@@ -27,10 +27,10 @@ def truncate_if_large(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> bool:
     """
     if _size(path) <= max_bytes:
         return False
-    aside = path.with_name(f"{path.name}.1")
-    if odd_words(str(aside)):
+    backup = path.with_name(f"{path.name}.1")
+    if odd_words(str(backup)):
         return False  # written to it would be followed, or block
-    shutil.copyfile(path, aside)
+    shutil.copyfile(path, backup)
     os.truncate(path, 0)
     return True
 

@@ -25,7 +25,7 @@ _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
-_TOLD = struct.Struct("=BBBB48xIIIII")
+_ANSWER = struct.Struct("=BBBB48xIIIII")
 _LISTEN = 10
 _PAUSE_S = 0.0001
 _PAUSE_MAX_S = 0.02
@@ -46,7 +46,7 @@ class _Place(NamedTuple):
 
 
 class OwnerUnknown(Exception):
-    """This host does not say whose a socket is."""
+    """This host does not say who owns a socket."""
 
 
 def accepted_by(sock: socket.socket, deadline: float) -> Owner:
@@ -103,7 +103,7 @@ def holder_of(inode: int) -> int | None:
 
 
 def user_words(uid: int) -> str:
-    """A user for people: ``user alice (uid 1000)``."""
+    """A user in words: ``user alice (uid 1000)``."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
@@ -157,8 +157,8 @@ def _ask_kernel(local: _Place, remote: _Place | None) -> Owner | None:
         if -code == errno.ENOENT:
             return None
         raise OSError(-code, os.strerror(-code))
-    _family, state, *_, uid, inode = _TOLD.unpack_from(answer, _HEADER.size)
-    # Who asks for a connection that is not there is told of the socket that listens.
+    _family, state, *_, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+    # For a connection that is not there the kernel answers with the socket that listens.
     return Owner(uid, inode) if (state == _LISTEN) == (remote is None) else None
 
 

@@ -1,4 +1,4 @@
-"""Ends process groups for good: ask, wait, kill, and believe it only when the kernel shows nobody left."""
+"""Ends process groups: SIGTERM, grace, SIGKILL; done only when the kernel shows no member left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small JSON notes that outlive the process that wrote them: replaced whole, read leniently."""
+"""Small JSON files that outlive the process that wrote them: replaced whole, read leniently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) -> None:
     """Replace the file by a rename, so that a reader sees the old or the new one, whole. Mode 0600. Not flushed.
 
-    After a power cut the processes a note speaks of are gone too. One writer per path. Raises ``OSError``.
+    After a power cut the processes that it describes have ended too. One writer per path. Raises ``OSError``.
     """
     with temporary.replacement(str(path), durable=False) as fd:
         with os.fdopen(fd, "wb", closefd=False) as file:
@@ -37,6 +37,6 @@ def read_note(path: Path, kind: type[T]) -> T | None:
 
 
 def remove_note(path: Path) -> None:
-    """Remove it; harmless if it is gone. What is no file is none of ours."""
+    """Remove it; harmless if it is missing. Only a regular file is removed."""
     if is_file(str(path)):
         path.unlink(missing_ok=True)

@@ -148,7 +148,7 @@ class Logs:
         root = logging.getLogger()
         for handler in self._handlers:
             root.addHandler(handler)
-        root.setLevel(logging.WARNING)  # other people's libraries
+        root.setLevel(logging.WARNING)  # libraries
         logging.getLogger("swarm").setLevel(level)
         logging.captureWarnings(True)
         self._before = (sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)

@@ -20,8 +20,7 @@ from swarm.config.settings import CommandSettings
 from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.task import Trail
-from swarm.proc.env_markers import kill_marked
-from swarm.proc.environment import fixed_env
+from swarm.proc.env_markers import fixed_env, kill_marked
 from swarm.worker.executors.allowlist import Scripts, permit
 from swarm.worker.executors.program import Capture, Program, follow
 
