@@ -13,7 +13,6 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from swarm.core.worker import ProcessIdentity
@@ -164,14 +163,18 @@ def _ask_kernel(local: _Place, remote: _Place | None) -> Owner | None:
 
 def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
     """The same from ``/proc``. Raises ``OwnerUnknown``."""
+    here = _forms(local, any_host=remote is None)
+    there = _forms(remote) if remote is not None else frozenset()
     read = 0
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(path, encoding="ascii") as table:
                 read += 1
-                for line in table:
-                    if (owner := _row(line.split(), local, remote)) is not None:
-                        return owner
+                for fields in map(str.split, table):
+                    if len(fields) < 10 or fields[1] not in here:
+                        continue
+                    if fields[2] in there if remote is not None else int(fields[3], 16) == _LISTEN:
+                        return Owner(int(fields[7]), int(fields[9]))
         except OSError:
             continue  # a kernel without IPv6 has no tcp6
     if not read:
@@ -179,26 +182,12 @@ def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
     return None
 
 
-def _row(fields: list[str], local: _Place, remote: _Place | None) -> Owner | None:
-    if len(fields) < 10 or not fields[0].endswith(":") or (int(fields[3], 16) == _LISTEN) != (remote is None):
-        return None
-    matches = any(_same(fields[1], form, any_host=remote is None) for form in _forms(local))
-    if matches and (remote is None or any(_same(fields[2], form) for form in _forms(remote))):
-        return Owner(int(fields[7]), int(fields[9]))
-    return None
-
-
-def _forms(place: _Place) -> Iterator[_Place]:
-    """An IPv4 address is seen in either table."""
-    yield place
+def _forms(place: _Place, *, any_host: bool = False) -> frozenset[str]:
+    """How the tables show a place: ``0100007F:2CAB``, words of four bytes in this machine's order; IPv4 is in either table."""
+    hosts = [place.host]
     if len(place.host) == 4:
-        yield _Place(bytes(10) + b"\xff\xff" + place.host, place.port)
-
-
-def _same(shown: str, place: _Place, *, any_host: bool = False) -> bool:
-    """Whether ``0100007F:2CAB`` is this place; words of four bytes in the order of this machine."""
-    host_hex, _, port_hex = shown.partition(":")
-    raw = bytes.fromhex(host_hex)
-    words = [raw[n : n + 4] for n in range(0, len(raw), 4)]
-    host = b"".join(word[::-1] for word in words) if struct.pack("=H", 1) == struct.pack("<H", 1) else raw
-    return int(port_hex, 16) == place.port and (host == place.host or (any_host and not any(host)))
+        hosts.append(bytes(10) + b"\xff\xff" + place.host)
+    if any_host:
+        hosts += [bytes(4), bytes(16)]
+    words = [struct.unpack(f"={len(host) // 4}I", host) for host in hosts]
+    return frozenset("".join(f"{word:08X}" for word in one) + f":{place.port:04X}" for one in words)
