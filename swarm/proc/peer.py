@@ -183,7 +183,7 @@ def _read_table(local: _Place, remote: _Place | None) -> Owner | None:
 
 
 def _forms(place: _Place, *, any_host: bool = False) -> frozenset[str]:
-    """How the tables show a place: ``0100007F:2CAB``, words of four bytes in this machine's order; IPv4 is in either table."""
+    """A place in the tables' notation, ``0100007F:2CAB``: words in this machine's order; IPv4 is in either table."""
     hosts = [place.host]
     if len(place.host) == 4:
         hosts.append(bytes(10) + b"\xff\xff" + place.host)
