@@ -147,10 +147,9 @@ class RepairingServer:
         self._heard_s = self._now_s()
         with self._lock:
             self._unanswered.clear()
-            trial = self._ladder.hangs or self._ladder.crashes
-            self._ladder = after_success(self._ladder)
-        if trial:
-            self._log.info("Server repaired: requests are answered again")
+            if self._ladder.hangs or self._ladder.crashes:
+                self._ladder = after_success(self._ladder)
+                self._log.info("Server repaired: requests are answered again")
         self._actions.recovered()
 
     def _climb(self, fault: TaskFault, began_s: float) -> Rung | None:

@@ -82,8 +82,9 @@ class DiskTrouble:
 
     def worked(self) -> None:
         """The disk did as asked."""
-        self.words, self._pause_s = "", FIRST_PAUSE_S
-        self._log_once.working("disk", "The disk works again")
+        if self.words:
+            self.words, self._pause_s = "", FIRST_PAUSE_S
+            self._log_once.working("disk", "The disk works again")
 
 
 class Exchange:

@@ -22,6 +22,7 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.health.blame import AMBIGUOUS, BLAMELESS, DEADLY, HANGS, Broken, Probed, Verdict, Witness, verdict
 from swarm.core.health.circuit_breaker import TRIP_AFTER
+from swarm.core.model_server import LoadedModel
 from swarm.core.policy.retry import hits
 from swarm.core.task import TaskClass
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
@@ -143,7 +144,7 @@ class FaultInquiry:
         *,
         unwanted: Callable[[Run], bool],
         give_up: bool,
-        loaded: str | None,
+        loaded: LoadedModel | None,
         trial: bool,
     ) -> list[Run]:
         """The runs on which there is a verdict now, or that are wanted no more; starts probes.
@@ -250,7 +251,7 @@ class FaultInquiry:
             task_id, began_s = run.claim.task.task_id, one.began_s
         self._repair(fault, task_id, began_s)
 
-    def _probe_if_due(self, loaded: str | None, *, trial: bool) -> None:
+    def _probe_if_due(self, loaded: LoadedModel | None, *, trial: bool) -> None:
         now_s, since_s = monotonic(), float("-inf") if self._probed is None else self._probed.began_s
         for run, one, _ in self._waiting.values():
             if since_s < one.ended_s and (self.closed_reason or self._wanted or now_s - one.ended_s > GRACE_S):
@@ -258,7 +259,7 @@ class FaultInquiry:
                 self._probe(run.claim.task.model or "", run.claim.task.endpoint, run)
                 return
         if not self._waiting and (trial or self._wanted) and loaded is not None:
-            self._probe(loaded, self._endpoint, None)
+            self._probe(loaded.name, self._endpoint, None)
 
     def _probe(self, model: str, endpoint: str, run: Run | None) -> None:
         limit_s = min(HANG_LIMIT_S, self._limit_s) if self._hung else self._limit_s

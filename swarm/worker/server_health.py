@@ -59,7 +59,7 @@ class ServerHealth:
             ended = [run for run in ended if not self._inquiry.takes(run, runs)]
             for problem in self._inquiry.take_probes():
                 self.faulted(problem) if problem else self.succeeded()
-            loaded = None if self.reading is None else self.reading.model
+            loaded = None if self.reading is None else self.reading.loaded
             decided = self._inquiry.tick(runs, unwanted=unwanted, give_up=give_up, loaded=loaded, trial=self._trial_due)
         for run in ended:
             if self._probe is not None and run.begun and run.uses_server:
@@ -112,7 +112,7 @@ class ServerHealth:
         match position(self._breaker, now_s):
             case "open":
                 return f"{self._trouble()}; waiting before the next try"
-            case "trial" if in_flight or (self._inquiry is not None and self.reading.model is not None):
+            case "trial" if in_flight or (self._inquiry is not None and self.reading.loaded is not None):
                 return f"{self._trouble()}; trying whether the server works again"
             case _:
                 return "checking the model server after a fault" if self._suspect else ""
@@ -129,7 +129,7 @@ class ServerHealth:
     @property
     def _trial_due(self) -> bool:
         """The circuit was open long enough, and the server says that it holds a model: time to probe that."""
-        known = self.reading is not None and self.reading.usable and self.reading.model is not None and not self._suspect
+        known = self.reading is not None and self.reading.usable and self.reading.loaded is not None and not self._suspect
         return known and position(self._breaker, monotonic()) == "trial"
 
     def longest_pause_s(self, waiting: Sequence[Run]) -> float:

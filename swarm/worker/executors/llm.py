@@ -22,7 +22,7 @@ from swarm.core.workflow import templating
 from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError
 from swarm.runtime.ports import ModelServer
 from swarm.worker.executors.response_cache import ResponseCache
-from swarm.worker.executors.structured_output import ask_in_form, wanted_schema
+from swarm.worker.executors.structured_output import ask_in_form
 
 ReadImage = Callable[[ImageRef], bytes]
 """The content, as it was when the task was made. Raises ``OSError``; ``ValueError`` if it is not that any more."""
@@ -124,8 +124,8 @@ class LlmExecutor:
                 task.endpoint, asked, limits=limits, cancel=cancel, progress=progress, marker=task.task_id
             )
 
-        schema = wanted_schema(task.request)
-        if schema is not None:
+        schema = task.request.get("format")
+        if isinstance(schema, dict):  # a JSON Schema, which the answer has to fit
             reply, result = ask_in_form(body, schema, ask, _result)
             return Trail(result=result, simulated=reply.simulated)
         reply = ask(body)

@@ -23,12 +23,6 @@ Ask = Callable[[Mapping[str, Any]], Reply]
 Record = Callable[[Reply], dict[str, Any]]
 
 
-def wanted_schema(request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The JSON Schema that a request wants its answer to fit, if any."""
-    form = request.get("format")
-    return form if isinstance(form, dict) else None
-
-
 def schema_problem(schema: dict[str, Any]) -> str | None:
     """What is wrong with a schema itself; None if nothing is, or nobody here can tell."""
     if not CHECKS_SCHEMAS:
