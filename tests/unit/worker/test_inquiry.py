@@ -12,6 +12,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.health import circuit_breaker as breaker
 from swarm.core.task import Attempt, TaskError, TaskState
 from swarm.core.worker import WorkerStatus
+from swarm.errors import StorageFault
 from tests.helpers.worker_fakes import Harness, Work, llm, load
 
 CRASH = TaskFault("infra", "runner_died", "CUDA error")
@@ -182,6 +183,21 @@ def test_it_is_left_to_another_server_for_a_while():
     swarm.queue.others = ()
     swarm.until(lambda: "mine" in swarm.queue.ended)
     assert swarm.state.cleared == {"worker-1": 2, "worker-2": 1}
+
+
+def test_what_cannot_be_left_to_another_server_for_the_disk_is_released_once_it_can(monkeypatch, caplog):
+    swarm = Harness(prober=Answers()).warm()
+    swarm.queue.others = ("worker-2",)
+
+    def retry(*_args, **_more):
+        raise StorageFault("No space left on device")
+
+    monkeypatch.setattr(swarm.queue, "retry", retry)
+    mine = suspect("worker-1", "poison", ended_at=SystemClock().iso())
+    swarm.queue.pending["llm@a:latest"].append((llm("mine"), 1, (mine,)))
+    swarm.until(lambda: swarm.queue.released == ["mine"])
+    assert "The disk refuses: No space left" in caplog.text
+    assert not (swarm.queue.held or swarm.worker.slots.runs)
 
 
 def test_a_slow_request_stays_a_timeout_and_a_silent_server_is_no_fault_of_the_request():
