@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm import __version__
-from swarm.api.documents import DocumentMaker, EarlierNames, Made, Work, is_linked, links_between, plain
+from swarm.api.documents import DocumentMaker, EarlierNames, Work, is_linked, links_between, plain
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
 from swarm.cli.run.host import Hosting, hosting
 from swarm.cli.run.servable import check_models
@@ -21,6 +21,7 @@ from swarm.config.settings import Settings
 from swarm.core.task import ID_RE, TERMINAL
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.formats.tasks.scan import ItemKeys
+from swarm.formats.tasks.task_builder import Built
 from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
@@ -73,7 +74,7 @@ class Swarm:
         self._stack: ExitStack | None = None
         self._host = Hosting(own=None)
         self._checked: set[str] = set()
-        self._told: set[str] = set()
+        self._notifiable: set[str] = set()
         self._names = EarlierNames(self._exists)
         self.queue: FileQueue = open_queue(self._loaded.settings)
 
@@ -184,13 +185,13 @@ class Swarm:
     def _exists(self, task_id: str) -> bool:
         return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
-    def _check(self, made: Made) -> None:
-        """Whether there is the model and room for it, what a program is given is allowed, who is to be told can be."""
+    def _check(self, made: Built) -> None:
+        """Whether the model is there and has room, the program is allowed and the targets can be notified."""
         check_submitted(made.document, self.settings.scripts)
         for target in made.document.get("notify") or ():
-            if isinstance(target, str) and target not in self._told:
+            if isinstance(target, str) and target not in self._notifiable:
                 check_target(target, self.settings)
-                self._told.add(target)
+                self._notifiable.add(target)
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
             check_models(self.settings, [model], unfit="refuse")

@@ -1,7 +1,4 @@
-"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue.
-
-Items handed over in Python that wait for one another: their names looked up before any of them is accepted.
-"""
+"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue, with its links."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.tasks.fields import FIELD_NAMES
 from swarm.formats.tasks.links import check_references, links_of
 from swarm.formats.tasks.scan import Draft
-from swarm.formats.tasks.task_builder import builder
+from swarm.formats.tasks.task_builder import DIGEST_BYTES, Built, builder
 
 Work = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """A prompt; chat messages; or a dictionary: a line as in a JSONL input, or a whole task (``request`` or ``command``)."""
@@ -28,13 +25,6 @@ _REQUEST = ("format", "think", "tools")
 """Keywords that go into Ollama's request as they are; ``format`` may be a JSON Schema."""
 _WHOLE = ("command", "action", "request")
 _encode = msgspec.json.Encoder(order="sorted").encode
-
-
-class Made(msgspec.Struct, frozen=True):
-    """A checked document and the digest of what it asks."""
-
-    document: dict[str, Any]
-    digest: bytes
 
 
 class DocumentMaker:
@@ -51,7 +41,7 @@ class DocumentMaker:
         self._extra = {name: fields[name] for name in _REQUEST if name in fields}
         self._fields = {name: value for name, value in fields.items() if name in FIELD_NAMES and name != "options"}
 
-    def make(self, work: Work, index: int = 0) -> Made:
+    def make(self, work: Work, index: int = 0) -> Built:
         """The document for one piece of work. Raises ``InputError`` naming the item (from 0) and the field."""
         match work:
             case str():
@@ -63,16 +53,16 @@ class DocumentMaker:
         record = plain(record)
         if self._is_task(record):
             document = {**self._fields, **record}
-            return Made(document, hashlib.blake2b(_encode(document), digest_size=16, person=b"swarm-item-2").digest())
+            digest = hashlib.blake2b(_encode(document), digest_size=DIGEST_BYTES, person=b"swarm-item-2").digest()
+            return Built(index, document, digest)
         record = {**self._fields, **record}
         if self._extra:
             record["request"] = {**self._extra, **(record.get("request") or {})}
         try:
-            built = self._build(InputItem(index, record))
+            return self._build(InputItem(index, record))
         except FieldError as error:
             where = f"{error.field}: " if error.field else ""
             raise InputError(f"item {index}: {where}{error.message}") from error
-        return Made(built.document, built.digest)
 
     def _is_task(self, record: Mapping[str, Any]) -> bool:
         if self._options.template is not None or self._options.prompt_field is not None:

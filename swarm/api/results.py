@@ -1,9 +1,4 @@
-"""The results of a ``map``: an iterator over them as they finish, or in the order of the items.
-
-What came of one task, as Python wants it.
-
-Waiting for tasks to end, for as long as somebody works on them.
-"""
+"""Results of tasks for Python programs: waiting for them while a swarm works, one by one or in the items' order."""
 
 from __future__ import annotations
 
@@ -171,7 +166,7 @@ def _error(document: Mapping[str, Any]) -> str:
 
 
 class Results(Iterator[Result]):
-    """Iterate once: results as they finish. Memory: the ids; documents are read when their turn comes."""
+    """Iterate once: results as they finish. Memory: the ids; documents are read one at a time."""
 
     def __init__(self, layout: Layout, batch_id: str, task_ids: list[str], alive: Alive) -> None:
         self.batch_id = batch_id
@@ -190,7 +185,7 @@ class Results(Iterator[Result]):
         return self
 
     def __next__(self) -> Result:
-        """The next that finished. Raises ``EngineError`` or ``NotRunning`` when nobody works on it any more."""
+        """The next that finished. Raises ``EngineError`` or ``NotRunning`` when no swarm works on it any more."""
         if self._stream is None:
             self._stream = self._finished()
         return next(self._stream)

@@ -151,7 +151,7 @@ class FeedRequest(LineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How it ended: ``document`` for ``--json``; for people ``lines``, after the ``answer`` that was asked for."""
+    """How it ended: ``document`` for ``--json``; for a reader ``lines``, after the ``answer`` that was asked for."""
 
     exit_code: int
     document: dict[str, Any]

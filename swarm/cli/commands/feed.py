@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swarm.cli.render import Block
     from swarm.core.workflow.feed import FeedState, Wish
 
-TELL_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 
 
 @takes(FeedRequest, "command", "low", "target", "follow")
@@ -60,7 +60,7 @@ def feed(
         raise InputError("give exactly one of IN and --command", hint="swarm feed huge.jsonl --model llama3.2:3b")
     if given:
         request = replace(request, source=given[0])
-    outcome = run_feed(load(root, config), request, _teller(quiet=request.quiet or as_json))
+    outcome = run_feed(load(root, config), request, _reporter(quiet=request.quiet or as_json))
     show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
@@ -73,6 +73,8 @@ def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> No
     Example:
       swarm feeds
     """
+    import msgspec
+
     from swarm.cli.render import show
     from swarm.queue.stores.feeds import FeedBook
     from swarm.runtime.open import open_queue
@@ -80,12 +82,8 @@ def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> No
     queue = open_queue(existing(root, config))
     book = FeedBook(queue.layout, queue.storage)
     found = [(book.state(name), book.lives(name)) for name in book.names()]
-    rows = [{**_plain(state), "alive": alive} for state, alive in found]
+    rows = [{**msgspec.structs.asdict(state), "alive": alive} for state, alive in found]
     show({"feeds": rows}, _table(found), as_json=as_json)
-
-
-def _plain(state: FeedState) -> dict[str, object]:
-    return {name: getattr(state, name) for name in state.__struct_fields__}
 
 
 def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
@@ -143,7 +141,7 @@ def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_
     show({"feed_id": feed_id, "asked": word, "alive": alive}, [Line(line)], as_json=as_json)
 
 
-def _teller(*, quiet: bool) -> Callable[[FeedState], None]:
+def _reporter(*, quiet: bool) -> Callable[[FeedState], None]:
     import sys
     import time
 
@@ -151,13 +149,13 @@ def _teller(*, quiet: bool) -> Callable[[FeedState], None]:
 
     said_s, said = time.monotonic(), ""
 
-    def tell(state: FeedState) -> None:
+    def report(state: FeedState) -> None:
         nonlocal said_s, said
         now_s = time.monotonic()
-        if quiet or (state.status == said and now_s - said_s < TELL_EVERY_S):
+        if quiet or (state.status == said and now_s - said_s < REPORT_EVERY_S):
             return
         said_s, said = now_s, state.status
         words = f"{count(state.number)} lines read, {count(state.accepted)} tasks made, {count(state.rejected)} rejected"
         print(f"feed {state.feed_id}: {state.status}: {words}", file=sys.stderr, flush=True)
 
-    return tell
+    return report

@@ -36,7 +36,7 @@ Item = tuple[str, Mapping[str, Any]]
 
 
 def check_request(loaded: Loaded, request: BatchOptions) -> None:
-    """Refuse what can be told to be wrong before anything is read or started. Raises ``InputError``."""
+    """Refuse what is wrong in the options before anything is read or started. Raises ``InputError``."""
     task_fields(request)
     check_options(loaded.settings, request)
     for target in request.notify or ():

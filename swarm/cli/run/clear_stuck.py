@@ -1,4 +1,4 @@
-"""``swarm queue clear-stuck``: has workers let go of tasks, puts those back, takes back what the dead held."""
+"""``swarm queue clear-stuck``: has workers requeue tasks, and reclaims what dead workers held."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swarm.runtime.open import lives, open_queue, reclaim
 
 REASON = "it was stuck: requeued by hand"
 PATIENCE_S = 10.0
-"""How long a worker has to let go of a task: it looks for such wishes several times a second."""
+"""How long a worker has to release a task: it looks for such requests several times a second."""
 _POLL_S = 0.05
 
 Word = Literal["given back", "taken back", "finished", "left to the brain", "no reaction"]
@@ -95,7 +95,7 @@ def _give_back(queue: FileQueue, claims: Iterable[ClaimView]) -> list[Cleared]:
 def _settled(queue: FileQueue, claim: ClaimView, *, late: bool) -> Cleared | None:
     """How it ended, None while it still runs."""
     if late:
-        queue.uncancel(claim.task_id)  # before the last look: whoever claims it next must not find the wish
+        queue.uncancel(claim.task_id)  # before the last look: the next claim must not meet the request
     located = queue.find(claim.task_id)
     state = located.state if located is not None else None
     if state is TaskState.CANCELLED:

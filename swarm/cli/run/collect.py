@@ -74,8 +74,8 @@ def collect(
                 sums[finished["status"]].note(finished)
             yield task, finished
 
-    aside = str(errors) if errors is not None else None if output == "-" else errors_path_of(output)
-    written = write_results(output, pairs(), errors_path=aside)
+    failures = str(errors) if errors is not None else None if output == "-" else errors_path_of(output)
+    written = write_results(output, pairs(), errors_path=failures)
     for part in sums.values():
         part.settle()
     completed, failed, cancelled = (sums[str(s)] for s in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED))
@@ -150,7 +150,7 @@ def write_report(queue: FileQueue, settings: Settings, manifest: Manifest, tally
 
 
 def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tally) -> dict[str, Any]:
-    """Everything that is known of how these answers came to be. What nobody measured (energy) is not in it."""
+    """Everything that is known of how these answers came to be. What was not measured (energy) is not in it."""
     sums = tally.all
     configured = {canonical_model(name): model for name, model in settings.models.items()}
     return {

@@ -1,4 +1,4 @@
-"""What `swarm feed` does: wire source, queue and cursor together, and take steps until it ends."""
+"""What `swarm feed` does: opens source, queue and cursor, and lets the feeder take steps until it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from swarm import __version__
-from swarm.cli.run.feeder import Feeder, Make, Offer
+from swarm.cli.run.feeder import Feeder, FeedSource, Make, Offer
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
 from swarm.cli.submission import FeedRequest, Outcome
@@ -43,12 +43,12 @@ from swarm.runtime.open import open_queue, swarm_lives
 MAX_SLUG = 30
 ASK_AGAIN_S = 5.0
 """Servers are not asked more often for a model that none had."""
-Tell = Callable[[FeedState], None]
+Report = Callable[[FeedState], None]
 RecordOf = Callable[[bytes], dict[str, Any]]
 
 
-def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
-    """Feed until the source ends, people stop it, or Ctrl-C; the same call again goes on behind the last line fed.
+def feed(loaded: Loaded, request: FeedRequest, report: Report) -> Outcome:
+    """Feed until the source ends, `swarm feed stop`, or Ctrl-C; the same call again goes on behind the last line fed.
 
     Raises ``InputError``, ``LockHeld`` while another feeder of it runs, ``StorageFault``.
     """
@@ -79,7 +79,7 @@ def feed(loaded: Loaded, request: FeedRequest, tell: Tell) -> Outcome:
                 if why := guard.trouble():
                     raise EngineError(f"{why}: the feed has stopped", hint="find out who did that; the same command resumes")
                 pause_s = feeder.step()
-                tell(feeder.state)
+                report(feeder.state)
                 if pause_s:
                     time.sleep(pause_s)
         note_batch(queue.batches(), feeder.state, version=__version__)
@@ -137,7 +137,7 @@ def _again(known: FeedState, fresh: FeedState) -> FeedState:
     return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
 
 
-def _lines(request: FeedRequest, state: FeedState) -> FileLines | CommandLines | CsvRows:
+def _lines(request: FeedRequest, state: FeedState) -> FeedSource:
     if request.command is not None:
         return CommandLines(_words_of(request.command), state)
     if state.format == "csv":
@@ -197,7 +197,7 @@ class _ModelCheck:
         self._there.add(model)
 
 
-def _record_of(lines: FileLines | CommandLines | CsvRows, state: FeedState, options: ReadOptions) -> RecordOf:
+def _record_of(lines: FeedSource, state: FeedState, options: ReadOptions) -> RecordOf:
     """How a line is read: a row by its header, a text as a prompt, else a JSON object. It raises ``FieldError``."""
     if isinstance(lines, CsvRows):
         return lines.record

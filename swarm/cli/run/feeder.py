@@ -1,4 +1,4 @@
-"""The feeder: keeps a lane between two marks from a source of lines. One ``step`` at a time; all it touches are ports.
+"""The feeder: keeps the waiting tasks of a lane between two marks, from a source of lines, one ``step`` at a time.
 
 Order of things, so that a kill anywhere neither skips nor doubles a line: tasks are made durable under ids that come from
 the line's number, then the cursor moves. What lies between the two at a kill is offered again and found to be there. At
@@ -8,35 +8,20 @@ none after that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from swarm.core.workflow.feed import FeedLine, FeedState, FeedStatus, Wish, behind, refill, task_id_of, with_rejection
+from swarm.core.workflow.feed import FeedLine, FeedState, FeedStatus, behind, refill, task_id_of, with_rejection
+from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
+from swarm.queue.stores.feeds import FeedPool, OpenFeed
 
+FeedSource = FileLines | CommandLines | CsvRows
 POLL_S = 0.02
 LONGEST_POLL_S = 0.2
 MAX_LINES = 1000
 """Lines looked at in one step, however many are rejected: they are offered together, and the cursor is saved then."""
-
-
-class Lines(Protocol):
-    """A source, open at its cursor."""
-
-    def read(self) -> FeedLine | None:
-        """The next line that is not blank; None: there is none now."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """There will be none any more."""
-        ...
-
-    @property
-    def fault(self) -> str | None:
-        """Why it ended before its end (a command that failed)."""
-        ...
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -48,38 +33,14 @@ class Offer(msgspec.Struct, frozen=True):
     """It goes to ``blocked`` first."""
 
 
-class Pool(Protocol):
-    """The queue as a feeder sees it."""
-
-    def pending(self, lane: str, *, with_blocked: bool) -> int:
-        """Tasks that wait in this lane."""
-        ...
-
-    def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
-        """Accept tasks of this lane, durably; how many existed already, looked up only where that is ``doubtful``."""
-        ...
-
-
-class Book(Protocol):
-    """Where the feed's state lies."""
-
-    def wish(self) -> Wish:
-        """What people want of it."""
-        ...
-
-    def save(self, state: FeedState, fresh: tuple[str, ...]) -> None:
-        """Move the cursor, durably. ``fresh``: ids of the tasks since the last saving."""
-        ...
-
-
 Make = Callable[[FeedLine], Offer | str]
 """A line's task, or why there is none."""
 
 
 class Feeder:
-    """Feeds until its source ends or people stop it."""
+    """Feeds until its source ends or an operator stops it."""
 
-    def __init__(self, lines: Lines, make: Make, pool: Pool, book: Book, state: FeedState) -> None:
+    def __init__(self, lines: FeedSource, make: Make, pool: FeedPool, book: OpenFeed, state: FeedState) -> None:
         self._lines = lines
         self._make = make
         self._pool = pool
@@ -98,7 +59,7 @@ class Feeder:
         return self.state.status in ("finished", "stopped", "failed")
 
     def step(self) -> float:
-        """One turn; returns the seconds to wait before the next. Raises ``StorageFault``: nothing is lost by it."""
+        """Do what is due; returns the seconds to wait before the next. Raises ``StorageFault``: nothing is lost by it."""
         match self._book.wish():
             case "stop":
                 self._become("stopped", "stopped by `swarm feed stop`")

@@ -45,7 +45,7 @@ class Hosting:
         self._signal(signal.SIGQUIT)
 
     def ended(self) -> bool:
-        """Our own swarm is gone."""
+        """Our own swarm has ended."""
         return self.own is not None and self.own.poll() is not None
 
     def _signal(self, number: int) -> None:
@@ -81,7 +81,7 @@ def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
 
 
 def _outwait_ending(settings: Settings) -> None:
-    """A swarm outlives the run it was started for by what it still runs; whoever joined it now would soon be alone."""
+    """A swarm outlives the run it was started for by what it still runs; a run that joined it now would soon be alone."""
     run = run_served(settings)
     stat = read_stat(run) if run is not None else None
     if run is None or (stat is not None and stat.alive):
@@ -128,5 +128,5 @@ def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the swarm of this run did not end within {patience_s:.0f} s", hint="`swarm down --now`") from exc
     left = orphans(settings)
-    if left:  # its supervisor was killed; nobody else would ever end them
+    if left:  # its supervisor was killed; nothing else would ever end them
         end_without_supervisor(settings, left, now=True)

@@ -164,7 +164,7 @@ def moment(text: str, now_s: float) -> str:
 def _next(at: time_of_day, now_s: float) -> float:
     if at.tzinfo is not None:
         raise ValueError("a time of day with an offset")
-    now = datetime.fromtimestamp(now_s)  # noqa: DTZ006 - people mean their own clock
+    now = datetime.fromtimestamp(now_s)  # noqa: DTZ006 - a user means the local clock
     today = datetime.combine(now.date(), at)
     return (today if today > now else today + timedelta(days=1)).timestamp()
 

@@ -1,7 +1,4 @@
-"""Downloads a model: one puller per queue root, through a living server or one started for it.
-
-The progress of a download on standard error: a bar on a terminal, a plain line now and then elsewhere.
-"""
+"""Downloads a model: one puller per queue root, through a living server or one started for it, with its progress shown."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -21,6 +18,7 @@ from swarm.cli.render import clean
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
+from swarm.core.model_server import PullStep
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.ollama.client import OllamaClient
@@ -40,21 +38,8 @@ LINE_EVERY_S = 5.0
 _MIB = 1 << 20
 
 
-class Step(Protocol):
-    """One line of a download's progress; bytes."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def completed(self) -> int: ...
-
-
 class PullBar:
-    """``step`` is told each line; layers are summed up. Use it as a context manager."""
+    """A bar on a terminal, a plain line now and then elsewhere; layers are summed up. Use it as a context manager."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -69,7 +54,7 @@ class PullBar:
         """Of all layers heard of so far."""
         return sum(total for total, _ in self._layers.values()) // _MIB
 
-    def step(self, step: Step) -> None:
+    def step(self, step: PullStep) -> None:
         """One line from the server."""
         if step.digest and step.total:
             self._layers[step.digest] = (step.total, step.completed)

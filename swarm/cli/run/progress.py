@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 SAME_EVERY_S = 60.0
-"""A line that tells nothing new comes no more often."""
+"""A line without news comes no more often."""
 
 
 class RunCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ def headline(view: RunView) -> str:
 
 
 def _rates(view: RunView) -> list[str]:
-    """Of late while it runs, over all of it at its end (workers tell their tokens seconds later, so then without those).
+    """Of late while it runs, over all of it at its end (workers report their tokens seconds later, so then without those).
 
     Nothing where nothing is known yet.
     """

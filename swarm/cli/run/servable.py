@@ -1,4 +1,4 @@
-"""Whether the living workers' servers have a model and may ever serve it, so that nobody waits for it without end.
+"""Whether the living workers' servers have a model and may ever serve it, so that no wait is without end.
 
 What registrations and heartbeats make clear is not asked. Else the servers are asked what they have, and the whole swarm is
 looked at.
@@ -100,7 +100,7 @@ def _installed(settings: Settings, workers: Workers) -> set[str]:
 
 
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
-    """Which of these models nobody can serve as things are: a look at the whole swarm, its cards and its servers' disks."""
+    """Which of these models no worker can serve as things are: a look at the swarm, its cards and disks."""
     from swarm.cli.views.model_rows import installed_models
     from swarm.core.placement.fit import Planned, nowhere
     from swarm.runtime.open import open_observer

@@ -37,7 +37,7 @@ from swarm.queue.submit.producer import Producer
 from swarm.runtime.open import open_reader, swarm_lives
 
 ANSWER_POLL_S = 0.02
-"""Somebody sits and waits for one answer."""
+"""A user waits for one answer."""
 
 
 _FILE_ONLY = ("limit", "format", "max_fails", "images_dir", "prompt_field", "dry_run", "sort")
@@ -51,8 +51,8 @@ def one_task(request: SubmitRequest, settings: Settings) -> dict[str, Any]:
         if not request.model:
             raise InputError("--prompt needs --model", hint="swarm submit --prompt 'Hello' --model llama3.2:3b")
         _refuse(request, _FILE_ONLY, "--prompt")
-        told = {"notify": list(request.notify)} if request.notify else {}
-        document, label = {**_prompt_document(request), **told, **task_fields(request)}, "--prompt"
+        targets = {"notify": list(request.notify)} if request.notify else {}
+        document, label = {**_prompt_document(request), **targets, **task_fields(request)}, "--prompt"
     else:
         _refuse(request, (*_FILE_ONLY, *_PROMPT_ONLY), "--task")
         label = str(request.task)
@@ -143,8 +143,8 @@ def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
         check_models(settings, models, unfit="note")
     if not request.wait:
         task_id = _accept(queue, document)
-        told = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
-        return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=told)
+        lines = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
+        return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=lines)
     return _wait(queue, settings, document, models)
 
 
@@ -183,7 +183,7 @@ def _wait(queue: QueueReader, settings: Settings, document: dict[str, Any], mode
     from swarm.cli.run.watch import RunWatch, interrupts
 
     host = Hosting(own=None)
-    with interrupts(host) as heard:  # from here on: once it is accepted, whoever interrupts is told so
+    with interrupts(host) as heard:  # from here on: an interruption says that the task is accepted
         task_id = _accept(queue, document)
         somebody_works(settings, f"task {task_id} is accepted")
         watch = RunWatch(queue, (task_id,), settings, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
@@ -215,7 +215,7 @@ def _answer(queue: QueueReader, task_id: str) -> Outcome:
 
 
 def somebody_works(settings: Settings, accepted: str) -> None:
-    """Raises ``NotRunning`` if there is nobody."""
+    """Raises ``NotRunning`` if no swarm runs."""
     if not swarm_lives(settings):
         raise NotRunning(
             f"{accepted}, but no swarm is running to work on it", hint="`swarm up` (or `swarm up --simulate 2`)"

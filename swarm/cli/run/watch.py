@@ -228,7 +228,7 @@ class RunWatch:
 
 @contextmanager
 def interrupts(host: Hosting) -> Iterator[Asked]:
-    """Ctrl-C (or a terminal that closes) once drains our own swarm, twice stops it; the wait goes on until it is gone."""
+    """Ctrl-C (or a terminal that closes) once drains our own swarm, twice stops it; the wait goes on until it has ended."""
     asked = Asked()
 
     def note(_number: int, _frame: object) -> None:
@@ -240,7 +240,7 @@ def interrupts(host: Hosting) -> Iterator[Asked]:
 
 
 class Asked:
-    """How often somebody asked to stop."""
+    """How often a stop was asked for."""
 
     def __init__(self) -> None:
         self.times = 0

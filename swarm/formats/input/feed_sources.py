@@ -22,7 +22,7 @@ STOP_S = 5.0
 
 
 def digest_of(line: bytes) -> str:
-    """Tells a line from another."""
+    """Identifies a line."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 

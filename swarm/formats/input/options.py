@@ -45,8 +45,8 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def meaning(self) -> dict[str, Any]:
         """The options that change what is asked, ready to be hashed; ``format`` is left to whoever resolved it."""
-        told = {} if self.schema is None else {"schema": self.schema}
-        return told | {
+        schema = {} if self.schema is None else {"schema": self.schema}
+        return schema | {
             "model": self.model,
             "template": self.template,
             "prompt_field": self.prompt_field,

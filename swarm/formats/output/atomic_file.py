@@ -102,7 +102,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 
 
 class _Terminal(io.BytesIO):
-    """Standard output where people look: JSON lines mean the same there, and hold nothing that a terminal obeys."""
+    """Standard output on a terminal: JSON lines mean the same there, and hold nothing that a terminal obeys."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()

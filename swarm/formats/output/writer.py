@@ -93,20 +93,20 @@ def _is_openai(document: Mapping[str, Any]) -> bool:
 
 def _write_openai(path: str, entries: Iterator[Pair], errors_path: str | None, written: Written) -> None:
     """Successes to ``path``, the rest to the errors file; all in one file where both names are one, or ``-``."""
-    aside = errors_path or (path if path == STDOUT else errors_path_of(path))
-    if os.path.realpath(aside) == os.path.realpath(path):
+    failures_path = errors_path or (path if path == STDOUT else errors_path_of(path))
+    if os.path.realpath(failures_path) == os.path.realpath(path):
         with replacing(path) as stream:
             for entry in entries:
                 stream.write(_encode(output_line(*entry)[0]) + b"\n")
         return
     with replacing(path) as stream:
-        failures = _Failures(aside)
+        failures = _Failures(failures_path)
         with failures:
             for entry in entries:
                 line, good = output_line(*entry)
                 (stream if good else failures.stream()).write(_encode(line) + b"\n")
     if failures.opened:
-        written.errors_path = aside
+        written.errors_path = failures_path
 
 
 class _Failures:

@@ -1,6 +1,6 @@
 """Columns that are named as task fields act as such: they say how an item is to be run, not what is asked.
 
-Small typed look-ups in objects that people wrote. Each raises ``FieldError`` with the field's path.
+Small typed look-ups in JSON objects. Each raises ``FieldError`` with the field's path.
 """
 
 from __future__ import annotations

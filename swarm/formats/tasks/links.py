@@ -29,7 +29,7 @@ def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) 
     """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
     problems = Problems(label)
     keys, nodes = [], []
-    asked = _Asked()
+    asked = _ResultUses()
     for index, draft in enumerate(items):
         keys.append(draft.item_key)
         nodes.append(_node(draft))
@@ -47,7 +47,7 @@ def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) 
     return Links(keys=tuple(keys), names={name: keys[index] for name, index in used.items()})
 
 
-class _Asked:
+class _ResultUses:
     """What requests ask of results that only all items together can answer."""
 
     def __init__(self) -> None:
