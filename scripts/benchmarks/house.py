@@ -18,7 +18,7 @@ from benchmarks.ours import SwarmFast
 from benchmarks.work import document, warm
 
 from swarm.brain.observe import Observer
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.policy.decide import decide
 from swarm.core.task import TaskState
@@ -44,7 +44,7 @@ def peak_mib() -> float:
 def submit(root: str, count: int) -> dict[str, float]:
     """Through the batch book, as ``swarm submit`` does: tasks a second (flushed), and the memory at the peak."""
     queue = FileQueue(root).prepare()
-    manifest = Manifest(batch_id=f"b{count}", source="made up", format="jsonl", created_at=SystemClock().iso())
+    manifest = Manifest(batch_id=f"b{count}", source="made up", format="jsonl", created_at=now_iso())
     start_s, before = mono(), peak_mib()
     for _ in queue.batches().submit(manifest, ((f"key-{i:09d}", d) for i, d in enumerate(mixed(count)))):
         pass
@@ -98,7 +98,7 @@ def ticks(root: str, number: int = 20) -> dict[str, float]:
     queue = FileQueue(root)
     view = queue.brain_view(lambda _attempts: 0.0)
     settings = Settings()
-    observer = Observer(view, None, SystemClock(), settings)
+    observer = Observer(view, None, settings)
     producer, later = FileQueue(root, "fast"), []
     start_s = time.process_time()
     decide(observer.snapshot(), settings)
@@ -138,7 +138,7 @@ def recovery(root: str) -> dict[str, float]:
     view = queue.brain_view(lambda _attempts: 0.0)
     taken = view.recover("worker-78") or ()
     took_s = mono() - start_s - leftovers_s
-    decide(Observer(view, None, SystemClock(), Settings()).snapshot(), Settings())
+    decide(Observer(view, None, Settings()).snapshot(), Settings())
     return {"leftovers_s": leftovers_s, f"take_back_{len(taken)}_s": took_s, "in_all_s": mono() - start_s}
 
 

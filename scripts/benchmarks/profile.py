@@ -18,7 +18,6 @@ from benchmarks.house import submit
 from benchmarks.ours import SwarmFast
 
 from swarm.brain.observe import Observer
-from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.policy.decide import decide
 from swarm.queue.file_queue import FileQueue
@@ -43,7 +42,7 @@ def profile(work: str, cycles: int = 3000, pending: int = 50_000) -> str:
 
         parts.append(_profiled(f"one claim-finish cycle, durability {durable}", cycle, cycles if durable == "fast" else 500))
     queue, settings = FileQueue(root), Settings()
-    observer = Observer(queue.brain_view(lambda _attempts: 0.0), None, SystemClock(), settings)
+    observer = Observer(queue.brain_view(lambda _attempts: 0.0), None, settings)
     observer.snapshot()
     time.sleep(0.1)
     parts.append(_profiled(f"one tick of the brain, {pending:,} waiting", lambda: decide(observer.snapshot(), settings), 50))

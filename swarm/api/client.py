@@ -15,7 +15,7 @@ from swarm.api.documents import DocumentMaker, EarlierNames, Work, is_linked, li
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
 from swarm.cli.run.host import Hosting, hosting
 from swarm.cli.run.servable import check_models
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.load import load
 from swarm.config.settings import Settings
 from swarm.core.task import ID_RE, TERMINAL
@@ -156,7 +156,7 @@ class Swarm:
             batch_id=batch_id,
             source="python",
             format="jsonl",
-            created_at=SystemClock().iso(),
+            created_at=now_iso(),
             models={model: 0} if model else {},
             options={name: value for name, value in (("template", template), *fields.items()) if value is not None},
             version=__version__,

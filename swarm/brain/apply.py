@@ -6,6 +6,7 @@ The owner of each thing re-checks: a decision that finds the world changed is ``
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -30,7 +31,7 @@ from swarm.core.policy.decisions import (
 )
 from swarm.errors import DuplicateTask, EngineError, QueueError
 from swarm.runtime.log_once import LogOnce
-from swarm.runtime.ports import BrainQueue, Clock
+from swarm.runtime.ports import BrainQueue
 
 _MAX_AGAIN = 99
 """Of one load's id."""
@@ -64,12 +65,19 @@ Outcome = Applied | Stale | Failed
 class Effects:
     """Used by the brain's one thread."""
 
-    def __init__(self, queue: BrainQueue, kill: Killer, clock: Clock, settings: Settings, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        queue: BrainQueue,
+        kill: Killer,
+        settings: Settings,
+        log: logging.Logger,
+        mono_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._queue = queue
         self._kill = kill
         self._log = log
         self._troubles = LogOnce(log)
-        self._clock = clock
+        self._mono_s = mono_s
         self._believe_s = 2 * settings.worker.heartbeat_s + 1.0
         """How old what a worker says of itself may be."""
         self._refused_s: dict[str, float] = {}
@@ -80,7 +88,7 @@ class Effects:
 
     def apply(self, decision: Decision) -> Outcome:
         """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
-        subject = decision.subject
+        subject = _subject(decision)
         try:
             outcome = self._apply(decision)
         except (QueueError, EngineError, OSError) as fault:  # it is about this one thing: the others go on
@@ -93,7 +101,7 @@ class Effects:
 
     def forget_undecided(self, decisions: tuple[Decision, ...]) -> None:
         """Drop notes on what is no longer decided, so that nothing grows without bound."""
-        self._troubles.keep_only({d.subject for d in decisions})
+        self._troubles.keep_only({_subject(d) for d in decisions})
         loads = {d.task_id for d in decisions if isinstance(d, LoadModel)}
         self._refused_s = {task_id: since_s for task_id, since_s in self._refused_s.items() if task_id in loads}
         if len(self._killed) > _MAX_NOTES:
@@ -210,7 +218,12 @@ class Effects:
             try:
                 return self._queue.enqueue({"task_id": task_id, **document})
             except DuplicateTask:
-                now_s = self._clock.mono_s()
+                now_s = self._mono_s()
                 if now_s - self._refused_s.setdefault(decision.task_id, now_s) < self._believe_s:
                     return None
         return None
+
+
+def _subject(decision: Decision) -> str:
+    """What it is about, to follow "could not"."""
+    return decision.WORDS.format(decision)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import select
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from swarm.brain.apply import Applied, Effects
 from swarm.brain.observe import Observer
+from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.explain.monitor import has_work, monitor_line, stuck_line
 from swarm.core.health.liveness import stuck, workers_of
@@ -24,7 +26,7 @@ from swarm.errors import StorageFault
 from swarm.proc.identity import open_pidfd
 from swarm.runtime.log_once import LogOnce
 from swarm.runtime.loop import StopWish
-from swarm.runtime.ports import Clock, HeartbeatSink
+from swarm.runtime.ports import HeartbeatSink
 
 MONITOR_GAP_S = 5.0
 """A changing MONITOR line is logged no more often."""
@@ -156,18 +158,18 @@ class Brain:
         effects: Effects,
         waiter: DeathWatch,
         heart: HeartbeatSink,
-        clock: Clock,
         settings: Settings,
         pid: int,
         epoch: int,
         wish: StopWish,
         log: logging.Logger,
+        mono_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._observer = observer
         self._effects = effects
         self._waiter = waiter
         self._heart = heart
-        self._clock = clock
+        self._mono_s = mono_s
         self._settings = settings
         self._pid = pid
         self._epoch = epoch
@@ -176,7 +178,7 @@ class Brain:
         self._announcer = Announcer(settings, log)
         self._turns = 0
         self._beats = 0
-        self._beat_due_s = clock.mono_s()
+        self._beat_due_s = mono_s()
         self._troubles = LogOnce(log)
         self._ticks = empty(TICK_BOUNDS_S)
 
@@ -193,9 +195,9 @@ class Brain:
     def step(self) -> float:
         """One tick; returns seconds to wait. Whatever unexpected it meets is raised: ``run_loop`` logs it and ends us."""
         self._turns += 1
-        began_s = self._clock.mono_s()
+        began_s = self._mono_s()
         pause_s = self._turn()
-        self._ticks = self._ticks.with_one(self._clock.mono_s() - began_s)
+        self._ticks = self._ticks.with_one(self._mono_s() - began_s)
         return pause_s
 
     def _turn(self) -> float:
@@ -217,7 +219,7 @@ class Brain:
     def close(self) -> None:
         """Say goodbye in the heartbeat."""
         self._log.info("Brain shutting down after %d ticks", self._turns)
-        self._beat_due_s = self._clock.mono_s()
+        self._beat_due_s = self._mono_s()
         self._beat(WorkerStatus.STOPPED)
 
     def abandon(self) -> None:
@@ -248,7 +250,7 @@ class Brain:
         return max(0.0, min([self._settings.brain.tick_s, *ripe_s, *due_s]))
 
     def _beat(self, status: WorkerStatus) -> None:
-        now_s = self._clock.mono_s()
+        now_s = self._mono_s()
         if now_s < self._beat_due_s:
             return
         self._beat_due_s = now_s + self._settings.worker.heartbeat_s
@@ -259,7 +261,7 @@ class Brain:
             epoch=self._epoch,
             seq=self._beats,
             turn=self._turns,
-            written_at=self._clock.iso(),
+            written_at=now_iso(),
             status=status,
             tally=Tally(crashes=self._effects.reclaimed),
             ticks=self._ticks,

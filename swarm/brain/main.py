@@ -14,7 +14,6 @@ from swarm.brain.brain import Brain, DeathWatch
 from swarm.brain.metrics_endpoint import serving_if_wanted
 from swarm.brain.notifier import Notifier, notifying
 from swarm.brain.observe import Observer
-from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.explain.monitor import switched_off
 from swarm.errors import EngineError
@@ -69,7 +68,6 @@ def _brain(
     queue: FileQueue, options: RunOptions, watch: DeathWatch, wish: StopWish, epoch: int, brain_log: logging.Logger
 ) -> Brain:
     settings = options.settings
-    clock = SystemClock()
     view = queue.brain_view(
         crash_rule(settings.retry),
         lambda worker: not end_remains(str(options.root), worker, BRAIN_WAIT_S),
@@ -77,11 +75,10 @@ def _brain(
         ready_only=True,
     )
     return Brain(
-        observer=Observer(view, gpu_reader(settings), clock, settings, retention=True),
-        effects=Effects(view, _killer(queue), clock, settings, brain_log),
+        observer=Observer(view, gpu_reader(settings), settings, retention=True),
+        effects=Effects(view, _killer(queue), settings, brain_log),
         waiter=watch,
         heart=queue.heartbeats(),
-        clock=clock,
         settings=settings,
         pid=os.getpid(),
         epoch=epoch,

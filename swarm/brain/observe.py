@@ -5,17 +5,19 @@ Ages run from when this observer last *saw* a number change, never from times th
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 
 import msgspec
 
+from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.policy.decide import old_after_s
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
-from swarm.runtime.ports import BrainQueue, ChosenCards, Clock
+from swarm.runtime.ports import BrainQueue, ChosenCards
 
 LATE_MARGIN_S = 1.0
 """Two ticks plus this much without a look means the observer itself was stopped, suspended or starved."""
@@ -72,12 +74,18 @@ class Observer:
     """Used by one thread. Costs one read the queue per call."""
 
     def __init__(
-        self, queue: BrainQueue, gpu: ChosenCards | None, clock: Clock, settings: Settings, *, retention: bool = False
+        self,
+        queue: BrainQueue,
+        gpu: ChosenCards | None,
+        settings: Settings,
+        *,
+        retention: bool = False,
+        mono_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """With ``retention`` what lies finished is looked at too, if the settings ask for it to be removed some day."""
         self._queue = queue
         self._gpu = gpu
-        self._clock = clock
+        self._mono_s = mono_s
         self._settings = settings
         self._old_after_s = old_after_s(settings.brain) if retention else None
         self._judged = Ages()
@@ -88,7 +96,7 @@ class Observer:
 
     def snapshot(self) -> SwarmSnapshot:
         """Look now. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
-        now_s = self._clock.mono_s()
+        now_s = self._mono_s()
         grace = self._watched.look(now_s)
         seen = self._queue.look(self._old_after_s)
         workers = tuple(self._aged_worker(view, now_s) for view in seen.workers)
@@ -96,7 +104,7 @@ class Observer:
         claims = tuple(self._aged_claim(c, slots.get((c.worker, c.task_id, c.attempt)), now_s) for c in seen.claims)
         snapshot = replace(
             seen,
-            now_iso=self._clock.iso(),
+            now_iso=now_iso(),
             mono_s=now_s,
             grace=grace,
             lanes=tuple(self._aged_lane(lane, workers, claims) for lane in seen.lanes),

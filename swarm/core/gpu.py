@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -49,3 +49,8 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     def is_one_of(self, uuids: Collection[str]) -> bool:
         """Whether it is named there. A driver that tells a UUID only now and then had it called by its index meanwhile."""
         return self.uuid in uuids or str(self.index) in uuids
+
+
+def named(cards: Iterable[GpuReading], uuids: Collection[str]) -> list[GpuReading]:
+    """Those of these cards that are named there."""
+    return [card for card in cards if card.is_one_of(uuids)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from swarm import __version__
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.doctor.root_check import Check, fallbacks, first_missing
@@ -139,7 +139,7 @@ def own_row(name: str, role: str) -> WorkerRow:
         name=name,
         role=role,
         process=identity.current(),
-        started_at=SystemClock().iso(),
+        started_at=now_iso(),
         epoch=0,
         version=__version__,
     )

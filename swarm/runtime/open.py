@@ -40,7 +40,6 @@ def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: 
     Given an opened ``queue``, it shares the counts with it.
     """
     from swarm.brain.observe import Observer
-    from swarm.clock import SystemClock
 
     reader = None
     if cards:
@@ -48,7 +47,7 @@ def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: 
 
         reader = gpu_reader(settings)
     view = (queue or open_queue(settings)).look_view(crash_rule(settings.retry, lambda: 0.0))
-    return Observer(view, reader, SystemClock(), settings)
+    return Observer(view, reader, settings)
 
 
 def crash_rule(retry: RetrySettings, jitter: Callable[[], float] = random.random) -> CrashRule:

@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 
 from swarm.brain.apply import Effects
 from swarm.brain.observe import Observer
-from swarm.clock import SystemClock
 from swarm.config.settings import Settings
 from swarm.core.lanes import llm_lane
 from swarm.core.policy.decide import decide
@@ -53,8 +52,8 @@ class Turns:
         view = queue.brain_view(lambda _attempts: 0.0, ready_only=True)
         quiet = logging.getLogger("endurance.silent")
         quiet.disabled = True
-        self._observer = Observer(view, None, SystemClock(), settings)
-        self._effects = Effects(view, lambda _worker, _epoch: False, SystemClock(), settings, quiet)
+        self._observer = Observer(view, None, settings)
+        self._effects = Effects(view, lambda _worker, _epoch: False, settings, quiet)
         while self.turn()[1]:
             pass
 

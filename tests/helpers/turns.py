@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from swarm.brain.apply import Applied, Effects
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.policy.decide import decide
 from swarm.core.snapshot import SwarmSnapshot
@@ -24,13 +25,13 @@ class TurnedBrain:
     def __init__(self, queue: FileQueue) -> None:
         self.queue = queue
         self.view = queue.brain_view(spare_rule, ready_only=True)
-        self._effects = Effects(self.view, lambda *_: False, SystemClock(), Settings(), logging.getLogger("swarm.test"))
+        self._effects = Effects(self.view, lambda *_: False, Settings(), logging.getLogger("swarm.test"))
 
     def turn(self) -> list[str]:
         """One turn; the lines of what was done."""
         snapshot = SwarmSnapshot(
-            now_iso=SystemClock().iso(),
-            mono_s=SystemClock().mono_s(),
+            now_iso=now_iso(),
+            mono_s=time.monotonic(),
             blocked=self.view.look().blocked,
             drop_ins=self.view.look().drop_ins,
             orphaned=self.view.look().orphaned,

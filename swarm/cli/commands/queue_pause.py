@@ -11,7 +11,7 @@ import typer
 
 from swarm.cli.options import Config, Json, Root, existing
 from swarm.cli.render import Line, show
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.pauses import Kind, Pause, Pauses
 from swarm.core.task import canonical_model
 from swarm.errors import InputError, name_hint
@@ -48,7 +48,7 @@ def pause(
     kind, name = _target(everything, model, batch, worker)
     queue = open_queue(existing(root, config)).must_exist()
     _must_be_there(queue, kind, name)
-    now = SystemClock().iso()
+    now = now_iso()
     _end(change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))), as_json=as_json)
 
 

@@ -15,7 +15,7 @@ from swarm import __version__
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.submission import BatchOptions, Outcome
 from swarm.cli.units import count, plural
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.core.notification import Note
 from swarm.core.task import ID_RE, TERMINAL, TaskState
@@ -85,7 +85,7 @@ class BatchInput:
             batch_id=scan.batch_id,
             source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
             format=scan.format,
-            created_at=SystemClock().iso(),
+            created_at=now_iso(),
             models=scan.models,
             options={k: v for k, v in self._options.meaning().items() if v},
             version=__version__,

@@ -13,7 +13,7 @@ import msgspec
 from swarm import __version__
 from swarm.cli.submission import Outcome
 from swarm.cli.units import count, duration, plural
-from swarm.clock import SystemClock, iso_of
+from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import TaskState, canonical_model
@@ -155,7 +155,7 @@ def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tall
     configured = {canonical_model(name): model for name, model in settings.models.items()}
     return {
         "batch_id": manifest.batch_id,
-        "written_at": SystemClock().iso(),
+        "written_at": now_iso(),
         "source": {"path": manifest.source, "format": manifest.format, **_content(manifest.source)},
         "submitted_at": manifest.created_at,
         "options": manifest.options,

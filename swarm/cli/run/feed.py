@@ -20,7 +20,7 @@ from swarm.cli.run.input_options import LineCheck, check_options, read_options, 
 from swarm.cli.run.servable import check_models
 from swarm.cli.submission import FeedRequest, Outcome
 from swarm.cli.units import count
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.lanes import lane_of
@@ -119,7 +119,7 @@ def _fresh(request: FeedRequest, options: ReadOptions, low: int, target: int) ->
         model=options.model,
         min=low,
         target=target,
-        created_at=SystemClock().iso(),
+        created_at=now_iso(),
     )
 
 

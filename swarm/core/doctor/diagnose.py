@@ -11,7 +11,7 @@ from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, Finding, critical, warning
 from swarm.core.doctor.host import box_findings
 from swarm.core.doctor.processes import expected, process_findings
-from swarm.core.gpu import GpuReading
+from swarm.core.gpu import GpuReading, named
 from swarm.core.health.liveness import stuck, workers_of
 from swarm.core.placement.fit import what_helps
 from swarm.core.policy.alarms import alarms
@@ -145,7 +145,7 @@ def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str
     if view is None or tally is None:
         return ()
     uuids = view.row.gpu_uuids if view.row is not None else ()
-    cards = (f"GPU {c.index}: {_memory(c)}" for c in snapshot.gpus if c.is_one_of(uuids))
+    cards = (f"GPU {c.index}: {_memory(c)}" for c in named(snapshot.gpus, uuids))
     size = f", its size {tally.size_mib} MiB" if tally.size_mib else ""
     return (f"heartbeats/{worker}.json: {tally.load_failures} loads of {model} failed in a row{size}", *cards)
 

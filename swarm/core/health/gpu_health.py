@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from swarm.config.settings import GpuSettings
-from swarm.core.gpu import GpuReading
+from swarm.core.gpu import GpuReading, named
 
 LOST_AFTER_READINGS = 2
 """A driver that is slow once is no lost card: work is cut only when the next reading says the same."""
@@ -40,9 +40,9 @@ def judge_cards(
     """
     if not readings or not uuids:
         return CardVerdict()
-    mine = [reading for reading in readings if reading.is_one_of(uuids)]
+    mine = named(readings, uuids)
     fault = next((f"GPU {r.index} cannot be read: {r.fault}" for r in mine if r.fault is not None), "")
-    missing = sorted(uuid for uuid in set(uuids) if not any(reading.is_one_of((uuid,)) for reading in mine))
+    missing = sorted(uuid for uuid in set(uuids) if not named(mine, (uuid,)))
     if not fault and missing:
         fault = f"the driver does not list {', '.join(missing)} any more"
     if fault:
@@ -90,7 +90,7 @@ def judge_pin(
     Other workers may load at the same moment, so growth elsewhere counts only where the process is known to be ours.
     In a container the driver may list processes by numbers that are not ours; then only the own card's growth is judged.
     """
-    mine = [card for card in after if card.is_one_of(uuids)]
+    mine = named(after, uuids)
     if promised_mib <= SLACK_MIB:
         return PinVerdict("unknown", f"the server claims {promised_mib} MiB on the card: too little to judge by")
     if len(mine) < len(set(uuids)) or any(card.fault is not None or card.simulated for card in mine):

@@ -12,6 +12,7 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.backoff import doubled_s
+from swarm.core.gpu import named
 from swarm.core.health.liveness import workers_of
 from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
@@ -122,7 +123,7 @@ def what_helps(model: str) -> str:
 def card_memory_mib(view: WorkerView, snapshot: SwarmSnapshot) -> int | None:
     """Memory of this worker's cards together; None if it has none or one of them does not say."""
     uuids = view.row.gpu_uuids if view.row is not None else ()
-    totals = [g.memory_total_mib for g in snapshot.gpus if g.is_one_of(uuids) and g.memory_total_mib is not None]
+    totals = [card.memory_total_mib for card in named(snapshot.gpus, uuids) if card.memory_total_mib is not None]
     return sum(totals) if totals and len(totals) == len(uuids) else None
 
 

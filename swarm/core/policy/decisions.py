@@ -15,11 +15,7 @@ from swarm.core.task import TaskState
 class _Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     WORDS: ClassVar[str]
-
-    @property
-    def subject(self) -> str:
-        """What it is about, stable from tick to tick, worded to follow "could not"."""
-        return self.WORDS.format(self)
+    """What it is about, stable from tick to tick, to follow "could not"."""
 
 
 class FileDropIn(_Decision, frozen=True, kw_only=True):

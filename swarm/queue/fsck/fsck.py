@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.filesystem import temporary
@@ -161,7 +161,7 @@ class _Repairer:
         assert state in (TaskState.FAILED, TaskState.CANCELLED)
         ended = Trail(
             status="failed" if state is TaskState.FAILED else "cancelled",
-            completed_at=SystemClock().iso(),
+            completed_at=now_iso(),
             error=TaskError(type="unknown", message="its process died before it wrote the reason"),
             attempts=() if trail is None else trail.attempts,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.task import ID_RE
 from swarm.core.workflow.feed import FeedState, Wish, task_id_of
 from swarm.errors import LockHeld, OddEntry, QueueError
@@ -98,7 +98,7 @@ class FeedBook:
 
     def write(self, state: FeedState) -> None:
         """Replace the state, durably."""
-        dated = msgspec.structs.replace(state, updated_at=SystemClock().iso())
+        dated = msgspec.structs.replace(state, updated_at=now_iso())
         data = msgspec.json.format(msgspec.json.encode(dated), indent=2) + b"\n"
         self._storage.replace(self._path(state.feed_id, "json"), data, durable=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.lanes import lane_of, parse_lane
 from swarm.core.snapshot import DropIn
@@ -66,7 +66,6 @@ class DropInFiler:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._clock = SystemClock()
         self._buckets = BucketChooser(layout, storage)
 
     def file(self, file_name: str) -> str:
@@ -94,7 +93,7 @@ class DropInFiler:
         if task_id != stem:
             raise TaskInvalid(f"field `task_id`: {task_id!r} must equal the file's name without .json, {stem!r}")
         if not document.get("created_at"):
-            document["created_at"] = self._clock.iso()
+            document["created_at"] = now_iso()
         task = validate(document)
         if lookup.find(self._layout, task.task_id) is not None:
             raise TaskInvalid(f"a task {task.task_id} exists already; that one is untouched")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.lanes import lane_of
 from swarm.core.task import Task
 from swarm.errors import DuplicateTask
@@ -36,7 +36,6 @@ class Producer:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._clock = SystemClock()
         self._buckets = BucketChooser(layout, storage)
         self._home, self._number = new_id(), itertools.count()
 
@@ -86,7 +85,7 @@ class Producer:
         if whole.get("task_id") is None:
             whole["task_id"] = new_id()
         if not whole.get("created_at"):
-            whole["created_at"] = self._clock.iso()
+            whole["created_at"] = now_iso()
         return validate(whole), encode_body(whole)
 
     def _publish_unless_there(self, task: Task, body: bytes) -> None:

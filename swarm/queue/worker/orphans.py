@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import list_names, printable, status_of
@@ -87,11 +87,11 @@ class _Taker:
         delay_s = self._rule(trail.attempts)
         if delay_s is None:
             error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
-            dead = msgspec.structs.replace(trail, status="failed", completed_at=SystemClock().iso(), error=error)
+            dead = msgspec.structs.replace(trail, status="failed", completed_at=now_iso(), error=error)
             self._transitions.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
             return f"Failed {name.task_id}: {error.message}"
         if delay_s > 0:
-            trail = msgspec.structs.replace(trail, retry_at=SystemClock().iso(delay_s))
+            trail = msgspec.structs.replace(trail, retry_at=now_iso(delay_s))
         self._transitions.requeue(path, parts.task, parts.body_size, trail, attempt=name.attempt, delayed=delay_s > 0)
         return f"Requeued {name.task_id}: {self._worker} died in attempt {name.attempt}"
 
@@ -102,7 +102,7 @@ def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail
         attempt=attempt,
         worker=worker,
         started_at=_claimed_at(path),
-        ended_at=SystemClock().iso(),
+        ended_at=now_iso(),
         outcome="crashed",
         fault="crash",
         error=TaskError(type="crash", message="the worker died", retryable=True),

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.lanes import lane_of
 from swarm.core.task import Task, TaskError, TaskState, Trail
 from swarm.errors import TaskInvalid
@@ -43,7 +43,6 @@ class Transitions:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._clock = SystemClock()
         self._buckets = BucketChooser(layout, storage)
         self._proven, self._prove_again_s = "", 0.0
 
@@ -129,7 +128,7 @@ class Transitions:
         """The trail with its status, and the time of now where it has none."""
         if trail.status == _STATUS[state] and trail.completed_at is not None:
             return trail
-        return msgspec.structs.replace(trail, status=_STATUS[state], completed_at=self._clock.iso())
+        return msgspec.structs.replace(trail, status=_STATUS[state], completed_at=now_iso())
 
     def end_waiting(self, path: str, task_id: str, state: TaskState, error: TaskError) -> bool:
         """End a task that nobody holds: the rename commits, then the outcome is written where nobody else writes.
@@ -157,7 +156,7 @@ class Transitions:
         parts = parse(read_regular(path, MAX_FILE_BYTES))
         trail = Trail(
             status=_STATUS[state],
-            completed_at=self._clock.iso(),
+            completed_at=now_iso(),
             error=error,
             attempts=parts.trail.attempts,
             children=parts.trail.children,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.core.claim import Claim, Finish
 from swarm.core.lanes import lane_of
 from swarm.core.pauses import Pauses
@@ -42,7 +42,6 @@ class WorkerFileQueue:
         self._worker = worker
         self._claimer = LaneClaimer(layout, storage, worker)
         self._transitions = Transitions(layout, storage)
-        self._clock = SystemClock()
         self._blocked = Occupied(layout.blocked)
         self._counts = LaneCounts(layout)
         self._pauses = PauseBook(layout)
@@ -75,7 +74,7 @@ class WorkerFileQueue:
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
         """Requeue the task with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""
-        retry_at = self._clock.iso(delay_s) if delay_s > 0 else None
+        retry_at = now_iso(delay_s) if delay_s > 0 else None
         return self._transitions.requeue(
             claim.path,
             claim.task,

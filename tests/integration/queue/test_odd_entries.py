@@ -24,7 +24,7 @@ from swarm.brain.brain import Brain, DeathWatch
 from swarm.brain.notifier import Notifier
 from swarm.brain.observe import Observer
 from swarm.cli.app import app
-from swarm.clock import SystemClock
+from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.notification import Note
 from swarm.core.task import TaskState, Trail
@@ -63,13 +63,12 @@ class Swarm:
     def brain(self) -> Brain:
         fsck.recover_root(self.layout, self.queue.storage)
         view = self.queue.brain_view(spare_rule, ready_only=True, count_finished=True)
-        self.effects = Effects(view, lambda *_: False, SystemClock(), self.settings, log)
+        self.effects = Effects(view, lambda *_: False, self.settings, log)
         return Brain(
-            observer=Observer(view, None, SystemClock(), self.settings, retention=True),
+            observer=Observer(view, None, self.settings, retention=True),
             effects=self.effects,
             waiter=DeathWatch(),
             heart=self.queue.heartbeats(),
-            clock=SystemClock(),
             settings=self.settings,
             pid=os.getpid(),
             epoch=1,
@@ -105,9 +104,7 @@ class Swarm:
 
 
 def beat(name: str) -> Heartbeat:
-    return Heartbeat(
-        name=name, pid=os.getpid(), epoch=1, seq=1, turn=1, written_at=SystemClock().iso(), status=WorkerStatus.IDLE
-    )
+    return Heartbeat(name=name, pid=os.getpid(), epoch=1, seq=1, turn=1, written_at=now_iso(), status=WorkerStatus.IDLE)
 
 
 def populated(tmp_path: Path, durability: str = "fast") -> Swarm:

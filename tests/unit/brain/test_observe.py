@@ -23,7 +23,7 @@ class World:
         self.queue = FakeBrainQueue()
         self.clock = FakeClock()
         self.reads = 0
-        self.observer = Observer(self.queue, self, self.clock, Settings())
+        self.observer = Observer(self.queue, self, Settings(), mono_s=self.clock.mono_s)
 
     def read(self):
         self.reads += 1

@@ -36,13 +36,13 @@ class World:
         self.killed = []
         self.wish = StopWish(lambda: None)
         self.kill_answer = True
-        self.effects = Effects(self.queue, self.kill, self.clock, self.settings, self.log)
+        self.effects = Effects(self.queue, self.kill, self.settings, self.log, mono_s=self.clock.mono_s)
         self.brain = Brain(
-            observer=Observer(self.queue, None, self.clock, self.settings),
+            observer=Observer(self.queue, None, self.settings, mono_s=self.clock.mono_s),
             effects=self.effects,
             waiter=self.waiter,
             heart=self.heart,
-            clock=self.clock,
+            mono_s=self.clock.mono_s,
             settings=self.settings,
             pid=1,
             epoch=3,

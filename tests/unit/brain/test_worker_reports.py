@@ -94,11 +94,11 @@ class World:
         self.clock, self.queue, self.heart = FakeClock(), FakeBrainQueue(), FakeHeart()
         log = logging.getLogger("test.told")
         self.brain = Brain(
-            observer=Observer(self.queue, None, self.clock, self.settings, retention=True),
-            effects=Effects(self.queue, lambda _worker, _epoch: True, self.clock, self.settings, log),
+            observer=Observer(self.queue, None, self.settings, retention=True, mono_s=self.clock.mono_s),
+            effects=Effects(self.queue, lambda _worker, _epoch: True, self.settings, log, mono_s=self.clock.mono_s),
             waiter=FakeWaiter(self.clock),
             heart=self.heart,
-            clock=self.clock,
+            mono_s=self.clock.mono_s,
             settings=self.settings,
             pid=1,
             epoch=1,
@@ -114,7 +114,7 @@ def test_an_observer_without_a_history_believes_the_workers_clock_but_only_for_t
     world.queue.add_worker(replace(view, heartbeat=replace(view.heartbeat, slots=(slot,))))
     world.queue.add_llm(1, MODEL)
     world.queue.claim("t0", "worker-1")
-    look = Observer(world.queue, None, world.clock, world.settings)
+    look = Observer(world.queue, None, world.settings, mono_s=world.clock.mono_s)
     assert look.snapshot().claims[0].quiet_s == 444.0
     other = replace(slot, attempt=2)
     world.queue.add_worker(replace(view, heartbeat=replace(view.heartbeat, slots=(other,))))
