@@ -34,7 +34,7 @@ COMMANDS = {
     "down": ("commands.up:down", "Stop everything that runs on this queue."),
     "restart": ("commands.up:restart", "Restart single processes of the running swarm."),
     "status": ("commands.status:status", "Alarms, cards, workers, queue, throughput on one screen."),
-    "top": ("top.command:top", "Live view of the swarm, with keys to sort, open, retry, cancel."),
+    "top": ("top.live:top", "Live view of the swarm, with keys to sort, open, retry, cancel."),
     "workers": ("commands.status:workers_app", "Workers: state, model, slots, current or missing work."),
     "gpus": ("commands.status:gpus", "Cards: memory, load, temperature, power, worker."),
     "models": ("commands.status:models_app", "Models: where loaded, tasks waiting, speed, idle time."),

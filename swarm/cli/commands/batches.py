@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Line
 from swarm.cli.render import show as put
 from swarm.cli.units import count, plural

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import typer
 
-from swarm.cli.options import Config, Json, Root, load
+from swarm.cli.common_options import Config, Json, Root, load
 from swarm.cli.render import Line, to_json
 from swarm.cli.render import show as put
 from swarm.config.check import dotted

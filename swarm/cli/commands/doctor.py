@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, Simulate, load
+from swarm.cli.common_options import Config, Json, Root, Simulate, load
 from swarm.cli.render import Block, Line, Style, show
 from swarm.cli.units import plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint

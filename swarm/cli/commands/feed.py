@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing, load
+from swarm.cli.common_options import Config, Json, Root, existing, load
 from swarm.cli.submission import FeedRequest, takes
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from swarm.cli.common_options import Config, Json, Root, load
 from swarm.cli.logs import task_history
 from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
-from swarm.cli.options import Config, Json, Root, load
 from swarm.cli.render import to_json, to_json_line
 from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of

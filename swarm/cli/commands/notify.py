@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Cell, Line, Table, columns, show
 from swarm.runtime.open import open_queue
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarm.cli.commands import queue_maintenance, queue_pause
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Line
 from swarm.cli.render import show as put
 from swarm.cli.units import plural

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Block, Line, show
 from swarm.cli.units import parse_duration_s, plural
 from swarm.core.task import TERMINAL, TaskState

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Line, show
 from swarm.clock import now_iso
 from swarm.core.pauses import Kind, Pause, Pauses

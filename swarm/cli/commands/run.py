@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, load, say_found
+from swarm.cli.common_options import Config, Json, Root, load, say_found
 from swarm.cli.submission import RunRequest, SubmitRequest, takes
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def results(
     Example:
       swarm results 0f3c9a -o out.jsonl
     """
-    from swarm.cli.options import existing
+    from swarm.cli.common_options import existing
     from swarm.cli.run import collect
 
     check_output(output, as_json=as_json)

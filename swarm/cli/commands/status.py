@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing, load
+from swarm.cli.common_options import Config, Json, Root, existing, load
 from swarm.cli.render import Line, show
 from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
 from swarm.runtime.open import lives, open_observer, open_queue

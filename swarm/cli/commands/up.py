@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, Simulate, Verbose, existing, load, say_found
+from swarm.cli.common_options import Config, Json, Root, Simulate, Verbose, existing, load, say_found
 from swarm.cli.render import Line, show, to_json
 from swarm.errors import EngineError
 

@@ -6,11 +6,10 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swarm.cli.doctor.host import (
+from swarm.cli.doctor.host_evidence import (
     able,
     boxed_kills,
     disk_evidence,
@@ -20,7 +19,7 @@ from swarm.cli.doctor.host import (
     root_trouble,
     way_trouble,
 )
-from swarm.cli.doctor.processes import process_evidence
+from swarm.cli.doctor.process_evidence import process_evidence, readable
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
@@ -30,7 +29,6 @@ from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import canonical_model
 from swarm.errors import ConfigError, SwarmError
-from swarm.gpu.timeout_reader import Reader
 from swarm.ollama import quarantine
 from swarm.ollama.server import client_of, server_proof
 from swarm.proc.identity import is_same
@@ -58,7 +56,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     simulate = simulate or _simulated_before(root, status)
     snapshot, look_trouble = (None, "") if trouble else _snapshot(settings)
     reader = gpu_reader(settings, simulate)
-    cards, cards_trouble = _cards(reader)
+    cards = readable((), reader.read)  # simulated ones lie under the root
     plan, plan_trouble = _plan(settings, root, cards, simulate, reader.visibility)
     simulated = bool(simulate) or any(p.simulated for p in plan)
     wants_binary = not simulated and (not plan or any(p.owns_server for p in plan))
@@ -83,22 +81,15 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         open_programs=tuple(open_programs(settings, serves=wants_binary)),
         cards=cards,
         cards_note=reader.visibility.note,
-        cards_trouble=cards_trouble,
+        cards_trouble=reader.unavailable or "",
         supervisor_phase=status.phase if status is not None else "",
-        orphans=0 if trouble else _orphans(settings),
+        orphans=0 if trouble else len(readable((), orphans, settings)),
         processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
         servers=_servers(plan, status, root),
-        quarantines=() if trouble else tuple(_quarantines(root)),
+        quarantines=() if trouble else _quarantines(root / "workers"),
         kernel_kills=kernel_kills(),
         cgroup_kills=boxed_kills(),
     )
-
-
-def _orphans(settings: Settings) -> int:
-    try:
-        return len(orphans(settings))
-    except (SwarmError, OSError):
-        return 0  # a root that cannot be read is a finding of its own
 
 
 def _simulated_before(root: Path, status: SupervisorStatus | None) -> int | None:
@@ -113,13 +104,6 @@ def _snapshot(settings: Settings) -> tuple[SwarmSnapshot | None, str]:
         return open_observer(settings).snapshot(), ""
     except (SwarmError, OSError) as error:
         return None, str(error)
-
-
-def _cards(reader: Reader) -> tuple[tuple[GpuReading, ...], str]:
-    try:
-        return reader.read(), reader.unavailable or ""
-    except OSError:
-        return (), ""  # simulated cards live under the root; that it cannot be read is a finding of its own
 
 
 def _plan(
@@ -139,11 +123,16 @@ def _plan(
         return (), error.message
 
 
-def _quarantines(root: Path) -> Iterator[QuarantineEvidence]:
-    workers = root / "workers"
-    for note in quarantine.all_of(workers):
-        path = str(quarantine.quarantine_path(workers, note.worker))
-        yield QuarantineEvidence(worker=note.worker, reason=note.reason, left_s=note.left_s, path=path)
+def _quarantines(workers: Path) -> tuple[QuarantineEvidence, ...]:
+    return tuple(
+        QuarantineEvidence(
+            worker=note.worker,
+            reason=note.reason,
+            left_s=note.left_s,
+            path=str(quarantine.quarantine_path(workers, note.worker)),
+        )
+        for note in quarantine.all_of(workers)
+    )
 
 
 def _servers(plan: tuple[WorkerPlan, ...], status: SupervisorStatus | None, root: Path) -> tuple[ServerEvidence, ...]:

@@ -23,7 +23,7 @@ _INDENTED = re.compile(r"[ |+\t]")
 _TEXT_CHARS = 400
 
 
-class Line(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """One line of a log, and its text without our header."""
 
     number: int
@@ -38,7 +38,7 @@ class LogEnd:
     def __init__(self, path: str, now_s: float) -> None:
         self.path = path
         self._now_s = now_s
-        self.lines: tuple[Line, ...] = ()
+        self.lines: tuple[LogLine, ...] = ()
         self._written_s: float | None = None
         try:
             with open(open_file(path), "rb") as file:
@@ -48,7 +48,7 @@ class LogEnd:
         except (FileNotFoundError, PermissionError, OddEntry):
             return
 
-    def quote(self, line: Line, *, raw: bool = False) -> Quote:
+    def quote(self, line: LogLine, *, raw: bool = False) -> Quote:
         """A line as evidence."""
         since_s = line.at_s if line.at_s is not None else self._written_s
         age_s = None if since_s is None else max(0.0, self._now_s - since_s)
@@ -81,7 +81,7 @@ class LogEnd:
         return None if found is None or re.search(ends, found.text) else self.quote(found, raw=True)
 
 
-def _lines(file: BinaryIO, size: int) -> Iterator[Line]:
+def _lines(file: BinaryIO, size: int) -> Iterator[LogLine]:
     """The last lines, numbered as in the whole file."""
     left, number = max(0, size - TAIL_BYTES), 1
     while left > 0 and (chunk := file.read(min(left, 1 << 20))):
@@ -90,7 +90,7 @@ def _lines(file: BinaryIO, size: int) -> Iterator[Line]:
     for index, raw in enumerate(file.read(TAIL_BYTES).split(b"\n")):
         text = shown_lines(raw.decode("utf-8", "backslashreplace"))
         head = _HEADER.match(text)
-        yield Line(number + index, text, head[2] if head else text, _seconds(head[1]) if head else None)
+        yield LogLine(number + index, text, head[2] if head else text, _seconds(head[1]) if head else None)
 
 
 def _seconds(text: str) -> float | None:

@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from swarm.cli.doctor.host import (
+from swarm.cli.doctor.host_evidence import (
     able,
     boxed_kills,
     disk_evidence,
@@ -17,7 +17,7 @@ from swarm.cli.doctor.host import (
     way_trouble,
 )
 from swarm.cli.doctor.log_ends import LogEnd
-from swarm.cli.doctor.processes import lock_holder
+from swarm.cli.doctor.process_evidence import lock_holder
 from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence

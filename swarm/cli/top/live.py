@@ -1,6 +1,6 @@
 """``swarm top``: the swarm live on a terminal, one look in a pipe.
 
-The loop runs between the terminal, a thread that looks, and ``state``, which decides what is shown.
+The loop runs between the terminal, a thread that looks, and ``screen_state``, which decides what is shown.
 """
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Config, Json, Root, existing
+from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import show
-from swarm.cli.top.state import Act, TopState, press, said, seen
+from swarm.cli.top.screen_state import Act, TopState, press, said, seen
 from swarm.cli.views.overview import status_blocks
 from swarm.errors import SwarmError
 

@@ -1,10 +1,13 @@
-"""What is known of each process of ours: lock, row, heartbeat, the supervisor's word, the ends of its logs."""
+"""What is known of each process of ours: lock, registration, heartbeat, the supervisor's word, the ends of its logs."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
 
 from swarm.cli.doctor.log_ends import LogEnd
 from swarm.clock import parse_iso
@@ -19,6 +22,8 @@ from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.supervisor.state import ChildStatus, SupervisorStatus
 
+T = TypeVar("T")
+D = TypeVar("D")
 _REFUSES, _WORKS = (
     r"The disk refuses|cannot (write its heartbeat|read the queue)",
     r"The disk works again|Brain can .* again",
@@ -31,39 +36,46 @@ def process_evidence(
 ) -> Iterator[ProcessEvidence]:
     """Supervisor, brain, workers, servers; those that never were are left out."""
     ends = LogEnd(f"{layout.logs}/supervisor.log", now_s)
-    roles = {"supervisor": "supervisor", "brain": "brain"} | {
-        n: "worker" for n in workers if n not in ("supervisor", "brain")
-    }
-    for name, role in roles.items():
-        row = _row(layout, name)
+    roles = {"supervisor": "supervisor", "brain": "brain"}
+    for name in (*roles, *(name for name in workers if name not in roles)):
+        row = readable(None, registry.read_row, layout, name)
         child = status.child(name) if status is not None else None
-        if row is not None or child is not None or _held(layout, name):
-            yield _process(layout, name, role, row, child, ends, now_s, trust_clock=trust_clock)
+        alive = readable(False, is_held, layout, name)
+        if row is not None or child is not None or alive:
+            found = _process(layout, name, row, now_s, alive=alive)
+            yield msgspec.structs.replace(
+                found,
+                role=roles.get(name, "worker"),
+                beat_age_s=_beat_age_s(layout, name, row, now_s) if alive and trust_clock else None,
+                ended=ends.last_match(rf"^{re.escape(name)} (ended|quarantined)\b"),
+                **_supervised(child),
+            )
     for child in status.children if status is not None else ():
         if child.role == "server":
-            yield _server(layout, child, now_s)
+            alive = child.pid is not None and identity.of_pid(child.pid) is not None
+            last = LogEnd(f"{layout.logs}/{child.name}.log", now_s).last()
+            yield ProcessEvidence(
+                name=child.name, role="server", alive=alive, pid=child.pid, last_words=last, **_supervised(child)
+            )
 
 
-def _process(
-    layout: Layout,
-    name: str,
-    role: str,
-    row: WorkerRow | None,
-    child: ChildStatus | None,
-    ends: LogEnd,
-    now_s: float,
-    *,
-    trust_clock: bool,
-) -> ProcessEvidence:
-    alive = _held(layout, name)
+def readable(otherwise: D, look: Callable[..., T], *args: object) -> T | D:
+    """What a look at the root tells; ``otherwise`` where it cannot be read, which is a finding of its own."""
+    try:
+        return look(*args)
+    except (SwarmError, OSError, ValueError):
+        return otherwise
+
+
+def _process(layout: Layout, name: str, row: WorkerRow | None, now_s: float, *, alive: bool) -> ProcessEvidence:
     pid = row.process.pid if row is not None else None
     runs = row is not None and identity.is_same(row.process)
     stat = read_stat(pid) if pid is not None and runs else None
-    log, err = LogEnd(f"{layout.logs}/{name}.log", now_s), LogEnd(f"{layout.logs}/{name}.err", now_s)
     other = identity.of_pid(pid) if pid is not None and not runs else None
+    log, err = (LogEnd(f"{layout.logs}/{name}.{kind}", now_s) for kind in ("log", "err"))
     return ProcessEvidence(
         name=name,
-        role=role,
+        role="",
         alive=alive,
         pid=pid,
         row_path=layout.row(name),
@@ -71,55 +83,26 @@ def _process(
         lock_holder=lock_holder(layout.lock(name), besides=pid) if alive and not runs else "",
         number_taken_by=describe(other.pid) if other is not None else "",
         kernel_state=stat.state if stat is not None else "",
-        state=str(child.state) if child is not None else "",
-        reason=child.reason if child is not None else "",
-        last_exit=(child.last_exit or "") if child is not None else "",
-        restarts=child.restarts if child is not None else 0,
-        beat_age_s=_beat_age_s(layout, name, row, now_s) if alive and trust_clock else None,
-        ended=ends.last_match(rf"^{re.escape(name)} (ended|quarantined)\b"),
         crash=_latest(log.crash(), err.crash()),
         last_words=log.last() or err.last(),
         disk_trouble=log.standing(_REFUSES, f"{_WORKS}|{_BEGINS}"),
     )
 
 
-def _held(layout: Layout, name: str) -> bool:
-    try:
-        return is_held(layout, name)
-    except (SwarmError, OSError):
-        return False
-
-
-def _row(layout: Layout, name: str) -> WorkerRow | None:
-    try:
-        return registry.read_row(layout, name)
-    except (SwarmError, OSError):
-        return None  # see _beat_age_s
-
-
-def _server(layout: Layout, child: ChildStatus, now_s: float) -> ProcessEvidence:
-    own = identity.of_pid(child.pid) if child.pid is not None else None
-    return ProcessEvidence(
-        name=child.name,
-        role="server",
-        alive=own is not None,
-        pid=child.pid,
-        state=str(child.state),
-        reason=child.reason,
-        last_exit=child.last_exit or "",
-        restarts=child.restarts,
-        last_words=LogEnd(f"{layout.logs}/{child.name}.log", now_s).last(),
-    )
+def _supervised(child: ChildStatus | None) -> dict[str, Any]:
+    """What the supervisor says of a process."""
+    if child is None:
+        return {}
+    last_exit = child.last_exit or ""
+    return {"state": str(child.state), "reason": child.reason, "last_exit": last_exit, "restarts": child.restarts}
 
 
 def _beat_age_s(layout: Layout, name: str, row: WorkerRow | None, now_s: float) -> float | None:
-    try:
-        beat = registry.read_heartbeat(layout, name)
-        if beat is None or row is None or beat.epoch != row.epoch:
-            return None
-        return max(0.0, now_s - parse_iso(beat.written_at))
-    except (SwarmError, OSError, ValueError):
-        return None  # a root that cannot be read is a finding of its own
+    beat = readable(None, registry.read_heartbeat, layout, name)
+    if beat is None or row is None or beat.epoch != row.epoch:
+        return None
+    written_s = readable(None, parse_iso, beat.written_at)
+    return None if written_s is None else max(0.0, now_s - written_s)
 
 
 def _latest(*crashes: Quote | None) -> Quote | None:
