@@ -1,4 +1,4 @@
-"""The system clock. Durations come from the monotonic clock; wall time is for people."""
+"""The system clock. Durations come from the monotonic clock; wall time is for display."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class OddEntry(QueueError, ValueError):
 
 
 class LockHeld(SwarmError):
-    """Another process holds this life lock; the message names the holder."""
+    """Another process holds this process lock; the message names the holder."""
 
     exit_code = EXIT_USAGE
 

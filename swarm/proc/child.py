@@ -1,4 +1,4 @@
-"""One process we keep: started by us or adopted, watched through a pidfd, ended with all it started."""
+"""One process we keep: started or adopted, watched through a pidfd, ended with its children."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ import msgspec
 
 from swarm import stdio
 from swarm.simulator import faults
-from swarm.simulator.app import VERSION, App
 from swarm.simulator.http import HttpConnection
 from swarm.simulator.knobs import Knobs, ServerEnv, parse, read_environment
+from swarm.simulator.routes import VERSION, App
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import parse_duration
-from swarm.simulator.models import SimModel
+from swarm.simulator.model_store import SimModel
 
 _NAME_RE = re.compile(r"([\w.-]+(:\d+)?/){0,2}[\w.-]+(:[\w.-]+)?")
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"

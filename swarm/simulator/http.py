@@ -1,5 +1,6 @@
-"""A minimal HTTP/1.1 server on asyncio, written for little CPU: one write per line, no streams layer.
+"""A minimal HTTP/1.1 server on asyncio.
 
+Written for little CPU: one write per line, no streams layer.
 Keep-alive, bounded bodies, chunked lines; a task per request that is cancelled when the client hangs up.
 """
 
@@ -185,7 +186,7 @@ class HttpConnection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
             raise
-        except Exception as error:  # noqa: BLE001 - the last resort of a server: said aloud, and told to the client
+        except Exception as error:  # noqa: BLE001 - the last resort of a server: printed, and reported to the client
             traceback.print_exc(file=sys.stderr)
             if not response.started:
                 response.send_object({"error": f"simulated server: {error!r}"}, 500)

@@ -14,11 +14,11 @@ from swarm.simulator.call import CHAT, GENERATE, Call
 from swarm.simulator.faults import BAD_LINE, SLOW_FACTOR
 from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs
-from swarm.simulator.scheduler import Loaded, runner_stopped
+from swarm.simulator.scheduler import LoadedModel, runner_stopped
 
 NS = 1_000_000_000
 PROMPT_SHARE = 0.05
-"""Part of a request's time that is told as spent on the prompt."""
+"""Part of a request's time that is reported as spent on the prompt."""
 EMBED_SPEED = 10
 ENDLESS_PIECE = "endless " * 512
 Piece = dict[str, Any]
@@ -32,7 +32,7 @@ def now_text() -> str:
 class Generation:
     """The work of one request on a loaded model."""
 
-    def __init__(self, call: Call, loaded: Loaded, knobs: Knobs, response: Response) -> None:
+    def __init__(self, call: Call, loaded: LoadedModel, knobs: Knobs, response: Response) -> None:
         self._call = call
         self._loaded = loaded
         self._knobs = knobs
@@ -55,9 +55,9 @@ class Generation:
         body, model = self._call.body, self._loaded.model
         thinks = model.thinking and body.get("think") is not False
         limit = int(self._call.options.get("num_predict") or -1)
-        told = answers.obeyed(prompt) if self._knobs.obey else None
+        ordered = answers.obeyed(prompt) if self._knobs.obey else None
         seed, form = self._knobs.seed, body.get("format")
-        answer = answers.compose(prompt, seed=seed, form=form, thinks=thinks, limit=limit, told=told)
+        answer = answers.compose(prompt, seed=seed, form=form, thinks=thinks, limit=limit, ordered=ordered)
         if self._call.fault == "length_cut":
             return answers.Answer(answer.thinking, answer.text[: len(answer.text) // 2], "length")
         return answer
@@ -176,7 +176,7 @@ class Generation:
             await asyncio.sleep(0.001)
 
 
-async def kill_runner(loaded: Loaded) -> None:
+async def kill_runner(loaded: LoadedModel) -> None:
     """Let the runner die under its requests. Raises what they all get to hear."""
     if loaded.process is None:
         raise runner_stopped()
@@ -184,7 +184,7 @@ async def kill_runner(loaded: Loaded) -> None:
     await loaded.sleep_until(math.inf)
 
 
-async def embed(call: Call, loaded: Loaded, knobs: Knobs, response: Response) -> None:
+async def embed(call: Call, loaded: LoadedModel, knobs: Knobs, response: Response) -> None:
     """Answer an embed request. Raises ``ApiError``: as in the real one, 400 for whatever fails after loading."""
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -209,7 +209,7 @@ async def embed(call: Call, loaded: Loaded, knobs: Knobs, response: Response) ->
     response.send_object({"model": call.name, "embeddings": vectors, "simulated": True, **counters})
 
 
-async def _embed_fault(call: Call, loaded: Loaded, knobs: Knobs) -> None:
+async def _embed_fault(call: Call, loaded: LoadedModel, knobs: Knobs) -> None:
     match call.fault:
         case None | "slow":
             return

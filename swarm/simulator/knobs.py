@@ -136,7 +136,7 @@ DEFAULT_PORT = 11434
 
 
 class ServerEnv(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server was told by its environment."""
+    """What the environment says."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""What a simulated model says: always the same for the same prompt, and always marked as simulated."""
+"""Answers of a simulated model: the same for the same prompt, and marked as simulated."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def compose(
     form: Any,  # noqa: ANN401 - a JSON value
     thinks: bool,
     limit: int,
-    told: str | None = None,
+    ordered: str | None = None,
 ) -> Answer:
     """The answer to a prompt. ``form`` is the request's ``format``; ``limit`` caps all tokens, 0 or less is open.
 
-    ``told`` is said instead of an answer of our own.
+    ``ordered`` is said instead of an answer of our own.
     """
     pick = random.Random(zlib.crc32(prompt.encode("utf-8", "replace")) ^ seed)
     thinking = [f"{MARK} ", *_words(pick, 12)] if thinks else []
-    if told is not None:
-        text = _pieces(told)
+    if ordered is not None:
+        text = _pieces(ordered)
     elif form:
         instance = {"answer": f"{MARK} {''.join(_words(pick, 4)).strip()}"} if form == "json" else _instance(form, pick)
         text = _pieces(json.dumps(instance))

@@ -1,4 +1,4 @@
-"""The stand-in for ``llama-server``: holds a loopback port, says which, and lives until it is killed.
+"""Stands in for ``llama-server``: listens on a loopback port until it is killed.
 
 Run as ``python -I -S runner_child.py runner --model NAME``. It imports next to nothing, for it must start in milliseconds,
 and like the real one it does not notice its parent's death.
@@ -9,7 +9,7 @@ import os
 
 
 def main() -> None:
-    """Listen, tell the port on stdout, accept and close for ever."""
+    """Listen, write the port to stdout, accept and close for ever."""
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     listener.listen(8)

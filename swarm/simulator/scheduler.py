@@ -16,7 +16,7 @@ from typing import Any
 from swarm.simulator.call import LoadOptions
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import Knobs, ServerEnv
-from swarm.simulator.models import MIB, TRAINED_CONTEXT, SimModel
+from swarm.simulator.model_store import MIB, TRAINED_CONTEXT, SimModel
 from swarm.simulator.runner import Cards, RunnerProcess
 
 COMPUTE_MIB = 256
@@ -37,7 +37,7 @@ def runner_stopped() -> ApiError:
     )
 
 
-class Loaded:
+class LoadedModel:
     """A model in memory. ``refs`` counts requests that use it, waiting for a slot or running."""
 
     def __init__(self, model: SimModel, options: LoadOptions, slots: int) -> None:
@@ -48,7 +48,7 @@ class Loaded:
         self.size_mib = 0
         self.vram_mib = 0
         self.process: RunnerProcess | None = None
-        self.gone = asyncio.Event()
+        self.ended = asyncio.Event()
         self.stopping = False
         self.dead = False
         """Its runner died by itself. Like the real one the server does not notice, and goes on to list the model, until a
@@ -89,7 +89,7 @@ class Loaded:
 
     async def sleep_until(self, when: float) -> None:
         """Wait for a time on the loop's clock (infinite: for ever). Raises ``ApiError`` if the runner dies meanwhile."""
-        if self.gone.is_set():
+        if self.ended.is_set():
             raise runner_stopped()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -102,9 +102,9 @@ class Loaded:
             if timer is not None:
                 timer.cancel()
 
-    def mark_gone(self) -> None:
+    def mark_ended(self) -> None:
         """The runner is no more: whoever waits on its tokens learns it now."""
-        self.gone.set()
+        self.ended.set()
         if self.timer is not None:
             self.timer.cancel()
         for future in self._waiters:
@@ -125,13 +125,13 @@ class Scheduler:
         self._cards = cards
         self._knobs = knobs
         self._load_lock = asyncio.Lock()
-        self.loaded: list[Loaded] = []
+        self.loaded: list[LoadedModel] = []
         self.queued = 0
         """Requests that wait for a load, the one that loads included."""
         self.loads = 0
         self.unloads = 0
 
-    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> Loaded:
+    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> LoadedModel:
         """The model in memory with these options, loading it if need be; give it back with ``release``.
 
         ``keep_alive_s`` counts from now on, so that it calls off an unload ordered before, not one ordered later; None
@@ -156,7 +156,7 @@ class Scheduler:
             found.timer = None
         return found
 
-    def release(self, loaded: Loaded) -> None:
+    def release(self, loaded: LoadedModel) -> None:
         """End of a request; the countdown starts anew."""
         loaded.refs -= 1
         loaded.used_at = time.monotonic()
@@ -170,17 +170,17 @@ class Scheduler:
     def kill_all(self) -> None:
         """End of the server: runners are killed and waited for."""
         for loaded in list(self.loaded):
-            self._gone(loaded)
+            self._remove(loaded)
 
-    def _usable(self, model: SimModel, options: LoadOptions) -> Loaded | None:
+    def _usable(self, model: SimModel, options: LoadOptions) -> LoadedModel | None:
         for loaded in self.loaded:
             if loaded.model.name == model.name and loaded.options == options and not (loaded.stopping or loaded.dead):
                 return loaded
         return None
 
-    async def _load(self, model: SimModel, options: LoadOptions) -> Loaded:
+    async def _load(self, model: SimModel, options: LoadOptions) -> LoadedModel:
         knobs = self._knobs()
-        fresh = Loaded(model, options, 1 if model.one_slot else self._env.parallel)
+        fresh = LoadedModel(model, options, 1 if model.one_slot else self._env.parallel)
         fresh.keep_alive_s = self._env.keep_alive_s
         fresh.size_mib = model.size_mib + COMPUTE_MIB
         fresh.size_mib += round(options.num_ctx * fresh.parallel * model.parameters_b * CTX_MIB_PER_B)
@@ -192,31 +192,31 @@ class Scheduler:
         if knobs.runner == "process":
             fresh.process = await RunnerProcess.start(model.name, lambda: self._died(fresh))
         try:
-            await asyncio.wait_for(fresh.gone.wait(), knobs.load_s)
+            await asyncio.wait_for(fresh.ended.wait(), knobs.load_s)
         except TimeoutError:
             return self._ready(fresh)
         except asyncio.CancelledError:
-            self._gone(fresh)
+            self._remove(fresh)
             raise
         raise ApiError(500, "llama-server process has terminated: signal: killed")
 
-    def _ready(self, fresh: Loaded) -> Loaded:
+    def _ready(self, fresh: LoadedModel) -> LoadedModel:
         self.loads += 1
         self.loaded.append(fresh)
         self._show(fresh)
         fresh.expire_in(fresh.keep_alive_s)
         return fresh
 
-    async def _make_room(self, fresh: Loaded) -> None:
+    async def _make_room(self, fresh: LoadedModel) -> None:
         """Order out what must go first, and wait until it has gone, however long its requests take."""
         for corpse in [one for one in self.loaded if one.dead]:
-            self._gone(corpse)
+            self._remove(corpse)
         while victim := self._victim(fresh):
             victim.evicted = True
             self._expire(victim)
-            await victim.gone.wait()
+            await victim.ended.wait()
 
-    def _victim(self, fresh: Loaded) -> Loaded | None:
+    def _victim(self, fresh: LoadedModel) -> LoadedModel | None:
         for loaded in self.loaded:
             if loaded.model.name == fresh.model.name:
                 return loaded
@@ -229,7 +229,7 @@ class Scheduler:
         used = sum(one.vram_mib for one in self.loaded) + self._cards.used_by_others_mib(own)
         return self._knobs().vram_mib * self._env.gpus - used
 
-    def _place(self, fresh: Loaded) -> int:
+    def _place(self, fresh: LoadedModel) -> int:
         """How much of a model goes on the cards, MiB. Raises ``ApiError`` where old releases refused."""
         knobs = self._knobs()
         match knobs.placement:
@@ -249,13 +249,13 @@ class Scheduler:
             raise ApiError(500, f"model requires more system memory ({wanted}) than is available ({there})")
         return min(fresh.size_mib, free)
 
-    def _expire(self, loaded: Loaded) -> None:
+    def _expire(self, loaded: LoadedModel) -> None:
         loaded.keep_alive_s = 0.0
         loaded.expire_in(0.0)
         if loaded.refs == 0:
             self._stop(loaded)
 
-    def _arm(self, loaded: Loaded) -> None:
+    def _arm(self, loaded: LoadedModel) -> None:
         if loaded.refs or loaded.stopping or loaded not in self.loaded:
             return
         loaded.expire_in(loaded.keep_alive_s)
@@ -264,24 +264,24 @@ class Scheduler:
         elif not math.isinf(loaded.keep_alive_s):
             loaded.timer = asyncio.get_running_loop().call_later(loaded.keep_alive_s, self._expire, loaded)
 
-    def _stop(self, loaded: Loaded) -> None:
+    def _stop(self, loaded: LoadedModel) -> None:
         """No request uses it: after a while, like the real one, it is gone and its memory free."""
         if not loaded.stopping:
             loaded.stopping = True
-            asyncio.get_running_loop().call_later(self._knobs().unload_s, self._gone, loaded)
+            asyncio.get_running_loop().call_later(self._knobs().unload_s, self._remove, loaded)
 
-    def _died(self, loaded: Loaded) -> None:
-        """Its runner ended by itself: its requests fail, its memory is free, and nobody else is told."""
+    def _died(self, loaded: LoadedModel) -> None:
+        """Its runner ended by itself: its requests fail, its memory is free, and nobody else notices."""
         if loaded not in self.loaded:
-            self._gone(loaded)
+            self._remove(loaded)
             return
         loaded.dead = True
         if loaded.process is not None:
             self._cards.clear(loaded.process.pid)
-        loaded.mark_gone()
+        loaded.mark_ended()
         self._arm(loaded)
 
-    def _gone(self, loaded: Loaded) -> None:
+    def _remove(self, loaded: LoadedModel) -> None:
         if loaded.process is not None:
             loaded.process.kill()
             self._cards.clear(loaded.process.pid)
@@ -290,9 +290,9 @@ class Scheduler:
             self.unloads += 1
             if loaded.process is None:
                 self._show(loaded)
-        loaded.mark_gone()
+        loaded.mark_ended()
 
-    def _show(self, loaded: Loaded) -> None:
+    def _show(self, loaded: LoadedModel) -> None:
         """Let the memory show on the cards: under the runner's pid, or, without runners, all of it under the server's."""
         if loaded.process is not None:
             self._cards.show(loaded.process.pid, loaded.vram_mib, loaded.model.name)

@@ -33,8 +33,8 @@ def start_background(
 ) -> subprocess.Popen[bytes]:
     """Start ``swarm up`` in a session of its own, output to ``logs/supervisor.err``.
 
-    With ``parent`` it ends when this process does. ``planned`` is told how many workers are about to start,
-    and on which of the machine's cards, where that is not all of them; ``noted`` hears what is lost here.
+    With ``parent`` it ends when this process does. ``planned`` is called with how many workers are about to start,
+    and on which of the machine's cards, where that is not all of them; ``noted`` with what is lost here.
     Raises ``LockHeld`` when one runs already.
     """
     check_host()
@@ -84,7 +84,7 @@ def _settled(status: SupervisorStatus) -> bool:
     servers = {c.name: c for c in status.children if c.role == "server"}
     up = [w for w in workers if w.state is ChildState.RUNNING]
     coming = [c for c in (*workers, *servers.values()) if c.state is ChildState.STARTING]
-    waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _hopeless(w.name, servers)]
+    waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _is_late(w.name, servers)]
     return bool(up) and not coming and not waiting
 
 
@@ -95,7 +95,7 @@ def _fails_at_start(status: SupervisorStatus) -> str:
     return workers[0].name if workers and len(failed) == len(workers) else ""
 
 
-def _hopeless(worker: str, servers: dict[str, ChildStatus]) -> bool:
+def _is_late(worker: str, servers: dict[str, ChildStatus]) -> bool:
     server = servers.get(f"ollama-{worker}")
     return server is not None and server.state in (ChildState.QUARANTINED, ChildState.BACKOFF)
 
@@ -111,17 +111,17 @@ _MOST_WORDS_BYTES = 1 << 20
 
 
 def _last_words(options: RunOptions, name: str) -> str:
-    """The last error it told on standard error, with what it advised; else its last line."""
+    """The last error it printed on standard error, with what it advised; else its last line."""
     try:
         said = read_file(str(options.root / "logs" / f"{name}.err"), _MOST_WORDS_BYTES)
     except (FileNotFoundError, OddEntry):
         return "it left no message"
     lines = said.decode(errors="replace").strip().splitlines()
-    told = next((n for n in reversed(range(len(lines))) if lines[n].startswith("error: ")), None)
-    if told is None:
+    at = next((n for n in reversed(range(len(lines))) if lines[n].startswith("error: ")), None)
+    if at is None:
         return lines[-1] if lines else "it left no message"
-    advice = [line.removeprefix("hint: ") for line in lines[told + 1 :] if line.startswith("hint: ")]
-    return "; ".join((lines[told].removeprefix("error: "), *advice))
+    advice = [line.removeprefix("hint: ") for line in lines[at + 1 :] if line.startswith("hint: ")]
+    return "; ".join((lines[at].removeprefix("error: "), *advice))
 
 
 def _where(options: RunOptions) -> str:

@@ -1,7 +1,7 @@
-"""``swarm down``: ends all that runs on a root, whoever started it, and proves that it is gone.
+"""``swarm down``: ends all that runs on a root, whoever started it, and proves it.
 
 With a supervisor: asks it, and waits. What runs without one (its supervisor was killed, or it was started alone) is adopted
-by a supervisor in this process that is asked to drain before its first turn: the same order, patience and force.
+by a supervisor in this process that is asked to drain before its first tick: the same order, patience and force.
 
 Who started a process and may start it again: the unit of systemd, or the name of a known service manager.
 """
@@ -83,7 +83,7 @@ def manager_of(process: ProcessIdentity) -> Manager | None:
 POLL_S = 0.05
 STOP_MARGIN_S = 60.0
 REGISTER_S = 2.0
-"""Between taking a life lock and registering, and for a look or a recovery to let go of one."""
+"""Between taking a process lock and registering, and for a look or a recovery to release one."""
 HOST_END_S = 5.0
 """The host of a server ends by itself when a supervisor comes up; it looks once a second."""
 RETURN_S = 3.0
@@ -91,7 +91,7 @@ RETURN_S = 3.0
 
 
 def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
-    """Drain (or stop) what runs on this root and wait until it is gone; what ended, a line each.
+    """Drain (or stop) what runs on this root and wait until it has ended; what ended, a line each.
 
     Raises ``NotRunning``, ``EngineError`` when something would not end or was started again.
     """
@@ -123,14 +123,14 @@ def _tidy(settings: Settings, root: Path) -> None:
 
 
 def _end_supervisor(settings: Settings, layout: Layout, *, now: bool) -> Sequence[str]:
-    """Ask the supervisor and wait until it is gone; () when none lives."""
-    row = _supervisor_row(layout)
+    """Ask the supervisor and wait until it has ended; () when none lives."""
+    row = _registration(layout)
     if row is None or not identity.signal(row.process, signal.SIGQUIT if now else signal.SIGTERM):
         return ()
     identity.signal(row.process, signal.SIGCONT)  # a stopped one hears nothing until it goes on
     patience_s = STOP_MARGIN_S + (0.0 if now else settings.llm.timeout_s + settings.command.timeout_s)
     deadline_s = time.monotonic() + patience_s
-    while is_held(layout, NAME) or identity.is_same(row.process):  # it lets go of the lock a moment before it is gone
+    while is_held(layout, NAME) or identity.is_same(row.process):  # it releases the lock a moment before it ends
         if time.monotonic() > deadline_s:
             hint = f"`kill -9 {row.process.pid}` ends the supervisor alone, `swarm down --now` then the rest"
             raise EngineError(f"the swarm did not end within {patience_s:.0f} s", hint=hint if now else "`swarm down --now`")
@@ -143,8 +143,8 @@ def _end_supervisor(settings: Settings, layout: Layout, *, now: bool) -> Sequenc
     return (*(f"{named(c.role, c.name)} ended" for c in ended), f"supervisor ended (pid {row.process.pid})")
 
 
-def _supervisor_row(layout: Layout) -> WorkerRow | None:
-    """The row of the living supervisor; None when none lives. Raises ``EngineError`` for a holder that does not register."""
+def _registration(layout: Layout) -> WorkerRow | None:
+    """The registration of the living supervisor, or None. Raises ``EngineError`` for a holder that does not register."""
     for _ in range(round(REGISTER_S / POLL_S)):
         if not is_held(layout, NAME):
             return None
@@ -183,7 +183,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
 
 
 def _settled(root: Path) -> tuple[Running, ...]:
-    """What runs, once all who hold a life lock have registered; a recovery that holds one for a moment is over then."""
+    """What runs, once all who hold a process lock have registered; a recovery that holds one for a moment is over then."""
     deadline_s = time.monotonic() + REGISTER_S
     while True:
         found = running(root)

@@ -1,4 +1,4 @@
-"""Keeps one process running: starts, watches, restarts and ends it. A state machine that never waits."""
+"""Keeps one process running: starts, watches, restarts and ends it. It never waits."""
 
 from __future__ import annotations
 
@@ -118,13 +118,13 @@ class Keeper:
         return self.process.pidfd if self.process.poll() is None else None
 
     def step(self) -> float:
-        """One turn; returns the seconds until the next is due (an ended process comes earlier, through its pidfd).
+        """One tick; returns the seconds until the next is due (an ended process comes earlier, through its pidfd).
 
-        What the system refuses is said and tried again in the next turn.
+        What the system refuses is said and tried again in the next tick.
         """
-        return self._troubles.tried(self.process.name, self._turn, IDLE_S)
+        return self._troubles.tried(self.process.name, self._tick, IDLE_S)
 
-    def _turn(self) -> float:
+    def _tick(self) -> float:
         match self.state:
             case ChildState.BACKOFF | ChildState.QUARANTINED:
                 return self._waiting()
@@ -224,7 +224,7 @@ class Keeper:
         self._enter(ChildState.STARTING, "")
 
     def _left_s(self) -> float:
-        """Until the next start. A quarantine that is written down lasts as long as its note, which people may remove."""
+        """Until the next start. A quarantine on record lasts as long as its note, which an operator may remove."""
         if self.state is ChildState.QUARANTINED and self._book is not None and self._record.due_s < float("inf"):
             standing = self._book.standing()
             return standing[0] if standing is not None else 0.0

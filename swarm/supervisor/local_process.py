@@ -108,7 +108,7 @@ class LocalProcess(KeptProcess):
         return f"{self.name} adopted: it runs as pid {row.process.pid}"
 
     def _refuse_unknown_holder(self) -> NoReturn:
-        """The lock is held, but not by the process in the row: it has not registered yet, or a foreign one holds it."""
+        """The lock is held, but not by the registered process: it has not registered yet, or a foreign one holds it."""
         raise EngineError(
             f"{self.name}: its process lock is held by a process that has not registered",
             hint=f"it may be starting; else `fuser {self._root}/workers/{self.name}.lock` names it",

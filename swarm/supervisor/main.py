@@ -1,4 +1,4 @@
-"""The supervisor's process: plans the workers, makes a supervisor of real processes, and runs it."""
+"""The supervisor's process: plans the workers, and supervises real processes."""
 
 from __future__ import annotations
 
@@ -184,12 +184,12 @@ def obey_signals(supervisor: Supervisor, *, asked: int = 0) -> None:
     ``asked``: how often it was asked already.
     """
 
-    def wish(_number: int, _frame: FrameType | None) -> None:
+    def obey(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
         (supervisor.request_drain if asked == 1 else supervisor.request_stop)()
 
-    signal.signal(signal.SIGTERM, wish)
-    signal.signal(signal.SIGINT, wish)
-    on_hangup(wish)
+    signal.signal(signal.SIGTERM, obey)
+    signal.signal(signal.SIGINT, obey)
+    on_hangup(obey)
     signal.signal(signal.SIGQUIT, lambda _number, _frame: supervisor.request_stop())

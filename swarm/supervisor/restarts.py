@@ -1,4 +1,4 @@
-"""Restarts by request: a small file per request, removed once the supervisor has read it; and ``swarm restart``.
+"""Restarts by request: a small file each, removed by the supervisor that reads it.
 
 A file and not a signal to the process itself, because a process that waits for its next start, hangs or sits in
 quarantine can be asked for as well, and because only the supervisor knows that this end is no failure.

@@ -1,4 +1,4 @@
-"""``swarm serve NAME``: the model server of one worker, kept running in the foreground without a supervisor."""
+"""``swarm serve NAME``: keeps the model server of one worker running, without a supervisor."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ServerHost:
         self._log = log
 
     def step(self) -> float:
-        """One turn; returns the seconds until the next."""
+        """One tick; returns the seconds until the next."""
         why = "" if self.lost else self._root_trouble()
         if why:
             self._log.error("%s ends: %s", self.title, why)

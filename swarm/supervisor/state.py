@@ -1,4 +1,4 @@
-"""What the supervisor writes for others: the plan its workers read, and the state of its children."""
+"""What the supervisor publishes: the plan its workers read, the state of its children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST_PREFIX = "serve-"
 PLAN_FILE = "supervisor.plan.json"
 STATUS_FILE = "supervisor.status.json"
 VISIBLE_FILE = "supervisor.visible.json"
-"""Two dots each: never taken for the registry row of a process."""
+"""Two dots each: never taken for the registration of a process."""
 
 
 class ChildState(StrEnum):

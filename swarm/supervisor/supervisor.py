@@ -1,7 +1,7 @@
 """Keeps brain, model servers and workers running, and ends them in order.
 
 One tick: note what was asked -> let each child take a step (servers before workers, so that a worker starts in the tick
-its server got ready) -> move the end on by one rank when the rank before it is gone -> publish what changed.
+its server got ready) -> move the end on by one rank when the rank before it has ended -> publish what changed.
 The end goes by rank: workers finish their tasks, then servers, then the brain, which may still reclaim and record.
 """
 

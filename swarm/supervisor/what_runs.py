@@ -47,7 +47,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """``brain``, ``worker``, ``server`` (a model server) or ``host`` (of a server that was started alone)."""
     pid: int | None = None
     row: WorkerRow | None = None
-    """Of who holds a life lock and has registered."""
+    """Of who holds a process lock and has registered."""
     alone: bool = False
     """Not started by a supervisor, but by a person, a script or a service manager."""
 
@@ -56,7 +56,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def named(role: str, name: str) -> str:
-    """A process for people: ``worker worker-1``, ``brain``."""
+    """A process in words: ``worker worker-1``, ``brain``."""
     return name if role == name else f"{role} {name}"
 
 
@@ -136,7 +136,7 @@ def end_strangers(root: Path, *, servers: AbstractSet[str], processes: AbstractS
 
 
 def find_leftovers(root: Path) -> tuple[str, ...]:
-    """Living brains, workers, servers, runners and commands of this root, for people; empty after a clean end."""
+    """Living brains, workers, servers, runners and commands of this root, in words; empty after a clean end."""
     marker = {ROOT_MARKER: str(root)}
     found = {**find_marked_values(SERVER_MARKER, **marker), **find_marked_values(PROCESS_MARKER, **marker)}
     return tuple(describe(identity.pid) for identity in found)

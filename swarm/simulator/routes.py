@@ -20,9 +20,9 @@ from swarm.simulator.call import CHAT, EMBED, GENERATE, Call, check_abilities, l
 from swarm.simulator.http import TEXT, ApiError, Request, Response
 from swarm.simulator.inference import Generation, embed, now_text
 from swarm.simulator.knobs import Knobs, ServerEnv, turned
-from swarm.simulator.models import ModelStore, delete, pull, show, tags_entry
+from swarm.simulator.model_store import ModelStore, delete, pull, show, tags_entry
 from swarm.simulator.runner import Cards
-from swarm.simulator.scheduler import Loaded, Scheduler
+from swarm.simulator.scheduler import LoadedModel, Scheduler
 
 VERSION = "0.0.0-simulated"
 Route = Callable[[Request, Response], Awaitable[None]]
@@ -218,7 +218,7 @@ class App:
         finally:
             self.scheduler.release(loaded)
 
-    async def _work(self, call: Call, loaded: Loaded, response: Response) -> None:
+    async def _work(self, call: Call, loaded: LoadedModel, response: Response) -> None:
         async with loaded.slots:
             if call.endpoint == EMBED:
                 await embed(call, loaded, self.knobs, response)

@@ -32,7 +32,7 @@ _EMBEDDING = ("embed", "minilm", "bge-")
 _THINKING = ("qwen3", "deepseek-r1", "gpt-oss", "magistral")
 _ONE_SLOT = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h")
 WHOLE = 1024
-"""MiB of a model whose name does not tell its size."""
+"""MiB of a model without a size in its name."""
 
 
 class SimModel(msgspec.Struct, frozen=True):
