@@ -11,8 +11,8 @@ from swarm.queue import root
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.brain.brain_queue import BrainFileQueue
 from swarm.queue.ids import new_id
-from swarm.queue.operations import task_ops as people
-from swarm.queue.operations.bulk_ops import Cancelled, cancel_tasks, retry_tasks
+from swarm.queue.operations import task_ops
+from swarm.queue.operations.cancel import Cancelled
 from swarm.queue.operations.purge import purge, purge_batches
 from swarm.queue.operations.shard_scan import Removed
 from swarm.queue.reader import QueueReader
@@ -53,20 +53,20 @@ class FileQueue(QueueReader):
         return self._producer.enqueue_many(documents)
 
     def cancel(self, task_id: str, reason: str) -> str:
-        """See ``people.cancel``."""
-        return people.cancel(self.layout, self.storage, task_id, reason)
+        """See ``task_ops.cancel``."""
+        return task_ops.cancel(self.layout, self.storage, task_id, reason)
 
     def retry(self, task_id: str) -> str:
-        """See ``people.retry``."""
-        return people.retry(self.layout, self.storage, task_id)
+        """See ``task_ops.retry``."""
+        return task_ops.retry(self.layout, self.storage, task_id)
 
     def cancel_many(self, task_ids: Iterable[str], reason: str) -> Cancelled:
-        """See ``batchwork.cancel_tasks``."""
-        return cancel_tasks(self.layout, self.storage, task_ids, reason)
+        """See ``task_ops.cancel_tasks``."""
+        return task_ops.cancel_tasks(self.layout, self.storage, task_ids, reason)
 
     def retry_many(self, task_ids: Iterable[str]) -> int:
-        """See ``batchwork.retry_tasks``."""
-        return retry_tasks(self.layout, self.storage, task_ids)
+        """See ``task_ops.retry_tasks``."""
+        return task_ops.retry_tasks(self.layout, self.storage, task_ids)
 
     def worker_view(self, worker: str) -> WorkerFileQueue:
         """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
@@ -103,7 +103,7 @@ class FileQueue(QueueReader):
 
     def uncancel(self, task_id: str) -> None:
         """Take back the wish that a running task be cancelled; harmless when there is none."""
-        people.forget_cancel(self.layout, task_id)
+        task_ops.forget_cancel(self.layout, task_id)
 
     def batches(self) -> BatchBook:
         """What was submitted together."""

@@ -19,7 +19,7 @@ from swarm.filesystem.durable import CannotFlush, place_of, sync_fd
 from swarm.filesystem.ownership import doubts_on_the_way, opened
 from swarm.proc.host_probe import host_checks
 from swarm.queue.layout import Layout
-from swarm.queue.root_probe import probe
+from swarm.queue.root import probe
 
 KERNEL_LOG = "/dev/kmsg"
 CGROUP_ROOT = "/sys/fs/cgroup"

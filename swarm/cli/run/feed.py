@@ -34,7 +34,7 @@ from swarm.formats.input.source import as_text, not_utf8, source_of
 from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify.targets import check_target
-from swarm.queue.root_guard import RootGuard
+from swarm.queue.root import RootGuard
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.submit.producer import waits
 from swarm.runtime.loop import handling

@@ -21,7 +21,7 @@ from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.queue.batches.watch import BatchWatch, Ended
 from swarm.queue.reader import QueueReader
-from swarm.queue.root_guard import RootGuard
+from swarm.queue.root import RootGuard
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.loop import handling

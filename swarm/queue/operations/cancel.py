@@ -1,15 +1,18 @@
 """Cancelling: what waits ends at once, a worker is asked to stop what runs, and a mapped task takes its children along.
 
-A mapped task may be cancelled while the brain makes its children. So a mark goes before it, and stays: the brain, the only
-one who makes children, ends what is left of them at its next turn and takes the mark away. Whoever dies in between, none is
+A mapped task may be cancelled while the brain makes its children. So a mark is written first, and stays: the brain, which
+alone makes children, ends what is left of them at its next tick and removes the mark. Whoever dies in between, no child is
 left behind.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
+
+import msgspec
 
 from swarm.core.lanes import lane_of
 from swarm.core.task import ID_RE, Task, TaskError, TaskState
@@ -24,7 +27,16 @@ from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.worker.transitions import Transitions
 
 _ROUNDS = 3
-"""A task given back between two listings is in neither: look again."""
+"""A task requeued between two listings is in neither: look again."""
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cancelling did."""
+
+    cancelled: int
+    """Waiting ones, ended at once."""
+    asked: int
+    """Running ones, whose workers were asked to stop them."""
 
 
 class Canceller:
@@ -47,25 +59,40 @@ class Canceller:
         with storage_faults(f"cannot request to cancel {task_id}"):
             os.close(self._storage.open_own(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT))
 
-    def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> tuple[int, int]:
-        """End what has not ended of a mapped task's children: how many at once (``most`` of them), how many were asked."""
+    def end_all(
+        self,
+        waiting: Callable[[], Iterable[Located]],
+        wanted: Callable[[Located], bool],
+        reason: str,
+        *,
+        most: int | None = None,
+    ) -> Cancelled:
+        """Of these that wait end all that are ``wanted`` (``most`` of them), and ask the workers of those that run."""
+        cancelled, asked = 0, set[str]()
+        for _ in range(_ROUNDS):
+            before = cancelled, len(asked)
+            for located in waiting():
+                cancelled += wanted(located) and self.end(located, reason)
+                if cancelled == most:
+                    return Cancelled(cancelled=cancelled, asked=len(asked))
+            for located in lookup.list_state(self._layout, TaskState.PROCESSING):
+                if located.task_id not in asked and wanted(located):
+                    self.ask(located.task_id)
+                    asked.add(located.task_id)
+            if (cancelled, len(asked)) == before:
+                break
+        return Cancelled(cancelled=cancelled, asked=len(asked))
+
+    def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> Cancelled:
+        """End what has not ended of a mapped task's children."""
+
+        def waiting() -> Iterable[Located]:
+            lane = lookup.list_lane(self._layout, lane_of(task))
+            return chain(lane, lookup.list_state(self._layout, TaskState.BLOCKED))
+
         why = f"its map task {map_id} was cancelled: {reason}"
-        ended, asked = 0, set[str]()
         with storage_faults(f"cannot cancel the tasks of {map_id}"):
-            for _ in range(_ROUNDS):
-                before = ended, len(asked)
-                for located in self._waiting(lane_of(task)):
-                    if is_child(located, {map_id}):
-                        ended += self.end(located, why)
-                    if ended == most:
-                        return ended, len(asked)
-                for located in lookup.list_state(self._layout, TaskState.PROCESSING):
-                    if located.task_id not in asked and is_child(located, {map_id}):
-                        self.ask(located.task_id)
-                        asked.add(located.task_id)
-                if (ended, len(asked)) == before:
-                    break
-        return ended, len(asked)
+            return self.end_all(waiting, lambda located: is_child(located, {map_id}), why, most=most)
 
     def orphaned(self) -> tuple[str, ...]:
         """Mapped tasks that were cancelled and whose mark is still there."""
@@ -79,11 +106,11 @@ class Canceller:
             return 0  # it was put back in this moment
         with storage_faults(f"cannot see why {map_id} was cancelled"):
             why = why_ended(path)
-        ended, asked = self.end_children(map_id, task, why, most=most)
-        if ended < most:
+        done = self.end_children(map_id, task, why, most=most)
+        if done.cancelled < most:
             with storage_faults(f"the mark of {map_id} could not be removed"), suppress(FileNotFoundError):
                 os.unlink(mark)
-        return ended + asked
+        return done.cancelled + done.asked
 
     def _cancelled(self, task_id: str) -> str:
         return self._layout.terminal(TaskState.CANCELLED, task_id)
@@ -92,10 +119,6 @@ class Canceller:
         self.ask(map_id)
         with storage_faults(f"cannot cancel {map_id}"):
             self._storage.flush_dir(self._layout.cancels)
-
-    def _waiting(self, lane: str) -> Iterator[Located]:
-        yield from lookup.list_lane(self._layout, lane)
-        yield from lookup.list_state(self._layout, TaskState.BLOCKED)
 
 
 def cancel_marks(layout: Layout) -> list[str]:

@@ -1,26 +1,28 @@
-"""What people ask of single tasks: cancel one, try a dead letter again."""
+"""Cancel and retry, of one task and of many; of many with one listing instead of a search each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 import msgspec
 
 from swarm.core.lanes import lane_of
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.core.workflow.fan_out import child_ids
-from swarm.errors import QueueError, UnknownTask
-from swarm.filesystem.entries import is_file
+from swarm.errors import QueueError, StorageFault, UnknownTask
+from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.corrupt import find_set_aside
-from swarm.queue.layout import Layout
-from swarm.queue.operations.cancel import Canceller, cancel_marks, list_children, mapped_task
+from swarm.queue.layout import Layout, shard_of
+from swarm.queue.lookup import Located
+from swarm.queue.operations.cancel import Cancelled, Canceller, cancel_marks, is_child, list_children, mapped_task
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.storage.wakeup import ring
-from swarm.queue.stores.notifications import owe_for
+from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
 from swarm.queue.worker.outcome_writer import rewrite_tail
@@ -92,7 +94,7 @@ def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -
     tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
     rewrite_tail(storage, path, parts.body_size - 1, tail)
     forget_cancel(layout, task_id)
-    owe_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
+    enqueue_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
     if waits(parts.task):
         storage.move(path, layout.blocked_file(task_id, 0))
     else:
@@ -140,3 +142,56 @@ def forget_cancel(layout: Layout, task_id: str) -> None:
     with suppress(FileNotFoundError):
         if is_file(layout.cancel_mark(task_id)):
             os.unlink(layout.cancel_mark(task_id))
+
+
+def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> Cancelled:
+    """Cancel all of these that have not ended, and the children of those mapped over a list.
+
+    Raises ``StorageFault``; repeating it goes on where it stopped.
+    """
+    ids = set(task_ids)
+
+    def waiting() -> Iterable[Located]:
+        return chain(lookup.list_state(layout, TaskState.PENDING), lookup.list_state(layout, TaskState.BLOCKED))
+
+    canceller = Canceller(layout, storage)
+    done = canceller.end_all(waiting, lambda located: located.task_id in ids or is_child(located, ids), reason)
+    ring(layout)
+    return done
+
+
+def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> int:
+    """Put the failed and cancelled ones of these back into the queue; how many. What moves meanwhile is passed over.
+
+    Raises ``QueueError`` for the first that cannot be put back, once all others are; ``StorageFault``.
+    """
+    shards: dict[str, set[str]] = {}
+    for task_id in task_ids:
+        shards.setdefault(shard_of(task_id), set()).add(task_id)
+    done, refused = 0, list[QueueError]()
+    for shard, ids in shards.items():
+        for state in (TaskState.FAILED, TaskState.CANCELLED):
+            for name in sorted(list_inside(f"{layout.root}/{state}/{shard}")):
+                if name[:-5] not in ids:
+                    continue
+                try:
+                    done += _retried(layout, storage, name[:-5])
+                except StorageFault:
+                    raise
+                except QueueError as problem:
+                    refused.append(problem)
+    if refused:
+        raise refused[0]
+    return done
+
+
+def _retried(layout: Layout, storage: Storage, task_id: str) -> bool:
+    try:
+        retry(layout, storage, task_id)
+    except QueueError as problem:
+        if lookup.find(layout, task_id) is not None:  # it cannot be put back: say so, do not pass it over
+            state = lookup.read(layout, task_id)["state"]
+            if state in (TaskState.FAILED, TaskState.CANCELLED):
+                raise problem from None
+        return False
+    return True

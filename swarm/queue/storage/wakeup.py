@@ -5,7 +5,6 @@ A hint only. Where inotify is missing (other hosts on a shared file system), pol
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 from contextlib import suppress
@@ -13,12 +12,12 @@ from contextlib import suppress
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import open_file
 from swarm.queue.layout import Layout
+from swarm.queue.storage import inotify
 
 _IN_ATTRIB = 0x004
 _IN_DONT_FOLLOW = 0x2000000
 _IN_CLOSE_WRITE = 0x008
 _IN_MOVED_TO = 0x080
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ring(layout: Layout) -> None:
@@ -92,13 +91,13 @@ def _empty(fd: int) -> None:
 def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
     """An inotify descriptor on the bell, and on files put into ``pending`` itself; None where there is no inotify."""
     ring(layout)
-    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
+    fd = inotify.opened()
+    if fd is None:
         return None
-    watched = libc.inotify_add_watch(fd, os.fsencode(layout.bell), _IN_ATTRIB | _IN_DONT_FOLLOW)
-    if drop_ins and watched >= 0:
-        watched = libc.inotify_add_watch(fd, os.fsencode(layout.pending), _IN_MOVED_TO | _IN_CLOSE_WRITE)
-    if watched < 0:
+    watched = inotify.add(fd, layout.bell, _IN_ATTRIB | _IN_DONT_FOLLOW)
+    if drop_ins and watched is not None:
+        watched = inotify.add(fd, layout.pending, _IN_MOVED_TO | _IN_CLOSE_WRITE)
+    if watched is None:
         os.close(fd)
         return None
     return fd

@@ -61,7 +61,7 @@ def put_note(storage: Storage, folder: str, note: Note) -> None:
     storage.replace(f"{folder}/{note.name}.json", data, durable=True)
 
 
-def owe_for(layout: Layout, storage: Storage, task: Task) -> None:
+def enqueue_for(layout: Layout, storage: Storage, task: Task) -> None:
     """A note for a task that wants somebody told. Raises ``StorageFault``."""
     if task.notify:
         write_note(layout, storage, Note(subject="task", id=task.task_id, targets=tuple(dict.fromkeys(task.notify))))

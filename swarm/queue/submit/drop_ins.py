@@ -25,7 +25,7 @@ from swarm.queue import lookup
 from swarm.queue.codec import encode_body
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.stores.notifications import owe_for
+from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
 from swarm.queue.validate import validate
@@ -110,7 +110,7 @@ class DropInFiler:
         return f"Drop-in {file_name} is no valid task and went to corrupt/: {reason}"
 
     def _move(self, path: str, task: Task) -> str:
-        owe_for(self._layout, self._storage, task)
+        enqueue_for(self._layout, self._storage, task)
         if waits(task):
             self._storage.move(path, self._layout.blocked_file(task.task_id, 0))
             return f"Filed drop-in {task.task_id} under blocked"

@@ -15,7 +15,7 @@ from swarm.errors import QueueError
 from swarm.filesystem import temporary
 from swarm.filesystem.durable import place_of
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.root_probe import probe
+from swarm.queue.root import probe
 from swarm.queue.storage import inotify
 from swarm.queue.stores.notifications import remove_note, write_note
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks

@@ -7,10 +7,9 @@ import stat
 import pytest
 
 from swarm.errors import StorageFault
-from swarm.queue.storage import nameless
 from swarm.queue.storage.files import Storage
-from swarm.queue.storage.nameless import appear
-from swarm.queue.submit import buckets
+from swarm.queue.submit import buckets, producer
+from swarm.queue.submit.producer import appear
 from tests.helpers.forked import forked
 from tests.helpers.queues import llm, open_queue, whereabouts
 
@@ -49,8 +48,8 @@ def test_who_dies_before_the_name_leaves_nothing(tmp_path, monkeypatch, call):
     before = files(queue.layout.root)
 
     def die() -> None:
-        holder, _, name = f"nameless.{call}".rpartition(".")
-        monkeypatch.setattr(nameless if holder == "nameless" else os, name, lambda *_, **__: os._exit(7))
+        holder, _, name = f"producer.{call}".rpartition(".")
+        monkeypatch.setattr(producer if holder == "producer" else os, name, lambda *_, **__: os._exit(7))
         queue.enqueue(llm())
 
     assert forked(die) == 7
