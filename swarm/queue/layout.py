@@ -13,12 +13,10 @@ import re
 import zlib
 from typing import NamedTuple
 
-from swarm.core.task import DEFAULT_PRIORITY, ID_PATTERN, TERMINAL, TaskState
+from swarm.core.task import ID_PATTERN, TERMINAL, TaskState
 from swarm.queue.ids import made_here
 
 BUCKET_SIZE = 1000
-GRAIN_NS = 40_000_000
-"""Directory times move in steps (measured: up to 20 ms); a change younger than twice that may hide another."""
 _SHARD_CHARS = 6
 _TASK_FILE = re.compile(ID_PATTERN.removesuffix("$").replace("^", "^(") + r")\.([0-9]{1,6})\.json\Z").match
 _SHARD = re.compile(r"[0-3][0-9a-hjkmnp-tv-z]{5}|x[0-9a-f]{2}").fullmatch
@@ -147,17 +145,3 @@ class Layout:
     def heartbeat(self, name: str) -> str:
         """The heartbeat of a worker or the brain."""
         return f"{self.heartbeats}/{name}.json"
-
-
-__all__ = [
-    "BUCKET_SIZE",
-    "DEFAULT_PRIORITY",
-    "STATE_DIRS",
-    "Layout",
-    "TaskName",
-    "bucket_name",
-    "bucket_priority",
-    "parse_task_file",
-    "shard_of",
-    "task_file",
-]

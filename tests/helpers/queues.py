@@ -11,7 +11,7 @@ from typing import Any
 from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.layout import GRAIN_NS
+from swarm.queue.storage.dir_stamp import GRAIN_NS
 from swarm.queue.worker.transaction import Transaction
 from swarm.queue.worker.worker_queue import WorkerFileQueue
 from tests.helpers.wait import wait_until

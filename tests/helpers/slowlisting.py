@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from swarm.queue.layout import GRAIN_NS
 from swarm.queue.storage import dir_stamp
+from swarm.queue.storage.dir_stamp import GRAIN_NS
 
 
 def go_by_modification_time(monkeypatch: pytest.MonkeyPatch) -> None:

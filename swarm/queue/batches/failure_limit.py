@@ -19,9 +19,10 @@ from swarm.filesystem.entries import list_names, status_of
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.watch import ShardWatch
-from swarm.queue.layout import GRAIN_NS, Layout
+from swarm.queue.layout import Layout
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Canceller, is_child
+from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,7 @@ class FailureLimits:
         self._canceller = Canceller(layout, storage)
         self._limited: dict[str, _Limited] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
-        self._seen_ns = -1
-        self._again = False
-        """A manifest could not be read: next time all are looked at."""
+        self._seen: DirStamp | None = None
         self._unreadable: dict[str, str] = {}
 
     def look(self) -> tuple[BatchOverLimit, ...]:
@@ -110,34 +109,33 @@ class FailureLimits:
             yield from lookup.list_state(self._layout, state)
 
     def _read_manifests(self) -> None:
-        changed_ns = _changed_ns(self._layout.batches)
-        if changed_ns == self._seen_ns:
+        now = stamp_of(self._layout.batches)
+        if now is None or now.unchanged_since(self._seen):
             return
-        settled, self._again = _settled(changed_ns), False
         names = list_names(self._layout.batches)
         for batch_id in self._limited.keys() - {name[:-5] for name in names}:
             del self._limited[batch_id]  # purged
-        for name in names:
-            if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
-                self._read(name[:-5], f"{self._layout.batches}/{name}")
-        self._seen_ns = changed_ns if settled and not self._again else -1
+        manifests = [name for name in names if name.endswith(".json") and ID_RE.fullmatch(name[:-5])]
+        readable = [self._read(name[:-5], f"{self._layout.batches}/{name}") for name in manifests]
+        self._seen = now if all(readable) else None
 
-    def _read(self, batch_id: str, path: str) -> None:
+    def _read(self, batch_id: str, path: str) -> bool:
+        """False: it cannot be read now."""
         try:
             stamp = _changed_ns(path), _changed_ns(self._book.put_back_mark(batch_id))
             if self._stamps.get(batch_id) == stamp:
-                return
+                return True
             manifest = self._book.manifest(batch_id)
         except StorageFault as fault:
             self._say(batch_id, fault)
-            self._again = True
-            return
+            return False
         except (FileNotFoundError, QueueError, ValueError):
-            return  # going, or no manifest
+            return True  # going, or no manifest
         self._stamps[batch_id] = stamp
         self._limited.pop(batch_id, None)
         if manifest.max_fails is not None and manifest.submitted:
             self._limited[batch_id] = _Limited(max_fails=manifest.max_fails, put_back_ns=stamp[1])
+        return True
 
     def _say(self, batch_id: str, fault: StorageFault) -> None:
         """It may be one bad sector: no other batch, and nothing else of the turn, waits for this one."""
@@ -150,7 +148,3 @@ def _changed_ns(path: str) -> int:
     """When it was last written to, long ago if it is not there."""
     status = status_of(path)
     return 0 if status is None else status.st_mtime_ns
-
-
-def _settled(changed_ns: int) -> bool:
-    return time.time_ns() - changed_ns > GRAIN_NS

@@ -13,8 +13,9 @@ import time
 import msgspec
 
 from swarm.filesystem.entries import folder_status
-from swarm.queue.layout import GRAIN_NS
 
+GRAIN_NS = 40_000_000
+"""Directory times move in steps (measured: up to 20 ms); a change younger than twice that may hide another."""
 _AGAIN_S = 0.0005
 """Asked again sooner than this it answers as before: nobody acts on a change so quickly, a process takes longer to wake."""
 

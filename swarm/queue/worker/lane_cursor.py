@@ -17,8 +17,8 @@ import weakref
 from contextlib import suppress
 
 from swarm.filesystem.entries import list_inside
-from swarm.queue.layout import BUCKET_SIZE, GRAIN_NS, TaskName, parse_task_file
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_from, stamp_of
+from swarm.queue.layout import BUCKET_SIZE, TaskName, parse_task_file
+from swarm.queue.storage.dir_stamp import GRAIN_NS, DirStamp, stamp_from, stamp_of
 from swarm.queue.submit.buckets import sorted_buckets
 
 _CONTENDED_S = 0.05

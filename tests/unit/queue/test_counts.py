@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.ids import time_of
-from swarm.queue.layout import GRAIN_NS, parse_task_file, shard_of
+from swarm.queue.layout import parse_task_file, shard_of
 from swarm.queue.reader import QueueReader
 from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names
 from swarm.queue.stats.gauges import QueueGauges
 from swarm.queue.storage import dir_stamp
+from swarm.queue.storage.dir_stamp import GRAIN_NS
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"

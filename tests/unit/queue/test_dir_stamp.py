@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from swarm.queue.layout import GRAIN_NS
 from swarm.queue.storage import dir_stamp as occupied
-from swarm.queue.storage.dir_stamp import Occupied
+from swarm.queue.storage.dir_stamp import GRAIN_NS, Occupied
 from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
 
 
