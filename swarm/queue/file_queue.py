@@ -1,48 +1,118 @@
-"""One queue root, opened: the door for commands and for the wiring of the processes."""
+"""One queue root, opened: what commands do with the queue, and the views of workers and brain.
+
+Each method imports only what it needs, so that a quick look stays quick.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
-from swarm.core.doctor.root_check import Check
-from swarm.core.task import TaskState
-from swarm.queue import root
-from swarm.queue.batches.batch_book import BatchBook
-from swarm.queue.brain.brain_queue import BrainFileQueue
+from swarm.errors import NotRunning
+from swarm.queue import lookup, root
 from swarm.queue.ids import new_id
-from swarm.queue.operations import task_ops
-from swarm.queue.operations.cancel import Cancelled
-from swarm.queue.operations.purge import purge, purge_batches
-from swarm.queue.operations.shard_scan import Removed
-from swarm.queue.reader import QueueReader
-from swarm.queue.storage.wakeup import FileBell, ring
-from swarm.queue.stores import registry
-from swarm.queue.stores.registry import FileHeartbeats
-from swarm.queue.submit.producer import Producer
-from swarm.queue.worker.orphans import CrashRule
-from swarm.queue.worker.worker_queue import WorkerFileQueue
+from swarm.queue.layout import Layout
+from swarm.queue.storage.files import Storage
+
+# ruff: noqa: PLC0415  (see the docstring)
+
+if TYPE_CHECKING:
+    from swarm.core.doctor.root_check import Check
+    from swarm.core.task import TaskState
+    from swarm.queue.batches.batch_book import BatchBook
+    from swarm.queue.brain.brain_queue import BrainFileQueue
+    from swarm.queue.corrupt import SetAside
+    from swarm.queue.lookup import Located
+    from swarm.queue.operations.cancel import Cancelled
+    from swarm.queue.operations.shard_scan import Removed
+    from swarm.queue.stats.counts import Census, Counts
+    from swarm.queue.storage.wakeup import FileBell
+    from swarm.queue.stores.registry import FileHeartbeats
+    from swarm.queue.submit.producer import Producer
+    from swarm.queue.worker.orphans import CrashRule
+    from swarm.queue.worker.worker_queue import WorkerFileQueue
 
 
-class FileQueue(QueueReader):
-    """Submit, look, cancel, retry; and the special views of workers and brain."""
+class FileQueue:
+    """Find, read, list, count; submit, cancel, retry, purge."""
 
     def __init__(self, root_path: str, durability: str = "full") -> None:
-        super().__init__(root_path, durability)
-        self._producer = Producer(self.layout, self.storage)
+        self.layout = Layout(root_path)
+        self.storage = Storage(durability, self.layout.root)
 
-    def prepare(self) -> FileQueue:
+    def prepare(self) -> Self:
         """Make the directories that are missing and check their modes. Raises ``QueueError``, ``StorageFault``."""
         root.prepare(self.layout, self.storage)
+        return self
+
+    def must_exist(self) -> Self:
+        """For commands that only look. Raises ``NotRunning`` when there is no queue at this root."""
+        if not root.exists(self.layout):
+            raise NotRunning(
+                f"there is no queue at {self.layout.root}",
+                hint="name another root with --root, or start one with `swarm up`",
+            )
         return self
 
     def self_test(self) -> tuple[Check, ...]:
         """What the file system of the root can do, tried anew. Raises ``QueueError`` if it can hold no queue."""
         return root.self_test(self.layout, self.storage, whole=True)
 
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def find(self, task_id: str) -> Located | None:
+        """Where a task is."""
+        return lookup.find(self.layout, task_id)
+
+    def read(self, task_id: str) -> dict[str, Any]:
+        """A whole document with its ``state``. Raises ``UnknownTask``, ``TaskInvalid``."""
+        return lookup.read(self.layout, task_id)
+
+    def list(self, state: TaskState) -> Iterator[Located]:
+        """All tasks of one state; streams."""
+        return lookup.list_state(self.layout, state)
+
+    def set_aside(self, task_id: str) -> SetAside | None:
+        """Where the file of a task lies that was quarantined and is nowhere else."""
+        from swarm.queue.corrupt import find_set_aside
+
+        return find_set_aside(self.layout, task_id)
+
+    def why_corrupt(self, name: str) -> str:
+        """Why this file lies in ``corrupt/``; empty where nobody wrote it down."""
+        from swarm.queue.corrupt import read_set_aside
+
+        return read_set_aside(self.layout, name).reason
+
+    def stats(self) -> Counts:
+        """Counts of everything; what did not change since an earlier call, or an earlier command's, is not listed again."""
+        return self.census.count()
+
+    @cached_property
+    def census(self) -> Census:
+        """What is known of the counts of this queue; brain views made from it may share it."""
+        from swarm.queue.stats.counts import Census
+
+        return Census(self.layout, self.storage)
+
+    def worker_names(self) -> tuple[str, ...]:
+        """Names of all registered workers."""
+        from swarm.queue.stores import registry
+
+        return registry.names(self.layout)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
     def new_id(self) -> str:
         """See ``ids.new_id``."""
         return new_id()
+
+    @cached_property
+    def _producer(self) -> Producer:
+        from swarm.queue.submit.producer import Producer
+
+        return Producer(self.layout, self.storage)
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
         """See ``Producer.enqueue``."""
@@ -54,22 +124,58 @@ class FileQueue(QueueReader):
 
     def cancel(self, task_id: str, reason: str) -> str:
         """See ``task_ops.cancel``."""
-        return task_ops.cancel(self.layout, self.storage, task_id, reason)
+        from swarm.queue.operations import task_ops
 
-    def retry(self, task_id: str) -> str:
-        """See ``task_ops.retry``."""
-        return task_ops.retry(self.layout, self.storage, task_id)
+        return task_ops.cancel(self.layout, self.storage, task_id, reason)
 
     def cancel_many(self, task_ids: Iterable[str], reason: str) -> Cancelled:
         """See ``task_ops.cancel_tasks``."""
+        from swarm.queue.operations import task_ops
+
         return task_ops.cancel_tasks(self.layout, self.storage, task_ids, reason)
+
+    def uncancel(self, task_id: str) -> None:
+        """Withdraw the request that a running task be cancelled; harmless when there is none."""
+        from swarm.queue.operations import task_ops
+
+        task_ops.forget_cancel(self.layout, task_id)
+
+    def retry(self, task_id: str) -> str:
+        """See ``task_ops.retry``."""
+        from swarm.queue.operations import task_ops
+
+        return task_ops.retry(self.layout, self.storage, task_id)
 
     def retry_many(self, task_ids: Iterable[str]) -> int:
         """See ``task_ops.retry_tasks``."""
+        from swarm.queue.operations import task_ops
+
         return task_ops.retry_tasks(self.layout, self.storage, task_ids)
 
+    def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
+        """See ``purge.purge``."""
+        from swarm.queue.operations.purge import purge
+
+        return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
+
+    def purge_batches(self, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False) -> tuple[str, ...]:
+        """See ``purge.purge_batches``; ids of the batches whose files are gone now."""
+        from swarm.queue.operations.purge import purge_batches
+
+        return purge_batches(self.layout, self.storage, older_than_s=older_than_s, purged=purged, dry=dry)
+
+    def batches(self) -> BatchBook:
+        """What was submitted together."""
+        from swarm.queue.batches.batch_book import BatchBook
+
+        return BatchBook(self.layout, self.storage)
+
+    # -- for processes -------------------------------------------------------------------------------------------------
+
     def worker_view(self, worker: str) -> WorkerFileQueue:
-        """The ``WorkerQueue`` of one worker, whose life lock the caller holds."""
+        """The ``WorkerQueue`` of one worker, whose process lock the caller holds."""
+        from swarm.queue.worker.worker_queue import WorkerFileQueue
+
         return WorkerFileQueue(self.layout, self.storage, worker)
 
     def brain_view(
@@ -85,42 +191,32 @@ class FileQueue(QueueReader):
         ``count_finished``: what lies finished is counted too, for retention by number. ``ready_only``: for a brain that goes
         on looking; of what is blocked it is told only what may matter now.
         """
+        from swarm.queue.brain.brain_queue import BrainFileQueue
+
         return BrainFileQueue(
             self.layout, self.storage, crash_rule, end_remains, count_finished=count_finished, ready_only=ready_only
         )
 
     def look_view(self, crash_rule: CrashRule) -> BrainFileQueue:
         """The same for commands that only look; nothing that ``stats`` has counted is counted twice."""
+        from swarm.queue.brain.brain_queue import BrainFileQueue
+
         return BrainFileQueue(self.layout, self.storage, crash_rule, lanes=self.census.lanes)
-
-    def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
-        """See ``purge.purge``."""
-        return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
-
-    def purge_batches(self, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False) -> tuple[str, ...]:
-        """See ``purge.purge_batches``; ids of the batches whose files are gone now."""
-        return purge_batches(self.layout, self.storage, older_than_s=older_than_s, purged=purged, dry=dry)
-
-    def uncancel(self, task_id: str) -> None:
-        """Take back the wish that a running task be cancelled; harmless when there is none."""
-        task_ops.forget_cancel(self.layout, task_id)
-
-    def batches(self) -> BatchBook:
-        """What was submitted together."""
-        return BatchBook(self.layout, self.storage)
 
     def bell(self, *, drop_ins: bool = False) -> FileBell:
         """A bell to wait on."""
+        from swarm.queue.storage.wakeup import FileBell
+
         return FileBell(self.layout, drop_ins=drop_ins)
 
     def ring(self) -> None:
         """Wake all who wait on this root."""
+        from swarm.queue.storage.wakeup import ring
+
         ring(self.layout)
 
     def heartbeats(self) -> FileHeartbeats:
         """The ``HeartbeatSink``."""
-        return FileHeartbeats(self.layout, self.storage)
+        from swarm.queue.stores.registry import FileHeartbeats
 
-    def worker_names(self) -> tuple[str, ...]:
-        """Names of all registered workers."""
-        return registry.names(self.layout)
+        return FileHeartbeats(self.layout, self.storage)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from swarm.config.settings import RetrySettings, Settings
     from swarm.core.task import Attempt
     from swarm.queue.file_queue import FileQueue
-    from swarm.queue.reader import QueueReader
     from swarm.queue.worker.orphans import CrashRule
 
 # ruff: noqa: PLC0415  (see the docstring)
@@ -25,13 +24,6 @@ def open_queue(settings: Settings) -> FileQueue:
     from swarm.queue.file_queue import FileQueue
 
     return FileQueue(settings.queue.root, settings.queue.durability)
-
-
-def open_reader(settings: Settings) -> QueueReader:
-    """The same queue for commands that only look, at a fraction of the imports."""
-    from swarm.queue.reader import QueueReader
-
-    return QueueReader(settings.queue.root, settings.queue.durability)
 
 
 def open_observer(settings: Settings, queue: FileQueue | None = None, *, cards: bool = True) -> Observer:

@@ -40,7 +40,7 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryQueue:
-    """Fits ``QueueReader`` and as much of ``FileQueue`` as the commands use."""
+    """Fits ``FileQueue`` and as much of ``FileQueue`` as the commands use."""
 
     def __init__(self, counts: Counts | None = None, documents: dict[str, dict[str, Any]] | None = None) -> None:
         self.counts = counts or Counts()

@@ -22,7 +22,7 @@ from swarm.cli.render import to_json, to_json_line
 from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.errors import InputError, NotRunning, name_hint
-from swarm.runtime.open import open_reader
+from swarm.runtime.open import open_queue
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
@@ -98,7 +98,7 @@ def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, 
     """What to look for, and what the task's document tells. Raises ``InputError`` beside --grep, ``UnknownTask``."""
     if wanted.pattern is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
-    document = open_reader(settings).read(task_id)
+    document = open_queue(settings).read(task_id)
     looking = msgspec.structs.replace(wanted, pattern=task_history.pattern(task_id))
     kept = msgspec.structs.replace(wanted, pattern=None)
     return looking, tuple(filter(kept, task_history.entries(document)))

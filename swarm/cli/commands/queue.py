@@ -20,11 +20,11 @@ from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_b
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TaskState, canonical_model
 from swarm.errors import EXIT_USAGE, InputError, QueueError, SwarmError, name_hint
-from swarm.runtime.open import open_observer, open_queue, open_reader
+from swarm.runtime.open import open_observer, open_queue
 
 if TYPE_CHECKING:
+    from swarm.queue.file_queue import FileQueue
     from swarm.queue.lookup import Located
-    from swarm.queue.reader import QueueReader
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -86,7 +86,7 @@ def list_tasks(
       swarm queue list --model llama3.2:3b --json
     """
     asked = _state(state_option or state or "pending")
-    queue = open_reader(existing(root, config))
+    queue = open_queue(existing(root, config))
     if lane is not None and parse_lane(lane) is None:
         raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
     wanted = canonical_model(model) if model is not None else None
@@ -113,7 +113,7 @@ def show(
     Example:
       swarm queue show d5de16d7 --json | jq .attempts
     """
-    document = open_reader(existing(root, config)).read(task_id)
+    document = open_queue(existing(root, config)).read(task_id)
     put(document, task_blocks(document), as_json=as_json)
 
 
@@ -193,14 +193,14 @@ def _state(text: str) -> TaskState:
         raise InputError(f"{text!r} is no state of a task", hint=name_hint(text.lower(), TaskState, "one of:")) from None
 
 
-def _rows(queue: QueueReader, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
+def _rows(queue: FileQueue, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
     for located in queue.list(state):
         if lane is None or located.lane == lane:
             reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
             yield task_row(located, _document(queue, located), reason=reason)
 
 
-def _document(queue: QueueReader, located: Located) -> Mapping[str, Any] | None:
+def _document(queue: FileQueue, located: Located) -> Mapping[str, Any] | None:
     if located.state is TaskState.CORRUPT:
         return None
     try:

@@ -30,11 +30,11 @@ from swarm.errors import (
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.task_builder import builder
+from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
-from swarm.queue.reader import QueueReader
 from swarm.queue.root import prepare
 from swarm.queue.submit.producer import Producer
-from swarm.runtime.open import open_reader, swarm_lives
+from swarm.runtime.open import open_queue, swarm_lives
 
 ANSWER_POLL_S = 0.02
 """A user waits for one answer."""
@@ -132,7 +132,7 @@ def _prompt_document(request: SubmitRequest) -> dict[str, Any]:
 
 def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
     """Accept one task, with ``--wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
-    queue = open_reader(settings)
+    queue = open_queue(settings)
     check_options(settings, request)
     document = one_task(request, settings)
     _check_mentions(queue, document, settings)
@@ -148,7 +148,7 @@ def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
     return _wait(queue, settings, document, models)
 
 
-def _check_mentions(queue: QueueReader, document: Mapping[str, Any], settings: Settings) -> None:
+def _check_mentions(queue: FileQueue, document: Mapping[str, Any], settings: Settings) -> None:
     """Refuse a program that is not allowed, a task to wait for that is nowhere, a target that cannot be notified.
 
     What is no list of texts is refused later.
@@ -170,14 +170,14 @@ def _texts(value: object) -> list[str]:
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
-def _accept(queue: QueueReader, document: dict[str, Any]) -> str:
+def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
     try:
         return Producer(queue.layout, queue.storage).enqueue(document)
     except (TaskInvalid, DuplicateTask) as exc:
         raise InputError(exc.message, hint=exc.hint) from exc
 
 
-def _wait(queue: QueueReader, settings: Settings, document: dict[str, Any], models: list[str]) -> Outcome:
+def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models: list[str]) -> Outcome:
     from swarm.cli.run.host import Hosting
     from swarm.cli.run.servable import unservable_words
     from swarm.cli.run.watch import RunWatch, interrupts
@@ -200,7 +200,7 @@ def _wait(queue: QueueReader, settings: Settings, document: dict[str, Any], mode
     return _answer(queue, task_id)
 
 
-def _answer(queue: QueueReader, task_id: str) -> Outcome:
+def _answer(queue: FileQueue, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
         raise EngineError(f"task {task_id} has ended and is missing", hint="`swarm queue fsck` tells whether all is well")

@@ -20,7 +20,7 @@ from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.queue.batches.watch import BatchWatch, Ended
-from swarm.queue.reader import QueueReader
+from swarm.queue.file_queue import FileQueue
 from swarm.queue.root import RootGuard
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
@@ -52,7 +52,7 @@ class RunWatch:
 
     def __init__(
         self,
-        queue: QueueReader,
+        queue: FileQueue,
         ids: Iterable[str],
         settings: Settings,
         began_s: float,

@@ -21,7 +21,7 @@ from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, neares
 
 if TYPE_CHECKING:
     from swarm.queue.corrupt import SetAside
-    from swarm.queue.reader import QueueReader
+    from swarm.queue.file_queue import FileQueue
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, bra
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
 
 
-def missing_dependency(document: Mapping[str, Any], queue: QueueReader) -> str | None:
+def missing_dependency(document: Mapping[str, Any], queue: FileQueue) -> str | None:
     """The first task that a blocked one waits for and that is not in the queue; one that was mapped waits for its own."""
     if document.get("state") != "blocked" or document.get("children") is not None:
         return None

@@ -20,7 +20,7 @@ from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
 
 if TYPE_CHECKING:
-    from swarm.queue.reader import QueueReader
+    from swarm.queue.file_queue import FileQueue
     from swarm.queue.stats.counts import Counts
 
 
@@ -66,7 +66,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     throughput: Throughput
 
 
-def look(settings: Settings, queue: QueueReader, snapshot: SwarmSnapshot) -> StatusView:
+def look(settings: Settings, queue: FileQueue, snapshot: SwarmSnapshot) -> StatusView:
     """Count the queue, ask who lives, and put all of it on one screen."""
     from swarm.supervisor.what_runs import orphans
 

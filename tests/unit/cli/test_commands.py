@@ -66,8 +66,7 @@ def world(root, monkeypatch):
     }
     made = World(MemoryQueue(counts, documents), healthy())
     made.brain = True
-    for opened in ("queue.file_queue.FileQueue", "queue.reader.QueueReader"):
-        monkeypatch.setattr(f"swarm.{opened}", lambda root, durability: made.queue)
+    monkeypatch.setattr("swarm.queue.file_queue.FileQueue", lambda root, durability: made.queue)
     monkeypatch.setattr("swarm.brain.observe.Observer", lambda *_: made)
     monkeypatch.setattr("swarm.queue.storage.locks.is_held", lambda layout, name: made.brain and name == "brain")
     on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}

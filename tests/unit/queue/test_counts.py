@@ -14,7 +14,6 @@ from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.ids import time_of
 from swarm.queue.layout import parse_task_file, shard_of
-from swarm.queue.reader import QueueReader
 from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names
@@ -107,7 +106,7 @@ class Busy:
 
     def check(self) -> None:
         pending, done = listed(self.root), ended(self.root)
-        for reader in (self.queue, QueueReader(str(self.root), "fast")):  # one that goes on, and the next command
+        for reader in (self.queue, FileQueue(str(self.root), "fast")):  # one that goes on, and the next command
             counts = reader.stats()
             assert counts.pending == pending
             assert {s: getattr(counts, s) for s in TERMINAL} == done
@@ -163,8 +162,8 @@ def listings(monkeypatch) -> list[str]:
     return seen
 
 
-def again(queue: FileQueue) -> QueueReader:
-    return QueueReader(queue.layout.root, "fast")
+def again(queue: FileQueue) -> FileQueue:
+    return FileQueue(queue.layout.root, "fast")
 
 
 def test_the_next_command_lists_no_bucket_and_no_shard_that_did_not_change(counted, monkeypatch):
