@@ -89,7 +89,7 @@ def _raise(problem: OSError) -> None:
 
 
 def place_of(path: str) -> str:
-    """The file system that a path lies on, for people: ``ext4 at /home``."""
+    """The file system that a path lies on, in words: ``ext4 at /home``."""
     try:
         real = os.path.realpath(path)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:

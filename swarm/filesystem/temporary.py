@@ -1,6 +1,6 @@
 """Atomic replacement of files, by temporary ones: ``.<n>.new``, a few names per directory, each locked by its writer.
 
-* Locked (flock) means being written; free means that its writer is dead, since the kernel lets go of its lock.
+* Locked (flock) means being written; free means that its writer is dead, since the kernel releases its lock.
 * The next writer in that directory takes a free one over: kills leave at most as many as were written at one moment.
 * Nobody renames, empties or removes one without its lock, nor before seeing that the name still means the locked file.
 """

@@ -1,6 +1,6 @@
-"""Setting aside what is no task, or has no place, with the reason beside it. Nothing is ever deleted here.
+"""The quarantine, ``corrupt/``: what is no task or has no place, with the reason beside it. Nothing is ever deleted here.
 
-Who waits for a task that was set aside waits in vain: ``CorruptTasks`` tells which ids that are.
+A task that waits for one in quarantine waits in vain: ``CorruptTasks`` knows those ids.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from swarm.queue.storage.files import REASON, read_regular
 log = logging.getLogger(__name__)
 _REASON_BYTES = 64 << 10
 _NAME_RE = re.compile(r"^(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.\d{1,6})?\.json(?:\.\d{1,4})?\Z")
-"""A task's file, or a drop-in, under the name it was set aside with."""
+"""A task's file, or a drop-in, under the name it was quarantined with."""
 
 
-class SetAside(msgspec.Struct, frozen=True):
+class QuarantinedFile(msgspec.Struct, frozen=True):
     """A task's file in ``corrupt/``."""
 
     name: str
@@ -30,25 +30,25 @@ class SetAside(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """In words."""
         return f"is in corrupt/{self.name}{f': {self.reason}' if self.reason else ''}"
 
 
-def find_set_aside(layout: Layout, task_id: str) -> SetAside | None:
-    """The file of a task that was set aside and is nowhere else; None for any other."""
+def find_quarantined(layout: Layout, task_id: str) -> QuarantinedFile | None:
+    """The file of a task that was quarantined and is nowhere else; None for any other."""
     names = [name for name in list_names(layout.corrupt) if task_of(name) == task_id]
     if not names or lookup.find(layout, task_id) is not None:
         return None
-    return read_set_aside(layout, max(names))
+    return read_quarantined(layout, max(names))
 
 
-def read_set_aside(layout: Layout, name: str) -> SetAside:
+def read_quarantined(layout: Layout, name: str) -> QuarantinedFile:
     """What lies there and why; without its reason where that cannot be read."""
     try:
         reason = read_regular(f"{layout.corrupt}/{name}{REASON}", _REASON_BYTES).decode(errors="replace").strip()
     except (FileNotFoundError, ValueError):
         reason = ""
-    return SetAside(name, reason)
+    return QuarantinedFile(name, reason)
 
 
 def task_of(name: str) -> str | None:
@@ -58,7 +58,7 @@ def task_of(name: str) -> str | None:
 
 
 class CorruptTasks:
-    """Which tasks lie in ``corrupt/``, at the price of one ``stat`` while nothing is set aside; for one thread."""
+    """Which tasks lie in ``corrupt/``, at the price of one ``stat`` while nothing is quarantined; for one thread."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout

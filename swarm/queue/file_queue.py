@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swarm.core.task import TaskState
     from swarm.queue.batches.batch_book import BatchBook
     from swarm.queue.brain.brain_queue import BrainFileQueue
-    from swarm.queue.corrupt import SetAside
+    from swarm.queue.corrupt import QuarantinedFile
     from swarm.queue.lookup import Located
     from swarm.queue.operations.cancel import Cancelled
     from swarm.queue.operations.shard_scan import Removed
@@ -73,17 +73,17 @@ class FileQueue:
         """All tasks of one state; streams."""
         return lookup.list_state(self.layout, state)
 
-    def set_aside(self, task_id: str) -> SetAside | None:
+    def quarantined(self, task_id: str) -> QuarantinedFile | None:
         """Where the file of a task lies that was quarantined and is nowhere else."""
-        from swarm.queue.corrupt import find_set_aside
+        from swarm.queue.corrupt import find_quarantined
 
-        return find_set_aside(self.layout, task_id)
+        return find_quarantined(self.layout, task_id)
 
     def why_corrupt(self, name: str) -> str:
         """Why this file lies in ``corrupt/``; empty where nobody wrote it down."""
-        from swarm.queue.corrupt import read_set_aside
+        from swarm.queue.corrupt import read_quarantined
 
-        return read_set_aside(self.layout, name).reason
+        return read_quarantined(self.layout, name).reason
 
     def stats(self) -> Counts:
         """Counts of everything; what did not change since an earlier call, or an earlier command's, is not listed again."""
@@ -186,7 +186,7 @@ class FileQueue:
         count_finished: bool = False,
         ready_only: bool = False,
     ) -> BrainFileQueue:
-        """The ``BrainQueue``, for who holds the brain's life lock. ``end_remains`` ends programs that a dead worker left.
+        """The ``BrainQueue``, for who holds the brain's process lock. ``end_remains`` ends programs that a dead worker left.
 
         ``count_finished``: what lies finished is counted too, for retention by number. ``ready_only``: for a brain that goes
         on looking; of what is blocked it is told only what may matter now.

@@ -135,11 +135,11 @@ class Layout:
         return f"{self.cancels}/{task_id}"
 
     def lock(self, name: str) -> str:
-        """The life lock of a worker, the brain or the supervisor."""
+        """The process lock of a worker, the brain or the supervisor."""
         return f"{self.workers}/{name}.lock"
 
     def row(self, name: str) -> str:
-        """The registry row of a worker, the brain or the supervisor."""
+        """The registration of a worker, the brain or the supervisor."""
         return f"{self.workers}/{name}.json"
 
     def heartbeat(self, name: str) -> str:

@@ -18,7 +18,7 @@ from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
 from swarm.queue.storage.files import read_regular, storage_faults
 from swarm.queue.stores.registry import holders
-from swarm.queue.submit.buckets import holds_others, list_lanes, sorted_buckets
+from swarm.queue.submit.buckets import holds_requeued, list_lanes, sorted_buckets
 
 _MOST_ATTEMPTS = 128
 """No blocked task has so many."""
@@ -74,7 +74,7 @@ def _find_pending(layout: Layout, task_id: str) -> Located | None:
             path = f"{folder}/{task_file(task_id, 0)}"
             if is_file(path):
                 return Located(task_id=task_id, state=TaskState.PENDING, path=path, lane=lane)
-            if holds_others(bucket):
+            if holds_requeued(bucket):
                 for located in _listed(folder, TaskState.PENDING, lane=lane):
                     if located.task_id == task_id:
                         return located
@@ -186,7 +186,7 @@ class Presence:
         self._layout = layout
         self._active: set[str] = set()
         if known:
-            for _ in range(2):  # a task given back between two listings is in neither: look twice
+            for _ in range(2):  # a task requeued between two listings is in neither: look twice
                 for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
                     self._active.update(located.task_id for located in list_state(layout, state))
 

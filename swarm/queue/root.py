@@ -38,7 +38,7 @@ _OTHER = "move it away or choose another --root"
 def prepare(layout: Layout, storage: Storage) -> None:
     """Make what is missing; check owners, modes and what the file system can do. Safe to run at once twice.
 
-    What lies under a name that a process of ours will write to, and is no file, is set aside.
+    What lies under a name that a process of ours will write to, and is no file, is quarantined.
     Raises ``QueueError``, ``StorageFault``.
     """
     _check_way(layout.root)
@@ -153,7 +153,7 @@ class RootGuard:
         weakref.finalize(self, os.close, self._fd)
 
     def trouble(self) -> str:
-        """What happened to it, for people; empty while it is where it was. Costs two calls."""
+        """What happened to it, in words; empty while it is where it was. Costs two calls."""
         try:
             now = os.stat(self._root)
         except (FileNotFoundError, NotADirectoryError):

@@ -28,7 +28,7 @@ from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.queue.storage.locks import is_held
 from swarm.queue.storage.wakeup import FileBell
-from swarm.queue.worker.orphans import take_back
+from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
 from swarm.runtime.loop import StopWish, install, run_loop
@@ -127,7 +127,7 @@ def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.
             f"{name}: programs of its tasks cannot be killed: {stuck}",
             hint="state D is stuck in the kernel: see `dmesg`; start it again once that has ended (`swarm up` does)",
         )
-    lines = take_back(queue.layout, queue.storage, name, crash_rule(options.settings.retry))
+    lines = reclaim(queue.layout, queue.storage, name, crash_rule(options.settings.retry))
     for line in lines:
         log.warning("%s", line)
     queue.ring()

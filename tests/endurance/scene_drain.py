@@ -23,7 +23,7 @@ from swarm.core.policy.retry import crash_delay_s
 from swarm.core.task import TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.worker.orphans import take_back
+from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, living, open_root, own_row
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from tests.helpers.queues import claim_one, finish_one
@@ -68,7 +68,7 @@ def main(name: str, lane: str) -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     with living(queue, own_row(name, "worker")) as row:
-        take_back(
+        reclaim(
             queue.layout, queue.storage, name, lambda a: crash_delay_s(a, settings=settings.retry, jitter=random.random())
         )
         state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch)

@@ -61,7 +61,7 @@ class MemoryQueue:
             raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list` shows the tasks")
         return self.documents[task_id]
 
-    def set_aside(self, task_id: str) -> None:
+    def quarantined(self, task_id: str) -> None:
         return None
 
     def list(self, state: TaskState) -> Iterator[Located]:

@@ -179,7 +179,7 @@ def explain(
         try:
             document = queue.read(target)
         except UnknownTask as unknown:
-            aside = queue.set_aside(target)
+            aside = queue.quarantined(target)
             if aside is None:
                 raise explanations.no_such(target, snapshot) from unknown
             found = explanations.quarantined(target, aside, settings.queue.root)

@@ -20,7 +20,7 @@ from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, nearest
 
 if TYPE_CHECKING:
-    from swarm.queue.corrupt import SetAside
+    from swarm.queue.corrupt import QuarantinedFile
     from swarm.queue.file_queue import FileQueue
 
 
@@ -73,7 +73,7 @@ def task(
     return Explanation(subject=body.task_id, kind="task", state=str(state), reasons=tuple(reasons))
 
 
-def quarantined(task_id: str, aside: SetAside, root: str) -> Explanation:
+def quarantined(task_id: str, aside: QuarantinedFile, root: str) -> Explanation:
     """What became of a task whose file was none, in the queue at ``root``."""
     text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
     reasons = (

@@ -3,7 +3,7 @@
 ``batches/<id>.json`` the manifest; ``<id>.items`` one line ``<item key> <task id>`` per item ever submitted, written and
 flushed *before* the tasks it names appear; ``<id>.order`` the task ids of the last submission in the input's order (of one
 that was limited to the first items: those, then what the batch had besides). Items are known by their key (content), never
-by their line. ``<id>.retried``, of a batch with a limit of failures, is written when tasks of it are put back.
+by their line. ``<id>.retried``, of a batch with a limit of failures, is written when tasks of it are retried.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import msgspec
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links, linked
 from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
-from swarm.filesystem.entries import is_file, list_names
+from swarm.filesystem.entries import is_file
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_files import Items, NewOrder, new_order, read_order
 from swarm.queue.ids import new_id
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults
 from swarm.queue.storage.locks import try_exclusive
 from swarm.queue.submit.producer import Producer
 
@@ -45,7 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     version: str = ""
     max_fails: int | None = None
-    """With more failures than this since tasks of it were last put back, what waits of it is cancelled."""
+    """With more failures than this since tasks of it were last retried, what waits of it is cancelled."""
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +90,7 @@ class BatchBook:
 
     def names(self) -> list[str]:
         """Ids of all batches."""
-        names = (n[:-5] for n in list_names(self._layout.batches) if n.endswith(".json"))
-        return sorted(n for n in names if ID_RE.fullmatch(n))
+        return sorted(list_ids(self._layout.batches))
 
     def known(self, batch_id: str) -> dict[str, str]:
         """Task ids by item key, of all submissions so far; empty for a batch never seen."""
@@ -177,13 +176,12 @@ class BatchBook:
 
     def write(self, manifest: Manifest) -> None:
         """Replace a manifest, durably. Raises ``StorageFault``."""
-        data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
         with storage_faults(f"batch {manifest.batch_id} could not be recorded"):
-            self._storage.replace(self._path(manifest.batch_id, "json"), data, durable=True)
+            self._storage.replace_json(self._path(manifest.batch_id, "json"), manifest)
 
     @contextmanager
-    def putting_back(self, batch_id: str | None) -> Iterator[None]:
-        """While a task of this batch is put back: what has failed so far no longer counts against its limit, if it has one.
+    def retrying(self, batch_id: str | None) -> Iterator[None]:
+        """While a task of this batch is retried: what has failed so far no longer counts against its limit, if it has one.
 
         Whoever watches the limit looks again. Nobody submits the batch meanwhile: it would take the task for one that is
         gone. Raises ``LockHeld``, ``OSError``.
@@ -206,10 +204,10 @@ class BatchBook:
             return False  # damaged
 
     def _mark(self, batch_id: str) -> None:
-        self._storage.replace(self.put_back_mark(batch_id), b"", durable=False)
+        self._storage.replace(self.retried_mark(batch_id), b"", durable=False)
 
-    def put_back_mark(self, batch_id: str) -> str:
-        """Path of the file whose time tells when tasks of it were last put back."""
+    def retried_mark(self, batch_id: str) -> str:
+        """Path of the file whose time says when tasks of it were last retried."""
         return self._path(batch_id, "retried")
 
     def alone(self, batch_id: str) -> AbstractContextManager[None]:

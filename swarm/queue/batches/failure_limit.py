@@ -1,7 +1,7 @@
 """Batches with a limit of failures: how they stand, and ending in steps what waits of one that is past its limit.
 
-Costs nothing while no batch has a limit; else what following such batches costs (see ``batchwatch``). What failed before
-somebody put tasks of the batch back counts no more.
+Costs nothing while no batch has a limit; else what following such batches costs (see ``watch``). What failed before
+tasks of the batch were retried counts no more.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import msgspec
 
 from swarm.core.snapshot import BatchOverLimit
-from swarm.core.task import ID_RE, TaskState
+from swarm.core.task import TaskState
 from swarm.errors import QueueError, StorageFault
-from swarm.filesystem.entries import list_names, status_of
+from swarm.filesystem.entries import status_of
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.watch import ShardWatch
@@ -23,18 +23,18 @@ from swarm.queue.layout import Layout
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Canceller, is_child
 from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage.files import Storage, list_ids
 
 log = logging.getLogger(__name__)
 STEP = 1000
 """Tasks ended in one turn."""
 QUIET_NS = 1_000_000_000
-"""Tasks are put back one by one: none of a batch is judged until the last of it has been back for so long."""
+"""Tasks are retried one by one: none of a batch is judged until the last retry is so long ago."""
 
 
 class _Limited(msgspec.Struct):
     max_fails: int
-    put_back_ns: int
+    retried_ns: int
     failed: int = 0
     """Since then."""
     watch: ShardWatch | None = None
@@ -59,7 +59,7 @@ class FailureLimits:
         self._read_manifests()
         found = []
         for batch_id, limited in list(self._limited.items()):
-            if 0 <= time.time_ns() - limited.put_back_ns < QUIET_NS:
+            if 0 <= time.time_ns() - limited.retried_ns < QUIET_NS:
                 continue
             try:
                 left = self._follow(batch_id, limited)
@@ -83,12 +83,12 @@ class FailureLimits:
                 return 0  # going
         for task_id, state in limited.watch.look():
             if state is TaskState.FAILED:
-                limited.failed += _changed_ns(self._layout.terminal(state, task_id)) > limited.put_back_ns
+                limited.failed += _changed_ns(self._layout.terminal(state, task_id)) > limited.retried_ns
         return limited.watch.left
 
     def stop(self, batch_id: str, reason: str) -> int:
         """End the next ``STEP`` of what waits of it as cancelled; how many. What runs may end. Raises ``StorageFault``."""
-        self._read_manifests()  # tasks may have been put back since the look
+        self._read_manifests()  # tasks may have been retried since the look
         limited = self._limited.get(batch_id)
         if limited is None or limited.failed <= limited.max_fails:
             return 0
@@ -101,7 +101,7 @@ class FailureLimits:
                 done += self._canceller.end(located, reason)
                 if done >= STEP:
                     return done
-        limited.rest = None  # once more from the start next time: something may have been given back
+        limited.rest = None  # once more from the start next time: something may have been requeued
         return done
 
     def _waiting(self) -> Iterator[Located]:
@@ -112,17 +112,16 @@ class FailureLimits:
         now = stamp_of(self._layout.batches)
         if now is None or now.unchanged_since(self._seen):
             return
-        names = list_names(self._layout.batches)
-        for batch_id in self._limited.keys() - {name[:-5] for name in names}:
+        batch_ids = list_ids(self._layout.batches)
+        for batch_id in self._limited.keys() - set(batch_ids):
             del self._limited[batch_id]  # purged
-        manifests = [name for name in names if name.endswith(".json") and ID_RE.fullmatch(name[:-5])]
-        readable = [self._read(name[:-5], f"{self._layout.batches}/{name}") for name in manifests]
+        readable = [self._read(batch_id, f"{self._layout.batches}/{batch_id}.json") for batch_id in batch_ids]
         self._seen = now if all(readable) else None
 
     def _read(self, batch_id: str, path: str) -> bool:
         """False: it cannot be read now."""
         try:
-            stamp = _changed_ns(path), _changed_ns(self._book.put_back_mark(batch_id))
+            stamp = _changed_ns(path), _changed_ns(self._book.retried_mark(batch_id))
             if self._stamps.get(batch_id) == stamp:
                 return True
             manifest = self._book.manifest(batch_id)
@@ -134,7 +133,7 @@ class FailureLimits:
         self._stamps[batch_id] = stamp
         self._limited.pop(batch_id, None)
         if manifest.max_fails is not None and manifest.submitted:
-            self._limited[batch_id] = _Limited(max_fails=manifest.max_fails, put_back_ns=stamp[1])
+            self._limited[batch_id] = _Limited(max_fails=manifest.max_fails, retried_ns=stamp[1])
         return True
 
     def _say(self, batch_id: str, fault: StorageFault) -> None:

@@ -190,7 +190,7 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         try:
             sums.note(codec.parse_document(read_regular(f"{folder}/{name}", codec.MAX_FILE_BYTES)))
         except (FileNotFoundError, OddEntry):
-            continue  # put back or purged in this moment; or no document at all, which fsck names
+            continue  # retried or purged in this moment; or no document at all, which fsck names
     sums.settle()
     return _Part(now, sums)
 

@@ -33,7 +33,7 @@ from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.submit.drop_ins import DropInFiler, drop_ins
 from swarm.queue.submit.producer import Producer
-from swarm.queue.worker.orphans import CrashRule, take_back
+from swarm.queue.worker.orphans import CrashRule, reclaim
 from swarm.queue.worker.transitions import Transitions
 
 CHILDREN_STEP = 1000
@@ -136,7 +136,7 @@ class BrainFileQueue:
         try:
             if not self._end_remains(worker):
                 return None
-            lines = take_back(self._layout, self._storage, worker, self._crash_rule)
+            lines = reclaim(self._layout, self._storage, worker, self._crash_rule)
         finally:
             lock.release()
         ring(self._layout)

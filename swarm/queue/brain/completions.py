@@ -26,7 +26,7 @@ from swarm.core.task import TaskState
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec
-from swarm.queue.corrupt import CorruptTasks, find_set_aside
+from swarm.queue.corrupt import CorruptTasks, find_quarantined
 from swarm.queue.layout import Layout, parse_task_file, shard_of
 from swarm.queue.lookup import ended_in
 from swarm.queue.storage import inotify
@@ -67,7 +67,7 @@ def how_ended(layout: Layout, task_id: str) -> str:
         if is_file(path):
             why = why_ended(path)
             return f"{words}: {why if len(why) <= WHY_CHARS else why[:WHY_CHARS] + '…'}"
-    aside = find_set_aside(layout, task_id)
+    aside = find_quarantined(layout, task_id)
     return "failed" if aside is None else f"will never end, it {aside.words}"
 
 
@@ -212,6 +212,6 @@ class Completions:
         return in_turn | {task_id: None for task_id in signs if task_id in self.awaited}
 
     def _warn(self, task_id: str) -> None:
-        aside = find_set_aside(self._layout, task_id)
+        aside = find_quarantined(self._layout, task_id)
         if aside is not None:
             log.warning("Task %s will never end, it %s; its dependents go on, or fail", task_id, aside.words)

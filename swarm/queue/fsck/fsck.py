@@ -92,7 +92,7 @@ def repair(layout: Layout, storage: Storage, findings: Iterable[Finding]) -> tup
 
 
 def recover_root(layout: Layout, storage: Storage) -> tuple[str, ...]:
-    """At the brain's start, under its life lock: clear away what dead processes provably left; a line for each.
+    """At the brain's start, under its process lock: clear away what dead processes provably left; a line for each.
 
     Cheap (no directory of tasks is listed) and idempotent; everything that needs judgement waits for ``swarm queue fsck``.
     """

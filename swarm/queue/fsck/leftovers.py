@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 
-from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.queue import lookup
@@ -15,6 +15,7 @@ from swarm.queue.fsck.odd_entries import is_staged
 from swarm.queue.fsck.rules import Action, Finding, aside
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
+from swarm.queue.storage.files import list_ids
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 
@@ -105,17 +106,13 @@ def _cancel_marks(layout: Layout) -> Iterator[Finding]:
 def _hints(layout: Layout) -> Iterator[Finding]:
     """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
     left = "none: `swarm up` rewrites it, and nothing depends on it"
-    for name in _documents(layout.workers):
+    for name in list_ids(layout.workers):
         if os.path.lexists(layout.lock(name)):
             continue
         yield Finding("row", layout.row(name), f"a registration without a process lock: {name} never ran here", left)
-    for name in _documents(layout.heartbeats):
+    for name in list_ids(layout.heartbeats):
         if registry.read_row(layout, name) is None and not is_held(layout, name):
             yield Finding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
-
-
-def _documents(folder: str) -> list[str]:
-    return [n[:-5] for n in list_names(folder) if n.endswith(".json") and ID_RE.fullmatch(n[:-5])]
 
 
 def _abandoned(layout: Layout) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Odd entries: what lies beside the tasks and is no file or directory of swarm's. What lies among them: ``fsckwalk``."""
+"""Odd entries: what lies beside the tasks and is no file or directory of swarm's. What lies among them: ``walk``."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def walk(layout: Layout) -> Iterator[Placed | Finding]:
 def _pending(layout: Layout) -> Iterator[Placed | Finding]:
     for lane in list_names(layout.pending):
         if parse_lane(lane) is None or not is_text(lane) or folder_status(layout.lane(lane)) is None:
-            continue  # a drop-in, or odd: see ``fsckodd``
+            continue  # a drop-in, or odd: see ``odd_entries``
         for bucket in list_inside(layout.lane(lane)):
             folder = f"{layout.lane(lane)}/{bucket}"
             if bucket_priority(bucket) is None or folder_status(folder) is None:

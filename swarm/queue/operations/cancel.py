@@ -103,7 +103,7 @@ class Canceller:
         path, mark = self._cancelled(map_id), self._layout.cancel_mark(map_id)
         task = mapped_task(path)
         if task is None or not is_file(mark):
-            return 0  # it was put back in this moment
+            return 0  # it was retried in this moment
         with storage_faults(f"cannot see why {map_id} was cancelled"):
             why = why_ended(path)
         done = self.end_children(map_id, task, why, most=most)
@@ -122,7 +122,7 @@ class Canceller:
 
 
 def cancel_marks(layout: Layout) -> list[str]:
-    """Ids of the tasks that somebody wants cancelled."""
+    """Ids of the tasks whose cancelling was asked for."""
     return [name for name in list_names(layout.cancels) if ID_RE.fullmatch(name) and is_file(layout.cancel_mark(name))]
 
 

@@ -1,4 +1,4 @@
-"""Removing finished documents: what may go, what something that waits still needs, and the purge people ask for."""
+"""Purge of finished documents: what may go, what must stay because something that waits needs it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Needed:
 
     That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
     session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
-    still to be told, all of a batch whose submission is under way, and what a feeder made that died before it moved its
-    cursor. Fits ``shardpass.Keep``.
+    still to be notified, all of a batch whose submission is under way, and what a feeder made that died before it moved its
+    cursor. Fits ``shard_scan.Keep``.
     """
 
     def __init__(self, layout: Layout, waiting: Waiting) -> None:
-        """``waiting`` must have been looked at before: what is let go meanwhile is on record by now."""
-        self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_told(layout)
+        """``waiting`` must have been looked at before: what is released meanwhile is on record by now."""
+        self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_notified(layout)
         self._maps = waiting.maps
         self._cursors = _cursors(layout)
         self._turns = read_turns(layout)
@@ -57,8 +57,8 @@ class Needed:
             return False
         return session is not None and self._turns.get(session) == task_id
 
-    def aside(self, name: str) -> bool:
-        """Whether a file in ``corrupt/`` is needed: it tells those that wait for its task that it will never end."""
+    def keeps_corrupt(self, name: str) -> bool:
+        """Whether a file in ``corrupt/`` is needed: by it those that wait for its task know that it will never end."""
         task_id = task_of(name)
         return task_id is not None and (task_id in self._ids or task_id in self._last)
 
@@ -101,7 +101,7 @@ def _cursors(layout: Layout) -> dict[str, int]:
     return found
 
 
-def _to_be_told(layout: Layout) -> frozenset[str]:
+def _to_be_notified(layout: Layout) -> frozenset[str]:
     book = BatchBook(layout, Storage("fast", layout.root))
     found: set[str] = set()
     for name in list_names(layout.outbox):
@@ -156,7 +156,7 @@ def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool
             since_s = os.lstat(path + _REASON).st_mtime
         except FileNotFoundError:
             since_s = os.lstat(path).st_ctime
-        if since_s >= before_s or needed.aside(name):
+        if since_s >= before_s or needed.keeps_corrupt(name):
             continue
         removed += Removed(1, os.lstat(path).st_size)
         if not dry:

@@ -1,4 +1,4 @@
-"""What lies finished, kept up to date in small steps, so that the brain can let go of what is old without ever stalling."""
+"""An index of finished documents, updated in small steps, so that the brain can remove old ones without stalling."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from swarm.errors import QueueError, StorageFault, UnknownTask
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_book import BatchBook
-from swarm.queue.corrupt import find_set_aside
+from swarm.queue.corrupt import find_quarantined
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Cancelled, Canceller, cancel_marks, is_child, list_children, mapped_task
@@ -35,7 +35,7 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
     Raises ``UnknownTask``, ``QueueError`` for a task that has ended.
     """
     canceller = Canceller(layout, storage)
-    for _ in range(10):  # it may be claimed or given back between the finding and the moving
+    for _ in range(10):  # it may be claimed or requeued between the finding and the moving
         located = lookup.find(layout, task_id)
         if located is None:
             raise _unknown(layout, task_id)
@@ -59,13 +59,13 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
 
 
 def _unknown(layout: Layout, task_id: str) -> UnknownTask:
-    aside = find_set_aside(layout, task_id)
+    aside = find_quarantined(layout, task_id)
     words = f"there is no task {task_id}" if aside is None else f"{task_id} is no valid task: it {aside.words}"
     return UnknownTask(words, hint="`swarm queue list` shows the tasks")
 
 
 def retry(layout: Layout, storage: Storage, task_id: str) -> str:
-    """Put a failed or cancelled task back into its lane; its attempts stay on record but count no longer. Returns the lane.
+    """Retry a failed or cancelled task: back into its lane. Its attempts stay on record, uncounted. Returns the lane.
 
     One that belongs to a session or depends on others waits in ``blocked`` for its turn, like a fresh one. With a mapped
     task go those of its children that failed or were cancelled; what the others have answered counts.
@@ -82,7 +82,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
         _check_needs(layout, parts)
         if parts.trail.children is not None:
             _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
-        with BatchBook(layout, storage).putting_back(parts.task.batch_id):
+        with BatchBook(layout, storage).retrying(parts.task.batch_id):
             lane = _put_back(layout, storage, located.path, parts)
     ring(layout)
     return lane
@@ -94,7 +94,7 @@ def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -
     tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
     rewrite_tail(storage, path, parts.body_size - 1, tail)
     forget_cancel(layout, task_id)
-    enqueue_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is told
+    enqueue_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is notified
     if waits(parts.task):
         storage.move(path, layout.blocked_file(task_id, 0))
     else:
@@ -112,7 +112,7 @@ def _check_needs(layout: Layout, parts: codec.Parts) -> None:
     had_ended = parts.trail.attempts or (error is not None and error.type == "dependency")
     parts_of_it = child_ids(parts.task.task_id, parts.trail.children or 0)
     for wanted in (*parts_of_it, *(parts.task.depends_on if had_ended else ())):
-        if lookup.find(layout, wanted) is None and find_set_aside(layout, wanted) is None:
+        if lookup.find(layout, wanted) is None and find_quarantined(layout, wanted) is None:
             raise QueueError(
                 f"task {parts.task.task_id} waits for {wanted}, whose record was removed",
                 hint="submit both again; `swarm queue purge` and brain.retention_days remove records",
@@ -138,7 +138,7 @@ def _on_the_move(task_id: str) -> Iterator[None]:
 
 
 def forget_cancel(layout: Layout, task_id: str) -> None:
-    """Take back the wish that a running task be cancelled; harmless when there is none."""
+    """Withdraw the request that a running task be cancelled; harmless when there is none."""
     with suppress(FileNotFoundError):
         if is_file(layout.cancel_mark(task_id)):
             os.unlink(layout.cancel_mark(task_id))
@@ -161,9 +161,9 @@ def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reas
 
 
 def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> int:
-    """Put the failed and cancelled ones of these back into the queue; how many. What moves meanwhile is passed over.
+    """Retry the failed and cancelled ones of these; how many. What moves meanwhile is passed over.
 
-    Raises ``QueueError`` for the first that cannot be put back, once all others are; ``StorageFault``.
+    Raises ``QueueError`` for the first that cannot be retried, once all others are; ``StorageFault``.
     """
     shards: dict[str, set[str]] = {}
     for task_id in task_ids:
@@ -189,7 +189,7 @@ def _retried(layout: Layout, storage: Storage, task_id: str) -> bool:
     try:
         retry(layout, storage, task_id)
     except QueueError as problem:
-        if lookup.find(layout, task_id) is not None:  # it cannot be put back: say so, do not pass it over
+        if lookup.find(layout, task_id) is not None:  # it cannot be retried: say so, do not pass it over
             state = lookup.read(layout, task_id)["state"]
             if state in (TaskState.FAILED, TaskState.CANCELLED):
                 raise problem from None

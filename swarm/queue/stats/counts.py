@@ -109,7 +109,7 @@ class EndedCounts:
 
 
 class Census:
-    """Counts again and again; what is dear to count is remembered, here and for the next command."""
+    """Counts again and again; what is expensive to count is remembered, here and for the next command."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout

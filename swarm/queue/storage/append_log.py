@@ -1,4 +1,4 @@
-"""A ledger that only one process writes: lines that are appended with one flush, and written anew once there are many.
+"""An append-only file of one writer: lines are added with one flush, and compacted once there are many.
 
 Each line is a pair of a key and what is noted for it; of several with the same key the last counts.
 """
@@ -26,7 +26,7 @@ def read_ledger(path: str, decode: Callable[[bytes], tuple[str, Noted]]) -> dict
     try:
         with open(open_file(path), "rb") as file:
             data = file.read()
-    except (FileNotFoundError, OddEntry):  # what is odd makes way when the ledger is written
+    except (FileNotFoundError, OddEntry):  # what is odd makes way when the file is written
         return {}
     noted: dict[str, Noted] = {}
     for line in data.split(b"\n"):

@@ -17,12 +17,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
+import msgspec
+
+from swarm.core.task import ID_RE
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem import temporary
 from swarm.filesystem.durable import NOT_THERE, sync_file_system, sync_tree
 from swarm.filesystem.entries import (
     folder_status,
     kind_words,
+    list_names,
     odd_words,
     open_file,
     plain_name,
@@ -106,6 +110,11 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
         offset += written
         written = os.pwrite(fd, view, offset)
         view = view[written:]
+
+
+def list_ids(folder: str) -> list[str]:
+    """Ids of the documents in a directory, ``<id>.json``; unsorted. Raises ``OSError``."""
+    return [name[:-5] for name in list_names(folder) if name.endswith(".json") and ID_RE.fullmatch(name[:-5])]
 
 
 def _renameat2(source: str, target: str) -> int:
@@ -279,6 +288,10 @@ class Storage:
             self.make_way(path)
         if durable:
             self.flush_dir(os.path.dirname(path))
+
+    def replace_json(self, path: str, document: msgspec.Struct) -> None:
+        """Replace a whole document, durably, in lines that can be read."""
+        self.replace(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n", durable=True)
 
     def make_dir(self, path: str) -> None:
         """Make a directory below the root with its parents if it is missing, durably; many may do so at once.

@@ -1,4 +1,4 @@
-"""Flushes shared between the threads of a process: who comes while one is under way waits for the next, which is for all.
+"""Group commit: threads that ask for a flush while one is under way share the next one.
 
 Nobody returns before what it asked for is durable. A thread by itself does what it would do without this.
 """
@@ -19,7 +19,7 @@ TOGETHER_FROM = 2
 _WEIGHT = 1 / 8
 """Of the newest duration in the averages."""
 _FADE = 0.95
-"""A dear flush of everything is forgotten by so much each time it is passed over, so that it is tried again."""
+"""An expensive flush of everything is forgotten by so much each time it is passed over, so that it is tried again."""
 SLOW_S = 0.05
 """A flush of the whole file system that took longer wrote out what others had written: a model being pulled, say."""
 ALONE_FOR_S = 10.0

@@ -1,4 +1,4 @@
-"""The bell: one file that whoever adds work touches, and idle loops watch through inotify.
+"""The wake-up file (``.bell``): whoever adds work touches it, and idle loops watch it through inotify.
 
 A hint only. Where inotify is missing (other hosts on a shared file system), polling finds the work a period later.
 """
@@ -21,7 +21,7 @@ _IN_MOVED_TO = 0x080
 
 
 def ring(layout: Layout) -> None:
-    """Wake all who wait on this root. A bell that cannot be rung (full or read-only disk) delays, it does not fail."""
+    """Wake all who wait on this root. Where the file cannot be touched (full or read-only disk) they poll a little later."""
     try:
         os.utime(layout.bell, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,5 +1,7 @@
-"""Feeds on disk: ``feeds/<id>.json`` the state (its feeder writes it), ``<id>.wish`` what people want, ``<id>.lock`` held
-by the living feeder. The ids of its tasks go into ``batches/<id>.order``, so that a feed is a batch to all who look.
+"""Feeds on disk, in ``feeds/``.
+
+* ``<id>.json``: the state, written by its feeder, who holds ``<id>.lock``. ``<id>.wish``: what the operator wants.
+* The ids of its tasks go into ``batches/<id>.order``, so that a feed is a batch to all who look.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.files import Storage, read_regular, storage_faults, write_all
+from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults, write_all
 from swarm.queue.storage.locks import is_locked, try_exclusive
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import sorted_buckets
@@ -43,7 +45,7 @@ class FeedBook:
 
     def names(self) -> list[str]:
         """Ids of all feeds."""
-        return sorted(n[:-5] for n in list_names(self._home) if n.endswith(".json") and ID_RE.fullmatch(n[:-5]))
+        return sorted(list_ids(self._home))
 
     def find(self, feed_id: str) -> FeedState | None:
         """A feed's state; None for one never seen. Raises ``QueueError`` for one that cannot be read."""
@@ -65,7 +67,7 @@ class FeedBook:
         return found
 
     def wish(self, feed_id: str) -> Wish:
-        """What people want of it."""
+        """What the operator wants of it."""
         with storage_faults(f"feed {feed_id} cannot read its pause or stop request"):
             try:
                 return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
@@ -99,8 +101,7 @@ class FeedBook:
     def write(self, state: FeedState) -> None:
         """Replace the state, durably."""
         dated = msgspec.structs.replace(state, updated_at=now_iso())
-        data = msgspec.json.format(msgspec.json.encode(dated), indent=2) + b"\n"
-        self._storage.replace(self._path(state.feed_id, "json"), data, durable=True)
+        self._storage.replace_json(self._path(state.feed_id, "json"), dated)
 
 
 class OpenFeed:
@@ -114,7 +115,7 @@ class OpenFeed:
         self._width = len(task_id_of(feed_id, 0)) + 1
 
     def wish(self) -> Wish:
-        """What people want of it."""
+        """What the operator wants of it."""
         return self._book.wish(self._feed_id)
 
     def save(self, state: FeedState, fresh: tuple[str, ...]) -> None:
@@ -163,7 +164,7 @@ class FeedPool:
 
     @storage_faults("cannot see what was fed already")
     def _there(self, ids: set[str], lane: str) -> set[str]:
-        """Which of these are in the queue, in whatever state. Looks twice, since a task may be given back meanwhile."""
+        """Which of these are in the queue, in whatever state. Looks twice, since a task may be requeued meanwhile."""
         found: set[str] = set()
         for _ in range(2):
             for folder in self._where_it_waits(lane):

@@ -1,4 +1,4 @@
-"""Notes: who is to be told of the end of what. Written before their task appears, so that none is ever forgotten."""
+"""Notes: who is to be notified of the end of what. Written before their task appears, so that none is ever forgotten."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def remove_note(layout: Layout, storage: Storage, note: Note) -> None:
 
 
 def superseded(layout: Layout, note: Note) -> bool:
-    """Whether a later message of its subject is owed instead: it was put back or submitted again."""
+    """Whether a later note of its subject has taken its place: that was retried or submitted again."""
     try:
         found = msgspec.json.decode(read_regular(_path(layout, note), MAX_NOTE_BYTES), type=Note)
     except (FileNotFoundError, ValueError):
@@ -57,11 +57,10 @@ def _alone(layout: Layout, storage: Storage) -> AbstractContextManager[None]:
 
 def put_note(storage: Storage, folder: str, note: Note) -> None:
     """Write a note into this folder. Raises ``OSError``."""
-    data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
-    storage.replace(f"{folder}/{note.name}.json", data, durable=True)
+    storage.replace_json(f"{folder}/{note.name}.json", note)
 
 
 def enqueue_for(layout: Layout, storage: Storage, task: Task) -> None:
-    """A note for a task that wants somebody told. Raises ``StorageFault``."""
+    """Enqueue the notification that a task asks for. Raises ``StorageFault``."""
     if task.notify:
         write_note(layout, storage, Note(subject="task", id=task.task_id, targets=tuple(dict.fromkeys(task.notify))))

@@ -1,7 +1,7 @@
-"""The messages that are owed: one note per task or batch, removed once all were told.
+"""The outbox: one note per task or batch whose end is to be notified, removed once all were.
 
 ``outbox/<subject>-<id>.json`` waits for the end of its subject, or for its next try; ``outbox/undeliverable/`` holds what
-was given up. A note outlives everything, so a message may come twice after a crash, but none is lost.
+was given up. A note outlives every process: after a crash a message may come twice, but none is lost.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Outbox:
         self._stuck: set[str] = set()
 
     def owe(self, note: Note) -> None:
-        """Write a note, durably, unless a later message is owed instead. Raises ``StorageFault``."""
+        """Write a note, durably, unless a later one takes its place. Raises ``StorageFault``."""
         write_note(self._layout, self._storage, note)
 
     def waiting(self) -> list[Note]:
-        """Notes that are not told yet: ``PER_LOOK`` of them, the next ones with each call."""
+        """Notes that wait: ``PER_LOOK`` of them, the next ones with each call."""
         names = _names(self._home)
         later = [name for name in names if name > self._last][:PER_LOOK] or names[:PER_LOOK]
         self._last = later[-1] if later else ""
@@ -60,12 +60,12 @@ class Outbox:
         return self._read(self._given_up, _names(self._given_up))
 
     def done(self, note: Note) -> None:
-        """All were told. A later message that is owed since stays."""
+        """All were notified. A later note stays."""
         remove_note(self._layout, self._storage, note)
         self._watches.pop(note.id, None)
 
     def give_up(self, note: Note) -> None:
-        """Set a note aside with the reason in it, unless a later message is owed instead."""
+        """Move a note to ``undeliverable`` with the reason in it, unless a later one takes its place."""
         if superseded(self._layout, note):
             return
         with storage_faults("a notification could not be set aside"):
@@ -114,7 +114,7 @@ class Outbox:
         except QueueError:
             return None
         watch = self._watches.get(batch_id)
-        if watch is None or not watch.look().left:  # counted anew: some may have been put back since they were counted
+        if watch is None or not watch.look().left:  # counted anew: some may have been retried since they were counted
             watch = self._watches[batch_id] = BatchWatch(self._layout, book.task_ids(batch_id))
         ended = watch.look()
         if ended.left:

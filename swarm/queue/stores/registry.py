@@ -1,4 +1,4 @@
-"""Registry rows and heartbeats: who works here and how it is. Hints both; whether somebody lives is told by its lock."""
+"""Registrations and heartbeats: who works here and how it is. Both are hints; only the process lock says who lives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem.entries import folder_status, list_names
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults
 
 _LIMIT_BYTES = 1 << 20
 _rows = msgspec.json.Decoder(WorkerRow)
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 @storage_faults("cannot read a registration")
 def read_row(layout: Layout, name: str) -> WorkerRow | None:
-    """The row of this name; None if there is none or it is unreadable (it is a hint)."""
+    """The registration of this name; None if there is none or it is unreadable (it is a hint)."""
     try:
         return _rows.decode(_read(layout.row(name)))
     except (FileNotFoundError, ValueError):
@@ -58,25 +58,25 @@ def has_worked(layout: Layout, name: str, process: ProcessIdentity) -> bool:
 
 
 def next_epoch(layout: Layout, name: str) -> int:
-    """Number of the life that begins now; call it under the life lock."""
+    """The epoch of the process that starts now; call it under the process lock."""
     row = read_row(layout, name)
     return 1 if row is None else row.epoch + 1
 
 
 def register(layout: Layout, storage: Storage, row: WorkerRow) -> None:
-    """Write a row durably, under the life lock. Raises ``StorageFault``."""
+    """Write a registration durably, under the process lock. Raises ``StorageFault``."""
     with storage_faults(f"cannot register {row.name}"):
         storage.replace(layout.row(row.name), _encode(row), durable=True)
 
 
 def rows(layout: Layout, role: str = "worker") -> dict[str, WorkerRow]:
     """All rows of one role, by name."""
-    ids = [name[:-5] for name in list_names(layout.workers) if name.endswith(".json") and ID_RE.fullmatch(name[:-5])]
+    ids = list_ids(layout.workers)
     return {row.name: row for name in ids if (row := read_row(layout, name)) is not None and row.role == role}
 
 
 def names(layout: Layout, role: str = "worker") -> tuple[str, ...]:
-    """Names of all rows of one role, sorted."""
+    """Names of all registrations of one role, sorted."""
     return tuple(sorted(rows(layout, role)))
 
 
@@ -100,7 +100,7 @@ class FileHeartbeats:
 
 
 def forget(layout: Layout, name: str) -> None:
-    """Remove row and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
+    """Remove registration and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
     for path in (layout.row(name), layout.heartbeat(name)):
         try:
             os.unlink(path)

@@ -1,4 +1,4 @@
-"""Into which bucket of a lane a task goes, and getting it there though buckets may vanish under one's feet."""
+"""Buckets: which one of its lane a task goes into, and the move there though buckets may vanish meanwhile."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def sorted_buckets(lane_path: str) -> list[str]:
     return sorted(n for n in list_inside(lane_path) if bucket_priority(n) is not None)
 
 
-GIVEN_BACK = "0"
+_REQUEUED = "0"
 
 
 def returned_bucket(priority: int) -> str:
-    """The bucket for work that was given back: it sorts before all fresh work of its priority.
+    """The bucket for requeued work: it sorts before all fresh work of its priority.
 
     A bucket of its own, because workers read from a listing they made earlier: a new directory is seen at once.
     """
-    return bucket_name(priority, GIVEN_BACK)
+    return bucket_name(priority, _REQUEUED)
 
 
 _BEHIND, _LAST = "_", "_~"
@@ -39,9 +39,9 @@ _BEHIND, _LAST = "_", "_~"
 it would sort by id."""
 
 
-def holds_others(bucket: str) -> bool:
-    """Whether a bucket is for work that was given back, so that its name tells nothing of the ids in it."""
-    return bucket[2:] == GIVEN_BACK or bucket.endswith((_BEHIND, _LAST))
+def holds_requeued(bucket: str) -> bool:
+    """Whether a bucket is for requeued work, so that its name says nothing about the ids in it."""
+    return bucket[2:] == _REQUEUED or bucket.endswith((_BEHIND, _LAST))
 
 
 AGAIN_S = 0.0005

@@ -1,4 +1,4 @@
-"""Drop-ins: files that anybody put directly into ``pending/``. Checked, made canonical in place, then moved to their lane.
+"""Drop-ins: files put directly into ``pending/`` by hand. Checked, made canonical in place, then moved to their lane.
 
 Two atomic steps (replace by the canonical form, rename into the lane), each leaving the task in exactly one place, so that
 a crash in between costs nothing: the next look goes on where this one stopped.

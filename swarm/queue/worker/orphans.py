@@ -1,4 +1,4 @@
-"""Taking back what a dead worker held. Runs under the dead worker's own life lock, so nobody can be alive behind it."""
+"""Recovery of a dead worker's claims, under that worker's own process lock: nobody can be alive behind it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class CrashRule(Protocol):
         ...
 
 
-def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> tuple[str, ...]:
+def reclaim(layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> tuple[str, ...]:
     """Requeue or dead-letter every task in ``processing/<worker>``; one line per task for the log.
 
-    The caller holds the worker's life lock. Safe to repeat: a crash in here leaves each task where it was or where it
+    The caller holds the worker's process lock. Safe to repeat: a crash in here leaves each task where it was or where it
     goes. Raises ``StorageFault``.
     """
-    taker = _Taker(layout, storage, worker, rule)
+    recovery = _Recovery(layout, storage, worker, rule)
     lines = []
     with storage_faults(f"cannot list the tasks of {worker}"):
         names = sorted(list_names(layout.held_by(worker)))
     kept: list[StorageFault] = []
     for name in names:
         try:
-            lines.append(taker.take_entry(name))
+            lines.append(recovery.reclaim_entry(name))
         except StorageFault as fault:  # one that cannot be moved holds up no other
             kept.append(fault)
     if kept:
@@ -51,7 +51,7 @@ def take_back(layout: Layout, storage: Storage, worker: str, rule: CrashRule) ->
     return tuple(line for line in lines if line)
 
 
-class _Taker:
+class _Recovery:
     def __init__(self, layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> None:
         self._layout = layout
         self._storage = storage
@@ -59,17 +59,17 @@ class _Taker:
         self._worker = worker
         self._rule = rule
 
-    def take_entry(self, name: str) -> str:
+    def reclaim_entry(self, name: str) -> str:
         """Whatever lies there under this name; a line for the log. Raises ``StorageFault``."""
         path = f"{self._layout.held_by(self._worker)}/{name}"
         parsed = parse_task_file(name)
         with storage_faults(f"cannot requeue {printable(name)} of {self._worker}"):
             if parsed is not None:
-                return self._take(path, parsed)
+                return self._reclaim(path, parsed)
             self._storage.quarantine(path, f"a foreign file among the tasks of {self._worker}")
         return f"Moved {name} to corrupt/: it is no task file"
 
-    def _take(self, path: str, name: TaskName) -> str:
+    def _reclaim(self, path: str, name: TaskName) -> str:
         try:
             parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
         except FileNotFoundError:
@@ -80,9 +80,9 @@ class _Taker:
         if parts.trail.status is not None:  # the work was done and written, only the commit is missing
             self._transitions.end(path, parts.task, parts.body_size, TaskState(parts.trail.status), parts.trail)
             return f"Recorded {name.task_id}: {self._worker} died between writing its outcome and filing it"
-        return self._again_or_never(path, name, parts)
+        return self._requeue_or_fail(path, name, parts)
 
-    def _again_or_never(self, path: str, name: TaskName, parts: codec.Parts) -> str:
+    def _requeue_or_fail(self, path: str, name: TaskName, parts: codec.Parts) -> str:
         trail = _crash_recorded(parts.trail, path, name.attempt, self._worker)
         delay_s = self._rule(trail.attempts)
         if delay_s is None:
@@ -97,7 +97,7 @@ class _Taker:
 
 
 def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail:
-    """The trail with the crashed attempt in it."""
+    """The outcome so far, with the crashed attempt in it."""
     crashed = Attempt(
         attempt=attempt,
         worker=worker,

@@ -34,7 +34,7 @@ _LOOK = storage_faults("cannot read the queue")
 
 
 class WorkerFileQueue:
-    """One worker's queue. The caller holds the worker's life lock for as long as it uses this."""
+    """One worker's queue. The caller holds the worker's process lock for as long as it uses this."""
 
     def __init__(self, layout: Layout, storage: Storage, worker: str) -> None:
         self._layout = layout
@@ -92,7 +92,7 @@ class WorkerFileQueue:
 
     @_LOOK
     def pauses(self) -> Pauses:
-        """What people have paused. Raises ``StorageFault``."""
+        """What is paused. Raises ``StorageFault``."""
         return self._pauses.read()
 
     def hold(self, claim: Claim) -> bool:

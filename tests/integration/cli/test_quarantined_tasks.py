@@ -101,7 +101,7 @@ def test_cancelling_a_batch_sets_aside_what_is_none_and_goes_on(queue, waits):
     damage(queue, ids[1])
     assert queue.cancel_many(ids, "no longer wanted").cancelled == 2
     assert [queue.find(i) and queue.find(i).state for i in ids] == [TaskState.CANCELLED, None, TaskState.CANCELLED]
-    assert queue.set_aside(ids[1]).reason.startswith("not a task")
+    assert queue.quarantined(ids[1]).reason.startswith("not a task")
 
 
 def test_cancelling_a_task_that_is_none_tells_where_it_lies(queue):
@@ -165,7 +165,7 @@ def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
     brain.view.look()
     damage(queue, "m")
     brain.settle()
-    assert queue.set_aside("m") is not None
+    assert queue.quarantined("m") is not None
     assert "is in corrupt/m.json" in queue.read("after")["error"]["message"]
 
 
@@ -173,12 +173,12 @@ def test_it_is_explained(queue):
     queue.enqueue(llm(task_id="a"))
     damage(queue, "a")
     claim_one(queue.worker_view("w"))
-    aside = queue.set_aside("a")
+    aside = queue.quarantined("a")
     found = explanations.quarantined("a", aside, "/a queue")
     assert found.reasons[0].next_step.startswith("swarm submit --task '/a queue/corrupt/a.1.json'")
     assert found.state == "corrupt"
     assert "is in corrupt/a.1.json: " in found.reasons[0].text
-    assert queue.set_aside("nobody") is None
+    assert queue.quarantined("nobody") is None
     queue.enqueue(llm(task_id="b", depends_on=["nobody"]))
     told = CliRunner().invoke(app, ["explain", "b", "--root", queue.layout.root]).stdout
     assert "There is no task nobody, which it waits for" in " ".join(told.split())

@@ -85,7 +85,7 @@ def test_a_document_that_hides_behind_a_slow_listing_is_counted_by_the_next_look
     assert cost(queue, ids).completed.items == 2
 
 
-def test_cancelling_and_putting_back_a_batch(queue, ids):
+def test_cancelling_and_retrying_a_batch(queue, ids):
     other = queue.enqueue(llm("somebody else's", priority=0))
     work(queue, 3)
     work(queue, 2, TaskState.FAILED)

@@ -283,7 +283,7 @@ def test_nothing_is_judged_while_the_tasks_of_a_batch_are_put_back(queue, monkey
     assert seen == [(), (), ()]
 
 
-def test_putting_back_leaves_a_mark_only_where_there_is_a_limit(queue):
+def test_retrying_leaves_a_mark_only_where_there_is_a_limit(queue):
     submit(queue, items("a"))
     queue.enqueue(llm(batch_id="nobody-s"))
     work(queue, 2, TaskState.FAILED)

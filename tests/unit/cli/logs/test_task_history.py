@@ -11,7 +11,7 @@ from swarm.cli.logs import log_files, task_history
 from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
 from swarm.queue.storage.locks import ProcessLock
-from swarm.queue.worker.orphans import take_back
+from swarm.queue.worker.orphans import reclaim
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.unit.cli.logs.test_command import call
 from tests.unit.cli.logs.test_log_files import stamp
@@ -35,7 +35,7 @@ def test_the_life_of_one_task_across_brain_and_workers_and_its_own_record(queue)
     lock.acquire()
     assert claim_one(queue.worker_view("worker-1")) is not None
     lock.release()
-    take_back(queue.layout, queue.storage, "worker-1", lambda a: crash_delay_s(a, settings=RetrySettings(), jitter=0.0))
+    reclaim(queue.layout, queue.storage, "worker-1", lambda a: crash_delay_s(a, settings=RetrySettings(), jitter=0.0))
     write(queue, "worker-1.log", stamp(1, text="Claimed llm task: t1 (unnamed)"), stamp(2, text="Claimed llm task: t12 (x)"))
     write(queue, "brain.log", stamp(3, name="brain", text="Requeued t1: worker-1 died in attempt 1"), stamp(3, text="pt1"))
     lines = call(queue.layout.root, "--task", "t1")
