@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from swarm.queue.brain.brain_queue import BrainFileQueue
     from swarm.queue.corrupt import QuarantinedFile
     from swarm.queue.lookup import Located
-    from swarm.queue.operations.cancel import Cancelled
+    from swarm.queue.operations.cancel import CancelCounts
     from swarm.queue.operations.shard_scan import Removed
     from swarm.queue.stats.counts import Census, Counts
     from swarm.queue.storage.wakeup import FileBell
@@ -128,7 +128,7 @@ class FileQueue:
 
         return task_ops.cancel(self.layout, self.storage, task_id, reason)
 
-    def cancel_many(self, task_ids: Iterable[str], reason: str) -> Cancelled:
+    def cancel_many(self, task_ids: Iterable[str], reason: str) -> CancelCounts:
         """See ``task_ops.cancel_tasks``."""
         from swarm.queue.operations import task_ops
 

@@ -16,7 +16,7 @@ from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
-from swarm.queue.fsck.rules import Finding
+from swarm.queue.fsck.rules import FsckFinding
 from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, whereabouts
@@ -133,7 +133,7 @@ def judge(one: World, more: MoreFacts = lambda *_: False) -> None:
     _drain(one)
 
 
-def _look(queue: FileQueue) -> tuple[Finding, ...]:
+def _look(queue: FileQueue) -> tuple[FsckFinding, ...]:
     """What fsck finds; a note torn in ``blocked`` is written again when the brain goes on with that task."""
     findings = fsck.look(queue.layout, agree_s=0)
     return tuple(f for f in findings if f.kind != "torn-history" or "/blocked/" not in f.path)

@@ -12,7 +12,7 @@ from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.storage.dir_stamp import GRAIN_NS
-from swarm.queue.worker.transaction import Transaction
+from swarm.queue.worker.transaction import WorkerTransaction
 from swarm.queue.worker.worker_queue import WorkerFileQueue
 from tests.helpers.wait import wait_until
 
@@ -62,7 +62,7 @@ def finish_one(worker: WorkerFileQueue, claim: Claim, state: TaskState, trail: T
 
 def exchange_some(
     worker: WorkerFileQueue, finishes: Iterable[Finish], most: int, lanes: Sequence[str] = (LANE,)
-) -> Transaction:
+) -> WorkerTransaction:
     """Record outcomes and claim up to so many tasks, as a worker does in one tick."""
     with worker.transaction() as transaction:
         for finish in finishes:

@@ -17,7 +17,7 @@ from swarm.errors import EXIT_TASKS_FAILED, InputError
 from swarm.runtime.open import open_observer, open_queue
 
 if TYPE_CHECKING:
-    from swarm.queue.fsck.rules import Finding
+    from swarm.queue.fsck.rules import FsckFinding
 
 
 def clear_stuck(
@@ -133,7 +133,7 @@ def fsck(
         raise typer.Exit(EXIT_TASKS_FAILED)
 
 
-def _blocks(left: Sequence[Finding], done: Sequence[Finding]) -> list[Block]:
+def _blocks(left: Sequence[FsckFinding], done: Sequence[FsckFinding]) -> list[Block]:
     lines: list[Block] = [Line(f"repaired: {f.path}: {f.what} - {f.repair}", "green") for f in done]
     for f in left:
         lines += [Line(f"{f.kind}: {f.path}", "yellow"), Line(f"  {f.what}"), Line(f"  repair: {f.repair}", "dim")]

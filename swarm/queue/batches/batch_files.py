@@ -48,7 +48,7 @@ class Items:
                 sync_fd(fd)
         finally:
             os.close(fd)
-        self._storage.flush_dir(os.path.dirname(self._path))
+        self._storage.flush(os.path.dirname(self._path))
 
 
 def read_order(path: str) -> Iterator[str]:

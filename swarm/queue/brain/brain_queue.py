@@ -21,7 +21,7 @@ from swarm.queue.brain.map_tasks import Mapper
 from swarm.queue.brain.task_documents import TaskDocuments
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import Canceller
-from swarm.queue.operations.purge import Needed, Waiting
+from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.dir_stamp import Occupied
@@ -234,7 +234,7 @@ class BrainFileQueue:
             return 0
         with storage_faults(f"cannot purge {state}/{shard}"):
             if self._needed is None:
-                self._needed = Needed(self._layout, Waiting(self.blocked.dependencies(), self.blocked.maps()))
+                self._needed = Needed(self._layout, BlockedNeeds(self.blocked.dependencies(), self.blocked.maps()))
             return self._finished.purge(state, shard, older_than_s=older_than_s, limit=limit, keep=self._needed).documents
 
     def purge_batches(self, *, older_than_s: float) -> tuple[str, ...]:

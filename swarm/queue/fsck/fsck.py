@@ -20,7 +20,7 @@ from swarm.filesystem.entries import folder_status, printable, status_of
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
-from swarm.queue.fsck.rules import Action, Finding, Placed, aside, check, read_trail
+from swarm.queue.fsck.rules import Action, FsckFinding, Placed, aside, check, read_trail
 from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
@@ -32,11 +32,11 @@ AGREE_S = 0.3
 """Between two scans: longer than any task is between two places."""
 
 
-def scan(layout: Layout) -> Iterator[Finding]:
+def scan(layout: Layout) -> Iterator[FsckFinding]:
     """One look at everything; reads every document. May see what is on the move twice or not at all."""
     kept: dict[str, Placed] = {}
     for found in walk(layout):
-        if isinstance(found, Finding):
+        if isinstance(found, FsckFinding):
             yield found
             continue
         yield from check(found)
@@ -68,7 +68,7 @@ def _precedence(placed: Placed) -> tuple[int, int, str]:
     return RANK[placed.state], -(parsed.attempt if parsed else 0), placed.path
 
 
-def look(layout: Layout, *, agree_s: float = AGREE_S) -> tuple[Finding, ...]:
+def look(layout: Layout, *, agree_s: float = AGREE_S) -> tuple[FsckFinding, ...]:
     """What two scans agree on, ordered by kind and path; () for a sound queue, after one scan."""
     first = set(scan(layout))
     if not first:
@@ -77,7 +77,7 @@ def look(layout: Layout, *, agree_s: float = AGREE_S) -> tuple[Finding, ...]:
     return tuple(sorted(first.intersection(scan(layout)), key=lambda f: (f.kind, f.path)))
 
 
-def repair(layout: Layout, storage: Storage, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def repair(layout: Layout, storage: Storage, findings: Iterable[FsckFinding]) -> tuple[FsckFinding, ...]:
     """Do what each finding says; returns those that were carried out. Safe to repeat."""
     repairer = _Repairer(layout, storage)
     done = []
@@ -106,7 +106,7 @@ class _Repairer:
         self._storage = storage
         self._buckets = BucketChooser(layout, storage)
 
-    def carry_out(self, finding: Finding) -> bool:
+    def carry_out(self, finding: FsckFinding) -> bool:
         """False: there is nothing to do, or its state has changed."""
         if finding.action is Action.NONE or not os.path.lexists(finding.path):
             return False
@@ -122,19 +122,19 @@ class _Repairer:
             case _:
                 return self._give_reason(finding)
 
-    def _give_reason(self, finding: Finding) -> bool:
+    def _give_reason(self, finding: FsckFinding) -> bool:
         reason = f"unknown: {finding.what}"
         if has_plain_name(finding.path):
             self._storage.replace(f"{finding.path}{REASON}", f"{reason}\n".encode(), durable=True)
             return True
         return self._storage.quarantine(finding.path, reason) is not None  # under a name that has room for the reason's
 
-    def _aside(self, finding: Finding) -> bool:
+    def _aside(self, finding: FsckFinding) -> bool:
         if finding.target and not os.path.lexists(finding.target):
             return False  # the one that counted has moved: two places may have become one
         return self._storage.quarantine(finding.path, f"{finding.what} (moved here by fsck)") is not None
 
-    def _move(self, finding: Finding) -> bool:
+    def _move(self, finding: FsckFinding) -> bool:
         try:
             if finding.kind == "wrong-lane":
                 parsed = parse_task_file(os.path.basename(finding.path))

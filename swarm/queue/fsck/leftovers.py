@@ -12,7 +12,7 @@ from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.queue import lookup
 from swarm.queue.fsck.odd_entries import is_staged
-from swarm.queue.fsck.rules import Action, Finding, aside
+from swarm.queue.fsck.rules import Action, FsckFinding, aside
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
 from swarm.queue.storage.files import list_ids
@@ -27,7 +27,7 @@ _TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.(?:new|tmp)$")
 _MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
 
 
-def leftovers(layout: Layout) -> Iterator[Finding]:
+def leftovers(layout: Layout) -> Iterator[FsckFinding]:
     """All of them. Cheap: no directory of tasks is listed."""
     yield from stale_staging(layout)
     yield from temporaries(layout)
@@ -37,7 +37,7 @@ def leftovers(layout: Layout) -> Iterator[Finding]:
     yield from _reasons(layout)
 
 
-def stale_staging(layout: Layout) -> Iterator[Finding]:
+def stale_staging(layout: Layout) -> Iterator[FsckFinding]:
     """Unaccepted submissions of dead processes, old enough."""
     for name in list_names(layout.staging):
         path = f"{layout.staging}/{name}"
@@ -45,10 +45,10 @@ def stale_staging(layout: Layout) -> Iterator[Finding]:
         if not ours or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
             continue
         what = "an incomplete submission: nothing in it was accepted"
-        yield Finding("staging", path, what, "removed", Action.REMOVE)
+        yield FsckFinding("staging", path, what, "removed", Action.REMOVE)
 
 
-def temporaries(layout: Layout) -> Iterator[Finding]:
+def temporaries(layout: Layout) -> Iterator[FsckFinding]:
     """Half a replacement, whose maker died before it was put in place; in the names of earlier versions too."""
     flat = (
         layout.workers,
@@ -66,7 +66,7 @@ def temporaries(layout: Layout) -> Iterator[Finding]:
         for name in list_inside(folder):
             path = f"{folder}/{name}"
             if temporary.is_left(path) if temporary.is_temporary(name) else _named_by_maker(path):
-                yield Finding("temporary", path, "its writer died before it was in place", "removed", Action.REMOVE)
+                yield FsckFinding("temporary", path, "its writer died before it was in place", "removed", Action.REMOVE)
 
 
 def _named_by_maker(path: str) -> bool:
@@ -89,7 +89,7 @@ def _old(path: str, age_s: float) -> bool:
     return status is not None and time.time() - status.st_mtime > age_s
 
 
-def _cancel_marks(layout: Layout) -> Iterator[Finding]:
+def _cancel_marks(layout: Layout) -> Iterator[FsckFinding]:
     for name in cancel_marks(layout):
         status = status_of(layout.cancel_mark(name))
         if status is not None and status.st_size:
@@ -100,34 +100,34 @@ def _cancel_marks(layout: Layout) -> Iterator[Finding]:
             continue  # the brain ends what is left of its children by it
         if located is None or located.state in TERMINAL:
             what = f"asks to cancel {name}, which {'does not exist' if located is None else f'is {located.state}'}"
-            yield Finding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)
+            yield FsckFinding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)
 
 
-def _hints(layout: Layout) -> Iterator[Finding]:
+def _hints(layout: Layout) -> Iterator[FsckFinding]:
     """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
     left = "none: `swarm up` rewrites it, and nothing depends on it"
     for name in list_ids(layout.workers):
         if os.path.lexists(layout.lock(name)):
             continue
-        yield Finding("row", layout.row(name), f"a registration without a process lock: {name} never ran here", left)
+        yield FsckFinding("row", layout.row(name), f"a registration without a process lock: {name} never ran here", left)
     for name in list_ids(layout.heartbeats):
         if registry.read_row(layout, name) is None and not is_held(layout, name):
-            yield Finding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
+            yield FsckFinding("heartbeat", layout.heartbeat(name), f"a heartbeat of {name}, which is not registered", left)
 
 
-def _abandoned(layout: Layout) -> Iterator[Finding]:
+def _abandoned(layout: Layout) -> Iterator[FsckFinding]:
     for worker in registry.holders(layout):
         held = list_inside(layout.held_by(worker))
         if held and not is_held(layout, worker):
             what = f"{worker} is dead and holds {len(held)}"
-            yield Finding(
+            yield FsckFinding(
                 "abandoned", layout.held_by(worker), what, "none: the brain, or the worker at its next start, requeues them"
             )
 
 
-def _reasons(layout: Layout) -> Iterator[Finding]:
+def _reasons(layout: Layout) -> Iterator[FsckFinding]:
     names = set(list_names(layout.corrupt))
     for name in sorted(names):
         if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
             what = "in corrupt/ without a reason: its process died, or the disk was full"
-            yield Finding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)
+            yield FsckFinding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from swarm.core.lanes import parse_lane
 from swarm.filesystem.entries import FACCESSAT2, is_text, kind_words, list_inside, status_of
-from swarm.queue.fsck.rules import Action, Finding, aside
+from swarm.queue.fsck.rules import Action, FsckFinding, aside
 from swarm.queue.layout import Layout
 
 _PLAIN = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._@-]{0,150}").fullmatch
@@ -21,7 +21,7 @@ _REQUESTS = "supervisor.requests"
 _GIVEN_UP = "undeliverable"
 
 
-def odd_entries(layout: Layout) -> Iterator[Finding]:
+def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
     """All of them. Nothing is opened; only names are listed, no directory of tasks among them."""
     yield from _top(layout)
     yield from _drop_ins(layout)
@@ -46,13 +46,13 @@ def _answers(layout: Layout) -> Iterator[str]:
     yield from list_inside(layout.cache)
 
 
-def _files(folder: str, *, folders: tuple[str, ...] = ()) -> Iterator[Finding]:
+def _files(folder: str, *, folders: tuple[str, ...] = ()) -> Iterator[FsckFinding]:
     for name in list_inside(folder):
         what = f"{folder.rpartition('/')[2]}/ holds files that swarm made"
         yield from _foreign(f"{folder}/{name}", what, folder=name in folders)
 
 
-def _foreign(path: str, belongs: str, *, folder: bool = False) -> Iterator[Finding]:
+def _foreign(path: str, belongs: str, *, folder: bool = False) -> Iterator[FsckFinding]:
     status = status_of(path)
     if status is None:
         return
@@ -72,7 +72,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
     return "" if os.access(path, needed, effective_ids=FACCESSAT2) else "may not be read by this user"
 
 
-def _top(layout: Layout) -> Iterator[Finding]:
+def _top(layout: Layout) -> Iterator[FsckFinding]:
     """Directories that swarm has here or makes when it needs them; what else lies here is in nobody's way."""
     ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache}
     for name in list_inside(layout.root):
@@ -85,10 +85,10 @@ def _top(layout: Layout) -> Iterator[Finding]:
         elif path == layout.bell or name.startswith(".pull."):
             yield from _foreign(path, "a file of swarm's belongs there")
         elif words := "" if stat.S_ISDIR(status.st_mode) else odd_kind(path, status):
-            yield Finding("odd", path, f"it {words}", "none: it does not belong to swarm", Action.NONE)
+            yield FsckFinding("odd", path, f"it {words}", "none: it does not belong to swarm", Action.NONE)
 
 
-def _drop_ins(layout: Layout) -> Iterator[Finding]:
+def _drop_ins(layout: Layout) -> Iterator[FsckFinding]:
     """The brain sets these aside by itself, while one runs."""
     for name in list_inside(layout.pending):
         path = f"{layout.pending}/{name}"
@@ -103,7 +103,7 @@ def _drop_ins(layout: Layout) -> Iterator[Finding]:
             yield aside("odd", path, f"it {words}, and pending/ holds lanes and drop-ins, <task id>.json")
 
 
-def _staged(layout: Layout) -> Iterator[Finding]:
+def _staged(layout: Layout) -> Iterator[FsckFinding]:
     for name in list_inside(layout.staging):
         path = f"{layout.staging}/{name}"
         status = status_of(path)

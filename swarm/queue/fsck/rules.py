@@ -30,7 +30,7 @@ class Action(StrEnum):
     """Write the missing ``.reason``."""
 
 
-class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+class FsckFinding(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that is not as it should be."""
 
     kind: str
@@ -56,12 +56,12 @@ class Placed(msgspec.Struct, frozen=True):
     """In ``processing``: its worker lives, and the file is that worker's alone."""
 
 
-def aside(kind: str, path: str, what: str, *, target: str = "") -> Finding:
+def aside(kind: str, path: str, what: str, *, target: str = "") -> FsckFinding:
     """A finding that is repaired by setting the file aside."""
-    return Finding(kind, path, what, "moved to corrupt/ with this reason", Action.ASIDE, target)
+    return FsckFinding(kind, path, what, "moved to corrupt/ with this reason", Action.ASIDE, target)
 
 
-def check(placed: Placed) -> list[Finding]:
+def check(placed: Placed) -> list[FsckFinding]:
     """All that is wrong with one file at its place; [] too when its state has changed."""
     try:
         data = read_regular(placed.path, codec.MAX_FILE_BYTES)
@@ -71,11 +71,13 @@ def check(placed: Placed) -> list[Finding]:
     except (TaskInvalid, ValueError) as exc:
         return _held(placed, aside("unreadable", placed.path, str(exc)))
     except OSError as exc:
-        return [Finding("unreadable", placed.path, f"it cannot be read: {exc.strerror}", "none: the disk reports an error")]
+        return [
+            FsckFinding("unreadable", placed.path, f"it cannot be read: {exc.strerror}", "none: the disk reports an error")
+        ]
     return _judge(placed, data, task)
 
 
-def _judge(placed: Placed, data: bytes, task: Task) -> list[Finding]:
+def _judge(placed: Placed, data: bytes, task: Task) -> list[FsckFinding]:
     if task.task_id != placed.task_id:
         what = f"its task_id is {task.task_id}, its file is named {placed.task_id}"
         return _held(placed, aside("wrong-name", placed.path, what))
@@ -86,7 +88,7 @@ def _judge(placed: Placed, data: bytes, task: Task) -> list[Finding]:
     return _history(placed, data)
 
 
-def _held(placed: Placed, found: Finding) -> list[Finding]:
+def _held(placed: Placed, found: FsckFinding) -> list[FsckFinding]:
     """What is in a worker's hands is not moved from here."""
     if placed.state is not TaskState.PROCESSING:
         return [found]
@@ -94,22 +96,22 @@ def _held(placed: Placed, found: Finding) -> list[Finding]:
     return [msgspec.structs.replace(found, repair=f"left to {who}", action=Action.NONE)]
 
 
-def _lane(placed: Placed, task: Task) -> list[Finding]:
+def _lane(placed: Placed, task: Task) -> list[FsckFinding]:
     lane = lane_of(task)
     if lane == placed.home:
         return []
     what = f"it is in lane {placed.home} and belongs to {lane}"
-    return [Finding("wrong-lane", placed.path, what, f"moved to lane {lane}", Action.MOVE, lane)]
+    return [FsckFinding("wrong-lane", placed.path, what, f"moved to lane {lane}", Action.MOVE, lane)]
 
 
-def _shard(placed: Placed) -> list[Finding]:
+def _shard(placed: Placed) -> list[FsckFinding]:
     shard = shard_of(placed.task_id)
     if shard == placed.home:
         return []
     top = placed.path.rsplit("/", 2)[0]
     target = f"{top}/{shard}/{placed.task_id}.json"
     what = f"look-ups by id do not find it: it is in shard {placed.home} and belongs to {shard}"
-    return [Finding("wrong-shard", placed.path, what, f"moved to shard {shard}", Action.MOVE, target)]
+    return [FsckFinding("wrong-shard", placed.path, what, f"moved to shard {shard}", Action.MOVE, target)]
 
 
 def read_trail(data: bytes) -> Trail | None:
@@ -121,23 +123,25 @@ def read_trail(data: bytes) -> Trail | None:
         return None
 
 
-def _history(placed: Placed, data: bytes) -> list[Finding]:
+def _history(placed: Placed, data: bytes) -> list[FsckFinding]:
     if read_trail(data) is not None or placed.live:
         return []
     what = "its history is incomplete; the task itself is whole"
-    return [Finding("torn-history", placed.path, what, "none needed: it is rewritten when the task changes its state")]
+    return [FsckFinding("torn-history", placed.path, what, "none needed: it is rewritten when the task changes its state")]
 
 
-def _status(placed: Placed, data: bytes) -> list[Finding]:
+def _status(placed: Placed, data: bytes) -> list[FsckFinding]:
     trail = read_trail(data)
     status = None if trail is None else trail.status
     if status == placed.state:
         return []
     if status is not None:
         what = f"its status is {status}, its directory {placed.state}"
-        return [Finding("wrong-status", placed.path, what, "none: the directory counts; look at it with `swarm queue show`")]
+        return [
+            FsckFinding("wrong-status", placed.path, what, "none: the directory counts; look at it with `swarm queue show`")
+        ]
     what = "it has no status: its process died before it wrote the reason"
     if placed.state is TaskState.COMPLETED:
         repair = "none: the result is lost; submit the task again if you need it"
-        return [Finding("no-result", placed.path, "it is completed and has no result", repair)]
-    return [Finding("no-status", placed.path, what, f"status {placed.state} written into it", Action.STATUS)]
+        return [FsckFinding("no-result", placed.path, "it is completed and has no result", repair)]
+    return [FsckFinding("no-status", placed.path, what, f"status {placed.state} written into it", Action.STATUS)]

@@ -9,7 +9,7 @@ from swarm.core.lanes import parse_lane
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.filesystem.entries import folder_status, is_file, is_text, list_inside, list_names
 from swarm.queue.fsck.odd_entries import odd_kind
-from swarm.queue.fsck.rules import Finding, Placed, aside
+from swarm.queue.fsck.rules import FsckFinding, Placed, aside
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
 from swarm.queue.storage.locks import is_held
 
@@ -24,7 +24,7 @@ RANK = {
 """Of a task in several states the first of these counts: what was recorded is never undone."""
 
 
-def walk(layout: Layout) -> Iterator[Placed | Finding]:
+def walk(layout: Layout) -> Iterator[Placed | FsckFinding]:
     """All tasks by name, in the direction they move, and what is foreign. Temporary files (dotted names) are left out."""
     yield from _pending(layout)
     yield from _flat(TaskState.BLOCKED, layout.blocked)
@@ -38,7 +38,7 @@ def walk(layout: Layout) -> Iterator[Placed | Finding]:
         yield from _terminal(layout, state)
 
 
-def _pending(layout: Layout) -> Iterator[Placed | Finding]:
+def _pending(layout: Layout) -> Iterator[Placed | FsckFinding]:
     for lane in list_names(layout.pending):
         if parse_lane(lane) is None or not is_text(lane) or folder_status(layout.lane(lane)) is None:
             continue  # a drop-in, or odd: see ``odd_entries``
@@ -50,7 +50,7 @@ def _pending(layout: Layout) -> Iterator[Placed | Finding]:
                 yield from _flat(TaskState.PENDING, folder, home=lane)
 
 
-def _flat(state: TaskState, folder: str, *, home: str = "", live: bool = False) -> Iterator[Placed | Finding]:
+def _flat(state: TaskState, folder: str, *, home: str = "", live: bool = False) -> Iterator[Placed | FsckFinding]:
     yield from _barred(folder)
     for name in list_inside(folder):
         parsed = parse_task_file(name)
@@ -60,7 +60,7 @@ def _flat(state: TaskState, folder: str, *, home: str = "", live: bool = False) 
             yield Placed(state, f"{folder}/{name}", parsed.task_id, home, live)
 
 
-def _terminal(layout: Layout, state: TaskState) -> Iterator[Placed | Finding]:
+def _terminal(layout: Layout, state: TaskState) -> Iterator[Placed | FsckFinding]:
     top = f"{layout.root}/{state}"
     for shard in list_names(top):
         names = list_inside(f"{top}/{shard}")
@@ -80,13 +80,13 @@ def _is_document(name: str) -> bool:
     return name.endswith(".json") and ID_RE.fullmatch(name[:-5]) is not None
 
 
-def _foreign(path: str, what: str) -> Iterator[Finding]:
+def _foreign(path: str, what: str) -> Iterator[FsckFinding]:
     """Temporary files have dotted names; nothing else has."""
     if os.path.lexists(path) and not (os.path.basename(path).startswith(".") and is_file(path)):
         yield aside("foreign", path, what)
 
 
-def _barred(folder: str) -> Iterator[Finding]:
+def _barred(folder: str) -> Iterator[FsckFinding]:
     status = folder_status(folder)
     if status is not None and (words := odd_kind(folder, status, folder=True)):
-        yield Finding("barred", folder, f"it {words}", f"none: `chown` or `chmod u+rwx {folder}`")
+        yield FsckFinding("barred", folder, f"it {words}", f"none: `chown` or `chmod u+rwx {folder}`")

@@ -30,7 +30,7 @@ _ROUNDS = 3
 """A task requeued between two listings is in neither: look again."""
 
 
-class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+class CancelCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What a cancelling did."""
 
     cancelled: int
@@ -66,7 +66,7 @@ class Canceller:
         reason: str,
         *,
         most: int | None = None,
-    ) -> Cancelled:
+    ) -> CancelCounts:
         """Of these that wait end all that are ``wanted`` (``most`` of them), and ask the workers of those that run."""
         cancelled, asked = 0, set[str]()
         for _ in range(_ROUNDS):
@@ -74,16 +74,16 @@ class Canceller:
             for located in waiting():
                 cancelled += wanted(located) and self.end(located, reason)
                 if cancelled == most:
-                    return Cancelled(cancelled=cancelled, asked=len(asked))
+                    return CancelCounts(cancelled=cancelled, asked=len(asked))
             for located in lookup.list_state(self._layout, TaskState.PROCESSING):
                 if located.task_id not in asked and wanted(located):
                     self.ask(located.task_id)
                     asked.add(located.task_id)
             if (cancelled, len(asked)) == before:
                 break
-        return Cancelled(cancelled=cancelled, asked=len(asked))
+        return CancelCounts(cancelled=cancelled, asked=len(asked))
 
-    def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> Cancelled:
+    def end_children(self, map_id: str, task: Task, reason: str, *, most: int | None = None) -> CancelCounts:
         """End what has not ended of a mapped task's children."""
 
         def waiting() -> Iterable[Located]:
@@ -118,7 +118,7 @@ class Canceller:
     def _mark(self, map_id: str) -> None:
         self.ask(map_id)
         with storage_faults(f"cannot cancel {map_id}"):
-            self._storage.flush_dir(self._layout.cancels)
+            self._storage.flush(self._layout.cancels)
 
 
 def cancel_marks(layout: Layout) -> list[str]:

@@ -34,7 +34,7 @@ class Needed:
     cursor. Fits ``shard_scan.Keep``.
     """
 
-    def __init__(self, layout: Layout, waiting: Waiting) -> None:
+    def __init__(self, layout: Layout, waiting: BlockedNeeds) -> None:
         """``waiting`` must have been looked at before: what is released meanwhile is on record by now."""
         self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_notified(layout)
         self._maps = waiting.maps
@@ -63,7 +63,7 @@ class Needed:
         return task_id is not None and (task_id in self._ids or task_id in self._last)
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class BlockedNeeds(msgspec.Struct, frozen=True):
     """What blocked tasks need."""
 
     ids: frozenset[str]
@@ -71,7 +71,7 @@ class Waiting(msgspec.Struct, frozen=True):
     """Mapped tasks that have children and have not gathered their answers."""
 
 
-def waiting_for(layout: Layout) -> Waiting:
+def waiting_for(layout: Layout) -> BlockedNeeds:
     """Read from the blocked tasks themselves: for who has no index at hand."""
     ids: set[str] = set()
     maps: set[str] = set()
@@ -83,7 +83,7 @@ def waiting_for(layout: Layout) -> Waiting:
         ids.update(parts.task.depends_on)
         if parts.trail.children is not None:
             maps.add(parts.task.task_id)
-    return Waiting(frozenset(ids), frozenset(maps))
+    return BlockedNeeds(frozenset(ids), frozenset(maps))
 
 
 def _cursors(layout: Layout) -> dict[str, int]:

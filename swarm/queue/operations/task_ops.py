@@ -19,7 +19,7 @@ from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.corrupt import find_quarantined
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located
-from swarm.queue.operations.cancel import Cancelled, Canceller, cancel_marks, is_child, list_children, mapped_task
+from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores.notifications import enqueue_for
@@ -144,7 +144,7 @@ def forget_cancel(layout: Layout, task_id: str) -> None:
             os.unlink(layout.cancel_mark(task_id))
 
 
-def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> Cancelled:
+def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> CancelCounts:
     """Cancel all of these that have not ended, and the children of those mapped over a list.
 
     Raises ``StorageFault``; repeating it goes on where it stopped.

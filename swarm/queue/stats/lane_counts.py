@@ -19,7 +19,7 @@ from swarm.queue.stats.dir_counts import Folders, Known, count_waiting
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
 
-class Waiting(NamedTuple):
+class LaneWaiting(NamedTuple):
     """What waits in one lane; more than nothing."""
 
     tasks: int
@@ -42,7 +42,7 @@ class LaneCounts:
         now_s = time.time()
         return tuple(self._view(lane, waiting, now_s) for lane, waiting in self.waiting().items())
 
-    def waiting(self) -> dict[str, Waiting]:
+    def waiting(self) -> dict[str, LaneWaiting]:
         """All lanes with waiting tasks, by name."""
         with self._looking:
             lanes = sorted(list_lanes(self._layout))
@@ -56,13 +56,13 @@ class LaneCounts:
     def _folders(self, lane: str, known: Known | None = None) -> Folders:
         return Folders(self._layout.lane(lane), count_waiting, known)
 
-    def _lane(self, lane: str, folders: Folders) -> Waiting | None:
+    def _lane(self, lane: str, folders: Folders) -> LaneWaiting | None:
         found = folders.look(sorted_buckets(self._layout.lane(lane)))
         tasks = sum(folder.files for folder in found.values())
         oldest_s = min((folder.oldest_s for folder in found.values() if folder.oldest_s is not None), default=None)
-        return None if oldest_s is None else Waiting(tasks, oldest_s, tuple(found))
+        return None if oldest_s is None else LaneWaiting(tasks, oldest_s, tuple(found))
 
-    def _view(self, lane: str, waiting: Waiting, now_s: float) -> LaneView:
+    def _view(self, lane: str, waiting: LaneWaiting, now_s: float) -> LaneView:
         parsed = parse_lane(lane)
         assert parsed is not None, "only lanes are looked at"
         task_class, argument = parsed

@@ -14,7 +14,6 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Sequence
 from contextlib import ContextDecorator, suppress
 
 import msgspec
@@ -34,7 +33,7 @@ from swarm.filesystem.entries import (
     read_file,
     status_of,
 )
-from swarm.queue.storage.group_commit import SharedFlush
+from swarm.queue.storage.group_commit import SharedFlush, Target
 
 log = logging.getLogger(__name__)
 read_regular = read_file
@@ -190,7 +189,7 @@ class Storage:
                 raise
             self._move(source, target)
         if flush and self.full:
-            self.flush_dir(os.path.dirname(target))
+            self.flush(os.path.dirname(target))
 
     def _move(self, source: str, target: str) -> None:
         failed = _renameat2(source, target)
@@ -240,7 +239,7 @@ class Storage:
             except FileNotFoundError:
                 return None
             if self.full:
-                self.flush_dir(self._corrupt)
+                self.flush(self._corrupt)
             renamed = "" if name == was else f" (its name was {printable(was)})"
             text = f"{printable(reason.strip())}{renamed}\n"
             self.replace(aside + REASON, text.encode(), durable=True)
@@ -287,7 +286,7 @@ class Storage:
             write_all(fd, data, 0)
             self.make_way(path)
         if durable:
-            self.flush_dir(os.path.dirname(path))
+            self.flush(os.path.dirname(path))
 
     def replace_json(self, path: str, document: msgspec.Struct) -> None:
         """Replace a whole document, durably, in lines that can be read."""
@@ -315,25 +314,15 @@ class Storage:
             self.make_dir(parent)
             self.make_dir(path)
             return
-        self.flush_dir(parent)
+        self.flush(parent)
 
-    def flush_files(self, fds: Sequence[int]) -> None:
-        """Make what was written to open files durable, all with as few flushes as it takes (full durability only)."""
-        if self.full and fds:
-            self._flush.flush(*fds)
+    def flush(self, *targets: Target) -> None:
+        """Make the names in directories (by path) and the content of open files durable, with as few flushes as it takes.
 
-    def flush_name(self, folder: str, fd: int) -> None:
-        """Make the first name of an open file durable (full durability only).
-
-        The directory holds the name, the file how many names it has: without a journal, a disk flushes each by itself.
+        Full durability only.
         """
-        if self.full:
-            self._flush.flush(folder, fd)
-
-    def flush_dir(self, *paths: str) -> None:
-        """Make the names in directories durable, all with as few flushes as it takes (full durability only)."""
-        if self.full and paths:
-            self._flush.flush(*paths)
+        if self.full and targets:
+            self._flush.flush(*targets)
 
     def flush_all(self, path: str) -> None:
         """Make everything in a directory durable, with one call where there is one (full durability only)."""

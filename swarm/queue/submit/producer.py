@@ -190,7 +190,7 @@ class _Staged:
             self._storage.move(f"{self._home}/blocked/{name}", f"{self._layout.blocked}/{name}", flush=False)
         if self._blocked:
             changed.add(self._layout.blocked)
-        self._storage.flush_dir(*changed)  # where they were made too: a directory in two places is cut from one by fsck
+        self._storage.flush(*changed)  # where they were made too: a directory in two places is cut from one by fsck
         done, self.count = self.count, 0
         self._open, self._full, self._blocked = {}, [], []
         self._remove_empty()
@@ -220,7 +220,7 @@ def appear(storage: Storage, beside: str, path: str, data: bytes) -> bool:
     try:
         try:
             write_all(fd, data, 0)
-            storage.flush_files((fd,))
+            storage.flush(fd)
             try:
                 _name(fd, path)
             except FileNotFoundError:
@@ -228,7 +228,8 @@ def appear(storage: Storage, beside: str, path: str, data: bytes) -> bool:
                 _name(fd, path)
         except OSError:
             return False
-        storage.flush_name(os.path.dirname(path), fd)
+        # The directory holds the name, the file how many names it has: without a journal a disk flushes each by itself.
+        storage.flush(os.path.dirname(path), fd)
     finally:
         os.close(fd)
     return True

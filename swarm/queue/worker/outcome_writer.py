@@ -36,7 +36,7 @@ class OutcomeWriter:
 
     def flush(self) -> None:
         """Make them durable, together (full durability only). Raises ``OSError``."""
-        self._storage.flush_files(self._open)
+        self._storage.flush(*self._open)
 
     def __enter__(self) -> Self:
         return self

@@ -125,7 +125,7 @@ class LaneClaimer:
             del self._returning[path]
 
 
-class Transaction:
+class WorkerTransaction:
     """See the module; ``WorkerFileQueue.transaction`` opens and commits it."""
 
     def __init__(
@@ -205,7 +205,7 @@ class Transaction:
         changed = {folder for folder in folders if folder}
         if self.claims:
             changed.add(self._claimer.folder)
-        self._storage.flush_dir(*changed)
+        self._storage.flush(*changed)
         self.recorded = tuple([bool(folder) for folder in folders])
         for claim in self.claims:
             del self.uncommitted[claim.path]

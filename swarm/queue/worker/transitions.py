@@ -55,7 +55,7 @@ class Transitions:
                 writer.flush()
                 folder = self.file(ending, written=written)
             if folder:
-                self._storage.flush_dir(folder)
+                self._storage.flush(folder)
         return bool(folder)
 
     def write(self, writer: OutcomeWriter, ending: Ending) -> bool:

@@ -27,7 +27,7 @@ from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import returned_bucket
 from swarm.queue.worker.outcome_writer import OutcomeWriter
-from swarm.queue.worker.transaction import LaneClaimer, Origin, Transaction
+from swarm.queue.worker.transaction import LaneClaimer, Origin, WorkerTransaction
 from swarm.queue.worker.transitions import Transitions
 
 _LOOK = storage_faults("cannot read the queue")
@@ -53,10 +53,10 @@ class WorkerFileQueue:
         return self._claimer.lost_races
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self) -> Iterator[WorkerTransaction]:
         """Record outcomes and claim within the block; committed at its end. Raises ``StorageFault``: then nothing counts."""
         with OutcomeWriter(self._storage) as writer:
-            transaction = Transaction(self._worker, self._storage, self._claimer, self._transitions, writer)
+            transaction = WorkerTransaction(self._worker, self._storage, self._claimer, self._transitions, writer)
             try:
                 yield transaction
                 transaction.commit()

@@ -10,7 +10,7 @@ from swarm.core.workflow.dag import Links
 from swarm.queue import codec
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.fsck import fsck
-from swarm.queue.operations.cancel import Cancelled
+from swarm.queue.operations.cancel import CancelCounts
 from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
@@ -138,7 +138,7 @@ def test_many_children_are_ended_in_bounded_steps(queue, brain, monkeypatch):
     monkeypatch.setattr("swarm.queue.brain.brain_queue.CHILDREN_STEP", 4)
     mapped(queue, list(range(10)))
     brain.settle()
-    nothing = Cancelled(cancelled=0, asked=0)
+    nothing = CancelCounts(cancelled=0, asked=0)
     monkeypatch.setattr("swarm.queue.operations.cancel.Canceller.end_children", lambda *_, **__: nothing)
     queue.cancel("m", "its command dies here")
     monkeypatch.undo()

@@ -25,7 +25,7 @@ def synced(monkeypatch):
 @pytest.mark.parametrize("code", NO_SUCH_CALL)
 def test_a_directory_that_cannot_be_flushed_by_itself_is_flushed_with_its_file_system(tmp_path, monkeypatch, synced, code):
     refused = lacks(monkeypatch, fsync_folder=code)
-    Storage("full", str(tmp_path)).flush_dir(str(tmp_path))
+    Storage("full", str(tmp_path)).flush(str(tmp_path))
     assert (refused, len(synced)) == (["fsync_folder"], 1)
 
 

@@ -86,9 +86,13 @@ def test_a_name_that_could_not_be_flushed_is_no_acceptance(tmp_path, monkeypatch
     queue = open_queue(tmp_path, "full")
     queue.enqueue(llm())
 
-    def refuse(_folder, _fd):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    real = queue.storage.flush
 
-    monkeypatch.setattr(queue.storage, "flush_name", refuse)
+    def refuse(*targets):
+        if len(targets) == 2:  # the directory and the file
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*targets)
+
+    monkeypatch.setattr(queue.storage, "flush", refuse)
     with pytest.raises(StorageFault, match="not accepted"):
         queue.enqueue(llm())
