@@ -7,6 +7,7 @@ the reset that ``rate()`` and ``increase()`` expect.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -43,28 +44,17 @@ _MODEL_TALLIES: tuple[tuple[str, str, Callable[[ModelTally], float]], ...] = (
 )
 
 
-class Seen:
+class Seen(NamedTuple):
     """All that one scrape shows."""
 
-    def __init__(
-        self,
-        snapshot: SwarmSnapshot,
-        *,
-        ended: Mapping[TaskState, int],
-        stale: Mapping[str, int],
-        brain: Heartbeat | None,
-        brain_alive: bool,
-        supervisor_alive: bool = False,
-        orphans: int = 0,
-    ) -> None:
-        self.snapshot = snapshot
-        self.ended = ended
-        self.stale = stale
-        self.brain = brain
-        self.brain_alive = brain_alive
-        self.supervisor_alive = supervisor_alive
-        self.orphans = orphans
-        """Processes that run on although their supervisor died without a goodbye."""
+    snapshot: SwarmSnapshot
+    ended: Mapping[TaskState, int]
+    stale: Mapping[str, int]
+    brain: Heartbeat | None
+    brain_alive: bool
+    supervisor_alive: bool = False
+    orphans: int = 0
+    """Processes that run on although their supervisor died without a goodbye."""
 
 
 def families(seen: Seen, settings: Settings) -> Iterator[Metric]:

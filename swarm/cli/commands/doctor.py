@@ -14,7 +14,7 @@ from swarm.cli.units import plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
 if TYPE_CHECKING:
-    from swarm.core.doctor.evidence import BoxEvidence, Finding
+    from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding
 
 
 def doctor(
@@ -63,7 +63,7 @@ def doctor(
         raise typer.Exit(EXIT_TASKS_FAILED)
 
 
-def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[Finding, ...]) -> list[Block]:
+def _blocks(evidence: BoxEvidence, worker: str | None, found: tuple[DoctorFinding, ...]) -> list[Block]:
     whom = worker or evidence.root
     note: list[Block] = [Line(evidence.cards_note, "yellow")] if evidence.cards_note else []
     if not found:

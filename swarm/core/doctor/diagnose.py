@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, Finding, critical, warning
+from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, critical, warning
 from swarm.core.doctor.host import box_findings
 from swarm.core.doctor.processes import expected, process_findings
 from swarm.core.gpu import GpuReading, named
@@ -18,7 +18,7 @@ from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import SwarmSnapshot
 
 
-def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[DoctorFinding]:
     """What keeps tasks waiting although the box is well."""
     yield from _servers(evidence)
     snapshot = evidence.snapshot
@@ -40,7 +40,7 @@ def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding
         )
 
 
-def _servers(evidence: BoxEvidence) -> Iterator[Finding]:
+def _servers(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     for server in evidence.servers:
         worker = evidence.process(server.worker)
         if not server.error or server.port_holder or worker is None or not worker.alive:
@@ -59,7 +59,7 @@ def _servers(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]:
+def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
     """Tasks that wait for a model which no server has. Said only when every server was asked and answered."""
     if not evidence.servers or any(server.installed is None for server in evidence.servers):
         return
@@ -76,7 +76,7 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]
         )
 
 
-def _idle_box(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Finding]:
+def _idle_box(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
     waiting = sum(lane.pending for lane in snapshot.lanes)
     if waiting and not any(view.alive for view in workers_of(snapshot)) and not expected(evidence):
         yield warning(
@@ -88,7 +88,7 @@ def _idle_box(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[Findin
         )
 
 
-def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
+def _disk_words(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     """A process still refuses work because of a disk that looks well from here: another limit (quota) may be its own."""
     for process in evidence.processes:
         if process.alive and process.disk_trouble is not None:
@@ -101,7 +101,7 @@ def _disk_words(evidence: BoxEvidence) -> Iterator[Finding]:
             )
 
 
-def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
+def _pauses(snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
     for pause in snapshot.pauses.pauses:
         yield warning(
             "paused",
@@ -113,7 +113,7 @@ def _pauses(snapshot: SwarmSnapshot) -> Iterator[Finding]:
         )
 
 
-def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Finding]:
+def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[DoctorFinding]:
     """What the brain itself would warn about; what is said above with more evidence is left out."""
     silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
     for alarm in alarms(snapshot, settings):
@@ -166,19 +166,19 @@ def _own_words(snapshot: SwarmSnapshot, worker: str) -> tuple[str, ...]:
 _ORDER = {"critical": 0, "warning": 1}
 
 
-def diagnose(evidence: BoxEvidence, settings: Settings) -> tuple[Finding, ...]:
+def diagnose(evidence: BoxEvidence, settings: Settings) -> tuple[DoctorFinding, ...]:
     """Everything that is wrong with this box and the swarm on it; () when nothing is."""
     found = [*box_findings(evidence, settings), *process_findings(evidence, settings), *work_findings(evidence, settings)]
     return tuple(sorted(_once(found), key=lambda finding: _ORDER[finding.severity]))
 
 
-def about(findings: tuple[Finding, ...], worker: str) -> tuple[Finding, ...]:
+def about(findings: tuple[DoctorFinding, ...], worker: str) -> tuple[DoctorFinding, ...]:
     """Those that concern this worker: its own, its server's, and what keeps everybody from working."""
     mine = {worker, f"ollama-{worker}", "box", "supervisor", "brain"}
     return tuple(f for f in findings if f.subject in mine or f.concerns == worker)
 
 
-def _once(findings: list[Finding]) -> Iterator[Finding]:
+def _once(findings: list[DoctorFinding]) -> Iterator[DoctorFinding]:
     seen: set[tuple[str, str]] = set()
     for finding in findings:
         key = (finding.code, finding.subject)

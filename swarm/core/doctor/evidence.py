@@ -150,7 +150,7 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
         return next((p for p in self.processes if p.name == name), None)
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class DoctorFinding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong."""
 
     code: str
@@ -170,14 +170,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def critical(
     code: str, subject: str, what: str, *, todo: str, evidence: tuple[str, ...] = (), concerns: str = ""
-) -> Finding:
+) -> DoctorFinding:
     """Work stands still, or will, until somebody does something."""
-    return Finding(
+    return DoctorFinding(
         code=code, severity="critical", subject=subject, concerns=concerns, what=what, evidence=evidence, next=todo
     )
 
 
-def warning(code: str, subject: str, what: str, *, todo: str, evidence: tuple[str, ...] = (), concerns: str = "") -> Finding:
+def warning(
+    code: str, subject: str, what: str, *, todo: str, evidence: tuple[str, ...] = (), concerns: str = ""
+) -> DoctorFinding:
     """Work goes on."""
     return msgspec.structs.replace(
         critical(code, subject, what, todo=todo, evidence=evidence, concerns=concerns), severity="warning"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, Finding, ServerEvidence, critical, warning
+from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, DoctorFinding, ServerEvidence, critical, warning
 from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Support
 from swarm.core.policy.script_entries import script_warnings
 
@@ -16,7 +16,7 @@ FULL_INODES = 100
 MIN_OPEN_FILES = 1024
 
 
-def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[DoctorFinding]:
     """In the order in which they would stop a start."""
     yield from _disk(evidence.disk)
     yield from _root(evidence)
@@ -29,12 +29,12 @@ def box_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]
     yield from _scripts(settings)
 
 
-def _scripts(settings: Settings) -> Iterator[Finding]:
+def _scripts(settings: Settings) -> Iterator[DoctorFinding]:
     for entry in script_warnings(settings.scripts):
         yield warning("script-any-code", f"[scripts] {entry.name}", entry.what, todo=entry.next)
 
 
-def _disk(disk: DiskEvidence) -> Iterator[Finding]:
+def _disk(disk: DiskEvidence) -> Iterator[DoctorFinding]:
     room = f"{disk.path}: {disk.free_mib} of {disk.total_mib} MiB free"
     inodes = "" if disk.free_inodes is None else f"{disk.path}: {disk.free_inodes} inodes free"
     numbers = tuple(text for text in (room, inodes) if text)
@@ -57,7 +57,7 @@ def _disk(disk: DiskEvidence) -> Iterator[Finding]:
         yield warning("disk-low", "box", what, evidence=numbers, todo=step)
 
 
-def _root(evidence: BoxEvidence) -> Iterator[Finding]:
+def _root(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     if evidence.root_trouble:
         yield critical(
             "root-permissions",
@@ -76,13 +76,13 @@ def _root(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
+def _lacks(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     """What a start would refuse, and what costs something that could be mended; other fall-backs are only listed."""
     for check in evidence.checks:
         missing = check.verdict is Support.MISSING
         if check.name in TOLD_OF_THE_DISK or not (missing or (check.verdict is Support.FALLBACK and check.next)):
             continue
-        yield Finding(
+        yield DoctorFinding(
             severity="critical" if missing else "warning",
             code="host-lacks" if missing else "host-fallback",
             subject="box",
@@ -92,7 +92,7 @@ def _lacks(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _host(evidence: BoxEvidence) -> Iterator[Finding]:
+def _host(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     if evidence.open_files < MIN_OPEN_FILES:
         yield warning(
             "open-files",
@@ -119,7 +119,7 @@ def _host(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
+def _programs(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     if evidence.plan_trouble:
         cards = (f"NVML: {evidence.cards_trouble}",) if evidence.cards_trouble else ()
         step = "install the NVIDIA driver (`nvidia-smi` must list the cards), correct [[workers]], or try --simulate 4"
@@ -156,7 +156,7 @@ def _programs(evidence: BoxEvidence) -> Iterator[Finding]:
         )
 
 
-def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
+def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
     owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}
     for card in evidence.cards:
         owner = owners.get(card.uuid) or owners.get(str(card.index), "")
@@ -189,7 +189,7 @@ def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[Finding]:
         )
 
 
-def _port(server: ServerEvidence) -> Iterator[Finding]:
+def _port(server: ServerEvidence) -> Iterator[DoctorFinding]:
     if server.port is not None and server.port_holder:
         yield critical(
             "port-taken",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.config.settings import Settings
-from swarm.core.doctor.evidence import BoxEvidence, Finding, ProcessEvidence, Quote, critical, warning
+from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, ProcessEvidence, Quote, critical, warning
 from swarm.core.policy.alarms import supervisor_gone
 
 FRESH_S = 3600.0
@@ -13,7 +13,7 @@ FRESH_S = 3600.0
 _UP = ("running", "draining", "stopping")
 
 
-def process_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Finding]:
+def process_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[DoctorFinding]:
     """The supervisor first: where it is missing, much follows from it."""
     yield from _supervisor(evidence)
     yield from _brain(evidence)
@@ -33,7 +33,7 @@ def expected(evidence: BoxEvidence) -> bool:
     return (supervisor is not None and supervisor.alive) or evidence.supervisor_phase in _UP
 
 
-def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
+def _supervisor(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     process = evidence.process("supervisor")
     died = process is not None and evidence.supervisor_phase in _UP
     if process is None or process.alive or not (died or evidence.orphans):
@@ -50,7 +50,7 @@ def _supervisor(evidence: BoxEvidence) -> Iterator[Finding]:
     )
 
 
-def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
+def _brain(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     process = evidence.process("brain")
     alive = [p for p in evidence.processes if p.role == "worker" and p.alive]
     if (process is not None and process.alive) or not (alive or _lives(evidence, "supervisor")):
@@ -64,7 +64,7 @@ def _brain(evidence: BoxEvidence) -> Iterator[Finding]:
     )
 
 
-def _server(process: ProcessEvidence) -> Iterator[Finding]:
+def _server(process: ProcessEvidence) -> Iterator[DoctorFinding]:
     worker = process.name.removeprefix("ollama-")
     if process.state == "quarantined":
         code, what = "quarantined", f"its card is in quarantine: {process.reason}"
@@ -82,7 +82,7 @@ def _server(process: ProcessEvidence) -> Iterator[Finding]:
     )
 
 
-def _lock(process: ProcessEvidence) -> Iterator[Finding]:
+def _lock(process: ProcessEvidence) -> Iterator[DoctorFinding]:
     if process.alive and process.lock_holder:
         yield critical(
             "lock-held",
@@ -93,7 +93,7 @@ def _lock(process: ProcessEvidence) -> Iterator[Finding]:
         )
 
 
-def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
+def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[DoctorFinding]:
     limit_s = settings.worker.heartbeat_stale_s
     age = f"last heartbeat {process.beat_age_s:.0f} s ago (limit {limit_s:.0f} s)" if process.beat_age_s is not None else ""
     proofs = tuple(t for t in (f"/proc/{process.pid}/stat: state {process.kernel_state}", age) if t)
@@ -123,7 +123,7 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
+def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[DoctorFinding]:
     """How it ended last: while it is down, and for an hour after it was started again."""
     if process.name == "supervisor":
         return
@@ -141,7 +141,7 @@ def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[Finding]:
         proofs.append(f"{process.row_path}: its pid {process.pid} now belongs to another process, {process.number_taken_by}")
     told = f"supervisor: {_story(process)}" if process.state else ""
     quotes = _quotes(process.ended, process.crash, process.last_words if down else None)
-    yield Finding(
+    yield DoctorFinding(
         severity="critical" if down else "warning",
         code=code,
         subject=process.name,
