@@ -33,7 +33,7 @@ class Clock(Protocol):
         ...
 
 
-class Transaction(Protocol):
+class QueueTransaction(Protocol):
     """What a worker does to the queue at once."""
 
     @property
@@ -69,7 +69,7 @@ class WorkerQueue(Protocol):
         """How often another worker was quicker, so far."""
         ...
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self) -> AbstractContextManager[QueueTransaction]:
         """Put outcomes on record and claim within the block; all of it shares the flushes at its end.
 
         Raises ``StorageFault`` when the disk refuses: nothing is claimed then, and the same finishes may be said again.

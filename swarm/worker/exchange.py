@@ -22,7 +22,7 @@ from swarm.core.policy.slots import Held, free_classes, slot_limits
 from swarm.core.task import TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.log_once import LogOnce
-from swarm.runtime.ports import Transaction
+from swarm.runtime.ports import QueueTransaction
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.outcomes import Closing, Outcomes
@@ -175,7 +175,7 @@ class Exchange:
     # -- claims ------------------------------------------------------------------------------------------------------
 
     def _claim(
-        self, transaction: Transaction, held: Sequence[Held], closed: Closed, pauses: Pauses, claimed: Claimed
+        self, transaction: QueueTransaction, held: Sequence[Held], closed: Closed, pauses: Pauses, claimed: Claimed
     ) -> None:
         """Claim for every free slot."""
         while len(claimed.unwanted) < MOST_UNWANTED:

@@ -53,7 +53,7 @@ REMEMBERED = 64
 TICK_S = 0.05
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _ProbeResult(msgspec.Struct, frozen=True):
     """How a probe went."""
 
     probed: Probed
@@ -75,7 +75,7 @@ class FaultInquiry:
         self._waiting: dict[str, tuple[Run, Broken, TaskFault]] = {}
         self._broken: deque[Broken] = deque(maxlen=REMEMBERED)
         self._witnesses: deque[Witness] = deque(maxlen=REMEMBERED)
-        self._answers: SimpleQueue[_Asked | bool] = SimpleQueue()
+        self._answers: SimpleQueue[_ProbeResult | bool] = SimpleQueue()
         self._probed: Probed | None = None
         self._busy = ""
         """What is under way on a pool thread."""
@@ -237,7 +237,7 @@ class FaultInquiry:
                 self._log.warning("Task %s is suspected (%s): %s", task_id, fault.kind, found.why)
                 return TaskFault("suspect", fault.kind, said, fault.result, alone=found.alone)
 
-    def _learn(self, asked: _Asked) -> None:
+    def _learn(self, asked: _ProbeResult) -> None:
         self._probed = asked.probed
         self._wanted = False
         if asked.fault is None:
@@ -278,7 +278,7 @@ class FaultInquiry:
                 self._log.exception("probing the server failed")
                 fault = TaskFault("infra", "probe_failed", f"the probe failed: {type(error).__name__}: {error}")
             probed = Probed(began_s, monotonic(), "" if fault is None else fault.message)
-            self._answers.put(_Asked(probed, fault, run))
+            self._answers.put(_ProbeResult(probed, fault, run))
 
         self._pool.submit(ask)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from swarm.config.settings import ScriptSettings, script_entry
 from swarm.core.faults import TaskFault
-from swarm.errors import InputError, nearest
+from swarm.errors import InputError, name_hint
 
 Scripts = Mapping[str, tuple[str, ...] | ScriptSettings]
 
@@ -43,13 +43,7 @@ def _entry(command: Sequence[str], scripts: Scripts) -> ScriptSettings:
     name = command[0]
     if name in scripts and (entry := script_entry(scripts[name])).command:
         return entry
-    near = nearest(name, scripts, 3)
-    if near:
-        known = f"did you mean {', '.join(near)}?"
-    elif scripts:
-        known = f"allowed are: {', '.join(sorted(scripts)[:10])}"
-    else:
-        known = "the list is empty"
+    known = name_hint(name, sorted(scripts), "allowed are:", 3, most=10) if scripts else "the list is empty"
     raise _refused(f"{name!r} is not in the allow-list [scripts] of the configuration ({known})")
 
 
@@ -91,7 +85,9 @@ def check_submitted(document: Mapping[str, Any], scripts: Scripts) -> None:
     if not scripts or document.get("task_class") not in ("cpu", "script"):
         return
     try:
-        task = msgspec.convert({name: document[name] for name in _Asked.__struct_fields__ if name in document}, _Asked)
+        task = msgspec.convert(
+            {name: document[name] for name in _CommandFields.__struct_fields__ if name in document}, _CommandFields
+        )
     except msgspec.ValidationError:
         return
     try:
@@ -101,7 +97,7 @@ def check_submitted(document: Mapping[str, Any], scripts: Scripts) -> None:
         raise InputError(fault.message, hint=hint) from fault
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _CommandFields(msgspec.Struct, frozen=True):
     command: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
