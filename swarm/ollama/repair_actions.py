@@ -12,11 +12,10 @@ from pathlib import Path
 from swarm.config.settings import RepairSettings
 from swarm.core.worker import ProcessIdentity
 from swarm.ollama import quarantine as notes
-from swarm.ollama.server import ServerNote
+from swarm.ollama.server import running_server
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import describe
-from swarm.proc.state_file import read_note
 
 END_WAIT_S = 5.0
 """For a killed process to end; longer means that it is stuck in the kernel."""
@@ -141,10 +140,8 @@ class RepairActions:
 
     def _server(self) -> ProcessIdentity | None:
         """The living server by the supervisor's note; it counts only with our markers in its environment."""
-        note = read_note(self._workers_dir / f"{self._worker}.server.json", ServerNote)
-        if note is None or note.process not in find_marked(**self._markers):
-            return None
-        return note.process
+        note = running_server(self._workers_dir / f"{self._worker}.server.json", self._markers)
+        return note.process if note is not None else None
 
 
 def _gone(processes: list[ProcessIdentity], within_s: float) -> bool:

@@ -28,28 +28,20 @@ _COUNTERS = ("prompt_eval_count", "eval_count", "total_duration", "load_duration
 _WORDS = ("model", "created_at", "done_reason")
 
 
-class _PsEntry(msgspec.Struct):
+class _ModelEntry(msgspec.Struct):
+    """Of ``/api/ps`` or ``/api/tags``."""
+
     name: str
     digest: str = ""
     size: int = 0
     size_vram: int = 0
     context_length: int = 0
     expires_at: str = ""
-
-
-class _PsReply(msgspec.Struct):
-    models: list[_PsEntry] | None
-
-
-class _TagEntry(msgspec.Struct):
-    name: str
-    digest: str = ""
-    size: int = 0
     capabilities: list[str] | None = None
 
 
-class _TagsReply(msgspec.Struct):
-    models: list[_TagEntry] | None
+class _ModelsReply(msgspec.Struct):
+    models: list[_ModelEntry] | None
 
 
 class _ShowReply(msgspec.Struct):
@@ -98,7 +90,7 @@ def loaded_models(document: Line) -> tuple[LoadedModel, ...]:
             context_length=_possible(entry.context_length),
             expires_at=shown_text(entry.expires_at, _WORD_CHARS),
         )
-        for entry in (_convert(document, _PsReply).models or ())[:_MAX_MODELS]
+        for entry in _entries(document)
     )
 
 
@@ -111,8 +103,12 @@ def installed_models(document: Line) -> tuple[InstalledModel, ...]:
             size_mib=_mib(entry.size),
             capabilities=_capabilities(entry.capabilities),
         )
-        for entry in (_convert(document, _TagsReply).models or ())[:_MAX_MODELS]
+        for entry in _entries(document)
     )
+
+
+def _entries(document: Line) -> list[_ModelEntry]:
+    return (_convert(document, _ModelsReply).models or [])[:_MAX_MODELS]
 
 
 def model_details(model: str, document: Line) -> ModelDetails:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,20 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+def running_server(note_path: Path, markers: Mapping[str, str]) -> ServerNote | None:
+    """The note, if that very process lives and carries these markers: a note alone is only a hint."""
+    note = read_note(note_path, ServerNote)
+    return note if note is not None and is_marked(note.process, **markers) else None
+
+
 def server_proof(worker: str, root: Path) -> ServerProof:
     """Of the server that some supervisor keeps for this worker, for whoever is about to send it something."""
     path = root / "workers" / f"{worker}.server.json"
     markers = {SERVER_MARKER: worker, ROOT_MARKER: str(root)}
 
     def noted() -> ProcessIdentity | None:
-        note = read_note(path, ServerNote)
-        return note.process if note is not None and is_marked(note.process, **markers) else None
+        note = running_server(path, markers)
+        return note.process if note is not None else None
 
     return ServerProof(markers, known=noted)
 
@@ -98,11 +104,8 @@ class ServerProcess(KeptProcess):
 
     def adopt(self) -> str | None:
         """Take over the running server of an earlier supervisor if it is the right one; returns a line for the log."""
-        note = read_note(Path(self.spec.note_path), ServerNote)
+        note = running_server(Path(self.spec.note_path), self.spec.markers)
         if note is None or note.fingerprint != self.spec.fingerprint:
-            return None
-        # The note is only a hint: that very process, alive and with our marker in its environment, is the proof.
-        if note.process not in find_marked(**self.spec.markers):
             return None
         child = Child.adopt(note.process, markers=self.spec.markers)
         if child is None:
