@@ -4,7 +4,7 @@
   people would be written into it.
 * Text is UTF-8, whatever the locale; what cannot be encoded is escaped.
 * Standard error never fails: a message that nobody can read ends nothing.
-* What standard output cannot take is told apart from every other trouble with files: ``OutputLost``.
+* A failed write to standard output has an exception of its own, ``OutputLost``: no other file is at fault.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UTF8_MODE = "PYTHONUTF8"
 
 
 class OutputLost(Exception):
-    """Standard output takes no more: its reader has gone, its disk is full, its terminal was closed.
+    """Standard output takes no more: its reader ended, its disk is full, its terminal was closed.
 
     No ``OSError``: whoever handles those means files, and would blame one of them.
     """

@@ -150,7 +150,7 @@ def to_plain(blocks: Sequence[Block]) -> str:
     for block in blocks:
         match block:
             case Line():
-                out.append(clean(block.text).rstrip() + "\n")
+                out.append(one_line(block.text).rstrip() + "\n")
             case Table():
                 out.extend(line.rstrip() + "\n" for line in _plain_table(block))
             case Said(text=text):
@@ -165,7 +165,7 @@ def to_terminal(blocks: Sequence[Block], console: Console) -> None:
     for block in blocks:
         match block:
             case Line():
-                console.print(Text(clean(block.text), style=block.style))
+                console.print(Text(one_line(block.text), style=block.style))
             case Said():
                 console.print(Text(shown_lines(block.text)))
             case Table() if not block.rows:
@@ -175,11 +175,6 @@ def to_terminal(blocks: Sequence[Block], console: Console) -> None:
                 _terminal_table(block, console)
 
 
-def clean(text: str) -> str:
-    """Text from outside made harmless: no control characters, no line breaks, nothing that reorders the line."""
-    return one_line(text)
-
-
 def _console() -> Console:
     from rich.console import Console
 
@@ -187,13 +182,13 @@ def _console() -> Console:
 
 
 def _cells(row: Sequence[Cell | str]) -> list[Cell]:
-    return [Cell(clean(c)) if isinstance(c, str) else Cell(clean(c.text), c.style) for c in row]
+    return [Cell(one_line(c)) if isinstance(c, str) else Cell(one_line(c.text), c.style) for c in row]
 
 
 def _plain_table(table: Table) -> list[str]:
-    head = [clean(table.title)] if table.title else []
+    head = [one_line(table.title)] if table.title else []
     if not table.rows:
-        return [*head, clean(table.empty)] if table.empty else []
+        return [*head, one_line(table.empty)] if table.empty else []
     grid = [[c.name.upper() for c in table.columns], *([cell.text for cell in _cells(row)] for row in table.rows)]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
     lines = []
@@ -207,7 +202,7 @@ def _terminal_table(table: Table, console: Console) -> None:
     from rich.text import Text
 
     if table.title:
-        console.print(Text(clean(table.title), style="bold"))
+        console.print(Text(one_line(table.title), style="bold"))
     head, *rows = table_lines(table, console.width)
     console.print(head, no_wrap=True, overflow="ellipsis")
     console.print(Text("─" * min(max(line.cell_len for line in (head, *rows)), console.width), style="dim"))

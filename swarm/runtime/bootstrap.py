@@ -1,4 +1,4 @@
-"""What brain, worker and supervisor have in common at their start: root, log, life lock, registry row."""
+"""What brain, worker and supervisor have in common at their start: root, log, process lock, registration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from swarm.queue.stores import registry
 from swarm.runtime import logging as logsetup
 
 LOCK_WAIT_S = 2.0
-"""A look or a recovery holds a life lock for milliseconds; who starts waits them out."""
+"""A look or a recovery holds a process lock for milliseconds; a starting process waits so long."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ def logging_as(name: str, options: RunOptions) -> Iterator[logging.Logger]:
 
 
 def life_lock(layout: Layout, name: str) -> ProcessLock:
-    """The life lock of this name; refused, it names the holder."""
+    """The process lock of this name; a refusal names the holder."""
 
     def holder() -> str:
         row = registry.read_row(layout, name)
@@ -122,7 +122,10 @@ def life_lock(layout: Layout, name: str) -> ProcessLock:
 
 @contextmanager
 def living(queue: FileQueue, row: WorkerRow) -> Iterator[WorkerRow]:
-    """Hold the life lock and be registered within the block; yields the row with its epoch. Raises ``LockHeld``."""
+    """Hold the process lock and be registered within the block; yields the registration with its epoch.
+
+    Raises ``LockHeld``.
+    """
     lock = life_lock(queue.layout, row.name)
     lock.acquire(LOCK_WAIT_S)
     try:
@@ -134,7 +137,7 @@ def living(queue: FileQueue, row: WorkerRow) -> Iterator[WorkerRow]:
 
 
 def own_row(name: str, role: str) -> WorkerRow:
-    """This process's row, its epoch still to be filled in by ``living``."""
+    """This process's registration; ``living`` fills in its epoch."""
     return WorkerRow(
         name=name,
         role=role,

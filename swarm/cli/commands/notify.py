@@ -1,4 +1,4 @@
-"""``swarm notify …``: who is still to be told, and what could not be delivered."""
+"""``swarm notify …``: notifications that wait, and those that could not be delivered."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

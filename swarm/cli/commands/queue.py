@@ -167,7 +167,7 @@ def cancel(
 
 
 def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
-    """Do it to each; what cannot be done is told and makes the exit code 2, the rest is done all the same."""
+    """Do it to each task. Those that refuse are reported and make the exit code 2; the rest is done all the same."""
     done: list[dict[str, str]] = []
     refused: list[dict[str, str]] = []
     hint: str | None = None

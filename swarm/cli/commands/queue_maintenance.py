@@ -82,8 +82,8 @@ def purge(
         named = ", ".join(batches[:8]) + (" …" if len(batches) > 8 else "")
         number = "1 batch" if len(batches) == 1 else f"{len(batches):,} batches"
         lines.append(Line(f"{verb} {number} whose tasks are all purged: {named}"))
-    told = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
-    show(told, lines, as_json=as_json)
+    answer = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
+    show(answer, lines, as_json=as_json)
 
 
 def _states(names: list[str] | None) -> tuple[TaskState, ...]:

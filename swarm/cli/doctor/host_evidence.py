@@ -56,7 +56,7 @@ def _test_write(path: Path) -> str:
         return error.strerror or str(error)
     try:
         os.write(fd, b"x" * 4096)
-        with suppress(CannotFlush):  # told of by itself
+        with suppress(CannotFlush):  # a finding of its own
             sync_fd(fd)
     except OSError as error:
         return error.strerror or str(error)
@@ -117,7 +117,7 @@ def open_programs(settings: Settings, *, serves: bool) -> Iterator[tuple[str, st
             with opened(path or "") as (_, doubts):
                 yield from ((where, str(doubt), doubt.mend) for doubt in doubts if not doubt.foreign)
         except (OSError, ValueError):
-            continue  # no file, or one that cannot be read: nothing that could be told
+            continue  # no file, or one that cannot be read
 
 
 def newer_than_now(layout: Layout, now_s: float) -> Quote | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from filelock import FileLock, Timeout
 
-from swarm.cli.render import clean
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
@@ -24,6 +23,7 @@ from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.ollama.client import OllamaClient
 from swarm.ollama.server import ServerProcess, client_of
 from swarm.ollama.server_spec import server_spec
+from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
 from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.storage.locks import is_held
@@ -63,7 +63,7 @@ class PullBar:
         if self._bar is not None and self._task is not None:
             total, done = self._sums()
             self._bar.update(
-                self._task, total=total or None, completed=done, description=clean(f"{self._model}: {step.status}")
+                self._task, total=total or None, completed=done, description=one_line(f"{self._model}: {step.status}")
             )
         elif changed or time.monotonic() - self._said_s > LINE_EVERY_S:
             self._say()
@@ -75,7 +75,7 @@ class PullBar:
         self._said_s = time.monotonic()
         total, done = self._sums()
         share = f", {done / _MIB:,.0f} of {total / _MIB:,.0f} MiB ({done / total:.0%})" if total else ""
-        print(clean(f"{self._model}: {self._status}{share}"), file=sys.stderr, flush=True)
+        print(one_line(f"{self._model}: {self._status}{share}"), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -98,7 +98,7 @@ class PullBar:
             )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(clean(self._model), total=None)
+            self._task = self._bar.add_task(one_line(self._model), total=None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 import msgspec
 
-from swarm.cli.render import clean
 from swarm.cli.units import count, duration, rate
+from swarm.plain_text import one_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,10 +109,10 @@ def _rates(view: RunView) -> list[str]:
 
 def card_line(card: RunCard) -> str:
     """One worker in one line of at most 78 characters, whatever its names are."""
-    model = clean(card.model or "no model")
+    model = one_line(card.model or "no model")
     tokens = f"{rate(card.tokens_per_s)} tok" if card.tokens_per_s is not None else ""
     slots = f"{card.slots_busy}/{card.slots}"
-    line = f"{clean(card.worker)[:14]:14} {card.status[:9]:9} {model[:24]:24} {slots} {count(card.done):>6} done {tokens}"
+    line = f"{one_line(card.worker)[:14]:14} {card.status[:9]:9} {model[:24]:24} {slots} {count(card.done):>6} done {tokens}"
     return line.rstrip()[:78]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ESCAPE_S = 0.05
-"""A lone escape is told from the start of an arrow key by nothing following so soon; over ssh they come in one packet."""
+"""An escape followed by nothing for so long is the key itself, not the start of an arrow key; ssh sends those at once."""
 _NAMED = {
     b"[A": "up",
     b"[B": "down",
@@ -48,7 +48,7 @@ def raw_keys(fd: int) -> Iterator[None]:
 
 
 def read_keys(fd: int) -> list[str] | None:
-    """The keys that wait on ``fd`` (call it when there are some); None: the terminal is gone."""
+    """The keys that wait on ``fd`` (call it when there are some); None: the terminal was closed."""
     data = _read(fd)
     if not data:
         return None

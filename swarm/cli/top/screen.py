@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from rich.text import Text
 
-from swarm.cli.render import Cell, Table, clean, columns, table_lines
+from swarm.cli.render import Cell, Table, columns, table_lines
 from swarm.cli.top.screen_state import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
 from swarm.cli.units import count, duration, plural, rate
 from swarm.cli.views.overview import StatusView
 from swarm.cli.views.queue_rows import lanes_table
 from swarm.cli.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell
 from swarm.cli.views.worker_rows import WorkerLine, cards_table, workers_table
+from swarm.plain_text import one_line
 
 MIN_LIST = 4
 """Lines that the list of workers or tasks keeps, its head included, however low the terminal is."""
@@ -78,7 +79,7 @@ def _share(lines: list[Text], spare: int, most: int) -> int:
 
 
 def _title(view: StatusView, width: int) -> Text:
-    left = Text(f"swarm {clean(view.root)}", style="bold")
+    left = Text(f"swarm {one_line(view.root)}", style="bold")
     words = "running" if view.running else "not running"
     left.append(f"  {words}", style="bold green" if view.running else "bold red")
     if view.simulated:
@@ -116,8 +117,8 @@ def _alarms(view: StatusView, most: int, width: int) -> list[Text]:
     lines: list[Text] = []
     for alarm in view.alarms[:most]:
         style = "bold red" if alarm.level == "critical" else "yellow"
-        text = Text(f"{'ALARM' if alarm.level == 'critical' else 'WARN'} {clean(alarm.text)}", style=style)
-        step = Text(f"try: {clean(alarm.next)}", style="dim")
+        text = Text(f"{'ALARM' if alarm.level == 'critical' else 'WARN'} {one_line(alarm.text)}", style=style)
+        step = Text(f"try: {one_line(alarm.next)}", style="dim")
         lines += [text + "  " + step] if text.cell_len + 2 + step.cell_len <= width else [text, Text("  ") + step]
     more = len(view.alarms) - most
     return [*lines, Text(f"and {plural(more, 'more alarm')}: swarm status", style="yellow")] if more > 0 else lines
@@ -210,7 +211,7 @@ def _look(state: TopState, width: int, room: int) -> list[Text]:
 
 def _wrapped(text: str, width: int, style: str = "", *, indent: str = "", first: str | None = None) -> list[Text]:
     start = indent if first is None else first
-    parts = textwrap.wrap(clean(text), max(width, 20), initial_indent=start, subsequent_indent=indent)
+    parts = textwrap.wrap(one_line(text), max(width, 20), initial_indent=start, subsequent_indent=indent)
     return [Text(part, style=style) for part in parts]
 
 
@@ -232,7 +233,7 @@ def _footer(state: TopState) -> Text:
     if state.asking:
         return Text(f"cancel {state.asking}? y / n", style="bold reverse")
     if state.note:
-        return Text(clean(state.note), style="bold")
+        return Text(one_line(state.note), style="bold")
     if state.page != "main":
         keys = "r retry  c cancel  j k scroll  esc back" if state.page == "look" else "esc back"
         return Text(f"{keys}  q back  Ctrl-C leave", style="dim")

@@ -243,7 +243,7 @@ def _moved(state: TopState, step: int) -> TopState:
 
 
 def _held(state: TopState) -> TopState:
-    """A selection that is on a line, if there is one: when its line has gone, the first."""
+    """A selection that is on a line, if there is one: the first, once its own line is missing."""
     keys = [key_of(row) for row in lines_of(state)]
     if state.selected in keys:
         return state

@@ -83,7 +83,7 @@ def status(
     supervisor: bool = False,
     orphans: int = 0,
 ) -> StatusView:
-    """Everything `swarm status` shows; whether brain and supervisor live is told (a snapshot holds the workers only).
+    """Everything `swarm status` shows. A snapshot holds the workers only: whether brain and supervisor live is an argument.
 
     ``orphans``: how many processes run on without the supervisor that started them.
     """

@@ -137,10 +137,7 @@ def lanes_table(rows: Sequence[LaneRow]) -> Table:
 
 
 def _lane_cells(row: LaneRow) -> tuple[Cell | str, ...]:
-    on = (
-        Cell(", ".join(row.loaded_on))
-        if row.loaded_on
-        else Cell("nobody" if row.model else "-", "yellow" if row.model else "")
-    )
+    nobody = Cell("nobody", "yellow") if row.model else Cell("-")
+    on = Cell(", ".join(row.loaded_on)) if row.loaded_on else nobody
     name = f"llm {row.model}" if row.task_class == "llm" else row.lane.replace("@", " ")
     return (name, f"{row.waiting:,}", duration(row.oldest_s), duration(row.eta_s), on)

@@ -55,7 +55,7 @@ class ActiveRow(msgspec.Struct, frozen=True, kw_only=True):
 def task_row(located: Located, document: Mapping[str, Any] | None, *, reason: str = "") -> TaskRow:
     """One line of a listing; ``document`` is None where it could not be read (it moved on, or is corrupt).
 
-    ``reason``: why a file was set aside as corrupt.
+    ``reason``: why a file was moved to corrupt/.
     """
     doc = document or {}
     parsed = parse_lane(located.lane) if located.lane else None
@@ -112,7 +112,7 @@ def task_table(rows: Sequence[TaskRow], *, state: str) -> Table:
 
 
 def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
-    """Files that were no tasks: their names, and why they were set aside."""
+    """Files that were no tasks: their names, and why they were moved to corrupt/."""
     cells = tuple((row.task_id, Cell(row.error or "no reason is recorded", "red")) for row in rows)
     return Table(columns=columns("file", "why~"), rows=cells, empty="no corrupt files")
 

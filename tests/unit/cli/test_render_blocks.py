@@ -7,12 +7,13 @@ import json
 
 from rich.console import Console
 
-from swarm.cli.render import Block, Cell, Column, Line, Table, clean, to_json, to_json_line, to_plain, to_terminal
+from swarm.cli.render import Block, Cell, Column, Line, Table, to_json, to_json_line, to_plain, to_terminal
 from swarm.cli.views import overview
 from swarm.cli.views.model_rows import model_rows, models_table
 from swarm.cli.views.task_rows import active_rows, active_table, task_blocks
 from swarm.cli.views.worker_rows import card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
+from swarm.plain_text import one_line
 from tests.helpers.cli_world import Counts, brain, card, claim, healthy, lane, swarm, worker
 
 SETTINGS = Settings()
@@ -41,7 +42,7 @@ def test_an_empty_table_says_so():
 
 def test_text_from_outside_cannot_move_the_cursor_or_break_the_line():
     evil = "a\x1b[2Jb\nc\u202ed\udc80"
-    assert clean(evil) == "a\\x1b[2Jb\\nc\\u202ed\\udc80"
+    assert one_line(evil) == "a\\x1b[2Jb\\nc\\u202ed\\udc80"
     for text in (
         to_plain([Line(evil)]),
         to_plain([Table(columns=(Column("x"),), rows=((evil,),))]),
