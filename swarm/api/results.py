@@ -211,6 +211,6 @@ def read_result(layout: Layout, task_id: str, index: int | None = None) -> Resul
     document = read_ended(layout, task_id)
     if document is None:
         raise UnknownTask(
-            f"the record of task {task_id} is gone", hint="was it purged, or retried with `swarm queue retry`?"
+            f"the record of task {task_id} is missing", hint="was it purged, or retried with `swarm queue retry`?"
         )
     return result_of(document, index)

@@ -60,7 +60,7 @@ def _processes() -> Iterator[Check]:
     try:
         shown = os.readlink(f"{PROC}/self")
     except OSError as exc:
-        what = f"{PROC} does not show this process ({exc.strerror}): no process could be told from another"
+        what = f"{PROC} does not show this process ({exc.strerror}): processes could not be identified"
         yield _missing(name, what, mend)
         return
     if shown != str(os.getpid()):

@@ -62,7 +62,7 @@ def split(data: bytes) -> tuple[bytes, bytes | None]:
         return head[:-1] + b"}", b"{" + data[end + 1 :]
     if head.endswith(b"}"):
         return head, None
-    raise ValueError("the first line is no whole JSON object")
+    raise ValueError("the first line is no complete JSON object")
 
 
 def parse(data: bytes) -> Parts:

@@ -157,7 +157,7 @@ class RootGuard:
         try:
             now = os.stat(self._root)
         except (FileNotFoundError, NotADirectoryError):
-            return f"the queue root {self._root} is gone"
+            return f"the queue root {self._root} is missing"
         except OSError:
             return ""  # a disk or a network in trouble, which tells so itself
         if os.path.samestat(now, os.fstat(self._fd)):

@@ -68,7 +68,7 @@ def carry_out(root: Path, keepers: Sequence[Keeper]) -> None:
         remove_note(_folder(root) / name)
         keeper = next((k for k in keepers if k.process.name == name), None)
         if request is None or keeper is None:
-            log.warning("asked to restart %r, which is none of this swarm's processes", name)
+            log.warning("asked to restart %r, which is no process of this swarm", name)
             continue
         log.info("%s", keeper.restart(now=request.now))
 
@@ -139,7 +139,7 @@ def _known(status: SupervisorStatus, name: str) -> ChildStatus:
     child = status.child(name)
     if child is None:
         there = [c.name for c in status.children]
-        raise InputError(f"{name} is none of this swarm's processes", hint=name_hint(name, there))
+        raise InputError(f"{name} is no process of this swarm", hint=name_hint(name, there))
     return child
 
 

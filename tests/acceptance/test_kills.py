@@ -42,7 +42,7 @@ def test_a_brain_killed_again_and_again_files_what_is_dropped_in_each_time(tmp_p
         wait_until(lambda: len(list(someone.queue.list(TaskState.COMPLETED))) >= 5, what="all of them are done")
 
 
-GONE = "supervisor is gone; {} processes run on; `swarm up` adopts them, `swarm down` ends them"
+GONE = "supervisor is not running; {} processes run on; `swarm up` adopts them, `swarm down` ends them"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_a_killed_supervisor_left_is_told_and_ended(tmp_path, killed, stopp
             kill(someone, name, signal.SIGSTOP)
         for name in killed:
             kill(someone, name)
-        alarm = GONE.format(run_on) if run_on > 1 else "supervisor is gone; 1 process runs on"
+        alarm = GONE.format(run_on) if run_on > 1 else "supervisor is not running; 1 process runs on"
         wait_until(lambda: alarm in someone.run("status").stdout, what="the alarm")
         if killed == ("supervisor",) and not stopped:
             assert alarm in someone.run("doctor").stdout
@@ -107,7 +107,7 @@ def test_who_comes_up_after_it_adopts_what_runs_and_what_stands_still_goes_on(tm
         someone.ok("up", "--simulate", "1", "--detach")
         assert someone.ok("submit", "--prompt", "x", "--model", "llama3.2:3b", "--wait")
         assert {name: registry.read_row(layout, name).process.pid for name in before} == before
-        assert "supervisor is gone" not in someone.ok("status")
+        assert "supervisor is not running" not in someone.ok("status")
         someone.ok("down")
 
 
@@ -124,7 +124,7 @@ def test_a_worker_that_somebody_else_starts_again_is_not_said_to_have_ended(tmp_
         loop = subprocess.Popen(words, env=someone.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: at_work(someone.queue.layout, "w"), what="it works")
-            assert "supervisor is gone" not in someone.run("status").stdout, "it never had one"
+            assert "supervisor is not running" not in someone.run("status").stdout, "it never had one"
             refused = someone.run("down", "--config", str(config))
             assert refused.returncode != 0
             assert "started again by somebody else: worker w" in refused.stderr

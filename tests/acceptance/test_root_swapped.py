@@ -26,7 +26,7 @@ def test_a_guard_tells_a_swap_a_move_and_a_link_that_leads_elsewhere(tmp_path):
     assert guards[0].trouble() == ""
     assert ANOTHER in guards[1].trouble()
     root.rename(tmp_path / "away")
-    assert "is gone" in guards[0].trouble()
+    assert "is missing" in guards[0].trouble()
     other.rename(root)
     assert ANOTHER in guards[0].trouble()
 

@@ -75,7 +75,7 @@ def hosting(options: RunOptions, *, quiet: bool = True) -> Iterator[Hosting]:
     if options.simulate:
         print("note: a swarm is already running and does the work; --simulate is ignored", file=sys.stderr)
     elif not lives(options.settings, "supervisor"):
-        whose = "workers whose supervisor is gone" if orphans(options.settings) else "workers started alone"
+        whose = "workers without a supervisor" if orphans(options.settings) else "workers started alone"
         print(f"note: {whose} do the work", file=sys.stderr)
     yield Hosting(own=None, guest_of=run_served(options.settings))
 

@@ -203,7 +203,7 @@ def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models
 def _answer(queue: FileQueue, task_id: str) -> Outcome:
     ended = read_ended(queue.layout, task_id)
     if ended is None:
-        raise EngineError(f"task {task_id} has ended and is missing", hint="`swarm queue fsck` tells whether all is well")
+        raise EngineError(f"task {task_id} has ended, but its record is missing", hint="`swarm queue fsck` checks the queue")
     if ended["status"] != "completed":
         error = ended.get("error") or {}
         words = f"{ended['status']}: {error.get('message', 'no reason was recorded')}"

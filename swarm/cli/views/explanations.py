@@ -77,7 +77,7 @@ def quarantined(task_id: str, aside: QuarantinedFile, root: str) -> Explanation:
     """What became of a task whose file was none, in the queue at ``root``."""
     text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
     reasons = (
-        Reason("corrupt", text, f"swarm submit --task {shlex.quote(f'{root}/corrupt/{aside.name}')}  (once it is mended)"),
+        Reason("corrupt", text, f"swarm submit --task {shlex.quote(f'{root}/corrupt/{aside.name}')}  (once it is repaired)"),
     )
     return Explanation(subject=task_id, kind="task", state=str(TaskState.CORRUPT), reasons=reasons)
 

@@ -90,7 +90,7 @@ def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Setting
     want = desired(snapshot, settings)[view.name]
     holds = view.heartbeat.model if view.heartbeat is not None else None
     if want.model != holds and not reasons:
-        text = f"{view.name} should hold {want.model}: {want.reason}. The brain inserts the load at its next turn."
+        text = f"{view.name} should hold {want.model}: {want.reason}. The brain inserts the load at its next tick."
         reasons.append(Reason("load_due", text, "swarm logs brain -n 20"))
     elif holds is None and not reasons:
         reasons.append(Reason("cold", f"{view.name} has no model: {want.reason}.", "swarm queue stats"))

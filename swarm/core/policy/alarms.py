@@ -21,7 +21,7 @@ CLEARED_SHARE = 10
 def supervisor_gone(processes: int) -> str:
     """The supervisor died without a goodbye while so many of its processes live."""
     run_on, them = ("1 process runs on", "it") if processes == 1 else (f"{processes} processes run on", "them")
-    return f"supervisor is gone; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
+    return f"supervisor is not running; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
 
 
 class _Picture(NamedTuple):

@@ -28,7 +28,7 @@ class FileDropIn(_Decision, frozen=True, kw_only=True):
 class RecoverWorker(_Decision, frozen=True, kw_only=True):
     """Reclaim what a dead worker held: requeue, or dead-letter past the crash limit. Needs its free process lock."""
 
-    WORDS = "take back what {0.worker} held"
+    WORDS = "requeue the tasks of {0.worker}"
     worker: str
 
 

@@ -208,6 +208,6 @@ def _by_name(source: Source, first: bytes) -> Format:
     if first.lstrip().startswith(b"{"):
         return "jsonl"
     raise InputError(
-        f"{source.label}: its format cannot be told from its name",
+        f"{source.label}: its format cannot be inferred from its name",
         hint="name it: --format jsonl, --format csv, --format text (one prompt per line) or --format openai",
     )

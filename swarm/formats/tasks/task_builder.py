@@ -73,7 +73,7 @@ def _check_options(options: ReadOptions) -> None:
     if options.model is not None and not _MODEL.search(options.model):
         raise InputError(f"model: {options.model!r} is no model name", hint="write it like llama3.2:3b")
     for name, problem in option_problems(options.options):
-        raise InputError(f"options.{name}: {problem}", hint='in Ollama\'s words, such as {"num_predict": 64}')
+        raise InputError(f"options.{name}: {problem}", hint='in the format of Ollama, such as {"num_predict": 64}')
     if options.system and options.endpoint == "/api/embed":
         raise InputError("system: embeddings take no system prompt", hint="leave --system out")
     if options.schema is not None and options.endpoint == "/api/embed":

@@ -130,4 +130,4 @@ def _reasons(layout: Layout) -> Iterator[FsckFinding]:
     for name in sorted(names):
         if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
             what = "in corrupt/ without a reason: its process died, or the disk was full"
-            yield FsckFinding("no-reason", f"{layout.corrupt}/{name}", what, "a reason written that says so", Action.REASON)
+            yield FsckFinding("no-reason", f"{layout.corrupt}/{name}", what, "a reason that says so", Action.REASON)

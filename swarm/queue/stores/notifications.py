@@ -22,7 +22,7 @@ def write_note(layout: Layout, storage: Storage, note: Note) -> None:
 
     One without a mark is a new message and takes the place of any other of its subject; one with a mark only its own.
     """
-    with storage_faults("who is to be told could not be recorded"):
+    with storage_faults("a notification could not be recorded"):
         storage.make_dir(layout.outbox)
         with _alone(layout, storage):
             if not superseded(layout, note):

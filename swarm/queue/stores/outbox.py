@@ -68,7 +68,7 @@ class Outbox:
         """Move a note to ``undeliverable`` with the reason in it, unless a later one takes its place."""
         if superseded(self._layout, note):
             return
-        with storage_faults("a notification could not be set aside"):
+        with storage_faults("a notification could not be marked undeliverable"):
             self._storage.make_dir(self._given_up)
             put_note(self._storage, self._given_up, note)
         remove_note(self._layout, self._storage, note)

@@ -150,7 +150,7 @@ def test_brackets_in_texts_are_no_depth() -> None:
         ("a.txt", b"good\nbad \xff\n", "F:2: byte 5 (0xff) is no UTF-8"),
         ("a.txt", "one\n".encode("utf-16"), "UTF-16"),
         ("a.json", b'[{"prompt": "a"}]', "one JSON list"),
-        ("a.dat", b"hello\n", "cannot be told from its name"),
+        ("a.dat", b"hello\n", "cannot be inferred from its name"),
         ("a.jsonl.gz", b"\x1f\x8b", "compressed files"),
     ],
 )
@@ -212,7 +212,7 @@ def test_stdin_is_kept_so_that_it_can_be_read_twice(monkeypatch: pytest.MonkeyPa
     assert scan.batch_id == run(b'{"prompt": "a"}\n{"prompt": "b"}\n', M)[0].batch_id
     assert scan.batch_id != run(b'{"prompt": "c"}\n', M)[0].batch_id
     assert scan.batch_id.startswith("stdin-")
-    with pytest.raises(InputError, match="cannot be told"):
+    with pytest.raises(InputError, match="cannot be inferred"):
         run(b"just text\n", M)
 
 
