@@ -30,7 +30,7 @@ from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
 from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.readers import parse_object, resolve_format
-from swarm.formats.input.source import as_text, not_utf8, source_of
+from swarm.formats.input.source import as_text, source_of, text_of
 from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify.targets import check_target
@@ -158,7 +158,7 @@ def _maker(
     def make(line: FeedLine) -> Offer | str:
         try:
             document = {**defaults, **build(InputItem(line.first, record_of(line.raw))).document}
-            task = check.task(document)
+            task = check(document)
             check.say_unknown()
             for target in task.notify:
                 check_notify(target)
@@ -204,17 +204,7 @@ def _record_of(lines: FeedSource, state: FeedState, options: ReadOptions) -> Rec
     if state.format != "text":
         return parse_object
     column = options.prompt_field or "prompt"
-    return lambda raw: {column: _text(raw)}
-
-
-def _text(raw: bytes) -> str:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise FieldError("", not_utf8(error)) from error
-    if "\x00" in text:
-        raise FieldError("", "holds a NUL character; model servers cut the text there")
-    return text
+    return lambda raw: {column: text_of(raw)}
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from swarm.core.task import Endpoint, Task
 from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
-from swarm.queue.ids import new_id
 from swarm.queue.validate import validate
 
 T = TypeVar("T")
@@ -187,17 +186,15 @@ class LineCheck:
 
     def __init__(self, settings: Settings) -> None:
         self._models = ModelTable(settings.models)
-        self._task_id = new_id()
         self._unknown: dict[str, None] = {}
 
-    def __call__(self, document: Mapping[str, Any]) -> None:
-        """Raises ``FieldError``: what would be refused at submission, or would fail of its options when it runs."""
-        self.task(document)
+    def __call__(self, document: Mapping[str, Any]) -> Task:
+        """The task that the document describes, under a made-up id.
 
-    def task(self, document: Mapping[str, Any]) -> Task:
-        """The same, and the task that the document describes; with an id of its own, whatever it will be."""
+        Raises ``FieldError``: what would be refused at submission, or would fail of its options when it runs.
+        """
         try:
-            task = validate({**document, "task_id": self._task_id})
+            task = validate({**document, "task_id": "checked"})
         except TaskInvalid as error:
             raise _field_error(error) from error
         if task.request.get("shift") is False:

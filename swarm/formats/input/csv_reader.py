@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from swarm.errors import InputError
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import Problems
-from swarm.formats.input.source import MAX_LINE_BYTES, Source, not_utf8, raw_lines
+from swarm.formats.input.source import MAX_LINE_BYTES, Source, not_utf8, nul_at, raw_lines
 
 
 def read_csv(source: Source, problems: Problems) -> Iterator[InputItem]:
@@ -54,7 +54,7 @@ class _Lines:
         line_no, raw = next(self._lines)
         self.line_no = line_no
         if b"\x00" in raw:
-            self._spoil(f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
+            self._spoil(nul_at(raw))
             raw = raw.replace(b"\x00", b"")
         try:
             return raw.decode()

@@ -15,7 +15,7 @@ from swarm.core.workflow.feed import FeedLine, FeedState
 from swarm.errors import InputError
 from swarm.formats.input.csv_reader import delimiter_of, header_of
 from swarm.formats.input.problems import FieldError
-from swarm.formats.input.source import MAX_LINE_BYTES, first_line, not_utf8
+from swarm.formats.input.source import MAX_LINE_BYTES, first_line, not_utf8, text_of
 
 _CHUNK = 1 << 16
 STOP_S = 5.0
@@ -286,13 +286,7 @@ class CsvRows:
 
     def record(self, raw: bytes) -> dict[str, Any]:
         """A row by the names of the header, all values as text. Raises ``FieldError``."""
-        if b"\x00" in raw:
-            raise FieldError("", f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            raise FieldError("", not_utf8(error)) from error
-        lines = [f"{line}\n" for line in text.split("\n")]  # a file's lines end there, and nowhere else
+        lines = [f"{line}\n" for line in text_of(raw).split("\n")]  # a file's lines end there, and nowhere else
         row = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
         if len(row) != len(self._names):
             shown = ", ".join(self._names[:8])

@@ -33,22 +33,19 @@ class Problems:
             where = f"{self.label}:{line_no}: {field}: " if field else f"{self.label}:{line_no}: "
             self._first.append((line_no, where + message))
 
-    def error(self) -> InputError:
-        """All findings as one error, in line order."""
+    def raise_if_any(self) -> None:
+        """Raise ``InputError`` with all findings in line order when there is at least one."""
+        if not self.count:
+            return
         lines = [text for _, text in sorted(self._first, key=lambda entry: entry[0])]
         if self.count > len(lines):
             lines.append(f"… and {self.count - len(lines)} more")
         what = "1 problem" if self.count == 1 else f"{self.count} problems"
-        return InputError(
+        raise InputError(
             f"{self.label}: {what}; nothing was submitted",
             problems=tuple(lines),
             hint="correct these lines and run it again",
         )
-
-    def raise_if_any(self) -> None:
-        """Raise ``InputError`` when there is at least one finding."""
-        if self.count:
-            raise self.error()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

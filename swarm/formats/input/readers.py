@@ -18,7 +18,7 @@ from swarm.errors import InputError
 from swarm.formats.input.csv_reader import read_csv
 from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, Problems
-from swarm.formats.input.source import Source, lines, not_utf8
+from swarm.formats.input.source import Source, lines, not_utf8, nul_at, text_of
 from swarm.formats.tasks.fields import kind
 
 MAX_DEPTH = 100
@@ -110,7 +110,7 @@ def _why_not_json(raw: bytes, error: Exception) -> str:
     except UnicodeDecodeError as bad:
         return not_utf8(bad)
     if b"\x00" in raw:
-        return f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged"
+        return nul_at(raw)
     if _NOT_A_NUMBER.search(raw):
         return "NaN and Infinity are no JSON; use null"
     if (
@@ -130,14 +130,9 @@ def read_text(source: Source, problems: Problems, *, column: str = "prompt") -> 
     """Each line that is not blank as a record with one ``column``."""
     for line_no, raw in lines(source, problems):
         try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            problems.add(line_no, "", not_utf8(error))
-            continue
-        if "\x00" in text:
-            problems.add(line_no, "", f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged")
-            continue
-        yield InputItem(line_no, {column: text})
+            yield InputItem(line_no, {column: text_of(raw)})
+        except FieldError as error:
+            problems.add(line_no, "", error.message)
 
 
 _BY_EXTENSION: dict[str, Format] = {

@@ -15,7 +15,7 @@ import msgspec
 
 from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.errors import InputError
-from swarm.formats.input.problems import Problems
+from swarm.formats.input.problems import FieldError, Problems
 
 MAX_LINE_BYTES = 8 << 20
 """No longer line can become a task of at most 1 MiB, however it is escaped, so no line needs more memory than this."""
@@ -148,6 +148,22 @@ def first_line(label: str, line: bytes) -> bytes:
 def _skip_to_end_of_line(stream: BinaryIO, line: bytes) -> None:
     while line and not line.endswith(b"\n"):
         line = stream.readline(_COPY_CHUNK)
+
+
+def text_of(raw: bytes) -> str:
+    """A line as text. Raises ``FieldError`` for bytes that are none."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise FieldError("", not_utf8(error)) from error
+    if "\x00" in text:
+        raise FieldError("", nul_at(raw))
+    return text
+
+
+def nul_at(raw: bytes) -> str:
+    """The message for a NUL byte; counts from 1."""
+    return f"byte {raw.index(0) + 1} is NUL; this is no text file, or it is damaged"
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

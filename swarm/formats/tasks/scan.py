@@ -32,7 +32,7 @@ _BUCKETS = 64
 _ENTRY_BYTES = DIGEST_BYTES + 8
 _IN_MEMORY_BYTES = 1 << 20
 """Per bucket, before it goes to disk: 2.8 million items in all."""
-Check = Callable[[dict[str, Any]], None]
+Check = Callable[[dict[str, Any]], object]
 """Whatever else a document must be; raises ``FieldError``."""
 
 

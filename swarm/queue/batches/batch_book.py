@@ -155,7 +155,6 @@ class BatchBook:
         order: NewOrder,
         ids: Mapping[str, str],
     ) -> int:
-        producer = Producer(self._layout, self._storage)
         new, documents = [], []
         for key, document in chunk:
             task_id = ids.get(key) or known.get(key)
@@ -166,7 +165,9 @@ class BatchBook:
             if key not in known or not present.has(task_id):
                 documents.append({"task_id": task_id, "batch_id": batch_id, **document})
         self._items(batch_id).add(new)
-        return sum(1 for _ in producer.enqueue_many(documents)) and len(documents)
+        if not documents:
+            return 0
+        return sum(1 for _ in Producer(self._layout, self._storage).enqueue_many(documents)) and len(documents)
 
     def _reserve(self, batch_id: str, links: Links, known: Mapping[str, str]) -> dict[str, str]:
         """The id of every item, in the input's order (sessions go by it), on record before any task names another."""
