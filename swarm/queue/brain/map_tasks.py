@@ -21,8 +21,7 @@ from swarm.queue.layout import Layout
 from swarm.queue.lookup import list_state, read_ended
 from swarm.queue.storage.files import Storage, read_regular
 from swarm.queue.submit.producer import Producer
-from swarm.queue.worker.outcome_writer import rewrite_tail
-from swarm.queue.worker.transitions import Transitions
+from swarm.queue.worker.transitions import Transitions, rewrite_tail
 
 MOST_GATHERED_BYTES = 24 << 20
 

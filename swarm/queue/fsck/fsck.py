@@ -25,7 +25,7 @@ from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
-from swarm.queue.worker.outcome_writer import rewrite_tail
+from swarm.queue.worker.transitions import rewrite_tail
 
 log = logging.getLogger(__name__)
 AGREE_S = 0.3

@@ -25,7 +25,7 @@ from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
-from swarm.queue.worker.outcome_writer import rewrite_tail
+from swarm.queue.worker.transitions import rewrite_tail
 
 
 def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:

@@ -25,8 +25,7 @@ from swarm.queue.layout import Layout, TaskName, task_file
 from swarm.queue.storage.files import Storage, about_host, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.worker.lane_cursor import LaneCursor
-from swarm.queue.worker.outcome_writer import OutcomeWriter
-from swarm.queue.worker.transitions import Ending, Transitions
+from swarm.queue.worker.transitions import Ending, OutcomeWriter, Transitions
 
 log = logging.getLogger(__name__)
 

@@ -1,23 +1,70 @@
-"""Transitions of a claimed or waiting task: ended or requeued. One commit each: a rename of the exact file."""
+"""Transitions of a claimed or waiting task: ended or requeued. One commit each: a rename of the exact file.
+
+An outcome is written behind the body of its task first; the file stays open until that is durable.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import msgspec
 
 from swarm.clock import now_iso
 from swarm.core.lanes import lane_of
 from swarm.core.task import Task, TaskError, TaskState, Trail
-from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import folder_status
+from swarm.errors import OddEntry, TaskInvalid
+from swarm.filesystem.entries import folder_status, open_file
 from swarm.queue.codec import MAX_FILE_BYTES, encode_trail, parse
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage.files import Storage, read_regular, storage_faults, write_all
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
-from swarm.queue.worker.outcome_writer import OutcomeWriter, rewrite_tail
+
+
+class OutcomeWriter:
+    """Overwrites files from an offset on, and keeps them open until the end of the block. Never makes one.
+
+    The bytes before the offset stay as they are, also in a torn write.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._open: list[int] = []
+
+    def write(self, path: str, offset: int, data: bytes) -> bool:
+        """Put ``data`` at the offset and end the file there; False: it is not there. Not durable yet. Raises ``OSError``."""
+        try:
+            fd = open_file(path, os.O_RDWR)
+        except (FileNotFoundError, OddEntry):
+            return False
+        self._open.append(fd)
+        write_all(fd, data, offset)
+        end = offset + len(data)
+        if os.lseek(fd, 0, os.SEEK_END) > end:
+            os.ftruncate(fd, end)
+        return True
+
+    def flush(self) -> None:
+        """Make them durable, together (full durability only). Raises ``OSError``."""
+        self._storage.flush(*self._open)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_fault: object) -> None:
+        for fd in self._open:
+            os.close(fd)
+
+
+def rewrite_tail(storage: Storage, path: str, offset: int, data: bytes) -> None:
+    """Overwrite one file from an offset on, durably. Raises ``FileNotFoundError``, ``OSError``."""
+    with OutcomeWriter(storage) as writer:
+        if not writer.write(path, offset, data):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        writer.flush()
+
 
 PROVEN_S = 1.0
 _STATUS: dict[TaskState, Literal["completed", "failed", "cancelled"]] = {

@@ -26,9 +26,8 @@ from swarm.queue.storage.wakeup import ring
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import returned_bucket
-from swarm.queue.worker.outcome_writer import OutcomeWriter
 from swarm.queue.worker.transaction import LaneClaimer, Origin, WorkerTransaction
-from swarm.queue.worker.transitions import Transitions
+from swarm.queue.worker.transitions import OutcomeWriter, Transitions
 
 _LOOK = storage_faults("cannot read the queue")
 
