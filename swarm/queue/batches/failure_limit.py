@@ -27,7 +27,7 @@ from swarm.queue.storage.files import Storage, list_ids
 
 log = logging.getLogger(__name__)
 STEP = 1000
-"""Tasks ended in one turn."""
+"""Tasks ended in one tick."""
 QUIET_NS = 1_000_000_000
 """Tasks are retried one by one: none of a batch is judged until the last retry is so long ago."""
 
@@ -137,7 +137,7 @@ class FailureLimits:
         return True
 
     def _say(self, batch_id: str, fault: StorageFault) -> None:
-        """It may be one bad sector: no other batch, and nothing else of the turn, waits for this one."""
+        """It may be one bad sector: no other batch, and nothing else of the tick, waits for this one."""
         if self._unreadable.get(batch_id) != str(fault):
             log.warning("%s; the failure limit of batch %s is not checked until that can be read", fault, batch_id)
         self._unreadable[batch_id] = str(fault)

@@ -16,7 +16,7 @@ import msgspec
 
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
-from swarm.queue.storage.append_log import LedgerFile, read_ledger
+from swarm.queue.storage.append_log import AppendLog, read_log
 from swarm.queue.storage.files import Storage
 
 Noted = TypeVar("Noted")
@@ -36,12 +36,12 @@ def needs_path(layout: Layout) -> str:
 
 def read_turns(layout: Layout) -> dict[str, str]:
     """The task released last, by session."""
-    return read_ledger(turns_path(layout), _decode_turn)
+    return read_log(turns_path(layout), _decode_turn)
 
 
 def read_needs(layout: Layout) -> dict[str, tuple[str, ...]]:
     """Ids of results asked for, by the id of the task that asks, ended or not."""
-    return read_ledger(needs_path(layout), _decode_needs)
+    return read_log(needs_path(layout), _decode_needs)
 
 
 def still_needed(layout: Layout) -> frozenset[str]:
@@ -53,7 +53,7 @@ def still_needed(layout: Layout) -> frozenset[str]:
 class ReleaseLog(Generic[Noted]):
     """One of the two; for the brain's one thread. It is read at its first use."""
 
-    def __init__(self, file: LedgerFile, read: Callable[[], dict[str, Noted]], over: Callable[[str, Noted], bool]) -> None:
+    def __init__(self, file: AppendLog, read: Callable[[], dict[str, Noted]], over: Callable[[str, Noted], bool]) -> None:
         """``over(key, noted)``: what needs no record any more is dropped when the file is compacted."""
         self._file = file
         self._read = read
@@ -78,11 +78,11 @@ class ReleaseLog(Generic[Noted]):
 
 def turn_log(layout: Layout, storage: Storage, has_ended: Callable[[str], bool]) -> ReleaseLog[str]:
     """The session turns; those of tasks that have ended need no record."""
-    file = LedgerFile(turns_path(layout), storage)
+    file = AppendLog(turns_path(layout), storage)
     return ReleaseLog(file, lambda: read_turns(layout), lambda _session, task_id: has_ended(task_id))
 
 
 def needs_log(layout: Layout, storage: Storage) -> ReleaseLog[tuple[str, ...]]:
     """The result references; those of tasks that have ended need no record."""
-    file = LedgerFile(needs_path(layout), storage)
+    file = AppendLog(needs_path(layout), storage)
     return ReleaseLog(file, lambda: read_needs(layout), lambda task_id, _ids: ended_in(layout, task_id) is not None)

@@ -20,7 +20,7 @@ from swarm.filesystem.entries import folder_status, printable, status_of
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
-from swarm.queue.fsck.rules import Action, FsckFinding, Placed, aside, check, read_trail
+from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
 from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
@@ -49,7 +49,7 @@ def scan(layout: Layout) -> Iterator[FsckFinding]:
         if not _two_files(first.path, extra.path):
             continue
         what = f"task {extra.task_id} is in {extra.state} and in {first.state} too: {first.path}"
-        yield aside("several-states", extra.path, what, target=first.path)
+        yield to_quarantine("several-states", extra.path, what, target=first.path)
     yield from leftovers(layout)
     yield from odd_entries(layout)
 
@@ -111,8 +111,8 @@ class _Repairer:
         if finding.action is Action.NONE or not os.path.lexists(finding.path):
             return False
         match finding.action:
-            case Action.ASIDE:
-                return self._aside(finding)
+            case Action.QUARANTINE:
+                return self._quarantine(finding)
             case Action.REMOVE:
                 return _remove(finding.path)
             case Action.MOVE:
@@ -129,7 +129,7 @@ class _Repairer:
             return True
         return self._storage.quarantine(finding.path, reason) is not None  # under a name that has room for the reason's
 
-    def _aside(self, finding: FsckFinding) -> bool:
+    def _quarantine(self, finding: FsckFinding) -> bool:
         if finding.target and not os.path.lexists(finding.target):
             return False  # the one that counted has moved: two places may have become one
         return self._storage.quarantine(finding.path, f"{finding.what} (moved here by fsck)") is not None

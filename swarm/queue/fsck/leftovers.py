@@ -12,7 +12,7 @@ from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.queue import lookup
 from swarm.queue.fsck.odd_entries import is_staged
-from swarm.queue.fsck.rules import Action, FsckFinding, aside
+from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
 from swarm.queue.storage.files import list_ids
@@ -93,7 +93,7 @@ def _cancel_marks(layout: Layout) -> Iterator[FsckFinding]:
     for name in cancel_marks(layout):
         status = status_of(layout.cancel_mark(name))
         if status is not None and status.st_size:
-            yield aside("odd", layout.cancel_mark(name), "it has content, but a cancel mark is an empty file")
+            yield to_quarantine("odd", layout.cancel_mark(name), "it has content, but a cancel mark is an empty file")
             continue
         located = lookup.find(layout, name)
         if located is not None and located.state is TaskState.CANCELLED and mapped_task(located.path) is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from swarm.core.lanes import parse_lane
 from swarm.filesystem.entries import FACCESSAT2, is_text, kind_words, list_inside, status_of
-from swarm.queue.fsck.rules import Action, FsckFinding, aside
+from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
 from swarm.queue.layout import Layout
 
 _PLAIN = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._@-]{0,150}").fullmatch
@@ -38,8 +38,8 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
     for name in list_inside(layout.corrupt):
         path = f"{layout.corrupt}/{name}"
         status = status_of(path) if name.endswith(".reason") else None
-        if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was set aside
-            yield aside("odd", path, f"it {words}, and a reason is a file")
+        if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was quarantined
+            yield to_quarantine("odd", path, f"it {words}, and a reason is a file")
 
 
 def _answers(layout: Layout) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _foreign(path: str, belongs: str, *, folder: bool = False) -> Iterator[FsckF
     if not words and not has_plain_name(path):
         words = "has a name that swarm does not use"
     if words:
-        yield aside("odd", path, f"it {words}, and {belongs}")
+        yield to_quarantine("odd", path, f"it {words}, and {belongs}")
 
 
 def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
@@ -89,7 +89,7 @@ def _top(layout: Layout) -> Iterator[FsckFinding]:
 
 
 def _drop_ins(layout: Layout) -> Iterator[FsckFinding]:
-    """The brain sets these aside by itself, while one runs."""
+    """The brain quarantines these by itself, while one runs."""
     for name in list_inside(layout.pending):
         path = f"{layout.pending}/{name}"
         status = status_of(path)
@@ -100,7 +100,7 @@ def _drop_ins(layout: Layout) -> Iterator[FsckFinding]:
         if not words and not lane and not _DROP_IN(name):
             words = "has no drop-in's name"
         if words:
-            yield aside("odd", path, f"it {words}, and pending/ holds lanes and drop-ins, <task id>.json")
+            yield to_quarantine("odd", path, f"it {words}, and pending/ holds lanes and drop-ins, <task id>.json")
 
 
 def _staged(layout: Layout) -> Iterator[FsckFinding]:
@@ -114,7 +114,7 @@ def _staged(layout: Layout) -> Iterator[FsckFinding]:
         if not words and not is_staged(name) and not name.startswith("."):
             words = "is no submission's"
         if words:
-            yield aside("odd", path, f"it {words}, and .staging/ holds what is being submitted")
+            yield to_quarantine("odd", path, f"it {words}, and .staging/ holds what is being submitted")
 
 
 def has_plain_name(path: str) -> bool:

@@ -18,7 +18,7 @@ class Action(StrEnum):
     """What a repair does; none of them deletes a task."""
 
     NONE = "none"
-    ASIDE = "aside"
+    QUARANTINE = "aside"
     """Move to ``corrupt/`` with the reason beside it."""
     REMOVE = "remove"
     """Remove what was never accepted, or is no task."""
@@ -56,9 +56,9 @@ class Placed(msgspec.Struct, frozen=True):
     """In ``processing``: its worker lives, and the file is that worker's alone."""
 
 
-def aside(kind: str, path: str, what: str, *, target: str = "") -> FsckFinding:
-    """A finding that is repaired by setting the file aside."""
-    return FsckFinding(kind, path, what, "moved to corrupt/ with this reason", Action.ASIDE, target)
+def to_quarantine(kind: str, path: str, what: str, *, target: str = "") -> FsckFinding:
+    """A finding that is repaired by moving the file to ``corrupt/``."""
+    return FsckFinding(kind, path, what, "moved to corrupt/ with this reason", Action.QUARANTINE, target)
 
 
 def check(placed: Placed) -> list[FsckFinding]:
@@ -69,7 +69,7 @@ def check(placed: Placed) -> list[FsckFinding]:
     except FileNotFoundError:
         return []
     except (TaskInvalid, ValueError) as exc:
-        return _held(placed, aside("unreadable", placed.path, str(exc)))
+        return _held(placed, to_quarantine("unreadable", placed.path, str(exc)))
     except OSError as exc:
         return [
             FsckFinding("unreadable", placed.path, f"it cannot be read: {exc.strerror}", "none: the disk reports an error")
@@ -80,7 +80,7 @@ def check(placed: Placed) -> list[FsckFinding]:
 def _judge(placed: Placed, data: bytes, task: Task) -> list[FsckFinding]:
     if task.task_id != placed.task_id:
         what = f"its task_id is {task.task_id}, its file is named {placed.task_id}"
-        return _held(placed, aside("wrong-name", placed.path, what))
+        return _held(placed, to_quarantine("wrong-name", placed.path, what))
     if placed.state in TERMINAL:
         return [*_shard(placed), *_status(placed, data)]
     if placed.state is TaskState.PENDING:

@@ -9,7 +9,7 @@ from swarm.core.lanes import parse_lane
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.filesystem.entries import folder_status, is_file, is_text, list_inside, list_names
 from swarm.queue.fsck.odd_entries import odd_kind
-from swarm.queue.fsck.rules import FsckFinding, Placed, aside
+from swarm.queue.fsck.rules import FsckFinding, Placed, to_quarantine
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
 from swarm.queue.storage.locks import is_held
 
@@ -83,7 +83,7 @@ def _is_document(name: str) -> bool:
 def _foreign(path: str, what: str) -> Iterator[FsckFinding]:
     """Temporary files have dotted names; nothing else has."""
     if os.path.lexists(path) and not (os.path.basename(path).startswith(".") and is_file(path)):
-        yield aside("foreign", path, what)
+        yield to_quarantine("foreign", path, what)
 
 
 def _barred(folder: str) -> Iterator[FsckFinding]:

@@ -79,7 +79,7 @@ def waiting_for(layout: Layout) -> BlockedNeeds:
         try:
             parts = codec.parse(read_regular(f"{layout.blocked}/{name}", codec.MAX_FILE_BYTES))
         except (FileNotFoundError, TaskInvalid, ValueError):
-            continue  # released meanwhile, or no task: the brain sets it aside, nothing is released by it
+            continue  # released meanwhile, or no task: the brain quarantines it, nothing is released by it
         ids.update(parts.task.depends_on)
         if parts.trail.children is not None:
             maps.add(parts.task.task_id)
@@ -115,7 +115,7 @@ def _to_be_notified(layout: Layout) -> frozenset[str]:
 
 
 def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> dict[TaskState, Removed]:
-    """Remove what ended (or was set aside) longer ago by the wall clock; with ``dry`` only count. By state.
+    """Remove what ended (or was quarantined) longer ago by the wall clock; with ``dry`` only count. By state.
 
     Raises ``InputError`` for a state that is not terminal, ``StorageFault``.
     """

@@ -17,7 +17,7 @@ from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 
 LOOK_BUDGET = 2000
-"""Documents looked at in one turn: a few milliseconds."""
+"""Documents looked at in one tick: a few milliseconds."""
 SWEEP_S = 60.0
 """A finished round through all shards is followed by the next one no sooner."""
 MOST_SHARDS = 100
@@ -31,7 +31,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class FinishedIndex:
-    """Remembers one line per shard between turns; for one thread. Costs what changed.
+    """Remembers one line per shard between ticks; for one thread. Costs what changed.
 
     Ages count from a clock that only goes on as fast as time passes: a wall clock that jumps ahead while this process runs
     makes nothing old.

@@ -1,7 +1,7 @@
 """How many tasks wait in each lane, kept up to date at the cost of what changed.
 
 A bucket is listed again only when its directory's time moved: with a million waiting, a thousand ``stat`` calls and a few
-listings a turn.
+listings a tick.
 """
 
 from __future__ import annotations

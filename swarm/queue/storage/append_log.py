@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder().encode
 Noted = TypeVar("Noted")
 
 
-def read_ledger(path: str, decode: Callable[[bytes], tuple[str, Noted]]) -> dict[str, Noted]:
+def read_log(path: str, decode: Callable[[bytes], tuple[str, Noted]]) -> dict[str, Noted]:
     """What is noted, by key; a torn last line is passed over: what it was to say had not happened yet."""
     try:
         with open(open_file(path), "rb") as file:
@@ -39,7 +39,7 @@ def read_ledger(path: str, decode: Callable[[bytes], tuple[str, Noted]]) -> dict
     return noted
 
 
-class LedgerFile:
+class AppendLog:
     """For one thread of the one process that writes it."""
 
     def __init__(self, path: str, storage: Storage) -> None:

@@ -66,7 +66,7 @@ _NO_WAY = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """Of a rename without following: a directory on one of its paths is none."""
 _TAKEN = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
 _NAME_BYTES = 100
-"""Of a name that was set aside; cut in the middle of a character it may grow by this once more, and stays below 255."""
+"""Of a name in quarantine; cut in the middle of a character it may grow by this once more, and stays below 255."""
 REASON = ".reason"
 _MOST_NAMES = 10_000
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
@@ -180,7 +180,7 @@ class Storage:
     def move(self, source: str, target: str, *, flush: bool = True) -> None:
         """Rename without overwriting, and make it durable. Raises ``FileNotFoundError``, ``FileExistsError``.
 
-        What lies at the target and is no file is set aside. A target whose directory is none counts as not there.
+        What lies at the target and is no file is quarantined. A target whose directory is none counts as not there.
         """
         try:
             self._move(source, target)
@@ -229,11 +229,11 @@ class Storage:
         base = _plain(was)
         for number in range(_MOST_NAMES):
             name = f"{base}.{number}" if number else base
-            aside = f"{self._corrupt}/{name}"
-            if os.path.lexists(aside + REASON):
+            place = f"{self._corrupt}/{name}"
+            if os.path.lexists(place + REASON):
                 continue
             try:
-                self._move(path, aside)
+                self._move(path, place)
             except FileExistsError:
                 continue
             except FileNotFoundError:
@@ -242,12 +242,12 @@ class Storage:
                 self.flush(self._corrupt)
             renamed = "" if name == was else f" (its name was {printable(was)})"
             text = f"{printable(reason.strip())}{renamed}\n"
-            self.replace(aside + REASON, text.encode(), durable=True)
+            self.replace(place + REASON, text.encode(), durable=True)
             return name
         raise FileExistsError(errno.EEXIST, f"{self._corrupt} holds {_MOST_NAMES} of this name", path)
 
     def make_way(self, path: str) -> bool:
-        """For a file of ours: whether something lay there that is no file, and is set aside now. Raises ``OSError``."""
+        """For a file of ours: whether something lay there that is no file, and is quarantined now. Raises ``OSError``."""
         words = odd_words(path)
         if not words:
             return False
@@ -256,7 +256,7 @@ class Storage:
         return True
 
     def open_own(self, path: str, flags: int) -> int:
-        """Open a file of ours, or with ``O_CREAT`` make it; what has its name and is no file is set aside first.
+        """Open a file of ours, or with ``O_CREAT`` make it; what has its name and is no file is quarantined first.
 
         Raises ``FileNotFoundError``, ``OSError``.
         """
@@ -278,7 +278,7 @@ class Storage:
             os.close(fd)
 
     def replace(self, path: str, data: bytes, *, durable: bool) -> None:
-        """Replace a whole file atomically; what has its name and is no file is set aside.
+        """Replace a whole file atomically; what has its name and is no file is quarantined.
 
         ``durable`` False skips the flush even under full durability.
         """
@@ -295,7 +295,7 @@ class Storage:
     def make_dir(self, path: str) -> None:
         """Make a directory below the root with its parents if it is missing, durably; many may do so at once.
 
-        What has the name of one of them and is no directory is set aside, so that nothing is made behind a link.
+        What has the name of one of them and is no directory is quarantined, so that nothing is made behind a link.
         """
         parent = os.path.dirname(path)
         if parent.startswith(f"{self._root}/") and folder_status(parent) is None:

@@ -98,7 +98,7 @@ class Outbox:
         try:
             document = read_ended(self._layout, task_id)
         except ValueError:
-            return None  # its record is damaged: once fsck has set it aside the note is an orphan
+            return None  # its record is damaged: once fsck has quarantined it the note is an orphan
         if document is None or "completed_at" not in document:
             return None  # its record is being written
         names = ("task_id", "status", "task_class", "name", "batch_id", "custom_id", "model", "completed_at", "simulated")
@@ -140,7 +140,7 @@ class Outbox:
         return found
 
     def _refuse(self, folder: str, name: str, problem: ValueError) -> None:
-        """Set aside what is no note. One that cannot be moved is told once, and keeps no other from being read."""
+        """Quarantine what is no note. One that cannot be moved is logged once, and keeps no other from being read."""
         try:
             with storage_faults("a damaged notification could not be moved to corrupt/"):
                 self._storage.quarantine(f"{folder}/{name}", f"no note: {problem}")

@@ -49,7 +49,7 @@ def _read(path: str) -> bytes:
 
 
 def has_worked(layout: Layout, name: str, process: ProcessIdentity) -> bool:
-    """Whether that very process took a turn of its loop, by row and heartbeat. False where the disk does not say."""
+    """Whether that very process ran a tick of its loop, by row and heartbeat. False where the disk does not say."""
     try:
         row, beat = read_row(layout, name), read_heartbeat(layout, name)
     except StorageFault:

@@ -115,7 +115,7 @@ class Producer:
             self._stage(body, lambda staged: self._buckets.move_in(staged, lane, bucket, task.task_id, 0))
 
     def _stage(self, body: bytes, move: Callable[[str], object]) -> None:
-        """Make the file aside and ``move`` it to its place."""
+        """Make the file in ``.staging`` and ``move`` it to its place."""
         staged = f"{self._layout.staging}/{self._home}{next(self._number)}.{os.getpid()}"
         try:
             self._storage.write_new(staged, body)
