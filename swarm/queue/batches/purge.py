@@ -104,7 +104,7 @@ class EmptyBatches:
             if not self._may_go(batch_id):
                 continue
             for number, task_id in enumerate(self._ids(batch_id)):
-                if not self._all_gone(task_id):
+                if not all(self._gone(state, self._layout.terminal(state, task_id)) for state in TERMINAL):
                     break
                 if number % 100 == 0:
                     yield 100
@@ -156,9 +156,6 @@ class EmptyBatches:
     def _ids(self, batch_id: str) -> Iterator[str]:
         yield from self._book.order(batch_id)
         yield from self._book.known(batch_id).values()
-
-    def _all_gone(self, task_id: str) -> bool:
-        return all(self._gone(state, self._layout.terminal(state, task_id)) for state in TERMINAL)
 
     def _remove(self, batch_id: str) -> None:
         if self._dry:

@@ -32,7 +32,7 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
     yield from _files(layout.workers, folders=(_REQUESTS,))
     yield from _files(layout.outbox, folders=(_GIVEN_UP,))
     yield from _files(f"{layout.outbox}/{_GIVEN_UP}")
-    for part in _answers(layout):
+    for part in list_inside(layout.cache):
         yield from _files(f"{layout.cache}/{part}")
         yield from _foreign(f"{layout.cache}/{part}", "cache/ holds 256 directories of answers", folder=True)
     for name in list_inside(layout.corrupt):
@@ -40,10 +40,6 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
         status = status_of(path) if name.endswith(".reason") else None
         if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was quarantined
             yield to_quarantine("odd", path, f"it {words}, and a reason is a file")
-
-
-def _answers(layout: Layout) -> Iterator[str]:
-    yield from list_inside(layout.cache)
 
 
 def _files(folder: str, *, folders: tuple[str, ...] = ()) -> Iterator[FsckFinding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -40,7 +41,7 @@ class Outbox:
         self._watches: dict[str, BatchWatch] = {}
         self._stuck: set[str] = set()
 
-    def owe(self, note: Note) -> None:
+    def enqueue(self, note: Note) -> None:
         """Write a note, durably, unless a later one takes its place. Raises ``StorageFault``."""
         write_note(self._layout, self._storage, note)
 
@@ -79,8 +80,9 @@ class Outbox:
         if found is None:
             raise QueueError(f"there is no undeliverable message {name}", hint="`swarm notify list` shows them")
         fresh = msgspec.structs.replace(found, tries=0, next_s=0.0, error="", by_hand=True)
-        self.owe(fresh)
-        _unlink(f"{self._given_up}/{name}.json")
+        self.enqueue(fresh)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self._given_up}/{name}.json")
         return fresh
 
     def message(self, note: Note) -> dict[str, Any] | None:
@@ -154,10 +156,3 @@ class Outbox:
 
 def _names(folder: str) -> list[str]:
     return sorted(name for name in list_names(folder) if name.endswith(".json") and name[0] != ".")
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 import msgspec
 
@@ -102,7 +103,5 @@ class FileHeartbeats:
 def forget(layout: Layout, name: str) -> None:
     """Remove registration and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
     for path in (layout.row(name), layout.heartbeat(name)):
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(path)
-        except FileNotFoundError:
-            continue

@@ -86,7 +86,8 @@ class _Recovery:
         trail = _crash_recorded(parts.trail, path, name.attempt, self._worker)
         delay_s = self._rule(trail.attempts)
         if delay_s is None:
-            error = TaskError(type="crash", message=f"its worker died {_crashes(trail)} times while holding it")
+            crashes = sum(1 for attempt in trail.attempts if attempt.outcome == "crashed")
+            error = TaskError(type="crash", message=f"its worker died {crashes} times while holding it")
             dead = msgspec.structs.replace(trail, status="failed", completed_at=now_iso(), error=error)
             self._transitions.end(path, parts.task, parts.body_size, TaskState.FAILED, dead)
             return f"Failed {name.task_id}: {error.message}"
@@ -119,7 +120,3 @@ def _claimed_at(path: str) -> str:
     if status is None:
         return ""
     return datetime.fromtimestamp(status.st_ctime, UTC).astimezone().isoformat(timespec="milliseconds")
-
-
-def _crashes(trail: Trail) -> int:
-    return sum(1 for a in trail.attempts if a.outcome == "crashed")

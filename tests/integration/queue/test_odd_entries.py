@@ -120,7 +120,7 @@ def populated(tmp_path: Path, durability: str = "fast") -> Swarm:
     queue.cancel("old-cancelled", "test")
     manifest = Manifest(batch_id="b1", source="in", format="text", created_at="")
     list(queue.batches().submit(manifest, [("k1", llm())]))
-    Outbox(swarm.layout, queue.storage).owe(Note(subject="batch", id="b1", targets=("nobody",)))
+    Outbox(swarm.layout, queue.storage).enqueue(Note(subject="batch", id="b1", targets=("nobody",)))
     queue.enqueue(llm(task_id="waits", depends_on=["batch-task"]))
     queue.enqueue(llm(task_id="session", session="s"))
     ResponseFiles(swarm.layout, max_bytes=1 << 20).put("abcdef", b"answer")
