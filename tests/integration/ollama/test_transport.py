@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
 from swarm.ollama.client import OllamaClient
-from tests.helpers.simserver import Cancel
+from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 
+LIMITS = Limits(total_s=60.0)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
 ANSWER = b'{"version":"1.2.3"}'
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
@@ -188,3 +191,30 @@ def test_a_fresh_connection_that_ends_at_once_is_not_tried_again():
     with Scripted(serve) as server, OllamaClient(server.url) as client:
         assert run(client, Limits()).kind == "connection_lost"
         assert len(server.heard) == 1
+
+
+def test_cancels_at_any_moment_hit_no_request_but_their_own():
+    body = {"model": "llama3.2:3b", "prompt": "hi", "options": {"num_predict": 3}}
+    faults: list[str] = []
+
+    def ask_often(client: OllamaClient, seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(40):
+            cancel = Cancel()
+            timer = threading.Timer(rng.uniform(0.0, 0.04), cancel.fire)
+            if rng.random() < 0.5:
+                timer.start()
+            try:
+                client.run("/api/generate", body, limits=LIMITS, cancel=cancel)
+                cancel.fire()  # late: its connection may serve another request by now
+            except TaskFault as fault:
+                if fault.fault != "cancelled" or cancel.reason is None:
+                    faults.append(fault.message)
+            timer.cancel()
+
+    with SimServer(request_s=0.005, env={"OLLAMA_NUM_PARALLEL": "8"}) as sim:
+        sim.client.run("/api/generate", body, limits=LIMITS)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda seed: ask_often(sim.client, seed), range(8)))
+        wait_until(lambda: sim.state()["in_flight"] == 0, what="the server to drop what was cancelled")
+    assert faults == []
