@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from swarm.errors import NotRunning
 
 if TYPE_CHECKING:
     from swarm.config.load import Loaded
@@ -37,16 +40,12 @@ def load(root: Path | None, config: Path | None) -> Loaded:
 
 def say_found(loaded: Loaded) -> None:
     """Name a configuration that nobody named: it lay in the current directory, and it decides what is started."""
-    import sys
-
     if loaded.found:
         print(f"configuration: {loaded.path}", file=sys.stderr)
 
 
 def existing(root: Path | None, config: Path | None) -> Settings:
     """The settings in force, for commands that look at a queue that is there. Raises ``NotRunning`` if it is not."""
-    from swarm.errors import NotRunning
-
     found = load(root, config).settings
     if not os.path.isdir(found.queue.root):
         hint = "start one with `swarm up` (or `swarm up --simulate 2`), or name its directory with --root"

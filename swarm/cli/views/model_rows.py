@@ -88,17 +88,12 @@ def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None =
             tallies.setdefault(model, []).append(tally)
     names = sorted({*loaded.values(), *waiting, *running, *tallies, *disk})
     where = {name: tuple(w for w, m in loaded.items() if m == name) for name in names}
-    rows = (_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, [])) for n in names)
-    return tuple(_on_disk(row, disk.get(row.model)) for row in rows)
+    return tuple(_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, []), disk.get(n)) for n in names)
 
 
-def _on_disk(row: ModelRow, found: OnDisk | None) -> ModelRow:
-    if found is None:
-        return row
-    return msgspec.structs.replace(row, installed_on=found.workers, disk_mib=found.size_mib)
-
-
-def _model_row(name: str, loaded_on: tuple[str, ...], waiting: int, running: int, tallies: list[ModelTally]) -> ModelRow:
+def _model_row(
+    name: str, loaded_on: tuple[str, ...], waiting: int, running: int, tallies: list[ModelTally], disk: OnDisk | None
+) -> ModelRow:
     completed, failed = sum(t.completed for t in tallies), sum(t.failed for t in tallies)
     busy_s = sum(t.busy_s for t in tallies)
     return ModelRow(
@@ -113,6 +108,8 @@ def _model_row(name: str, loaded_on: tuple[str, ...], waiting: int, running: int
         load_s=_ratio(sum(t.load_s for t in tallies), sum(t.loads for t in tallies)),
         task_s=_ratio(busy_s, completed + failed),
         tokens_per_s=_ratio(sum(t.tokens_out for t in tallies), busy_s),
+        installed_on=disk.workers if disk else (),
+        disk_mib=disk.size_mib if disk else None,
     )
 
 
