@@ -69,7 +69,7 @@ def overhead(work: str, durability: str, tasks: int, say: Callable[[str], None])
     from benchmarks.work import document  # noqa: PLC0415
 
     from swarm.proc.ports import free_port  # noqa: PLC0415
-    from swarm.queue.batches.watch import BatchWatch  # noqa: PLC0415
+    from swarm.queue.batches.batch_watch import BatchWatch  # noqa: PLC0415
     from swarm.queue.file_queue import FileQueue  # noqa: PLC0415
 
     folder = f"{work}/overhead-{durability}"

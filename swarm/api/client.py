@@ -13,7 +13,7 @@ from typing import Any, Self
 from swarm import __version__
 from swarm.api.documents import DocumentMaker, EarlierNames, Work, is_linked, links_between, plain
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
-from swarm.cli.run.host import Hosting, hosting
+from swarm.cli.run.hosting import Hosting, hosting
 from swarm.cli.run.servable import check_models
 from swarm.clock import now_iso
 from swarm.config.load import load

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import msgspec
 
-from swarm.cli.run.host import Hosting
+from swarm.cli.run.hosting import Hosting
 from swarm.cli.run.servable import ServableWatch, does_not_fit
 from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
 from swarm.errors import EngineError, NotRunning, UnknownTask
 from swarm.queue import lookup
-from swarm.queue.batches.watch import ShardWatch
+from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.runtime.open import swarm_lives

@@ -21,7 +21,7 @@ from swarm.core.histogram import TICK_BOUNDS_S, empty
 from swarm.core.policy.decide import DROP_IN_QUIET_S, decide
 from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask, Warn
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.worker import Heartbeat, ProcessIdentity, Tally, WorkerStatus
+from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerStatus, WorkerTally
 from swarm.errors import StorageFault
 from swarm.proc.identity import open_pidfd
 from swarm.runtime.log_once import LogOnce
@@ -263,7 +263,7 @@ class Brain:
             turn=self._turns,
             written_at=now_iso(),
             status=status,
-            tally=Tally(crashes=self._effects.reclaimed),
+            tally=WorkerTally(crashes=self._effects.reclaimed),
             ticks=self._ticks,
         )
         try:

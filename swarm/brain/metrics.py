@@ -19,10 +19,10 @@ from swarm.core.histogram import Histogram
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
-from swarm.core.worker import Heartbeat, ModelTally, Tally
+from swarm.core.worker import Heartbeat, ModelTally, WorkerTally
 
 _MIB = 1 << 20
-_TALLIES: tuple[tuple[str, str, Callable[[Tally], int]], ...] = (
+_TALLIES: tuple[tuple[str, str, Callable[[WorkerTally], int]], ...] = (
     ("claims", "Tasks claimed.", lambda t: t.claims),
     ("lost_races", "Claims that another worker won.", lambda t: t.lost_races),
     ("completed", "Tasks completed.", lambda t: t.completed),

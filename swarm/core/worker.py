@@ -92,7 +92,7 @@ class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     digest: str = ""
 
 
-class Tally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class WorkerTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Counters of one worker life."""
 
     claims: int = 0
@@ -132,7 +132,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Resource tasks ended in this life; with ``epoch`` it numbers the next one."""
     idle_s: float = 0.0
     slots: tuple[SlotView, ...] = ()
-    tally: Tally = Tally()
+    tally: WorkerTally = WorkerTally()
     models: dict[str, ModelTally] = msgspec.field(default_factory=dict)
     waits: dict[str, Histogram] = msgspec.field(default_factory=dict)
     """By class of task: seconds from its acceptance to its first claim; wall clock, never negative."""

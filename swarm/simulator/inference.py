@@ -14,7 +14,7 @@ from swarm.simulator.call import CHAT, GENERATE, Call
 from swarm.simulator.faults import BAD_LINE, SLOW_FACTOR
 from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs
-from swarm.simulator.scheduler import LoadedModel, runner_stopped
+from swarm.simulator.scheduler import ModelInMemory, runner_stopped
 
 NS = 1_000_000_000
 PROMPT_SHARE = 0.05
@@ -32,7 +32,7 @@ def now_text() -> str:
 class Generation:
     """The work of one request on a loaded model."""
 
-    def __init__(self, call: Call, loaded: LoadedModel, knobs: Knobs, response: Response) -> None:
+    def __init__(self, call: Call, loaded: ModelInMemory, knobs: Knobs, response: Response) -> None:
         self._call = call
         self._loaded = loaded
         self._knobs = knobs
@@ -176,7 +176,7 @@ class Generation:
             await asyncio.sleep(0.001)
 
 
-async def kill_runner(loaded: LoadedModel) -> None:
+async def kill_runner(loaded: ModelInMemory) -> None:
     """Let the runner die under its requests. Raises what they all get to hear."""
     if loaded.process is None:
         raise runner_stopped()
@@ -184,7 +184,7 @@ async def kill_runner(loaded: LoadedModel) -> None:
     await loaded.sleep_until(math.inf)
 
 
-async def embed(call: Call, loaded: LoadedModel, knobs: Knobs, response: Response) -> None:
+async def embed(call: Call, loaded: ModelInMemory, knobs: Knobs, response: Response) -> None:
     """Answer an embed request. Raises ``ApiError``: as in the real one, 400 for whatever fails after loading."""
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -209,7 +209,7 @@ async def embed(call: Call, loaded: LoadedModel, knobs: Knobs, response: Respons
     response.send_object({"model": call.name, "embeddings": vectors, "simulated": True, **counters})
 
 
-async def _embed_fault(call: Call, loaded: LoadedModel, knobs: Knobs) -> None:
+async def _embed_fault(call: Call, loaded: ModelInMemory, knobs: Knobs) -> None:
     match call.fault:
         case None | "slow":
             return

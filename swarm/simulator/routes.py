@@ -22,7 +22,7 @@ from swarm.simulator.inference import Generation, embed, now_text
 from swarm.simulator.knobs import Knobs, ServerEnv, turned
 from swarm.simulator.model_store import ModelStore, delete, pull, show, tags_entry
 from swarm.simulator.runner import Cards
-from swarm.simulator.scheduler import LoadedModel, Scheduler
+from swarm.simulator.scheduler import ModelInMemory, Scheduler
 
 VERSION = "0.0.0-simulated"
 Route = Callable[[Request, Response], Awaitable[None]]
@@ -218,7 +218,7 @@ class App:
         finally:
             self.scheduler.release(loaded)
 
-    async def _work(self, call: Call, loaded: LoadedModel, response: Response) -> None:
+    async def _work(self, call: Call, loaded: ModelInMemory, response: Response) -> None:
         async with loaded.slots:
             if call.endpoint == EMBED:
                 await embed(call, loaded, self.knobs, response)

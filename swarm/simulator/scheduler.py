@@ -37,7 +37,7 @@ def runner_stopped() -> ApiError:
     )
 
 
-class LoadedModel:
+class ModelInMemory:
     """A model in memory. ``refs`` counts requests that use it, waiting for a slot or running."""
 
     def __init__(self, model: SimModel, options: LoadOptions, slots: int) -> None:
@@ -125,13 +125,13 @@ class Scheduler:
         self._cards = cards
         self._knobs = knobs
         self._load_lock = asyncio.Lock()
-        self.loaded: list[LoadedModel] = []
+        self.loaded: list[ModelInMemory] = []
         self.queued = 0
         """Requests that wait for a load, the one that loads included."""
         self.loads = 0
         self.unloads = 0
 
-    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> LoadedModel:
+    async def acquire(self, model: SimModel, options: LoadOptions, keep_alive_s: float | None) -> ModelInMemory:
         """The model in memory with these options, loading it if need be; give it back with ``release``.
 
         ``keep_alive_s`` counts from now on, so that it calls off an unload ordered before, not one ordered later; None
@@ -156,7 +156,7 @@ class Scheduler:
             found.timer = None
         return found
 
-    def release(self, loaded: LoadedModel) -> None:
+    def release(self, loaded: ModelInMemory) -> None:
         """End of a request; the countdown starts anew."""
         loaded.refs -= 1
         loaded.used_at = time.monotonic()
@@ -172,15 +172,15 @@ class Scheduler:
         for loaded in list(self.loaded):
             self._remove(loaded)
 
-    def _usable(self, model: SimModel, options: LoadOptions) -> LoadedModel | None:
+    def _usable(self, model: SimModel, options: LoadOptions) -> ModelInMemory | None:
         for loaded in self.loaded:
             if loaded.model.name == model.name and loaded.options == options and not (loaded.stopping or loaded.dead):
                 return loaded
         return None
 
-    async def _load(self, model: SimModel, options: LoadOptions) -> LoadedModel:
+    async def _load(self, model: SimModel, options: LoadOptions) -> ModelInMemory:
         knobs = self._knobs()
-        fresh = LoadedModel(model, options, 1 if model.one_slot else self._env.parallel)
+        fresh = ModelInMemory(model, options, 1 if model.one_slot else self._env.parallel)
         fresh.keep_alive_s = self._env.keep_alive_s
         fresh.size_mib = model.size_mib + COMPUTE_MIB
         fresh.size_mib += round(options.num_ctx * fresh.parallel * model.parameters_b * CTX_MIB_PER_B)
@@ -200,14 +200,14 @@ class Scheduler:
             raise
         raise ApiError(500, "llama-server process has terminated: signal: killed")
 
-    def _ready(self, fresh: LoadedModel) -> LoadedModel:
+    def _ready(self, fresh: ModelInMemory) -> ModelInMemory:
         self.loads += 1
         self.loaded.append(fresh)
         self._show(fresh)
         fresh.expire_in(fresh.keep_alive_s)
         return fresh
 
-    async def _make_room(self, fresh: LoadedModel) -> None:
+    async def _make_room(self, fresh: ModelInMemory) -> None:
         """Order out what must go first, and wait until it has gone, however long its requests take."""
         for corpse in [one for one in self.loaded if one.dead]:
             self._remove(corpse)
@@ -216,7 +216,7 @@ class Scheduler:
             self._expire(victim)
             await victim.ended.wait()
 
-    def _victim(self, fresh: LoadedModel) -> LoadedModel | None:
+    def _victim(self, fresh: ModelInMemory) -> ModelInMemory | None:
         for loaded in self.loaded:
             if loaded.model.name == fresh.model.name:
                 return loaded
@@ -229,7 +229,7 @@ class Scheduler:
         used = sum(one.vram_mib for one in self.loaded) + self._cards.used_by_others_mib(own)
         return self._knobs().vram_mib * self._env.gpus - used
 
-    def _place(self, fresh: LoadedModel) -> int:
+    def _place(self, fresh: ModelInMemory) -> int:
         """How much of a model goes on the cards, MiB. Raises ``ApiError`` where old releases refused."""
         knobs = self._knobs()
         match knobs.placement:
@@ -249,13 +249,13 @@ class Scheduler:
             raise ApiError(500, f"model requires more system memory ({wanted}) than is available ({there})")
         return min(fresh.size_mib, free)
 
-    def _expire(self, loaded: LoadedModel) -> None:
+    def _expire(self, loaded: ModelInMemory) -> None:
         loaded.keep_alive_s = 0.0
         loaded.expire_in(0.0)
         if loaded.refs == 0:
             self._stop(loaded)
 
-    def _arm(self, loaded: LoadedModel) -> None:
+    def _arm(self, loaded: ModelInMemory) -> None:
         if loaded.refs or loaded.stopping or loaded not in self.loaded:
             return
         loaded.expire_in(loaded.keep_alive_s)
@@ -264,13 +264,13 @@ class Scheduler:
         elif not math.isinf(loaded.keep_alive_s):
             loaded.timer = asyncio.get_running_loop().call_later(loaded.keep_alive_s, self._expire, loaded)
 
-    def _stop(self, loaded: LoadedModel) -> None:
+    def _stop(self, loaded: ModelInMemory) -> None:
         """No request uses it: after a while, like the real one, it is gone and its memory free."""
         if not loaded.stopping:
             loaded.stopping = True
             asyncio.get_running_loop().call_later(self._knobs().unload_s, self._remove, loaded)
 
-    def _died(self, loaded: LoadedModel) -> None:
+    def _died(self, loaded: ModelInMemory) -> None:
         """Its runner ended by itself: its requests fail, its memory is free, and nobody else notices."""
         if loaded not in self.loaded:
             self._remove(loaded)
@@ -281,7 +281,7 @@ class Scheduler:
         loaded.mark_ended()
         self._arm(loaded)
 
-    def _remove(self, loaded: LoadedModel) -> None:
+    def _remove(self, loaded: ModelInMemory) -> None:
         if loaded.process is not None:
             loaded.process.kill()
             self._cards.clear(loaded.process.pid)
@@ -292,7 +292,7 @@ class Scheduler:
                 self._show(loaded)
         loaded.mark_ended()
 
-    def _show(self, loaded: LoadedModel) -> None:
+    def _show(self, loaded: ModelInMemory) -> None:
         """Let the memory show on the cards: under the runner's pid, or, without runners, all of it under the server's."""
         if loaded.process is not None:
             self._cards.show(loaded.process.pid, loaded.vram_mib, loaded.model.name)

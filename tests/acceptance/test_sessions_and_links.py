@@ -9,7 +9,7 @@ import time
 import pytest
 
 from swarm.core.task import TaskState, Trail
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from tests.helpers.cli import user
 from tests.helpers.queues import claim_one, finish_one
 from tests.helpers.sessioncheck import check_sessions

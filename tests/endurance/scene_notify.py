@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarm.proc.ports import free_port
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from tests.endurance.notification_checks import given_up, told_of_all, twice
 from tests.endurance.process_killer import shoot
 from tests.endurance.reporting import Teller

@@ -12,7 +12,7 @@ from typing import Any
 
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from tests.endurance.checks import one_record_each, sessions_in_order
 from tests.endurance.process_killer import Sniper
 from tests.endurance.reporting import quantile

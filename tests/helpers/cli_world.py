@@ -11,7 +11,7 @@ from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, TaskState
-from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, Tally, WorkerRow, WorkerStatus
+from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus, WorkerTally
 from swarm.errors import QueueError, UnknownTask
 
 MODEL = "llama3.2:3b"
@@ -141,7 +141,7 @@ def worker(
         model=model,
         idle_s=34.0,
         slots=slots,
-        tally=Tally(completed=100, failed=2, tokens_out=20_000),
+        tally=WorkerTally(completed=100, failed=2, tokens_out=20_000),
         models={model: tally} if model else {},
     )
     return WorkerView(

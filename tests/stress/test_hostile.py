@@ -14,7 +14,7 @@ from swarm.errors import TaskInvalid
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, find_marked_values, kill_marked
 from swarm.proc.ports import free_port
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.storage.locks import ProcessLock

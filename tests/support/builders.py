@@ -12,7 +12,7 @@ from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.placement.demand import load_id
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
-from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, Tally, WorkerRow, WorkerStatus
+from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus, WorkerTally
 
 NOON = "2026-02-07T12:00:00.000+01:00"
 MODEL = "llama3.2:3b"
@@ -66,7 +66,7 @@ def a_heartbeat(
         models=learned or {},
         refused=refused or {},
         cleared=cleared or {},
-        tally=Tally(completed=completed),
+        tally=WorkerTally(completed=completed),
     )
 
 

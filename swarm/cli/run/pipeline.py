@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.cli.run.batch_input import BatchInput, check_request
 from swarm.cli.run.collect import Collected, collect, ended_words, tally_words, where_words, write_report, written_document
-from swarm.cli.run.host import Hosting, hosting
+from swarm.cli.run.hosting import Hosting, hosting
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works

@@ -178,7 +178,7 @@ def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
 
 
 def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models: list[str]) -> Outcome:
-    from swarm.cli.run.host import Hosting
+    from swarm.cli.run.hosting import Hosting
     from swarm.cli.run.servable import unservable_words
     from swarm.cli.run.watch import RunWatch, interrupts
 

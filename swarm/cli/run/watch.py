@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.run.host import Hosting
+from swarm.cli.run.hosting import Hosting
 from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.servable import ServableWatch
 from swarm.cli.views.explanations import task as explain_task
@@ -19,7 +19,7 @@ from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
-from swarm.queue.batches.watch import BatchWatch, Ended
+from swarm.queue.batches.batch_watch import BatchWatch, Ended
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.root import RootGuard
 from swarm.queue.storage.locks import is_held

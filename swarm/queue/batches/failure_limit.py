@@ -18,7 +18,7 @@ from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.entries import status_of
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
-from swarm.queue.batches.watch import ShardWatch
+from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Canceller, is_child

@@ -14,7 +14,7 @@ from swarm.errors import InputError, QueueError, StorageFault, TaskInvalid
 from swarm.filesystem.entries import is_file, list_names, status_of
 from swarm.queue import codec
 from swarm.queue.batches.batch_book import BatchBook
-from swarm.queue.batches.purge import EmptyBatches, being_submitted
+from swarm.queue.batches.purge_batches import EmptyBatches, being_submitted
 from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.corrupt import task_of
 from swarm.queue.layout import Layout, is_shard

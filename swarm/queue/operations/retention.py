@@ -9,7 +9,7 @@ import msgspec
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem.entries import list_names
-from swarm.queue.batches.purge import EmptyBatches
+from swarm.queue.batches.purge_batches import EmptyBatches
 from swarm.queue.ids import shard_time_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.operations.shard_scan import Keep, Removed, ShardPass
@@ -24,7 +24,7 @@ MOST_SHARDS = 100
 _Key = tuple[TaskState, str]
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _KnownShard(msgspec.Struct, frozen=True):
     stamp: DirStamp | None
     documents: int
     oldest_s: float | None
@@ -40,7 +40,7 @@ class FinishedIndex:
     def __init__(self, layout: Layout, *, count: bool) -> None:
         self._layout = layout
         self._count = count
-        self._known: dict[_Key, _Known] = {}
+        self._known: dict[_Key, _KnownShard] = {}
         self._todo: list[_Key] = []
         self._walk: tuple[_Key, ShardPass] | None = None
         self._purge: tuple[_Key, ShardPass] | None = None
@@ -128,7 +128,7 @@ class FinishedIndex:
         return now is not None and not now.unchanged_since(known.stamp)
 
     def _note(self, key: _Key, walk: ShardPass) -> None:
-        self._known[key] = _Known(None if walk.needed else walk.stamp, walk.kept, walk.oldest_s)
+        self._known[key] = _KnownShard(None if walk.needed else walk.stamp, walk.kept, walk.oldest_s)
 
     def _now_s(self) -> float:
         return min(time.time(), self._offset_s + _boot_s())

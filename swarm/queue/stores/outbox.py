@@ -18,7 +18,7 @@ from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.entries import list_names
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.queue.storage.files import Storage, read_regular, storage_faults

@@ -15,7 +15,7 @@ from swarm.core.notification import Note
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.workflow.feed import FeedState, task_id_of
 from swarm.errors import LockHeld, QueueError, StorageFault
-from swarm.queue.batches import purge as batchpurge
+from swarm.queue.batches import purge_batches
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.queue.brain.release_log import needs_path, read_needs
@@ -310,7 +310,7 @@ def test_while_a_batch_is_submitted_nothing_of_it_is_purged(queue, brain, monkey
     work(queue.worker_view("w"))
     queue.purge([TaskState.COMPLETED], older_than_s=0.0)
     assert queue.stats().completed == 1, "the rest of it may depend on this"
-    monkeypatch.setattr(batchpurge, "SUBMITTING_S", -1.0)
+    monkeypatch.setattr(purge_batches, "SUBMITTING_S", -1.0)
     queue.purge([TaskState.COMPLETED], older_than_s=0.0)
     assert queue.stats().completed == 0, "its submission was cut off"
     going.close()

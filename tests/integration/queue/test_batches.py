@@ -13,7 +13,7 @@ from swarm.errors import LockHeld, QueueError
 from swarm.queue.batches import batch_book as batches_module
 from swarm.queue.batches import failure_limit as hopeless
 from swarm.queue.batches.batch_book import Manifest, Submitted
-from swarm.queue.batches.watch import BatchWatch
+from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.operations import task_ops as people
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, settle

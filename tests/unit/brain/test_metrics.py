@@ -21,7 +21,7 @@ from swarm.core.histogram import WAIT_BOUNDS_S, empty
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
-from swarm.core.worker import ModelTally, SlotView, Tally
+from swarm.core.worker import ModelTally, SlotView, WorkerTally
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
 from swarm.queue.stats.gauges import QueueGauges
@@ -40,7 +40,7 @@ def worker(name="worker-1", **beat):
 def a_look(**more) -> Seen:
     waits = empty(WAIT_BOUNDS_S).with_one(0.05).with_one(4.0).with_one(1e6)
     view = worker(
-        tally=Tally(claims=9, lost_races=2, completed=5, retried=1, fenced=3, tokens_in=70, tokens_out=900, crashes=1),
+        tally=WorkerTally(claims=9, lost_races=2, completed=5, retried=1, fenced=3, tokens_in=70, tokens_out=900, crashes=1),
         models={MODEL: ModelTally(completed=5, busy_s=10.0, tokens_out=900, loads=1, load_s=2.5)},
         slots=(SlotView(task_id="t", task_class="llm", model=MODEL),),
         waits={"llm": waits},
