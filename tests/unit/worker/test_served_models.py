@@ -15,6 +15,7 @@ from swarm.runtime.bootstrap import RunOptions
 from swarm.worker.attempt import Cancel
 from swarm.worker.main import with_model_server
 from swarm.worker.parts import WorkerParts
+from swarm.worker.server_probe import ModelServerProbe
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 
@@ -43,3 +44,17 @@ def test_a_simulated_worker_or_one_with_a_card_may_not(tmp_path, plan):
         served.executors[TaskClass.RESOURCE].run(claim_of(load("l1", "a")), cancel=Cancel(), progress=lambda n: None)
     held = parts(tmp_path, FakeServer(held=[loaded("a:latest", size_vram_mib=0)]), simulated=True, **plan)
     assert held.probe.look().model is None
+
+
+def test_a_look_tells_what_the_server_could_load_and_survives_a_list_that_fails():
+    def fails():
+        raise TaskFault("infra", "timeout", "no answer")
+
+    def look(list_servable):
+        probe = ModelServerProbe(
+            FakeServer(), lambda *_: False, models={}, on_cpu_spill="refuse", list_servable=list_servable
+        )
+        return probe.look()
+
+    assert look(lambda: ("a:latest",)).servable == ("a:latest",)
+    assert (look(fails).usable, look(fails).servable) == (True, ())
