@@ -66,7 +66,7 @@ def test_the_first_of_a_known_batch_leave_the_rest_in_it(somebody):
     few = somebody.run(*command, "--limit", "2")
     assert few.returncode == 1
     assert [row["n"] for row in lines_of(somebody.folder / "some.out")] == [0, 1]
-    assert "put back: 2 items" in somebody.run(*command, "--limit", "2", "--retry-failed").stdout
+    assert "requeued: 2 items" in somebody.run(*command, "--limit", "2", "--retry-failed").stdout
     assert json.loads((somebody.root / "batches" / f"{batch}.report.json").read_text())["counts"]["items"] == 5
     row = somebody.json("batch", "show", batch)["batch"]
     assert (row["items"], row["left"]) == (5, 0)
@@ -95,7 +95,7 @@ def test_failures_of_a_batch_are_put_back(somebody):
     batch = json.loads(first.stdout)["batch_id"]
     assert {row["error"]["type"] for row in lines_of(somebody.folder / "form.out")} == {"cut_short"}
     assert "nothing to do" in somebody.run(*command).stdout
-    assert "put back: 3 items" in somebody.run(*command, "--retry-failed").stdout
+    assert "requeued: 3 items" in somebody.run(*command, "--retry-failed").stdout
     assert somebody.json("batch", "retry-failed", batch)["put_back"] == 3
     exported = somebody.run("batch", "export", batch, "-o", "again.out", "--json")
     assert json.loads(exported.stdout)["report"].endswith(f"{batch}.report.json")
