@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from swarm.queue import ids
+from swarm.queue import layout
 
 for name in list(os.environ):
     if name in ("SWARM_ROOT", "SWARM_CONFIG") or (name.startswith("SWARM_") and "__" in name):
@@ -31,4 +31,4 @@ def pytest_runtest_makereport():
 @pytest.fixture(autouse=True)
 def _ids_of_now():
     """One test may set the clock forward, and a process never goes back behind its last id."""
-    ids._here._last_ms = 0
+    layout._here._last_ms = 0

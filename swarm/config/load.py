@@ -16,9 +16,9 @@ import msgspec
 
 from swarm.config.check import KeyPath, check, cross_checks, dotted, is_section, table_form, words
 from swarm.config.settings import Settings
-from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.errors import ConfigError, nearest
 from swarm.filesystem.ownership import Doubt, opened
+from swarm.plain_text import ForeignText, without_bom
 
 DEFAULT_FILE = Path("config/swarm.toml")
 MAX_BYTES = 1 << 20

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from swarm.errors import NotRunning
 from swarm.queue import lookup, root
-from swarm.queue.ids import new_id
-from swarm.queue.layout import Layout
+from swarm.queue.layout import Layout, new_id
 from swarm.queue.storage.files import Storage
 
 # ruff: noqa: PLC0415  (see the docstring)

@@ -24,8 +24,7 @@ from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.durable import place_of, sync_file_system
 from swarm.filesystem.entries import printable, status_of
 from swarm.filesystem.ownership import doubts_on_the_way
-from swarm.queue.ids import new_id
-from swarm.queue.layout import Layout
+from swarm.queue.layout import Layout, new_id
 from swarm.queue.storage import inotify
 from swarm.queue.storage.files import DIR_MODE, FILE_MODE, Storage, rename_new, storage_faults
 

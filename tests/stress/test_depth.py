@@ -11,9 +11,8 @@ import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
-from swarm.queue import ids
-from swarm.queue.ids import IdMaker
-from swarm.queue.layout import BUCKET_SIZE
+from swarm.queue import layout
+from swarm.queue.layout import BUCKET_SIZE, IdMaker
 from swarm.queue.storage import files as storage
 from swarm.queue.storage import group_commit as flush
 from swarm.queue.storage.group_commit import SharedFlush
@@ -74,7 +73,7 @@ def test_work_amid_foreign_files_is_found_in_order(tmp_path):
 
 def test_names_rise_though_the_clock_goes_backwards(monkeypatch):
     steps = iter([1_700_000_000_000, 1_700_000_000_000, 1_699_999_990_000, 1_600_000_000_000, 1_700_000_000_001] * 400)
-    monkeypatch.setattr(ids.time, "time_ns", lambda: next(steps) * 1_000_000)
+    monkeypatch.setattr(layout.time, "time_ns", lambda: next(steps) * 1_000_000)
     maker = IdMaker()
     made = [maker.new() for _ in range(2000)]
     assert made == sorted(set(made))
@@ -85,7 +84,7 @@ def test_order_survives_a_clock_that_goes_backwards(tmp_path, monkeypatch):
     queue = open_queue(tmp_path)
     first = [queue.enqueue(llm()) for _ in range(30)]
     real = time.time_ns
-    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 3_600_000_000_000)
+    monkeypatch.setattr(layout.time, "time_ns", lambda: real() - 3_600_000_000_000)
     second = [queue.enqueue(llm()) for _ in range(30)]
     assert take(queue.worker_view("w"), 60) == first + second
 
@@ -97,7 +96,7 @@ def test_a_submitter_whose_clock_is_behind_loses_nothing(tmp_path, monkeypatch):
     first = [queue.enqueue(llm()) for _ in range(20)]
     got = take(worker, 5)
     real = time.time_ns
-    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 86_400_000_000_000)
+    monkeypatch.setattr(layout.time, "time_ns", lambda: real() - 86_400_000_000_000)
     other = open_queue(tmp_path)
     second = [other.enqueue(llm()) for _ in range(20)]
     third = list(other.enqueue_many(llm() for _ in range(BUCKET_SIZE + 5)))

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     **dict.fromkeys(LEAVES, LEAVES),
     "__init__": {"api"},  # by name only, when first asked for
     "core": {"errors", "config"},
-    "config": {"errors", "core", "filesystem"},
+    "config": {"errors", "plain_text", "core", "filesystem"},
     "filesystem": LEAVES,
     "proc": BELOW,
     **dict.fromkeys(ADAPTERS, BELOW),

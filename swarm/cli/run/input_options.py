@@ -17,12 +17,12 @@ from swarm.cli.submission import BatchOptions, LineOptions
 from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
-from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, Task
 from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.plain_text import ForeignText, without_bom
 from swarm.queue.validate import validate
 
 T = TypeVar("T")

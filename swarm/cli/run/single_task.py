@@ -14,7 +14,6 @@ from swarm.cli.run.input_options import LineCheck, check_options, read_options, 
 from swarm.cli.run.servable import check_models
 from swarm.cli.submission import Outcome, SubmitRequest
 from swarm.config.settings import Settings
-from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.model_options import option_problems
 from swarm.core.task import ID_RE, TaskClass
 from swarm.errors import (
@@ -30,6 +29,7 @@ from swarm.errors import (
 from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.task_builder import builder
+from swarm.plain_text import ForeignText, without_bom
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
 from swarm.queue.root import prepare

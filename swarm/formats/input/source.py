@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, Problems
+from swarm.plain_text import ForeignText, without_bom
 
 MAX_LINE_BYTES = 8 << 20
 """No longer line can become a task of at most 1 MiB, however it is escaped, so no line needs more memory than this."""

@@ -24,8 +24,7 @@ from swarm.core.workflow.templating import references
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import list_names
 from swarm.queue import codec
-from swarm.queue.ids import made_here, time_of
-from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.layout import Layout, made_here, parse_task_file, time_of
 from swarm.queue.storage import inotify
 from swarm.queue.storage.files import Storage, read_regular
 

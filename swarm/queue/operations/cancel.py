@@ -20,8 +20,7 @@ from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import is_file, list_inside, list_names
 from swarm.queue import codec, lookup
 from swarm.queue.brain.completions import why_ended
-from swarm.queue.ids import shard_time_of
-from swarm.queue.layout import Layout, is_shard
+from swarm.queue.layout import Layout, is_shard, shard_time_of
 from swarm.queue.lookup import Located
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.worker.transitions import Transitions

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 from swarm.core.placement.demand import is_load_id
 from swarm.core.task import ID_PATTERN
 from swarm.filesystem.entries import is_text, list_inside, status_of
-from swarm.queue.ids import time_of
-from swarm.queue.layout import parse_task_file
+from swarm.queue.layout import parse_task_file, time_of
 from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 _ALL_TASKS = re.compile(rf"(?>{ID_PATTERN.strip('^$')}\.[0-9]{{1,6}}\.json/)*+").fullmatch

@@ -8,8 +8,7 @@ import msgspec
 
 from swarm.core.task import TaskState
 from swarm.filesystem.entries import status_of
-from swarm.queue.ids import time_of
-from swarm.queue.layout import Layout
+from swarm.queue.layout import Layout, time_of
 from swarm.queue.stats.counts import EndedCounts
 from swarm.queue.stats.dir_counts import task_names
 from swarm.queue.storage.dir_stamp import DirStamp, stamp_of

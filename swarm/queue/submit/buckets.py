@@ -7,8 +7,7 @@ import time
 
 from swarm.core.lanes import parse_lane
 from swarm.filesystem.entries import is_text, list_inside, list_names
-from swarm.queue.ids import ID_LENGTH, new_id
-from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
+from swarm.queue.layout import BUCKET_SIZE, ID_LENGTH, Layout, bucket_name, bucket_priority, new_id, task_file
 from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 

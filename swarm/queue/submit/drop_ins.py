@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from swarm.clock import now_iso
-from swarm.core.byte_order_mark import ForeignText, without_bom
 from swarm.core.lanes import lane_of, parse_lane
 from swarm.core.snapshot import DropIn
 from swarm.core.task import MAX_TASK_BYTES, Task
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import list_names, status_of
+from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body
 from swarm.queue.layout import Layout

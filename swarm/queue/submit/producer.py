@@ -21,8 +21,7 @@ from swarm.core.task import Task
 from swarm.errors import DuplicateTask
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body
-from swarm.queue.ids import new_id, time_of
-from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, task_file
+from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, new_id, task_file, time_of
 from swarm.queue.storage.files import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.storage.locks import exclusive
 from swarm.queue.storage.wakeup import ring

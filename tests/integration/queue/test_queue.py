@@ -137,7 +137,7 @@ def test_bulk_keeps_order_and_mixes_lanes_and_priorities(queue):
 def test_what_one_process_submits_first_comes_first_though_the_clock_stands_or_steps_back(queue):
     now_ns, texts = time.time_ns(), [str(n) for n in range(24)]
     for text in texts:
-        with mock.patch("swarm.queue.ids.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
+        with mock.patch("swarm.queue.layout.time.time_ns", return_value=now_ns - (int(text) > 12) * 3_600_000_000_000):
             list(type(queue)(queue.layout.root).enqueue_many([llm(text)]))
     worker = queue.worker_view("w")
     assert [claim_one(worker).task.request["messages"][0]["content"] for _ in texts] == texts

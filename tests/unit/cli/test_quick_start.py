@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from swarm.cli.app import app
-from swarm.cli.command_registry import COMMANDS
+from swarm.cli.app import COMMANDS, app
 from tests.helpers.queues import llm, open_queue
 
 REPOSITORY = Path(__file__).parents[3]

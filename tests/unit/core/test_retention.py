@@ -15,8 +15,7 @@ from swarm.core.policy.decisions import Purge
 from swarm.core.snapshot import FinishedShard, FinishedView, SwarmSnapshot
 from swarm.core.task import TaskState, Trail
 from swarm.errors import InputError
-from swarm.queue.ids import IdMaker, shard_time_of, time_of
-from swarm.queue.layout import shard_of
+from swarm.queue.layout import IdMaker, shard_of, shard_time_of, time_of
 from swarm.queue.operations.retention import FinishedIndex
 from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, open_queue
 from tests.helpers.slowlisting import hide_behind_listing

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.ids import time_of
-from swarm.queue.layout import parse_task_file, shard_of
+from swarm.queue.layout import parse_task_file, shard_of, time_of
 from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import dir_counts as folders
 from swarm.queue.stats.dir_counts import Folders, task_names

@@ -8,8 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
-from swarm.queue.ids import IdMaker, made_here, new_id, shard_time_of, time_of
-from swarm.queue.layout import Layout, bucket_name, bucket_priority, parse_task_file, shard_of, task_file
+from swarm.queue.layout import (
+    IdMaker,
+    Layout,
+    bucket_name,
+    bucket_priority,
+    made_here,
+    new_id,
+    parse_task_file,
+    shard_of,
+    shard_time_of,
+    task_file,
+    time_of,
+)
 from tests.helpers.forked import forked
 
 IDS = st.from_regex(re.compile(ID_PATTERN.replace("$", r"\Z")))
@@ -32,7 +43,7 @@ def test_no_time_is_read_from_the_ids_of_others_that_look_like_ours():
 def test_the_shard_of_an_id_stays_when_the_clock_steps_back_by_years():
     made = IdMaker().new()
     shard = shard_of(made)
-    with mock.patch("swarm.queue.ids.time.time", return_value=1e9):
+    with mock.patch("swarm.queue.layout.time.time", return_value=1e9):
         assert shard_of(made) == shard
         assert time_of(made) is None
 
@@ -40,7 +51,7 @@ def test_the_shard_of_an_id_stays_when_the_clock_steps_back_by_years():
 def test_ids_rise_when_the_clock_steps_back():
     maker = IdMaker()
     first = maker.new()
-    with mock.patch("swarm.queue.ids.time.time_ns", return_value=time.time_ns() - 7_200_000_000_000):
+    with mock.patch("swarm.queue.layout.time.time_ns", return_value=time.time_ns() - 7_200_000_000_000):
         assert maker.new() > first
 
 
@@ -52,7 +63,7 @@ def test_two_makers_do_not_collide():
 
 def test_a_forked_child_makes_other_ids(tmp_path):
     out = tmp_path / "ids"
-    with mock.patch("swarm.queue.ids.time.time_ns", return_value=time.time_ns()):
+    with mock.patch("swarm.queue.layout.time.time_ns", return_value=time.time_ns()):
         before = new_id()
         assert forked(lambda: out.write_text(" ".join(new_id() for _ in range(100)))) == 0
         ids = [new_id() for _ in range(100)]
