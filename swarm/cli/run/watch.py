@@ -89,12 +89,9 @@ class RunWatch:
 
         Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
         """
-        with interrupts(host) if heard is None else nullcontext(heard) as asked:
+        with interrupts(host) if heard is None else nullcontext(heard) as asked, self._root_in_place():
             while True:
-                if why := self._guard.trouble():
-                    raise EngineError(
-                        why, hint="find out who did that; finished results are in the directory that was there"
-                    )
+                self._check_root()
                 look_began_s = time.monotonic()
                 left_before = self.ended.left
                 self.ended = self._watch.look()
@@ -115,6 +112,20 @@ class RunWatch:
                         return "unservable"
                     self._say_why()
                 time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
+
+    @contextmanager
+    def _root_in_place(self) -> Iterator[None]:
+        """Within the block, what fails because the root was moved or removed is reported as that."""
+        try:
+            yield
+        except (OSError, SwarmError) as error:
+            self._check_root(error)
+            raise
+
+    def _check_root(self, cause: Exception | None = None) -> None:
+        if why := self._guard.trouble():
+            hint = "find out who did that; finished results are in the directory that was there"
+            raise EngineError(why, hint=hint) from cause
 
     def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
         layout = self._queue.layout
