@@ -1,4 +1,4 @@
-"""swarm: batches of prompts through local models, one model server and one worker per GPU, tasks as files.
+"""Batches of prompts through local models: one worker and one model server per GPU.
 
 ``from swarm import Swarm`` is the whole Python API; see docs/python-api.md.
 """

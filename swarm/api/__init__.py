@@ -1,4 +1,7 @@
-"""The Python API: submit, map over an iterable, wait, results as they finish. Use it as ``from swarm import Swarm``."""
+"""The Python API: submit tasks, map over an iterable, wait, iterate over results.
+
+Use it as ``from swarm import Swarm``.
+"""
 
 from swarm.api.client import Handle, Swarm
 from swarm.api.results import Result, Results, Usage

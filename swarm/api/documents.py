@@ -1,4 +1,4 @@
-"""From what a caller hands over (a prompt, messages, a dictionary) to a document for the queue, with its links."""
+"""Turns what a caller passes (prompt, messages, dictionary) into task documents."""
 
 from __future__ import annotations
 

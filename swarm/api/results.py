@@ -1,4 +1,7 @@
-"""Results of tasks for Python programs: waiting for them while a swarm works, one by one or in the items' order."""
+"""Results of tasks for Python programs, as they finish or in the items' order.
+
+Waiting works while a swarm runs on the queue root.
+"""
 
 from __future__ import annotations
 

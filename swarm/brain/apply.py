@@ -1,6 +1,7 @@
-"""Carries out one decision: the only place where the brain changes the world, and where that is logged.
+"""Carries out the brain's decisions, one at a time, and logs them.
 
-The owner of each thing re-checks: a decision that finds the world changed is ``Stale`` and does nothing.
+* This is the only place where the brain changes anything outside itself.
+* The owner of each thing checks again: a decision whose facts have changed is ``Stale`` and does nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The brain: observes, decides, applies; never runs work. Everything goes on, more slowly, while it is away.
+"""The brain's loop: observe, decide, apply.
 
-What the brain says of the whole: the MONITOR line, stuck tasks, alarms; each when it changes, not each tick.
+* It never runs work. Everything goes on, more slowly, while it is down.
+* The MONITOR line, stuck tasks and alarms are logged when they change, not at each tick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The brain process: the brain and its notifier, put together, under the process lock ``brain``."""
+"""The brain process: wires the brain and its notifier, under the process lock ``brain``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From one look at the swarm to Prometheus metrics. Pure; ``docs/metrics.md`` lists them all.
+"""Turns one observation of the swarm into Prometheus metrics.
 
-Counters and histograms are what workers and brain say of their present lives: they begin anew with each life, which is
-the reset that ``rate()`` and ``increase()`` expect.
+Pure; ``docs/metrics.md`` lists them all. Counters and histograms cover the current lives of workers and brain: they start
+again at zero with each process, which is the reset that ``rate()`` and ``increase()`` expect.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics of one queue root in Prometheus's text format, for ``swarm metrics`` and for the brain's HTTP endpoint."""
+"""Metrics of one queue root as Prometheus text, for ``swarm metrics`` and the HTTP endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Delivers notifications of ended tasks and batches, in a loop of its own beside the work and never in its way."""
+"""Delivers notifications of ended tasks and batches, in a loop of its own.
+
+It runs beside the brain's loop and never delays it.
+"""
 
 from __future__ import annotations
 

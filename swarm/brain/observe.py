@@ -1,6 +1,6 @@
-"""Builds the snapshot from the ports, and gives everything its age on this process's own monotonic clock.
+"""Builds the snapshot from the ports, with ages on this process's monotonic clock.
 
-Ages run from when this observer last *saw* a number change, never from times that others wrote down.
+An age runs from when this observer last *saw* a number change, never from a time that another process wrote.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The command line: thin functions over views; everything heavy is imported inside the commands."""
+"""The command line: thin functions over views.
+
+Everything that is slow to import is imported inside the commands.
+"""

@@ -1,4 +1,4 @@
-"""The command line: where each command is, how its arguments are read, and the app put together.
+"""The command-line application: where each command is, and how its arguments are read.
 
 * Importing this must stay cheap: `swarm --help` answers in under 0.2 s, and loads no command.
 * Most runs of `swarm` need one command, so only that one is imported.

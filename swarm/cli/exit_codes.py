@@ -1,4 +1,4 @@
-"""How commands end: one place that turns what went wrong into a message, a hint and an exit code."""
+"""Turns an error of a command into a message, a hint and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of text and tables, as rich tables on a terminal, as aligned plain text in a pipe, or as one JSON document."""
+"""Renders text blocks and tables: rich on a terminal, aligned text in a pipe, or JSON."""
 
 from __future__ import annotations
 

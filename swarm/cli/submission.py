@@ -1,6 +1,6 @@
-"""What ``run``, ``submit`` and ``feed`` are asked to do: each option declared once, as a field of a frozen dataclass.
+"""Options of ``run``, ``submit`` and ``feed``, each declared once as a dataclass field.
 
-``takes`` gives a command the options of such a class; it gets their values as one.
+``takes`` gives a command the options of such a class; it receives their values as one frozen object.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: unknown keys, wrong types, and keys that contradict one another.
+"""Checks a configuration: unknown keys, wrong types, keys that contradict one another.
 
 Pure: documents in, one line per finding out.
 """

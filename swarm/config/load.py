@@ -1,4 +1,4 @@
-"""Configuration at the edge: one TOML file and the environment become ``Settings``, once, and every finding is named.
+"""Loads ``Settings`` from one TOML file and the environment, and reports every finding.
 
 Later wins: defaults, the file, ``SWARM_<SECTION>__<KEY>`` variables, ``$SWARM_ROOT``, ``--root``.
 """

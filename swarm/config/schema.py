@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration file, with the settings' own docstrings as descriptions."""
+"""JSON Schema of the configuration file, with the settings' docstrings as descriptions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""All settings: frozen, typed, with their defaults. ``swarm.config.load`` reads them from file and environment.
+"""All settings, frozen and typed, with their defaults.
 
-Suffixes are units: ``_s`` seconds, ``_mib`` mebibytes. Constraints are part of the types, so a wrong value is refused
-when it is read, with its key. The docstrings are the descriptions of the JSON Schema.
+* ``swarm.config.load`` reads them from file and environment.
+* Suffixes are units: ``_s`` seconds, ``_mib`` mebibytes.
+* Constraints are part of the types, so a wrong value is refused when it is read, with its key.
+* The docstrings are the descriptions of the JSON Schema.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``swarm batches`` and ``swarm batch …``: what was submitted together, how it stands and what it cost."""
+"""``swarm batches`` and ``swarm batch …``: list batches, their state and their cost."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

@@ -1,4 +1,4 @@
-"""``swarm doctor``: what is wrong with this box and the swarm on it, how that is known, what to do."""
+"""``swarm doctor``: diagnoses this machine and its swarm, with evidence and advice."""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

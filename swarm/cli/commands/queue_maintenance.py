@@ -1,4 +1,7 @@
-"""``swarm queue clear-stuck``, ``purge``, ``fsck``: requeue stuck tasks, remove old ones, prove the queue sound."""
+"""``swarm queue clear-stuck``, ``purge`` and ``fsck``: maintenance of the queue.
+
+They requeue stuck tasks, remove old documents, and check that the queue is consistent.
+"""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

@@ -1,4 +1,7 @@
-"""``swarm queue pause`` and ``resume``: hold back a model, a batch, a worker or everything; what runs goes on."""
+"""``swarm queue pause`` and ``resume``: hold back a model, a batch, a worker or everything.
+
+What already runs goes on.
+"""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

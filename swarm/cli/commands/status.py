@@ -1,4 +1,7 @@
-"""``swarm status``, ``gpus``, ``workers``, ``models``, ``explain``, ``metrics``: what the swarm is and does."""
+"""``swarm status``, ``gpus``, ``workers``, ``models``, ``explain`` and ``metrics``.
+
+They show what the swarm is made of, what it does, and why.
+"""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

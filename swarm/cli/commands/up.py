@@ -1,4 +1,7 @@
-"""``swarm up``, ``down``, ``restart``, ``brain``, ``worker``, ``serve``, ``sim``: the processes."""
+"""``swarm up``, ``down``, ``restart``, ``brain``, ``worker``, ``serve`` and ``sim``.
+
+They start and end the processes of a swarm.
+"""
 
 # ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
 

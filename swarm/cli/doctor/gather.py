@@ -1,4 +1,7 @@
-"""Gathers what ``swarm doctor`` judges by: readings of this box, rows, locks, logs, servers. Changes nothing."""
+"""Gathers the evidence for ``swarm doctor``.
+
+Reads this machine, registrations, locks, logs and servers; changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The telling lines at the end of a log: the last traceback, the last line, complaints that still stand."""
+"""Evidence from the end of a log: last traceback, last line, complaints still standing."""
 
 from __future__ import annotations
 

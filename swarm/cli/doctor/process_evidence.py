@@ -1,4 +1,4 @@
-"""What is known of each process of ours: lock, registration, heartbeat, the supervisor's word, the ends of its logs."""
+"""Evidence about each swarm process: lock, registration, heartbeat, supervisor state, logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following logs: what was added since the last look, through rotation, truncation and files that appear."""
+"""Follows log files: new lines, through rotation, truncation and files that appear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading log files: lines to entries, forwards and backwards, through rotations, merged by time.
+"""Reads log files as entries, forwards or backwards, through rotations, merged by time.
 
 * An entry is a line with what continues it (the rest of a traceback).
 * Files in another format, such as a model server's, are read as well: their lines take the time they carry, else that of

@@ -1,6 +1,6 @@
-"""``swarm logs --task``: what a task's own document tells of its life, as entries to merge with the logs. Pure.
+"""``swarm logs --task``: log entries made from a task's own document. Pure.
 
-The document outlives the logs: where they are rotated away, this still tells who had the task, when, and how it ended.
+The document outlives rotated logs: it still says who ran the task, when, and how it ended.
 """
 
 from __future__ import annotations

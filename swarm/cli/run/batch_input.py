@@ -1,4 +1,4 @@
-"""An input on its way into the queue: read and checked as a whole, then accepted item by item."""
+"""Reads and checks a whole input, then submits it item by item."""
 
 from __future__ import annotations
 

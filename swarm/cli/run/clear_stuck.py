@@ -1,4 +1,7 @@
-"""``swarm queue clear-stuck``: has workers requeue tasks, and reclaims what dead workers held."""
+"""``swarm queue clear-stuck``: requeues stuck tasks and reclaims those of dead workers.
+
+A living worker requeues its own tasks, at the command's request.
+"""
 
 from __future__ import annotations
 

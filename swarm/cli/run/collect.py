@@ -1,4 +1,7 @@
-"""Writes the results of a batch, and its report: models by digest, options, versions, cards, counts, tokens."""
+"""Writes the results of a batch and its report.
+
+The report names models by digest, options, versions, cards, counts and tokens.
+"""
 
 from __future__ import annotations
 

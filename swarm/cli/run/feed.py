@@ -1,4 +1,4 @@
-"""What `swarm feed` does: opens source, queue and cursor, and lets the feeder take steps until it ends."""
+"""`swarm feed`: opens source, queue and cursor, and steps the feeder until it ends."""
 
 from __future__ import annotations
 

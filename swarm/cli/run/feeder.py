@@ -1,9 +1,9 @@
-"""The feeder: keeps the waiting tasks of a lane between two marks, from a source of lines, one ``step`` at a time.
+"""Feeds a lane from a source of lines, keeping its waiting tasks between two marks.
 
-Order of things, so that a kill anywhere neither skips nor doubles a line: tasks are made durable under ids that come from
-the line's number, then the cursor moves. What lies between the two at a kill is offered again and found to be there. At
-most ``MAX_LINES`` lines can lie there, so a feeder that starts asks for each id until so many in a row were new, and for
-none after that.
+The order of writes makes sure that a kill neither skips nor doubles a line: tasks are made durable under ids derived from
+the line's number, then the cursor moves. Lines between the two at a kill are offered again and found to exist. At most
+``MAX_LINES`` lines can be in that state, so a feeder that starts checks ids until that many in a row were new, and none
+after that.
 """
 
 from __future__ import annotations

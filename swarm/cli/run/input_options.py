@@ -1,4 +1,4 @@
-"""From the options of a submission to how its input is read, and to fields of its tasks; the check of each task."""
+"""Turns submission options into input options and task fields, and checks each task."""
 
 from __future__ import annotations
 

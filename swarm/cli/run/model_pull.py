@@ -1,4 +1,7 @@
-"""Downloads a model: one puller per queue root, through a living server or one started for it, with its progress shown."""
+"""Downloads a model, one download at a time per queue root, and shows its progress.
+
+It goes through a running server, or through one started for it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `swarm run` and `submit` do with a file: check all of it, submit what is new, wait, write the results."""
+"""`swarm run` and `submit` of a file: check it, submit what is new, wait, write the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress of a batch: a bar with rates and a line per card on a terminal, a plain line now and then elsewhere."""
+"""Progress of a batch: a live bar with rates per card on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

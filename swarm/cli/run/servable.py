@@ -1,7 +1,7 @@
-"""Whether the living workers' servers have a model and may ever serve it, so that no wait is without end.
+"""Whether the running workers can ever serve a model, so that no wait is endless.
 
-What registrations and heartbeats make clear is not asked. Else the servers are asked what they have, and the whole swarm is
-looked at.
+What registrations and heartbeats show is taken from there. Only otherwise are the servers asked for their models, and is
+the whole swarm observed.
 """
 
 from __future__ import annotations

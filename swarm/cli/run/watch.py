@@ -1,4 +1,4 @@
-"""Waiting for a batch: what has ended, at what rate, which worker does what; and obeying Ctrl-C."""
+"""Waits for a batch: counts what has ended, at what rate, on which worker; obeys Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What ``swarm top`` looks at: status, dead letters, one worker or task in detail. In a thread, so that keys never wait."""
+"""Data for ``swarm top``, read in a thread so that keys never wait.
+
+Status, dead letters, and one worker or task in detail.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys from a terminal: single ones at once, without echo, and the terminal as it was afterwards, however that comes."""
+"""Single keys from a terminal, without echo; the terminal is always restored afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``swarm top`` as lines of text for a terminal of any size: alarms first, then cards, workers or tasks, queue. Pure."""
+"""Lays out ``swarm top`` as lines of text for a terminal of any size. Pure.
+
+Alarms come first, then cards, workers or tasks, then the queue.
+"""
 
 from __future__ import annotations
 

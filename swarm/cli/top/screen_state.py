@@ -1,4 +1,7 @@
-"""``swarm top`` as a pure machine: what is shown (state), and what a key or a new look does to it. No terminal, no clock."""
+"""State machine of ``swarm top``: what is shown, and how a key or new data changes it.
+
+Pure: no terminal, no clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``swarm explain``: finds what is meant, lets ``swarm.core.explain`` say why, and shows that."""
+"""``swarm explain``: finds the object meant and shows what the explaining rules say of it."""
 
 from __future__ import annotations
 

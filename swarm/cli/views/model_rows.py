@@ -1,4 +1,4 @@
-"""Models: where they are, what was learned of them, and what the servers have on disk; rows, and their table."""
+"""Rows and tables of models: where they are loaded, what was measured, what is on disk."""
 
 from __future__ import annotations
 

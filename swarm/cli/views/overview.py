@@ -1,4 +1,4 @@
-"""The one-screen picture: alarms first, then what the swarm does and how long that will take."""
+"""The one-screen overview: alarms first, then current work and its estimated time."""
 
 from __future__ import annotations
 
