@@ -1,1 +1,4 @@
-"""Pure rules and data: no files, clock, processes, network, logging or randomness. Time arrives as data."""
+"""Pure rules and data: no files, clock, processes, network, logging or randomness.
+
+Time arrives as data.
+"""

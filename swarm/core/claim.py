@@ -1,4 +1,4 @@
-"""A claim: the right of one worker to one attempt at one task, fenced by the exact file it names."""
+"""A claim: one worker's right to one attempt at a task, fenced by the exact file it names."""
 
 from __future__ import annotations
 

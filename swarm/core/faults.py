@@ -1,4 +1,7 @@
-"""Faults of an attempt, sorted by who is to blame; the class decides what happens next (``swarm.core.policy.retry``)."""
+"""Faults of an attempt, classified by who is to blame.
+
+The class decides what happens next (``swarm.core.policy.retry``).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""From evidence to findings: what is wrong, how it is known, what to do; the worst first, causes before symptoms.
+"""Turns evidence into findings of ``swarm doctor``: problem, evidence, advice.
 
-Findings about the work are made here, those about the box and the processes in ``host`` and ``processes``.
+* The worst come first, and causes before symptoms.
+* Findings about the work are made here, those about the machine and the processes in ``host`` and ``processes``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What ``swarm doctor`` has found to judge by: readings and quotations, no opinions. Sizes ``_mib``, ages ``_s``.
+"""Evidence and findings of ``swarm doctor``, as data.
 
-A finding of ``swarm doctor``.
+Evidence is readings and quotations, never opinions. Sizes end in ``_mib``, ages in ``_s``.
 """
 
 from __future__ import annotations

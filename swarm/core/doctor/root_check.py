@@ -1,4 +1,4 @@
-"""What a queue root needs of its file system and the kernel, judged from what each call answered there. Pure."""
+"""What a queue root needs of its file system and the kernel, judged by probe results. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Why is a model on these cards, and not on those: the functions that place it, phrased for the operator."""
+"""Explains why a model is on certain cards and not on others.
+
+Calls the functions that place it, and phrases their answers for the operator.
+"""
 
 from __future__ import annotations
 

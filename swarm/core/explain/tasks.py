@@ -1,4 +1,7 @@
-"""Why is this task not running, why does this worker idle: the functions that decide, phrased for the operator."""
+"""Explains why a task does not run, or why a worker idles.
+
+Calls the functions that decide, and phrases their answers for the operator.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Whom to blame for a fault that either side may have caused: the request, the server, or nobody as yet.
+"""Decides whether the request or the server is to blame for an ambiguous fault.
 
 * A server that answers others after the fault is not broken: the request is to blame.
-* A server that does not answer a probe of known good either is broken: it is the server's.
+* A server that does not answer a probe known to be good either is broken: the server is to blame.
 * Requests that failed at one moment (their runner died under all of them) prove nothing about one another. The likeliest
   culprit runs alone from then on, where its next fault is conclusive.
 * A request that ran alone on a server which had answered just before, and leaves it broken, is to blame as well.
+* Otherwise nobody is to blame as yet.
 """
 
 from __future__ import annotations

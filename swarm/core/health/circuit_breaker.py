@@ -1,4 +1,4 @@
-"""A circuit breaker as a value: once a server is broken, stop asking for a while, then try once, then all again."""
+"""A circuit breaker as a value: closed, open for a while, then half-open with one trial."""
 
 from __future__ import annotations
 
