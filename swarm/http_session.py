@@ -1,4 +1,4 @@
-"""A session of requests that follows no redirect, keeps no cookie and takes no setting from the environment."""
+"""A requests session without redirects, cookies or settings from the environment."""
 
 from __future__ import annotations
 

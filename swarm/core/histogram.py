@@ -1,4 +1,7 @@
-"""Durations counted into fixed buckets: small enough for a heartbeat, mergeable, and what metrics systems read."""
+"""Durations counted in fixed buckets: small enough for a heartbeat, and mergeable.
+
+The form is what metrics systems read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lanes: the names of the queues inside ``pending/``, and which of them a worker may claim from.
+"""Lanes: the names of the queues inside ``pending/``, and which a worker may claim from.
 
 A lane is the task class, for llm ``llm@<model>`` and for resource tasks ``resource@<worker>`` (only the target may
 claim those). ``/`` and ``%`` of a model name are percent-encoded so that a lane is one directory name.

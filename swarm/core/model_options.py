@@ -1,7 +1,7 @@
-"""Ollama's options: their names and types, so that a wrong one is refused where it is written, not by a server per request.
+"""Ollama's options: their names and types, checked when a task is submitted.
 
-A server ignores names it does not know and refuses the whole request for a wrong type. Names that nobody knows are let
-through (a newer server may know them) unless they look like a misspelt one.
+A server ignores names it does not know and refuses the whole request for a wrong type. Names unknown here are accepted (a
+newer server may know them) unless they look like a misspelt one.
 """
 
 from __future__ import annotations

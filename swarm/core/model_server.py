@@ -1,4 +1,7 @@
-"""What a model server is asked and answers: sizes in MiB, durations in seconds, model names canonical."""
+"""Requests to a model server and its replies, as data.
+
+Sizes are in MiB, durations in seconds, model names canonical.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the operator has paused: everything, a model, a batch, a worker. What runs goes on; nothing new of it is begun."""
+"""Pauses set by the operator: of everything, a model, a batch or a worker.
+
+What runs goes on; nothing new of it is started.
+"""
 
 from __future__ import annotations
 

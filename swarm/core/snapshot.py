@@ -1,6 +1,6 @@
-"""The frozen picture the brain decides on. Everything a decision needs is in it, time included.
+"""The immutable snapshot on which the brain decides, time included.
 
-A snapshot is stale by nature: whoever applies a decision re-checks, and ``Stale`` is an ordinary answer.
+A snapshot is stale by nature: whoever applies a decision checks again, and ``Stale`` is an ordinary answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker says about itself: its registry row (who it is) and its heartbeat (how it is)."""
+"""A worker's registration (what it is) and its heartbeat (how it is)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Making what was written durable, also on file systems that cannot flush a file or a directory by itself.
+"""Flushes files and directories, even where a file system cannot flush one by itself.
 
-Many cannot flush a directory (shared folders of virtual machines, network and FUSE file systems), and filters of system
-calls forbid this or that. What can be flushed only with its whole file system is flushed with it, by ``syncfs``.
+Many cannot flush a directory (shared folders of virtual machines, network and FUSE file systems), and system call filters
+forbid some calls. What can be flushed only with its whole file system is flushed with it, by ``syncfs``.
 """
 
 from __future__ import annotations

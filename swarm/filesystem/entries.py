@@ -1,8 +1,8 @@
-"""What lies under a name below the root: a file, a directory, or something else: an odd entry, which costs only itself.
+"""Reads files and directories below the root, whatever lies under their names.
 
 * Nothing is followed: a link is never what is asked for, whatever it points to.
-* Nothing is waited for: a FIFO, a socket or a device is told from a file without blocking.
-* An answer is an answer: what is not there, or cannot be under such a name, is not there (``FileNotFoundError``, None, []).
+* Nothing blocks: a FIFO, a socket or a device is recognised without waiting for it.
+* What is missing, or cannot exist under such a name, is missing (``FileNotFoundError``, None, []).
 * ``OddEntry`` is about this one entry. Any other ``OSError`` is about the disk or the host.
 """
 

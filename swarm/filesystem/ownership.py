@@ -1,10 +1,10 @@
-"""Who else could change a file: a configuration names programs that run as whoever starts swarm, so it must be theirs.
+"""Checks that nobody but the user and root could have changed a file.
 
-Trusted are the user and root. The file, every directory above it and every symbolic link on the way must belong to one of
-them, and nobody else may write there. A directory that others may write to is no danger where the sticky bit keeps
-them from renaming what is not theirs (``/tmp``).
-
-What is looked at is what is read: the way is walked by descriptors, one name at a time, and the file is opened once.
+* It is for configuration files, which name programs that run as whoever starts swarm.
+* The file, every directory above it and every symbolic link on the way must belong to the user or root, and nobody else may
+  write there. A directory that others may write to is accepted where the sticky bit keeps them from renaming what is not
+  theirs (``/tmp``).
+* What is checked is what is read: the path is walked by descriptors, one name at a time, and the file is opened once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Atomic replacement of files, by temporary ones: ``.<n>.new``, a few names per directory, each locked by its writer.
+"""Atomic replacement of files through temporary files that are locked while written.
 
-* Locked (flock) means being written; free means that its writer is dead, since the kernel releases its lock.
-* The next writer in that directory takes a free one over: kills leave at most as many as were written at one moment.
+* They are called ``.<n>.new``, and a directory has only a few of these names.
+* Locked (flock) means being written; unlocked means that its writer is dead, since the kernel releases its lock.
+* The next writer in that directory takes over an unlocked one: kills leave at most as many as were written at one moment.
 * Nobody renames, empties or removes one without its lock, nor before seeing that the name still means the locked file.
 """
 

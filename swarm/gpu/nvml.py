@@ -1,7 +1,9 @@
-"""Reads NVIDIA cards through NVML. Any reading may be missing, and a lost card is a value: nothing here crashes on hardware.
+"""Reads NVIDIA cards through NVML.
 
-No driver or no library is a normal case: no cards, and ``unavailable`` says why. A card split by MIG is as many cards as it
-has instances, numbered from 100 on card 0, from 200 on card 1, and so on: the others keep their numbers.
+* Any reading may be missing, and a lost card is a value: nothing here crashes on hardware.
+* No driver or no library is a normal case: no cards, and ``unavailable`` says why.
+* A card split by MIG is as many cards as it has instances, numbered from 100 on card 0, from 200 on card 1, and so on: the
+  others keep their numbers.
 """
 
 from __future__ import annotations

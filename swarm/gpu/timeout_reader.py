@@ -1,4 +1,7 @@
-"""Bounds each reading of the cards: it runs in a thread, and while the driver hangs, stale cards carry a fault."""
+"""Bounds each reading of the cards, by a thread.
+
+While the driver hangs, the last cards read are returned with a fault.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader of the cards that one may use: the machine's, less those that ``CUDA_VISIBLE_DEVICES`` hides.
+"""A reader of the cards that ``CUDA_VISIBLE_DEVICES`` leaves.
 
 Asks CUDA itself in which order it counts the cards: only it knows which one it takes for the fastest.
 """

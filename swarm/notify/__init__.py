@@ -1,1 +1,1 @@
-"""Notifications: an HTTP POST, an allowed script, or any service that apprise (an extra) knows."""
+"""Notifications: an HTTP POST, an allowed script, or any service of apprise (an extra)."""

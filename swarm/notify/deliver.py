@@ -1,6 +1,7 @@
-"""Delivers one message to one target. Bounded in time; raises ``DeliveryFailed``, which says whether another try may help.
+"""Delivers one message to one target, within a time limit.
 
-Each message has a ``message_id``, the same in every try, so that the receiver can drop what comes twice.
+* Raises ``DeliveryFailed``, which says whether another try may help.
+* Each message has a ``message_id``, the same in every try, so that the receiver can drop what comes twice.
 """
 
 from __future__ import annotations

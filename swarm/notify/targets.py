@@ -1,4 +1,4 @@
-"""What a notification target may be: a URL, ``script:NAME``, or a name of ``[notify] targets`` for one of these."""
+"""Notification targets: a URL, ``script:NAME``, or a name of ``[notify] targets``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""How a worker's cards are: too hot, lost, or fine; and whether a model landed on the cards it was meant for.
+"""Health of a worker's cards: too hot, lost or fine.
 
-Pure: judged from the driver's readings, with the memory a verdict needs in its value.
+Also whether a model landed on the cards it was meant for. Pure: judged from the driver's readings, with the memory a verdict
+needs in its value.
 """
 
 from __future__ import annotations

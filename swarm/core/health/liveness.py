@@ -1,9 +1,8 @@
-"""How a worker is: one verdict, shared by placement, by the brain's decisions and by ``swarm explain``.
+"""Liveness of a worker, as one verdict shared by placement, decisions and ``swarm explain``.
 
-Death is told by the process lock alone. Ages only tell a hung worker from a healthy one, and are not judged in a tick in
-which the observer itself was late.
-
-Stuck tasks: claimed by a living worker, yet without progress for too long.
+* Only the process lock shows death. Ages tell only a hung worker from a healthy one, and are not judged in a tick in which
+  the observer itself was late.
+* Stuck tasks are those claimed by a living worker, yet without progress for too long.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The repair ladder as a value: a server that hangs is repaired a little harder each time, until its card is given up.
+"""The repair ladder as a value: each hang of a server is met by a stronger repair.
 
-A hang is a request without a first token or with too long a gap, several that timed out in silence, a scheduler that
-does not answer, a model that will not go. Cutting the request is the first rung and has been done when the hang is known.
-One success is the ground again.
+* A hang is a request without a first token or with too long a gap, several that timed out in silence, a scheduler that does
+  not answer, a model that will not unload.
+* The first rung is cutting the request, which has been done when the hang is known. The last gives the card up.
+* One success leads back to the ground.
 """
 
 from __future__ import annotations

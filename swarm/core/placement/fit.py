@@ -1,7 +1,7 @@
-"""Whether a worker can be given a model (cards, memory, recent failures), and whether any worker ever can.
+"""Whether a worker can be given a model: cards, memory, recent failures.
 
-``misfit`` judges one worker now, for placement. ``nowhere`` judges the whole swarm, for who waits for an end: placement goes
-on trying, since a bigger card may be adopted and another program may give memory back.
+``misfit`` judges one worker now, for placement. ``nowhere`` judges whether any worker of the swarm ever can, for a command
+that waits: placement itself goes on trying, since a bigger card may be adopted and another program may free memory.
 """
 
 from __future__ import annotations

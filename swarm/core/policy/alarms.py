@@ -1,4 +1,4 @@
-"""What the operator should be told: each condition once, under a stable key, until it clears."""
+"""Alarms for the operator: each condition once, under a stable key, until it clears."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Everything the brain can cause, on one screen. Each decision says why, and names what it saw.
+"""All decisions the brain can make, each with its reason and the state it was based on.
 
-``swarm.brain.apply`` carries them out; an effect that finds the world changed answers Stale and does nothing.
+``swarm.brain.apply`` carries them out; one whose facts have changed answers Stale and does nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""When a process that ended is started again, and when to stop trying: pure arithmetic over monotonic seconds.
+"""When to restart a process that ended, and when to give up.
 
-Two kinds of ends, two limits:
+Pure arithmetic over monotonic seconds. There are two kinds of ends, with a limit each:
 
 * **In service**: it had begun its work and was killed, or broke down later than ``start_s`` after it got ready. It is
   started again at once, ``burst`` times within ``healthy_s``; beyond that once every ``healthy_s / burst`` (20 times in ten
   minutes, then once in 30 s).
 * **At its start**: it never got ready, did no work, or broke down by itself at once. The next start is at once, then after
-  ``base_s``, twice that and so on up to ``cap_s``; a life in service ends that row.
+  ``base_s``, twice that and so on up to ``cap_s``; a life in service ends that series.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What happens after a failed attempt: again (when, counted or not), give up, or cancelled. Decides, never acts.
+"""What happens after a failed attempt: retry (when, counted or not), fail, or cancel. Pure.
 
-Classes of blame, see ``swarm.core.faults``: infra and suspect faults never use up an attempt of the task but are bounded
-by ``infra_limit``; transient ones count and wait; deterministic ones would fail again; a crash and a poison fault have
-limits of their own, so that a task which kills its workers, or breaks its servers, stops. Delays use full jitter:
-``random(0, min(cap, base * 2^n))``.
+* The classes of blame are those of ``swarm.core.faults``.
+* Infra and suspect faults never use up an attempt of the task but are bounded by ``infra_limit``; transient ones count and
+  wait; deterministic ones would fail again.
+* Crashes and poison faults have limits of their own, so that a task which kills its workers or breaks its servers stops.
+* Delays use full jitter: ``random(0, min(cap, base * 2^n))``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Entries of the allow-list ``[scripts]``: what cannot be meant, and what hands a task more than it seems to. Pure."""
+"""Checks entries of the allow-list ``[scripts]``: mistakes, and rights wider than they look.
+
+Pure.
+"""
 
 from __future__ import annotations
 

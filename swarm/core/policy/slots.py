@@ -1,4 +1,4 @@
-"""Which classes of work a worker may take on now: free slots, and what must not run beside what."""
+"""Which task classes a worker may claim now: free slots, and what must not run together."""
 
 from __future__ import annotations
 

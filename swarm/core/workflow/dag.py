@@ -1,4 +1,7 @@
-"""Who waits for whom in a batch: names to items, and what cannot be: unknown names, ambiguous ones, circles. Pure."""
+"""Dependencies within a batch: resolves names to items, and rejects what cannot run. Pure.
+
+Rejected are unknown names, ambiguous ones, and circles.
+"""
 
 from __future__ import annotations
 

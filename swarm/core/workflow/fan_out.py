@@ -1,4 +1,4 @@
-"""What a task mapped over a list becomes: its elements, and the document of each child. Pure."""
+"""Fan-out: the elements of a task mapped over a list, and each child's document. Pure."""
 
 from __future__ import annotations
 

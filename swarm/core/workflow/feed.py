@@ -1,4 +1,4 @@
-"""A feed: lines offered to the queue little by little, with a cursor that survives everything. Pure."""
+"""A feed: a source of lines submitted little by little, with a durable cursor. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CSV with a header: comma, semicolon or tab, quoted fields may span lines. Every row must fit the header."""
+"""Reads CSV with a header: comma, semicolon or tab; quoted fields may span lines.
+
+Every row must have the fields of the header.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sources of a feed, read from a cursor on: a file of lines, a CSV file, or the lines of a command. Flat memory."""
+"""Sources of a feed, read from a cursor on in flat memory.
+
+A source is a file of lines, a CSV file, or the output lines of a command.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Images named by path: checked when their line is read, read again when their task runs. Tasks hold path and hash.
+"""Images named by path: checked at submission, and read again when their task runs.
 
-The hash is what makes a path in a task safe: a worker sends a file to a model only if whoever made the task knew its
-content, and only if it is an image, so that no task can make another user's file public.
+A task holds path and hash. The hash makes a path in a task safe: a worker sends a file to a model only if whoever made the
+task knew its content, and only if it is an image, so that no task can make another user's file public.
 """
 
 from __future__ import annotations

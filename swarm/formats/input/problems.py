@@ -1,4 +1,4 @@
-"""What is wrong with an input: one finding per line of it, collected up to a bound, raised together."""
+"""Problems of an input: one per line, collected up to a bound, raised together."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reads the items of an input, whose format is said by the user, told by the extension, or by the first line.
+"""Reads the items of an input in the format given, or found by extension or first line.
 
-JSON lines: one object per line, read strictly; what JSON parsers let pass in silence is a problem here. Text: one prompt per
-line, as it stands.
+* JSON lines: one object per line, read strictly; what JSON parsers accept in silence is a problem here.
+* Text: one prompt per line, as it stands.
 """
 
 from __future__ import annotations

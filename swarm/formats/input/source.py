@@ -1,4 +1,4 @@
-"""Where lines come from: a file, or a pipe kept in a temporary file so that it can be read twice."""
+"""Input lines from a file, or from a pipe kept in a temporary file to be read twice."""
 
 from __future__ import annotations
 

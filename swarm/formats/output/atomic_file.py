@@ -1,4 +1,7 @@
-"""A file that appears whole or not at all: written beside its place, flushed to the disk, renamed."""
+"""An output file that appears whole or not at all.
+
+It is written beside its place, flushed to the disk, and renamed.
+"""
 
 from __future__ import annotations
 

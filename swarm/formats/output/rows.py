@@ -1,4 +1,4 @@
-"""Finished tasks to plain output rows: the input's columns, then the answer and what it cost."""
+"""Turns finished tasks into plain output rows: input columns, answer, cost."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Columns that are named as task fields act as such: they say how an item is to be run, not what is asked.
+"""Input columns named like task fields, and typed look-ups in JSON objects.
 
-Small typed look-ups in JSON objects. Each raises ``FieldError`` with the field's path.
+* Such a column sets how its item is run, and is no part of what is asked.
+* A look-up raises ``FieldError`` with the field's path.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Plain records to Ollama requests: from a template, a named column, ``messages`` or ``prompt``.
+"""Turns plain records into Ollama requests.
 
-Prompts made of columns: ``Translate {text} to {lang}``; ``{{`` and ``}}`` stand for braces.
+A request is made from a template, a named column, ``messages`` or ``prompt``.
+A template is filled with columns: ``Translate {text} to {lang}``; ``{{`` and ``}}`` stand for braces.
 """
 
 from __future__ import annotations

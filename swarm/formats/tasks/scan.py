@@ -1,4 +1,4 @@
-"""Reads an input twice in flat memory: once to check all of it before any work starts, once to make its tasks.
+"""Reads an input twice in flat memory: to check all of it, then to make its tasks.
 
 Each item has a key that survives reordering: it is made of the item's content, never of its line.
 """
