@@ -1,7 +1,7 @@
-"""Standard input, output and error, made fit for use before anything else: a process may be started with none of them.
+"""Makes standard input, output and error safe to use, before anything else runs.
 
-* Descriptors 0, 1 and 2 are open. Otherwise the next file opened would get one of these numbers, and what is meant for
-  people would be written into it.
+* Descriptors 0, 1 and 2 are open, though a process may be started with none of them. Otherwise the next file opened would
+  get one of these numbers, and output would be written into it.
 * Text is UTF-8, whatever the locale; what cannot be encoded is escaped.
 * Standard error never fails: a message that nobody can read ends nothing.
 * A failed write to standard output has an exception of its own, ``OutputLost``: no other file is at fault.

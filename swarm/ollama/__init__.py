@@ -1,1 +1,1 @@
-"""Ollama: the client a worker speaks through, and (in ``sim``) a simulated server that behaves like the real one."""
+"""Ollama: the client for it, and the server processes with their repairs."""

@@ -1,6 +1,6 @@
-"""What went wrong, and who is to blame: status codes, error texts and broken connections as ``TaskFault``.
+"""Classifies what went wrong as a ``TaskFault``: statuses, error texts, broken connections.
 
-Pure. Texts are matched loosely (any case, anywhere), because their wording moves between Ollama releases.
+Pure. Texts are matched loosely (any case, anywhere), because their wording changes between Ollama releases.
 """
 
 from __future__ import annotations

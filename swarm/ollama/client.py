@@ -1,6 +1,7 @@
-"""The Ollama client: native API, always streamed, every call bounded, every attempt cancellable from another thread.
+"""The Ollama client: native API, always streamed, every call bounded and cancellable.
 
-Every failure is a ``TaskFault`` whose class says what to do next; see ``swarm.ollama.classify``.
+Another thread can cancel an attempt. Every failure is a ``TaskFault`` whose class says what to do next; see
+``swarm.ollama.classify``.
 """
 
 from __future__ import annotations

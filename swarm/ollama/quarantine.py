@@ -1,4 +1,7 @@
-"""Quarantined cards: a file per worker that outlives restarts, ended by a command or by a trial that succeeds."""
+"""Quarantined cards: a file per worker that outlives restarts.
+
+A quarantine ends by a command or by a trial that succeeds.
+"""
 
 from __future__ import annotations
 

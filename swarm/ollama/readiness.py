@@ -1,4 +1,4 @@
-"""Asks a starting server until it answers, in a thread of its own, so that no loop ever waits for a silent server."""
+"""Polls a starting server until it answers, in its own thread so that no loop waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair actions on one worker's model server: kill its runners, restart it, quarantine its card."""
+"""Repair actions on a worker's server: kill its runners, restart it, quarantine its card."""
 
 from __future__ import annotations
 

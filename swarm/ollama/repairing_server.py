@@ -1,6 +1,6 @@
-"""A model server whose hangs and crashes lead to ever stronger repairs, each with its log line.
+"""A model server that is repaired when it hangs or crashes, ever more strongly.
 
-* Stands between a worker's executors and the client, and fits ``ModelServer``.
+* Stands between a worker's executors and the client, and fits ``ModelServer``. Each repair is logged.
 * What a request meets is repaired only once it is known to be the server's fault (``broke``); loads and status requests
   that fail are the server's anyway.
 * Repairs run on the thread that asks for them, one at a time.

@@ -1,4 +1,7 @@
-"""One model server process: found or started, ready or not, ended with its runners. Nothing here waits for long."""
+"""One model server process: found or started, watched until ready, ended with its runners.
+
+Nothing here waits for long.
+"""
 
 from __future__ import annotations
 

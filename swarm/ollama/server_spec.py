@@ -1,4 +1,7 @@
-"""What a pinned model server is started with: argv and environment, from a worker's plan. Starts nothing."""
+"""Command line and environment of a pinned model server, from a worker's plan.
+
+Starts nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP to one model server through requests: every request has a deadline, and another thread can cut it.
+"""HTTP to one model server: each request has a deadline, and another thread can cut it.
 
 * Neither proxies, redirects, cookies nor compression: model servers are local, and not trusted.
 * The deadline bounds each read and write, so a server that trickles bytes does not outlast it.

@@ -1,1 +1,4 @@
-"""Processes as the kernel sees them: identity, groups, markers, ports. A leaf: everybody may import it."""
+"""Processes as the kernel sees them: identity, groups, markers, ports.
+
+A leaf: every package may import it.
+"""

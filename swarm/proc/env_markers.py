@@ -1,4 +1,7 @@
-"""Environments of processes: markers by which all descendants of a process are found, and one that is the same anywhere."""
+"""Environments of processes: markers by which all descendants are found, and a fixed one.
+
+The fixed environment is the same on every machine.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Whether this host lets processes be started, told apart, signalled and watched: tried at the start, said in a sentence.
+"""Tries at startup whether this host allows what process management needs.
 
-Containers may forbid system calls by a filter, and show no ``/proc``, or that of another PID namespace.
+Processes must be started, recognised, signalled and watched; what fails is said in a sentence. Containers may forbid system
+calls by a filter, and show no ``/proc``, or that of another PID namespace.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Who a process is (number, start time, boot: a number alone comes round again), its signals, and a descriptor for its end.
+"""Process identity (number, start time, boot), signals, and a descriptor for its end.
 
+* A number alone is reused by the kernel.
 * ``/proc/<pid>/stat`` is read directly: psutil takes five times as long, and its start time moves with the clock.
-* Where there are no pidfds (kernels before 5.3, filters of system calls) a thread looks every ``POLL_S`` instead.
+* Where there are no pidfds (kernels before 5.3, system call filters) a thread polls every ``POLL_S`` instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Process 1 of a container without an init: works in a child, reaps orphans and forwards signals.
+"""Process 1 of a container without an init: reaps orphans, forwards signals.
+
+The work itself runs in a child.
 
 The kernel delivers to process 1 only signals that it handles, and gives it all orphans, which stay zombies until reaped.
 When the work ends, so does process 1, with the same status; the kernel then ends whatever is left.

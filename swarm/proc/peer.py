@@ -1,7 +1,7 @@
-"""Who is at the other end of a local TCP connection, and who listens on a port: the kernel's own answer.
+"""Finds the process at the other end of a local TCP connection, or listening on a port.
 
-One look-up of one socket through ``NETLINK_SOCK_DIAG``, whatever the number of connections of the box; where that is
-forbidden or missing, the rows of ``/proc/net/tcp`` and ``tcp6``.
+The answer is the kernel's own: one look-up of one socket through ``NETLINK_SOCK_DIAG``, whatever the number of connections
+of the machine; where that is forbidden or missing, the rows of ``/proc/net/tcp`` and ``tcp6``.
 """
 
 from __future__ import annotations

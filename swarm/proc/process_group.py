@@ -1,4 +1,7 @@
-"""Ends process groups: SIGTERM, grace, SIGKILL; done only when the kernel shows no member left."""
+"""Ends process groups: SIGTERM, a grace period, SIGKILL.
+
+A group has ended only when the kernel shows no member left.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A task file is one JSON document in two parts, so that the body is written once and never rewritten.
+"""Encodes and decodes task files: one JSON document, of a body and an outcome (``Trail``).
 
-``{body}`` on the first line, and later its closing brace gives way to the trail::
+The body is written once and never rewritten. ``{body}`` is the first line; later its closing brace is replaced by the
+outcome::
 
     {"task_id":"…","task_class":"llm",…,
     "status":"completed","result":{…},"attempts":[…]}

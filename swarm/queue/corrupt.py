@@ -1,6 +1,6 @@
-"""The quarantine, ``corrupt/``: what is no task or has no place, with the reason beside it. Nothing is ever deleted here.
+"""The quarantine, ``corrupt/``: files that are no task or have no place, each with a reason.
 
-A task that waits for one in quarantine waits in vain: ``CorruptTasks`` knows those ids.
+Nothing in it is ever deleted. A task that waits for one in quarantine waits in vain: ``CorruptTasks`` knows those ids.
 """
 
 from __future__ import annotations

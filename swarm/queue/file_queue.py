@@ -1,4 +1,4 @@
-"""One queue root, opened: what commands do with the queue, and the views of workers and brain.
+"""One open queue root: what commands do with it, and the views of workers and brain.
 
 Each method imports only what it needs, so that a quick look stays quick.
 """

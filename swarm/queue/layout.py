@@ -1,4 +1,4 @@
-"""Names on disk: every directory and file under the queue root, and the ids of tasks. Nothing else knows them.
+"""Paths and names under the queue root, and task ids. No other module knows them.
 
 * ``pending/<lane>/<bucket>/<id>.<n>.json``: a bucket holds about ``BUCKET_SIZE`` tasks, so that listing one costs the same
   however many wait. Its name is the inverted priority and the id of its first task: names sort by priority, then time.

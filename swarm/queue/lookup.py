@@ -1,4 +1,4 @@
-"""Look-ups in the queue: find one task, read it, list a state. Reads only; nothing here needs a running swarm.
+"""Finds a task, reads it, or lists a state. Reads only; needs no running swarm.
 
 A look is not a snapshot: tasks move while directories are read. States are read in the direction tasks move, and what is not
 found is looked for once more, so that a task on the move is still found.

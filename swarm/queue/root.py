@@ -1,4 +1,4 @@
-"""The queue root: made and checked at its opening, and watched for another directory in its place.
+"""The queue root: created and checked when opened, and watched for being replaced.
 
 * Refused is a root that others could write to or replace, and one whose file system cannot hold a queue.
 * What the queue needs of the file system is tried, in a directory that is removed after: some 30 calls and no flush; with

@@ -1,1 +1,1 @@
-"""The running processes: worker, brain, supervisor, and the ports through which they touch the world."""
+"""What the running processes share: startup, loop, logs, and the ports to the outside."""

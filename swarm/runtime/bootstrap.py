@@ -1,4 +1,4 @@
-"""What brain, worker and supervisor have in common at their start: root, log, process lock, registration."""
+"""Common startup of brain, worker and supervisor: root, log, process lock, registration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cards a process may read: those of the running swarm's plan, those its environment leaves, or all."""
+"""Which cards a process may read: the running swarm's plan, its environment's, or all."""
 
 from __future__ import annotations
 

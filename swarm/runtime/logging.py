@@ -1,8 +1,9 @@
-"""Log lines: ``[2026-02-07T21:05:50.123+01:00] [worker-1] INFO  message``, one file per process, rotated, mode 0600.
+"""The log format and its files: one file per process, rotated, mode 0600.
 
-A line reaches the kernel in one ``write``, so it survives the death of its writer and is never mixed with another's.
-A record of several lines (a traceback) has the header on every line and ``| `` before each line after the first, so
-that all of it can be searched and merged by time, and no text from outside can pass for a line of ours.
+* A line: ``[2026-02-07T21:05:50.123+01:00] [worker-1] INFO  message``.
+* A line reaches the kernel in one ``write``, so it survives the death of its writer and is never mixed with another's.
+* A record of several lines (a traceback) has the header on every line and ``| `` before each line after the first, so
+  that all of it can be searched and merged by time, and no text from outside can pass for a line of ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One attempt at one task: cancel token, progress, deadline, ending; and the threads for them."""
+"""One attempt at a task: cancel token, progress, deadline, ending; and the threads for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The two lists of a batch: ``<id>.items``, appended to and never shortened, and ``<id>.order``, replaced as a whole."""
+"""The two lists of a batch: its items (``<id>.items``) and their order (``<id>.order``).
+
+``<id>.items`` is appended to and never shortened; ``<id>.order`` is replaced as a whole.
+"""
 
 from __future__ import annotations
 

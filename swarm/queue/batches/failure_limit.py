@@ -1,7 +1,7 @@
-"""Batches with a limit of failures: how they stand, and ending in steps what waits of one that is past its limit.
+"""Ends, in steps, the waiting tasks of batches that are over their failure limit.
 
-Costs nothing while no batch has a limit; else what following such batches costs (see ``watch``). What failed before
-tasks of the batch were retried counts no more.
+Costs nothing while no batch has a limit; else what following such batches costs (see ``watch``). Failures from before tasks
+of the batch were retried do not count.
 """
 
 from __future__ import annotations

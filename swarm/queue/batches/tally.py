@@ -1,7 +1,8 @@
-"""What a batch has cost so far: tokens, time on cards, who did it, how it failed. Each finished document is read once.
+"""Totals of a batch so far: tokens, card time, workers, failures.
 
-Sums are kept per shard and state in ``batches/<id>.tally`` beside the time of the directory they were taken from, so that
-a later look reads only what changed. Losing that file costs one more reading.
+* Each finished document is read once.
+* Sums are kept per shard and state in ``batches/<id>.tally``, beside the time of the directory they were taken from, so that
+  a later look reads only what changed. Losing that file costs one more reading.
 """
 
 from __future__ import annotations

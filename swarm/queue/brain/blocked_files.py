@@ -1,7 +1,7 @@
-"""Which files lie in ``blocked/``, followed by what changed, and what each of them waits for.
+"""The files in ``blocked/``, followed by their changes, and what each of them waits for.
 
-Files of one submitter appear in order. A listing made meanwhile may show a later one and not an earlier one; what was in a
-listing that had ended before the next one began has all its forerunners in the two.
+Files of one submitter appear in order. A listing made meanwhile may show a later one and not an earlier one. For what a
+listing shows that had ended before the next one began, the two together show all earlier ones.
 """
 
 from __future__ import annotations

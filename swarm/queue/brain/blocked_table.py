@@ -1,8 +1,9 @@
-"""What each blocked task waits for: one row per file of ``blocked/``. A look costs what changed, however many wait.
+"""State table of blocked tasks: what each of them waits for.
 
-A row is in one of these states, told by its fields and its session:
+There is one row per file of ``blocked/``. A look costs what changed, however many wait. A row is in one of these states,
+shown by its fields and its session:
 
-| state   | told by                                                                       | left when                  |
+| state   | shown by                                                                      | left when                  |
 |---------|-------------------------------------------------------------------------------|----------------------------|
 | unread  | listed, not read yet: in ``unread``, not in ``rows``                          | it is read                 |
 | waiting | ``open`` tasks have not ended, it is not ``due``, or its session has another  | the last of these is over  |

@@ -1,4 +1,7 @@
-"""The brain's view of the queue, used by one thread under the brain's process lock. Fits the ``BrainQueue`` port."""
+"""The brain's view of the queue, for one thread under the brain's process lock.
+
+Fits the ``BrainQueue`` port.
+"""
 
 from __future__ import annotations
 

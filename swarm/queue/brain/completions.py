@@ -1,4 +1,4 @@
-"""Which of the awaited tasks have ended, at a bounded cost per look however many are awaited.
+"""Finds which of the awaited tasks have ended, at a bounded cost per look.
 
 A task ends by moving to a terminal directory, or to ``corrupt/`` (it has not completed then). Each way leaves a sign:
 

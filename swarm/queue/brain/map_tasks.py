@@ -1,7 +1,8 @@
-"""A task mapped over a list: one child per element, and their answers gathered into one result.
+"""Mapped tasks: one child per list element, and their answers gathered into one result.
 
-The map task stays in ``blocked`` and its trail says how far it is: ``children`` -1 while they are being made (so that who
-finds it so looks for those that exist), then their number. Ids are ``<id>-<k>``, so that nothing is made twice.
+* The map task stays in ``blocked``. Its ``Trail`` records its progress: ``children`` is -1 while they are being made
+  (who finds it so looks for those that exist), then their number.
+* Ids of children are ``<id>-<k>``, so that none is made twice.
 """
 
 from __future__ import annotations

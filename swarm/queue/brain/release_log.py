@@ -1,7 +1,7 @@
-"""What is on record before a blocked task is released: session turns, and results that it will ask for.
+"""Append logs written before a blocked task is released: session turns, result references.
 
-Two append-only files, written by the brain alone. While a task lies in ``blocked`` its file says what it waits for. Once it
-is in its lane nobody could tell without reading all that waits, so it is noted before the task moves:
+The brain alone writes the two files. While a task lies in ``blocked`` its file says what it waits for. Once it is in its
+lane, only reading all waiting tasks would show it, so it is recorded before the task moves:
 
 * ``turns.jsonl``: by session, the task released last. A brain that starts knows which task of a session is under way.
 * ``needs.jsonl``: by task, the tasks whose results its request asks for. No purge takes those.

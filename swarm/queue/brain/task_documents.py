@@ -1,4 +1,4 @@
-"""What the documents of claimed tasks and of waiting loads say, each read once: class, model, and whom a load is for."""
+"""Reads documents of claimed tasks and waiting loads, once each: class, model, load target."""
 
 from __future__ import annotations
 

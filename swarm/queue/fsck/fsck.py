@@ -1,7 +1,9 @@
-"""``swarm queue fsck``: proves that each task is in exactly one state and that nothing is left without an owner.
+"""``swarm queue fsck``: checks that each task is in one state and every file has an owner.
 
-A scan is no snapshot, since tasks move while it reads; so only what two scans agree on is a finding, and each repair looks
-once more before it acts. Safe while the swarm works. No task is ever deleted: what has no place goes to ``corrupt/``.
+* A scan is no snapshot, since tasks move while it reads: only what two scans agree on is a finding, and each repair looks
+  once more before it acts.
+* Safe while the swarm works.
+* No task is ever deleted: what has no place goes to ``corrupt/``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Odd entries: what lies beside the tasks and is no file or directory of swarm's. What lies among them: ``walk``."""
+"""Finds odd entries beside the tasks: what is no file or directory of swarm's.
+
+Those among the tasks are found by ``walk``.
+"""
 
 from __future__ import annotations
 

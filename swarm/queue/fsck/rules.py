@@ -1,4 +1,7 @@
-"""What ``fsck`` can find, and the rules for one file at its place. Reads files; changes nothing."""
+"""What ``fsck`` can find, and the rules for one file at its place.
+
+Reads files; changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walks the state directories for ``fsck``: every place where a task may be, and whatever else lies there."""
+"""Walks the state directories for ``fsck``: all places of tasks, and whatever else is there."""
 
 from __future__ import annotations
 

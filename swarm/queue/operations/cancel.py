@@ -1,8 +1,9 @@
-"""Cancelling: what waits ends at once, a worker is asked to stop what runs, and a mapped task takes its children along.
+"""Cancels tasks, waiting or running, and the children of mapped tasks.
 
-A mapped task may be cancelled while the brain makes its children. So a mark is written first, and stays: the brain, which
-alone makes children, ends what is left of them at its next tick and removes the mark. Whoever dies in between, no child is
-left behind.
+* A waiting task ends at once; a running one is stopped by its worker, at request.
+* A mapped task may be cancelled while the brain makes its children. So a mark is written first, and stays: the brain, which
+  alone makes children, ends what is left of them at its next tick and removes the mark. A crash in between leaves no child
+  behind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Purge of finished documents: what may go, what must stay because something that waits needs it."""
+"""Purges finished documents, except those that a waiting task still needs."""
 
 from __future__ import annotations
 

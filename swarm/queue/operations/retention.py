@@ -1,4 +1,7 @@
-"""An index of finished documents, updated in small steps, so that the brain can remove old ones without stalling."""
+"""Index of finished documents, updated in small steps, so that old ones go without a stall.
+
+The brain removes them.
+"""
 
 from __future__ import annotations
 

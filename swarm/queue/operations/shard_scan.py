@@ -1,7 +1,8 @@
-"""One walk through one shard of finished documents, in steps of bounded size: counts, finds the oldest, removes what is old.
+"""One walk through a shard of finished documents, in bounded steps.
 
-A document's time is its file's: it was last written to when it ended. Nothing here looks into directories of tasks that
-wait or run, so what is not terminal cannot be touched.
+* It counts, finds the oldest, and removes what is old.
+* A document's time is its file's: it was last written to when it ended.
+* Nothing here reads directories of tasks that wait or run, so what is not terminal cannot be touched.
 """
 
 from __future__ import annotations

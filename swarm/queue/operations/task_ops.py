@@ -1,4 +1,4 @@
-"""Cancel and retry, of one task and of many; of many with one listing instead of a search each."""
+"""Cancels and retries one task or many; many with one listing instead of a search each."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Everything counted: by listing directories, no file is opened. A directory that did not change is not listed again.
+"""Counts of the queue, by listing directories only; no file is opened.
 
-What was counted, written down for the next command: ``control/counts``.
-
-A hint that costs nothing to lose. Each count in it names the directory and the time of that directory's last change, and is
-used only where both are still so; a file that is damaged, of another version or unreadable is as good as none.
+* A directory that did not change is not listed again.
+* The counts are kept in ``control/counts`` for the next command: a hint that costs nothing to lose. Each count names its
+  directory and the time of its last change, and is used only where both still hold; a file that is damaged, of another
+  version or unreadable is ignored.
 """
 
 from __future__ import annotations

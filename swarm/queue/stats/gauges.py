@@ -1,4 +1,7 @@
-"""Counts for metrics, kept between looks: what lies ended, and what has waited too long. Costs what changed."""
+"""Counts for metrics, kept between looks: finished tasks, and tasks that wait too long.
+
+A look costs what changed.
+"""
 
 from __future__ import annotations
 

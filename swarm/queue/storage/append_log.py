@@ -1,6 +1,6 @@
-"""An append-only file of one writer: lines are added with one flush, and compacted once there are many.
+"""An append-only log of one writer: one flush per write, compacted when long.
 
-Each line is a pair of a key and what is noted for it; of several with the same key the last counts.
+Each line is a pair of a key and its value; of several with the same key the last counts.
 """
 
 from __future__ import annotations

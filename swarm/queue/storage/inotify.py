@@ -1,4 +1,7 @@
-"""The kernel tells what happens in directories: names that come and go. Two calls into libc, and the form of its events."""
+"""Inotify: events of names that appear in and leave directories.
+
+Two calls into libc, and the format of its events.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The wake-up file (``.bell``): whoever adds work touches it, and idle loops watch it through inotify.
+"""The wake-up file (``.bell``): touched when work is added, watched by idle loops.
 
-A hint only. Where inotify is missing (other hosts on a shared file system), polling finds the work a period later.
+A hint only, watched through inotify. Where that is missing (other hosts on a shared file system), polling finds the work a
+period later.
 """
 
 from __future__ import annotations

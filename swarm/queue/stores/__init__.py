@@ -1,1 +1,1 @@
-"""Small records beside the tasks: feeds, notifications, pauses, registrations, cached replies."""
+"""Small records beside the tasks: feeds, notifications, pauses, registrations."""

@@ -1,4 +1,7 @@
-"""Notes: who is to be notified of the end of what. Written before their task appears, so that none is ever forgotten."""
+"""Notification records: who is to be notified of the end of which task or batch.
+
+A record is written before its task appears, so that none is ever forgotten.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The pauses on disk: ``control/pauses.json``, replaced as a whole, read by workers and brain at the price of a ``stat``."""
+"""Pauses on disk: ``control/pauses.json``, replaced as a whole.
+
+Workers and brain check it at the cost of a ``stat``.
+"""
 
 from __future__ import annotations
 

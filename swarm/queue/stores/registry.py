@@ -1,4 +1,4 @@
-"""Registrations and heartbeats: who works here and how it is. Both are hints; only the process lock says who lives."""
+"""Registrations and heartbeats of workers. Both are hints: only the process lock shows life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buckets: which one of its lane a task goes into, and the move there though buckets may vanish meanwhile."""
+"""Chooses a task's bucket in its lane, and moves it there though buckets may vanish."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Drop-ins: files put directly into ``pending/`` by hand. Checked, made canonical in place, then moved to their lane.
+"""Accepts drop-ins: task files put directly into ``pending/`` by hand.
 
-Two atomic steps (replace by the canonical form, rename into the lane), each leaving the task in exactly one place, so that
-a crash in between costs nothing: the next look goes on where this one stopped.
+They are checked, made canonical in place, then moved to their lane. These are two atomic steps (replace by the canonical
+form, rename into the lane), each leaving the task in exactly one place, so that a crash in between costs nothing: the next
+look goes on where this one stopped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Submission of one task, or of many with shared flushes. When a call returns, the tasks are there and stay.
+"""Submits one task, or many with shared flushes. When a call returns, they are durable.
 
 * One task: a file that has no name until it is whole, so that nothing is left of one whose maker dies in between. Quicker
   than a file made in ``.staging`` and renamed (the way where there are no such files), which changes three directories.

@@ -1,4 +1,4 @@
-"""Where one worker reads in one lane: the buckets it knows and the names left in the first of them.
+"""A worker's position in one lane: known buckets, and names left in the first of them.
 
 * A cached listing is only a hint at what to try; the rename decides.
 * The cursor lists the lane again when its directory changed and when a listing is used up.

@@ -1,4 +1,7 @@
-"""Recovery of a dead worker's claims, under that worker's own process lock: nobody can be alive behind it."""
+"""Recovers a dead worker's claims, under that worker's own process lock.
+
+Holding the lock proves that the worker does not live.
+"""
 
 from __future__ import annotations
 

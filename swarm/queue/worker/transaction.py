@@ -1,4 +1,4 @@
-"""One transaction of a worker: record what ended and claim what comes next, durable together.
+"""A worker's transaction: records outcomes and claims new tasks, durable together.
 
 * ``finish`` writes an outcome behind the body of its task; ``claim`` renames a waiting task into the worker's directory.
 * The commit flushes the outcomes, files them by renames, then flushes the directories: no name may say what its file does

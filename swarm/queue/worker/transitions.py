@@ -1,6 +1,7 @@
-"""Transitions of a claimed or waiting task: ended or requeued. One commit each: a rename of the exact file.
+"""Transitions of a claimed or waiting task: ended or requeued, by one rename of its file.
 
-An outcome is written behind the body of its task first; the file stays open until that is durable.
+The rename is the commit, and names the exact file. An outcome is first written behind the body of its task; the file stays
+open until that is durable.
 """
 
 from __future__ import annotations

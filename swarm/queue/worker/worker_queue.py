@@ -1,4 +1,4 @@
-"""The queue as one worker uses it: transactions of finishes and claims, requeueing, and what else it looks at.
+"""The queue as one worker uses it: transactions, requeues, and what else it reads.
 
 Fits the ``WorkerQueue`` port.
 """

@@ -1,6 +1,6 @@
-"""Runs ``script`` and ``cpu`` tasks: an allow-listed program, its directory, its process group.
+"""Runs ``script`` and ``cpu`` tasks: an allow-listed program in its own process group.
 
-The directory is a fresh one that ends with the task, or one below the directory that its entry names.
+Its directory is a fresh one that is removed with the task, or one below the directory that its entry names.
 """
 
 from __future__ import annotations

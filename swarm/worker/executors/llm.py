@@ -1,7 +1,7 @@
-"""Runs llm tasks: fills in earlier results, builds the request, asks the cache or the server.
+"""Runs llm tasks: fills in earlier results, builds the request, asks cache or server.
 
-A task holds of images only where they lie and what they are, and of earlier results only references: both are put into its
-request when it runs, and the task's own body never changes.
+A task holds only paths and hashes of images, and only references to earlier results: both are put into its request when it
+runs, and the task's own body never changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cache of answers: the same request to the same model, by digest, is answered from files.
+"""The response cache: answers from files, by digest of the request and the model.
 
 * The files lie under ``cache/``: bounded, shared by all workers of a root, and free to be deleted.
 * Each of 256 directories holds its share of the bound; what was used longest ago goes first.
