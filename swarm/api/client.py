@@ -42,7 +42,7 @@ class Handle:
         return f"<Handle {self.id}>"
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the task has ended, successfully or not."""
         return any(os.path.lexists(self._swarm.queue.layout.terminal(state, self.id)) for state in TERMINAL)
 
     def result(self, timeout_s: float | None = None) -> Result:
@@ -84,7 +84,7 @@ class Swarm:
         return self._loaded.settings
 
     def start(self) -> Self:
-        """What entering the ``with`` block does, for notebooks; ``close`` ends it. Raises ``EngineError``."""
+        """Start like entering the ``with`` block, for notebooks; ``close`` ends it. Raises ``EngineError``."""
         if self._stack is None:
             stack = ExitStack()
             self.queue.prepare()
@@ -93,7 +93,7 @@ class Swarm:
         return self
 
     def close(self) -> None:
-        """End what ``start`` began: a swarm started here finishes what runs and ends."""
+        """End what ``start`` began: a swarm started here finishes its running tasks and ends."""
         stack, self._stack = self._stack, None
         if stack is not None:
             stack.close()

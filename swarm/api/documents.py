@@ -99,7 +99,7 @@ class EarlierNames:
         self._ids: dict[str, str] = {}
 
     def note(self, document: Mapping[str, Any], task_id: str) -> None:
-        """This task is in the queue."""
+        """Record that this task is in the queue."""
         for field in ("name", "custom_id"):
             if document.get(field):
                 self._ids[document[field]] = task_id
@@ -124,7 +124,7 @@ class EarlierNames:
 
 
 def is_linked(items: Sequence[Any], fields: Mapping[str, Any]) -> bool:
-    """Whether any item waits for others; costs next to nothing where none does."""
+    """Whether any item depends on others; cheap where none does."""
     if fields.get("depends_on"):
         return bool(items)
     return any(isinstance(work, Mapping) and work.get("depends_on") for work in items)

@@ -34,7 +34,7 @@ SAMPLED = 200
 
 
 class Alive:
-    """Whether anybody works; asked now and then."""
+    """Checks now and then that a swarm is still working."""
 
     def __init__(self, settings: Settings, host: Hosting) -> None:
         self._settings = settings
@@ -43,7 +43,7 @@ class Alive:
         self._servable = ServableWatch(settings)
 
     def moved(self) -> None:
-        """Something has ended."""
+        """Note that a task has ended."""
         self._servable.moved()
 
     def check_servable(self, models: Callable[[], Collection[str]]) -> None:

@@ -53,11 +53,11 @@ class Applied(_Outcome, frozen=True):
 
 
 class Stale(_Outcome, frozen=True):
-    """The world had changed; nothing was done."""
+    """The facts had changed; nothing was done."""
 
 
 class Failed(_Outcome, frozen=True):
-    """It could not be done now (a full disk, a process that may not be killed); it is decided again while it is due."""
+    """It could not be done now (a full disk, a process that may not be killed); it is retried while it is due."""
 
 
 Outcome = Applied | Stale | Failed
@@ -88,7 +88,7 @@ class Effects:
         """Tasks reclaimed from dead workers so far."""
 
     def apply(self, decision: Decision) -> Outcome:
-        """Do one thing. That queue or process cannot do it is an answer, logged when it changes; bugs are raised."""
+        """Carry out one decision. A refusal by queue or process is an answer, logged when it changes; bugs are raised."""
         subject = _subject(decision)
         try:
             outcome = self._apply(decision)

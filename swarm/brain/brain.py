@@ -34,7 +34,7 @@ MONITOR_GAP_S = 5.0
 
 
 class Announcer:
-    """Remembers what has been said."""
+    """Logs the state of the whole when it changes; remembers what was logged."""
 
     def __init__(self, settings: Settings, log: logging.Logger) -> None:
         self._settings = settings
@@ -145,7 +145,7 @@ class DeathWatch:
         return bool(ready)
 
     def close(self) -> None:
-        """Give all pidfds back."""
+        """Close all pidfds."""
         self.watch({})
 
 
@@ -185,12 +185,12 @@ class Brain:
 
     @property
     def title(self) -> str:
-        """How log lines call it."""
+        """Its name in log lines."""
         return "Brain"
 
     @property
     def finished(self) -> bool:
-        """Whether somebody asked it to stop."""
+        """Whether a stop was requested."""
         return self._wish.urgency > 0
 
     def step(self) -> float:
@@ -218,7 +218,7 @@ class Brain:
             self._waiter.wait(timeout_s - PAUSE_S)
 
     def close(self) -> None:
-        """Say goodbye in the heartbeat."""
+        """Write a last heartbeat that says it has ended."""
         self._log.info("Brain shutting down after %d ticks", self._turns)
         self._beat_due_s = self._mono_s()
         self._beat(WorkerStatus.STOPPED)

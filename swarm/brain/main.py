@@ -39,7 +39,7 @@ def make_notifier(
 
 
 def run_brain(options: RunOptions) -> int:
-    """Be the brain of this root until told to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
+    """Run the brain of this root until asked to stop; returns the exit status. Raises ``LockHeld`` when there is one."""
     queue, instead = open_root(options)
     root_trouble = root_watch(queue.layout.root)
     with living(queue, own_row("brain", "brain")) as row, logging_as("brain", options) as brain_log:

@@ -45,7 +45,7 @@ _MODEL_TALLIES: tuple[tuple[str, str, Callable[[ModelTally], float]], ...] = (
 
 
 class Seen(NamedTuple):
-    """All that one scrape shows."""
+    """Everything one scrape is made from."""
 
     snapshot: SwarmSnapshot
     ended: Mapping[TaskState, int]
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
 
 
 def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
-    """Every metric there is. Pure."""
+    """All metric families. Pure."""
     yield _one("swarm_build_info", "The program that answers.", 1, version=__version__)
     yield from _tasks(seen, settings)
     yield from _workers(seen.snapshot, settings)

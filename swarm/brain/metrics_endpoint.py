@@ -48,7 +48,7 @@ class SwarmCollector(Collector):
             return self._last[1]
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: registering makes no look."""
+        """No families in advance: registering observes nothing."""
         return ()
 
 
@@ -66,7 +66,7 @@ def _registry_of(collector: SwarmCollector) -> CollectorRegistry:
 
 @contextmanager
 def serving(collector: SwarmCollector, *, host: str, port: int) -> Iterator[str]:
-    """Answers within the block, on the URL it yields; a look that fails is that scrape's error, and nobody else's.
+    """Serve within the block, on the URL it yields; a failed observation is an error of that scrape only.
 
     Raises ``EngineError`` when the address cannot be listened on, naming who has it.
     """
@@ -89,7 +89,7 @@ def serving(collector: SwarmCollector, *, host: str, port: int) -> Iterator[str]
 
 
 def open_metrics(settings: Settings) -> SwarmCollector:
-    """A collector with eyes of its own: it shares nothing with a brain in the same process."""
+    """A collector with its own observer: it shares nothing with a brain in the same process."""
     layout = Layout(settings.queue.root)
     observer = open_observer(settings)
     gauges = QueueGauges(layout)

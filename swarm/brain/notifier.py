@@ -29,7 +29,7 @@ DOWN_CAP_S = 60.0
 CLOCK_SLACK_S = 1.0
 """A next try that lies further ahead than any was set is due: the clock was set back."""
 LAST_S = 5.0
-"""How long the brain's end waits for what is being told."""
+"""How long the brain's end waits for a delivery under way."""
 ORPHAN_TRIES = 600
 """Looks after which a note whose subject is nowhere is dropped: its submission was cut off."""
 
@@ -46,7 +46,7 @@ class Notes(Protocol):
 
 
 def delay_s(tries: int, cap_s: float = CAP_S) -> float:
-    """Until the next try, after so many that failed (from 1)."""
+    """Seconds until the next try, after so many failed ones (from 1)."""
     return doubled_s(BASE_S, tries - 1, cap_s)
 
 
@@ -78,7 +78,7 @@ class Targets:
             self._up_s[target] = self._now_s()
 
     def is_due(self, note: Note) -> bool:
-        """Its time has come, or a target came back after it had failed."""
+        """Whether a note is due, or a target has recovered since it failed."""
         if not 0 < note.next_s - self._now_s() <= delay_s(note.tries) + CLOCK_SLACK_S:
             return True
         failed_s = note.next_s - delay_s(note.tries)
@@ -107,7 +107,7 @@ class Notifier:
         self._troubles = LogOnce(log)
 
     def step(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Tell what can be told now. Raises ``QueueError`` when the disk refuses."""
+        """Deliver what can be delivered now. Raises ``QueueError`` when the disk refuses."""
         for note in self._notes.waiting():
             if stopping():
                 return
@@ -169,13 +169,13 @@ class Notifier:
 
 
 def never() -> bool:
-    """No wish to stop."""
+    """Never asks to stop."""
     return False
 
 
 @contextmanager
 def notifying(notifier: Notifier, log: logging.Logger) -> Iterator[None]:
-    """Have the notifier run in a thread of its own within the block."""
+    """Run the notifier in its own thread within the block."""
     stop = threading.Event()
 
     def loop() -> None:

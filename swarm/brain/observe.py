@@ -28,7 +28,7 @@ replace = msgspec.structs.replace
 
 
 class Ages:
-    """How long values have stood still. What is not asked for between two ``prune`` calls is forgotten."""
+    """How long values have been unchanged. What is not asked for between two ``prune`` calls is forgotten."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, tuple[object, float]] = {}
@@ -95,7 +95,7 @@ class Observer:
         self._cards_due_s = float("-inf")
 
     def snapshot(self) -> SwarmSnapshot:
-        """Look now. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
+        """Take a snapshot. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
         now_s = self._mono_s()
         grace = self._watched.look(now_s)
         seen = self._queue.look(self._old_after_s)

@@ -141,7 +141,7 @@ def _make(name: str, place: str) -> Any:
 
 
 def check(param: Any, value: object) -> None:
-    """Look at what was typed for one option or argument. Raises ``InputError`` that names it."""
+    """Check what was typed for one option or argument. Raises ``InputError`` that names it."""
     for word in value if isinstance(value, list | tuple) else (value,):
         if isinstance(word, str):
             _check(param, word)

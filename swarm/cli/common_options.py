@@ -39,7 +39,7 @@ def load(root: Path | None, config: Path | None) -> Loaded:
 
 
 def say_found(loaded: Loaded) -> None:
-    """Name a configuration that nobody named: it lay in the current directory, and it decides what is started."""
+    """Report a configuration found in the current directory, since it decides what is started."""
     if loaded.found:
         print(f"configuration: {loaded.path}", file=sys.stderr)
 

@@ -48,7 +48,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """The text of an answer: exact in a pipe or file, harmless on a terminal."""
+    """A task's answer: exact in a pipe or file, with control characters made harmless on a terminal."""
 
     text: str
 
@@ -94,7 +94,7 @@ def state_cell(state: str) -> Cell:
 
 
 def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
-    """Put an answer on standard output: ``document`` as JSON, or ``blocks`` for people.
+    """Print an answer: ``document`` as JSON, or ``blocks`` as text.
 
     Where nobody is there to read it the command ends as it would have ended. Raises ``OutputLost`` on a full disk.
     """

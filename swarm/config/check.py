@@ -96,7 +96,7 @@ def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key:
 
 
 def cross_checks(settings: Settings) -> Iterator[str]:
-    """What no single key can tell: keys that contradict one another."""
+    """Findings about several keys that contradict one another."""
     if settings.feed.min > settings.feed.target:
         yield f"feed.min ({settings.feed.min}) must not be above feed.target ({settings.feed.target})"
     if settings.retry.backoff_base_s > settings.retry.backoff_cap_s:
@@ -161,7 +161,7 @@ def table_form(kind: object) -> type[msgspec.Struct] | None:
 
 
 def words(problem: Exception, kind: object = None) -> str:
-    """A msgspec finding in words for people, with the choices where there are few."""
+    """A msgspec finding in plain words, with the choices where there are few."""
     text = str(problem).replace("`", "").removesuffix(" - at $")
     if get_origin(kind) is Literal:
         return f"{text}; one of: {', '.join(get_args(kind))}"

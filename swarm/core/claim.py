@@ -27,7 +27,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finish(NamedTuple):
-    """How a claim ended for good: completed, failed or cancelled, and what is put on record."""
+    """The end of a claim: completed, failed or cancelled, and what is recorded."""
 
     claim: Claim
     state: TaskState

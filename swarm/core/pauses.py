@@ -25,7 +25,7 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """Tells it from all others."""
+        """Its unique key."""
         return f"{self.kind}:{self.name}"
 
     @property
@@ -49,7 +49,7 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pauses(msgspec.Struct, frozen=True):
-    """All of them."""
+    """All pauses in force."""
 
     pauses: tuple[Pause, ...] = ()
 

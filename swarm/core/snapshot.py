@@ -126,7 +126,7 @@ class FinishedShard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishedView(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies finished, as far as it is known yet; for retention."""
+    """Finished documents, as far as known yet; for retention."""
 
     documents: int = 0
     old: tuple[FinishedShard, ...] = ()
@@ -144,7 +144,7 @@ class BatchOverLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All the brain knows at one moment. Wall time is for people; all ages are monotonic unless said otherwise."""
+    """All the brain knows at one moment. Wall time is for display; all ages are monotonic unless said otherwise."""
 
     now_iso: str = ""
     mono_s: float = 0.0

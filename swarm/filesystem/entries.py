@@ -39,7 +39,7 @@ _BLOCK_BYTES = 1 << 16
 
 
 def status_of(path: str) -> os.stat_result | None:
-    """Of the entry itself, never of what a link points to; None if there is none, or the way to it is barred."""
+    """Status of the entry itself, never of a link's target; None if it is missing or cannot be reached."""
     try:
         return os.lstat(path)
     except OSError as exc:
@@ -49,7 +49,7 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def folder_status(path: str) -> os.stat_result | None:
-    """Of a directory; None if there is none, or something else."""
+    """Status of a directory; None if it is missing or something else."""
     status = status_of(path)
     return status if status is not None and stat.S_ISDIR(status.st_mode) else None
 
@@ -128,7 +128,7 @@ def _meaning(fault: OSError, path: str, *, making: bool) -> Exception:
 
 
 def odd_words(path: str) -> str:
-    """What lies there instead of a regular file; empty if one does, or nothing."""
+    """What lies there instead of a regular file; empty if it is one, or missing."""
     status = status_of(path)
     return "" if status is None or stat.S_ISREG(status.st_mode) else kind_words(status)
 

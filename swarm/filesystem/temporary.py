@@ -63,7 +63,7 @@ def is_temporary(name: str) -> bool:
 
 
 def is_left(path: str) -> bool:
-    """Whether it is there and nobody writes it any more."""
+    """Whether it exists and no writer holds its lock."""
     fd = _lock(path)
     if fd is None:
         return False
@@ -72,7 +72,7 @@ def is_left(path: str) -> bool:
 
 
 def remove_left(path: str) -> bool:
-    """Remove it if nobody writes it any more. Raises ``OSError``."""
+    """Remove it if no writer holds its lock. Raises ``OSError``."""
     fd = _lock(path)
     if fd is None:
         return False

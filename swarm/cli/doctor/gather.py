@@ -47,7 +47,7 @@ ASK_S = 3.0
 
 
 def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
-    """Everything there is to know from outside. Takes as long as the slowest model server, ``ASK_S`` at most."""
+    """Gather all evidence. Takes as long as the slowest model server, ``ASK_S`` at most."""
     root = Path(settings.queue.root)
     layout, now_s = Layout(str(root)), time.time()
     trouble, mend = root_trouble(root), ""
@@ -181,5 +181,5 @@ def _ask(plan: WorkerPlan, root: Path) -> tuple[str, tuple[str, ...] | None]:
 
 
 def names_of(evidence: BoxEvidence) -> tuple[str, ...]:
-    """Whom ``swarm doctor`` may be asked about."""
+    """Names that ``swarm doctor`` accepts."""
     return tuple(sorted({p.name for p in evidence.processes if p.role == "worker"} | {p.name for p in evidence.plan}))

@@ -34,7 +34,7 @@ _BEGINS = r"Worker initialized|starting main loop"
 def process_evidence(
     layout: Layout, workers: Iterable[str], status: SupervisorStatus | None, now_s: float, *, trust_clock: bool
 ) -> Iterator[ProcessEvidence]:
-    """Supervisor, brain, workers, servers; those that never were are left out."""
+    """Supervisor, brain, workers, servers; those that never ran are left out."""
     ends = LogEnd(f"{layout.logs}/supervisor.log", now_s)
     roles = {"supervisor": "supervisor", "brain": "brain"}
     for name in (*roles, *(name for name in workers if name not in roles)):

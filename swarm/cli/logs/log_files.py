@@ -107,7 +107,7 @@ def _seconds(text: str, otherwise: float) -> float:
 
 
 def records(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Entries with what continues them, in reading order."""
+    """Entries with their continuation lines, in reading order."""
     current: Entry | None = None
     for entry in entries:
         if current is not None and entry.continues:
@@ -204,7 +204,7 @@ def stderr_entries(source: str, path: str) -> list[Entry]:
 
 
 def is_start(entry: Entry) -> bool:
-    """Whether this is the note of a start."""
+    """Whether this line records a start."""
     return entry.lines[0].endswith(STARTED)
 
 

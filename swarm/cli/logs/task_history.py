@@ -16,7 +16,7 @@ SOURCE = "task"
 
 
 def pattern(task_id: str) -> re.Pattern[str]:
-    """Lines that speak of this very task, and not of one whose id begins or ends alike."""
+    """Matches lines about exactly this task, not one whose id begins or ends alike."""
     return re.compile(rf"(?<![\w-]){re.escape(task_id)}(?![\w-])")
 
 

@@ -36,7 +36,7 @@ Item = tuple[str, Mapping[str, Any]]
 
 
 def check_request(loaded: Loaded, request: BatchOptions) -> None:
-    """Refuse what is wrong in the options before anything is read or started. Raises ``InputError``."""
+    """Reject wrong options before anything is read or started. Raises ``InputError``."""
     task_fields(request)
     check_options(loaded.settings, request)
     for target in request.notify or ():
@@ -44,7 +44,7 @@ def check_request(loaded: Loaded, request: BatchOptions) -> None:
 
 
 class BatchInput:
-    """One input, good as a whole."""
+    """One input, checked as a whole."""
 
     def __init__(self, loaded: Loaded, request: BatchOptions, source: Source) -> None:
         """Read and check all of it; nothing is written. Raises ``InputError`` with all problems."""

@@ -28,7 +28,7 @@ Word = Literal["given back", "taken back", "finished", "left to the brain", "no 
 
 
 class Cleared(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one stuck task."""
+    """The outcome for one stuck task."""
 
     task_id: str
     worker: str
@@ -60,7 +60,7 @@ def _alive(snapshot: SwarmSnapshot, worker: str) -> bool:
 
 
 def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list[Cleared]:
-    """A dead worker's tasks: the brain's work, at once; done here, under the free life lock, where no brain runs."""
+    """A dead worker's tasks: left to the brain, or reclaimed here under the free process lock where no brain runs."""
     if lives(settings, "brain"):
         text = "its worker is dead, the brain requeues it within a second"
         return [Cleared(task_id=c.task_id, worker=worker, outcome="left to the brain", detail=text) for c in claims]

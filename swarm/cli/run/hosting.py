@@ -27,7 +27,7 @@ ENDING_POLL_S = 0.1
 
 @dataclass
 class Hosting:
-    """Who works on a run. ``own`` is the supervisor started for it; None: a swarm was up already.
+    """The swarm that works on a run. ``own`` is the supervisor started for it; None: a swarm was up already.
 
     ``guest_of`` is then the run that it was started for and ends with; None: it stays up.
     """

@@ -34,7 +34,7 @@ Workers = list[tuple[WorkerRow, Heartbeat | None]]
 
 
 class Unservable(msgspec.Struct, frozen=True):
-    """What was found."""
+    """Models that no worker can serve, and why."""
 
     reasons: dict[str, str]
     """By canonical model name: why no worker can serve it, with the numbers."""
@@ -155,7 +155,7 @@ class ServableWatch:
         self._next_s = time.monotonic() + UNSERVABLE_S
 
     def moved(self) -> None:
-        """Something has ended: nothing need be asked for a while."""
+        """Note that a task has ended: no check is needed for a while."""
         self._next_s = max(self._next_s, time.monotonic() + UNSERVABLE_S)
 
     def look(self, models: Callable[[], Collection[str]]) -> dict[str, str]:

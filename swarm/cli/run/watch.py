@@ -251,7 +251,7 @@ def interrupts(host: Hosting) -> Iterator[Asked]:
 
 
 class Asked:
-    """How often a stop was asked for."""
+    """The number of stop requests so far."""
 
     def __init__(self) -> None:
         self.times = 0

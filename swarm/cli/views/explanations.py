@@ -74,7 +74,7 @@ def task(
 
 
 def quarantined(task_id: str, aside: QuarantinedFile, root: str) -> Explanation:
-    """What became of a task whose file was none, in the queue at ``root``."""
+    """What happened to a task whose file was quarantined, in the queue at ``root``."""
     text = f"Its file {aside.words}. It will never end: the next of its session has begun, what depends on it fails."
     reasons = (
         Reason("corrupt", text, f"swarm submit --task {shlex.quote(f'{root}/corrupt/{aside.name}')}  (once it is repaired)"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """Something a person should know first, and what to do about it."""
+    """A condition the operator should know first, and what to do about it."""
 
     level: Literal["critical", "warning"]
     text: str
@@ -130,7 +130,7 @@ def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
 def alarms(
     snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool, orphans: int = 0
 ) -> tuple[Alarm, ...]:
-    """What a person should know first: critical before warnings, each with the next thing to do."""
+    """What the operator should know first: critical before warnings, each with the next thing to do."""
     found = [
         *_process_alarms(snapshot, queue, brain=brain, orphans=orphans),
         *_worker_alarms(snapshot, settings),

@@ -37,7 +37,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActiveRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One task in a worker's hands."""
+    """One task that a worker holds."""
 
     worker: str
     task_id: str
@@ -77,7 +77,7 @@ def task_row(located: Located, document: Mapping[str, Any] | None, *, reason: st
 
 
 def active_rows(snapshot: SwarmSnapshot, settings: Settings) -> tuple[ActiveRow, ...]:
-    """What is in the workers' hands, by worker, the oldest first."""
+    """Tasks that workers hold, by worker, the oldest first."""
     late = {claim.task_id for claim in stuck(snapshot, settings)}
     rows = [_active_row(claim, snapshot.worker(claim.worker), is_stuck=claim.task_id in late) for claim in snapshot.claims]
     return tuple(sorted(rows, key=lambda row: (row.worker, -row.elapsed_s, row.task_id)))

@@ -101,7 +101,7 @@ class QuarantineEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it."""
+    """All evidence about this machine."""
 
     root: str
     root_exists: bool

@@ -9,7 +9,7 @@ from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, ProcessEviden
 from swarm.core.policy.alarms import supervisor_gone
 
 FRESH_S = 3600.0
-"""An end that was survived (the supervisor started it again) is told for so long."""
+"""How long an end is reported after the supervisor has restarted the process."""
 _UP = ("running", "draining", "stopping")
 
 

@@ -71,7 +71,7 @@ class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Support(StrEnum):
-    """How it stands with one need."""
+    """How well one need is met."""
 
     WORKS = "works"
     FALLBACK = "fallback"
@@ -125,7 +125,7 @@ def first_missing(checks: tuple[Check, ...]) -> Check | None:
 
 
 def fallbacks(checks: tuple[Check, ...]) -> Iterator[Check]:
-    """What is done in another way here."""
+    """Needs that are met in another way here."""
     yield from (check for check in checks if check.verdict is Support.FALLBACK)
 
 

@@ -43,7 +43,7 @@ def monitor_line(snapshot: SwarmSnapshot, settings: Settings) -> str:
 
 
 def has_work(snapshot: SwarmSnapshot) -> bool:
-    """Something waits or runs."""
+    """Whether any task waits or runs."""
     return bool(snapshot.claims) or any(lane.pending for lane in snapshot.lanes)
 
 

@@ -19,7 +19,7 @@ MOMENT_S = 0.25
 """Faults within this time of one another have one cause. What dies with a runner is told within milliseconds; the rest is
 for a busy host."""
 SKEW_S = 0.005
-"""Between a fault and its being told, usually."""
+"""The usual time between a fault and its report."""
 MOST_HITS = 3
 """Who failed together with others so often runs alone, likely or not."""
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "timeout"})
@@ -62,12 +62,12 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hung(self) -> bool:
-        """It did not fail, it fell silent."""
+        """Whether it fell silent instead of failing."""
         return self.kind in HANGS
 
     @property
     def silent_s(self) -> float:
-        """Since when nothing came."""
+        """When its silence began: its last sign of life, or its end."""
         return max(self.began_s, self.heard_s) if self.hung else self.ended_s
 
 

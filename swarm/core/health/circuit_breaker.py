@@ -35,7 +35,7 @@ def after_infra_fault(breaker: Breaker, now_s: float, *, proven: bool = False) -
 
 
 def after_success(_breaker: Breaker) -> Breaker:
-    """The server works: closed."""
+    """The closed breaker, after a success."""
     return Breaker()
 
 

@@ -28,7 +28,7 @@ class CardVerdict(msgspec.Struct, frozen=True):
 
     @property
     def lost(self) -> bool:
-        """A card is missing for certain: what runs on it will not end by itself."""
+        """Whether a card is certainly lost: what runs on it will not end by itself."""
         return self.faults >= LOST_AFTER_READINGS
 
 

@@ -27,7 +27,7 @@ class Ladder(msgspec.Struct, frozen=True):
 
 
 def rungs(limits: RepairSettings) -> tuple[Rung, ...]:
-    """What is done about the first hang, the second, and so on; the last one for all that follow."""
+    """The repairs for the first hang, the second, and so on; the last one repeats."""
     steps: tuple[tuple[Rung, int], ...] = (
         ("cancel", limits.cut_requests),
         ("kill_runner", limits.kill_runners),
@@ -65,7 +65,7 @@ def after_crash(ladder: Ladder, limits: RepairSettings, *, began_s: float, now_s
 
 
 def after_success(ladder: Ladder) -> Ladder:
-    """It works: on the ground again."""
+    """The ladder after a success: reset."""
     return Ladder(0, 0, ladder.repaired_s)
 
 

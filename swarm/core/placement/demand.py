@@ -40,7 +40,7 @@ class Outstanding(msgspec.Struct, frozen=True):
 
     @property
     def withdrawable(self) -> bool:
-        """The brain made it and nobody has begun it."""
+        """Whether the brain made it and no worker has started it."""
         return self.task.epoch is not None and self.where == "pending"
 
 

@@ -152,7 +152,7 @@ ENOUGH_FAILURES = 5
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """A worker that is to be, and is not there now."""
+    """A worker that is planned but does not run now."""
 
     name: str
     memory_mib: int | None

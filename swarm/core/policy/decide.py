@@ -35,7 +35,7 @@ Obstacle = Literal["task", "session", "time", "pause", "brain"]
 
 
 def obstacle(blocked: BlockedView) -> Obstacle:
-    """What holds a blocked task back, the first in the order in which they are told; ``brain``: it is its turn to act."""
+    """The first obstacle that holds a blocked task back, in reporting order; ``brain``: only the brain has to act."""
     if blocked.failed_dependency is not None:
         return "brain"
     if blocked.waiting_for:

@@ -43,7 +43,7 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """Somebody asked for it; no failure."""
+    """Cancelled by request; no failure."""
 
     reason: str
 

@@ -32,7 +32,7 @@ def slot_limits(worker: WorkerSettings, llm: LlmSettings) -> SlotLimits:
 
 
 class Held(NamedTuple):
-    """A task in a worker's hands."""
+    """A task that a worker holds."""
 
     task: Task
     alone: bool = False

@@ -75,7 +75,7 @@ def task_id_of(feed_id: str, number: int) -> str:
 
 
 def behind(state: FeedState, line: FeedLine) -> FeedState:
-    """The cursor moved past this line."""
+    """The state with its cursor moved past this line."""
     return msgspec.structs.replace(state, number=line.number, offset=line.end, last_bytes=line.size, last_digest=line.digest)
 
 
