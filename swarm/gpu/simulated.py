@@ -26,7 +26,7 @@ class RunnerNote(msgspec.Struct, frozen=True):
 
 
 class CardState(msgspec.Struct, frozen=True):
-    """``<card_dir>/state.json``, if somebody put one there: what the card is to say of itself."""
+    """``<card_dir>/state.json``, if there is one: readings that the simulated card is to report."""
 
     temperature_c: int | None = None
     fault: str | None = None

@@ -15,7 +15,7 @@ from swarm.core.gpu import GpuReading
 
 
 class Reader(Protocol):
-    """What is wrapped."""
+    """The reader that is wrapped."""
 
     @property
     def unavailable(self) -> str | None:

@@ -38,7 +38,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quarantine_path(workers_dir: Path, worker: str) -> Path:
-    """Where the note of a worker lies."""
+    """Path of a worker's quarantine file."""
     return workers_dir / f"{worker}.quarantine.json"
 
 
@@ -96,9 +96,9 @@ class WorkerQuarantine:
         return None if found is None or found.left_s <= 0 else (found.left_s, found.reason)
 
     def enter(self, reason: str) -> None:
-        """Write it down. Raises ``OSError``."""
+        """Record a quarantine. Raises ``OSError``."""
         put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
 
     def release(self) -> None:
-        """End it now."""
+        """End the quarantine now."""
         release(self._workers_dir, self._worker)

@@ -92,7 +92,7 @@ class RepairActions:
         return f"tried again in {note.left_s / 60:.0f} min, or at once after `swarm workers release {self._worker}`"
 
     def quarantined(self) -> str:
-        """Why it is out of use, read at most once a second; empty if it is not."""
+        """Why the card is quarantined, read at most once a second; empty if it is not."""
         note = self._current()
         if note is None or note.left_s <= 0:
             return ""
@@ -103,7 +103,7 @@ class RepairActions:
         )
 
     def on_trial(self) -> bool:
-        """Its time is up, and nothing has gone wrong since."""
+        """Whether a quarantine is due for its trial."""
         note = self._current()
         return note is not None and note.left_s <= 0
 

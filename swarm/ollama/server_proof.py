@@ -21,7 +21,7 @@ _HINT = "stop it, choose another ollama.base_port, or use that server with ollam
 
 
 class ForeignServer(OSError):
-    """Somebody else has the port of a server of ours."""
+    """Another program has the port of one of our servers."""
 
 
 class ServerProof:
@@ -50,7 +50,7 @@ class ServerProof:
             raise ForeignServer(f"port {port} is taken by {stranger}, not by our server: nothing was sent; {_HINT}")
 
     def stranger_on(self, port: int) -> str:
-        """Who listens there instead of our server, in words; empty if it is ours, nobody, or unknown."""
+        """The process that listens there instead of our server, in words; empty if ours, none or unknown."""
         try:
             owner = listener(port)
         except OwnerUnknown as error:

@@ -41,7 +41,7 @@ _NOT_INHERITED = frozenset({"OLLAMA_ORIGINS", "OLLAMA_DEBUG_LOG_REQUESTS", "OLLA
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One model server to be."""
+    """The specification of one model server."""
 
     worker: str
     argv: tuple[str, ...]

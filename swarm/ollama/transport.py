@@ -68,7 +68,7 @@ class Abort:
         return (self._cancel.reason if self._cancel is not None else None) or "cancelled"
 
     def hold(self, sock: _BoundedSocket) -> None:
-        """From now on cancelling cuts this socket, and its reads and writes end by our deadlines."""
+        """Let cancelling cut this socket, and bound its reads and writes by our deadlines."""
         if sock.abort is not None:
             sock.abort.release()
         sock.abort = self
@@ -78,7 +78,7 @@ class Abort:
                 sock.cut()
 
     def release(self) -> None:
-        """Cancelling has no effect on the socket any more."""
+        """Detach the socket: cancelling no longer affects it."""
         with self._lock:
             self._socket = None
 

@@ -32,7 +32,7 @@ class Exit(msgspec.Struct, frozen=True):
 
     @property
     def broke(self) -> bool:
-        """It broke down by itself. False: it was killed, ended in good order, or nobody knows."""
+        """Whether it failed by itself. False: it was killed, ended normally, or its status is unknown."""
         return self.code not in (None, 0) or self.signal in _FAULTS
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class Child:
             self._stop = LoneStop(self.identity, grace_s=grace_s, sig=sig)
 
     def stop_step(self) -> bool | None:
-        """One step towards the end. True: proven gone, marked descendants too. False: something cannot be killed."""
+        """One step towards the end. True: proven ended, marked descendants too. False: something cannot be killed."""
         if self._stop is not None and not (self.adopted and self.poll() is not None):
             gone = self._stop.step()
             if gone is not True:
@@ -164,7 +164,7 @@ class Child:
         return find_marked(**self._markers) if self._markers else []
 
     def close(self) -> None:
-        """Let go of it, running or not; harmless when done twice."""
+        """Release it, running or not; harmless when repeated."""
         if self._popen is not None and self._popen.returncode is None:
             # Popen complains of a child that outlives it; here that is the point: the next supervisor adopts it.
             self._popen.returncode = 0
@@ -194,7 +194,7 @@ class KeptProcess(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it does its work."""
+        """Whether it is ready for work."""
 
     @abstractmethod
     def worked(self) -> bool:
@@ -227,7 +227,7 @@ class KeptProcess(ABC):
         return self._child.poll() if self._child is not None else None
 
     def stop_step(self) -> bool | None:
-        """True: proven gone with all it started. False: something cannot be killed. None: call again."""
+        """True: proven ended with all it started. False: something cannot be killed. None: call again."""
         gone = self._child.stop_step() if self._child is not None else not self._end_remains()
         if gone:
             self._forget()

@@ -84,7 +84,7 @@ def current() -> ProcessIdentity:
 
 
 def of_pid(pid: int) -> ProcessIdentity | None:
-    """The identity of whoever has that number now (a zombie counts); None if nobody has."""
+    """The identity of the process with that number now (a zombie counts); None if there is none."""
     stat = read_stat(pid) if pid > 0 else None
     return stat.identity if stat is not None else None
 

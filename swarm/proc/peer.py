@@ -31,7 +31,7 @@ _PAUSE_MAX_S = 0.02
 
 
 class Owner(NamedTuple):
-    """Whose a socket is. ``inode`` 0: no process has accepted the connection yet."""
+    """The owner of a socket. ``inode`` 0: no process has accepted the connection yet."""
 
     uid: int
     inode: int
@@ -77,7 +77,7 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def listener(port: int, host: str = "127.0.0.1") -> Owner | None:
-    """Who would take a new connection to that address of this host; None: nobody. Raises ``OwnerUnknown``."""
+    """The process that would accept a new connection to that address; None: there is none. Raises ``OwnerUnknown``."""
     return _look_up(_place((host, port)), None)
 
 

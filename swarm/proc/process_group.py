@@ -51,7 +51,7 @@ class _Stop(ABC):
             self._signal(signals.SIGCONT)
 
     def step(self) -> bool | None:
-        """Look once. True: proven gone. False: given up, something cannot be killed. None: call again."""
+        """Look once. True: proven ended. False: given up, something cannot be killed. None: call again."""
         if self._gone():
             return True
         now = time.monotonic()
@@ -103,7 +103,7 @@ class LoneStop(_Stop):
 
 
 def kill_group(pgid: int, grace_s: float) -> bool:
-    """SIGTERM, up to ``grace_s``, SIGKILL. True: nobody is left. Takes at most ``grace_s`` + ``KILL_WAIT_S``.
+    """SIGTERM, up to ``grace_s``, SIGKILL. True: no member is left. Takes at most ``grace_s`` + ``KILL_WAIT_S``.
 
     False: a member is stuck in the kernel. Works on stopped processes. Call it before the leader is reaped, since a
     reaped leader's number can come to mean another group.

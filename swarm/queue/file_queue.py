@@ -79,7 +79,7 @@ class FileQueue:
         return find_quarantined(self.layout, task_id)
 
     def why_corrupt(self, name: str) -> str:
-        """Why this file lies in ``corrupt/``; empty where nobody wrote it down."""
+        """Why this file lies in ``corrupt/``; empty where no reason was recorded."""
         from swarm.queue.corrupt import read_quarantined
 
         return read_quarantined(self.layout, name).reason
@@ -158,13 +158,13 @@ class FileQueue:
         return purge(self.layout, states, older_than_s=older_than_s, dry=dry)
 
     def purge_batches(self, *, older_than_s: float, purged: Iterable[TaskState] = (), dry: bool = False) -> tuple[str, ...]:
-        """See ``purge.purge_batches``; ids of the batches whose files are gone now."""
+        """See ``purge.purge_batches``; ids of the batches whose files were removed."""
         from swarm.queue.operations.purge import purge_batches
 
         return purge_batches(self.layout, self.storage, older_than_s=older_than_s, purged=purged, dry=dry)
 
     def batches(self) -> BatchBook:
-        """What was submitted together."""
+        """The batches of this queue."""
         from swarm.queue.batches.batch_book import BatchBook
 
         return BatchBook(self.layout, self.storage)
@@ -203,7 +203,7 @@ class FileQueue:
         return BrainFileQueue(self.layout, self.storage, crash_rule, lanes=self.census.lanes)
 
     def bell(self, *, drop_ins: bool = False) -> FileBell:
-        """A bell to wait on."""
+        """A wake-up to wait on."""
         from swarm.queue.storage.wakeup import FileBell
 
         return FileBell(self.layout, drop_ins=drop_ins)

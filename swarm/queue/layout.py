@@ -51,7 +51,7 @@ class IdMaker:
         self.be_another()
 
     def be_another(self) -> None:
-        """In a forked child: make other ids than the parent from here on."""
+        """In a forked child: make ids that differ from the parent's."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
 
@@ -189,11 +189,11 @@ class Layout:
         return f"{self.pending}/{lane}"
 
     def held_by(self, worker: str) -> str:
-        """Directory of what a worker holds."""
+        """Directory of the tasks that a worker holds."""
         return f"{self.processing}/{worker}"
 
     def work_of(self, worker: str) -> str:
-        """Where the programs that a worker runs have their own directories."""
+        """Parent of the working directories of a worker's programs."""
         return f"{self.root}/.work/{worker}"
 
     def terminal(self, state: TaskState, task_id: str) -> str:
@@ -220,7 +220,7 @@ class Layout:
         return [f"{self.blocked}/{task_file(task_id, n)}" for n in range(attempts)]
 
     def cancel_mark(self, task_id: str) -> str:
-        """Exists while somebody wants this running task cancelled."""
+        """Path of the file that exists while this running task is to be cancelled."""
         return f"{self.cancels}/{task_id}"
 
     def lock(self, name: str) -> str:

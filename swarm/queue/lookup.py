@@ -191,5 +191,5 @@ class Presence:
                     self._active.update(located.task_id for located in list_state(layout, state))
 
     def has(self, task_id: str) -> bool:
-        """Whether it was active then, or has ended."""
+        """Whether the task was active at that moment, or has ended."""
         return task_id in self._active or ended_in(self._layout, task_id) is not None

@@ -37,7 +37,7 @@ class Actor(Protocol):
         ...
 
     def close(self) -> None:
-        """The last words of an orderly end."""
+        """Log and publish an orderly end."""
         ...
 
     def abandon(self) -> None:
@@ -80,7 +80,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class StopWish:
-    """How urgently somebody asked the process to stop: 0 not at all, 1 finish what runs, 2 or more stop now."""
+    """How urgently the process was asked to stop: 0 not at all, 1 finish what runs, 2 or more stop now."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -88,11 +88,11 @@ class StopWish:
 
     @property
     def urgency(self) -> int:
-        """Times it was asked."""
+        """The number of requests so far."""
         return self._asked
 
     def ask(self) -> None:
-        """One more wish to stop."""
+        """Record one more request to stop."""
         self._asked += 1
         self._wake()
 

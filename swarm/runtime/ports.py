@@ -107,7 +107,7 @@ class WorkerQueue(Protocol):
         ...
 
     def cancel_requested(self, claim: Claim) -> bool:
-        """Whether somebody asked to cancel this running task (cheap: one ``access`` call)."""
+        """Whether this running task is to be cancelled (cheap: one ``access`` call)."""
         ...
 
 
@@ -126,7 +126,7 @@ class BrainQueue(Protocol):
         ...
 
     def recover(self, worker: str) -> tuple[str, ...] | None:
-        """Take back all that a dead worker held. One log line per task; None: its lock is held, so it lives."""
+        """Reclaim all that a dead worker held. One log line per task; None: its lock is held, so it lives."""
         ...
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
@@ -225,11 +225,11 @@ class ModelServer(Protocol):
         ...
 
     def unload(self, model: str, timeout_s: float) -> None:
-        """Order it out; it goes when its requests have ended."""
+        """Unload a model; it goes when its requests have ended."""
         ...
 
     def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
-        """Models it holds now."""
+        """The models loaded now."""
         ...
 
     def show(self, model: str, timeout_s: float) -> ModelDetails:

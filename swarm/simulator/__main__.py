@@ -19,7 +19,7 @@ from swarm.simulator.routes import VERSION, App
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one simulated server until it is told to stop; its exit status.
+    """Run one simulated server until asked to stop; its exit status.
 
     0 after a signal, 1 if the port is taken, 2 for bad arguments.
     """

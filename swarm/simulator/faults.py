@@ -62,7 +62,7 @@ class FaultPicker:
         return mode
 
     def turned(self) -> None:
-        """The knobs were turned: counts that they refer to start anew."""
+        """Restart the counts after the knobs have changed."""
         self._seen = 0
         self.drawn = {}
 

@@ -59,7 +59,7 @@ class RunnerProcess:
         return os.read(out.fileno(), 64)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone; ``on_death`` is not called."""
+        """SIGKILL, and wait for its end; ``on_death`` is not called."""
         self._unwatch()
         self._process.kill()
         self._process.wait()

@@ -103,7 +103,7 @@ class ModelInMemory:
                 timer.cancel()
 
     def mark_ended(self) -> None:
-        """The runner is no more: whoever waits on its tokens learns it now."""
+        """Mark the runner as ended, and wake all who wait for its tokens."""
         self.ended.set()
         if self.timer is not None:
             self.timer.cancel()

@@ -23,23 +23,23 @@ IDLE_S = 1.0
 
 
 class QuarantineBook(Protocol):
-    """Where the quarantine of one worker's card is written down, so that it outlives us and can be ended from outside."""
+    """The record of one worker's quarantine: it outlives this process and can be ended by a command."""
 
     def standing(self) -> tuple[float, str] | None:
         """Seconds until its trial, and why; None when there is no quarantine or its trial is due."""
         ...
 
     def enter(self, reason: str) -> None:
-        """Write it down. Raises ``OSError``."""
+        """Record a quarantine. Raises ``OSError``."""
         ...
 
     def release(self) -> None:
-        """Somebody wants it back now."""
+        """End the quarantine now, by request."""
         ...
 
 
 class Waker:
-    """Ends a wait early: rung from signal handlers and other threads."""
+    """Ends a wait early, from signal handlers and other threads."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # stays open: a thread may still ring it at the end
@@ -49,7 +49,7 @@ class Waker:
         os.eventfd_write(self._fd, 1)
 
     def wait(self, timeout_s: float, fds: Iterable[int | None]) -> None:
-        """Until it is rung, one of these descriptors is readable, or ``timeout_s`` has passed."""
+        """Wait until it is woken, one of these descriptors is readable, or ``timeout_s`` has passed."""
         poll = select.poll()
         for fd in (self._fd, *fds):
             if fd is not None:
@@ -59,7 +59,7 @@ class Waker:
 
 
 class Keeper:
-    """Keeps one process running until told to drain or stop; with ``server`` it starts only once that one runs."""
+    """Keeps one process running until asked to drain or stop; with ``server`` it starts only once that one runs."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Keeper:
 
     @property
     def status(self) -> ChildStatus:
-        """What to show of it."""
+        """Its status, for display."""
         identity = self.process.identity
         return ChildStatus(
             name=self.process.name,
@@ -140,7 +140,7 @@ class Keeper:
                 assert_never(self.state)
 
     def drain(self) -> None:
-        """It is no longer wanted: let it finish its work."""
+        """Drain it: it finishes its work and is not restarted."""
         self._wanted = False
         if self._absent():
             self._force("not started")
@@ -149,7 +149,7 @@ class Keeper:
             self.process.drain()
 
     def stop(self) -> None:
-        """It is no longer wanted: end it, by force after a grace. Harmless when repeated."""
+        """End it without a restart, by force after a grace period. Harmless when repeated."""
         self._wanted = False
         if self.state is not ChildState.EXITED and not self._forced:
             self._force("not started" if self._absent() else "stopping")

@@ -42,7 +42,7 @@ class LocalProcess(KeptProcess):
         self._asked = False
 
     def adopt(self) -> str | None:
-        """Take over whoever lives under this name and fits the plan; returns a line for the log, None: nobody does."""
+        """Adopt the process of this name that runs and fits the plan; a line for the log, None: there is none."""
         row = registry.read_row(self._layout, self.name) if is_held(self._layout, self.name) else None
         return self._adopted(row) if row is not None and self._fits(row) and self._take_over(row) else None
 
@@ -146,7 +146,7 @@ class LocalProcess(KeptProcess):
 
 
 def _note_start(path: Path, name: str) -> None:
-    """A line between the lives, so that what was said on standard error can be told apart."""
+    """A line between two lives, to separate what each wrote on standard error."""
     try:
         fd = open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OddEntry:  # ``Child.spawn`` says so

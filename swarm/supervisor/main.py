@@ -39,7 +39,7 @@ NEVER_READY_LIMIT = 3
 
 
 def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None) -> int:
-    """Be the supervisor of this root until told to stop; returns the exit status.
+    """Run the supervisor of this root until asked to stop; returns the exit status.
 
     With ``parent`` it ends by itself when that process does. Raises ``LockHeld`` naming the holder, ``ConfigError``.
     """
@@ -147,7 +147,7 @@ def make_supervisor(
 
 
 def restart_policy(settings: Settings, never_ready_limit: int | None = None) -> RestartPolicy:
-    """How soon what ended is started again."""
+    """The restart policy from the settings."""
     wanted = settings.supervisor
     return RestartPolicy(
         base_s=wanted.restart_base_s,

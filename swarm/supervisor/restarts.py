@@ -57,7 +57,7 @@ def is_taken(root: Path, name: str) -> bool:
 
 
 def withdraw(root: Path, name: str) -> None:
-    """Take back a request that nobody has read."""
+    """Withdraw a request that has not been read."""
     remove_note(_folder(root) / name)
 
 

@@ -26,7 +26,7 @@ from swarm.worker.main import own_plan
 
 
 def run_server(options: RunOptions, worker: str) -> int:
-    """Keep this worker's server running until told to stop; returns the exit status.
+    """Keep this worker's server running until asked to stop; returns the exit status.
 
     A running server of an earlier host is adopted. Raises ``LockHeld`` when a supervisor or another host keeps it,
     ``ConfigError`` for a worker without a server of its own, and where there is no program to serve models.
@@ -115,7 +115,7 @@ class ServerHost:
         self._waker.wait(timeout_s, (self._keeper.watch_fd,))
 
     def close(self) -> None:
-        """The last words."""
+        """Log an orderly end."""
         self._keeper.process.close()
         self._log.info("%s shutting down", self.title)
 

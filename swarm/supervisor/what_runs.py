@@ -112,7 +112,7 @@ def _locked(layout: Layout, name: str, started: set[int]) -> Running:
 
 
 def run_served(settings: Settings) -> int | None:
-    """The `swarm run` with which the living supervisor ends; None: it stays up until told, or none lives."""
+    """The `swarm run` with which the living supervisor ends; None: it stays up until asked, or none lives."""
     layout = Layout(settings.queue.root)
     row = registry.read_row(layout, NAME)
     if row is None or not is_held(layout, NAME):

@@ -138,7 +138,7 @@ class Run:
         self.started_s = self._moved_s = monotonic()
 
     def moved_to(self, progress: int) -> None:
-        """Its progress is this now."""
+        """Record its progress."""
         if progress != self.progress:
             self.progress, self._moved_s = progress, monotonic()
 
@@ -178,7 +178,7 @@ class Run:
 
     @property
     def proves_server(self) -> bool:
-        """It completed by something the server did: no answer from the cache, no model that was there or gone already."""
+        """Whether the server did work for it: no cached answer, and no load or unload that was done already."""
         if not isinstance(self.ending, Trail) or self.ending.cached:
             return False
         result = self.ending.result or {}

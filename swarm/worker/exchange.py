@@ -73,7 +73,7 @@ class DiskTrouble:
         return max(0.0, self._again_s - monotonic()) if self.words else 0.0
 
     def failed(self, fault: StorageFault) -> None:
-        """The disk refused."""
+        """Record that the disk refused."""
         self.words = fault.message
         line = f"The disk refuses: {self.words}; results are kept in memory and nothing is claimed until it works again"
         self._log_once.failing("disk", line, logging.ERROR)
@@ -81,7 +81,7 @@ class DiskTrouble:
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
 
     def worked(self) -> None:
-        """The disk did as asked."""
+        """Record that the disk works."""
         if self.words:
             self.words, self._pause_s = "", FIRST_PAUSE_S
             self._log_once.working("disk", "The disk works again")

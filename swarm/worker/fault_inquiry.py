@@ -63,7 +63,7 @@ class _ProbeResult(msgspec.Struct, frozen=True):
 
 
 class FaultInquiry:
-    """See the module."""
+    """Inquiries into ambiguous faults of one server; see the module."""
 
     def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
         assert parts.prober is not None
@@ -205,7 +205,7 @@ class FaultInquiry:
 
     @property
     def pressing(self) -> bool:
-        """Something is to be found out: the next tick should come soon."""
+        """Whether an inquiry is open: the next tick should come soon."""
         return bool(self._waiting) or self._wanted
 
     # -- inside ----------------------------------------------------------------------------------------------------

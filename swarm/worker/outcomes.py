@@ -75,7 +75,7 @@ class Outcomes:
                 log.info("Cancelled %s after %.2fs", named, run.elapsed_s)
 
     def log_fenced(self, closing: Closing) -> None:
-        """It came too late and changed nothing."""
+        """Log that the outcome came too late and changed nothing."""
         claim = closing.run.claim
         self._parts.log.warning(
             "Fenced: task %s no longer belongs to this worker; the late result of attempt %d is ignored",

@@ -29,7 +29,7 @@ LATE_AFTER_S = 30.0
 
 
 class ServerHealth:
-    """Of a worker's model server, if it has one, and of its cards."""
+    """Health of a worker's model server, if it has one, and of its cards."""
 
     def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
         self._probe = parts.probe
@@ -141,7 +141,7 @@ class ServerHealth:
     # -- what is reported to it ----------------------------------------------------------------------------------------
 
     def ask_soon(self) -> None:
-        """Look in the next tick, and drop the answer of a look under way: the world has changed since it began."""
+        """Look in the next tick, and drop the answer of a look under way: it may be outdated."""
         self._generation += 1
         self._asked_s = None
         self._due_s = monotonic()
@@ -163,7 +163,7 @@ class ServerHealth:
             self.ask_soon()
 
     def succeeded(self) -> None:
-        """A request went well."""
+        """Record that a request succeeded."""
         if self._breaker.tripped:
             self._log.info("Circuit closed: the server answers again")
         if self._breaker.faults:

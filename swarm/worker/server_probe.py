@@ -46,7 +46,7 @@ class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerProbe(Protocol):
-    """Asks the model server how it is."""
+    """Asks the model server which models it holds."""
 
     def look(self) -> ServerReading:
         """Ask now; bounded to some seconds. Trouble of the server is a reading, never an exception."""

@@ -21,7 +21,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format: Format | None = None
-    """None: told by the file's extension; for ``.jsonl`` its first line tells OpenAI batches from plain ones."""
+    """None: found by the file's extension; for ``.jsonl`` by its first line, OpenAI batch or plain."""
     prompt_field: str | None = None
     """Column that holds the prompt (text) or the messages (list). None: ``prompt`` or ``messages``."""
     template: str | None = None

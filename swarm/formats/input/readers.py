@@ -148,7 +148,7 @@ _PACKED = {".gz": "zcat", ".zst": "zstdcat", ".xz": "xzcat", ".bz2": "bzcat"}
 
 
 def resolve_format(source: Source, options: ReadOptions) -> Format:
-    """The format to read ``source`` as. Raises ``InputError`` for an empty file and for one that cannot be told."""
+    """The format to read ``source`` as. Raises ``InputError`` for an empty file or an unknown format."""
     problems = Problems(source.label)
     first = next((line for _, line in lines(source, problems)), None)
     if first is None:

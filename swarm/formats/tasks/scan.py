@@ -48,7 +48,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     digests: bytes
     """Of the items' contents, in the input's order."""
     repeated: frozenset[bytes]
-    """Digests that occur more than once; those items are told apart by their number of occurrence."""
+    """Digests that occur more than once; such items are numbered by occurrence."""
     stamp: tuple[int, int]
     """Size and modification time (ns) of the file when it was read."""
     linked: bool

@@ -48,7 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a submission is."""
+    """The progress of a submission."""
 
     items: int
     """Items of the input looked at so far."""
@@ -211,7 +211,7 @@ class BatchBook:
         return self._path(batch_id, "retried")
 
     def alone(self, batch_id: str) -> AbstractContextManager[None]:
-        """Be the only one who writes this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
+        """Take the lock for writing this batch's files within the block. Raises ``LockHeld``, ``OSError``."""
         held = LockHeld(f"batch {batch_id} is being submitted by another process", hint="wait for it to end")
         return try_exclusive(self._storage, self._path(batch_id, "lock"), held)
 

@@ -13,7 +13,7 @@ from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How a batch stands, counted from the state directories."""
+    """Counts of a batch, from the state directories."""
 
     completed: int
     failed: int
@@ -76,7 +76,7 @@ class BatchWatch:
         self._ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
 
     def look(self) -> Ended:
-        """How it stands now; costs what ``ShardWatch.look`` costs."""
+        """Count now; costs what ``ShardWatch.look`` costs."""
         for _, state in self._watch.look():
             self._ended[state] += 1
         return Ended(

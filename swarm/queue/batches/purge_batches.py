@@ -31,7 +31,7 @@ Gone = Callable[[TaskState, str], bool]
 
 
 def not_there(_state: TaskState, path: str) -> bool:
-    """The plain truth."""
+    """Whether the finished document is missing."""
     return not is_file(path)
 
 

@@ -128,7 +128,7 @@ class _Part(msgspec.Struct):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """How a batch stands and what it has cost."""
+    """Counts and costs of a batch."""
 
     completed: Sums
     failed: Sums

@@ -29,7 +29,7 @@ from swarm.queue.storage import inotify
 from swarm.queue.storage.files import Storage, read_regular
 
 RELIST_S = 60.0
-"""With inotify it is listed all the same this often: files that another host put there are told by nobody."""
+"""With inotify it is listed this often as well: inotify does not report files that another host put there."""
 
 
 class BlockedEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +100,7 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> BlockedEntry:
 
 
 def reading_order(name: str) -> tuple[bool, str]:
-    """Ids made elsewhere do not tell when: those first."""
+    """Sort key: ids made elsewhere first, since they hold no time."""
     return made_here(name.partition(".")[0]), name
 
 
@@ -113,7 +113,7 @@ def _seconds(text: str) -> float:
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What is different since the last call."""
+    """Changes since the last call."""
 
     added: tuple[str, ...]
     """Also names that went and came back: their content may be another."""

@@ -121,7 +121,7 @@ class BlockedTable:
         return None if entry is None else (path, entry)
 
     def read_again(self, task_id: str, attempt: int) -> None:
-        """Its content was changed where it lies."""
+        """Read it anew: its content was changed in place."""
         name = os.path.basename(self._layout.blocked_file(task_id, attempt))
         self._drop(name)
         self.unread[name] = None

@@ -81,7 +81,7 @@ class BrainFileQueue:
 
     @storage_faults("cannot read the queue")
     def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
-        """What there is, at the cost of what changed since the last look; ages are left 0, the observer knows them.
+        """The state of the queue, at the cost of what changed; ages are left 0, the observer fills them in.
 
         With ``old_after_s`` also what lies finished, one bounded step further each time. Raises ``StorageFault``.
         """

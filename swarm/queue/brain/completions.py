@@ -162,13 +162,13 @@ class Completions:
         self._corrupt = CorruptTasks(layout)
 
     def watch(self, task_id: str) -> None:
-        """Its end is to be reported by ``news``."""
+        """Await this task: ``news`` reports its end."""
         self._missed = self._missed or not self.awaited  # while nothing was awaited nobody looked for signs
         self.awaited.setdefault(task_id)
         self._cancelled.watch(task_id)
 
     def forget(self, task_id: str) -> None:
-        """Nobody waits for it any more."""
+        """Await this task no more."""
         self.awaited.pop(task_id, None)
         self._cancelled.forget(task_id)
 

@@ -34,7 +34,7 @@ class Sessions:
         return self._follow_log(session)
 
     def goes(self, session: str | None, task_id: str, name: str) -> bool:
-        """Whether nothing before this blocked task is unfinished."""
+        """Whether all tasks before this blocked one have ended."""
         if session is None:
             return True
         current = self.current.get(session)

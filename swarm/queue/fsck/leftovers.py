@@ -28,7 +28,7 @@ _MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
 
 
 def leftovers(layout: Layout) -> Iterator[FsckFinding]:
-    """All of them. Cheap: no directory of tasks is listed."""
+    """All leftovers. Cheap: no directory of tasks is listed."""
     yield from stale_staging(layout)
     yield from temporaries(layout)
     yield from _cancel_marks(layout)
@@ -104,7 +104,7 @@ def _cancel_marks(layout: Layout) -> Iterator[FsckFinding]:
 
 
 def _hints(layout: Layout) -> Iterator[FsckFinding]:
-    """Rows and heartbeats that belong to nobody; hints only, so they are told and left."""
+    """Registrations and heartbeats without an owner; hints only, so they are reported and left."""
     left = "none: `swarm up` rewrites it, and nothing depends on it"
     for name in list_ids(layout.workers):
         if os.path.lexists(layout.lock(name)):

@@ -25,7 +25,7 @@ _GIVEN_UP = "undeliverable"
 
 
 def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
-    """All of them. Nothing is opened; only names are listed, no directory of tasks among them."""
+    """All odd entries. Nothing is opened; only names are listed, no directory of tasks among them."""
     yield from _top(layout)
     yield from _drop_ins(layout)
     yield from _staged(layout)

@@ -48,7 +48,7 @@ class FsckFinding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """A file where a task may be, as its directory and name tell."""
+    """A file where a task may be, as its directory and name show."""
 
     state: TaskState
     path: str

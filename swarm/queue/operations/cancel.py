@@ -31,7 +31,7 @@ _ROUNDS = 3
 
 
 class CancelCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cancelling did."""
+    """What a cancel request did."""
 
     cancelled: int
     """Waiting ones, ended at once."""
@@ -55,7 +55,7 @@ class Canceller:
         return self._transitions.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
 
     def ask(self, task_id: str) -> None:
-        """Have the worker of a running one stop it."""
+        """Ask the worker of a running task to stop it."""
         with storage_faults(f"cannot request to cancel {task_id}"):
             os.close(self._storage.open_own(self._layout.cancel_mark(task_id), os.O_WRONLY | os.O_CREAT))
 

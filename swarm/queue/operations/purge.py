@@ -72,7 +72,7 @@ class BlockedNeeds(msgspec.Struct, frozen=True):
 
 
 def waiting_for(layout: Layout) -> BlockedNeeds:
-    """Read from the blocked tasks themselves: for who has no index at hand."""
+    """What blocked tasks need, read from their files: for a caller without an index."""
     ids: set[str] = set()
     maps: set[str] = set()
     for name in list_names(layout.blocked):

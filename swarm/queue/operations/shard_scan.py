@@ -28,7 +28,7 @@ Keep = Callable[[str, str], bool]
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """How much went."""
+    """How many documents were removed."""
 
     documents: int = 0
     size_bytes: int = 0
@@ -111,7 +111,7 @@ class ShardPass:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """None for what is no document (fsck names it) and for what has just gone."""
+    """None for what is no document (fsck names it) and for what was just removed."""
     if not entry.name.endswith(".json") or not ID_RE.fullmatch(entry.name[:-5]):
         return None
     status = status_of(entry.path)

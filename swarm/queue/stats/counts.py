@@ -95,7 +95,7 @@ class EndedCounts:
         self._shards = {s: Folders(top, count_documents, (known or {}).get(s)) for s, top in self._tops.items()}
 
     def look(self) -> dict[TaskState, int]:
-        """Now."""
+        """Count now."""
         counts = {
             state: sum(shard.files for shard in shards.look(filter(is_shard, list_names(self._tops[state]))).values())
             for state, shards in self._shards.items()

@@ -42,7 +42,7 @@ class Folders:
         self.known = known or {}
 
     def look(self, names: Iterable[str]) -> Known:
-        """These directories now, without those that are gone. What is not asked for is forgotten."""
+        """These directories now, without missing ones. What is not asked for is forgotten."""
         self.known = {name: folder for name in names if (folder := self._folder(name)) is not None and is_text(name)}
         return self.known
 

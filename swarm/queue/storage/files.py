@@ -75,7 +75,7 @@ libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c
 
 
 def about_host(fault: OSError) -> bool:
-    """Whether it is about the disk or the host, and not about one entry that cannot be opened or moved."""
+    """Whether an error is about the disk or the host, not about one entry that cannot be opened or moved."""
     return fault.errno in _HINTS and fault.errno not in (errno.EACCES, errno.EPERM)
 
 

@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 GONE, THERE = 0x040 | 0x200, 0x080 | 0x100
-"""What to be told of: moved out or deleted, moved in or created."""
+"""Events to watch: moved out or deleted, moved in or created."""
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Told(NamedTuple):
-    """One thing that happened."""
+    """One event."""
 
     watch: int
     name: str | None
-    """None: events were lost (``watch`` is -1), or the directory itself has gone."""
+    """None: events were lost (``watch`` is -1), or the directory itself was removed."""
     there: bool
 
 
@@ -34,13 +34,13 @@ def opened() -> int | None:
 
 
 def add(fd: int, folder: str, mask: int) -> int | None:
-    """Watch one more directory; its number in what is told, None if it cannot be watched."""
+    """Watch one more directory; its number in the events, None if it cannot be watched."""
     watch: int = libc.inotify_add_watch(fd, os.fsencode(folder), mask)
     return None if watch < 0 else watch
 
 
 def told(fd: int) -> Iterator[Told]:
-    """What happened since the last call, in its order. Never blocks."""
+    """Events since the last call, in order. Never blocks."""
     while True:
         try:
             data = os.read(fd, 1 << 16)

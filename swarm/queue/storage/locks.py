@@ -56,7 +56,7 @@ class ProcessLock:
 
 @storage_faults("cannot look at a process lock")
 def is_held(layout: Layout, name: str) -> bool:
-    """Whether the process of this name lives. Without a lock file it never lived."""
+    """Whether the process of this name lives. Without a lock file it never ran."""
     return is_locked(layout.lock(name))
 
 

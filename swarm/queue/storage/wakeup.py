@@ -55,7 +55,7 @@ class FileBell:
         return self._self_fd
 
     def ring(self) -> None:
-        """Wake everybody who waits on this root."""
+        """Wake all who wait on this root."""
         ring(self._layout)
 
     def wake_self(self) -> None:
@@ -63,20 +63,20 @@ class FileBell:
         os.eventfd_write(self._self_fd, 1)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a ring; False after ``timeout_s``."""
+        """Wait for a wake-up; False after ``timeout_s``."""
         ready = self._poll.poll(max(0.0, timeout_s) * 1000)
         for fd, _ in ready:
             _empty(fd)
         return bool(ready)
 
     def drain(self) -> None:
-        """Forget rings heard so far."""
+        """Forget the wake-ups received so far."""
         for fd in (self._self_fd, self._notify_fd):
             if fd is not None:
                 _empty(fd)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         for fd in (self._self_fd, self._notify_fd):
             if fd is not None:
                 os.close(fd)

@@ -86,7 +86,7 @@ class FeedBook:
 
     @contextmanager
     def alone(self, feed_id: str) -> Iterator[None]:
-        """Be its only feeder within the block. Raises ``LockHeld``, ``StorageFault``."""
+        """Take the lock of the feed's only feeder within the block. Raises ``LockHeld``, ``StorageFault``."""
         held = LockHeld(f"feed {feed_id} is being fed by another process", hint="`swarm feeds` shows it")
         with ExitStack() as stack:
             with storage_faults(f"feed {feed_id} could not be started"):

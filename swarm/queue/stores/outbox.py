@@ -86,7 +86,7 @@ class Outbox:
         return fresh
 
     def message(self, note: Note) -> dict[str, Any] | None:
-        """What there is to tell; None while the subject has not ended. Never holds a prompt or an answer."""
+        """The message to send; None while the subject has not ended. Never holds a prompt or an answer."""
         found = note.message
         if found is None:
             found = self._of_task(note.id) if note.subject == "task" else self._of_batch(note.id)

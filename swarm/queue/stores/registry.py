@@ -40,7 +40,7 @@ def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
 
 
 def _read(path: str) -> bytes:
-    """A bad sector under a hint is one that is missing; that a disk fails altogether is told by what counts."""
+    """A hint that cannot be read counts as missing; a disk that fails altogether shows elsewhere."""
     try:
         return read_regular(path, _LIMIT_BYTES)
     except OSError as exc:

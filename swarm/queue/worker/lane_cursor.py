@@ -24,7 +24,7 @@ from swarm.queue.submit.buckets import sorted_buckets
 _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
-"""How long a cursor that stepped aside stays away from the head, and how long a lost race is remembered."""
+"""How long a cursor that moved away stays away from the head, and how long a lost race is remembered."""
 KEEP_NS = 10_000_000_000
 """A used-up bucket at its lane's end stays for so long: who submits a task now and then puts the next one there."""
 _NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
@@ -46,7 +46,7 @@ class OpenDirectory:
         weakref.finalize(self, os.close, self._fd)
 
     def status(self) -> os.stat_result:
-        """Its state now."""
+        """Its status now."""
         return os.fstat(self._fd)
 
 
@@ -88,7 +88,7 @@ class LaneCursor:
                 return None
 
     def lost(self) -> None:
-        """The candidate given last was gone: somebody else is at work here. Look anew, and step aside."""
+        """The last candidate was missing: another worker claims here. List again, and move away from the head."""
         now_s = time.monotonic()
         since_s = now_s - self._lost_s
         if since_s < _CONTENDED_S:

@@ -77,7 +77,7 @@ class LaneClaimer:
         return None
 
     def give_back(self, claimed: Mapping[str, Origin]) -> None:
-        """These, by their paths here, cannot be worked on: they go back before anything else is taken."""
+        """Return these claimed files, by path, to their lanes before anything else is taken."""
         if claimed:
             with self._lock:
                 self._returning.update(claimed)
@@ -171,7 +171,7 @@ class WorkerTransaction:
         return None
 
     def _open(self, path: str, name: TaskName) -> Claim | None:
-        """Read what was claimed, by the name it had; None when it is gone, or is no task and goes to ``corrupt``."""
+        """Read what was claimed, by the name it had; None when it is missing, or no task and goes to ``corrupt``."""
         try:
             parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
             if parts.task.task_id != name.task_id:

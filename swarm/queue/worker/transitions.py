@@ -86,7 +86,7 @@ class Ending(NamedTuple):
 
 
 class Transitions:
-    """Moves task files on. Each move answers False when the file is gone: somebody else moved it first."""
+    """Moves task files between states. Each move answers False when the file is missing: another moved it first."""
 
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout

@@ -125,7 +125,7 @@ class WorkerFileQueue:
         return beat.model == canonical_model(model) and is_held(self._layout, name)
 
     def cancel_requested(self, claim: Claim) -> bool:
-        """Whether somebody wants this task cancelled."""
+        """Whether this task is to be cancelled."""
         return is_file(self._layout.cancel_mark(claim.task.task_id))
 
     def _forget_cancel(self, claim: Claim) -> None:

@@ -152,7 +152,7 @@ class ResourceExecutor:
         return Trail(result={"model": model, "was_loaded": held is not None, "unload_s": unload_s})
 
     def _unload(self, model: str, stopper: _Stopper) -> None:
-        """Order it out and wait until it is gone."""
+        """Unload it and wait until it is no longer listed."""
         began_s = time.monotonic()
         self._server.unload(model, min(30.0, stopper.left_s))
         gone = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model) is None, within_s=UNLOAD_LIMIT_S)

@@ -77,7 +77,7 @@ class Capture:
 
 
 class Program:
-    """A program in a session of its own. Not reaped before its group is gone, so its number stays its own."""
+    """A program in its own session. It is reaped only after its group has ended, so its number stays its own."""
 
     def __init__(self, argv: list[str], *, cwd: str, env: dict[str, str]) -> None:
         self.wake_fd = _host_call(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -114,7 +114,7 @@ class Program:
         return self._popen.wait()
 
     def close(self) -> None:
-        """Give everything back; a program still there (an unexpected error came between) is killed first."""
+        """Close everything; a program still there (an unexpected error came between) is killed first."""
         with self._lock:
             self._closed = True
         if self._popen.returncode is None:
@@ -142,7 +142,7 @@ def follow(
     cancel: CancelToken,
     progress: Callable[[int], None],
 ) -> bool:
-    """Read output until the program's group is gone: by its own end, or by a cancel. False: it cannot be killed.
+    """Read output until the program's group has ended: by itself, or by a cancel. False: it cannot be killed.
 
     Output is read while the group is being stopped too: a program blocked on a full pipe could not obey.
     """

@@ -59,7 +59,7 @@ class ResponseCache:
         self._log = log
 
     def key(self, task: Task, body: Mapping[str, Any]) -> CacheKey | None:
-        """Of the answer to this request; None: the server cannot tell which model would give it."""
+        """The key of the answer to this request; None: the server cannot say which model would give it."""
         digest = _digest(task, self._server.tags)
         if digest is None:
             return None

@@ -24,7 +24,7 @@ Record = Callable[[Reply], dict[str, Any]]
 
 
 def schema_problem(schema: dict[str, Any]) -> str | None:
-    """What is wrong with a schema itself; None if nothing is, or nobody here can tell."""
+    """What is wrong with a schema itself; None if nothing is, or it cannot be checked here."""
     if not CHECKS_SCHEMAS:
         return None
     from jsonschema.exceptions import SchemaError
