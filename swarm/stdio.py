@@ -73,7 +73,7 @@ def prepare() -> None:
 
 
 def _utf8_mode() -> None:
-    """In a locale that is not UTF-8, names and texts could not be told from damage: start anew in Python's UTF-8 mode.
+    """In a locale that is not UTF-8, names and texts would look damaged: start anew in Python's UTF-8 mode.
 
     What this process starts is in that mode as well.
     """

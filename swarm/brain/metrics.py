@@ -54,7 +54,7 @@ class Seen(NamedTuple):
     brain_alive: bool
     supervisor_alive: bool = False
     orphans: int = 0
-    """Processes that run on although their supervisor died without a goodbye."""
+    """Processes that still run although their supervisor died unexpectedly."""
 
 
 def families(seen: Seen, settings: Settings) -> Iterator[Metric]:

@@ -28,7 +28,7 @@ Place = Callable[[KeyPath], str]
 
 
 def dotted(key: KeyPath) -> str:
-    """A key path as people write it: ``brain.tick_s``, ``workers[0].port``, ``models."llama3.2:3b".keep_alive``."""
+    """A key path as it is written: ``brain.tick_s``, ``workers[0].port``, ``models."llama3.2:3b".keep_alive``."""
     text = ""
     for part in key:
         if isinstance(part, int):

@@ -37,7 +37,7 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     target_worker: str | None = None
     pending: int = 0
     oldest_wait_s: float = 0.0
-    """Age of the oldest waiting task, by the wall clock (for people and warnings), never negative."""
+    """Age of the oldest waiting task, by the wall clock (for display and warnings), never negative."""
     unserved_s: float = 0.0
     """Since the observer last saw this lane empty or a living worker hold its model, on its monotonic clock."""
     resource_tasks: tuple[ResourceTask, ...] = ()
@@ -149,7 +149,7 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     now_iso: str = ""
     mono_s: float = 0.0
     grace: bool = False
-    """The observer itself was late (suspend, overload), and not the tick before: nobody is judged by age in this tick."""
+    """The observer itself was late (suspend, overload), and not the tick before: no ages are judged in this tick."""
     lanes: tuple[LaneView, ...] = ()
     claims: tuple[ClaimView, ...] = ()
     workers: tuple[WorkerView, ...] = ()

@@ -136,7 +136,7 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Outcome = Literal["completed", "failed", "retried", "released", "crashed", "cancelled", "forgiven"]
-"""``forgiven``: an attempt before somebody put the dead letter back by hand; it counts no longer."""
+"""``forgiven``: an attempt before the dead letter was retried by hand; it counts no longer."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -125,7 +125,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     written_at: str
     status: WorkerStatus
     reason: str = ""
-    """Why it idles or refuses, for people."""
+    """Why it idles or refuses, in words."""
     model: str | None = None
     """Canonical name of the model the server last *proved* to hold; None when cold."""
     resource_seq: int = 0

@@ -112,7 +112,7 @@ def _try(path: str, mode: int) -> int | None:
 
 
 def _lock(path: str) -> int | None:
-    """Open and lock an existing one; None: it is locked, gone, or no file, or nothing can be locked here.
+    """Open and lock an existing one; None: it is locked, missing, or no file, or nothing can be locked here.
 
     Network file systems lock only what is open for writing.
     """

@@ -69,7 +69,7 @@ def server_proof(worker: str, root: Path) -> ServerProof:
 
 
 def client_of(worker: str, url: str, *, root: Path, adopted: bool) -> OllamaClient:
-    """Speaks to nobody but the server that swarm started for this worker, or to whoever is at an adopted ``url``."""
+    """A client that speaks only to the server swarm started for this worker, or to an adopted ``url``."""
     from swarm.ollama.client import OllamaClient  # noqa: PLC0415  (HTTP: many commands import this and ask no server)
 
     return OllamaClient(url, on_connect=None if adopted else server_proof(worker, root))

@@ -29,7 +29,7 @@ _RANDOM_CHARS = 5
 _SEQ_MAX = 32**_SEQ_CHARS
 _MADE_RE = re.compile(r"^[0-3][0-9a-hjkmnp-tv-z]{16}$")
 _AHEAD_S = 86400.0
-"""Further ahead of the clock lies no time of ours: it was read from somebody else's id that looks like one."""
+"""A time further ahead of the clock is not ours: it was read from a foreign id that looks like one."""
 ID_LENGTH = _TIME_CHARS + _SEQ_CHARS + _RANDOM_CHARS
 
 

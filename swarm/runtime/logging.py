@@ -59,7 +59,7 @@ class LineFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler, ABC):
-    """Hands lines to ``_write``. A medium that refuses kills nobody: lost lines are counted, and reported later."""
+    """Passes lines to ``_write``. A write that fails ends nothing: lost lines are counted, and reported later."""
 
     dropped = 0
     """Lines lost since the last report."""

@@ -208,7 +208,7 @@ class Scheduler:
         return fresh
 
     async def _make_room(self, fresh: ModelInMemory) -> None:
-        """Order out what must go first, and wait until it has gone, however long its requests take."""
+        """Unload what must go first, and wait for that, however long its requests take."""
         for corpse in [one for one in self.loaded if one.dead]:
             self._remove(corpse)
         while victim := self._victim(fresh):
@@ -265,7 +265,7 @@ class Scheduler:
             loaded.timer = asyncio.get_running_loop().call_later(loaded.keep_alive_s, self._expire, loaded)
 
     def _stop(self, loaded: ModelInMemory) -> None:
-        """No request uses it: after a while, like the real one, it is gone and its memory free."""
+        """No request uses it: after a while, like in the real one, it is unloaded and its memory free."""
         if not loaded.stopping:
             loaded.stopping = True
             asyncio.get_running_loop().call_later(self._knobs().unload_s, self._remove, loaded)

@@ -253,7 +253,7 @@ class Keeper:
         return 0.0
 
     def _life(self, exit_: Exit) -> Life:
-        """The life that is over, also one so short that nobody saw it ready."""
+        """The life that is over, even one too short to be seen ready."""
         worked = self.process.worked()
         ready_s = None if self._ready_since_s is None else self._clock.mono_s() - self._ready_since_s
         return Life(ready_s=0.0 if worked and ready_s is None else ready_s, worked=worked, broke=exit_.broke)

@@ -62,7 +62,7 @@ def withdraw(root: Path, name: str) -> None:
 
 
 def carry_out(root: Path, keepers: Sequence[Keeper]) -> None:
-    """Carry out all requests that lie there. One for a name that is nobody's is dropped with a warning."""
+    """Carry out all waiting requests. One for an unknown name is dropped with a warning."""
     for name in _names(root):
         request = read_note(_folder(root) / name, RestartRequest)
         remove_note(_folder(root) / name)
@@ -74,7 +74,7 @@ def carry_out(root: Path, keepers: Sequence[Keeper]) -> None:
 
 
 def forget(root: Path) -> None:
-    """Requests to an earlier supervisor mean nothing to this one."""
+    """Drop requests to an earlier supervisor."""
     for name in _names(root):
         remove_note(_folder(root) / name)
 

@@ -78,7 +78,7 @@ def running(root: Path) -> tuple[Running, ...]:
 
 
 def orphans(settings: Settings) -> tuple[Running, ...]:
-    """What runs on although its supervisor died without a goodbye; () while one lives, and for what was started alone.
+    """What still runs although its supervisor died unexpectedly; () while one lives, and for what was started alone.
 
     Raises ``StorageFault``.
     """

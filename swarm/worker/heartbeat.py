@@ -63,7 +63,7 @@ class WorkerState:
         self.beat = replace(self.beat, **fields)
 
     def hold(self, runs: tuple[Run, ...]) -> None:
-        """These are in the slots now."""
+        """Record the tasks in the slots now."""
         self.runs = runs
         if runs:
             self.idle_since_s = None
@@ -108,7 +108,7 @@ class WorkerState:
             self.publish(model=None)
 
     def saw(self, loaded: LoadedModel | None, refused: dict[str, str], servable: tuple[str, ...] = ()) -> None:
-        """The server was asked; it is the truth of what is loaded."""
+        """Record the server's answer: it decides which model counts as loaded."""
         self.publish(model=None if loaded is None else loaded.name, refused=refused, servable=servable)
         if loaded is not None:
             self._learn(loaded.name, **{name: getattr(loaded, name) for name in _FACTS})
@@ -215,7 +215,7 @@ class HeartbeatThread:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Beat once at once, then on."""
+        """Write a heartbeat at once, then regularly."""
         self._thread.start()
 
     def beat_within(self, within_s: float) -> None:

@@ -98,7 +98,7 @@ def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout
 
 
 def _is_kept(layout: Layout, plan: WorkerPlan) -> bool:
-    """Whether somebody keeps its model server running."""
+    """Whether some process keeps its model server running."""
     return is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
 
 

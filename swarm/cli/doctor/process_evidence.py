@@ -111,7 +111,7 @@ def _latest(*crashes: Quote | None) -> Quote | None:
 
 
 def lock_holder(path: str, *, besides: int | None) -> str:
-    """Who holds a lock file by the kernel's list (``/proc/locks``); ``somebody`` where it does not tell."""
+    """Who holds a lock file by the kernel's list (``/proc/locks``); ``somebody`` where it does not say."""
     try:
         wanted = os.lstat(path).st_ino
         with open("/proc/locks", encoding="ascii") as file:

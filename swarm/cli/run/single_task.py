@@ -131,7 +131,7 @@ def _prompt_document(request: SubmitRequest) -> dict[str, Any]:
 
 
 def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
-    """Accept one task, with ``--wait`` until it has ended. Raises ``InputError``, ``NotRunning`` when nobody works."""
+    """Accept one task, with ``--wait`` until it has ended. Raises ``InputError``, ``NotRunning`` without a swarm."""
     queue = open_queue(settings)
     check_options(settings, request)
     document = one_task(request, settings)

@@ -55,7 +55,7 @@ class LaneRow(msgspec.Struct, frozen=True, kw_only=True):
     loaded_on: tuple[str, ...]
     """Workers that hold its model."""
     eta_s: float | None
-    """Until the last of them is done, by those workers at the speed they learned; None while nobody can tell."""
+    """Seconds until the last of them is done, by those workers at their measured speed; None while unknown."""
 
 
 def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:

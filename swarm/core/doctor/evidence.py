@@ -136,7 +136,7 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_phase: str = ""
     """What its last status says; true only while it lives."""
     orphans: int = 0
-    """Processes that run on although their supervisor died without a goodbye."""
+    """Processes that still run although their supervisor died unexpectedly."""
     processes: tuple[ProcessEvidence, ...] = ()
     servers: tuple[ServerEvidence, ...] = ()
     quarantines: tuple[QuarantineEvidence, ...] = ()

@@ -66,7 +66,7 @@ class RootProbe(msgspec.Struct, frozen=True, kw_only=True):
         return any(code in TRANSIENT or code == errno.EROFS for code in answers)
 
     def reason(self, code: int) -> str:
-        """For people."""
+        """In words."""
         return self.words.get(code) or errno.errorcode.get(code, str(code))
 
 

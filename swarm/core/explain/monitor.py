@@ -81,7 +81,7 @@ def switched_off(settings: Settings) -> tuple[str, ...]:
 
 
 class IdleReason(msgspec.Struct, frozen=True):
-    """``key`` changes when the reason does (not with every count); ``line`` is for the log, ``text`` for people."""
+    """``key`` changes when the reason does (not with every count); ``line`` is for the log, ``text`` for display."""
 
     key: str
     line: str

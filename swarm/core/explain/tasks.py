@@ -21,7 +21,7 @@ from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonica
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One reason: a code for machines, a sentence for people, and a command that goes on from there."""
+    """One reason: a code for programs, a sentence for the operator, and the command to run next."""
 
     code: str
     text: str

@@ -58,7 +58,7 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
     alone: bool
     """Nothing ran beside it, by order, and the server had answered just before."""
     beside: bool = True
-    """Others were under way when it ended; how they fared is told a moment later."""
+    """Others were under way when it ended; their outcomes arrive a moment later."""
 
     @property
     def hung(self) -> bool:

@@ -68,7 +68,7 @@ def _by_temperature(mine: Sequence[GpuReading], settings: GpuSettings, *, was_ho
 ENOUGH = 0.6
 """Share of the promised memory that must have come: servers reckon generously, and drivers count late."""
 SLACK_MIB = 64
-"""Less than this on a card is nobody's model."""
+"""Less memory than this on a card is no model."""
 
 
 class PinVerdict(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> 
 
 
 def _ended(view: WorkerView) -> Condition:
-    """Stopped is who said goodbye, without a reason why it had to, and left nothing behind."""
+    """``stopped`` after a last heartbeat without a reason and with no claims left; else ``dead``."""
     beat = view.heartbeat
     goodbye = beat is not None and beat.status is WorkerStatus.STOPPED
     why = beat.reason if beat is not None and goodbye else ""

@@ -89,7 +89,7 @@ def resource_task(task: Task) -> ResourceTask | None:
 
 
 def is_load_id(task_id: str) -> bool:
-    """Whether an id has the form of the brain's own: such tasks are not counted as people's where only names are read."""
+    """Whether an id is one of the brain's load ids: where only names are read, such tasks are not counted."""
     return task_id.startswith("load-") and _LOAD_ID_RE.fullmatch(task_id) is not None
 
 

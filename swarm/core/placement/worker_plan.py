@@ -23,7 +23,7 @@ _SHOW_CARDS = (
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One worker to be: its cards and its model server."""
+    """One planned worker: its cards and its model server."""
 
     name: str
     gpus: tuple[int, ...] = ()

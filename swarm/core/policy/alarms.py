@@ -19,7 +19,7 @@ CLEARED_SHARE = 10
 
 
 def supervisor_gone(processes: int) -> str:
-    """The supervisor died without a goodbye while so many of its processes live."""
+    """The supervisor died unexpectedly while so many of its processes live."""
     run_on, them = ("1 process runs on", "it") if processes == 1 else (f"{processes} processes run on", "them")
     return f"supervisor is not running; {run_on}; `swarm up` adopts {them}, `swarm down` ends {them}"
 
@@ -94,7 +94,7 @@ def _stale_loads(picture: _Picture) -> Iterator[Warn]:
 
 
 def _failing_loads(picture: _Picture) -> Iterator[Warn]:
-    """Of models that are waited for. What has no room, or is nowhere, is told once and not for each worker."""
+    """Alarms of models that are waited for. What has no room, or is nowhere, is reported once, not per worker."""
     for view in picture.workers:
         models = view.heartbeat.models if view.alive and view.heartbeat is not None else {}
         for model in sorted(picture.waiting.keys() & models.keys()):

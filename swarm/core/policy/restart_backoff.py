@@ -37,7 +37,7 @@ class RestartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one process between its lives."""
 
     restarts: int = 0
-    """Ends so far, for people; never forgotten."""
+    """Ends so far, for display; never reset."""
     failures: int = 0
     """Starts in a row that failed."""
     never_ready: int = 0
@@ -57,7 +57,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     worked: bool = False
     """It had begun its work: brain and workers with a turn, a server with an answer."""
     broke: bool = False
-    """It broke down by itself: an exit code, or a fault that the kernel answers with a signal. Not: killed, told to end."""
+    """It failed by itself: an exit code, or a fault that the kernel answers with a signal. Not: killed, asked to end."""
 
 
 def delay_s(failures: int, policy: RestartPolicy) -> float:

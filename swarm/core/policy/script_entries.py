@@ -18,7 +18,7 @@ _STEERING = re.compile(
     r"PATH|HOME|ENV|BASH_ENV|SHELLOPTS|BASHOPTS|PS4|IFS|LD_.*|DYLD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|JAVA_TOOL_OPTIONS|JDK_.*"
     r"|GIT_.*|SSH_.*|PAGER|LESS.*|EDITOR|VISUAL|BROWSER|XDG_.*|GCONV_PATH|LUA_.*|R_.*|JULIA_.*|.*_CONFIG|.*_OPTIONS|.*_PRELOAD"
 )
-"""Variables known to make programs load or run something else. A hint for people; what a task may set is told by name."""
+"""Variables known to make programs load or run something else. A hint only; what a task may set is listed by name."""
 
 
 class _Interpreter(NamedTuple):
@@ -73,7 +73,7 @@ class Script(NamedTuple):
 
 
 def script_of(argv: Sequence[str]) -> Script:
-    """What an argv runs, as far as its words tell."""
+    """The script an argv runs, as far as its words show."""
     name = re.sub(r"[\d.]+\Z", "", argv[0].rpartition("/")[2]) if argv else ""
     rest = argv[1:]
     if name in _WRAPPERS:

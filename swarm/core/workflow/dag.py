@@ -28,7 +28,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """For people."""
+        """In words, for messages."""
         return self.names[0] if self.names else f"line {self.line_no}"
 
 

@@ -1,4 +1,4 @@
-"""Leftovers: what a death leaves beside the tasks, and who vouches that its maker is gone."""
+"""Leftovers of dead processes beside the tasks, and the proof that their maker is dead."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
 
 
 def _top(layout: Layout) -> Iterator[FsckFinding]:
-    """Directories that swarm has here or makes when it needs them; what else lies here is in nobody's way."""
+    """Directories that swarm has here or makes when needed; what else lies here does no harm."""
     ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache}
     for name in list_inside(layout.root):
         path = f"{layout.root}/{name}"

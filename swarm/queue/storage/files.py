@@ -221,7 +221,7 @@ class Storage:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source) from exc
 
     def quarantine(self, path: str, reason: str) -> str | None:
-        """Move whatever lies at ``path`` to ``corrupt/`` and write ``<name>.reason``; the new name, None if it is gone.
+        """Move whatever lies at ``path`` to ``corrupt/`` and write ``<name>.reason``; the new name, None if missing.
 
         The entry itself is moved, never what a link points to. Nothing is ever deleted. Raises ``OSError``.
         """

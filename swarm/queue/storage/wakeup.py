@@ -90,7 +90,7 @@ def _empty(fd: int) -> None:
 
 
 def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
-    """An inotify descriptor on the bell, and on files put into ``pending`` itself; None where there is no inotify."""
+    """An inotify descriptor on that file, and on files put into ``pending`` itself; None where there is no inotify."""
     ring(layout)
     fd = inotify.opened()
     if fd is None:

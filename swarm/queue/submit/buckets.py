@@ -108,7 +108,7 @@ class BucketChooser:
         return end
 
     def path(self, lane: str, bucket: str, task_id: str, attempt: int) -> str:
-        """Of a task file in a bucket."""
+        """Path of a task file in a bucket."""
         return f"{self._layout.lane(lane)}/{bucket}/{task_file(task_id, attempt)}"
 
     def move_in(self, source: str, lane: str, bucket: str, task_id: str, attempt: int, *, flush: bool = True) -> str:

@@ -26,7 +26,7 @@ PS_TIMEOUT_S = 10.0
 POLL_S = 0.05
 POLL_MAX_S = 0.5
 UNLOAD_LIMIT_S = 60.0
-"""For a model to be gone from ``/api/ps``; longer means a runner that cannot die."""
+"""For a model to leave ``/api/ps``; longer means a runner that cannot die."""
 SHOWN_WITHIN_S = 10.0
 """For a model to be listed once the server has said that it is ready."""
 _NO_ROOM = ("does_not_fit", "out_of_memory")

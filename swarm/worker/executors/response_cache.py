@@ -143,7 +143,7 @@ class ResponseFiles:
         return f"{self._folder}/{key[:2]}/{key[2:]}.json"
 
     def _shrink(self, folder: str) -> None:
-        """Another process may remove the same files meanwhile; nobody misses one that is gone, but for one being written."""
+        """Another process may remove the same files meanwhile: a missing one does no harm, except one being written."""
         found: list[tuple[int, int, str]] = []
         for name in (n for n in list_names(folder) if not n.startswith(".")):
             info = status_of(f"{folder}/{name}")
