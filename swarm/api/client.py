@@ -1,4 +1,4 @@
-"""``Swarm``: the door for Python programs and notebooks."""
+"""``Swarm``: the client class for Python programs and notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EarlierResults of earlier tasks inside a request: ``{results.NAME.text}``.
+"""Fills results of earlier tasks into a request: ``{results.NAME.text}``.
 
 ``NAME`` is an entry of the task's ``depends_on``. ``.text`` (or nothing after the name) is the answer's text; ``.json`` the
 answer read as JSON, ``.json.a.0.b`` a part of it; ``.list`` all answers of a task that was mapped over a list. Texts go in

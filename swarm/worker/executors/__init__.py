@@ -1,1 +1,1 @@
-"""Engines: what runs work that is no request to a model server."""
+"""Executors: what runs the tasks of each class."""
