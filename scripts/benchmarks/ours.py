@@ -31,14 +31,14 @@ LANES = [f"llm@{MODEL}"]
 class SwarmFast(Adapter):
     name, sync, durability = "swarm (fast)", "none", "none"
     durable = "fast"
-    waits = "inotify on the bell"
+    waits = "inotify on the wake-up file"
     poll_s = 0.25
     hears = True
 
     def open(self, consumer: int = 0) -> None:
         self.queue = FileQueue(f"{self.path}/queue", self.durable).prepare()
         self.worker = f"worker-{consumer}"
-        self.bell = self.queue.bell()
+        self.wakeup = self.queue.wakeup()
 
     def waiting(self) -> str:
         return f"{self.path}/queue/pending"
@@ -87,7 +87,7 @@ class SwarmFast(Adapter):
             if found is not None:
                 return found
             if self.hears:
-                self.bell.wait(min(self.poll_s, left_s))
+                self.wakeup.wait(min(self.poll_s, left_s))
             else:
                 time.sleep(self.poll_s)
         return None

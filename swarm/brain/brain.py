@@ -91,18 +91,18 @@ Deaths and wishes to stop are answered at once."""
 class DeathWatch:
     """What the brain waits on between ticks: deaths of processes and wake-ups, in one ``poll``. Used by one thread.
 
-    ``bell_fds`` are only watched, never read: ``drain`` must empty them. ``urgent_fd`` (its self-wake) also
+    ``wakeup_fds`` are only watched, never read: ``drain`` must empty them. ``urgent_fd`` (its self-wake) also
     ends a wait that does not listen to wake-ups, so that a signal is acted on at once.
     """
 
     def __init__(
         self,
         *,
-        bell_fds: Sequence[int] = (),
+        wakeup_fds: Sequence[int] = (),
         urgent_fd: int | None = None,
         drain: Callable[[], None] | None = None,
     ) -> None:
-        self._bell_fds = tuple(bell_fds)
+        self._wakeup_fds = tuple(wakeup_fds)
         self._urgent_fds = () if urgent_fd is None else (urgent_fd,)
         self._drain = drain
         self._watched: dict[str, tuple[ProcessIdentity, int]] = {}
@@ -122,8 +122,8 @@ class DeathWatch:
                 # Kept with no descriptor, so that a dead process still listed is no news in every turn.
                 self._watched[name] = (process, -1 if opened is None else opened)
 
-    def wait(self, timeout_s: float, *, bell: bool = True) -> bool:
-        """Wait for a death or an urgent wake, and unless ``bell`` is False for a wake-up; False after ``timeout_s``.
+    def wait(self, timeout_s: float, *, wakeup: bool = True) -> bool:
+        """Wait for a death or an urgent wake, and unless ``wakeup`` is False for a change of the wake-up file; False after ``timeout_s``.
 
         A death is reported once.
         """
@@ -132,7 +132,7 @@ class DeathWatch:
             return True
         poll = select.poll()
         pidfds = {pidfd: name for name, (_, pidfd) in self._watched.items() if pidfd >= 0}
-        for fd in (*pidfds, *self._urgent_fds, *(self._bell_fds if bell else ())):
+        for fd in (*pidfds, *self._urgent_fds, *(self._wakeup_fds if wakeup else ())):
             poll.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poll.poll(max(0.0, timeout_s) * 1000)]
         for fd in ready:
@@ -214,7 +214,7 @@ class Brain:
 
     def wait(self, timeout_s: float) -> None:
         """Wait between ticks: first a moment for deaths alone, then for wake-ups too."""
-        if not self._waiter.wait(min(PAUSE_S, timeout_s), bell=False) and timeout_s > PAUSE_S:
+        if not self._waiter.wait(min(PAUSE_S, timeout_s), wakeup=False) and timeout_s > PAUSE_S:
             self._waiter.wait(timeout_s - PAUSE_S)
 
     def close(self) -> None:

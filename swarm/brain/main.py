@@ -47,10 +47,10 @@ def run_brain(options: RunOptions) -> int:
             brain_log.info("Fallback: %s", check)
         for line in recover_root(queue.layout, queue.storage):
             brain_log.info("%s", line)
-        bell = queue.bell(drop_ins=True)
-        wish = StopWish(bell.wake_self)
+        wakeup = queue.wakeup(drop_ins=True)
+        wish = StopWish(wakeup.wake_self)
         install(wish)
-        watch = DeathWatch(bell_fds=[] if bell.fd is None else [bell.fd], urgent_fd=bell.self_fd, drain=bell.drain)
+        watch = DeathWatch(wakeup_fds=[] if wakeup.fd is None else [wakeup.fd], urgent_fd=wakeup.self_fd, drain=wakeup.drain)
         brain = _brain(queue, options, watch, wish, row.epoch, brain_log)
         off = switched_off(options.settings)
         if off:
@@ -61,7 +61,7 @@ def run_brain(options: RunOptions) -> int:
                 return run_loop(brain, wait=brain.wait, log=brain_log, lost=root_trouble)
         finally:
             watch.close()
-            bell.close()
+            wakeup.close()
 
 
 def _brain(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from swarm.queue.operations.cancel import CancelCounts
     from swarm.queue.operations.shard_scan import Removed
     from swarm.queue.stats.counts import Census, Counts
-    from swarm.queue.storage.wakeup import FileBell
+    from swarm.queue.storage.wakeup import WakeUp
     from swarm.queue.stores.registry import FileHeartbeats
     from swarm.queue.submit.producer import Producer
     from swarm.queue.worker.orphans import CrashRule
@@ -202,17 +202,17 @@ class FileQueue:
 
         return BrainFileQueue(self.layout, self.storage, crash_rule, lanes=self.census.lanes)
 
-    def bell(self, *, drop_ins: bool = False) -> FileBell:
+    def wakeup(self, *, drop_ins: bool = False) -> WakeUp:
         """A wake-up to wait on."""
-        from swarm.queue.storage.wakeup import FileBell
+        from swarm.queue.storage.wakeup import WakeUp
 
-        return FileBell(self.layout, drop_ins=drop_ins)
+        return WakeUp(self.layout, drop_ins=drop_ins)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake all who wait on this root."""
-        from swarm.queue.storage.wakeup import ring
+        from swarm.queue.storage.wakeup import wake
 
-        ring(self.layout)
+        wake(self.layout)
 
     def heartbeats(self) -> FileHeartbeats:
         """The ``HeartbeatSink``."""

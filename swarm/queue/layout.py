@@ -176,7 +176,7 @@ class Layout:
         self.control = f"{root}/control"
         self.pauses = f"{root}/control/pauses.json"
         self.counts = f"{root}/control/counts"
-        self.bell = f"{root}/.bell"
+        self.wakeup = f"{root}/.bell"
 
     def directories(self) -> tuple[str, ...]:
         """All directories of a queue root, the root first."""

@@ -110,7 +110,7 @@ def logging_as(name: str, options: RunOptions) -> Iterator[logging.Logger]:
         logs.close()
 
 
-def life_lock(layout: Layout, name: str) -> ProcessLock:
+def process_lock(layout: Layout, name: str) -> ProcessLock:
     """The process lock of this name; a refusal names the holder."""
 
     def holder() -> str:
@@ -126,7 +126,7 @@ def living(queue: FileQueue, row: WorkerRow) -> Iterator[WorkerRow]:
 
     Raises ``LockHeld``.
     """
-    lock = life_lock(queue.layout, row.name)
+    lock = process_lock(queue.layout, row.name)
     lock.acquire(LOCK_WAIT_S)
     try:
         lived = msgspec.structs.replace(row, epoch=registry.next_epoch(queue.layout, row.name))

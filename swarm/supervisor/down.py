@@ -33,7 +33,7 @@ from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
-from swarm.runtime.bootstrap import RunOptions, life_lock, logging_as, open_root
+from swarm.runtime.bootstrap import RunOptions, logging_as, open_root, process_lock
 from swarm.runtime.open import open_queue, reclaim
 from swarm.supervisor.main import make_supervisor, obey_signals, supervise
 from swarm.supervisor.state import NAME, load_plan, load_status, remove_plan
@@ -109,7 +109,7 @@ def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
 def _tidy(settings: Settings, root: Path) -> None:
     """Nothing runs: what the killed left is of no use any more. Who starts just now holds the lock, and does it itself."""
     queue = open_queue(settings)
-    lock = life_lock(queue.layout, NAME)
+    lock = process_lock(queue.layout, NAME)
     with suppress(SwarmError, OSError):  # a disk that refuses changes nothing about what was asked
         if not lock.try_acquire():
             return

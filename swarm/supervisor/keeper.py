@@ -42,9 +42,9 @@ class Waker:
     """Ends a wait early, from signal handlers and other threads."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # stays open: a thread may still ring it at the end
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # stays open: a thread may still wake it at the end
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """End the wait that runs now, or the next one."""
         os.eventfd_write(self._fd, 1)
 

@@ -113,7 +113,7 @@ def make_supervisor(
     def server(plan: WorkerPlan) -> Keeper:
         spec = server_spec(plan, settings, root=options.root, base_env=os.environ)
         return Keeper(
-            ServerProcess(spec, on_ready=waker.ring),
+            ServerProcess(spec, on_ready=waker.wake),
             restart_policy(settings, NEVER_READY_LIMIT),
             clock,
             fault=plan.fault,

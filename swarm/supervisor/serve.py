@@ -82,8 +82,8 @@ class ServerHost:
         self.ended = False
         """The server has ended with us; False while it goes on without."""
         self._waker = Waker()
-        self.wish = StopWish(self._waker.ring)
-        server = ServerProcess(spec, on_ready=self._waker.ring)
+        self.wish = StopWish(self._waker.wake)
+        server = ServerProcess(spec, on_ready=self._waker.wake)
         policy = RestartPolicy(never_ready_limit=NEVER_READY_LIMIT)
         self._keeper = Keeper(server, policy, SystemClock(), fault=fault, book=book)
         self._supervised = supervised

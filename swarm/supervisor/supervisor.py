@@ -107,7 +107,7 @@ class Supervisor:
 
     def wake(self) -> None:
         """Make ``wait`` return."""
-        self._waker.ring()
+        self._waker.wake()
 
     def step(self) -> float:
         """One tick; returns the seconds until the next (a death or a request comes earlier, through ``wait``)."""

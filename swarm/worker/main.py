@@ -27,7 +27,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.queue.storage.locks import is_held
-from swarm.queue.storage.wakeup import FileBell
+from swarm.queue.storage.wakeup import WakeUp
 from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
@@ -58,8 +58,8 @@ def run_worker(options: RunOptions, name: str) -> int:
         for check in instead:
             log.info("Fallback: %s", check)
         reclaimed = _reclaim_own(queue, options, name, log)
-        bell = queue.bell()
-        wish = StopWish(bell.wake_self)
+        wakeup = queue.wakeup()
+        wish = StopWish(wakeup.wake_self)
         install(wish)
         state = WorkerState(name=name, pid=os.getpid(), epoch=row.epoch)
         state.count(crashes=reclaimed)
@@ -70,11 +70,11 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        worker = Worker(_parts(queue, options, plan, bell, beats, log), state, wish)
+        worker = Worker(_parts(queue, options, plan, wakeup, beats, log), state, wish)
         try:
-            return run_loop(worker, wait=bell.wait, log=log, lost=root_trouble)
+            return run_loop(worker, wait=wakeup.wait, log=log, lost=root_trouble)
         finally:
-            bell.close()
+            wakeup.close()
 
 
 def own_plan(options: RunOptions, name: str) -> WorkerPlan:
@@ -130,12 +130,12 @@ def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.
     lines = reclaim(queue.layout, queue.storage, name, crash_rule(options.settings.retry))
     for line in lines:
         log.warning("%s", line)
-    queue.ring()
+    queue.wake()
     return len(lines)
 
 
 def _parts(
-    queue: FileQueue, options: RunOptions, plan: WorkerPlan, bell: FileBell, beats: HeartbeatThread, log: logging.Logger
+    queue: FileQueue, options: RunOptions, plan: WorkerPlan, wakeup: WakeUp, beats: HeartbeatThread, log: logging.Logger
 ) -> WorkerParts:
     settings = options.settings
     command = CommandExecutor(
@@ -143,7 +143,7 @@ def _parts(
     )
     parts = WorkerParts(
         queue=queue.worker_view(plan.name),
-        wake=bell.wake_self,
+        wake=wakeup.wake_self,
         executors={TaskClass.CPU: command, TaskClass.SCRIPT: command},
         beats=beats,
         jitter=random.random,

@@ -50,15 +50,15 @@ def trail_of(claim: Claim) -> Trail:
 
 def drain(queue: FileQueue, name: str, lane: str, state: WorkerState, stopping: list[int]) -> None:
     """Claim and finish until told to stop."""
-    view, bell = queue.worker_view(name), queue.bell()
+    view, wakeup = queue.worker_view(name), queue.wakeup()
     while not stopping:
         state.publish(turn=state.beat.turn + 1)
         claim = claim_one(view, [lane])
         if claim is None:
-            bell.wait(IDLE_S)
+            wakeup.wait(IDLE_S)
         elif finish_one(view, claim, TaskState.COMPLETED, trail_of(claim)):
             state.count(claims=1, completed=1)
-    bell.close()
+    wakeup.close()
 
 
 def main(name: str, lane: str) -> None:

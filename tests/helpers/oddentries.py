@@ -143,7 +143,7 @@ def own_names(layout: Layout, worker: str, task_id: str) -> dict[str, str]:
         "turns": f"{layout.sessions}/turns.jsonl",
         "needs": f"{layout.sessions}/needs.jsonl",
         "submit lock": f"{layout.staging}/.submit.lock",
-        "bell": layout.bell,
+        "wakeup": layout.wakeup,
         "log": f"{layout.logs}/{worker}.log",
         "rotated log": f"{layout.logs}/{worker}.log.1",
         "brain log": f"{layout.logs}/brain.log",

@@ -1,4 +1,4 @@
-"""The worker's surroundings in memory: queue, bell, model server, and a harness that holds a worker and its parts."""
+"""The worker's surroundings in memory: queue, wakeup, model server, and a harness that holds a worker and its parts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from swarm.worker.worker import Worker
 from tests.helpers.wait import wait_until
 
 
-class MemoryBell:
+class MemoryWakeUp:
     def __init__(self) -> None:
         self._event = threading.Event()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         self._event.set()
 
     def wake_self(self) -> None:
@@ -69,10 +69,10 @@ class MemoryTransaction:
 class MemoryQueue:
     """Keeps the ordering promises of the real one: best lane first, oldest first, a claim is gone for others."""
 
-    def __init__(self, worker: str, bell: MemoryBell) -> None:
+    def __init__(self, worker: str, wakeup: MemoryWakeUp) -> None:
         self.lost_races = 0
         self.worker = worker
-        self.bell = bell
+        self.wakeup = wakeup
         self.pending: dict[str, deque[tuple[Task, int, tuple[Attempt, ...]]]] = defaultdict(deque)
         self.held: dict[str, Claim] = {}
         self.ended: dict[str, tuple[TaskState, Trail]] = {}
@@ -90,7 +90,7 @@ class MemoryQueue:
         with self._lock:
             for task in tasks:
                 self.pending[lane_of(task)].append((task, 0, ()))
-        self.bell.ring()
+        self.wakeup.wake()
 
     def take_back(self, task_id: str) -> None:
         """What recovery does: the claim's file is gone."""
@@ -338,12 +338,12 @@ class Harness:
         served: bool = True,
     ) -> None:
         """``queue``: one that takes the place of the one in memory. ``served``: it has a model server."""
-        self.bell = MemoryBell()
-        self.queue = MemoryQueue("worker-1", self.bell)
+        self.wakeup = MemoryWakeUp()
+        self.queue = MemoryQueue("worker-1", self.wakeup)
         self.work = Work()
         self.sink = Beats()
         self.probe = probe or Probe(holds("a:latest"))
-        self.wish = StopWish(self.bell.wake_self)
+        self.wish = StopWish(self.wakeup.wake_self)
         log = log or logging.getLogger("worker-1")
         self.own = WorkerState(name="worker-1", pid=1, epoch=3)
         self.beats = HeartbeatThread(beat_of=self.own.heartbeat, sink=self.sink, period_s=heartbeat_s, log=log)
@@ -356,7 +356,7 @@ class Harness:
         )
         parts = WorkerParts(
             queue=queue or self.queue,
-            wake=self.bell.wake_self,
+            wake=self.wakeup.wake_self,
             executors=executors or dict.fromkeys(TaskClass, self.work),
             probe=self.probe if served else None,
             cards=cards,
@@ -380,7 +380,7 @@ class Harness:
 
     def turn(self) -> float:
         pause_s = self.worker.step()
-        self.bell.wait(min(pause_s, 0.02))
+        self.wakeup.wait(min(pause_s, 0.02))
         return pause_s
 
     def until(self, predicate: Callable[[], object], what: str = "condition", timeout_s: float = 5.0) -> None:
@@ -396,7 +396,7 @@ class Harness:
 
     def start(self) -> Harness:
         def run() -> None:
-            self.exit_code = run_loop(self.worker, wait=self.bell.wait, log=self.log)
+            self.exit_code = run_loop(self.worker, wait=self.wakeup.wait, log=self.log)
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()

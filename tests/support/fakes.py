@@ -255,9 +255,9 @@ class FakeWaiter:
         """Remember them."""
         self.watched = dict(processes)
 
-    def wait(self, timeout_s: float, *, bell: bool = True) -> bool:
+    def wait(self, timeout_s: float, *, wakeup: bool = True) -> bool:
         """Let the time pass, unless there is news."""
-        self.waits.append((timeout_s, bell))
+        self.waits.append((timeout_s, wakeup))
         if self.on_wait():
             return True
         self._clock.advance(timeout_s)

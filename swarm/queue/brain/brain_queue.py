@@ -30,7 +30,7 @@ from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.dir_stamp import Occupied
 from swarm.queue.storage.files import Storage, storage_faults
 from swarm.queue.storage.locks import ProcessLock, is_held
-from swarm.queue.storage.wakeup import ring
+from swarm.queue.storage.wakeup import wake
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
@@ -128,7 +128,7 @@ class BrainFileQueue:
     def file_drop_in(self, file_name: str) -> str:
         """Check one drop-in and move it on; returns a line for the log."""
         line = self._drop_ins.file(file_name)
-        ring(self._layout)
+        wake(self._layout)
         return line
 
     def recover(self, worker: str) -> tuple[str, ...] | None:
@@ -142,7 +142,7 @@ class BrainFileQueue:
             lines = reclaim(self._layout, self._storage, worker, self._crash_rule)
         finally:
             lock.release()
-        ring(self._layout)
+        wake(self._layout)
         return lines
 
     def enqueue(self, document: Mapping[str, Any]) -> str:
@@ -175,7 +175,7 @@ class BrainFileQueue:
             except FileExistsError:
                 self._storage.quarantine(path, f"task {task_id} is already waiting under this name")
                 return False
-        ring(self._layout)
+        wake(self._layout)
         return True
 
     def _bucket_for(self, entry: BlockedEntry) -> str:
@@ -215,7 +215,7 @@ class BrainFileQueue:
                 self._transitions.end_waiting(found[0], task_id, TaskState.FAILED, error)
                 line = f"Failed {task_id}: {fault}"
             self.blocked.read_again(task_id, attempt)
-        ring(self._layout)
+        wake(self._layout)
         return line
 
     def stop_batch(self, batch_id: str, reason: str) -> int:
@@ -228,7 +228,7 @@ class BrainFileQueue:
     def cancel_children(self, task_id: str) -> int:
         """End up to ``CHILDREN_STEP`` of such a task's children; how many, with those whose workers were asked."""
         ended = self._canceller.end_orphans(task_id, most=CHILDREN_STEP)
-        ring(self._layout)
+        wake(self._layout)
         return ended
 
     def purge(self, state: TaskState, shard: str, *, older_than_s: float, limit: int) -> int:

@@ -81,7 +81,7 @@ def _top(layout: Layout) -> Iterator[FsckFinding]:
             continue
         if path in ours:
             yield from _foreign(path, "a directory of swarm's belongs there", folder=True)
-        elif path == layout.bell or name.startswith(".pull."):
+        elif path == layout.wakeup or name.startswith(".pull."):
             yield from _foreign(path, "a file of swarm's belongs there")
         elif words := "" if stat.S_ISDIR(status.st_mode) else odd_kind(path, status):
             yield FsckFinding("odd", path, f"it {words}", "none: it does not belong to swarm", Action.NONE)

@@ -21,7 +21,7 @@ from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.storage.wakeup import ring
+from swarm.queue.storage.wakeup import wake
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
@@ -47,13 +47,13 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
             if now is not None and now.state in TERMINAL:
                 forget_cancel(layout, task_id)  # else it would be meant for the next task of this id
                 raise QueueError(f"task {task_id} is {now.state} already")
-            ring(layout)
+            wake(layout)
             return "asked"
         task = mapped_task(located.path) if located.state is TaskState.BLOCKED else None
         if canceller.end(located, reason):
             if task is not None:
                 canceller.end_children(task_id, task, reason)
-                ring(layout)
+                wake(layout)
             return "cancelled"
     raise QueueError(f"task {task_id} keeps changing its state", hint="try again")
 
@@ -84,7 +84,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
             _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again
         with BatchBook(layout, storage).retrying(parts.task.batch_id):
             lane = _put_back(layout, storage, located.path, parts)
-    ring(layout)
+    wake(layout)
     return lane
 
 
@@ -156,7 +156,7 @@ def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reas
 
     canceller = Canceller(layout, storage)
     done = canceller.end_all(waiting, lambda located: located.task_id in ids or is_child(located, ids), reason)
-    ring(layout)
+    wake(layout)
     return done
 
 

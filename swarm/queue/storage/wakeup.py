@@ -21,19 +21,19 @@ _IN_CLOSE_WRITE = 0x008
 _IN_MOVED_TO = 0x080
 
 
-def ring(layout: Layout) -> None:
+def wake(layout: Layout) -> None:
     """Wake all who wait on this root. Where the file cannot be touched (full or read-only disk) they poll a little later."""
     try:
-        os.utime(layout.bell, follow_symlinks=False)
+        os.utime(layout.wakeup, follow_symlinks=False)
     except FileNotFoundError:
         with suppress(OSError, OddEntry):
-            os.close(open_file(layout.bell, os.O_WRONLY | os.O_CREAT))
+            os.close(open_file(layout.wakeup, os.O_WRONLY | os.O_CREAT))
     except OSError:
         return  # polling finds the work a little later
 
 
-class FileBell:
-    """One waiter per object; ``ring`` and ``wake_self`` may be called from any thread."""
+class WakeUp:
+    """One waiter per object; ``wake`` and ``wake_self`` may be called from any thread."""
 
     def __init__(self, layout: Layout, *, drop_ins: bool = False) -> None:
         self._layout = layout
@@ -54,9 +54,9 @@ class FileBell:
         """The descriptor that ``wake_self`` makes readable."""
         return self._self_fd
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake all who wait on this root."""
-        ring(self._layout)
+        wake(self._layout)
 
     def wake_self(self) -> None:
         """Make this object's own ``wait`` return at once. Async-signal-safe enough for a Python signal handler."""
@@ -91,11 +91,11 @@ def _empty(fd: int) -> None:
 
 def _watch(layout: Layout, *, drop_ins: bool) -> int | None:
     """An inotify descriptor on that file, and on files put into ``pending`` itself; None where there is no inotify."""
-    ring(layout)
+    wake(layout)
     fd = inotify.opened()
     if fd is None:
         return None
-    watched = inotify.add(fd, layout.bell, _IN_ATTRIB | _IN_DONT_FOLLOW)
+    watched = inotify.add(fd, layout.wakeup, _IN_ATTRIB | _IN_DONT_FOLLOW)
     if drop_ins and watched is not None:
         watched = inotify.add(fd, layout.pending, _IN_MOVED_TO | _IN_CLOSE_WRITE)
     if watched is None:

@@ -17,7 +17,7 @@ from swarm.filesystem.entries import status_of
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.storage.locks import exclusive
-from swarm.queue.storage.wakeup import ring
+from swarm.queue.storage.wakeup import wake
 
 log = logging.getLogger(__name__)
 _MAX_BYTES = 4 << 20
@@ -61,7 +61,7 @@ def change(layout: Layout, storage: Storage, to: Callable[[Pauses], Pauses]) -> 
             after = to(before)
             if after != before:
                 storage.replace(layout.pauses, msgspec.json.format(msgspec.json.encode(after)) + b"\n", durable=True)
-    ring(layout)
+    wake(layout)
     return after
 
 

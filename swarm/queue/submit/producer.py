@@ -24,7 +24,7 @@ from swarm.queue.codec import encode_body
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, new_id, task_file, time_of
 from swarm.queue.storage.files import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.storage.locks import exclusive
-from swarm.queue.storage.wakeup import ring
+from swarm.queue.storage.wakeup import wake
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.validate import validate
@@ -56,7 +56,7 @@ class Producer:
         except OSError:
             with storage_faults("the task was not accepted"):
                 raise
-        ring(self._layout)
+        wake(self._layout)
         return task.task_id
 
     def enqueue_many(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[int]:
@@ -74,11 +74,11 @@ class Producer:
                     staged.add(task, body)
                     if staged.count == FLUSH_EVERY:
                         accepted += staged.publish()
-                        ring(self._layout)
+                        wake(self._layout)
                         yield accepted
                 if staged.count:
                     accepted += staged.publish()
-                    ring(self._layout)
+                    wake(self._layout)
                     yield accepted
         finally:
             staged.discard()

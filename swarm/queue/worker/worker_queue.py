@@ -22,7 +22,7 @@ from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage.dir_stamp import Occupied
 from swarm.queue.storage.files import Storage, storage_faults
 from swarm.queue.storage.locks import is_held
-from swarm.queue.storage.wakeup import ring
+from swarm.queue.storage.wakeup import wake
 from swarm.queue.stores import registry
 from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import returned_bucket
@@ -69,7 +69,7 @@ class WorkerFileQueue:
             for finish in finishes:
                 self._forget_cancel(finish.claim)
         if self._blocked.any() or any(finish.claim.task.session is not None for finish in finishes):
-            ring(self._layout)  # the brain may have something to release
+            wake(self._layout)  # the brain may have something to release
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
         """Requeue the task with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""

@@ -118,11 +118,11 @@ def test_a_worker_rings_when_something_waits_for_what_it_finished(queue):
     brain, worker = brain_of(queue), queue.worker_view("w")
     turn(brain)
     claim = claim_one(worker)
-    bell = queue.bell()
-    bell.drain()
+    wakeup = queue.wakeup()
+    wakeup.drain()
     finish_one(worker, claim, TaskState.COMPLETED, DONE)
-    assert bell.wait(2.0)
-    bell.close()
+    assert wakeup.wait(2.0)
+    wakeup.close()
 
 
 def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypatch):

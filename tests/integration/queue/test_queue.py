@@ -513,19 +513,19 @@ def test_lane_counts_follow_changes(queue):
 
 
 def test_the_bell_wakes_who_waits(queue):
-    bell = queue.bell(drop_ins=True)
+    wakeup = queue.wakeup(drop_ins=True)
     try:
-        bell.drain()
-        assert bell.wait(0.0) is False
+        wakeup.drain()
+        assert wakeup.wait(0.0) is False
         queue.enqueue(llm())
-        assert bell.wait(5.0) is True
+        assert wakeup.wait(5.0) is True
         drop(queue, "x.json", llm())
-        assert bell.wait(5.0) is True
-        bell.wake_self()
-        assert bell.wait(5.0) is True
-        assert bell.wait(0.0) is False
+        assert wakeup.wait(5.0) is True
+        wakeup.wake_self()
+        assert wakeup.wait(5.0) is True
+        assert wakeup.wait(0.0) is False
     finally:
-        bell.close()
+        wakeup.close()
 
 
 def test_modes_are_private_and_open_roots_are_refused(tmp_path):

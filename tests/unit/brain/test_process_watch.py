@@ -24,7 +24,7 @@ def sleeper():
 
 
 @pytest.fixture
-def bell():
+def wakeup():
     fd = os.eventfd(0, os.EFD_NONBLOCK)
     yield fd
     os.close(fd)
@@ -50,7 +50,7 @@ def test_a_death_ends_the_wait_at_once_and_is_news_once(sleeper):
     identity = of_pid(sleeper.pid)
     watch.watch({"worker-1": identity})
     assert watch.wait(0.01) is False
-    assert reaction_s(watch, sleeper.kill, bell=False) < 30
+    assert reaction_s(watch, sleeper.kill, wakeup=False) < 30
     watch.watch({"worker-1": identity})
     assert watch.wait(0.01) is False, "still listed, yet no news"
     watch.close()
@@ -84,18 +84,18 @@ def test_a_new_life_under_the_same_name_is_watched(sleeper):
     watch.close()
 
 
-def test_rings_end_a_wait_unless_only_deaths_count(bell):
-    watch = DeathWatch(bell_fds=[bell], drain=lambda: os.eventfd_read(bell))
-    os.eventfd_write(bell, 1)
-    assert watch.wait(0.01, bell=False) is False
-    assert watch.wait(0.01) is True, "a ring that came meanwhile is not lost"
+def test_rings_end_a_wait_unless_only_deaths_count(wakeup):
+    watch = DeathWatch(wakeup_fds=[wakeup], drain=lambda: os.eventfd_read(wakeup))
+    os.eventfd_write(wakeup, 1)
+    assert watch.wait(0.01, wakeup=False) is False
+    assert watch.wait(0.01) is True, "a wake that came meanwhile is not lost"
     assert watch.wait(0.01) is False, "drained"
-    assert reaction_s(watch, lambda: os.eventfd_write(bell, 1)) < 30
+    assert reaction_s(watch, lambda: os.eventfd_write(wakeup, 1)) < 30
 
 
-def test_an_urgent_wake_ends_any_wait(bell):
-    watch = DeathWatch(urgent_fd=bell, drain=lambda: os.eventfd_read(bell))
-    assert reaction_s(watch, lambda: os.eventfd_write(bell, 1), bell=False) < 30
+def test_an_urgent_wake_ends_any_wait(wakeup):
+    watch = DeathWatch(urgent_fd=wakeup, drain=lambda: os.eventfd_read(wakeup))
+    assert reaction_s(watch, lambda: os.eventfd_write(wakeup, 1), wakeup=False) < 30
 
 
 def test_no_descriptor_is_left_behind(sleeper):

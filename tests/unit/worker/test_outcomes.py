@@ -133,8 +133,8 @@ def test_a_result_is_on_record_though_nobody_can_see_whether_others_wait_for_it(
     first = queue.enqueue(TASK)
     queue.enqueue({**TASK, "depends_on": [first]})
     swarm = Harness(queue=queue.worker_view("worker-1"))
-    os.utime(queue.layout.bell, ns=(0, 0))
+    os.utime(queue.layout.wakeup, ns=(0, 0))
     refuse((call, queue.layout.blocked), (call, queue.layout.cancels))
     swarm.until(lambda: queue.find(first).state is TaskState.COMPLETED)
     swarm.until(lambda: not swarm.worker.slots.runs)
-    assert os.stat(queue.layout.bell).st_mtime_ns > 0, "who waits for it is let go at once all the same"
+    assert os.stat(queue.layout.wakeup).st_mtime_ns > 0, "who waits for it is let go at once all the same"
