@@ -123,7 +123,7 @@ class DeathWatch:
                 self._watched[name] = (process, -1 if opened is None else opened)
 
     def wait(self, timeout_s: float, *, wakeup: bool = True) -> bool:
-        """Wait for a death or an urgent wake, and unless ``wakeup`` is False for a change of the wake-up file; False after ``timeout_s``.
+        """Wait for a death, an urgent wake or, unless ``wakeup`` is False, a wake-up; False after ``timeout_s``.
 
         A death is reported once.
         """
