@@ -45,8 +45,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_source_files_and_tests_are_there(page: Path) -> None:
-    if page.name == "performance.md":
-        pytest.skip("its profiles show files as they were when measured")
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     functions = re.findall(r"^def test_(\w+)", sources, re.MULTILINE)
     missing = []
