@@ -64,7 +64,8 @@ def drain(queue: FileQueue, name: str, lane: str, state: WorkerState, stopping: 
 def main(name: str, lane: str) -> None:
     settings = load(None, os.environ, None).settings
     options = RunOptions(settings=settings)
-    queue, log = open_root(options), logging.getLogger("drain")
+    queue, _ = open_root(options)
+    log = logging.getLogger("drain")
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     with living(queue, own_row(name, "worker")) as row:
