@@ -35,6 +35,14 @@ def test_map_and_reduce_with_the_brain_killed_throughout():
     assert "brain" in scene["figures"]["kills"]
 
 
+def test_a_feed_with_feeder_and_workers_killed():
+    words = ["--only", "feed", "--lines", "1500", "--feed-kills", "2", "--seed", "3", "--json"]
+    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    (scene,) = json.loads(done.stdout)["scenes"]
+    assert (scene["findings"], scene["figures"]["records read"]) == ([], 1500)
+
+
 def test_a_finding_is_told_and_is_the_exit_code():
     done = subprocess.run(
         [sys.executable, "-c", PLANTED, str(REPO)], capture_output=True, text=True, check=False, timeout=30
