@@ -14,17 +14,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from swarm.config.settings import SimSettings
+
 ENV_PREFIX = "SWARM_SIM_"
 _PATHS = frozenset({"card_dir", "ledger"})
 """These may hold any bytes."""
-DEFAULT_MODELS = (
-    "llama3.2:1b",
-    "llama3.2:3b",
-    "llama3.1:8b",
-    "qwen2.5:7b",
-    "qwen2.5:32b",
-    "nomic-embed-text:latest",
-)
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -48,7 +42,7 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ignore_sigterm: bool = _knob(False, "start: only SIGKILL ends the server")
     runner: Literal["process", "none"] = _knob("process", "whether a loaded model has a child process, as in the real one")
     seed: int = _knob(1, "start: for faults with a rate, and for answers")
-    models: tuple[str, ...] = _knob(DEFAULT_MODELS, "start: models on disk, name or name=MiB")
+    models: tuple[str, ...] = _knob(SimSettings().models, "start: models on disk, name or name=MiB")
     registry: tuple[str, ...] = _knob((), "models that can be pulled; none named means any")
     pull_s: NotNegative = _knob(0.1, "seconds of a pull")
     pull_error: str = _knob("", "pulls end with this error line, inside a 200")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
+from swarm.errors import InputError
 from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.queue.file_queue import FileQueue
 from tests.helpers.wait import wait_until
@@ -25,6 +26,14 @@ LOOKS = {
 }
 """Commands that only read, and no cards: a test may give its commands a library of cards of their own."""
 QUICK = {"SWARM_SIM__LOAD_S": "0.2", "SWARM_SIM__TOKENS_PER_S": "2000", "SWARM_SIM__START_DELAY_S": "0"}
+
+
+def in_process(*words: str) -> tuple[int, str]:
+    """A command in the test's own process: its exit code, and all that it says, problems of its input included."""
+    done = CliRunner().invoke(app, words)
+    problem = done.exception
+    told = "\n".join((problem.message, *problem.problems)) if isinstance(problem, InputError) else ""
+    return done.exit_code, done.output + told
 
 
 class User:

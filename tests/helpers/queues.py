@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
+from swarm.queue.brain import blocked_files
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.storage.dir_stamp import GRAIN_NS
 from swarm.queue.worker.transaction import WorkerTransaction
@@ -17,6 +22,18 @@ from swarm.queue.worker.worker_queue import WorkerFileQueue
 from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, task_id: str) -> None:
+    """The file of this blocked task lies on a bad sector."""
+    real = blocked_files.read_regular
+
+    def bad_sector(path: str, limit: int) -> bytes:
+        if task_id in path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, limit)
+
+    monkeypatch.setattr(blocked_files, "read_regular", bad_sector)
 
 
 def llm(text: str = "hello", **fields: Any) -> dict[str, Any]:

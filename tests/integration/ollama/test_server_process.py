@@ -18,7 +18,7 @@ from swarm.core.placement.worker_plan import plan_workers
 from swarm.errors import ConfigError, ModelServerError
 from swarm.ollama.server import ServerProcess, find_binary
 from swarm.ollama.server_spec import ServerSpec, server_spec
-from swarm.proc.env_markers import find_marked, kill_marked
+from swarm.proc.env_markers import find_marked
 from swarm.proc.identity import is_same, of_pid
 from swarm.proc.ports import free_port, is_free
 from tests.helpers.wait import wait_until
@@ -29,14 +29,6 @@ server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 print("up", flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    for name in ("workers", "logs"):
-        (tmp_path / name).mkdir()
-    yield tmp_path
-    kill_marked(0.0, SWARM_ROOT=str(tmp_path))
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from swarm.queue.storage.locks import ProcessLock
 from swarm.supervisor import restarts
 from swarm.supervisor.state import ChildState
 from tests.helpers.wait import wait_until
-from tests.integration.supervisor.test_supervisor import root, swarm
+from tests.integration.supervisor.test_supervisor import swarm
 
-__all__ = ["root", "swarm"]
+__all__ = ["swarm"]
 
 
 def back(one, name: str, old: int) -> int:

@@ -31,7 +31,7 @@ from swarm.core.worker import WorkerRow
 from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.ollama import quarantine
 from swarm.proc import identity as identities
-from swarm.proc.env_markers import find_marked, find_marked_values, kill_marked
+from swarm.proc.env_markers import find_marked, find_marked_values
 from swarm.proc.ports import free_port, is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
@@ -139,14 +139,6 @@ class Swarm:
     def lines(self, name: str) -> list[str]:
         path = self.root / name
         return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    for name in ("workers", "logs"):
-        (tmp_path / name).mkdir()
-    yield tmp_path
-    kill_marked(0.0, SWARM_ROOT=str(tmp_path))
 
 
 @pytest.fixture

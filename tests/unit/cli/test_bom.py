@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from swarm.cli.app import app
 from swarm.config.load import load
 from swarm.core.task import TaskState
-from swarm.errors import ConfigError, InputError
+from swarm.errors import ConfigError
 from swarm.queue.file_queue import FileQueue
+from tests.helpers.cli import in_process as swarm
 from tests.helpers.queues import llm
 
 MODEL = "llama3.2:3b"
@@ -28,19 +27,6 @@ INPUTS = {
     )
     + "\n",
 }
-
-
-@pytest.fixture
-def at_home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def swarm(*words):
-    done = CliRunner().invoke(app, words)
-    problem = done.exception
-    told = "\n".join((problem.message, *problem.problems)) if isinstance(problem, InputError) else ""
-    return done.exit_code, done.output + told
 
 
 def prompts(home):

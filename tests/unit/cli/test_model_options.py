@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from swarm.cli.app import app
 from swarm.config.load import load
 from swarm.core.model_options import KNOWN_OPTIONS, are_options, near_option, option_problem
 from swarm.core.task import TaskState
@@ -16,23 +14,11 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.validate import validate as validate_task
 from swarm.simulator.call import load_options
 from swarm.simulator.http import ApiError
+from tests.helpers.cli import in_process as swarm
 from tests.helpers.queues import llm
 
 MODEL = "llama3.2:3b"
 VALUES = (None, True, 0, -1, 64, 64.0, 1.5, 1e30, float("nan"), 10**400, "", "abc", "64", [], ["a"], [1], {}, {"a": 1})
-
-
-@pytest.fixture
-def at_home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def swarm(*words):
-    done = CliRunner().invoke(app, words)
-    problem = done.exception
-    told = "\n".join((problem.message, *problem.problems)) if isinstance(problem, InputError) else ""
-    return done.exit_code, done.output + told
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_OPTIONS))

@@ -1,6 +1,5 @@
 """The table of blocked tasks: whatever happens to the files, its invariants hold and it agrees with a fresh one."""
 
-import errno
 import os
 from contextlib import suppress
 
@@ -11,10 +10,9 @@ from hypothesis import strategies as st
 from swarm.core.pauses import Pause
 from swarm.core.task import TaskState, Trail
 from swarm.errors import QueueError
-from swarm.queue.brain import blocked_files
 from swarm.queue.brain.blocked_table import BlockedTable
 from swarm.queue.stores import pauses
-from tests.helpers.queues import claim_one, finish_one, llm, open_queue
+from tests.helpers.queues import claim_one, finish_one, llm, open_queue, unreadable
 
 DONE = Trail(result={"message": {"content": "done"}})
 OLD, FAR = "2026-01-01T00:00:00.000+00:00", "2999-01-01T00:00:00.000+00:00"
@@ -93,14 +91,7 @@ def test_a_file_that_cannot_be_read_is_counted_and_holds_up_none(tmp_path, monke
     queue = open_queue(tmp_path)
     table = BlockedTable(queue.layout, queue.storage, ready_only=True)
     bad, good = (queue.enqueue(llm(not_before=FAR)) for _ in range(2))
-    real = blocked_files.read_regular
-
-    def bad_sector(path, limit):
-        if bad in path:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        return real(path, limit)
-
-    monkeypatch.setattr(blocked_files, "read_regular", bad_sector)
+    unreadable(monkeypatch, bad)
     with pytest.raises(OSError, match="Input/output"):
         table.look()
     assert (len(table), list(table.unread)[-1]) == (2, f"{bad}.0.json")
