@@ -14,14 +14,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swarm.config.settings import SimSettings
+from swarm.config.settings import NotNegative, Positive, SimSettings
 
 ENV_PREFIX = "SWARM_SIM_"
 _PATHS = frozenset({"card_dir", "ledger"})
 """These may hold any bytes."""
 
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
