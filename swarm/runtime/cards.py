@@ -9,11 +9,11 @@ from pathlib import Path
 from swarm.config.settings import Settings
 from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
+from swarm.engines.ollama.server_spec import card_dir
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.simulated import SimulatedReader
 from swarm.gpu.timeout_reader import TimeoutReader
 from swarm.gpu.visible import VisibleReader, cuda_order
-from swarm.ollama.server_spec import card_dir
 from swarm.supervisor.state import load_plan, load_visibility
 
 

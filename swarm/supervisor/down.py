@@ -21,10 +21,10 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity, WorkerRow
+from swarm.engines.ollama.server import ServerNote
+from swarm.engines.ollama.server_spec import remove_cards
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.filesystem.entries import list_names
-from swarm.ollama.server import ServerNote
-from swarm.ollama.server_spec import remove_cards
 from swarm.proc import identity
 from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe

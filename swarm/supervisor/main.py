@@ -17,10 +17,10 @@ from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.policy.script_entries import script_warnings
 from swarm.core.worker import ProcessIdentity, WorkerRow
+from swarm.engines.ollama.quarantine import WorkerQuarantine
+from swarm.engines.ollama.server import ServerProcess, find_binary
+from swarm.engines.ollama.server_spec import env_warnings, remove_cards, server_spec
 from swarm.errors import EXIT_USAGE
-from swarm.ollama.quarantine import WorkerQuarantine
-from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.server_spec import env_warnings, remove_cards, server_spec
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root

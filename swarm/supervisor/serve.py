@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from swarm.clock import SystemClock
 from swarm.core.policy.restart_backoff import RestartPolicy
+from swarm.engines.ollama.quarantine import WorkerQuarantine
+from swarm.engines.ollama.server import ServerProcess, find_binary
+from swarm.engines.ollama.server_spec import ServerSpec, remove_cards, server_spec
 from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
-from swarm.ollama.quarantine import WorkerQuarantine
-from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.server_spec import ServerSpec, remove_cards, server_spec
 from swarm.proc import identity
 from swarm.proc.ports import describe
 from swarm.queue.layout import Layout

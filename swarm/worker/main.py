@@ -15,13 +15,13 @@ from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import WorkerRow
+from swarm.engines.ollama.client import OllamaClient
+from swarm.engines.ollama.repair_actions import RepairActions
+from swarm.engines.ollama.repairing_server import RepairingServer
+from swarm.engines.ollama.server import client_of, find_binary
+from swarm.engines.ollama.server_spec import server_spec
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
-from swarm.ollama.client import OllamaClient
-from swarm.ollama.repair_actions import RepairActions
-from swarm.ollama.repairing_server import RepairingServer
-from swarm.ollama.server import client_of, find_binary
-from swarm.ollama.server_spec import server_spec
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout

@@ -23,7 +23,7 @@ from swarm.cli.doctor.gather import gather
 from swarm.config.load import load
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
-from swarm.ollama.quarantine import Quarantine, quarantine_path
+from swarm.engines.ollama.quarantine import Quarantine, quarantine_path
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import free_port
 from swarm.proc.state_file import write_note

@@ -17,7 +17,7 @@ import pytest
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.task import TaskState
 from swarm.core.worker import ProcessIdentity, WorkerRow
-from swarm.ollama.server import ServerNote
+from swarm.engines.ollama.server import ServerNote
 from swarm.proc import identity
 from swarm.proc.ports import free_port
 from swarm.queue.stores import registry

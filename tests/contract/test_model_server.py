@@ -12,8 +12,8 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits, PullStep
+from swarm.engines.ollama.client import OllamaClient, is_simulated
 from swarm.errors import ConfigError
-from swarm.ollama.client import OllamaClient, is_simulated
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.ollama.client import OllamaClient
+from swarm.engines.ollama.client import OllamaClient
 from tests.helpers.wait import wait_until
 
 REPOSITORY = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swarm.ollama.client import OllamaClient
+from swarm.engines.ollama.client import OllamaClient
 from tests.helpers.simserver import SimServer
 from tests.helpers.tinygguf import write_tiny_gguf
 from tests.helpers.wait import runs, wait_until

@@ -17,7 +17,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama.client import OllamaClient
+from swarm.engines.ollama.client import OllamaClient
 from tests.helpers.simserver import Cancel
 from tests.helpers.wait import wait_until
 from tests.ollama.conftest import MODEL, Speaker, lines_of

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "swarm"
 LEAVES = {"errors", "clock", "stdio", "plain_text", "http_session", "__init__"}
 BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
-ADAPTERS = {"queue", "gpu", "ollama", "formats", "notify"}
+ADAPTERS = {"queue", "gpu", "engines", "formats", "notify"}
 PROCESSES = {"brain", "worker", "supervisor"}
 EVERYTHING = BELOW | ADAPTERS | PROCESSES | {"runtime", "cli", "simulator"}
 MAY_IMPORT = {

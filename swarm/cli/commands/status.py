@@ -92,7 +92,7 @@ def release(
     Example:
       swarm workers release worker-2
     """
-    from swarm.ollama import quarantine
+    from swarm.engines.ollama import quarantine
     from swarm.queue.layout import Layout
     from swarm.queue.stores import registry
     from swarm.supervisor.state import load_plan

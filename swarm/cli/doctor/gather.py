@@ -31,9 +31,9 @@ from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import canonical_model
+from swarm.engines.ollama import quarantine
+from swarm.engines.ollama.server import client_of, server_proof
 from swarm.errors import ConfigError, SwarmError
-from swarm.ollama import quarantine
-from swarm.ollama.server import client_of, server_proof
 from swarm.proc.identity import is_same
 from swarm.proc.ports import is_free
 from swarm.queue.layout import Layout

@@ -20,10 +20,10 @@ from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import TaskState, canonical_model
+from swarm.engines.ollama.server import client_of
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
 from swarm.formats.output.atomic_file import check_writable
 from swarm.formats.output.writer import Written, errors_path_of, write_results
-from swarm.ollama.server import client_of
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.queue.file_queue import FileQueue

@@ -22,10 +22,10 @@ from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import PullStep
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
+from swarm.engines.ollama.client import OllamaClient
+from swarm.engines.ollama.server import ServerProcess, client_of
+from swarm.engines.ollama.server_spec import server_spec
 from swarm.errors import InputError, LockHeld, ModelServerError
-from swarm.ollama.client import OllamaClient
-from swarm.ollama.server import ServerProcess, client_of
-from swarm.ollama.server_spec import server_spec
 from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
 from swarm.proc.state_file import read_note, remove_note, write_note

@@ -86,7 +86,7 @@ def _is_clear(model: str, workers: Workers) -> bool:
 def _installed(settings: Settings, workers: Workers) -> set[str]:
     """Canonical names of what the servers have. One that does not answer is named in a note."""
     from swarm.core.faults import TaskFault
-    from swarm.ollama.server import client_of
+    from swarm.engines.ollama.server import client_of
 
     found: set[str] = set()
     for row, _ in workers:

@@ -43,7 +43,7 @@ def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]
 
 
 def _tags(row: WorkerRow, root: Path) -> Iterable[tuple[str, int]]:
-    from swarm.ollama.server import client_of
+    from swarm.engines.ollama.server import client_of
 
     assert row.url is not None
     try:

@@ -22,8 +22,8 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import InstalledModel, LoadedModel
 from swarm.core.task import Task, Trail, canonical_model
+from swarm.engines.ollama.client import OllamaClient
 from swarm.filesystem.entries import list_names, status_of
-from swarm.ollama.client import OllamaClient
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular
 

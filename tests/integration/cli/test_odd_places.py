@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from swarm.engines.ollama.server_spec import card_dir
 from swarm.gpu.simulated import SimulatedReader
-from swarm.ollama.server_spec import card_dir
 from tests.helpers.cli import user
 
 MODEL = "llama3.2:3b"

@@ -19,7 +19,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama.client import OllamaClient
+from swarm.engines.ollama.client import OllamaClient
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import runs, wait_until
 

@@ -28,8 +28,8 @@ from swarm.config.settings import (
 )
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
 from swarm.core.worker import WorkerRow
+from swarm.engines.ollama import quarantine
 from swarm.errors import EngineError, LockHeld, StorageFault
-from swarm.ollama import quarantine
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values
 from swarm.proc.ports import free_port, is_free
@@ -442,7 +442,7 @@ def test_notes_that_cannot_be_removed_do_not_stop_it(swarm, root, monkeypatch, c
     one = swarm(simulate=1).up()
     server = one.running("ollama-worker-1", "worker-1")[0]
     with monkeypatch.context() as read_only:
-        read_only.setattr("swarm.ollama.server.remove_note", refuse)
+        read_only.setattr("swarm.engines.ollama.server.remove_note", refuse)
         read_only.setattr("swarm.supervisor.restarts.remove_note", refuse)
         os.kill(server, signal.SIGKILL)
         wait_until(lambda: one.child("ollama-worker-1").restarts == 1)

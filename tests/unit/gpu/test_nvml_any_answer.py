@@ -20,9 +20,9 @@ from swarm.core.health.gpu_health import CardVerdict, judge_cards, judge_pin
 from swarm.core.health.visible_gpus import visible_cards
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.core.policy.decide import decide
+from swarm.engines.ollama.server_spec import server_overlay
 from swarm.gpu import nvml_calls as nvmlcalls
 from swarm.gpu.nvml import NO_INSTANCE, NvmlReader
-from swarm.ollama.server_spec import server_overlay
 from swarm.worker.gpu_checks import PinProof
 from tests.helpers import scripted_nvml as nvml
 from tests.helpers.cli_world import Counts

@@ -24,9 +24,9 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import SKIP_HEADER
 
 from swarm.core.faults import CancelToken
+from swarm.engines.ollama.stream import Deadlines
 from swarm.errors import ConfigError
 from swarm.http_session import PlainSession, cause_of
-from swarm.ollama.stream import Deadlines
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer

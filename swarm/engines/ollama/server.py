@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
+from swarm.engines.ollama.server_proof import ServerProof
+from swarm.engines.ollama.server_spec import ServerSpec
 from swarm.errors import ConfigError, ModelServerError, PortTaken
-from swarm.ollama.server_proof import ServerProof
-from swarm.ollama.server_spec import ServerSpec
 from swarm.proc.child import Child, KeptProcess
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked
 from swarm.proc.identity import is_same
@@ -27,8 +27,8 @@ from swarm.proc.ports import is_free, who_listens
 from swarm.proc.state_file import read_note, remove_note, write_note
 
 if TYPE_CHECKING:
-    from swarm.ollama.client import OllamaClient
-    from swarm.ollama.readiness import ReadinessProbe
+    from swarm.engines.ollama.client import OllamaClient
+    from swarm.engines.ollama.readiness import ReadinessProbe
 
 GET_OLLAMA = (
     "install Ollama (https://ollama.com/download), or set [ollama] binary to its path; or name a running server "
@@ -70,7 +70,7 @@ def server_proof(worker: str, root: Path) -> ServerProof:
 
 def client_of(worker: str, url: str, *, root: Path, adopted: bool) -> OllamaClient:
     """A client that speaks only to the server swarm started for this worker, or to an adopted ``url``."""
-    from swarm.ollama.client import OllamaClient  # noqa: PLC0415  (HTTP: many commands import this and ask no server)
+    from swarm.engines.ollama.client import OllamaClient  # noqa: PLC0415  (HTTP: many commands import this and ask no server)
 
     return OllamaClient(url, on_connect=None if adopted else server_proof(worker, root))
 
@@ -203,7 +203,7 @@ class ServerProcess(KeptProcess):
             ) from error
 
     def _watch(self, child: Child) -> None:
-        from swarm.ollama.readiness import ReadinessProbe  # noqa: PLC0415  (HTTP: commands that only look need none of it)
+        from swarm.engines.ollama.readiness import ReadinessProbe  # noqa: PLC0415  (HTTP: commands that only look need none of it)
 
         identity = child.identity
         self._probe = ReadinessProbe(

@@ -10,7 +10,7 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import MIB, Limits
-from swarm.ollama.classify import fault_of_text, shown_text
+from swarm.engines.ollama.classify import fault_of_text, shown_text
 
 MAX_LINE_BYTES = 8 * MIB
 """Of one streamed line; the longest honest one is the final line of ``/api/generate`` with its context tokens."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from swarm.config.settings import RepairSettings
 from swarm.core.worker import ProcessIdentity
-from swarm.ollama import quarantine as notes
-from swarm.ollama.server import running_server
+from swarm.engines.ollama import quarantine as notes
+from swarm.engines.ollama.server import running_server
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import describe

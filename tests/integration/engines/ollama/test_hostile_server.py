@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama.client import OllamaClient
+from swarm.engines.ollama.client import OllamaClient
 from swarm.queue.codec import encode_trail
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor

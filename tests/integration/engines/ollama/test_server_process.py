@@ -15,9 +15,9 @@ import pytest
 
 from swarm.config.settings import OllamaSettings, Settings, SimSettings
 from swarm.core.placement.worker_plan import plan_workers
+from swarm.engines.ollama.server import ServerProcess, find_binary
+from swarm.engines.ollama.server_spec import ServerSpec, server_spec
 from swarm.errors import ConfigError, ModelServerError
-from swarm.ollama.server import ServerProcess, find_binary
-from swarm.ollama.server_spec import ServerSpec, server_spec
 from swarm.proc.env_markers import find_marked
 from swarm.proc.identity import is_same, of_pid
 from swarm.proc.ports import free_port, is_free

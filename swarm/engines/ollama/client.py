@@ -1,7 +1,7 @@
 """The Ollama client: native API, always streamed, every call bounded and cancellable.
 
 Another thread can cancel an attempt. Every failure is a ``TaskFault`` whose class says what to do next; see
-``swarm.ollama.classify``.
+``swarm.engines.ollama.classify``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import msgspec
 
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.engines.ollama import replies
+from swarm.engines.ollama.classify import fault_of_status, fault_of_transport, shown_text
+from swarm.engines.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
+from swarm.engines.ollama.transport import Abort, HttpClient, OnConnect, body_of
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
-from swarm.ollama import replies
-from swarm.ollama.classify import fault_of_status, fault_of_transport, shown_text
-from swarm.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
-from swarm.ollama.transport import Abort, HttpClient, OnConnect, body_of
 
 KeepAlive = str | int | float | None
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")

@@ -18,8 +18,8 @@ from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
-from swarm.ollama.client import OllamaClient
-from swarm.ollama.repair_actions import RepairActions
+from swarm.engines.ollama.client import OllamaClient
+from swarm.engines.ollama.repair_actions import RepairActions
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama.stream import Deadlines, merge_stream, read_lines
+from swarm.engines.ollama.stream import Deadlines, merge_stream, read_lines
 
 
 def merged(data: bytes, cuts: list[int]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 from swarm.config.settings import LlmSettings, ModelSettings, OllamaSettings, Settings, WorkerSpec
 from swarm.core.gpu import GpuReading
 from swarm.core.placement.worker_plan import plan_workers
+from swarm.engines.ollama.server_spec import env_warnings, server_spec
 from swarm.errors import ConfigError
-from swarm.ollama.server_spec import env_warnings, server_spec
 
 CARDS = tuple(GpuReading(index=i, uuid=f"GPU-{i}", name="T") for i in range(3))
 ROOT = Path("/q")

@@ -11,11 +11,11 @@ import pytest
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.ollama import quarantine
-from swarm.ollama import repair_actions as hands_module
-from swarm.ollama.repair_actions import RepairActions
-from swarm.ollama.repairing_server import RepairingServer
-from swarm.ollama.server import ServerNote
+from swarm.engines.ollama import quarantine
+from swarm.engines.ollama import repair_actions as hands_module
+from swarm.engines.ollama.repair_actions import RepairActions
+from swarm.engines.ollama.repairing_server import RepairingServer
+from swarm.engines.ollama.server import ServerNote
 from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.state_file import write_note

@@ -6,9 +6,9 @@ import pytest
 
 from swarm.config.settings import RepairSettings
 from swarm.core.policy.restart_backoff import RestartPolicy
+from swarm.engines.ollama import quarantine
+from swarm.engines.ollama.quarantine import WorkerQuarantine
 from swarm.errors import PortTaken
-from swarm.ollama import quarantine
-from swarm.ollama.quarantine import WorkerQuarantine
 from swarm.proc.child import Exit
 from swarm.supervisor.keeper import Keeper
 from swarm.supervisor.state import ChildState
