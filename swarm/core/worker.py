@@ -92,6 +92,29 @@ class ModelTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     digest: str = ""
 
 
+class TunedSlots(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How many requests at once a worker keeps in flight for one model, why, and what that gave."""
+
+    engine: str = ""
+    """Name of the engine that serves it: ``ollama``, ``llama_server``, ``openai``."""
+    in_flight: int = 1
+    """Requests that the worker keeps at the server now."""
+    capacity: int = 0
+    """Requests at once that the model was loaded for; 0: the engine does not say."""
+    tokens_per_s: float = 0.0
+    """Generated over all slots, measured now; 0 while unknown."""
+    best_tokens_per_s: float = 0.0
+    """The best that this card has shown for this model, in earlier lives too; 0 while unknown."""
+    best_in_flight: int = 0
+    """With so many requests at once."""
+    settled: bool = False
+    """The number in flight was found; false while it is being tried."""
+    why: str = ""
+    """In words: ``8 slots: 310 tokens/s; 16 gave 316 and spilled``."""
+    history: tuple[tuple[int, float], ...] = ()
+    """``(in flight, tokens/s)`` as tried, the newest last; at most 16."""
+
+
 class WorkerTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Counters of one worker life."""
 
@@ -134,6 +157,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     slots: tuple[SlotView, ...] = ()
     tally: WorkerTally = WorkerTally()
     models: dict[str, ModelTally] = msgspec.field(default_factory=dict)
+    tuned: dict[str, TunedSlots] = msgspec.field(default_factory=dict)
+    """By canonical name of the model: the slots that were chosen for it, and the measured rates."""
     waits: dict[str, Histogram] = msgspec.field(default_factory=dict)
     """By class of task: seconds from its acceptance to its first claim; wall clock, never negative."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
