@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec, script_entry
+from swarm.core.engines import engine_problems, placeholder_problem
 from swarm.core.model_options import option_problems
 from swarm.core.placement.worker_plan import RESERVED_NAMES
 from swarm.core.policy.script_entries import script_faults
@@ -49,6 +50,8 @@ def check(value: object, place: Place, kind: object = Settings, key: KeyPath = (
         yield from check(value, place, table if isinstance(value, dict) else short, key)
     elif get_origin(kind) is dict and isinstance(value, dict) and inner[1] is not Any:
         for name, item in value.items():
+            if bad_name := _plain_problem(name, inner[0], ()):
+                yield f"{place((*key, name))}{dotted((*key, name))}: {bad_name}"
             yield from check(item, place, inner[1], (*key, name))
     elif get_origin(kind) is dict and isinstance(value, dict) and key[:1] == ("models",):
         for name, problem in option_problems(value):
@@ -73,7 +76,8 @@ def _plain_problem(value: object, kind: object, key: KeyPath) -> str | None:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as problem:
         return words(problem, kind)
-    return None
+    in_command = key[:1] == ("engines",) and key[2:3] == ("command",)
+    return placeholder_problem(value) if in_command and isinstance(value, str) else None
 
 
 def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key: KeyPath) -> Iterator[str]:
@@ -95,8 +99,19 @@ def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key:
             yield f"{place(key)}{dotted(key)}: {field.name!r} is missing"
 
 
-def cross_checks(settings: Settings) -> Iterator[str]:
-    """Findings about several keys that contradict one another."""
+def cross_checks(settings: Settings, place: Place) -> Iterator[str]:
+    """Findings about several keys that contradict one another; ``place`` is told the key that they stand at."""
+    everywhere = place(())
+    yield from (f"{everywhere}{line}" for line in _contradictions(settings))
+    for key, text in engine_problems(settings):
+        yield f"{place(key)}{dotted(key)}: {text}"
+    for name, entry in settings.engines.items():
+        if entry.url is not None and not _is_address(entry.url):
+            key = ("engines", name, "url")
+            yield f"{place(key)}{dotted(key)}: {entry.url!r} is no http:// or https:// address"
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.feed.min > settings.feed.target:
         yield f"feed.min ({settings.feed.min}) must not be above feed.target ({settings.feed.target})"
     if settings.retry.backoff_base_s > settings.retry.backoff_cap_s:
@@ -163,8 +178,9 @@ def table_form(kind: object) -> type[msgspec.Struct] | None:
 def words(problem: Exception, kind: object = None) -> str:
     """A msgspec finding in plain words, with the choices where there are few."""
     text = str(problem).replace("`", "").removesuffix(" - at $")
-    if get_origin(kind) is Literal:
-        return f"{text}; one of: {', '.join(get_args(kind))}"
+    choices = next((one for one in (kind, *get_args(kind)) if get_origin(one) is Literal), None)
+    if choices is not None:
+        return f"{text}; one of: {', '.join(get_args(choices))}"
     if "matching regex" in text and "A-Za-z_][" not in text:
         return "expected letters, digits, - and _ (at most 32, the first a letter or digit)"
     if "A-Za-z_" in text:

@@ -56,9 +56,9 @@ def load(config: Path | None, env: Mapping[str, str], root: Path | None) -> Load
         raise _refusal(problems)
     _override_root(raw, sources, env, root)
     settings = msgspec.convert(raw, Settings)
-    problems.extend(cross_checks(settings))
+    problems.extend(cross_checks(settings, lambda key: _place_of(path, lines, sources, key)))
     if problems:
-        raise _refusal([f"{path or 'environment'}: {line}" for line in problems])
+        raise _refusal(problems)
     found = path is not None and config is None and not env.get("SWARM_CONFIG")
     return Loaded(settings=settings, path=path, found=found, sources=sources)
 
@@ -148,6 +148,15 @@ def _file_place(path: Path | None, lines: Mapping[KeyPath, int], key: KeyPath) -
         if key[:size] in lines:
             return f"{path}, line {lines[key[:size]]}: "
     return f"{path}: "
+
+
+def _place_of(path: Path | None, lines: Mapping[KeyPath, int], sources: Mapping[str, str], key: KeyPath) -> str:
+    """Where a key of the whole configuration was set: a variable, or a line of the file."""
+    for size in range(len(key), 0, -1):
+        source = sources.get(dotted(key[:size]), "")
+        if source.startswith("$"):
+            return f"{source}: "
+    return _file_place(path, lines, key) if path is not None else "environment: "
 
 
 def _environment(env: Mapping[str, str], problems: list[str]) -> tuple[dict[KeyPath, str], dict[str, Any]]:

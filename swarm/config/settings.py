@@ -19,6 +19,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 NoOrMore = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$")]
+EngineNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
 WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
 
 
@@ -69,6 +70,8 @@ class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Requests to model servers."""
 
+    engine: EngineNameText = "ollama"
+    """Which engine serves the models: ``ollama``, ``llama-server``, ``openai`` or one of ``[engines]``."""
     slots: Count = 1
     """Parallel requests per worker, and slots of its model server (``OLLAMA_NUM_PARALLEL``)."""
     timeout_s: Positive = 600.0
@@ -183,6 +186,8 @@ class WorkerSpec(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True
     name: WorkerNameText
     gpus: tuple[int, ...] = ()
     port: Port | None = None
+    engine: EngineNameText | None = None
+    """Engine of this worker, in place of that of ``[llm]``."""
     ollama_url: str | None = None
     """Use this running server; swarm neither starts nor stops it."""
 
@@ -193,6 +198,34 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     keep_alive: str | int | float | None = -1
     gpus_needed: Count = 1
+    engine: EngineNameText | None = None
+    """Engine that serves this model, on every worker."""
+    file: str | None = None
+    """The model's GGUF file, by absolute path, for engines that load files. Without it: the file in Ollama's own store."""
+
+
+class EngineSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One engine besides Ollama: how its server is started, one per loaded model and worker, or where it runs.
+
+    Ollama itself is set in ``[ollama]``.
+    """
+
+    kind: Literal["llama-server", "openai"] | None = None
+    """What it speaks. Default: that of the built-in engine of this name, else ``openai``."""
+    command: tuple[str, ...] = ()
+    """Argv that starts a server for one model; {model}, {file}, {host}, {port}, {gpu}, {slots} and {context} are filled in.
+    For ``llama-server``: the program and further flags; swarm adds those it needs."""
+    url: str | None = None
+    """Use this running server, which serves whatever models it serves; swarm neither starts nor stops it."""
+    api_key_env: VariableName | None = None
+    """Variable that holds the key sent to it. A llama-server that swarm starts gets a random one without this."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """Added to the environment of every server of this engine."""
+    health: str = "/health"
+    """Path that answers 200 once the server is ready."""
+    start_timeout_s: Positive = 600.0
+    """Limit for the start of a server, in which it loads its model."""
+    stop_grace_s: Positive = 10.0
 
 
 class ScriptSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -255,6 +288,8 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sim: SimSettings = SimSettings()
     workers: tuple[WorkerSpec, ...] = ()
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
+    engines: dict[EngineNameText, EngineSettings] = msgspec.field(default_factory=dict)
+    """Engines besides Ollama. ``llama-server`` and ``openai`` are there without an entry."""
     scripts: dict[str, tuple[str, ...] | ScriptSettings] = msgspec.field(default_factory=dict)
     """The allow-list of ``cpu`` and ``script`` tasks: a name and the argv it stands for, or a table. Empty: none may run."""
     feed: FeedSettings = FeedSettings()

@@ -86,9 +86,9 @@ def _toml(document: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[s
             for index, item in enumerate(value):
                 yield f"\n[[{section}]]"
                 yield from _lines(item, f"{section}[{index}]", sources)
-        elif section == "models":
+        elif section in ("models", "engines"):
             for name, item in value.items():
-                yield f"\n[models.{_text(name)}]"
+                yield f"\n[{dotted((section, name))}]"
                 yield from _lines(item, dotted((section, name)), sources)
         else:
             yield f"\n[{section}]"

@@ -143,6 +143,32 @@ def test_other_variables_are_left_alone(name):
             (f"[[workers]]\nname = 'a'\nollama_url = 'http://{host}'\n", ["workers[0].ollama_url", "is no http://"])
             for host in ("", "[", "a:b", "a:99999999", "ä..x", "x y", "x" * 300)
         ),
+        ("[llm]\nengine = 'lama-server'\n", ["my.toml, line 2", "no engine 'lama-server'", "did you mean 'llama-server'"]),
+        ("[llm]\nengine = 'openai'\n", ["my.toml, line 2", "needs a url or a command in [engines.openai]"]),
+        ("[[workers]]\nname = 'a'\nengine = 'x'\n", ["my.toml, line 3", "workers[0].engine"]),
+        ("[models.A]\nengine = 'x'\n", ["my.toml, line 2", "models.A.engine"]),
+        ("[models.A]\nfile = 'a.gguf'\n", ["my.toml, line 2", "models.A.file", "absolute path"]),
+        ("[models.A]\nfile = '/a.gguf'\nengine = 'ollama'\n", ["my.toml, line 2", "its own store"]),
+        (
+            "[engines.v]\ncommand = ['v', '{modle}', '--port', '{port}']\n",
+            ["my.toml, line 2", "engines.v.command[1]", "{modle}", "did you mean {model}?"],
+        ),
+        ("[engines.v]\ncommand = ['v', '{model}']\n", ["my.toml, line 2", "has no {port}"]),
+        ("[engines.v]\ncommand = ['v', '{port}']\n", ["my.toml, line 2", "neither {model} nor {file}"]),
+        ("[engines.v]\ncommand = ['bin/v', '{model}', '{port}']\n", ["my.toml, line 2", "'bin/v'", "absolute path"]),
+        ("[engines.v]\nurl = 'x:1'\n", ["my.toml, line 2", "engines.v.url", "http://"]),
+        ("[engines.v]\nkind = 'openai'\n", ["my.toml, line 1", "engines.v", "needs a command", "or a url"]),
+        ("[engines.v]\nkind = 'tgi'\n", ["line 2", "one of: llama-server, openai"]),
+        ("[engines.'a b']\nurl = 'http://x'\n", ["line 1", 'engines."a b"', "letters, digits"]),
+        ("[engines.ollama]\nurl = 'http://x'\n", ["line 1", "set in [ollama]"]),
+        ("[engines.llama-server]\nkind = 'openai'\nurl = 'http://x'\n", ["line 2", "built in, of kind 'llama-server'"]),
+        ("[engines.v]\nurl = 'http://x'\nhealth = 'up'\n", ["line 3", "must begin with /"]),
+        ("[engines.v]\nurl = 'http://x'\napi_key_env = 'a-b'\n", ["line 3", "name of a variable"]),
+        (
+            "[engines.v]\nurl = 'http://x'\n[[workers]]\nname = 'a'\nengine = 'v'\nport = 2000\n",
+            ["line 6", "leave out port"],
+        ),
+        ("[[workers]]\nname = 'a'\nengine = 'llama-server'\nollama_url = 'http://x'\n", ["line 3", "one of them"]),
         ("[ollama]\nbase_port = 65530\n", ["ollama.base_port = 65530"]),
         ("[ollama]\nbase_port = 80\n", ["ollama.base_port = 80"]),
         ("[[workers]]\nname = 'a'\nport = 80\n", ["workers[0].port: 80", "from 1024"]),
@@ -226,15 +252,15 @@ def uncommented(marks: str) -> dict[str, object]:
 def test_the_example_changes_nothing_and_shows_every_key_with_its_default():
     assert load(EXAMPLE, {}, None).settings == load(None, {}, None).settings
     defaults = plain(Settings())
-    free = {name: defaults.pop(name) for name in ("workers", "models", "scripts")}
-    assert free == {"workers": [], "models": {}, "scripts": {}}
+    free = {name: defaults.pop(name) for name in ("workers", "models", "engines", "scripts")}
+    assert free == {"workers": [], "models": {}, "engines": {}, "scripts": {}}
     del defaults["metrics"]["port"]  # has none
     assert uncommented("#") == defaults
 
 
 def test_the_examples_of_what_has_no_default_are_right(tmp_path):
     document = uncommented("##")
-    assert {"workers", "models", "scripts"} <= set(document)
+    assert {"workers", "models", "engines", "scripts"} <= set(document)
     settings = msgspec.convert(document, Settings)
     assert [worker.name for worker in settings.workers] == ["worker-1", "big", "elsewhere"]
     Path("ex.toml").write_text(re.sub(r"(?m)^## ?(?=\[|\w+ = )", "", EXAMPLE.read_text()))
