@@ -31,7 +31,7 @@ from swarm.core.policy.decisions import (
     WithdrawResource,
 )
 from swarm.errors import DuplicateTask, EngineError, QueueError
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import BrainQueue
 
 _MAX_AGAIN = 99

@@ -25,7 +25,7 @@ from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerStatus, WorkerTally
 from swarm.errors import StorageFault
 from swarm.proc.identity import open_pidfd
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish
 from swarm.runtime.ports import HeartbeatSink
 

@@ -19,7 +19,7 @@ from swarm.core.backoff import doubled_s
 from swarm.core.faults import DeliveryFailed
 from swarm.core.notification import Note
 from swarm.errors import QueueError
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 
 LOOK_S = 1.0
 BASE_S = 2.0

@@ -4,6 +4,8 @@
 * Locked (flock) means being written; unlocked means that its writer is dead, since the kernel releases its lock.
 * The next writer in that directory takes over an unlocked one: kills leave at most as many as were written at one moment.
 * Nobody renames, empties or removes one without its lock, nor before seeing that the name still means the locked file.
+
+``write_note`` and ``read_note`` are for small JSON files that outlive the process that wrote them.
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from swarm.errors import OddEntry
 from swarm.filesystem.durable import NOT_THERE, sync_fd
-from swarm.filesystem.entries import open_file, status_of
+from swarm.filesystem.entries import is_file, odd_words, open_file, read_file, status_of
 
 MOST = 1000
+_NOTE_BYTES = 1 << 20
 _NAME = re.compile(r"\.[0-9]{1,3}\.new").fullmatch
 _NO_LOCKS = NOT_THERE | {errno.ENOLCK}
 """What ``flock`` answers on a file system without locks. A queue root has them; the directory of an output may not."""
+T = TypeVar("T")
 
 
 def take(folder: str, stem: str = "", mode: int = 0o600) -> tuple[int, str]:
@@ -143,3 +151,29 @@ def _locked(fd: int, path: str) -> bool | None:
         raise
     there, here = status_of(path), os.fstat(fd)
     return there is not None and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def write_note(path: Path, note: msgspec.Struct | tuple[msgspec.Struct, ...]) -> None:
+    """Replace the file by a rename, so that a reader sees the old or the new one, whole. Mode 0600. Not flushed.
+
+    After a power cut the processes that it describes have ended too. One writer per path. Raises ``OSError``.
+    """
+    with replacement(str(path), durable=False) as fd:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(msgspec.json.encode(note))
+        if words := odd_words(str(path)):
+            raise OSError(errno.EEXIST, words, str(path))  # the rename would remove it
+
+
+def read_note(path: Path, kind: type[T]) -> T | None:
+    """The note, or None if there is none or it is unreadable: it is a hint, checked against the kernel by its reader."""
+    try:
+        return msgspec.json.decode(read_file(str(path), _NOTE_BYTES), type=kind)
+    except (OSError, ValueError, msgspec.MsgspecError):  # an odd entry is a ValueError
+        return None
+
+
+def remove_note(path: Path) -> None:
+    """Remove it; harmless if it is missing. Only a regular file is removed."""
+    if is_file(str(path)):
+        path.unlink(missing_ok=True)

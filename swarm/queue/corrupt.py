@@ -10,10 +10,9 @@ import re
 
 import msgspec
 
-from swarm.filesystem.entries import list_names
+from swarm.filesystem.entries import DirStamp, list_names, stamp_of
 from swarm.queue import lookup
 from swarm.queue.layout import Layout
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import REASON, read_regular
 
 log = logging.getLogger(__name__)

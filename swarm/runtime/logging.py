@@ -1,9 +1,10 @@
-"""The log format and its files: one file per process, rotated, mode 0600.
+"""The log format and its files (one per process, rotated, mode 0600), and troubles that are logged once.
 
 * A line: ``[2026-02-07T21:05:50.123+01:00] [worker-1] INFO  message``.
 * A line reaches the kernel in one ``write``, so it survives the death of its writer and is never mixed with another's.
 * A record of several lines (a traceback) has the header on every line and ``| `` before each line after the first, so
   that all of it can be searched and merged by time, and no text from outside can pass for a line of ours.
+* ``LogOnce``: troubles are logged when they come, change or end, not each time they are met.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from swarm.errors import SwarmError
 from swarm.filesystem.entries import open_file
 from swarm.plain_text import lines
 
 MAX_RECORD_CHARS = 16_384
 CONTINUATION = "| "
-
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -209,3 +211,47 @@ def _log_unraisable(args: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs
     info: Any = (args.exc_type, args.exc_value, args.exc_traceback)
     text = "Ignored in %r: %s"
     logging.getLogger("swarm").error(text, args.object, args.err_msg or args.exc_type.__name__, exc_info=info)
+
+
+T = TypeVar("T")
+
+
+class LogOnce:
+    """Remembers the last line about each thing, by its key. For one thread."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._lines: dict[str, str] = {}
+
+    def failing(self, key: str, line: str, level: int = logging.WARNING) -> None:
+        """Log ``line`` unless it is what was logged last about ``key``."""
+        if self._lines.get(key) != line:
+            self._log.log(level, "%s", line)
+        self._lines[key] = line
+
+    def working(self, key: str, line: str) -> None:
+        """The trouble with ``key``, if there was one, is over: log that."""
+        if self._lines.pop(key, None) is not None:
+            self._log.info("%s", line)
+
+    def keep_only(self, keys: Container[str]) -> None:
+        """Forget the troubles of all other keys, unlogged."""
+        self._lines = {key: line for key, line in self._lines.items() if key in keys}
+
+    def tried(self, what: str, action: Callable[[], T], otherwise: T) -> T:
+        """What ``action`` answers; ``otherwise`` if it fails with ``OSError`` or ``SwarmError``."""
+        try:
+            answer = action()
+        except (OSError, SwarmError) as error:
+            self.failing(what, f"{what}: {words_of(error)}; it is tried again")
+            return otherwise
+        self.working(what, f"{what}: that is over")
+        return answer
+
+
+def words_of(error: OSError | SwarmError) -> str:
+    """An error in one line, with its hint or its path."""
+    if isinstance(error, SwarmError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    reason = error.strerror or str(error)
+    return f"{reason}: {error.filename}" if error.filename else reason

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from swarm.filesystem.temporary import read_note, write_note
 from swarm.proc.identity import end_of_child, read_stat
-from swarm.proc.state_file import read_note, write_note
 
 CHILD = Path(__file__).with_name("runner_child.py")
 

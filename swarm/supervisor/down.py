@@ -25,10 +25,10 @@ from swarm.engines.ollama.server import ServerNote
 from swarm.engines.ollama.server_spec import remove_cards
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.filesystem.entries import list_names
+from swarm.filesystem.temporary import read_note
 from swarm.proc import identity
 from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe
-from swarm.proc.state_file import read_note
 from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held

@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 from swarm.core.policy.restart_backoff import Life, RestartPolicy, RestartRecord, after_end, after_ready
 from swarm.errors import PortTaken, SwarmError
 from swarm.proc.child import Exit, KeptProcess
-from swarm.runtime.log_once import LogOnce, words_of
+from swarm.runtime.logging import LogOnce, words_of
 from swarm.runtime.ports import Clock
 from swarm.supervisor.state import ChildState, ChildStatus
 

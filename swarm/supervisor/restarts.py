@@ -17,8 +17,8 @@ from swarm.config.settings import Settings
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.errors import EngineError, InputError, NotRunning, name_hint
 from swarm.filesystem.entries import is_file, list_inside
+from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc import identity
-from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.layout import Layout
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry

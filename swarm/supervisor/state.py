@@ -10,7 +10,7 @@ import msgspec
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity
-from swarm.proc.state_file import read_note, remove_note, write_note
+from swarm.filesystem.temporary import read_note, remove_note, write_note
 
 NAME = "supervisor"
 """Of its process lock, registration and log."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import Clock
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import IDLE_S, Keeper, Waker

@@ -21,7 +21,7 @@ from swarm.core.policy.retry import Again, last_broke, runs_alone
 from swarm.core.policy.slots import Held, free_classes, slot_limits
 from swarm.core.task import TaskClass, TaskState
 from swarm.errors import StorageFault
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import QueueTransaction
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState

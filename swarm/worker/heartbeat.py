@@ -23,7 +23,7 @@ from swarm.core.policy.retry import blamed_at
 from swarm.core.task import Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import Heartbeat, ModelTally, WorkerStatus
 from swarm.errors import StorageFault
-from swarm.runtime.log_once import LogOnce
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import HeartbeatSink
 from swarm.worker.attempt import Run
 

@@ -24,9 +24,9 @@ from swarm.config.load import load
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.engines.ollama.quarantine import Quarantine, quarantine_path
+from swarm.filesystem.temporary import write_note
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import free_port
-from swarm.proc.state_file import write_note
 from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime.logging import FileHandler

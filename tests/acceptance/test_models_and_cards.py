@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from swarm.config.settings import RepairSettings
 from swarm.engines.ollama import quarantine
-from swarm.proc.state_file import write_note
+from swarm.filesystem.temporary import write_note
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 

@@ -14,9 +14,9 @@ import pytest
 
 from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
+from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue.brain import blocked_files
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.dir_stamp import GRAIN_NS
 from swarm.queue.worker.transaction import WorkerTransaction
 from swarm.queue.worker.worker_queue import WorkerFileQueue
 from tests.helpers.wait import wait_until

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from swarm.queue.storage import dir_stamp
-from swarm.queue.storage.dir_stamp import GRAIN_NS
+from swarm.filesystem import entries
+from swarm.filesystem.entries import GRAIN_NS
 
 
 def go_by_modification_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directories are stamped by a time that a test can set."""
-    monkeypatch.setattr(dir_stamp, "change_time", lambda status: status.st_mtime_ns)
+    monkeypatch.setattr(entries, "change_time", lambda status: status.st_mtime_ns)
 
 
 def hide_behind_listing(monkeypatch: pytest.MonkeyPatch, folder: str, happen: Callable[[], object]) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
+from swarm.filesystem import durable as flush
+from swarm.filesystem.durable import SharedFlush
 from swarm.queue import layout
 from swarm.queue.layout import BUCKET_SIZE, IdMaker
 from swarm.queue.storage import files as storage
-from swarm.queue.storage import group_commit as flush
-from swarm.queue.storage.group_commit import SharedFlush
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 

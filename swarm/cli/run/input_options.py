@@ -23,7 +23,7 @@ from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.plain_text import ForeignText, without_bom
-from swarm.queue.validate import validate
+from swarm.queue.codec import validate
 
 T = TypeVar("T")
 FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}

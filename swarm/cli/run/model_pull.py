@@ -26,9 +26,9 @@ from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.ollama.server import ServerProcess, client_of
 from swarm.engines.ollama.server_spec import server_spec
 from swarm.errors import InputError, LockHeld, ModelServerError
+from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
-from swarm.proc.state_file import read_note, remove_note, write_note
 from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_queue

@@ -12,7 +12,7 @@ import msgspec
 
 from swarm.config.settings import RepairSettings
 from swarm.core.health.repair_ladder import quarantine_s
-from swarm.proc.state_file import read_note, remove_note, write_note
+from swarm.filesystem.temporary import read_note, remove_note, write_note
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ from swarm.core.worker import ProcessIdentity
 from swarm.engines.ollama.server_proof import ServerProof
 from swarm.engines.ollama.server_spec import ServerSpec
 from swarm.errors import ConfigError, ModelServerError, PortTaken
+from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc.child import Child, KeptProcess
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked
 from swarm.proc.identity import is_same
 from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.ports import is_free, who_listens
-from swarm.proc.state_file import read_note, remove_note, write_note
 
 if TYPE_CHECKING:
     from swarm.engines.ollama.client import OllamaClient

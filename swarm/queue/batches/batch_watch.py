@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import is_file, list_inside
+from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue.layout import Layout, shard_of
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):

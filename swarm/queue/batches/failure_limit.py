@@ -15,14 +15,13 @@ import msgspec
 from swarm.core.snapshot import BatchOverLimit
 from swarm.core.task import TaskState
 from swarm.errors import QueueError, StorageFault
-from swarm.filesystem.entries import status_of
+from swarm.filesystem.entries import DirStamp, stamp_of, status_of
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Canceller, is_child
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage, list_ids
 
 log = logging.getLogger(__name__)

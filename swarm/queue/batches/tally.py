@@ -15,10 +15,9 @@ import msgspec
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import OddEntry
-from swarm.filesystem.entries import list_inside
+from swarm.filesystem.entries import DirStamp, list_inside, stamp_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, shard_of
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage, read_regular
 
 GAP_S = 1.0

@@ -15,7 +15,7 @@ from swarm.core.task import TaskError, TaskState
 from swarm.core.worker import WorkerRow
 from swarm.core.workflow.fan_out import MapFault
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import list_inside
+from swarm.filesystem.entries import Occupied, list_inside
 from swarm.queue import lookup
 from swarm.queue.batches.failure_limit import FailureLimits
 from swarm.queue.brain.blocked_files import BlockedEntry
@@ -27,7 +27,6 @@ from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.dir_stamp import Occupied
 from swarm.queue.storage.files import Storage, storage_faults
 from swarm.queue.storage.locks import ProcessLock, is_held
 from swarm.queue.storage.wakeup import wake

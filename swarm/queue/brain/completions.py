@@ -24,13 +24,12 @@ from itertools import islice
 
 from swarm.core.task import TaskState
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import is_file, list_inside
+from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue import codec
 from swarm.queue.corrupt import CorruptTasks, find_quarantined
 from swarm.queue.layout import Layout, parse_task_file, shard_of
 from swarm.queue.lookup import ended_in
 from swarm.queue.storage import inotify
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import read_regular
 from swarm.queue.stores.registry import holders
 

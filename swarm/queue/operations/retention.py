@@ -11,11 +11,10 @@ import msgspec
 
 from swarm.core.snapshot import FinishedShard, FinishedView
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import list_names
+from swarm.filesystem.entries import DirStamp, list_names, stamp_of
 from swarm.queue.batches.purge_batches import EmptyBatches
 from swarm.queue.layout import Layout, is_shard, shard_time_of
 from swarm.queue.operations.shard_scan import Keep, Removed, ShardPass
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 from swarm.queue.storage.files import Storage
 
 LOOK_BUDGET = 2000

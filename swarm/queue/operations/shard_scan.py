@@ -16,9 +16,8 @@ from contextlib import suppress
 import msgspec
 
 from swarm.core.task import ID_RE, TERMINAL, TaskState
-from swarm.filesystem.entries import status_of
+from swarm.filesystem.entries import DirStamp, stamp_of, status_of
 from swarm.queue.layout import Layout
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
 
 EMPTY_QUIET_S = 3600.0
 """An empty shard is removed only when nothing was moved into it for so long: a worker may have made it just now."""

@@ -20,8 +20,7 @@ from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem.entries import list_names
 from swarm.queue.layout import Layout, is_shard
-from swarm.queue.stats.dir_counts import Folders, Known, count_documents, task_names
-from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.stores.registry import holders
 

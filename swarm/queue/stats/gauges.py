@@ -10,11 +10,10 @@ import time
 import msgspec
 
 from swarm.core.task import TaskState
-from swarm.filesystem.entries import status_of
+from swarm.filesystem.entries import DirStamp, stamp_of, status_of
 from swarm.queue.layout import Layout, time_of
 from swarm.queue.stats.counts import EndedCounts
-from swarm.queue.stats.dir_counts import task_names
-from swarm.queue.storage.dir_stamp import DirStamp, stamp_of
+from swarm.queue.stats.lane_counts import task_names
 from swarm.queue.storage.files import storage_faults
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 

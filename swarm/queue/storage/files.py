@@ -21,7 +21,7 @@ import msgspec
 from swarm.core.task import ID_RE
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem import temporary
-from swarm.filesystem.durable import NOT_THERE, sync_file_system, sync_tree
+from swarm.filesystem.durable import NOT_THERE, SharedFlush, Target, sync_file_system, sync_tree
 from swarm.filesystem.entries import (
     folder_status,
     kind_words,
@@ -33,7 +33,6 @@ from swarm.filesystem.entries import (
     read_file,
     status_of,
 )
-from swarm.queue.storage.group_commit import SharedFlush, Target
 
 log = logging.getLogger(__name__)
 read_regular = read_file

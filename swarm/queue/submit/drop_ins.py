@@ -23,13 +23,12 @@ from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import list_names, status_of
 from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
-from swarm.queue.codec import encode_body
+from swarm.queue.codec import encode_body, validate
 from swarm.queue.layout import Layout
 from swarm.queue.storage.files import Storage, read_regular, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
-from swarm.queue.validate import validate
 
 _PATIENCE_S = 2.0
 """A file that does not parse may still be being copied: it is judged once it was left alone for so long."""

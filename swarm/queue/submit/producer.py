@@ -20,14 +20,13 @@ from swarm.core.lanes import lane_of
 from swarm.core.task import Task
 from swarm.errors import DuplicateTask
 from swarm.queue import lookup
-from swarm.queue.codec import encode_body
+from swarm.queue.codec import encode_body, validate
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, new_id, task_file, time_of
 from swarm.queue.storage.files import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.storage.locks import exclusive
 from swarm.queue.storage.wakeup import wake
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
-from swarm.queue.validate import validate
 
 FLUSH_EVERY = 16 * BUCKET_SIZE
 """Tasks of a bulk submission that share one flush: bounds both memory and what an interruption leaves unaccepted."""

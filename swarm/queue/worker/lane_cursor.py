@@ -2,7 +2,7 @@
 
 * A cached listing is only a hint at what to try; the rename decides.
 * The cursor lists the lane again when its directory changed and when a listing is used up.
-* A second change may hide behind a fresh one (see ``dir_stamp``). While names are left that can only be a more urgent
+* A second change may hide behind a fresh one (see ``DirStamp``). While names are left that can only be a more urgent
   bucket: the directory's count of links shows it at once (where the file system counts), and one more listing when the
   grain has passed shows it in any case. With no names left each look is a listing: *none* is never a guess.
 """
@@ -16,9 +16,8 @@ import time
 import weakref
 from contextlib import suppress
 
-from swarm.filesystem.entries import list_inside
+from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, stamp_from, stamp_of
 from swarm.queue.layout import BUCKET_SIZE, TaskName, parse_task_file
-from swarm.queue.storage.dir_stamp import GRAIN_NS, DirStamp, stamp_from, stamp_of
 from swarm.queue.submit.buckets import sorted_buckets
 
 _CONTENDED_S = 0.05

@@ -16,10 +16,9 @@ from swarm.core.pauses import Pauses
 from swarm.core.task import Attempt, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault
-from swarm.filesystem.entries import is_file
+from swarm.filesystem.entries import Occupied, is_file
 from swarm.queue.layout import Layout, TaskName
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.dir_stamp import Occupied
 from swarm.queue.storage.files import Storage, storage_faults
 from swarm.queue.storage.locks import is_held
 from swarm.queue.storage.wakeup import wake

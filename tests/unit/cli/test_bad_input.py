@@ -11,9 +11,9 @@ from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.source import as_text
 from swarm.formats.tasks.links import links
 from swarm.formats.tasks.scan import drafts, validate
+from swarm.queue.codec import validate as validate_task
 from swarm.queue.layout import shard_of
 from swarm.queue.lookup import read_ended
-from swarm.queue.validate import validate as validate_task
 from tests.helpers.queues import llm, open_queue
 
 

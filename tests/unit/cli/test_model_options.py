@@ -10,8 +10,8 @@ from swarm.core.task import TaskState
 from swarm.errors import ConfigError, InputError, TaskInvalid
 from swarm.formats.input.options import ReadOptions
 from swarm.formats.tasks.scan import drafts, validate
+from swarm.queue.codec import validate as validate_task
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.validate import validate as validate_task
 from swarm.simulator.call import load_options
 from swarm.simulator.http import ApiError
 from tests.helpers.cli import in_process as swarm

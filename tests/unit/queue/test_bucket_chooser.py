@@ -6,8 +6,8 @@ import time
 import pytest
 
 from swarm.core.task import Attempt
+from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name
-from swarm.queue.storage.dir_stamp import GRAIN_NS
 from swarm.queue.storage.files import Storage
 from swarm.queue.submit import buckets
 from swarm.queue.submit.buckets import BucketChooser

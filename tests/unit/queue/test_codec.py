@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swarm.core.task import Attempt, TaskError, Trail
 from swarm.errors import TaskInvalid
 from swarm.queue import codec
-from swarm.queue.validate import validate
+from swarm.queue.codec import validate
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

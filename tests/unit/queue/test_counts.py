@@ -11,14 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from swarm.core.task import TERMINAL, TaskState, Trail
+from swarm.filesystem import entries
+from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import parse_task_file, shard_of, time_of
 from swarm.queue.stats import counts as counts_module
-from swarm.queue.stats import dir_counts as folders
-from swarm.queue.stats.dir_counts import Folders, task_names
+from swarm.queue.stats import lane_counts as folders
 from swarm.queue.stats.gauges import QueueGauges
-from swarm.queue.storage import dir_stamp
-from swarm.queue.storage.dir_stamp import GRAIN_NS
+from swarm.queue.stats.lane_counts import Folders, task_names
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"
@@ -268,7 +268,7 @@ class Clock:
 def test_a_directory_that_changed_while_a_slow_listing_went_on_is_listed_again(tmp_path, monkeypatch):
     (tmp_path / "bucket").mkdir()
     clock = Clock((tmp_path / "bucket").stat().st_ctime_ns + 1)
-    monkeypatch.setattr(dir_stamp, "time", clock)
+    monkeypatch.setattr(entries, "time", clock)
     calls: list[str] = []
 
     def counter(path: str) -> tuple[int, None]:

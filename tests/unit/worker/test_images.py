@@ -10,7 +10,7 @@ from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
 from swarm.errors import TaskInvalid
-from swarm.queue.validate import validate
+from swarm.queue.codec import validate
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
 from tests.helpers.worker_fakes import FakeServer, claim_of, llm

@@ -16,9 +16,9 @@ from swarm.engines.ollama import repair_actions as hands_module
 from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.engines.ollama.repairing_server import RepairingServer
 from swarm.engines.ollama.server import ServerNote
+from swarm.filesystem.temporary import write_note
 from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
-from swarm.proc.state_file import write_note
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until
 

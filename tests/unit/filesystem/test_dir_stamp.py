@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from swarm.queue.storage import dir_stamp as occupied
-from swarm.queue.storage.dir_stamp import GRAIN_NS, Occupied
+from swarm.filesystem import entries as occupied
+from swarm.filesystem.entries import GRAIN_NS, Occupied
 from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
 
 
