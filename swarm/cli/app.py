@@ -125,17 +125,21 @@ class Group(CommandGroup):
 
 
 def _make(name: str, place: str) -> Any:
+    from swarm.cli.command_options import spread
+
     module, _, attribute = place.partition(":")
-    found = getattr(import_module(f"swarm.cli.{module}"), attribute)
-    if isinstance(found, typer.Typer):
-        found.info.cls = CommandGroup
-        for one in found.registered_commands:
-            one.cls = Command
-        command: Any = get_group(found)
+    found: Any = getattr(import_module(f"swarm.cli.{module}"), attribute)
+    is_group = isinstance(found, typer.Typer)
+    group: Any = found if is_group else typer.Typer(add_completion=False, rich_markup_mode=None)
+    if is_group:
+        group.info.cls = CommandGroup
     else:
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(name, cls=Command)(found)
-        command = get_command(alone)
+        group.command(name)(found)
+    for one in group.registered_commands:
+        one.cls, one.callback = Command, spread(one.callback)
+    if group.registered_callback is not None:
+        group.registered_callback.callback = spread(group.registered_callback.callback)
+    command: Any = get_group(group) if is_group else get_command(group)
     command.name = name
     return command
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing
+from swarm.cli.command_options import ShowOptions
 from swarm.cli.render import Line
-from swarm.cli.render import show as put
 from swarm.cli.units import count, plural
 from swarm.runtime.open import open_queue, swarm_lives
 
@@ -40,7 +39,7 @@ Price = Annotated[
 ]
 
 
-def batches(price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
     """All batches: progress, ETA, tokens, time on cards.
 
     The first call for a large batch reads all results; later ones read only what has changed.
@@ -52,20 +51,18 @@ def batches(price_per_mtok: Price = None, root: Root = None, config: Config = No
     """
     from swarm.cli.views.batch_rows import table
 
-    settings = existing(root, config)
+    settings = at.settings()
     queue = open_queue(settings)
     before = _active(queue)
     tallies = [_tally(queue, name) for name in queue.batches().names()]
     active = max(before, _active(queue))
     rows = tuple(_row(settings, *tally, active, price_per_mtok) for tally in tallies)
     rows = tuple(sorted(rows, key=lambda row: row.submitted_at))
-    put({"batches": rows}, table(rows), as_json=as_json)
+    at.show({"batches": rows}, table(rows))
 
 
 @app.command()
-def show(
-    batch: Batch, price_per_mtok: Price = None, root: Root = None, config: Config = None, as_json: Json = False
-) -> None:
+def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     """One batch: progress, models, workers, cards, errors.
 
     \b
@@ -75,22 +72,20 @@ def show(
     from swarm.cli.run.collect import report
     from swarm.cli.views.batch_rows import details
 
-    settings = existing(root, config)
+    settings = at.settings()
     queue = open_queue(settings)
     before = _active(queue)
     manifest, tally = _tally(queue, batch)
     row = _row(settings, manifest, tally, max(before, _active(queue)), price_per_mtok)
     found = report(queue, settings, manifest, tally)
-    put({"batch": row, "report": found}, details(row, found), as_json=as_json)
+    at.show({"batch": row, "report": found}, details(row, found))
 
 
 @app.command()
 def cancel(
+    at: ShowOptions,
     batch: Batch,
     reason: Annotated[str, typer.Option("--reason", help="Kept in the tasks' documents.")] = "batch cancelled by hand",
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Cancel a batch. Waiting items end at once; workers are asked to stop running ones.
 
@@ -98,34 +93,32 @@ def cancel(
     Example:
       swarm batch cancel prompts-1a2b3c4d
     """
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     done = queue.cancel_many(queue.batches().task_ids(batch), reason)
     line = f"batch {batch}: {count(done.cancelled)} cancelled, {count(done.asked)} running ones asked to stop"
-    put({"batch_id": batch, "cancelled": done.cancelled, "asked": done.asked}, [Line(line)], as_json=as_json)
+    at.show({"batch_id": batch, "cancelled": done.cancelled, "asked": done.asked}, [Line(line)])
 
 
 @app.command(name="retry-failed")
-def retry_failed(batch: Batch, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def retry_failed(at: ShowOptions, batch: Batch) -> None:
     """Requeue failed and cancelled items. Their earlier attempts no longer count.
 
     \b
     Example:
       swarm batch retry-failed prompts-1a2b3c4d
     """
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     number = queue.retry_many(queue.batches().task_ids(batch))
     line = f"batch {batch}: {plural(number, 'item')} requeued"
-    put({"batch_id": batch, "put_back": number}, [Line(line)], as_json=as_json)
+    at.show({"batch_id": batch, "put_back": number}, [Line(line)])
 
 
 @app.command()
 def export(
+    at: ShowOptions,
     batch: Batch,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
     errors: Annotated[Path | None, typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch.")] = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Write the results so far and the report. It names models by digest, options, versions, cards.
 
@@ -135,11 +128,10 @@ def export(
     Example:
       swarm batch export prompts-1a2b3c4d -o out.jsonl
     """
-    from swarm.cli.commands.run import check_output, end
     from swarm.cli.run import collect
 
-    check_output(output, as_json=as_json)
-    end(collect.results(existing(root, config), batch, output, errors, report=True), as_json=as_json, output=output)
+    at.check_output(output)
+    at.end(collect.results(at.settings(), batch, output, errors, report=True), output)
 
 
 def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:

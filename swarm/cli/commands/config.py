@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, load
+from swarm.cli.command_options import ShowOptions
 from swarm.cli.render import Line, to_json
-from swarm.cli.render import show as put
 from swarm.config.check import dotted
 from swarm.core.policy.script_entries import script_warnings
 
@@ -30,7 +29,7 @@ app = typer.Typer(
 
 
 @app.command()
-def show(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def show(at: ShowOptions) -> None:
     """The settings in force as TOML. Other values than the defaults show their origin.
 
     \b
@@ -38,8 +37,8 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
       swarm config show
       SWARM_LLM__SLOTS=4 swarm config show --json | jq .settings.llm
     """
-    loaded = load(root, config)
-    if as_json:
+    loaded = at.load()
+    if at.as_json:
         file = str(loaded.path) if loaded.path else None
         print(to_json({"file": file, "settings": loaded.settings, "sources": loaded.sources}))
         return
@@ -49,7 +48,7 @@ def show(root: Root = None, config: Config = None, as_json: Json = False) -> Non
 
 
 @app.command()
-def check(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def check(at: ShowOptions) -> None:
     """Check file and environment. Lists every error with its line; warns of entries of
     [scripts] that let a task run any code.
 
@@ -57,13 +56,13 @@ def check(root: Root = None, config: Config = None, as_json: Json = False) -> No
     Example:
       swarm config check --config config/swarm.toml
     """
-    loaded = load(root, config)
+    loaded = at.load()
     path = str(loaded.path) if loaded.path else None
     text = f"{path or 'no file, defaults'}: all well ({len(loaded.sources)} keys set)"
     warnings = list(script_warnings(loaded.settings.scripts))
     lines = [Line(f"warning: [scripts] {w.name}: {w.what}; {w.next}", "yellow") for w in warnings]
     document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": warnings}
-    put(document, [Line(text, "green"), *lines], as_json=as_json)
+    at.show(document, [Line(text, "green"), *lines])
 
 
 @app.command()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, Simulate, load
-from swarm.cli.render import Block, Line, Style, show
+from swarm.cli.command_options import ShowOptions, Simulate
+from swarm.cli.render import Block, Line, Style
 from swarm.cli.units import plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 
 def doctor(
+    at: ShowOptions,
     worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only what concerns this worker.")] = None,
     simulate: Simulate = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Find what is wrong: findings, their evidence, what to do.
 
@@ -39,7 +37,7 @@ def doctor(
     from swarm.cli.doctor.gather import gather, names_of
     from swarm.core.doctor.diagnose import about, diagnose
 
-    loaded = load(root, config)
+    loaded = at.load()
     wanted, file = loaded.settings, str(loaded.path or "")
     evidence = gather(wanted, simulate=simulate)
     found = diagnose(evidence, wanted)
@@ -58,7 +56,7 @@ def doctor(
         "findings": found,
     }
     configured = Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
-    show(document, [*_blocks(evidence, worker, found), configured], as_json=as_json)
+    at.show(document, [*_blocks(evidence, worker, found), configured])
     if found:
         raise typer.Exit(EXIT_TASKS_FAILED)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing, load
-from swarm.cli.submission import FeedRequest, takes
+from swarm.cli.command_options import FeedRequest, ShowOptions
+from swarm.errors import InputError, QueueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
 REPORT_EVERY_S = 5.0
 
 
-@takes(FeedRequest, "command", "low", "target", "follow")
 def feed(
+    at: ShowOptions,
     request: FeedRequest,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IN | pause ID | resume ID | stop ID]", help="A file of lines, or what to do."),
     ] = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Submit a source of any length, a few tasks at a time. Keeps a lane's waiting tasks between --min and --target.
 
@@ -45,14 +42,12 @@ def feed(
       swarm feed --command "python list_work.py" --format jsonl --model llama3.2:3b
       swarm feeds; swarm feed pause ID; swarm feed resume ID; swarm feed stop ID
     """
-    from swarm.cli.render import Line, show
     from swarm.cli.run.feed import feed as run_feed
-    from swarm.errors import InputError
 
     given = words or []
     wishes: dict[str, Wish] = {"pause": "pause", "resume": "run", "stop": "stop"}
     if len(given) == 2 and given[0] in wishes and request.command is None:
-        _ask(given[1], wishes[given[0]], given[0], root, config, as_json=as_json)
+        _ask(at, given[1], wishes[given[0]], given[0])
         return
     if len(given) == 1 and given[0] in wishes and not os.path.exists(given[0]):
         raise InputError(f"which feed? `swarm feed {given[0]} ID`", hint="`swarm feeds` lists them")
@@ -60,13 +55,10 @@ def feed(
         raise InputError("give exactly one of IN and --command", hint="swarm feed huge.jsonl --model llama3.2:3b")
     if given:
         request = replace(request, source=given[0])
-    outcome = run_feed(load(root, config), request, _reporter(quiet=request.quiet or as_json))
-    show(outcome.document, [Line(line) for line in outcome.lines], as_json=as_json)
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    at.end(run_feed(at.load(), request, _reporter(quiet=request.quiet or at.as_json)))
 
 
-def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def feeds(at: ShowOptions) -> None:
     """All feeds: progress, and whether a feeder runs.
 
     \b
@@ -75,30 +67,20 @@ def feeds(root: Root = None, config: Config = None, as_json: Json = False) -> No
     """
     import msgspec
 
-    from swarm.cli.render import show
     from swarm.queue.stores.feeds import FeedBook
-    from swarm.runtime.open import open_queue
 
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     book = FeedBook(queue.layout, queue.storage)
     found = [(book.state(name), book.lives(name)) for name in book.names()]
     rows = [{**msgspec.structs.asdict(state), "alive": alive} for state, alive in found]
-    show({"feeds": rows}, _table(found), as_json=as_json)
+    at.show({"feeds": rows}, _table(found))
 
 
 def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
-    from swarm.cli.render import Cell, Column, Table
+    from swarm.cli.render import Cell, Table, columns
     from swarm.cli.units import count
 
-    heads = ("lines", "tasks", "again", "rejected")
-    columns = (
-        Column("id"),
-        Column("source", gives_way=True),
-        Column("state"),
-        *(Column(head, right=True) for head in heads),
-        Column("marks", right=True),
-        Column("last moved"),
-    )
+    heads = columns("id", "source~", "state", "lines>", "tasks>", "again>", "rejected>", "marks>", "last moved")
     rows = tuple(
         (
             state.feed_id,
@@ -113,7 +95,7 @@ def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
         )
         for state, alive in found
     )
-    return [Table(columns=columns, rows=rows, empty="no feeds")]
+    return [Table(columns=heads, rows=rows, empty="no feeds")]
 
 
 def _state_words(state: FeedState, *, alive: bool) -> str:
@@ -122,13 +104,11 @@ def _state_words(state: FeedState, *, alive: bool) -> str:
     return f"{state.status}, no feeder runs"
 
 
-def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_json: bool) -> None:
-    from swarm.cli.render import Line, show
-    from swarm.errors import QueueError
+def _ask(at: ShowOptions, feed_id: str, wish: Wish, word: str) -> None:
+    from swarm.cli.render import Line
     from swarm.queue.stores.feeds import FeedBook
-    from swarm.runtime.open import open_queue
 
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     book = FeedBook(queue.layout, queue.storage)
     state = book.state(feed_id)
     if state.status == "finished":
@@ -138,7 +118,7 @@ def _ask(feed_id: str, wish: Wish, word: str, root: Root, config: Config, *, as_
     line = f"feed {feed_id}: asked to {word}" + (
         "" if alive else "; no feeder runs now: the same `swarm feed` command resumes it"
     )
-    show({"feed_id": feed_id, "asked": word, "alive": alive}, [Line(line)], as_json=as_json)
+    at.show({"feed_id": feed_id, "asked": word, "alive": alive}, [Line(line)])
 
 
 def _reporter(*, quiet: bool) -> Callable[[FeedState], None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, load
+from swarm.cli.command_options import ShowOptions
 from swarm.cli.logs import task_history
 from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
 from swarm.cli.render import to_json, to_json_line
@@ -33,6 +33,7 @@ _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
 def logs(
+    at: ShowOptions,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="brain, worker-1, ollama-worker-1 …")
     ] = None,
@@ -50,9 +51,6 @@ def logs(
         str | None, typer.Option("--grep", metavar="REGEX", help="Only records that match, such as a task id.")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", metavar="ID", help="One task across all processes.")] = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Show the logs of all processes, merged by time.
 
@@ -66,7 +64,7 @@ def logs(
       swarm logs --since 24h --level warning
       swarm logs --task d5de16d7          one task, from all logs and its record
     """
-    found = load(root, config).settings
+    found = at.load().settings
     folder = f"{found.queue.root}/logs"
     wanted = _wanted(level, since, grep)
     record: tuple[Entry, ...] = ()
@@ -77,8 +75,8 @@ def logs(
         lines = DEFAULT_LINES
     entries = history(folder, chosen, wanted, lines, record)
     if follow:
-        _follow(folder, chosen, wanted, entries, as_json=as_json)
-    elif as_json:
+        _follow(folder, chosen, wanted, entries, as_json=at.as_json)
+    elif at.as_json:
         print(to_json({"lines": [_document(entry) for entry in entries]}))
     else:
         _print(entries)

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing
-from swarm.cli.render import Cell, Line, Table, columns, show
-from swarm.runtime.open import open_queue
+from swarm.cli.command_options import ShowOptions
+from swarm.cli.render import Cell, Line, Table, columns
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -25,7 +24,7 @@ app = typer.Typer(
 
 
 @app.command(name="list")
-def list_notes(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def list_notes(at: ShowOptions) -> None:
     """Notifications that are due, and those that could not be delivered.
 
     \b
@@ -34,7 +33,7 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     """
     from swarm.queue.stores.outbox import Outbox
 
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     box = Outbox(queue.layout, queue.storage)
     found = [("waiting", note) for note in box.all_waiting()] + [("undeliverable", note) for note in box.undeliverable()]
     heads = columns("note", "state", "targets~", "tries>", "error")
@@ -45,15 +44,13 @@ def list_notes(root: Root = None, config: Config = None, as_json: Json = False) 
     document = [
         {"note": n.name, "state": state, "targets": n.targets, "tries": n.tries, "error": n.error} for state, n in found
     ]
-    show({"notes": document}, [Table(columns=heads, rows=rows, empty="no notifications are due")], as_json=as_json)
+    at.show({"notes": document}, [Table(columns=heads, rows=rows, empty="no notifications are due")])
 
 
 @app.command()
 def retry(
+    at: ShowOptions,
     notes: Annotated[list[str], typer.Argument(metavar="NOTE...", help="Names as `swarm notify list` shows them.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Retry undeliverable notifications.
 
@@ -63,7 +60,7 @@ def retry(
     """
     from swarm.queue.stores.outbox import Outbox
 
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     box = Outbox(queue.layout, queue.storage)
     done = [box.again(name).name for name in notes]
-    show({"retried": done}, [Line(f"{name}: tried again") for name in done], as_json=as_json)
+    at.show({"retried": done}, [Line(f"{name}: tried again") for name in done])

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarm.cli.command_options import ShowOptions
 from swarm.cli.commands import queue_maintenance, queue_pause
-from swarm.cli.common_options import Config, Json, Root, existing
 from swarm.cli.render import Line
-from swarm.cli.render import show as put
 from swarm.cli.units import plural
 from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
 from swarm.core.lanes import parse_lane
@@ -46,7 +45,7 @@ Ids = Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids of tasks.
 
 
 @app.command()
-def stats(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def stats(at: ShowOptions) -> None:
     """The queue in numbers: by state, class and model.
 
     \b
@@ -57,15 +56,16 @@ def stats(root: Root = None, config: Config = None, as_json: Json = False) -> No
     from swarm.cli.views.queue_rows import queue_blocks, queue_stats
     from swarm.core.health.liveness import stuck
 
-    settings = existing(root, config)
+    settings = at.settings()
     queue = open_queue(settings)
     counts, snapshot = queue.stats(), open_observer(settings, queue, cards=False).snapshot()
     found = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
-    put(found, queue_blocks(found), as_json=as_json)
+    at.show(found, queue_blocks(found))
 
 
 @app.command(name="list")
 def list_tasks(
+    at: ShowOptions,
     state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="pending, blocked, processing, completed …")] = None,
     state_option: Annotated[str | None, typer.Option("--state", metavar="STATE", help="The same as an option.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="Largest number of tasks.")] = 50,
@@ -73,9 +73,6 @@ def list_tasks(
         str | None, typer.Option("--lane", help="Only this lane: cpu, script, llm@MODEL, resource@WORKER.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only tasks for this model.")] = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Tasks of one state, next in line first. [default: pending]
 
@@ -86,7 +83,7 @@ def list_tasks(
       swarm queue list --model llama3.2:3b --json
     """
     asked = _state(state_option or state or "pending")
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     if lane is not None and parse_lane(lane) is None:
         raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
     wanted = canonical_model(model) if model is not None else None
@@ -97,15 +94,13 @@ def list_tasks(
     blocks: list[Any] = [task_table(rows, state=str(asked))]
     if more:
         blocks.append(Line(f"only the first {plural(limit, 'task')}; -n shows more", "dim"))
-    put({"tasks": rows, "more": more}, blocks, as_json=as_json)
+    at.show({"tasks": rows, "more": more}, blocks)
 
 
 @app.command()
 def show(
+    at: ShowOptions,
     task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """One task: its body, attempts, result or error. --json prints the whole document.
 
@@ -113,42 +108,40 @@ def show(
     Example:
       swarm queue show d5de16d7 --json | jq .attempts
     """
-    document = open_queue(existing(root, config)).read(task_id)
-    put(document, task_blocks(document), as_json=as_json)
+    document = at.queue().read(task_id)
+    at.show(document, task_blocks(document))
 
 
 @app.command()
-def active(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def active(at: ShowOptions) -> None:
     """Running tasks: worker, attempt, time, progress.
 
     \b
     Example:
       swarm queue active
     """
-    settings = existing(root, config)
+    settings = at.settings()
     rows = active_rows(open_observer(settings).snapshot(), settings)
-    put({"tasks": rows}, [active_table(rows)], as_json=as_json)
+    at.show({"tasks": rows}, [active_table(rows)])
 
 
 @app.command()
-def retry(ids: Ids, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def retry(at: ShowOptions, ids: Ids) -> None:
     """Requeue failed or cancelled tasks. Their earlier attempts no longer count.
 
     \b
     Example:
       swarm queue retry d5de16d7
     """
-    queue = open_queue(existing(root, config))
-    _each(ids, lambda task_id: f"back in lane {queue.retry(task_id)}", as_json=as_json)
+    queue = at.queue()
+    _each(at, ids, lambda task_id: f"back in lane {queue.retry(task_id)}")
 
 
 @app.command()
 def cancel(
+    at: ShowOptions,
     ids: Ids,
     reason: Annotated[str, typer.Option("--reason", help="Kept in the task's document.")] = "cancelled by hand",
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
 
@@ -156,17 +149,17 @@ def cancel(
     Example:
       swarm queue cancel d5de16d7 --reason "wrong prompt"
     """
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     words = {"asked": "its worker was asked to stop it"}
 
     def act(task_id: str) -> str:
         done = queue.cancel(task_id, reason)
         return words.get(done, done)
 
-    _each(ids, act, as_json=as_json)
+    _each(at, ids, act)
 
 
-def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
+def _each(at: ShowOptions, ids: list[str], act: Callable[[str], str]) -> None:
     """Do it to each task. Those that refuse are reported and make the exit code 2; the rest is done all the same."""
     done: list[dict[str, str]] = []
     refused: list[dict[str, str]] = []
@@ -179,7 +172,7 @@ def _each(ids: list[str], act: Callable[[str], str], *, as_json: bool) -> None:
             print(f"error: {problem.message}", file=sys.stderr)
             hint = problem.hint or hint
     blocks = [Line(f"{one['task_id']}: {one['outcome']}") for one in done]
-    put({"done": done, "refused": refused}, blocks, as_json=as_json)
+    at.show({"done": done, "refused": refused}, blocks)
     if refused:
         if hint:
             print(f"hint: {hint}", file=sys.stderr)

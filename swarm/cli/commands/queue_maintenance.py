@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing
-from swarm.cli.render import Block, Line, show
+from swarm.cli.command_options import ShowOptions
+from swarm.cli.render import Block, Line
 from swarm.cli.units import parse_duration_s, plural
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_TASKS_FAILED, InputError
-from swarm.runtime.open import open_observer, open_queue
+from swarm.runtime.open import open_observer
 
 if TYPE_CHECKING:
     from swarm.queue.fsck.rules import FsckFinding
 
 
 def clear_stuck(
+    at: ShowOptions,
     worker: Annotated[
         str | None, typer.Option("--worker", metavar="W", help="All tasks of this worker, stuck or not, dead or alive.")
     ] = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Stop and requeue tasks that make no progress.
 
@@ -43,15 +41,16 @@ def clear_stuck(
     """
     from swarm.cli.run.clear_stuck import clear
 
-    settings = existing(root, config)
+    settings = at.settings()
     done = clear(settings, open_observer(settings).snapshot(), worker)
     lines = [Line(f"{d.task_id} ({d.worker}): {d.outcome}{f' - {d.detail}' if d.detail else ''}") for d in done]
-    show({"cleared": done}, lines or [Line("nothing is stuck", "dim")], as_json=as_json)
+    at.show({"cleared": done}, lines or [Line("nothing is stuck", "dim")])
     if any(d.outcome == "no reaction" for d in done):
         raise typer.Exit(EXIT_TASKS_FAILED)
 
 
 def purge(
+    at: ShowOptions,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="AGE", help="Tasks that ended longer ago: 7d, 12h, 1h30m.")
     ],
@@ -60,9 +59,6 @@ def purge(
         typer.Option("--state", metavar="STATE", help="completed, failed, cancelled (by default), corrupt; repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; remove nothing.")] = False,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Remove ended tasks with their results. Keeps tasks that waiting ones depend on.
 
@@ -75,7 +71,7 @@ def purge(
       swarm queue purge --older-than 30d --state failed --state corrupt
     """
     age_s = parse_duration_s(older_than)
-    queue = open_queue(existing(root, config))
+    queue = at.queue()
     removed = queue.purge(_states(state), older_than_s=age_s, dry=dry_run)
     batches = queue.purge_batches(older_than_s=age_s, purged=removed, dry=dry_run)
     document = {str(s): {"documents": r.documents, "size_bytes": r.size_bytes} for s, r in removed.items()}
@@ -86,7 +82,7 @@ def purge(
         number = "1 batch" if len(batches) == 1 else f"{len(batches):,} batches"
         lines.append(Line(f"{verb} {number} whose tasks are all purged: {named}"))
     answer = {"dry_run": dry_run, "older_than_s": age_s, "removed": document, "removed_batches": batches}
-    show(answer, lines, as_json=as_json)
+    at.show(answer, lines)
 
 
 def _states(names: list[str] | None) -> tuple[TaskState, ...]:
@@ -106,10 +102,8 @@ def _size(size_bytes: int) -> str:
 
 
 def fsck(
+    at: ShowOptions,
     repair: Annotated[bool, typer.Option("--repair", help="Carry out the repairs; no task is ever deleted.")] = False,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Check that each task is whole and in exactly one state. Also that nothing is left without an owner.
 
@@ -126,12 +120,12 @@ def fsck(
     from swarm.queue.layout import Layout
     from swarm.queue.storage.files import Storage
 
-    settings = existing(root, config)
+    settings = at.settings()
     layout = Layout(settings.queue.root)
     findings = checks.look(layout)
     done = checks.repair(layout, Storage(settings.queue.durability, layout.root), findings) if repair else ()
     left = tuple(f for f in findings if f not in done)
-    show({"clean": not left, "findings": left, "repaired": done}, _blocks(left, done), as_json=as_json)
+    at.show({"clean": not left, "findings": left, "repaired": done}, _blocks(left, done))
     if left:
         raise typer.Exit(EXIT_TASKS_FAILED)
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing
-from swarm.cli.render import Line, show
+from swarm.cli.command_options import ShowOptions
+from swarm.cli.render import Line
 from swarm.clock import now_iso
 from swarm.core.pauses import Kind, Pause, Pauses
 from swarm.core.task import canonical_model
 from swarm.errors import InputError, name_hint
-from swarm.runtime.open import open_queue
 
 if TYPE_CHECKING:
     from swarm.queue.file_queue import FileQueue
@@ -30,13 +29,11 @@ Worker = Annotated[str | None, typer.Option("--worker", metavar="W", help="What 
 
 
 def pause(
+    at: ShowOptions,
     everything: Everything = None,
     model: Model = None,
     batch: Batch = None,
     worker: Worker = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Start no new tasks of a model, a batch or a worker. Running ones go on; survives restarts.
 
@@ -49,20 +46,18 @@ def pause(
     from swarm.queue.stores.pauses import change
 
     kind, name = _target(everything, model, batch, worker)
-    queue = open_queue(existing(root, config)).must_exist()
+    queue = at.queue().must_exist()
     _must_be_there(queue, kind, name)
     now = now_iso()
-    _end(change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))), as_json=as_json)
+    _end(at, change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))))
 
 
 def resume(
+    at: ShowOptions,
     everything: Everything = None,
     model: Model = None,
     batch: Batch = None,
     worker: Worker = None,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """End a pause; `all` ends all pauses.
 
@@ -73,14 +68,14 @@ def resume(
     from swarm.queue.stores.pauses import PauseBook, change
 
     kind, name = _target(everything, model, batch, worker)
-    queue = open_queue(existing(root, config)).must_exist()
+    queue = at.queue().must_exist()
     standing = PauseBook(queue.layout).read()
     if kind != "all" and standing.find(kind, name) is None:
         there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
         raise InputError(f"{kind} {name} is not paused", hint=there)
     left = change(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
     ended = [p for p in standing.pauses if p not in left.pauses]
-    _end(left, as_json=as_json, ended=ended)
+    _end(at, left, ended)
 
 
 def _target(everything: str | None, model: str | None, batch: str | None, worker: str | None) -> tuple[Kind, str]:
@@ -105,8 +100,8 @@ def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
         raise InputError(f"there is no {kind} {name}", hint=name_hint(name, known))
 
 
-def _end(pauses: Pauses, *, as_json: bool, ended: Sequence[Pause] = ()) -> None:
+def _end(at: ShowOptions, pauses: Pauses, ended: Sequence[Pause] = ()) -> None:
     lines = [Line(f"resumed: {'everything' if p.kind == 'all' else f'{p.kind} {p.name}'}") for p in ended]
     lines += [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses]
     lines = lines or [Line("nothing is paused")]
-    show({"pauses": list(pauses.pauses)}, lines, as_json=as_json)
+    at.show({"pauses": list(pauses.pauses)}, lines)

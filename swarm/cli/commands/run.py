@@ -4,22 +4,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, load, say_found
-from swarm.cli.submission import RunRequest, SubmitRequest, takes
-
-if TYPE_CHECKING:
-    from swarm.cli.submission import Outcome
+from swarm.cli.command_options import RunRequest, ShowOptions, SubmitRequest
+from swarm.errors import InputError
 
 
-@takes(RunRequest, "source", "output")
-def run(request: RunRequest, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def run(at: ShowOptions, request: RunRequest) -> None:
     """The main job: submit, work, collect.
 
     Starts a swarm for the time of the run if none is up.
@@ -36,19 +31,16 @@ def run(request: RunRequest, root: Root = None, config: Config = None, as_json: 
     from swarm.cli.run import pipeline
     from swarm.cli.run.progress import Progress
 
-    if as_json:
+    if at.as_json:
         request = replace(request, quiet=True)
-    check_output(request.output, as_json=as_json)
-    loaded = load(root, config)
-    if not request.quiet:
-        say_found(loaded)
+    at.check_output(request.output)
+    loaded = at.load(announce=not request.quiet)
     with Progress(quiet=request.quiet) as progress:
         outcome = pipeline.run(loaded, request, progress.update)
-    end(outcome, as_json=as_json, output=request.output)
+    at.end(outcome, request.output)
 
 
-@takes(SubmitRequest, "source", "prompt", "task", "wait")
-def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def submit(at: ShowOptions, request: SubmitRequest) -> None:
     """Submit tasks to the queue and return.
 
     Accepted tasks are durable. Needs no running swarm.
@@ -60,13 +52,11 @@ def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_
       swarm submit nightly.jsonl --model llama3.2:3b --delay 10m --max-attempts 2
       swarm submit --task task.json
     """
-    from swarm.errors import InputError
-
     if sum(given is not None for given in (request.source, request.prompt, request.task)) != 1:
         raise InputError(
             "give exactly one of IN, --prompt and --task", hint="swarm submit prompts.jsonl --model llama3.2:3b"
         )
-    loaded = load(root, config)
+    loaded = at.load()
     if request.source is None:
         from swarm.cli.run.single_task import submit_one
 
@@ -75,17 +65,15 @@ def submit(request: SubmitRequest, root: Root = None, config: Config = None, as_
         from swarm.cli.run import pipeline
         from swarm.cli.run.progress import Progress
 
-        with Progress(quiet=request.quiet or as_json or not request.wait) as progress:
+        with Progress(quiet=request.quiet or at.as_json or not request.wait) as progress:
             outcome = pipeline.submit(loaded, request, progress.update if request.wait else None)
-    end(outcome, as_json=as_json)
+    at.end(outcome)
 
 
 def results(
+    at: ShowOptions,
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="The batch id that `swarm submit` printed.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Write the results of a batch so far.
 
@@ -95,31 +83,7 @@ def results(
     Example:
       swarm results 0f3c9a -o out.jsonl
     """
-    from swarm.cli.common_options import existing
     from swarm.cli.run import collect
 
-    check_output(output, as_json=as_json)
-    outcome = collect.results(existing(root, config), batch, output)
-    end(outcome, as_json=as_json, output=output)
-
-
-def end(outcome: Outcome, *, as_json: bool, output: Path | None = None) -> None:
-    """Say how it ended; beside results on standard output nothing else is written there."""
-    from swarm.cli.render import Block, Line, Said, show
-
-    if str(output) == "-":
-        for line in outcome.lines:
-            print(line, file=sys.stderr)
-    else:
-        blocks: list[Block] = [Said(outcome.answer)] if outcome.answer else []
-        show(outcome.document, [*blocks, *map(Line, outcome.lines)], as_json=as_json)
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
-
-
-def check_output(output: Path | None, *, as_json: bool) -> None:
-    """Raises ``InputError`` where results and the document would be mixed."""
-    from swarm.errors import InputError
-
-    if as_json and str(output) == "-":
-        raise InputError("-o - and --json both need standard output", hint="name a file for the results")
+    at.check_output(output)
+    at.end(collect.results(at.settings(), batch, output), output)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing, load
-from swarm.cli.render import Line, show
+from swarm.cli.command_options import QueueOptions, ShowOptions
+from swarm.cli.render import Line
 from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
 from swarm.runtime.open import lives, open_observer, open_queue
 
@@ -25,7 +25,7 @@ workers_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 models_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
-def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def status(at: ShowOptions) -> None:
     """Alarms, cards, workers, queue, throughput on one screen.
 
     Exit code 3 if nothing is running.
@@ -38,15 +38,15 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
     """
     from swarm.cli.views.overview import look, status_blocks
 
-    settings = existing(root, config)
+    settings = at.settings()
     queue = open_queue(settings)
     view = look(settings, queue, open_observer(settings, queue).snapshot())
-    show(view, status_blocks(view), as_json=as_json)
+    at.show(view, status_blocks(view))
     if not view.running:
         raise typer.Exit(EXIT_NOT_RUNNING)
 
 
-def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def gpus(at: ShowOptions) -> None:
     """Cards: memory, load, temperature, power, worker.
 
     \b
@@ -55,14 +55,14 @@ def gpus(root: Root = None, config: Config = None, as_json: Json = False) -> Non
     """
     from swarm.cli.views.worker_rows import card_rows, cards_table
 
-    snapshot = open_observer(load(root, config).settings).snapshot()
+    snapshot = open_observer(at.load().settings).snapshot()
     rows, note = card_rows(snapshot), snapshot.gpus_note
     lines = [Line(note, "yellow")] if note else []
-    show({"gpus": rows, "cards_note": note}, [cards_table(rows), *lines], as_json=as_json)
+    at.show({"gpus": rows, "cards_note": note}, [cards_table(rows), *lines])
 
 
 @workers_app.callback()
-def workers(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def workers(at: ShowOptions, context: typer.Context) -> None:
     """Workers: state, model, slots, current or missing work.
 
     \b
@@ -74,17 +74,15 @@ def workers(context: typer.Context, root: Root = None, config: Config = None, as
         return
     from swarm.cli.views.worker_rows import worker_lines, workers_table
 
-    settings = existing(root, config)
+    settings = at.settings()
     rows = worker_lines(open_observer(settings).snapshot(), settings)
-    show({"workers": rows}, [workers_table(rows)], as_json=as_json)
+    at.show({"workers": rows}, [workers_table(rows)])
 
 
 @workers_app.command()
 def release(
+    at: ShowOptions,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Workers whose cards are quarantined.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """End the quarantine of a card early. Its worker takes tasks again within seconds.
 
@@ -97,7 +95,7 @@ def release(
     from swarm.queue.stores import registry
     from swarm.supervisor.state import load_plan
 
-    settings = existing(root, config)
+    settings = at.settings()
     folder = Path(settings.queue.root) / "workers"
     known = {*registry.names(Layout(settings.queue.root)), *(p.name for p in load_plan(folder) or ())}
     known |= {note.worker for note in quarantine.all_of(folder)}
@@ -109,11 +107,11 @@ def release(
         Line(f"{name}: quarantine ended ({note.reason})" if note is not None else f"{name}: is not quarantined")
         for name, note in freed.items()
     ]
-    show({"released": [name for name, note in freed.items() if note is not None]}, lines, as_json=as_json)
+    at.show({"released": [name for name, note in freed.items() if note is not None]}, lines)
 
 
 @models_app.callback()
-def models(context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False) -> None:
+def models(at: ShowOptions, context: typer.Context) -> None:
     """Models: where loaded, tasks waiting, speed, idle time.
 
     \b
@@ -126,18 +124,16 @@ def models(context: typer.Context, root: Root = None, config: Config = None, as_
         return
     from swarm.cli.views.model_rows import installed_models, model_rows, models_table
 
-    settings = existing(root, config)
+    settings = at.settings()
     snapshot = open_observer(settings).snapshot()
     rows = model_rows(snapshot, installed_models(snapshot, settings.queue.root))
-    show({"models": rows}, [models_table(rows)], as_json=as_json)
+    at.show({"models": rows}, [models_table(rows)])
 
 
 @models_app.command()
 def pull(
+    at: ShowOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, as Ollama names it: llama3.2:3b.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Download a model, once for all servers that share its directory.
 
@@ -149,15 +145,13 @@ def pull(
     """
     from swarm.cli.run.model_pull import pull as pull_model
 
-    done = pull_model(load(root, config), name)
-    show(done, [Line(f"{done.model}: pulled through {done.through} in {done.seconds:.1f}s")], as_json=as_json)
+    done = pull_model(at.load(), name)
+    at.show(done, [Line(f"{done.model}: pulled through {done.through} in {done.seconds:.1f}s")])
 
 
 def explain(
+    at: ShowOptions,
     target: Annotated[str, typer.Argument(metavar="TASK|WORKER|MODEL", help="A task's id, a worker's or a model's name.")],
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Why a task waits, a worker idles, a model is loaded where it is.
 
@@ -170,7 +164,7 @@ def explain(
     from swarm.cli.views import explanations
     from swarm.core.health.liveness import workers_of
 
-    settings = existing(root, config)
+    settings = at.settings()
     snapshot = open_observer(settings).snapshot()
     view = next((w for w in workers_of(snapshot) if w.name == target), None)
     if view is not None:
@@ -189,17 +183,16 @@ def explain(
         else:
             missing = explanations.missing_dependency(document, queue)
             found = explanations.task(document, snapshot, settings, brain=lives(settings, "brain"), missing=missing)
-    show(found, explanations.explanation_blocks(found), as_json=as_json)
+    at.show(found, explanations.explanation_blocks(found))
 
 
 def metrics(
+    at: QueueOptions,
     serve: Annotated[bool, typer.Option("--serve", help="Answer on http://HOST:PORT/metrics until interrupted.")] = False,
     host: Annotated[str | None, typer.Option("--host", help="[default: metrics.host, which is 127.0.0.1]")] = None,
     port: Annotated[
         int | None, typer.Option("--port", min=1, max=65535, help=f"[default: metrics.port, else {METRICS_PORT}]")
     ] = None,
-    root: Root = None,
-    config: Config = None,
 ) -> None:
     """Prometheus metrics: tasks, workers, models, cards, brain.
 
@@ -212,7 +205,7 @@ def metrics(
     """
     from swarm.brain.metrics_endpoint import open_metrics, text
 
-    settings = existing(root, config)
+    settings = at.settings()
     if serve:
         _serve_metrics(settings, host or settings.metrics.host, port or settings.metrics.port or METRICS_PORT)
     else:

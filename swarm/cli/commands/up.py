@@ -11,14 +11,15 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, Simulate, Verbose, existing, load, say_found
-from swarm.cli.render import Line, show, to_json
+from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose
+from swarm.cli.render import Line, to_json
 from swarm.errors import EngineError
 
 sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
 
 
 def up(
+    at: QueueOptions,
     simulate: Simulate = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Continue in the background once everything is up.")
@@ -27,8 +28,6 @@ def up(
         int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
     ] = None,
     verbose: Verbose = False,
-    root: Root = None,
-    config: Config = None,
 ) -> None:
     """Start brain, model servers and workers; restart what dies.
 
@@ -45,9 +44,7 @@ def up(
     from swarm.supervisor.background import start_detached
     from swarm.supervisor.main import run_supervisor
 
-    loaded = load(root, config)
-    say_found(loaded)
-    options = run_options(loaded, simulate=simulate, verbose=verbose)
+    options = run_options(at.load(announce=True), simulate=simulate, verbose=verbose)
     if detach:
         raise typer.Exit(start_detached(options))
     parent = None if for_pid is None else identity.of_pid(for_pid)
@@ -57,10 +54,8 @@ def up(
 
 
 def down(
+    at: ShowOptions,
     now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Stop everything that runs on this queue.
 
@@ -73,11 +68,11 @@ def down(
     """
     from swarm.supervisor.down import stop_swarm
 
-    stopped = stop_swarm(existing(root, config), now=now)
-    show({"stopped": stopped}, [Line(line) for line in stopped], as_json=as_json)
+    stopped = stop_swarm(at.settings(), now=now)
+    at.show({"stopped": stopped}, [Line(line) for line in stopped])
 
 
-def brain(verbose: Verbose = False, root: Root = None, config: Config = None) -> None:
+def brain(at: QueueOptions, verbose: Verbose = False) -> None:
     """Run the brain alone, in the foreground.
 
     `swarm up` does this for you.
@@ -89,15 +84,14 @@ def brain(verbose: Verbose = False, root: Root = None, config: Config = None) ->
     from swarm.brain.main import run_brain
     from swarm.runtime.bootstrap import run_options
 
-    raise typer.Exit(run_brain(run_options(load(root, config), verbose=verbose)))
+    raise typer.Exit(run_brain(run_options(at.load(), verbose=verbose)))
 
 
 def worker(
+    at: QueueOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: from [[workers]], or worker-1 … one per card.")],
     simulate: Simulate = None,
     verbose: Verbose = False,
-    root: Root = None,
-    config: Config = None,
 ) -> None:
     """Run one worker alone, in the foreground.
 
@@ -110,7 +104,7 @@ def worker(
     from swarm.runtime.bootstrap import run_options
     from swarm.worker.main import run_worker
 
-    raise typer.Exit(run_worker(run_options(load(root, config), simulate=simulate, verbose=verbose), name))
+    raise typer.Exit(run_worker(run_options(at.load(), simulate=simulate, verbose=verbose), name))
 
 
 @sim.callback()
@@ -136,11 +130,9 @@ def ollama(ctx: typer.Context) -> None:
 
 
 def restart(
+    at: ShowOptions,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="brain, worker-1, or its server ollama-worker-1.")],
     now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Restart single processes of the running swarm.
 
@@ -156,20 +148,19 @@ def restart(
     from swarm.supervisor.restarts import restart as restart_processes
 
     lines = []
-    for line in restart_processes(existing(root, config), list(dict.fromkeys(names)), now=now):
+    for line in restart_processes(at.settings(), list(dict.fromkeys(names)), now=now):
         lines.append(line)
-        if not as_json:
+        if not at.as_json:
             print(line, flush=True)
-    if as_json:
+    if at.as_json:
         print(to_json({"restarted": lines}))
 
 
 def serve(
+    at: QueueOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The worker whose model server it is.")],
     simulate: Simulate = None,
     verbose: Verbose = False,
-    root: Root = None,
-    config: Config = None,
 ) -> None:
     """Run one worker's model server alone, in the foreground.
 
@@ -182,4 +173,4 @@ def serve(
     from swarm.runtime.bootstrap import run_options
     from swarm.supervisor.serve import run_server
 
-    raise typer.Exit(run_server(run_options(load(root, config), simulate=simulate, verbose=verbose), name))
+    raise typer.Exit(run_server(run_options(at.load(), simulate=simulate, verbose=verbose), name))

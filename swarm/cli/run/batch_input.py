@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from swarm import __version__
+from swarm.cli.command_options import BatchOptions, Outcome
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
-from swarm.cli.submission import BatchOptions, Outcome
 from swarm.cli.units import count, plural
 from swarm.clock import now_iso
 from swarm.config.load import Loaded

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from swarm import __version__
-from swarm.cli.submission import Outcome
+from swarm.cli.command_options import Outcome
 from swarm.cli.units import count, duration, plural
 from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings

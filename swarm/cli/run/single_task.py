@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from swarm.cli.command_options import Outcome, SubmitRequest
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
-from swarm.cli.submission import Outcome, SubmitRequest
 from swarm.config.settings import Settings
 from swarm.core.model_options import option_problems
 from swarm.core.task import ID_RE, TaskClass

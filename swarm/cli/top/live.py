@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.common_options import Config, Json, Root, existing
-from swarm.cli.render import show
+from swarm.cli.command_options import ShowOptions
 from swarm.cli.top.screen_state import Act, TopState, press, said, seen
 from swarm.cli.views.overview import status_blocks
 from swarm.errors import SwarmError
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
 
 
 def top(
+    at: ShowOptions,
     interval: Annotated[float, typer.Option("--interval", metavar="S", min=0.2, help="Seconds between two updates.")] = 1.0,
-    root: Root = None,
-    config: Config = None,
-    as_json: Json = False,
 ) -> None:
     """Live view of the swarm, with keys to sort, open, retry, cancel.
 
@@ -45,14 +42,14 @@ def top(
       ssh -t gpu-box swarm top
       swarm top --json | jq .active
     """
-    settings = existing(root, config)
-    if not as_json and sys.stdout.isatty() and sys.stdin.isatty():
+    settings = at.settings()
+    if not at.as_json and sys.stdout.isatty() and sys.stdin.isatty():
         _run(settings, interval)
         return
     from swarm.cli.top.data import Looker
 
     view = Looker(settings).look().status
-    show(view, status_blocks(view), as_json=as_json)
+    at.show(view, status_blocks(view))
 
 
 def _run(settings: Settings, interval_s: float) -> None:

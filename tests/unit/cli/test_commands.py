@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
+from swarm.cli.command_options import Outcome
 from swarm.cli.run import pipeline
-from swarm.cli.submission import Outcome
 from swarm.cli.views import model_rows
 from swarm.cli.views.model_rows import OnDisk
 from swarm.config.schema import schema_text

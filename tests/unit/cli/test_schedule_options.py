@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.cli.command_options import SubmitRequest
 from swarm.cli.run.input_options import moment, task_fields, with_defaults
-from swarm.cli.submission import SubmitRequest
 from swarm.clock import parse_iso
 from swarm.errors import InputError
 

@@ -1,21 +1,109 @@
-"""Options of ``run``, ``submit`` and ``feed``, each declared once as a dataclass field.
+"""Options of the commands, each declared once: single ones, and groups of them as dataclasses.
 
-``takes`` gives a command the options of such a class; it receives their values as one frozen object.
+A command asks for a group by an argument of that type, and gets the values of all its options as one frozen object:
+``spread`` shows typer the options one by one.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
-from swarm.cli.common_options import Simulate, Verbose
+from swarm.errors import InputError, NotRunning
 
-Command = Callable[..., None]
+if TYPE_CHECKING:
+    from swarm.cli.render import Block
+    from swarm.config.load import Loaded
+    from swarm.config.settings import Settings
+    from swarm.queue.file_queue import FileQueue
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log at DEBUG: claim attempts, lost races, heartbeats.")]
+Simulate = Annotated[
+    int | None,
+    typer.Option("--simulate", metavar="N", min=1, max=256, help="N simulated cards, each with a simulated model server."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueOptions:
+    """Which queue, and which configuration."""
+
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Queue directory. [default: $SWARM_ROOT, the config's queue.root, ./queue]"
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Configuration. [default: $SWARM_CONFIG, config/swarm.toml if it exists]"
+        ),
+    ] = None
+
+    def load(self, *, announce: bool = False) -> "Loaded":
+        """File, environment and options read; raises ``ConfigError``.
+
+        ``announce``: report a file found in the current directory, since it decides what is started.
+        """
+        from swarm.config.load import load
+
+        loaded = load(self.config, os.environ, self.root)
+        if announce and loaded.found:
+            print(f"configuration: {loaded.path}", file=sys.stderr)
+        return loaded
+
+    def settings(self) -> "Settings":
+        """The settings in force, for commands that look at a queue that is there. Raises ``NotRunning`` if it is not."""
+        found = self.load().settings
+        if not os.path.isdir(found.queue.root):
+            hint = "start one with `swarm up` (or `swarm up --simulate 2`), or name its directory with --root"
+            raise NotRunning(f"there is no queue at {found.queue.root}", hint=hint)
+        return found
+
+    def queue(self) -> "FileQueue":
+        """The queue that is there. Raises as ``settings``."""
+        from swarm.runtime.open import open_queue
+
+        return open_queue(self.settings())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(QueueOptions):
+    """The same, and how to answer."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")] = False
+
+    def show(self, document: object, blocks: "Sequence[Block]") -> None:
+        """Print the answer: the document, or for a reader the blocks."""
+        from swarm.cli.render import show
+
+        show(document, blocks, as_json=self.as_json)
+
+    def end(self, outcome: "Outcome", output: Path | None = None) -> None:
+        """Say how it ended; beside results on standard output nothing else is written there. Exits with its code."""
+        from swarm.cli.render import Line, Said
+
+        if str(output) == "-":
+            for line in outcome.lines:
+                print(line, file=sys.stderr)
+        else:
+            answer: list[Block] = [Said(outcome.answer)] if outcome.answer else []
+            self.show(outcome.document, [*answer, *map(Line, outcome.lines)])
+        if outcome.exit_code:
+            raise typer.Exit(outcome.exit_code)
+
+    def check_output(self, output: Path | None) -> None:
+        """Raises ``InputError`` where results and the document would be mixed."""
+        if self.as_json and str(output) == "-":
+            raise InputError("-o - and --json both need standard output", hint="name a file for the results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +188,7 @@ class BatchOptions(LineOptions):
 class RunRequest(BatchOptions):
     """What `swarm run` was asked to do."""
 
+    FIRST: ClassVar = ("source", "output")
     source: Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Output file; not needed with --dry-run.")
@@ -120,6 +209,7 @@ class RunRequest(BatchOptions):
 class SubmitRequest(BatchOptions):
     """What `swarm submit` was asked to do: exactly one of ``source``, ``prompt`` and ``task`` is given."""
 
+    FIRST: ClassVar = ("source", "prompt", "task", "wait")
     source: Annotated[str | None, typer.Argument(metavar="[IN]", help="A file as for `swarm run`; - is standard input.")] = (
         None
     )
@@ -134,6 +224,7 @@ class SubmitRequest(BatchOptions):
 class FeedRequest(LineOptions):
     """What `swarm feed` was asked to do: either ``source``, a file, or ``command`` is given."""
 
+    FIRST: ClassVar = ("command", "low", "target", "follow")
     source: str | None = None
     command: Annotated[
         str | None,
@@ -160,30 +251,37 @@ class Outcome:
     """A model's or program's own text."""
 
 
-def takes(kind: type[LineOptions], *first: str) -> Callable[[Command], Command]:
-    """Give a command the options of ``kind``, those named ``first`` at the head of its help; it gets them as ``request``."""
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its groups one by one, as typer wants them; those of ``FIRST`` lead a group.
+
+    Those of the queue come last.
+    """
+    groups: dict[str, tuple[type[Any], list[inspect.Parameter]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind, list(_options_of(kind))
+            parameters += groups[parameter.name][1]
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:  # noqa: ANN401 - options, as typer has read them
+        made = {name: kind(**{one.name: given.pop(one.name) for one in options}) for name, (kind, options) in groups.items()}
+        command(**made, **given)
+
+    parameters.sort(key=lambda parameter: parameter.name in ("root", "config", "as_json"))
+    vars(call)["__signature__"] = inspect.Signature(parameters)
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _options_of(kind: type[Any]) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     defaults = {field.name: field.default for field in fields(kind)}
-    names = [*first, *(name for name in defaults if name not in first and hasattr(hints[name], "__metadata__"))]
-
-    def wrap(command: Command) -> Command:
-        @functools.wraps(command)
-        def call(**given: Any) -> None:  # noqa: ANN401 - options, as typer has read them
-            command(request=kind(**{name: given.pop(name) for name in names}), **given)
-
-        parameters = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
-                annotation=hints[name],
-            )
-            for name in names
-        ]
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "request"]
-        vars(call)["__signature__"] = inspect.Signature(parameters)
-        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return call
-
-    return wrap
+    first: tuple[str, ...] = getattr(kind, "FIRST", ())
+    for name in (*first, *(name for name in defaults if name not in first)):
+        if hasattr(hints[name], "__metadata__"):
+            default = inspect.Parameter.empty if defaults[name] is MISSING else defaults[name]
+            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
