@@ -73,8 +73,12 @@ class Mapped(msgspec.Struct, frozen=True):
     """What the way back needs to know besides the request."""
 
 
-def map_body(url: str, body: Mapping[str, Any]) -> Mapped:
-    """The Ollama request for one OpenAI body. Raises ``FieldError`` with the path of the field, such as ``body.n``."""
+def map_body(url: str, body: Mapping[str, Any], *, raw: bool = False) -> Mapped:
+    """The Ollama request for one OpenAI body. Raises ``FieldError`` with the path of the field, such as ``body.n``.
+
+    ``raw``: text completions go to the model as they are, as they do on every server but Ollama, which puts them into the
+    model's template like any prompt.
+    """
     if url not in _FIELDS:
         raise FieldError("url", f"{url!r} is not served; there is {', '.join(_FIELDS)}")
     given = {name: value for name, value in body.items() if value is not None and name not in _HARMLESS}
@@ -84,7 +88,8 @@ def map_body(url: str, body: Mapping[str, Any]) -> Mapped:
         case "/v1/chat/completions":
             return Mapped("/api/chat", _chat(given), model, {})
         case "/v1/completions":
-            return Mapped("/api/generate", _completion(given), model, {})
+            request = _completion(given)
+            return Mapped("/api/generate", request | ({"raw": True} if raw and "suffix" not in request else {}), model, {})
         case _:
             return _embedding(given, model)
 
