@@ -21,8 +21,8 @@ from benchmarks.work import MODEL, RESULT
 from swarm.clock import SystemClock
 from swarm.core.claim import Claim
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import ProcessLock
 
 CLOCK = SystemClock()
 LANES = [f"llm@{MODEL}"]

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from swarm.core.gpu import GpuReading
-from swarm.core.pauses import Pauses
+from swarm.core.lanes import Pauses
 from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import Heartbeat, WorkerRow
 

@@ -13,7 +13,7 @@ import msgspec
 from swarm.filesystem.entries import DirStamp, list_names, stamp_of
 from swarm.queue import lookup
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import REASON, read_regular
+from swarm.queue.storage import REASON, read_regular
 
 log = logging.getLogger(__name__)
 _REASON_BYTES = 64 << 10

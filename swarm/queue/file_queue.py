@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from swarm.errors import NotRunning
 from swarm.queue import lookup, root
 from swarm.queue.layout import Layout, new_id
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 
 # ruff: noqa: PLC0415  (see the docstring)
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from swarm.core.task import TaskState
     from swarm.queue.batches.batch_book import BatchBook
     from swarm.queue.brain.brain_queue import BrainFileQueue
+    from swarm.queue.coordination import WakeUp
     from swarm.queue.corrupt import QuarantinedFile
     from swarm.queue.lookup import Located
     from swarm.queue.operations.cancel import CancelCounts
     from swarm.queue.operations.shard_scan import Removed
     from swarm.queue.stats.counts import Census, Counts
-    from swarm.queue.storage.wakeup import WakeUp
     from swarm.queue.stores.registry import FileHeartbeats
     from swarm.queue.submit.producer import Producer
     from swarm.queue.worker.orphans import CrashRule
@@ -204,13 +204,13 @@ class FileQueue:
 
     def wakeup(self, *, drop_ins: bool = False) -> WakeUp:
         """A wake-up to wait on."""
-        from swarm.queue.storage.wakeup import WakeUp
+        from swarm.queue.coordination import WakeUp
 
         return WakeUp(self.layout, drop_ins=drop_ins)
 
     def wake(self) -> None:
         """Wake all who wait on this root."""
-        from swarm.queue.storage.wakeup import wake
+        from swarm.queue.coordination import wake
 
         wake(self.layout)
 

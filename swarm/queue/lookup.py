@@ -16,7 +16,7 @@ from swarm.errors import TaskInvalid, UnknownTask
 from swarm.filesystem.entries import first_file, is_file, list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
-from swarm.queue.storage.files import read_regular, storage_faults
+from swarm.queue.storage import read_regular, storage_faults
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import holds_requeued, list_lanes, sorted_buckets
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import logging
@@ -24,9 +23,9 @@ from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.durable import place_of, sync_file_system
 from swarm.filesystem.entries import printable, status_of
 from swarm.filesystem.ownership import doubts_on_the_way
+from swarm.queue.coordination import THERE, Inotify
 from swarm.queue.layout import Layout, new_id
-from swarm.queue.storage import inotify
-from swarm.queue.storage.files import DIR_MODE, FILE_MODE, Storage, rename_new, storage_faults
+from swarm.queue.storage import DIR_MODE, FILE_MODE, Storage, rename_new, storage_faults
 
 log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r".*\.(json|jsonl|lock|log|err)(\.[0-9]+)?|counts", re.DOTALL).fullmatch
@@ -180,7 +179,7 @@ def probe(folder: str, *, whole: bool, name: str = "") -> RootProbe:
         if not answers["write"]:
             answers |= _all_of(_locks, f"{home}/file") | _all_of(_moves, home) | _names(home)
         if whole and not answers["write"]:
-            answers |= _all_of(_flushes, home) | {"notice": _notice(home)}
+            answers |= _all_of(_flushes, home) | {"notice": _answer(lambda: Inotify().watch(home, THERE))}
         if whole:
             answers |= _all_of(_room, folder)
     finally:
@@ -278,13 +277,3 @@ def _flushes(home: str) -> dict[str, int | bool | None]:
     finally:
         os.close(folder)
         os.close(file)
-
-
-def _notice(home: str) -> int:
-    fd = inotify.opened()
-    if fd is None:
-        return ctypes.get_errno() or errno.ENOSYS
-    try:
-        return 0 if inotify.add(fd, home, inotify.THERE) is not None else ctypes.get_errno() or errno.ENOSYS
-    finally:
-        os.close(fd)

@@ -22,10 +22,10 @@ from swarm.errors import EngineError
 from swarm.proc import identity
 from swarm.proc.host_probe import host_checks
 from swarm.proc.ports import describe
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.root import RootGuard
-from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime import logging as logsetup
 

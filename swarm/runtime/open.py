@@ -66,8 +66,8 @@ def reclaim(settings: Settings, worker: str) -> tuple[str, ...] | None:
 
 def lives(settings: Settings, name: str) -> bool:
     """Whether the process of this name (``brain``, ``supervisor``, a worker) runs on this root: its lock is held."""
+    from swarm.queue.coordination import is_held
     from swarm.queue.layout import Layout
-    from swarm.queue.storage.locks import is_held
 
     return is_held(Layout(settings.queue.root), name)
 

@@ -13,8 +13,8 @@ from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.lanes import Pauses
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
-from swarm.core.pauses import Pauses
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat

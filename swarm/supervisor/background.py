@@ -13,8 +13,8 @@ from pathlib import Path
 from swarm.errors import EngineError, LockHeld, OddEntry
 from swarm.filesystem.entries import read_file
 from swarm.proc.ports import describe
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, open_root
 from swarm.supervisor.main import plan_swarm

@@ -29,9 +29,9 @@ from swarm.filesystem.temporary import read_note
 from swarm.proc import identity
 from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe
+from swarm.queue.coordination import is_held
 from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, logging_as, open_root, process_lock
 from swarm.runtime.open import open_queue, reclaim

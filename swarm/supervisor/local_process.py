@@ -18,8 +18,8 @@ from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER
 from swarm.proc.identity import is_same
 from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.process_group import KILL_WAIT_S
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 
 STOP_GRACE_S = 10.0

@@ -19,8 +19,8 @@ from swarm.errors import EngineError, InputError, NotRunning, name_hint
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc import identity
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.supervisor.keeper import Keeper
 from swarm.supervisor.state import NAME, ChildState, ChildStatus, SupervisorStatus, load_status

@@ -14,8 +14,8 @@ from swarm.engines.ollama.server_spec import ServerSpec, remove_cards, server_sp
 from swarm.errors import EXIT_USAGE, ConfigError, LockHeld
 from swarm.proc import identity
 from swarm.proc.ports import describe
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.loop import StopWish, install, run_loop

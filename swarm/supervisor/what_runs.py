@@ -21,8 +21,8 @@ from swarm.proc.identity import boot_id, read_stat
 from swarm.proc.log_trim import truncate_if_large
 from swarm.proc.ports import describe
 from swarm.proc.process_group import KILL_WAIT_S
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.supervisor.state import HOST_PREFIX, NAME, load_status
 

@@ -23,11 +23,10 @@ from swarm.engines.ollama.server_spec import server_spec
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
 from swarm.proc.ports import is_free
+from swarm.queue.coordination import WakeUp, is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.queue.storage.locks import is_held
-from swarm.queue.storage.wakeup import WakeUp
 from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader

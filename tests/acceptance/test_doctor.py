@@ -27,7 +27,7 @@ from swarm.engines.ollama.quarantine import Quarantine, quarantine_path
 from swarm.filesystem.temporary import write_note
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import free_port
-from swarm.queue.storage.locks import ProcessLock
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime.logging import FileHandler
 from swarm.runtime.loop import EXIT_CRASHED, run_loop

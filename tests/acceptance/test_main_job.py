@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from swarm.core.task import TaskState
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import made_here
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from tests.helpers.cli import user
 from tests.helpers.queues import whereabouts

@@ -16,8 +16,8 @@ from swarm.config.settings import Settings
 from swarm.core.lanes import llm_lane
 from swarm.core.policy.decide import decide
 from swarm.core.task import TaskState, Trail
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import ProcessLock
 from tests.endurance.scene_common import MODEL
 from tests.helpers.queues import claim_one, finish_one
 

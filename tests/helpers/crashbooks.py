@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from swarm.cli.run.feeder import Feeder, Offer
+from swarm.core.lanes import Pause
 from swarm.core.notification import Note
-from swarm.core.pauses import Pause
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.core.workflow.dag import Links
 from swarm.core.workflow.feed import FeedLine, FeedState
@@ -23,8 +23,8 @@ from swarm.formats.input.feed_sources import FileLines
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.queue.brain.release_log import needs_log, still_needed
+from swarm.queue.coordination import PauseBook, change_pauses
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.stores import pauses
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.stores.notifications import write_note
 from tests.helpers.crashworld import DONE, WORKER, Scenario, World, alive, llm, spare_rule
@@ -175,13 +175,13 @@ def wish(one: World) -> None:
 
 def one_paused(one: World) -> None:
     queue = one.open()
-    pauses.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b")))
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b")))
     one.say("paused", "batch", "b")
 
 
 def pause(one: World) -> None:
     queue = one.open()
-    pauses.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "m:2")))
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "m:2")))
     one.say("paused", "model", "m:2")
 
 
@@ -243,7 +243,7 @@ def check(one: World, places: dict[str, list[TaskState]], what: str, facts: list
         case "waits":
             assert places[facts[0]] in ([TaskState.PENDING], [TaskState.BLOCKED])
         case "paused":
-            assert pauses.PauseBook(queue.layout).read().find(*facts) is not None
+            assert PauseBook(queue.layout).read().find(*facts) is not None
         case "wished":
             assert FeedBook(queue.layout, queue.storage).wish(FEED) == facts[0]
         case "fed":

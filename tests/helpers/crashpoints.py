@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from swarm.filesystem import durable as disk
-from swarm.queue.storage import files as storage
+from swarm.queue import storage
 from tests.helpers.forked import forked
 
 PATH_CALLS = ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "listdir")

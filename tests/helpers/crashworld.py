@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import QueueError
 from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import FsckFinding
-from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, whereabouts
 

@@ -22,9 +22,9 @@ from swarm.proc import identity as identities
 from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
 from swarm.proc.ports import free_port
 from swarm.queue.batches.batch_watch import BatchWatch
+from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import is_held
 from tests.endurance.process_killer import pick, victims
 from tests.helpers.crashworld import MAY_REMAIN
 from tests.helpers.queues import llm

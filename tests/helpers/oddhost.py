@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarm.filesystem import durable as disk
-from swarm.queue.storage import files as storage
+from swarm.queue import storage
 
 
 class _Libc:

@@ -14,9 +14,8 @@ from typing import Any
 from swarm.config.settings import CommandSettings, LlmSettings, RetrySettings, Settings, WorkerSettings
 from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.lanes import lane_of
+from swarm.core.lanes import Pauses, lane_of
 from swarm.core.model_server import LoadedModel, ModelDetails, Reply
-from swarm.core.pauses import Pauses
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault

@@ -13,9 +13,8 @@ from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.filesystem import durable as flush
 from swarm.filesystem.durable import SharedFlush
-from swarm.queue import layout
+from swarm.queue import layout, storage
 from swarm.queue.layout import BUCKET_SIZE, IdMaker
-from swarm.queue.storage import files as storage
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until
 

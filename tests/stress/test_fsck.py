@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from swarm.core.task import TaskState, Trail
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import Action
-from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, whereabouts
 
 DONE = Trail(result={"message": {"content": "hi"}})

@@ -15,9 +15,9 @@ from swarm.proc import identity as identities
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, find_marked_values, kill_marked
 from swarm.proc.ports import free_port
 from swarm.queue.batches.batch_watch import BatchWatch
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import spare_rule
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.helpers.stormplan import CONFIG

@@ -18,9 +18,9 @@ import pytest
 
 from swarm.core.claim import Finish
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import MAY_REMAIN, WORKER, impatient, llm, spare_rule
 from tests.helpers.queues import claim_one, exchange_some, finish_one, whereabouts
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
 from swarm.core.task import Attempt, TaskState, Trail
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
-from swarm.queue.storage.locks import ProcessLock
 from tests.helpers.crashworld import impatient
 from tests.helpers.queues import claim_one, finish_one, llm, whereabouts
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.lanes import llm_lane, resource_lane
-from swarm.core.pauses import Pauses
+from swarm.core.lanes import Pauses, llm_lane, resource_lane
 from swarm.core.snapshot import (
     BatchOverLimit,
     BlockedView,

@@ -118,7 +118,7 @@ def fsck(
     """
     from swarm.queue.fsck import fsck as checks
     from swarm.queue.layout import Layout
-    from swarm.queue.storage.files import Storage
+    from swarm.queue.storage import Storage
 
     settings = at.settings()
     layout = Layout(settings.queue.root)

@@ -15,7 +15,7 @@ import typer
 from swarm.cli.command_options import ShowOptions
 from swarm.cli.render import Line
 from swarm.clock import now_iso
-from swarm.core.pauses import Kind, Pause, Pauses
+from swarm.core.lanes import Kind, Pause, Pauses
 from swarm.core.task import canonical_model
 from swarm.errors import InputError, name_hint
 
@@ -43,13 +43,13 @@ def pause(
       swarm queue pause --worker worker-2
       swarm queue pause all
     """
-    from swarm.queue.stores.pauses import change
+    from swarm.queue.coordination import change_pauses
 
     kind, name = _target(everything, model, batch, worker)
     queue = at.queue().must_exist()
     _must_be_there(queue, kind, name)
     now = now_iso()
-    _end(at, change(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))))
+    _end(at, change_pauses(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))))
 
 
 def resume(
@@ -65,7 +65,7 @@ def resume(
     Example:
       swarm queue resume --model llama3.2:3b
     """
-    from swarm.queue.stores.pauses import PauseBook, change
+    from swarm.queue.coordination import PauseBook, change_pauses
 
     kind, name = _target(everything, model, batch, worker)
     queue = at.queue().must_exist()
@@ -73,7 +73,7 @@ def resume(
     if kind != "all" and standing.find(kind, name) is None:
         there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
         raise InputError(f"{kind} {name} is not paused", hint=there)
-    left = change(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
+    left = change_pauses(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
     ended = [p for p in standing.pauses if p not in left.pauses]
     _end(at, left, ended)
 

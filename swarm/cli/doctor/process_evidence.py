@@ -17,8 +17,8 @@ from swarm.errors import SwarmError
 from swarm.proc import identity
 from swarm.proc.identity import read_stat
 from swarm.proc.ports import describe
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.supervisor.state import ChildStatus, SupervisorStatus
 

@@ -26,8 +26,8 @@ from swarm.formats.output.atomic_file import check_writable
 from swarm.formats.output.writer import Written, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.batches.tally import Sums, Tally
+from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_queue
 

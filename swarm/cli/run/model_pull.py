@@ -29,7 +29,7 @@ from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
-from swarm.queue.storage.locks import is_held
+from swarm.queue.coordination import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_queue
 

@@ -18,8 +18,8 @@ from swarm.config.settings import Settings
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import ModelDoesNotFit, ModelNotFound, SwarmError, name_hint
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.open import lives
 

@@ -20,9 +20,9 @@ from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.queue.batches.batch_watch import BatchWatch, Ended
+from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.root import RootGuard
-from swarm.queue.storage.locks import is_held
 from swarm.queue.stores import registry
 from swarm.runtime.loop import handling
 from swarm.runtime.open import open_observer, swarm_lives

@@ -21,9 +21,9 @@ from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
 from swarm.filesystem.entries import is_file
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_files import Items, NewOrder, new_order, read_order
+from swarm.queue.coordination import try_exclusive
 from swarm.queue.layout import Layout, new_id
-from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults
-from swarm.queue.storage.locks import try_exclusive
+from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults
 from swarm.queue.submit.producer import Producer
 
 CHUNK = 8000

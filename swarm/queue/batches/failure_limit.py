@@ -22,7 +22,7 @@ from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import Canceller, is_child
-from swarm.queue.storage.files import Storage, list_ids
+from swarm.queue.storage import Storage, list_ids
 
 log = logging.getLogger(__name__)
 STEP = 1000

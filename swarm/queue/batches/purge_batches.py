@@ -18,7 +18,7 @@ from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.filesystem.entries import is_file, list_names, odd_words, status_of
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 
 SUBMITTING_S = 3600.0
 """A submission that wrote nothing for so long was cut off; the next one goes on without what was purged since."""

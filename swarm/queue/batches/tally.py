@@ -18,7 +18,7 @@ from swarm.errors import OddEntry
 from swarm.filesystem.entries import DirStamp, list_inside, stamp_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, shard_of
-from swarm.queue.storage.files import Storage, read_regular
+from swarm.queue.storage import Storage, read_regular
 
 GAP_S = 1.0
 """A card that pauses for less between two attempts counts as busy throughout."""

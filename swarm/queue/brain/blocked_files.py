@@ -6,9 +6,7 @@ listing shows that had ended before the next one began, the two together show al
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from typing import Literal
 
 import msgspec
@@ -24,9 +22,9 @@ from swarm.core.workflow.templating import references
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import list_names
 from swarm.queue import codec
+from swarm.queue.coordination import GONE, THERE, Inotify
 from swarm.queue.layout import Layout, made_here, parse_task_file, time_of
-from swarm.queue.storage import inotify
-from swarm.queue.storage.files import Storage, read_regular
+from swarm.queue.storage import Storage, read_regular
 
 RELIST_S = 60.0
 """With inotify it is listed this often as well: inotify does not report files that another host put there."""
@@ -128,18 +126,16 @@ class BlockedNames:
     def __init__(self, layout: Layout, *, watch: bool) -> None:
         self._folder = layout.blocked
         self._names: set[str] = set()
-        self._fd = _watch(layout.blocked) if watch else None
-        if self._fd is not None:
-            weakref.finalize(self, os.close, self._fd)
+        self._events = Inotify.opened({layout.blocked: GONE | THERE}) if watch else None
         self._relist_s = float("-inf")
 
     def changes(self) -> Changes:
         """Costs what changed with inotify; else one or two listings. Raises ``OSError``."""
-        if self._fd is None:
+        if self._events is None:
             return self._listed_twice()
-        told, whole = self._told(self._fd)
+        told, whole = _told(self._events)
         if not whole or time.monotonic() >= self._relist_s:
-            return self._listed(self._fd, {name for name, there in told.items() if there})
+            return self._listed(self._events, {name for name, there in told.items() if there})
         removed = tuple(name for name, there in told.items() if not there and name in self._names)
         added = tuple(name for name, there in told.items() if there)
         self._names.difference_update(removed)
@@ -151,10 +147,10 @@ class BlockedNames:
         now = first if first <= self._names else set(list_names(self._folder))
         return self._replaced(now, set(), frozenset(now - first - self._names))
 
-    def _listed(self, fd: int, again: set[str]) -> Changes:
+    def _listed(self, events: Inotify, again: set[str]) -> Changes:
         self._relist_s = float("-inf")  # until it has come to its end
         now = set(list_names(self._folder))
-        for name, there in self._told(fd)[0].items():  # what came during the listing
+        for name, there in _told(events)[0].items():  # what came during the listing
             (now.add if there else now.discard)(name)
         self._relist_s = time.monotonic() + RELIST_S
         return self._replaced(now, again, frozenset())
@@ -164,21 +160,14 @@ class BlockedNames:
         self._names = now
         return Changes(tuple(added), tuple(removed), unsettled)
 
-    def _told(self, fd: int) -> tuple[dict[str, bool], bool]:
-        """By name, in the order of the first event, whether it is there now; and whether no event was lost."""
-        told: dict[str, bool] = {}
-        whole = True
-        for event in inotify.told(fd):
-            if event.name is None:
-                whole = False
-            else:
-                told[event.name] = event.there
-        return told, whole
 
-
-def _watch(folder: str) -> int | None:
-    fd = inotify.opened()
-    if fd is not None and inotify.add(fd, folder, inotify.GONE | inotify.THERE) is None:
-        os.close(fd)
-        return None
-    return fd
+def _told(events: Inotify) -> tuple[dict[str, bool], bool]:
+    """By name, in the order of the first event, whether it is there now; and whether no event was lost."""
+    told: dict[str, bool] = {}
+    whole = True
+    for event in events.events():
+        if event.name is None:
+            whole = False
+        else:
+            told[event.name] = event.there
+    return told, whole

@@ -29,15 +29,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from swarm.core.lanes import model_of_lane
-from swarm.core.pauses import Pauses
+from swarm.core.lanes import Pauses, model_of_lane
 from swarm.core.snapshot import BlockedView
 from swarm.queue.brain.blocked_files import BlockedEntry, BlockedNames, read_entry, reading_order
 from swarm.queue.brain.completions import Completions, how_ended
 from swarm.queue.brain.release_log import needs_log, turn_log
 from swarm.queue.brain.sessions import Sessions
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 
 READING_S = 0.5
 """Longest time one look spends on reading files: a brain that starts beside very many goes on with its other duties."""

@@ -22,16 +22,14 @@ from swarm.queue.brain.blocked_files import BlockedEntry
 from swarm.queue.brain.blocked_table import BlockedTable
 from swarm.queue.brain.map_tasks import Mapper
 from swarm.queue.brain.task_documents import TaskDocuments
+from swarm.queue.coordination import PauseBook, ProcessLock, is_held, wake
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.files import Storage, storage_faults
-from swarm.queue.storage.locks import ProcessLock, is_held
-from swarm.queue.storage.wakeup import wake
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
-from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.submit.drop_ins import DropInFiler, drop_ins
 from swarm.queue.submit.producer import Producer

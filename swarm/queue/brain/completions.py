@@ -16,21 +16,20 @@ inotify) all others are looked up as well, a bounded number each look.
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from swarm.core.task import TaskState
 from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue import codec
+from swarm.queue.coordination import GONE, Inotify
 from swarm.queue.corrupt import CorruptTasks, find_quarantined
 from swarm.queue.layout import Layout, parse_task_file, shard_of
 from swarm.queue.lookup import ended_in
-from swarm.queue.storage import inotify
-from swarm.queue.storage.files import read_regular
+from swarm.queue.storage import read_regular
 from swarm.queue.stores.registry import holders
 
 log = logging.getLogger(__name__)
@@ -75,11 +74,9 @@ class _Departures:
 
     def __init__(self, layout: Layout, *, told: bool) -> None:
         self._layout = layout
-        self._fd = inotify.opened() if told else None
+        self._events = Inotify.opened({}) if told else None
         self._watches: dict[str, int] = {}
         self._ran: set[str] = set()
-        if self._fd is not None:
-            weakref.finalize(self, os.close, self._fd)
 
     def left(self) -> tuple[set[str], bool]:
         """Ids that left since the last call, and whether that is all that did.
@@ -87,12 +84,12 @@ class _Departures:
         Not all: at the first call, of a worker seen for the first time, after lost events, and always without inotify.
         """
         workers = holders(self._layout)
-        if self._fd is None:
+        if self._events is None:
             before, self._ran = self._ran, self._running(workers)
             return before - self._ran, False
         left: set[str] = set()
         whole = True
-        for event in inotify.told(self._fd):
+        for event in self._events.events():
             if event.name is None:  # events were lost, or a directory is missing now
                 whole = False
                 self._watches = {worker: watch for worker, watch in self._watches.items() if watch != event.watch}
@@ -101,9 +98,8 @@ class _Departures:
         for worker in workers:
             if worker not in self._watches:
                 whole = False
-                watch = inotify.add(self._fd, self._layout.held_by(worker), inotify.GONE)
-                if watch is not None:
-                    self._watches[worker] = watch
+                with suppress(OSError):
+                    self._watches[worker] = self._events.watch(self._layout.held_by(worker), GONE)
         return left, whole
 
     def _running(self, workers: Sequence[str]) -> set[str]:

@@ -20,7 +20,7 @@ from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import list_state, read_ended
-from swarm.queue.storage.files import Storage, read_regular
+from swarm.queue.storage import Storage, read_regular
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.transitions import Transitions, rewrite_tail
 

@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from swarm.queue.brain.append_log import AppendLog, read_log
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
-from swarm.queue.storage.append_log import AppendLog, read_log
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 
 Noted = TypeVar("Noted")
 _decode_turn = msgspec.json.Decoder(tuple[str, str]).decode

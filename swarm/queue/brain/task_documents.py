@@ -14,7 +14,7 @@ from swarm.errors import OddEntry, TaskInvalid
 from swarm.queue import codec
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.lookup import list_lane
-from swarm.queue.storage.files import read_regular
+from swarm.queue.storage import read_regular
 
 MOST_SHOWN = 64
 """Tasks of one worker's lane."""

@@ -25,7 +25,7 @@ from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
 from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
-from swarm.queue.storage.files import REASON, Storage, read_regular, storage_faults
+from swarm.queue.storage import REASON, Storage, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.worker.transitions import rewrite_tail
 

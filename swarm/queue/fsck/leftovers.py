@@ -11,12 +11,12 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.queue import lookup
+from swarm.queue.coordination import is_held
 from swarm.queue.fsck.odd_entries import is_staged
 from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
-from swarm.queue.storage.files import list_ids
-from swarm.queue.storage.locks import is_held
+from swarm.queue.storage import list_ids
 from swarm.queue.stores import registry
 
 STAGING_AGE_S = 3600.0

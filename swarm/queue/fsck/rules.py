@@ -14,7 +14,7 @@ from swarm.core.task import TERMINAL, Task, TaskState, Trail
 from swarm.errors import TaskInvalid
 from swarm.queue import codec
 from swarm.queue.layout import shard_of
-from swarm.queue.storage.files import read_regular
+from swarm.queue.storage import read_regular
 
 
 class Action(StrEnum):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from swarm.core.lanes import parse_lane
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.filesystem.entries import folder_status, is_file, is_text, list_inside, list_names
+from swarm.queue.coordination import is_held
 from swarm.queue.fsck.odd_entries import odd_kind
 from swarm.queue.fsck.rules import FsckFinding, Placed, to_quarantine
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
-from swarm.queue.storage.locks import is_held
 
 RANK = {
     TaskState.COMPLETED: 0,

@@ -23,7 +23,7 @@ from swarm.queue import codec, lookup
 from swarm.queue.brain.completions import why_ended
 from swarm.queue.layout import Layout, is_shard, shard_time_of
 from swarm.queue.lookup import Located
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.worker.transitions import Transitions
 
 _ROUNDS = 3

@@ -19,7 +19,7 @@ from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.corrupt import task_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.operations.shard_scan import Removed, ShardPass
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores.feeds import FeedBook
 
 _REASON = ".reason"

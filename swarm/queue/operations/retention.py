@@ -15,7 +15,7 @@ from swarm.filesystem.entries import DirStamp, list_names, stamp_of
 from swarm.queue.batches.purge_batches import EmptyBatches
 from swarm.queue.layout import Layout, is_shard, shard_time_of
 from swarm.queue.operations.shard_scan import Keep, Removed, ShardPass
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 
 LOOK_BUDGET = 2000
 """Documents looked at in one tick: a few milliseconds."""

@@ -21,7 +21,7 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem.entries import list_names
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores.registry import holders
 
 QUIET_NS = 3_000_000_000

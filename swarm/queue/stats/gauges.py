@@ -14,7 +14,7 @@ from swarm.filesystem.entries import DirStamp, stamp_of, status_of
 from swarm.queue.layout import Layout, time_of
 from swarm.queue.stats.counts import EndedCounts
 from swarm.queue.stats.lane_counts import task_names
-from swarm.queue.storage.files import storage_faults
+from swarm.queue.storage import storage_faults
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
 

@@ -20,11 +20,11 @@ from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import sync_fd
 from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue.batches.batch_book import BatchBook, Manifest
+from swarm.queue.coordination import is_locked, try_exclusive
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults, write_all
-from swarm.queue.storage.locks import is_locked, try_exclusive
+from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults, write_all
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import sorted_buckets
 from swarm.queue.submit.producer import Producer

@@ -13,9 +13,9 @@ import msgspec
 
 from swarm.core.notification import Note
 from swarm.core.task import Task
+from swarm.queue.coordination import exclusive
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
-from swarm.queue.storage.locks import exclusive
+from swarm.queue.storage import Storage, read_regular, storage_faults
 
 MAX_NOTE_BYTES = 1 << 20
 

@@ -21,7 +21,7 @@ from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores.notifications import MAX_NOTE_BYTES, put_note, remove_note, superseded, write_note
 
 log = logging.getLogger(__name__)

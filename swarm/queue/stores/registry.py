@@ -13,7 +13,7 @@ from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem.entries import folder_status, list_names
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, list_ids, read_regular, storage_faults
+from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults
 
 _LIMIT_BYTES = 1 << 20
 _rows = msgspec.json.Decoder(WorkerRow)

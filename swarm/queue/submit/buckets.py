@@ -8,7 +8,7 @@ import time
 from swarm.core.lanes import parse_lane
 from swarm.filesystem.entries import DirStamp, is_text, list_inside, list_names, stamp_of
 from swarm.queue.layout import BUCKET_SIZE, ID_LENGTH, Layout, bucket_name, bucket_priority, new_id, task_file
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 
 
 def list_lanes(layout: Layout) -> list[str]:

@@ -25,7 +25,7 @@ from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits

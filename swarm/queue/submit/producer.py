@@ -21,10 +21,9 @@ from swarm.core.task import Task
 from swarm.errors import DuplicateTask
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
+from swarm.queue.coordination import exclusive, wake
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, new_id, task_file, time_of
-from swarm.queue.storage.files import FILE_MODE, Storage, storage_faults, write_all
-from swarm.queue.storage.locks import exclusive
-from swarm.queue.storage.wakeup import wake
+from swarm.queue.storage import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 

@@ -17,7 +17,7 @@ from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import list_names, printable, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, parse_task_file
-from swarm.queue.storage.files import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.worker.transitions import Transitions
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, task_file
-from swarm.queue.storage.files import Storage, about_host, read_regular, storage_faults
+from swarm.queue.storage import Storage, about_host, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.worker.lane_cursor import LaneCursor
 from swarm.queue.worker.transitions import Ending, OutcomeWriter, Transitions

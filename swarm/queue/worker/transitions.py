@@ -20,7 +20,7 @@ from swarm.errors import OddEntry, TaskInvalid
 from swarm.filesystem.entries import folder_status, open_file
 from swarm.queue.codec import MAX_FILE_BYTES, encode_trail, parse
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular, storage_faults, write_all
+from swarm.queue.storage import Storage, read_regular, storage_faults, write_all
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 
 

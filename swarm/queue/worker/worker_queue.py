@@ -11,19 +11,16 @@ from contextlib import contextmanager, suppress
 
 from swarm.clock import now_iso
 from swarm.core.claim import Claim, Finish
-from swarm.core.lanes import lane_of
-from swarm.core.pauses import Pauses
+from swarm.core.lanes import Pauses, lane_of
 from swarm.core.task import Attempt, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault
 from swarm.filesystem.entries import Occupied, is_file
+from swarm.queue.coordination import PauseBook, is_held, wake
 from swarm.queue.layout import Layout, TaskName
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage.files import Storage, storage_faults
-from swarm.queue.storage.locks import is_held
-from swarm.queue.storage.wakeup import wake
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
-from swarm.queue.stores.pauses import PauseBook
 from swarm.queue.submit.buckets import returned_bucket
 from swarm.queue.worker.transaction import LaneClaimer, Origin, WorkerTransaction
 from swarm.queue.worker.transitions import OutcomeWriter, Transitions

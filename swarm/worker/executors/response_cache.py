@@ -25,7 +25,7 @@ from swarm.core.task import Task, Trail, canonical_model
 from swarm.engines.ollama.client import OllamaClient
 from swarm.filesystem.entries import list_names, status_of
 from swarm.queue.layout import Layout
-from swarm.queue.storage.files import Storage, read_regular
+from swarm.queue.storage import Storage, read_regular
 
 TIMEOUT_S = 5.0
 _NO_MATTER = ("model", "keep_alive")

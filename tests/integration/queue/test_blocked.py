@@ -11,17 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.core.pauses import Pause, Pauses
+from swarm.core.lanes import Pause, Pauses
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.workflow.dag import Links
 from swarm.errors import QueueError, StorageFault, TaskInvalid
+from swarm.queue import coordination
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.brain import blocked_files
 from swarm.queue.brain.completions import Completions
 from swarm.queue.brain.release_log import turns_path
-from swarm.queue.storage import inotify
-from swarm.queue.storage.files import Storage
-from swarm.queue.stores import pauses as pauses_module
+from swarm.queue.coordination import Inotify, NameEvent, PauseBook, change_pauses
+from swarm.queue.storage import Storage
 from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle, unreadable
 from tests.helpers.wait import wait_until
@@ -146,7 +146,7 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
 def test_ends_are_noticed_in_bounded_steps(queue, monkeypatch, told):
     monkeypatch.setattr("swarm.queue.brain.completions.LOOKED_UP", 5)
     if not told:
-        monkeypatch.setattr("swarm.queue.storage.inotify.opened", lambda: None)
+        monkeypatch.setattr(Inotify, "opened", lambda _watched: None)
     ids = [queue.enqueue(llm()) for _ in range(100)]
     completions = Completions(queue.layout, budget=True)
     for task_id in ids:
@@ -211,14 +211,14 @@ def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monke
     for _ in range(5):
         assert completions.news() == []
     work(worker)
-    told = inotify.told
+    told = Inotify.events
 
-    def overflowing(fd):
-        assert list(told(fd)), "the kernel did tell"
-        yield inotify.Told(-1, None, there=False)
+    def overflowing(watched):
+        assert list(told(watched)), "the kernel did tell"
+        yield NameEvent(-1, None, there=False)
 
     with monkeypatch.context() as once:
-        once.setattr("swarm.queue.storage.inotify.told", overflowing)
+        once.setattr(Inotify, "events", overflowing)
         found = [task_id for task_id, _ in completions.news()]
     assert len(found) < len(ids)
     found += [task_id for _ in range(4) for task_id, _ in completions.news()]
@@ -227,7 +227,7 @@ def test_ends_of_which_the_kernel_lost_count_are_found_all_the_same(queue, monke
 
 def test_what_another_host_put_there_is_found_by_listing(queue, monkeypatch):
     monkeypatch.setattr("swarm.queue.brain.blocked_files.RELIST_S", 0.0)
-    monkeypatch.setattr("swarm.queue.storage.inotify.told", lambda _fd: iter(()))
+    monkeypatch.setattr(Inotify, "events", lambda _watched: iter(()))
     brain = brain_of(queue)
     task_id = queue.enqueue(llm(session="x"))
     assert turn(brain) == [task_id]
@@ -410,7 +410,7 @@ def test_a_map_that_makes_no_sense_is_refused(queue, fields, field):
 def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     queue.enqueue(llm(batch_id="b-1"))
     other = queue.enqueue(llm())
-    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b-1")))
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("batch", "b-1")))
     worker, brain = queue.worker_view("w"), brain_of(queue)
     assert worker.pauses().batch("b-1") is not None
     claim = claim_one(worker)
@@ -419,7 +419,7 @@ def test_a_paused_batch_is_put_aside_and_comes_back(queue):
     assert turn(brain) == []
     (view,) = brain_of(queue, ready_only=False).look().blocked
     assert view.batch_paused == "b-1"
-    pauses_module.change(queue.layout, queue.storage, lambda p: p.without("batch", "b-1"))
+    change_pauses(queue.layout, queue.storage, lambda p: p.without("batch", "b-1"))
     assert turn(brain) == [claim.task.task_id]
     assert claim_one(worker).attempt == 1, "being put aside is no attempt"
 
@@ -518,10 +518,10 @@ def test_whose_time_had_come_goes_also_when_the_clock_is_set_back(queue, monkeyp
 
 
 def test_a_pause_that_could_not_be_read_is_at_the_next_look(queue, monkeypatch):
-    book = pauses_module.PauseBook(queue.layout)
-    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("all")))
+    book = PauseBook(queue.layout)
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("all")))
     with monkeypatch.context() as patch:
-        patch.setattr(pauses_module, "read_regular", too_many_open_files)
+        patch.setattr(coordination, "read_regular", too_many_open_files)
         with pytest.raises(OSError, match="open files"):
             book.read()
     assert book.read().find("all", "") is not None
@@ -543,9 +543,9 @@ def test_what_a_full_disk_keeps_from_being_put_aside_is_not_lost(queue, monkeypa
 
 
 def test_pauses_are_followed_and_a_damaged_file_changes_nothing(queue, caplog):
-    book = pauses_module.PauseBook(queue.layout)
+    book = PauseBook(queue.layout)
     assert book.read() == Pauses()
-    pauses_module.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "m:latest")))
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "m:latest")))
     known = book.read()
     assert known.model("M") is not None
     assert known.worker("w") is None
@@ -554,7 +554,7 @@ def test_pauses_are_followed_and_a_damaged_file_changes_nothing(queue, caplog):
     assert book.read() == known
     assert "damaged" in caplog.text
     with pytest.raises(QueueError, match="damaged"):
-        pauses_module.change(queue.layout, queue.storage, lambda p: p)
+        change_pauses(queue.layout, queue.storage, lambda p: p)
 
 
 def test_a_hopeless_batch_is_ended_in_steps_with_the_reason(queue, monkeypatch):

@@ -17,8 +17,8 @@ from swarm.core.lanes import resource_lane
 from swarm.core.policy.decide import DROP_IN_QUIET_S
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
+from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.operations.cancel import Canceller
-from swarm.queue.storage.locks import ProcessLock, is_held
 from tests.helpers.crashpoints import recorded
 from tests.helpers.crashworld import alive, world
 from tests.helpers.queues import LANE, assert_one_state_each, claim_one, exchange_some, finish_one, llm, open_queue

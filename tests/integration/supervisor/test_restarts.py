@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import ProcessLock
 from swarm.supervisor import restarts
 from swarm.supervisor.state import ChildState
 from tests.helpers.wait import wait_until

@@ -33,9 +33,9 @@ from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values
 from swarm.proc.ports import free_port, is_free
+from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
-from swarm.queue.storage.locks import ProcessLock, is_held
 from swarm.queue.stores.registry import read_row
 from swarm.runtime.bootstrap import RunOptions, living, own_row
 from swarm.supervisor import restarts

@@ -13,7 +13,7 @@ from swarm.cli.run import clear_stuck as clearing
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, SlotView, WorkerRow, WorkerStatus
 from swarm.proc import identity
-from swarm.queue.storage.locks import ProcessLock
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.stores import registry
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue
 from tests.helpers.wait import wait_until

@@ -68,7 +68,7 @@ def world(root, monkeypatch):
     made.brain = True
     monkeypatch.setattr("swarm.queue.file_queue.FileQueue", lambda root, durability: made.queue)
     monkeypatch.setattr("swarm.brain.observe.Observer", lambda *_: made)
-    monkeypatch.setattr("swarm.queue.storage.locks.is_held", lambda layout, name: made.brain and name == "brain")
+    monkeypatch.setattr("swarm.queue.coordination.is_held", lambda layout, name: made.brain and name == "brain")
     on_disk = {name: OnDisk(size_mib=2048, workers=("worker-1",)) for name in (MODEL, "idle:7b")}
     monkeypatch.setattr(model_rows, "installed_models", lambda snapshot, root: on_disk)
     return made
@@ -270,8 +270,8 @@ def test_how_commands_end(root, monkeypatch, raised, code, said):
 
 def test_whether_a_brain_lives_is_told_by_its_lock(root):
     from swarm.config.settings import QueueSettings, Settings
+    from swarm.queue.coordination import ProcessLock
     from swarm.queue.layout import Layout
-    from swarm.queue.storage.locks import ProcessLock
     from swarm.runtime.open import lives
 
     settings = Settings(queue=QueueSettings(root=str(root)))

@@ -8,8 +8,8 @@ from swarm.cli.run.servable import check_models
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, WorkerRow, WorkerStatus
 from swarm.proc.ports import free_port
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.storage.locks import ProcessLock
 from swarm.queue.stores import registry
 
 MODEL = "llama3.2:3b"

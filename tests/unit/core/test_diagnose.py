@@ -23,8 +23,7 @@ from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
 from swarm.core.doctor.root_check import WRITE, Check, Support
 from swarm.core.gpu import GpuReading
-from swarm.core.lanes import llm_lane
-from swarm.core.pauses import Pause, Pauses
+from swarm.core.lanes import Pause, Pauses, llm_lane
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass

@@ -6,7 +6,7 @@ import msgspec
 
 from swarm.config.settings import ModelSettings, Settings
 from swarm.core.explain.models import explain_model, models_to_explain
-from swarm.core.pauses import Pause, Pauses
+from swarm.core.lanes import Pause, Pauses
 from swarm.core.snapshot import BlockedView
 from swarm.core.worker import ModelTally, WorkerStatus
 from tests.support.builders import a_card, a_snapshot, a_worker, cold_workers, llm_waiting, load_waiting

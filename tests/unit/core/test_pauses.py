@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swarm.config.settings import Settings
 from swarm.core.explain.tasks import explain_task, explain_worker
-from swarm.core.pauses import Pause, Pauses
+from swarm.core.lanes import Pause, Pauses
 from swarm.core.policy.alarms import alarms
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import AdvanceMap, LoadModel, ReleaseTask, StopBatch

@@ -9,7 +9,7 @@ from swarm.errors import StorageFault
 from swarm.filesystem import durable as disk
 from swarm.filesystem.durable import CannotFlush, SharedFlush, sync_folder, sync_tree
 from swarm.formats.output.atomic_file import replacing
-from swarm.queue.storage.files import Storage, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from swarm.errors import OddEntry
-from swarm.queue.storage import files as storage
-from swarm.queue.storage.files import read_regular
+from swarm.queue import storage
+from swarm.queue.storage import read_regular
 
 LIMIT = 1 << 20
 

@@ -13,10 +13,9 @@ from swarm.core.doctor.root_check import RootProbe, Support, first_missing, judg
 from swarm.core.notification import Note
 from swarm.errors import QueueError
 from swarm.filesystem import temporary
-from swarm.filesystem.durable import place_of
+from swarm.filesystem.durable import libc, place_of
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.root import probe
-from swarm.queue.storage import inotify
 from swarm.queue.stores.notifications import remove_note, write_note
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 from tests.helpers.queues import assert_one_state_each, exchange_some, llm
@@ -105,10 +104,11 @@ def test_locks_that_exclude_nobody_are_found(tmp_path, monkeypatch):
 
 
 def test_no_descriptor_left_for_inotify_is_found(tmp_path, monkeypatch):
-    def refuse():
+    def refuse(_flags):
         ctypes.set_errno(errno.EMFILE)
+        return -1
 
-    monkeypatch.setattr(inotify, "opened", refuse)
+    monkeypatch.setattr(libc, "inotify_init1", refuse)
     assert probe(str(tmp_path), whole=True).notice == errno.EMFILE
 
 

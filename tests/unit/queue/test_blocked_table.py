@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.core.pauses import Pause
+from swarm.core.lanes import Pause
 from swarm.core.task import TaskState, Trail
 from swarm.errors import QueueError
 from swarm.queue.brain.blocked_table import BlockedTable
-from swarm.queue.stores import pauses
+from swarm.queue.coordination import PauseBook, change_pauses
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, unreadable
 
 DONE = Trail(result={"message": {"content": "done"}})
@@ -78,12 +78,12 @@ def test_whatever_happens_the_invariants_hold(tmp_path_factory, steps, told_by_k
                 with suppress(QueueError):
                     queue.cancel(some, "not wanted")
             case "pause":
-                pauses.change(queue.layout, queue.storage, lambda known: known.with_one(Pause("batch", "b")))
+                change_pauses(queue.layout, queue.storage, lambda known: known.with_one(Pause("batch", "b")))
             case "resume":
-                pauses.change(queue.layout, queue.storage, lambda known: known.without("batch", "b"))
+                change_pauses(queue.layout, queue.storage, lambda known: known.without("batch", "b"))
         views = brain.look().blocked
         check(brain.blocked, queue)
-        fresh = BlockedTable(queue.layout, queue.storage, pauses.PauseBook(queue.layout).read)
+        fresh = BlockedTable(queue.layout, queue.storage, PauseBook(queue.layout).read)
         assert told(views) == told(fresh.look()), what
 
 

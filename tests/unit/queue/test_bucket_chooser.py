@@ -8,7 +8,7 @@ import pytest
 from swarm.core.task import Attempt
 from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 from swarm.queue.submit import buckets
 from swarm.queue.submit.buckets import BucketChooser
 from tests.helpers.queues import claim_one, llm, open_queue

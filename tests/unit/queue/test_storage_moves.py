@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 
 

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from swarm.errors import StorageFault
-from swarm.queue.storage.files import Storage
+from swarm.queue.storage import Storage
 from swarm.queue.submit import buckets, producer
 from swarm.queue.submit.producer import appear
 from tests.helpers.forked import forked

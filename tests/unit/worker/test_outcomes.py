@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.pauses import Pause
+from swarm.core.lanes import Pause
 from swarm.core.task import TaskState
-from swarm.queue.stores import pauses
+from swarm.queue.coordination import change_pauses
 from tests.helpers.queues import open_queue
 from tests.helpers.worker_fakes import Harness, llm
 
@@ -104,7 +104,7 @@ def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(
     swarm = Harness(queue=queue.worker_view("worker-1"))
     swarm.work.gate.clear()
     swarm.until(lambda: swarm.work.running == {first})
-    pauses.change(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "a:latest")))
+    change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("model", "a:latest")))
     refuse((call, queue.layout.pauses))
     swarm.work.gate.set()
     swarm.until(lambda: "The disk refuses: cannot read the queue: Too many open files" in caplog.text)
@@ -115,7 +115,7 @@ def test_a_worker_that_cannot_see_what_is_paused_keeps_its_results_until_it_can(
     for _ in range(3):
         swarm.turn()
     assert queue.find(second).state is TaskState.PENDING, "its model is paused"
-    pauses.change(queue.layout, queue.storage, lambda p: p.without("model", "a:latest"))
+    change_pauses(queue.layout, queue.storage, lambda p: p.without("model", "a:latest"))
     swarm.until(lambda: queue.find(second).state is TaskState.COMPLETED)
 
 

@@ -10,7 +10,7 @@ import pytest
 from swarm.cli.logs import log_files, task_history
 from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
-from swarm.queue.storage.locks import ProcessLock
+from swarm.queue.coordination import ProcessLock
 from swarm.queue.worker.orphans import reclaim
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.unit.cli.logs.test_command import call

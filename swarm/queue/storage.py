@@ -21,7 +21,7 @@ import msgspec
 from swarm.core.task import ID_RE
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem import temporary
-from swarm.filesystem.durable import NOT_THERE, SharedFlush, Target, sync_file_system, sync_tree
+from swarm.filesystem.durable import NOT_THERE, SharedFlush, Target, libc, sync_file_system, sync_tree
 from swarm.filesystem.entries import (
     folder_status,
     kind_words,
@@ -69,7 +69,6 @@ _NAME_BYTES = 100
 REASON = ".reason"
 _MOST_NAMES = 10_000
 _PATHS = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-libc = ctypes.CDLL(None, use_errno=True)
 libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 

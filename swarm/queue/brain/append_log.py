@@ -14,7 +14,7 @@ import msgspec
 from swarm.errors import OddEntry
 from swarm.filesystem.durable import sync_fd
 from swarm.filesystem.entries import open_file
-from swarm.queue.storage.files import Storage, write_all
+from swarm.queue.storage import Storage, write_all
 
 COMPACT_BYTES = 4 << 20
 _encode = msgspec.json.Encoder().encode

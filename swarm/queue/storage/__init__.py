@@ -1,1 +1,0 @@
-"""File calls, locks, flushes and wake-ups under the queue."""
