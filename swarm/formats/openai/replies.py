@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.formats.output.rows import finish_reason, usage_of
+
 
 _FINGERPRINT = "fp_ollama"
 
@@ -150,3 +150,18 @@ def _epoch_s(moment: str | None) -> int:
         return int(datetime.fromisoformat(moment).timestamp()) if moment else 0
     except ValueError:
         return 0
+
+
+def usage_of(result: Mapping[str, Any]) -> dict[str, int]:
+    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0."""
+    usage = result.get("usage") or {}
+    prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
+    completion = usage.get("completion_tokens", result.get("eval_count")) or 0
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def finish_reason(result: Mapping[str, Any]) -> str:
+    """``stop``, ``length`` or ``tool_calls``."""
+    if (result.get("message") or {}).get("tool_calls"):
+        return "tool_calls"
+    return "length" if result.get("done_reason") == "length" else "stop"

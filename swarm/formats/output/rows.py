@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from swarm.formats.openai.replies import finish_reason, usage_of
 from swarm.formats.tasks.task_builder import unpack
 
 OUTPUT_COLUMNS = (
@@ -116,18 +117,3 @@ def _seconds(nanoseconds: object) -> float | None:
 def _rate(result: Mapping[str, Any]) -> float | None:
     tokens, nanoseconds = result.get("eval_count"), result.get("eval_duration")
     return round(tokens / nanoseconds * _NS, 2) if tokens and nanoseconds else None
-
-
-def usage_of(result: Mapping[str, Any]) -> dict[str, int]:
-    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0."""
-    usage = result.get("usage") or {}
-    prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
-    completion = usage.get("completion_tokens", result.get("eval_count")) or 0
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def finish_reason(result: Mapping[str, Any]) -> str:
-    """``stop``, ``length`` or ``tool_calls``."""
-    if (result.get("message") or {}).get("tool_calls"):
-        return "tool_calls"
-    return "length" if result.get("done_reason") == "length" else "stop"
