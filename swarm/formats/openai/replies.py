@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 
-
-
 _FINGERPRINT = "fp_ollama"
 
 

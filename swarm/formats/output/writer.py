@@ -1,4 +1,4 @@
-"""Writing a batch's output: one line per item in the input's order, whole or not at all.
+"""Writes a batch's output: a row per item (input columns, answer, cost) in the input's order, whole or not at all.
 
 A CSV header needs all rows first, so they wait in a temporary file, not in memory.
 """
@@ -11,14 +11,15 @@ import io
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from datetime import datetime
+from itertools import chain
+from typing import Any, BinaryIO
 
 import msgspec
 
-from swarm.formats.openai.replies import output_line
+from swarm.formats.openai.replies import finish_reason, output_line, usage_of
 from swarm.formats.output.atomic_file import STDOUT, replacing
-from swarm.formats.output.rows import OUTPUT_COLUMNS, plain_row
+from swarm.formats.tasks.task_builder import unpack
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any] | None]
 """An item's task and its finished document; None while it has not ended."""
@@ -57,7 +58,7 @@ def write_results(path: str, pairs: Iterable[Pair], *, errors_path: str | None =
     written = Written()
     rest = iter(_counted(pairs, written))
     first = next(rest, None)
-    entries = _chain(first, rest)
+    entries = rest if first is None else chain((first,), rest)
     if path.lower().endswith(".csv"):
         with replacing(path) as stream:
             write_csv(stream, (plain_row(*entry) for entry in entries), last=OUTPUT_COLUMNS)
@@ -73,22 +74,10 @@ def write_results(path: str, pairs: Iterable[Pair], *, errors_path: str | None =
 def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Pair]:
     for item, finished in pairs:
         written.rows += 1
-        match (finished or {}).get("status"):
-            case "completed":
-                written.completed += 1
-            case "failed":
-                written.failed += 1
-            case "cancelled":
-                written.cancelled += 1
-            case _:
-                written.unfinished += 1
+        status = (finished or {}).get("status")
+        ended = status if status in ("completed", "failed", "cancelled") else "unfinished"
+        setattr(written, ended, getattr(written, ended) + 1)
         yield item, finished
-
-
-def _chain(first: Pair | None, rest: Iterator[Pair]) -> Iterator[Pair]:
-    if first is not None:
-        yield first
-        yield from rest
 
 
 def _is_openai(document: Mapping[str, Any]) -> bool:
@@ -103,41 +92,18 @@ def _write_openai(path: str, entries: Iterator[Pair], errors_path: str | None, w
             for entry in entries:
                 stream.write(_encode(output_line(*entry)[0]) + b"\n")
         return
+    failures: BinaryIO | None = None
     with replacing(path) as stream:
-        failures = _Failures(failures_path)
-        with failures:
+        with contextlib.ExitStack() as stack:
             for entry in entries:
                 line, good = output_line(*entry)
-                (stream if good else failures.stream()).write(_encode(line) + b"\n")
-    if failures.opened:
-        written.errors_path = failures_path
-
-
-class _Failures:
-    """The errors file, made when the first failure comes; without any, an earlier run's is removed."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._stack = contextlib.ExitStack()
-        self._stream: BinaryIO | None = None
-
-    @property
-    def opened(self) -> bool:
-        return self._stream is not None
-
-    def stream(self) -> BinaryIO:
-        if self._stream is None:
-            self._stream = self._stack.enter_context(replacing(self._path))
-        return self._stream
-
-    def __enter__(self) -> Self:
-        self._stack.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
-        if kind is None and not self.opened and os.path.isfile(self._path):
-            os.unlink(self._path)
+                if not good and failures is None:
+                    failures = stack.enter_context(replacing(failures_path))
+                (stream if good or failures is None else failures).write(_encode(line) + b"\n")
+        if failures is not None:
+            written.errors_path = failures_path
+        elif os.path.isfile(failures_path):
+            os.unlink(failures_path)
 
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -191,3 +157,112 @@ def _cell(value: object) -> object:
             return ""
         case _:
             return value
+
+
+OUTPUT_COLUMNS = (
+    "response",
+    "finish_reason",
+    "usage",
+    "duration_s",
+    "load_s",
+    "tokens_per_s",
+    "model",
+    "task_id",
+    "status",
+    "error",
+    "thinking",
+    "tool_calls",
+    "cached",
+    "simulated",
+)
+"""The columns swarm adds; the last four only where there is something to say."""
+_NS = 1e9
+_ABSENT = object()
+
+
+def plain_row(document: Mapping[str, Any], finished: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One output row. ``finished`` None: the task has not ended, its ``status`` is ``unfinished``.
+
+    An input column of the same name as one of ours is kept as ``input_<name>`` (with more ``input_`` before it if that
+    is taken too), unless both say the same.
+    """
+    answer = _answer(document, finished)
+    columns = unpack(document)
+    taken = {*columns, *OUTPUT_COLUMNS}
+    row: dict[str, Any] = {}
+    for name, value in columns.items():
+        if name not in OUTPUT_COLUMNS:
+            row[name] = value
+        elif answer.get(name, _ABSENT) != value:
+            moved = f"input_{name}"
+            while moved in taken:
+                moved = f"input_{moved}"
+            taken.add(moved)
+            row[moved] = value
+    return row | answer
+
+
+def _answer(document: Mapping[str, Any], finished: Mapping[str, Any] | None) -> dict[str, Any]:
+    ended: Mapping[str, Any] = finished or {}
+    status = ended.get("status") or "unfinished"
+    found = ended.get("result")
+    result: Mapping[str, Any] = found if status == "completed" and isinstance(found, dict) else {}
+    answer: dict[str, Any] = {
+        "response": _response(result),
+        "finish_reason": finish_reason(result) if result else None,
+        "usage": usage_of(result) if result else None,
+        "duration_s": _duration_s(result, ended),
+        "load_s": _seconds(result.get("load_duration")),
+        "tokens_per_s": _rate(result),
+        "model": ended.get("model") or document.get("model"),
+        "task_id": ended.get("task_id") or document.get("task_id"),
+        "status": status,
+        "error": _error(ended.get("error")),
+    }
+    message = result.get("message") or {}
+    extras = {
+        "thinking": message.get("thinking") or result.get("thinking"),
+        "tool_calls": message.get("tool_calls"),
+        "cached": bool(ended.get("cached")),
+        "simulated": bool(ended.get("simulated")),
+    }
+    return answer | {name: value for name, value in extras.items() if value}
+
+
+def _response(result: Mapping[str, Any]) -> object:
+    """The text; for embeddings the vector, or the list of them where the input was a list."""
+    if "message" in result:
+        return result["message"].get("content") or ""
+    if "embeddings" in result:
+        vectors = result["embeddings"]
+        return vectors[0] if len(vectors) == 1 else vectors
+    return result.get("response")
+
+
+def _error(error: object) -> dict[str, Any] | None:
+    if not isinstance(error, dict):
+        return None
+    return {"type": error.get("type", "failed"), "message": error.get("message", "")}
+
+
+def _duration_s(result: Mapping[str, Any], ended: Mapping[str, Any]) -> float | None:
+    """The server's own time for the request; for what has none, the last attempt's wall-clock time."""
+    if result.get("total_duration"):
+        return _seconds(result["total_duration"])
+    attempts = ended.get("attempts") or ()
+    if not attempts:
+        return None
+    try:
+        started, stopped = (datetime.fromisoformat(attempts[-1][key]) for key in ("started_at", "ended_at"))
+        return round((stopped - started).total_seconds(), 6)
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _seconds(nanoseconds: object) -> float | None:
+    return round(nanoseconds / _NS, 6) if isinstance(nanoseconds, int | float) else None
+
+
+def _rate(result: Mapping[str, Any]) -> float | None:
+    tokens, nanoseconds = result.get("eval_count"), result.get("eval_duration")
+    return round(tokens / nanoseconds * _NS, 2) if tokens and nanoseconds else None
