@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.formats.input.problems import FieldError, did_you_mean
-from swarm.formats.tasks.fields import kind, need_list, need_object, need_text
+from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_list, need_object, need_text
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _KEPT = ("images", "thinking", "tool_name", "tool_call_id")

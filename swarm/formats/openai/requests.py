@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from swarm.core.task import Endpoint
-from swarm.formats.input.problems import FieldError, did_you_mean
-from swarm.formats.openai.messages import map_messages
-from swarm.formats.tasks.fields import (
+from swarm.formats.input.problems import (
+    FieldError,
+    did_you_mean,
     kind,
     need_bool,
     need_choice,
@@ -24,6 +24,7 @@ from swarm.formats.tasks.fields import (
     need_object,
     need_text,
 )
+from swarm.formats.openai.messages import map_messages
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

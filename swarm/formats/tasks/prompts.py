@@ -16,9 +16,8 @@ from swarm.core.model_options import option_problems
 from swarm.core.task import Endpoint
 from swarm.errors import InputError
 from swarm.formats.input.options import ReadOptions
-from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_list, need_object, need_text
 from swarm.formats.openai.messages import map_messages
-from swarm.formats.tasks.fields import kind, need_list, need_object, need_text
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
