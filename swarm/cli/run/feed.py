@@ -27,10 +27,9 @@ from swarm.core.lanes import lane_of
 from swarm.core.workflow.feed import FeedLine, FeedState
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, EngineError, InputError, ModelNotFound
 from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
-from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.readers import parse_object, resolve_format
-from swarm.formats.input.source import as_text, source_of, text_of
+from swarm.formats.input.source import Format, InputItem, ReadOptions, as_text, source_of, text_of
 from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify.targets import check_target

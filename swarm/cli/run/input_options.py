@@ -20,8 +20,8 @@ from swarm.config.settings import Settings
 from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, Task
 from swarm.errors import InputError, TaskInvalid
-from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean
+from swarm.formats.input.source import Format, ReadOptions
 from swarm.plain_text import ForeignText, without_bom
 from swarm.queue.codec import validate
 

@@ -26,8 +26,8 @@ from swarm.errors import (
     NotRunning,
     TaskInvalid,
 )
-from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import FieldError
+from swarm.formats.input.source import InputItem
 from swarm.formats.tasks.task_builder import builder
 from swarm.plain_text import ForeignText, without_bom
 from swarm.queue.file_queue import FileQueue

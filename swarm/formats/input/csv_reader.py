@@ -9,9 +9,8 @@ import csv
 from collections.abc import Iterator
 
 from swarm.errors import InputError
-from swarm.formats.input.options import InputItem
 from swarm.formats.input.problems import Problems
-from swarm.formats.input.source import MAX_LINE_BYTES, Source, not_utf8, nul_at, raw_lines
+from swarm.formats.input.source import MAX_LINE_BYTES, InputItem, Source, not_utf8, nul_at, raw_lines
 
 
 def read_csv(source: Source, problems: Problems) -> Iterator[InputItem]:

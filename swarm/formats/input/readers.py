@@ -16,9 +16,8 @@ import msgspec
 
 from swarm.errors import InputError
 from swarm.formats.input.csv_reader import read_csv
-from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, Problems, kind
-from swarm.formats.input.source import Source, lines, not_utf8, nul_at, text_of
+from swarm.formats.input.source import Format, InputItem, ReadOptions, Source, lines, not_utf8, nul_at, text_of
 
 MAX_DEPTH = 100
 _decode = msgspec.json.Decoder().decode

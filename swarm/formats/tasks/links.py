@@ -7,9 +7,8 @@ from typing import Any
 
 from swarm.core.workflow import templating
 from swarm.core.workflow.dag import MOST_FINDINGS, Links, Node, resolve
-from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.problems import FieldError, Problems
-from swarm.formats.input.source import Source, source_of
+from swarm.formats.input.source import ReadOptions, Source, source_of
 from swarm.formats.tasks.scan import Draft, Scan, drafts
 
 

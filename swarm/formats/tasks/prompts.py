@@ -15,8 +15,8 @@ import msgspec
 from swarm.core.model_options import option_problems
 from swarm.core.task import Endpoint
 from swarm.errors import InputError
-from swarm.formats.input.options import ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_list, need_object, need_text
+from swarm.formats.input.source import ReadOptions
 from swarm.formats.openai.messages import map_messages
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

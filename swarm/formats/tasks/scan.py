@@ -18,10 +18,9 @@ from typing import Any, BinaryIO, Self, cast
 import msgspec
 
 from swarm.errors import InputError
-from swarm.formats.input.options import Format, ReadOptions
 from swarm.formats.input.problems import MAX_LISTED, FieldError, Problems
 from swarm.formats.input.readers import read_items, resolve_format
-from swarm.formats.input.source import Source, source_of
+from swarm.formats.input.source import Format, ReadOptions, Source, source_of
 from swarm.formats.tasks.task_builder import DIGEST_BYTES, Built, builder
 
 MAX_SLUG = 40

@@ -19,8 +19,8 @@ from swarm.core.model_options import option_problems
 from swarm.core.task import MAX_TASK_BYTES, MODEL_PATTERN
 from swarm.errors import InputError
 from swarm.formats.input.images import image_refs
-from swarm.formats.input.options import Format, InputItem, ReadOptions
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_object, need_text
+from swarm.formats.input.source import Format, InputItem, ReadOptions
 from swarm.formats.openai.requests import map_body
 from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, task_fields
 from swarm.formats.tasks.prompts import build_request, compile_template

@@ -7,8 +7,7 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.errors import InputError, TaskInvalid, UnknownTask
-from swarm.formats.input.options import ReadOptions
-from swarm.formats.input.source import as_text
+from swarm.formats.input.source import ReadOptions, as_text
 from swarm.formats.tasks.links import links
 from swarm.formats.tasks.scan import drafts, validate
 from swarm.queue.codec import validate as validate_task

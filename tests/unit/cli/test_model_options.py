@@ -8,7 +8,7 @@ from swarm.config.load import load
 from swarm.core.model_options import KNOWN_OPTIONS, are_options, near_option, option_problem
 from swarm.core.task import TaskState
 from swarm.errors import ConfigError, InputError, TaskInvalid
-from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.source import ReadOptions
 from swarm.formats.tasks.scan import drafts, validate
 from swarm.queue.codec import validate as validate_task
 from swarm.queue.file_queue import FileQueue

@@ -12,7 +12,7 @@ import pytest
 
 from swarm.core.task import Task
 from swarm.errors import InputError
-from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.source import ReadOptions
 from swarm.formats.tasks.scan import Draft, drafts, validate
 from swarm.formats.tasks.task_builder import unpack
 

@@ -11,7 +11,7 @@ import pytest
 from swarm.core.task import ImageRef
 from swarm.errors import InputError
 from swarm.formats.input.images import MAX_IMAGE_BYTES, NoImage, read_image
-from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.source import ReadOptions
 from swarm.formats.tasks.scan import drafts, validate
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from swarm.errors import InputError
-from swarm.formats.input.options import ReadOptions
+from swarm.formats.input.source import ReadOptions
 from swarm.formats.output.atomic_file import check_writable
 from swarm.formats.output.writer import Pair, errors_path_of, write_results
 from swarm.formats.tasks.scan import Draft, drafts, validate

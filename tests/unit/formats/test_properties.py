@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import InputError
-from swarm.formats.input.options import Format, ReadOptions
+from swarm.formats.input.source import Format, ReadOptions
 from swarm.formats.output.writer import write_results
 from swarm.formats.tasks.fields import FIELD_NAMES
 from swarm.formats.tasks.scan import Draft, Repeats, drafts, validate
