@@ -23,7 +23,7 @@ from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_ob
 from swarm.formats.input.source import Format, InputItem, ReadOptions
 from swarm.formats.openai.requests import map_body
 from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, task_fields
-from swarm.formats.tasks.prompts import build_request, compile_template
+from swarm.formats.tasks.columns import build_request, compile_template
 
 DIGEST_BYTES = 16
 """128 bits: among 10 million items a false clash has a chance of 1 in 10^25, so none has to be looked at again."""

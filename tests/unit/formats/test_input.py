@@ -14,7 +14,7 @@ from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError
 from swarm.formats.input.readers import parse_object
 from swarm.formats.input.source import MAX_LINE_BYTES, ReadOptions, opened
-from swarm.formats.tasks.prompts import compile_template
+from swarm.formats.tasks.columns import compile_template
 from swarm.formats.tasks.scan import Scan, drafts, validate
 from swarm.formats.tasks.task_builder import unpack
 
