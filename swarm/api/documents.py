@@ -13,7 +13,7 @@ from swarm.core.workflow.dag import Links, linked
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.input.source import InputItem, ReadOptions
-from swarm.formats.tasks.fields import FIELD_NAMES
+from swarm.formats.tasks.columns import FIELD_NAMES
 from swarm.formats.tasks.links import check_references, links_of
 from swarm.formats.tasks.scan import Draft
 from swarm.formats.tasks.task_builder import DIGEST_BYTES, Built, builder

@@ -1,9 +1,4 @@
-"""Input lines from a file, or from a pipe kept in a temporary file to be read twice.
-
-How an input is to be read: what the command line says about a batch, as one frozen value.
-
-One item of an input, before it is turned into a task.
-"""
+"""Inputs: how to read one, its lines from a file or from a pipe (copied, to be read twice), and one item of it."""
 
 from __future__ import annotations
 
@@ -12,18 +7,17 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 
+from swarm.core.task import Endpoint
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, Problems
 from swarm.plain_text import ForeignText, without_bom
 
 Format = Literal["openai", "jsonl", "csv", "text"]
-Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
 
 
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +133,8 @@ def opened(path: str) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def _spooled(stream: BinaryIO, *, label: str) -> Iterator[Source]:
+    import tempfile  # noqa: PLC0415  (only pipes need it)
+
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(prefix="swarm-input-") as copy:
         while chunk := stream.read(_COPY_CHUNK):

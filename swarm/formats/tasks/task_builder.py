@@ -22,8 +22,7 @@ from swarm.formats.input.images import image_refs
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_object, need_text
 from swarm.formats.input.source import Format, InputItem, ReadOptions
 from swarm.formats.openai.requests import map_body
-from swarm.formats.tasks.fields import CONTENT_FIELDS, FIELD_NAMES, task_fields
-from swarm.formats.tasks.columns import build_request, compile_template
+from swarm.formats.tasks.columns import CONTENT_FIELDS, FIELD_NAMES, build_request, compile_template, task_fields
 
 DIGEST_BYTES = 16
 """128 bits: among 10 million items a false clash has a chance of 1 in 10^25, so none has to be looked at again."""

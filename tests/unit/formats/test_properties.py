@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from swarm.errors import InputError
 from swarm.formats.input.source import Format, ReadOptions
 from swarm.formats.output.writer import write_results
-from swarm.formats.tasks.fields import FIELD_NAMES
+from swarm.formats.tasks.columns import FIELD_NAMES
 from swarm.formats.tasks.scan import Draft, Repeats, drafts, validate
 from swarm.formats.tasks.task_builder import DIGEST_BYTES, unpack
 
