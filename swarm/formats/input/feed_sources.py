@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from swarm.core.workflow.feed import FeedLine, FeedState
 from swarm.errors import InputError
@@ -42,50 +42,58 @@ class _Cursor:
 
         Raises ``InputError`` for a text that is no UTF-8 from its first byte on.
         """
+        size = size or len(whole)
         self.number += 1
-        self.offset += len(whole) if size is None else size
+        self.offset += size
         raw = whole.rstrip(b"\r\n")
         if self.number == 1:
             raw = first_line(self._label, raw)
         if not raw or raw.isspace():
             return None
-        return FeedLine(self.number, raw, self.offset, len(whole) if size is None else size, digest_of(whole))
+        return FeedLine(self.number, raw, self.offset, size, digest_of(whole))
 
 
-def opened_at(path: str, state: FeedState) -> BinaryIO:
-    """The file, open at the cursor. Raises ``InputError`` for no such file, and for one that is not what it was."""
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed by who asked for it
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
-    if state.offset:
-        file.seek(max(0, state.offset - state.last_bytes))
-        if digest_of(file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
-            file.close()
-            raise changed(path, state.number)
-    file.seek(state.offset)
-    return file
-
-
-class FileLines:
+class _OpenFile:
     """A file from its cursor on; with ``follow`` it never ends, but grows."""
+
+    ended = False
+    """Read to its end, or to where nothing further can be read."""
+    fault: str | None = None
+    """Why nothing further can be read."""
 
     def __init__(self, path: str, state: FeedState, *, follow: bool) -> None:
         """Raises ``InputError`` when there is no such file, or when it is not the one the cursor belongs to."""
-        self._file = opened_at(path, state)
+        self._path = path
         self._follow = follow
-        self._ended = False
-        self._at = _Cursor(path, state.number, state.offset)
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by who asked for it
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+        try:
+            self._begin(state)
+        except InputError:
+            self._file.close()
+            raise
 
-    @property
-    def ended(self) -> bool:
-        """Read to its end."""
-        return self._ended
+    def _begin(self, state: FeedState) -> None:
+        """Go to the cursor."""
+        if state.offset:
+            self._file.seek(max(0, state.offset - state.last_bytes))
+            if digest_of(self._file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
+                raise changed(self._path, state.number)
+        self._file.seek(state.offset)
 
-    @property
-    def fault(self) -> str | None:
-        """A file has none."""
-        return None
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class FileLines(_OpenFile):
+    """The lines of a file."""
+
+    def _begin(self, state: FeedState) -> None:
+        super()._begin(state)
+        self._at = _Cursor(self._path, state.number, state.offset)
 
     def read(self) -> FeedLine | None:
         """The next line. One longer than ``MAX_LINE_BYTES`` comes cut, which no format takes for good."""
@@ -95,7 +103,7 @@ class FileLines:
                 self._file.seek(self._at.offset)  # its writer has not finished this line
                 return None
             if not whole:
-                self._ended = True
+                self.ended = True
                 return None
             size = len(whole)
             while len(whole) >= MAX_LINE_BYTES and (more := self._file.readline(_CHUNK)):
@@ -105,10 +113,6 @@ class FileLines:
             line = self._at.line(whole, size)
             if line is not None:
                 return line
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class CommandLines:
@@ -141,10 +145,9 @@ class CommandLines:
         """Its exit status, where that is not 0."""
         if not self.ended:
             return None
-        status = self._process.wait(STOP_S)
-        return (
-            None if status == 0 else f"the command ended with status {status}; run the feed again to resume where it stopped"
-        )
+        if (status := self._process.wait(STOP_S)) == 0:
+            return None
+        return f"the command ended with status {status}; run the feed again to resume where it stopped"
 
     def read(self) -> FeedLine | None:
         """The next line behind the cursor; None while none is there. Raises ``InputError`` if it prints other lines now."""
@@ -197,29 +200,17 @@ def changed(label: str, number: int) -> InputError:
     )
 
 
-class CsvRows:
-    """The rows below the header from the cursor on; a row may span lines. Its number is that of its last line.
+class CsvRows(_OpenFile):
+    """The rows below the header; a row may span lines. Its number is that of its last line.
 
     What is wrong with one row rejects that row; behind a broken quote no row can be told from the next, so the feed
     fails there and goes on, once the file is mended from that row on.
     """
 
-    def __init__(self, path: str, state: FeedState, *, follow: bool) -> None:
-        """Raises ``InputError`` for no such file, no header, or a file that is not the one the cursor belongs to."""
-        self._path = path
-        self._follow = follow
-        self._fault: str | None = None
-        self._ended = False
-        self._file = opened_at(path, state)
-        try:
-            self._read_header(state)
-        except InputError:
-            self._file.close()
-            raise
+    def _begin(self, state: FeedState) -> None:
+        """Read the header at the file's beginning; a fresh feed goes on behind it."""
+        super()._begin(state)
         csv.field_size_limit(MAX_LINE_BYTES)
-
-    def _read_header(self, state: FeedState) -> None:
-        """Read it at the file's beginning; a fresh feed goes on behind it."""
         self._file.seek(0)
         number, raw = 0, b"\n"
         while raw and not raw.strip():
@@ -237,19 +228,9 @@ class CsvRows:
         self._number, self._offset = (state.number, state.offset) if state.number else (number, self._file.tell())
         self._file.seek(self._offset)
 
-    @property
-    def ended(self) -> bool:
-        """Read to its end, or to where nothing further can be read."""
-        return self._ended
-
-    @property
-    def fault(self) -> str | None:
-        """Why nothing further can be read."""
-        return self._fault
-
     def read(self) -> FeedLine | None:
         """The next row that is not blank; None: there is none (with ``follow``: none whose writer has finished it)."""
-        while not self._ended:
+        while not self.ended:
             taken: list[bytes] = []
             row = self._row(taken)
             if row is None:
@@ -269,11 +250,11 @@ class CsvRows:
             if self._follow and not self._file.read(1):
                 row = None
             else:
-                self._ended = True
-                self._fault = f"line {self._number + 1}: not CSV: {error}; nothing behind it can be read"
+                self.ended = True
+                self.fault = f"line {self._number + 1}: not CSV: {error}; nothing behind it can be read"
                 return None
         if row is None or (self._follow and not taken[-1].endswith(b"\n")):
-            self._ended = not self._follow
+            self.ended = not self._follow
             self._file.seek(self._offset)
             return None
         return row
@@ -295,7 +276,3 @@ class CsvRows:
             shown = ", ".join(self._names[:8])
             raise FieldError("", f"has {len(row)} fields where the header has {len(self._names)} ({shown})")
         return dict(zip(self._names, row, strict=True))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
