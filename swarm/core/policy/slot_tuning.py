@@ -1,0 +1,308 @@
+"""How many requests at once: climbed or lowered on the batch's own requests, by tokens a second.
+
+One ``Tuning`` belongs to one model, on one card, for requests of about one length. It is a value: each function returns the
+next one, time is passed in.
+
+* A *sample* is the total rate that one ended request implies: requests in flight x its tokens / its seconds. It counts only
+  if the number in flight was the tuning's own for its whole life.
+* Levels are those of ``LADDER``, and the limit itself. Two are *told apart* once their difference exceeds the noise of both,
+  or enough samples say that there is none.
+* Climbing doubles as long as each doubling pays ``WORTH``; if the first step up does not pay, the way down is tried.
+* A settled tuning tries a neighbour now and then, less often each time that this changed nothing, and starts again when the
+  rate of its own level has drifted.
+* What ran out of memory lowers the limit for good.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+FIRST = 8
+"""Where a tuning starts that knows nothing, if the limit allows."""
+WORTH = 1.04
+"""A step up must give this much more: each request in flight costs memory and makes every answer later."""
+FREE = 0.985
+"""A step down may cost this much."""
+ENOUGH, PLENTY = 6, 32
+"""Samples that may already show a clear difference, and that settle a doubtful one."""
+NEAR = 0.1
+"""The mean number in flight during a request may be off by this much for its sample to count."""
+DRIFT = 0.15
+SURE = 3.0
+"""Standard errors that a drift must exceed as well."""
+LATE = 2.5
+"""A step up without any answer after this many times what it would take at the old rate is taken back."""
+MEMORY = 24
+"""Samples a mean remembers, about."""
+PROBE_SHARE, PROBE_SHARE_MAX = 20.0, 320.0
+"""A settled level is held at least this many times as long as a look at a neighbour takes."""
+HISTORY = 16
+
+Phase = Literal["here", "up", "down", "between", "held"]
+replace = msgspec.structs.replace
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """What is known of one level: mean rate in tokens/s, its variance, and the samples behind both."""
+
+    mean: float
+    var: float
+    n: int
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean, in tokens/s."""
+        return math.sqrt(self.var / min(self.n, MEMORY)) if self.n > 1 else self.mean
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """``slots`` is what to keep in flight now; ``best`` what is held when nothing is tried."""
+
+    slots: int
+    best: int
+    limit: int
+    """Never more than this."""
+    rates: Mapping[int, Rate] = msgspec.field(default_factory=dict)
+    trying: Phase = "here"
+    climbed: bool = False
+    """A step up has paid since the last start: the way down is known already."""
+    since_s: float = 0.0
+    """When ``slots`` took effect."""
+    step_s: float = 0.0
+    """How long the last look at another level took."""
+    patience: float = PROBE_SHARE
+    looks: int = 0
+    recent: tuple[float, ...] = ()
+    """The last samples of the held level, in tokens/s."""
+    history: tuple[tuple[int, float], ...] = ()
+    """Level and tokens/s, as they were left; the newest last."""
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is being tried."""
+        return self.trying == "held"
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the level that is kept now, lately; 0 while unknown."""
+        if len(self.recent) >= ENOUGH:
+            return sum(self.recent) / len(self.recent)
+        return self.rates[self.slots].mean if self.slots in self.rates else 0.0
+
+    @property
+    def best_tokens_per_s(self) -> float:
+        """Of the best level; 0 while unknown."""
+        return self.rates[self.best].mean if self.best in self.rates else 0.0
+
+    @property
+    def wants_more(self) -> float:
+        """What the last step up to the limit gave, as a factor; 0 where the limit does not stand in the way."""
+        if self.best < self.limit or self.best not in self.rates or self.rates[self.best].n < ENOUGH:
+            return 0.0
+        lower = [level for level in self.rates if level < self.best and self.rates[level].n >= ENOUGH]
+        gain = self.rates[self.best].mean / self.rates[max(lower)].mean if lower else 0.0
+        return gain if gain >= WORTH else 0.0
+
+
+def start(limit: int, *, first: int = FIRST, now_s: float = 0.0) -> Tuning:
+    """A tuning that knows nothing yet."""
+    slots = _at_most(min(first, limit), limit)
+    return Tuning(slots=slots, best=slots, limit=max(1, limit), since_s=now_s)
+
+
+def limited(tuning: Tuning, limit: int, now_s: float) -> Tuning:
+    """The same under another limit. What is held climbs on if the limit stood in its way and stands higher now."""
+    limit = max(1, limit)
+    if limit == tuning.limit:
+        return tuning
+    climbs = limit > tuning.limit and tuning.settled and tuning.best == tuning.limit
+    rates = {level: rate for level, rate in tuning.rates.items() if level <= limit}
+    tuning = replace(tuning, limit=limit, rates=rates)
+    if tuning.best > limit or tuning.slots > limit:
+        best = max(rates, key=lambda level: rates[level].mean, default=_at_most(limit, limit))
+        return replace(tuning, slots=best, best=best, trying="here", since_s=now_s, recent=())
+    if climbs and (up := _up(tuning)) is not None:
+        return _moved(tuning, up, "up", now_s)
+    return tuning
+
+
+def out_of_memory(tuning: Tuning, slots: int, now_s: float) -> Tuning:
+    """``slots`` did not fit: nothing from there on is tried again."""
+    return limited(tuning, min(tuning.limit, below(slots)), now_s)
+
+
+def below(slots: int) -> int:
+    """The next lower level; 1 at the least."""
+    return max((level for level in LADDER if level < slots), default=1)
+
+
+def sampled(tuning: Tuning, in_flight: float, tokens_s: float, *, began_s: float, now_s: float) -> Tuning:
+    """One ended request, beside which ``in_flight`` ran on average, itself included. Returns what to do from now on.
+
+    ``tokens_s``: its own tokens over its own seconds.
+    """
+    if began_s < tuning.since_s or abs(in_flight / tuning.slots - 1) > NEAR or tokens_s <= 0:
+        return tuning
+    total_s = tuning.slots * tokens_s
+    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: _mixed(tuning.rates.get(tuning.slots), total_s)})
+    return _held(tuning, total_s, now_s) if tuning.settled else _tried(tuning, now_s)
+
+
+def overdue_s(tuning: Tuning, tokens: float) -> float | None:
+    """When a step up is given up for want of answers (clock seconds): ``tokens`` is what a request has on average.
+
+    Beyond the memory of a card answers come many times slower: waiting for enough of them would cost more than knowing.
+    """
+    known = tuning.rates.get(tuning.slots)
+    if tuning.trying not in {"up", "between"} or (known is not None and known.n >= ENOUGH):
+        return None
+    return tuning.since_s + LATE * tuning.slots * tokens / tuning.rates[tuning.best].mean
+
+
+def overdue(tuning: Tuning, now_s: float) -> Tuning:
+    """The step up is taken back; what it was expected to give at most is put on record."""
+    old = tuning.rates[tuning.best]
+    slow = Rate(old.mean / LATE, (0.1 * old.mean) ** 2, ENOUGH)
+    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: slow})
+    return _after_up(tuning, 1 / LATE, now_s) if tuning.trying == "up" else _settled(tuning, tuning.best, now_s)
+
+
+def words(tuning: Tuning) -> str:
+    """``8 slots: 310 tokens/s; 16 gave 316``: what is known of the best level and of its nearest neighbours."""
+    if tuning.best not in tuning.rates:
+        return f"{_slots(tuning.best)}: not measured yet"
+    higher = [level for level in tuning.rates if level > tuning.best]
+    lower = [level for level in tuning.rates if level < tuning.best]
+    near = [*([min(higher)] if higher else []), *([max(lower)] if lower and not higher else [])]
+    parts = [f"{_slots(tuning.best)}: {tuning.best_tokens_per_s:.4g} tokens/s"]
+    parts += [f"{level} gave {tuning.rates[level].mean:.4g}" for level in near]
+    if tuning.slots != tuning.best:
+        parts.append(f"{tuning.slots} being tried")
+    return "; ".join(parts)
+
+
+def _slots(number: int) -> str:
+    return "1 slot" if number == 1 else f"{number} slots"
+
+
+def _mixed(rate: Rate | None, tokens_s: float) -> Rate:
+    if rate is None:
+        return Rate(tokens_s, (0.1 * tokens_s) ** 2, 1)
+    part = 1 / min(rate.n + 1, MEMORY)
+    off = tokens_s - rate.mean
+    return Rate(rate.mean + part * off, (1 - part) * (rate.var + part * off * off), rate.n + 1)
+
+
+def _told_apart(new: Rate, old: Rate) -> bool:
+    if new.n >= PLENTY:
+        return True
+    noise = math.hypot(new.error, old.error)
+    edges = (abs(new.mean - WORTH * old.mean), abs(new.mean - FREE * old.mean))
+    return new.n >= ENOUGH and min(edges) > 2.0 * noise
+
+
+def _levels(limit: int) -> list[int]:
+    return [*(level for level in LADDER if level < limit), limit]
+
+
+def _at_most(wanted: int, limit: int) -> int:
+    return max((level for level in _levels(max(1, limit)) if level <= max(1, wanted)), default=1)
+
+
+def _up(tuning: Tuning) -> int | None:
+    """The level at twice the best, or the highest the limit allows."""
+    up = _at_most(2 * tuning.best, tuning.limit)
+    return up if up > tuning.best else None
+
+
+def _down(tuning: Tuning) -> int | None:
+    lower = [level for level in LADDER if level < tuning.best and 2 * level >= tuning.best]
+    return lower[0] if lower else None
+
+
+def _between(low: int, high: int) -> int | None:
+    inside = [level for level in LADDER if low < level < high]
+    return inside[len(inside) // 2] if inside else None
+
+
+def _moved(tuning: Tuning, slots: int, trying: Phase, now_s: float) -> Tuning:
+    """Keep another number in flight; what was known of it is measured anew, unless it is the one to be held."""
+    fresh = {level: rate for level, rate in tuning.rates.items() if level != slots or trying == "held"}
+    history = tuning.history
+    if tuning.slots in tuning.rates:
+        history = (*history, (tuning.slots, round(tuning.tokens_per_s, 3)))[-HISTORY:]
+    step_s = now_s - tuning.since_s
+    return replace(tuning, slots=slots, trying=trying, since_s=now_s, step_s=step_s, rates=fresh, recent=(), history=history)
+
+
+def _tried(tuning: Tuning, now_s: float) -> Tuning:
+    new = tuning.rates[tuning.slots]
+    if tuning.trying == "here":
+        up = _up(tuning)
+        if new.n < ENOUGH:
+            return tuning
+        return _moved(tuning, up, "up", now_s) if up is not None else _try_down(tuning, now_s)
+    old = tuning.rates[tuning.best]
+    if not _told_apart(new, old):
+        return tuning
+    gain = new.mean / old.mean
+    if tuning.trying == "up":
+        return _after_up(tuning, gain, now_s)
+    if tuning.trying == "down" and gain >= FREE:
+        return _try_down(replace(tuning, best=tuning.slots, patience=PROBE_SHARE), now_s)
+    return _settled(tuning, tuning.slots if tuning.trying == "between" and gain > 1.0 else tuning.best, now_s)
+
+
+def _after_up(tuning: Tuning, gain: float, now_s: float) -> Tuning:
+    if gain >= WORTH:
+        tuning = replace(tuning, best=tuning.slots, climbed=True, patience=PROBE_SHARE)
+        up = _up(tuning)
+        return _moved(tuning, up, "up", now_s) if up is not None else _settled(tuning, tuning.slots, now_s)
+    between = _between(tuning.best, tuning.slots)
+    if gain < FREE and between is not None and tuning.climbed:
+        return _moved(tuning, between, "between", now_s)
+    return _settled(tuning, tuning.best, now_s) if tuning.climbed else _try_down(tuning, now_s)
+
+
+def _try_down(tuning: Tuning, now_s: float) -> Tuning:
+    down = _down(tuning)
+    return _moved(tuning, down, "down", now_s) if down is not None else _settled(tuning, tuning.best, now_s)
+
+
+def _settled(tuning: Tuning, best: int, now_s: float) -> Tuning:
+    patience = PROBE_SHARE if best != tuning.best else min(tuning.patience * 2, PROBE_SHARE_MAX)
+    return replace(_moved(tuning, best, "held", now_s), best=best, patience=patience)
+
+
+def _held(tuning: Tuning, tokens_s: float, now_s: float) -> Tuning:
+    tuning = replace(tuning, recent=(*tuning.recent, tokens_s)[-MEMORY:])
+    if _drifted(tuning.recent, tuning.rates[tuning.best]):
+        fresh = start(tuning.limit, first=tuning.best, now_s=now_s)
+        return replace(fresh, history=(*tuning.history, (tuning.best, round(tuning.best_tokens_per_s, 3)))[-HISTORY:])
+    if now_s - tuning.since_s < tuning.patience * max(tuning.step_s, 1.0):
+        return tuning
+    up, down = _up(tuning), _down(tuning)
+    order = (up, down) if tuning.looks % 2 == 0 else (down, up)
+    target = next((one for one in order if one is not None), None)
+    if target is None:
+        return replace(tuning, since_s=now_s)
+    tuning = replace(tuning, looks=tuning.looks + 1, climbed=True)
+    return _moved(tuning, target, "up" if target > tuning.best else "down", now_s)
+
+
+def _drifted(recent: tuple[float, ...], known: Rate) -> bool:
+    """The last few samples, or the last many, are off by more than noise explains."""
+    for number in (ENOUGH, MEMORY):
+        if len(recent) < number:
+            return False
+        last = recent[-number:]
+        noise = SURE * statistics.stdev(last) / math.sqrt(number)
+        if abs(statistics.fmean(last) - known.mean) > max(DRIFT * known.mean, noise):
+            return True
+    return False
