@@ -103,6 +103,12 @@ class ModelNotFound(ModelServerError):
     exit_code = EXIT_USAGE
 
 
+class ModelFileInvalid(ModelServerError):
+    """A file of a model is missing or not what it should be; the message names it."""
+
+    exit_code = EXIT_USAGE
+
+
 class ModelDoesNotFit(ModelServerError):
     """No worker can serve this model as things are; the message has the numbers."""
 
