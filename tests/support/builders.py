@@ -12,7 +12,16 @@ from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.placement.demand import load_id
 from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
-from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus, WorkerTally
+from swarm.core.worker import (
+    Heartbeat,
+    ModelTally,
+    ProcessIdentity,
+    SlotView,
+    TunedSlots,
+    WorkerRow,
+    WorkerStatus,
+    WorkerTally,
+)
 
 NOON = "2026-02-07T12:00:00.000+01:00"
 MODEL = "llama3.2:3b"
@@ -48,6 +57,7 @@ def a_heartbeat(
     learned: dict[str, ModelTally] | None = None,
     refused: dict[str, str] | None = None,
     cleared: dict[str, int] | None = None,
+    tuned: dict[str, TunedSlots] | None = None,
     completed: int = 0,
 ) -> Heartbeat:
     """A heartbeat of a worker that holds ``holding`` (None: cold)."""
@@ -66,6 +76,7 @@ def a_heartbeat(
         models=learned or {},
         refused=refused or {},
         cleared=cleared or {},
+        tuned=tuned or {},
         tally=WorkerTally(completed=completed),
     )
 
@@ -90,6 +101,7 @@ def a_worker(
     load_failed_s: dict[str, float] | None = None,
     refused: dict[str, str] | None = None,
     cleared: dict[str, int] | None = None,
+    tuned: dict[str, TunedSlots] | None = None,
     completed: int = 0,
     gpu: int = 0,
 ) -> WorkerView:
@@ -104,6 +116,7 @@ def a_worker(
         learned=learned,
         refused=refused,
         cleared=cleared,
+        tuned=tuned,
         completed=completed,
     )
     return WorkerView(

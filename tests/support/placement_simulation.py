@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.placement.eta import work_eta_s
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn, WithdrawResource
 from swarm.core.snapshot import ClaimView, LaneView, ResourceTask, SwarmSnapshot, WorkerView
@@ -55,6 +56,8 @@ class SimCard:
     """The model of the task it runs."""
     ordered: Order | None = None
     resource_seq: int = 0
+    speed: float = 1.0
+    """So many times as fast as the tasks' seconds say."""
     learned: dict[str, ModelTally] = field(default_factory=dict)
 
     @property
@@ -64,15 +67,23 @@ class SimCard:
 
 
 class Sim(ABC):
-    """Cards, arrivals and a clock; a policy says what a free card does next. ``run`` ends when all tasks are done."""
+    """Cards, arrivals and a clock; a policy says what a free card does next. ``run`` ends when all tasks are done.
+
+    ``cards``: their number, or the speed of each.
+    """
 
     def __init__(
-        self, arrivals: Sequence[Arrival], *, cards: int = 8, load_s: float = LOAD_S, settings: Settings | None = None
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        cards: int | Sequence[float] = 8,
+        load_s: float = LOAD_S,
+        settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.load_s = load_s
         self.now = 0.0
-        self.cards = [SimCard(f"worker-{n}") for n in range(1, cards + 1)]
+        self.cards = [SimCard(f"worker-{n}", speed=speed) for n, speed in enumerate(speeds_of(cards), 1)]
         self.models = tuple(sorted({a.model for a in arrivals}))
         self.queue: dict[str, deque[Arrival]] = {m: deque() for m in self.models}
         self.waits = dict.fromkeys(self.models, 0.0)
@@ -119,7 +130,7 @@ class Sim(ABC):
         """The card is busy with it."""
         card.running = arrival.model
         self.waits[arrival.model] = max(self.waits[arrival.model], self.now - arrival.when_s)
-        self.at(self.now + arrival.seconds, lambda: self._done(card, arrival))
+        self.at(self.now + arrival.seconds / card.speed, lambda: self._done(card, arrival))
 
     def _arrive(self, arrival: Arrival) -> Callable[[], None]:
         return lambda: self.queue[arrival.model].append(arrival)
@@ -139,7 +150,7 @@ class Sim(ABC):
         self._left -= 1
         known = card.learned.get(arrival.model, ModelTally())
         card.learned[arrival.model] = msgspec.structs.replace(
-            known, completed=known.completed + 1, busy_s=known.busy_s + arrival.seconds
+            known, completed=known.completed + 1, busy_s=known.busy_s + arrival.seconds / card.speed
         )
 
 
@@ -147,13 +158,21 @@ class Swarm(Sim):
     """The real thing: ``decide`` orders loads, workers obey them and else run what suits the model they hold."""
 
     def __init__(
-        self, arrivals: Sequence[Arrival], *, cards: int = 8, load_s: float = LOAD_S, settings: Settings | None = None
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        cards: int | Sequence[float] = 8,
+        load_s: float = LOAD_S,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__(arrivals, cards=cards, load_s=load_s, settings=settings)
         self._unserved = dict.fromkeys(self.models, 0.0)
+        self.etas: list[tuple[float, float | None]] = []
+        """At each tick: when, and the seconds that the rest was expected to take."""
 
     def tick(self) -> None:
         """One turn of the brain."""
+        self.etas.append((self.now, work_eta_s(self.snapshot(), self.settings)))
         for model in self.models:
             if not self.queue[model] or any(c.model == model for c in self.cards):
                 self._unserved[model] = self.now
@@ -210,7 +229,12 @@ class FirstCome(Sim):
     """A free card takes the oldest task there is and loads what it needs, as a plain queue in front of servers does."""
 
     def __init__(
-        self, arrivals: Sequence[Arrival], *, cards: int = 8, load_s: float = LOAD_S, settings: Settings | None = None
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        cards: int | Sequence[float] = 8,
+        load_s: float = LOAD_S,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__(arrivals, cards=cards, load_s=load_s, settings=settings)
         self._number = {id(arrival): n for n, arrival in enumerate(arrivals)}
@@ -244,9 +268,14 @@ class RoundRobin(Sim):
             self.start_task(card, self.queue[dealt].popleft())
 
 
-def lower_bound_s(arrivals: Sequence[Arrival], *, cards: int = 8, load_s: float = LOAD_S) -> float:
-    """Nobody can be done sooner: all work spread evenly, after one load."""
-    return sum(a.seconds for a in arrivals) / cards + load_s
+def speeds_of(cards: int | Sequence[float]) -> Sequence[float]:
+    """The speed of each card; a number stands for so many equal ones."""
+    return [1.0] * cards if isinstance(cards, int) else cards
+
+
+def lower_bound_s(arrivals: Sequence[Arrival], *, cards: int | Sequence[float] = 8, load_s: float = LOAD_S) -> float:
+    """Nobody can be done sooner: all work spread by speed, after one load."""
+    return sum(a.seconds for a in arrivals) / sum(speeds_of(cards)) + load_s
 
 
 def skewed(seed: int, weights: Sequence[float], count: int = 600, *, when_s: float = 0.0) -> list[Arrival]:

@@ -14,6 +14,7 @@ from swarm.cli.views.task_rows import ActiveRow, active_rows
 from swarm.cli.views.worker_rows import CardRow, WorkerLine, busy_rates, card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
+from swarm.core.placement.eta import work_eta_s
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
 from swarm.core.snapshot import SwarmSnapshot
@@ -38,7 +39,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     tasks_per_s: float | None
     tokens_out_per_s: float | None
     eta_s: float | None
-    """Until what waits and runs is done; None while nothing runs."""
+    """Until the llm work that waits and runs is done, by each card's own speed; None while nothing runs, or unknown."""
     completed: int
     """By the workers that live now, in their lives."""
 
@@ -104,11 +105,11 @@ def status(
         active=active_rows(snapshot, settings),
         lanes=lane_rows(snapshot),
         queue=queue,
-        throughput=throughput(snapshot, queue),
+        throughput=throughput(snapshot, settings),
     )
 
 
-def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
+def throughput(snapshot: SwarmSnapshot, settings: Settings) -> Throughput:
     """Busy slots over learned seconds per request, summed over the workers that live."""
     tasks = tokens = 0.0
     completed = 0
@@ -118,11 +119,10 @@ def throughput(snapshot: SwarmSnapshot, queue: QueueStats) -> Throughput:
         completed += view.heartbeat.tally.completed
         rates = busy_rates(view)
         tasks, tokens = tasks + rates[0], tokens + rates[1]
-    left = queue.pending.by_class.get("llm", 0) + queue.processing
     return Throughput(
         tasks_per_s=tasks or None,
         tokens_out_per_s=tokens or None,
-        eta_s=left / tasks if tasks and left else None,
+        eta_s=work_eta_s(snapshot, settings) if tasks else None,
         completed=completed,
     )
 

@@ -12,6 +12,7 @@ from swarm.cli.render import Block, Cell, Line, Table, columns, state_cell
 from swarm.cli.units import duration
 from swarm.core.health.liveness import workers_of
 from swarm.core.lanes import parse_lane
+from swarm.core.placement.speeds import Speeds, eta_s, speeds
 from swarm.core.snapshot import LaneView, SwarmSnapshot
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LaneRow(msgspec.Struct, frozen=True, kw_only=True):
     loaded_on: tuple[str, ...]
     """Workers that hold its model."""
     eta_s: float | None
-    """Seconds until the last of them is done, by those workers at their measured speed; None while unknown."""
+    """Seconds until the last of them is done, by those workers, each at its own speed; None while unknown."""
 
 
 def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:
@@ -86,27 +87,24 @@ def queue_stats(counts: Counts, *, stuck_tasks: int) -> QueueStats:
 
 def lane_rows(snapshot: SwarmSnapshot) -> tuple[LaneRow, ...]:
     """Every lane with waiting tasks, the fullest first."""
-    rows = [_lane_row(lane, snapshot) for lane in snapshot.lanes if lane.pending]
+    learned = speeds(snapshot)
+    rows = [_lane_row(lane, snapshot, learned) for lane in snapshot.lanes if lane.pending]
     return tuple(sorted(rows, key=lambda row: (-row.waiting, row.lane)))
 
 
-def _lane_row(lane: LaneView, snapshot: SwarmSnapshot) -> LaneRow:
-    views = [v for v in workers_of(snapshot) if v.alive and v.heartbeat]
-    holders = [v for v in views if lane.model is not None and v.heartbeat and v.heartbeat.model == lane.model]
-    per_s = 0.0
-    for view in holders:
-        tally = view.heartbeat.models.get(lane.model) if view.heartbeat and lane.model else None
-        ended = tally.completed + tally.failed if tally else 0
-        if tally and ended and tally.busy_s > 0:
-            per_s += (view.row.llm_slots if view.row else 1) * ended / tally.busy_s
+def _lane_row(lane: LaneView, snapshot: SwarmSnapshot, learned: Speeds) -> LaneRow:
+    model = lane.model or ""
+    holders = [v.name for v in workers_of(snapshot) if v.alive and v.heartbeat and model and v.heartbeat.model == model]
+    running = sum(c.worker in holders and c.model == model and c.task_class == "llm" for c in snapshot.claims)
+    known = learned.measured(model)
     return LaneRow(
         lane=lane.lane,
         task_class=str(lane.task_class),
         model=lane.model,
         waiting=lane.pending,
         oldest_s=lane.oldest_wait_s,
-        loaded_on=tuple(v.name for v in holders),
-        eta_s=lane.pending / per_s if per_s else None,
+        loaded_on=tuple(holders),
+        eta_s=eta_s(lane.pending, running, (learned.per_s(name, model) for name in holders)) if known else None,
     )
 
 

@@ -1,10 +1,11 @@
 """Which worker should hold which model.
 
-In order: what is loaded or being loaded stays; cold workers are given to the model with most work per slot; workers
-whose own model has nothing waiting go where their help is worth a load; a model nobody holds takes a card from one
-with several, or from anybody past ``max_wait_s``; last, cards move while that shortens the slower of two models by more
-than a load. The steps are repeated until nothing moves, so that deciding again on the result changes nothing; each move
-settles a card, which bounds it. Everything is deterministic: ties go to the first name.
+In order: what is loaded or being loaded stays; cold workers, the fastest first, are given to the model that is
+slowest to clear; workers whose own model has nothing waiting go where their help is worth a load; a model nobody
+holds takes a card from one with several, or from anybody past ``max_wait_s``; last, cards move while that shortens
+the slower of two models by more than a load. The steps are repeated until nothing moves, so that deciding again on
+the result changes nothing; each move settles a card, which bounds it. Everything is deterministic: ties go to the
+first name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import misfit
+from swarm.core.placement.speeds import Speeds, eta_s, speeds
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 
@@ -26,7 +28,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """A worker ready for llm work, with its card."""
 
     name: str
-    slots: int
+    speeds: Speeds
     busy: int
     """Slots in use, as far as is known."""
     holds: str | None
@@ -46,11 +48,20 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def free(self) -> int:
         """Slots that would take waiting tasks of its model; one that is about to load counts whole."""
-        return max(0, self.slots - self.busy) if self.model == self.holds else self.slots
+        slots = self.speeds.slots(self.name, self.model or "")
+        return max(0, slots - self.busy) if self.model == self.holds else slots
+
+    def per_s(self, model: str) -> float:
+        """Tasks of this model that it does, or would do, a second."""
+        return self.speeds.per_s(self.name, model)
+
+    def task_s(self, model: str) -> float:
+        """Seconds that one of them takes here."""
+        return self.speeds.task_s(self.name, model)
 
 
 class Board:
-    """Cards and demand, with the sums placement asks for. Lives for one call; seconds and slots throughout."""
+    """Cards and demand, with the sums placement asks for. Lives for one call; seconds and tasks per second throughout."""
 
     def __init__(self, demand: dict[str, Demand], cards: Iterable[Card]) -> None:
         self.demand = demand
@@ -69,15 +80,18 @@ class Board:
         trying = self.on(model)
         return bool(trying) and not self.demand[model].proven and all(card.holds != model for card in trying)
 
-    def slots(self, model: str) -> int:
-        """Slots of those cards."""
-        return sum(c.slots for c in self.on(model))
+    def clear_s(self, model: str, *, without: Card | None = None) -> float:
+        """Seconds until this model's work is done by the cards it is on, each at its own speed; infinite without any."""
+        demand = self.demand.get(model)
+        cards = [c for c in self.on(model) if c is not without]
+        found_s = eta_s(demand.waiting, demand.running, (c.per_s(model) for c in cards)) if demand else 0.0
+        return math.inf if found_s is None or not cards else found_s
 
-    def clear_s(self, model: str, *, slots: int | None = None) -> float:
-        """Seconds until this model's work is done at its present slots (or that many); infinite without any."""
-        slots = self.slots(model) if slots is None else slots
-        work_s = self.demand[model].work_s if model in self.demand else 0.0
-        return work_s / slots if slots > 0 else math.inf
+    def outlasts(self, model: str, card: Card, start_s: float) -> bool:
+        """Whether a task that this card could begin after ``start_s`` would end before the others have cleared the model."""
+        fastest_s = min((c.task_s(model) for c in self.on(model)), default=0.0)
+        late_s = max(0.0, card.task_s(model) - fastest_s) if fastest_s else 0.0
+        return self.clear_s(model) > start_s + late_s
 
     def waiting(self, model: str | None) -> int:
         """Waiting tasks of a model."""
@@ -111,7 +125,8 @@ def desired(snapshot: SwarmSnapshot, settings: Settings) -> dict[str, Want]:
     ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
     demand = demands(snapshot)
     tasks = outstanding(snapshot)
-    board = Board(demand, [_card(w, tasks.get(w.name, ()), demand, snapshot, settings) for w in ready])
+    learned = speeds(snapshot)
+    board = Board(demand, [_card(w, learned, tasks.get(w.name, ()), demand, snapshot, settings) for w in ready])
     for _ in ready:
         before = tuple(board.cards)
         _fill_cold(board, settings)
@@ -124,15 +139,19 @@ def desired(snapshot: SwarmSnapshot, settings: Settings) -> dict[str, Want]:
 
 
 def _card(
-    view: WorkerView, tasks: tuple[Outstanding, ...], demand: dict[str, Demand], snapshot: SwarmSnapshot, settings: Settings
+    view: WorkerView,
+    learned: Speeds,
+    tasks: tuple[Outstanding, ...],
+    demand: dict[str, Demand],
+    snapshot: SwarmSnapshot,
+    settings: Settings,
 ) -> Card:
     """A worker as placement sees it, on its present model or the one it is about to load."""
     assert view.heartbeat is not None
-    assert view.row is not None
     holds = view.heartbeat.model
     card = Card(
         name=view.name,
-        slots=view.row.llm_slots,
+        speeds=learned,
         busy=sum(c.worker == view.name and c.task_class == TaskClass.LLM for c in snapshot.claims),
         holds=holds,
         held_s=view.held_s,
@@ -155,23 +174,28 @@ def _fill_cold(board: Board, settings: Settings) -> None:
     """A cold worker gets a model at once, as long as more tasks wait than placed slots would take."""
     while True:
         cold = [c for c in board.cards if c.model is None and not c.pinned]
-        pairs = ((d, c) for d in board.needy(settings.brain.max_wait_s) for c in cold if d.model not in c.refused)
-        demand, card = next(pairs, (None, None))
+        pairs = ((d, c) for d in board.needy(settings.brain.max_wait_s) for c in _fastest_first(cold, d.model))
+        demand, card = next(((d, c) for d, c in pairs if board.outlasts(d.model, c, 0.0)), (None, None))
         if demand is None or card is None:
             return
         board.give(card, demand.model, f"{card.name} holds no model and {demand.waiting} tasks wait for {demand.model}")
 
 
+def _fastest_first(cards: list[Card], model: str) -> list[Card]:
+    """Those of these cards that may be given the model."""
+    return sorted((c for c in cards if model not in c.refused), key=lambda c: -c.per_s(model))
+
+
 def _move_spare(board: Board, settings: Settings) -> None:
-    """A worker whose own model has nothing waiting goes where the work outlasts a load."""
-    for card in board.movable():
+    """A worker whose own model has nothing waiting goes where the work outlasts a load; the fastest goes first."""
+    for card in sorted(board.movable(), key=lambda c: (c.busy, c.speeds.factor(c.name))):
         if board.waiting(card.model):
             continue
         for demand in board.needy(settings.brain.max_wait_s):
             if board.costs_too_much(demand.model):
                 continue
-            own_s = board.demand[card.model].task_s if card.busy and card.model in board.demand else 0.0
-            if demand.model not in card.refused and board.clear_s(demand.model) > demand.load_s + own_s:
+            own_s = card.task_s(card.model) if card.busy and card.model in board.demand else 0.0
+            if demand.model not in card.refused and board.outlasts(demand.model, card, demand.load_s + own_s):
                 why = f"no task waits for {card.model} and {demand.waiting} tasks wait for {demand.model}"
                 board.give(card, demand.model, why)
                 break
@@ -221,20 +245,21 @@ def _gain_s(board: Board, card: Card, model: str) -> float:
     """Seconds by which the slower of two models ends sooner if this card moves; 0 where that does not pay."""
     own = card.model
     load_s = board.demand[model].load_s
-    slots = board.slots(model)
+    before_s = board.clear_s(model)
     if (
         board.costs_too_much(model)
         or own is None
         or own == model
         or model in card.refused
         or len(board.on(own)) < 2
-        or not slots
+        or not board.on(model)
         or card.held_s < load_s
+        or not board.outlasts(model, card, load_s)
     ):
         return 0.0
-    before_s = board.clear_s(model)
-    after_s = load_s + max(0.0, before_s - load_s) * slots / (slots + card.slots)
-    own_after_s = board.clear_s(own, slots=board.slots(own) - card.slots)
+    per_s = sum(c.per_s(model) for c in board.on(model))
+    after_s = load_s + max(0.0, before_s - load_s) * per_s / (per_s + card.per_s(model))
+    own_after_s = board.clear_s(own, without=card)
     gain_s = before_s - max(after_s, own_after_s)
     return gain_s if gain_s > GAIN_LOADS * load_s else 0.0
 

@@ -90,7 +90,7 @@ def test_who_said_goodbye_and_left_nothing_behind_has_stopped_not_died(reason, h
 
 
 def test_throughput_is_unknown_while_nothing_runs():
-    idle = throughput(swarm(worker("w")), queue_stats(BUSY, stuck_tasks=0))
+    idle = throughput(swarm(worker("w")), SETTINGS)
     assert (idle.tasks_per_s, idle.eta_s) == (None, None)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from swarm.config.settings import BrainSettings, Settings
 from swarm.core.placement import placement
+from swarm.core.placement.speeds import Speeds
+from swarm.core.worker import ModelTally
+from tests.support.builders import a_snapshot, a_worker, llm_waiting
 from tests.support.placement_simulation import (
     LOAD_S,
     MODELS,
@@ -83,3 +87,73 @@ def test_one_card_shared_by_three_models_does_not_thrash():
 def test_few_tasks_load_few_cards():
     _, sim = ratio(at_once(2, "a:1"))
     assert sim.loads == 2
+
+
+class Alike(Speeds):
+    """What a swarm would take its cards for that learns one mean per model."""
+
+    def task_s(self, worker, model):
+        return self._base.get(model, 1.0)
+
+
+UNEQUAL = {
+    "half of them twice as fast": (2, 2, 2, 2, 1, 1, 1, 1),
+    "a mixed box": (4, 4, 2, 2, 1, 1, 0.5, 0.5),
+    "three": (4, 1, 1),
+}
+
+
+@pytest.mark.parametrize("cards", UNEQUAL.values(), ids=UNEQUAL)
+def test_unequal_cards_end_sooner_and_load_no_more_than_if_taken_for_equal(cards, monkeypatch):
+    def ends():
+        cases = [skewed(seed, weights) for weights in ((70, 20, 10), (34, 33, 33)) for seed in range(4)]
+        found = [ratio(arrivals, cards=cards) for arrivals in cases]
+        return [took for took, _ in found], sum(sim.loads for _, sim in found)
+
+    ratios, loads = ends()
+    assert max(ratios) <= 1.15, ratios
+    monkeypatch.setattr(placement, "speeds", lambda snapshot: Alike(snapshot.workers))
+    plain, plain_loads = ends()
+    assert sum(ratios) < sum(plain)
+    assert loads <= plain_loads
+
+
+@pytest.mark.parametrize("cards", [(2, 1), (1, 1), (4, 1, 1), (0.5, 1, 1, 2)])
+def test_the_end_is_foretold_with_cards_of_any_speed(cards):
+    """Five seconds after the last load, and at a half: the rest takes what was said, within a twentieth."""
+    sim = Swarm(skewed(3, (1, 0, 0), count=200 * len(cards)), cards=cards)
+    end_s = sim.run()
+    for share in (0.2, 0.5):
+        when_s, eta_s = next((at, eta) for at, eta in sim.etas if at >= share * end_s)
+        assert eta_s == pytest.approx(end_s - when_s, rel=0.05), (share, when_s, end_s)
+
+
+def test_the_end_of_several_models_is_foretold_although_cards_will_move():
+    sim = Swarm(skewed(1, (70, 20, 10), count=2000), cards=(2, 2, 1, 1))
+    end_s = sim.run()
+    when_s, eta_s = next((at, eta) for at, eta in sim.etas if at >= 0.3 * end_s)
+    assert eta_s == pytest.approx(end_s - when_s, rel=0.05)
+
+
+def test_the_fastest_card_gets_the_model_with_most_work():
+    fast, slow = learned_on("worker-2", 0.5), learned_on("worker-1", 1.0)
+    lanes = [llm_waiting(100, "a:1"), llm_waiting(900, "b:1")]
+    wants = placement.desired(a_snapshot(workers=[slow, fast], lanes=lanes), Settings())
+    assert {name: want.model for name, want in wants.items()} == {"worker-2": "b:1", "worker-1": "a:1"}
+
+
+def learned_on(name, task_s):
+    """A cold worker that ran another model at this speed."""
+    return a_worker(name, learned={"z:1": ModelTally(completed=500, busy_s=500 * task_s)})
+
+
+def test_a_card_so_slow_that_it_would_end_last_gets_no_model():
+    busy = a_worker("worker-1", holding="a:1", learned={"a:1": ModelTally(completed=500, busy_s=500.0)})
+    slow = learned_on("worker-2", 1.0)
+    slow = msgspec.structs.replace(
+        slow, heartbeat=msgspec.structs.replace(slow.heartbeat, models={"a:1": ModelTally(completed=500, busy_s=10000.0)})
+    )
+    few = a_snapshot(workers=[busy, slow], lanes=[llm_waiting(10, "a:1")])
+    assert placement.desired(few, Settings())["worker-2"].model is None
+    many = a_snapshot(workers=[busy, slow], lanes=[llm_waiting(100, "a:1")])
+    assert placement.desired(many, Settings())["worker-2"].model == "a:1"
