@@ -16,8 +16,7 @@ from swarm.brain.apply import Applied, Effects
 from swarm.brain.observe import Observer
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
-from swarm.core.explain.monitor import has_work, monitor_line, stuck_line
-from swarm.core.health.liveness import stuck, workers_of
+from swarm.core.health.liveness import monitor_line, stuck, stuck_line, workers_of
 from swarm.core.histogram import TICK_BOUNDS_S, empty
 from swarm.core.policy.decide import DROP_IN_QUIET_S, decide
 from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask, Warn
@@ -78,7 +77,7 @@ class Announcer:
         line = monitor_line(snapshot, self._settings)
         since_s = snapshot.mono_s - self._said_s
         changed = line != self._line and since_s >= MONITOR_GAP_S
-        if changed or (has_work(snapshot) and since_s >= self._settings.brain.monitor_s):
+        if changed or (snapshot.has_work and since_s >= self._settings.brain.monitor_s):
             self._log.info("%s", line)
             self._line, self._said_s = line, snapshot.mono_s
 
@@ -209,7 +208,7 @@ class Brain:
         decisions = decide(snapshot, self._settings)
         applied = self._apply(decisions)
         self._announcer.announce(snapshot, decisions)
-        self._beat(WorkerStatus.BUSY if has_work(snapshot) else WorkerStatus.IDLE)
+        self._beat(WorkerStatus.BUSY if snapshot.has_work else WorkerStatus.IDLE)
         return PAUSE_S if applied else self._until_next(snapshot)
 
     def wait(self, timeout_s: float) -> None:

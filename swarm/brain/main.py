@@ -15,7 +15,6 @@ from swarm.brain.metrics_endpoint import serving_if_wanted
 from swarm.brain.notifier import Notifier, notifying
 from swarm.brain.observe import Observer
 from swarm.config.settings import Settings
-from swarm.core.explain.monitor import switched_off
 from swarm.errors import EngineError
 from swarm.notify.deliver import deliver
 from swarm.proc import identity
@@ -23,9 +22,9 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.stores import registry
 from swarm.queue.stores.outbox import Outbox
-from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row, root_watch
+from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
 from swarm.runtime.cards import gpu_reader
-from swarm.runtime.loop import StopWish, install, run_loop
+from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
 from swarm.supervisor.what_runs import BRAIN_WAIT_S, end_remains
 
@@ -98,3 +97,18 @@ def _killer(queue: FileQueue) -> Killer:
             raise EngineError(f"cannot kill {worker} (pid {row.process.pid}): it belongs to another user") from exc
 
     return kill
+
+
+def switched_off(settings: Settings) -> tuple[str, ...]:
+    """One entry for each loop or warning that an interval of 0 turns off, with its key."""
+    brain = settings.brain
+    found = [
+        ("the MONITOR line", "monitor_s", brain.monitor_s),
+        ("looking for stuck tasks", "stuck_after_s", brain.stuck_after_s),
+        ("counting stale tasks", "stale_queued_s", brain.stale_queued_s),
+        ("warning of loads that wait", "load_warn_s", brain.load_warn_s),
+    ]
+    off = [f"{what} (brain.{key} = 0)" for what, key, value in found if not value]
+    if not brain.retention_days and not brain.retention_count:
+        off.append("purging of finished tasks (brain.retention_days and brain.retention_count = 0)")
+    return tuple(off)

@@ -13,11 +13,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from swarm import __version__
 from swarm.config.settings import Settings
-from swarm.core.gpu import GpuReading
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.histogram import Histogram
 from swarm.core.lanes import parse_lane
-from swarm.core.snapshot import SwarmSnapshot, WorkerView
+from swarm.core.snapshot import GpuReading, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
 from swarm.core.worker import Heartbeat, ModelTally, WorkerTally
 

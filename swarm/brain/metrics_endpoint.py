@@ -20,7 +20,7 @@ from swarm.errors import EngineError
 from swarm.proc.ports import who_listens
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
-from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.stats.counts import QueueGauges
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_observer
 from swarm.supervisor.state import NAME as SUPERVISOR

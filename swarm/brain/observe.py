@@ -12,9 +12,8 @@ import msgspec
 
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
-from swarm.core.gpu import GpuReading
 from swarm.core.policy.decide import old_after_s
-from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import BrainQueue, ChosenCards

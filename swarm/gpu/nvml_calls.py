@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from swarm.core.gpu import GpuProcess
+from swarm.core.snapshot import GpuProcess
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarm.core.gpu import GpuReading
+from swarm.core.snapshot import GpuReading
 
 
 class Reader(Protocol):

@@ -6,14 +6,19 @@ found is looked for once more, so that a task on the move is still found.
 
 from __future__ import annotations
 
+import os
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from swarm.core.lanes import parse_lane
+from swarm.core.snapshot import DropIn
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.errors import TaskInvalid, UnknownTask
-from swarm.filesystem.entries import first_file, is_file, list_inside, list_names
+from swarm.filesystem.entries import first_file, is_file, list_inside, list_names, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
 from swarm.queue.storage import read_regular, storage_faults
@@ -22,6 +27,8 @@ from swarm.queue.submit.buckets import holds_requeued, list_lanes, sorted_bucket
 
 _MOST_ATTEMPTS = 128
 """No blocked task has so many."""
+PATIENCE_S = 2.0
+"""A drop-in that does not parse may still be being copied: it is judged once it was left alone for so long."""
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +183,31 @@ def _terminal(layout: Layout, state: TaskState) -> Iterator[Located]:
         for name in sorted(list_inside(f"{top}/{shard}")):
             if name.endswith(".json") and ID_RE.fullmatch(name[:-5]):
                 yield Located(task_id=name[:-5], state=state, path=f"{top}/{shard}/{name}")
+
+
+def list_drop_ins(layout: Layout) -> tuple[DropIn, ...]:
+    """What lies directly in ``pending/`` and is no lane, by name."""
+    found = []
+    for name in sorted(list_names(layout.pending)):
+        path = f"{layout.pending}/{name}"
+        status = status_of(path)
+        if status is None:
+            continue  # filed in the meantime
+        if stat.S_ISDIR(status.st_mode) and parse_lane(name) is not None:
+            continue
+        if name.startswith("."):
+            continue  # by convention still being written
+        found.append(DropIn(file_name=name, quiet_s=quiet_s(status)))
+    return tuple(found)
+
+
+def quiet_s(status: os.stat_result) -> float:
+    """Seconds since it was last written to, or came here: a copy may have brought a time of another clock along.
+
+    One that lies ahead all the same was there before the clock was set back.
+    """
+    age_s = time.time() - min(status.st_mtime, status.st_ctime)
+    return age_s if age_s >= 0 else PATIENCE_S
 
 
 class Presence:

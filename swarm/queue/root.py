@@ -1,4 +1,4 @@
-"""The queue root: created and checked when opened, and watched for being replaced.
+"""The queue root: created and checked when opened.
 
 * Refused is a root that others could write to or replace, and one whose file system cannot hold a queue.
 * What the queue needs of the file system is tried, in a directory that is removed after: some 30 calls and no flush; with
@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import stat
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -137,30 +136,6 @@ def _check(path: str, status: os.stat_result) -> None:
             f"{path} can be written to by others: whoever can put tasks there can use the GPUs",
             hint=f"chmod go-w {path}",
         )
-
-
-class RootGuard:
-    """Notices that the root was swapped, mounted over, moved or removed: the path then leads to a tree never looked at.
-
-    Holds the root open, so that its number is not given to another directory. Raises ``OSError`` when made.
-    """
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._fd)
-
-    def trouble(self) -> str:
-        """What happened to it, in words; empty while it is where it was. Costs two calls."""
-        try:
-            now = os.stat(self._root)
-        except (FileNotFoundError, NotADirectoryError):
-            return f"the queue root {self._root} is missing"
-        except OSError:
-            return ""  # a disk or a network in trouble, which tells so itself
-        if os.path.samestat(now, os.fstat(self._fd)):
-            return ""
-        return f"another directory is in place of the queue root {self._root}"
 
 
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from swarm.proc.ports import describe
 from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
-from swarm.queue.root import RootGuard
 from swarm.queue.stores import registry
 from swarm.runtime import logging as logsetup
 
@@ -73,22 +72,6 @@ def open_root(options: RunOptions) -> tuple[FileQueue, tuple[Check, ...]]:
     host = check_host()
     queue = FileQueue(str(options.root), options.settings.queue.durability).prepare()
     return queue, tuple(fallbacks((*host, *queue.self_test())))
-
-
-def root_watch(root: str) -> Callable[[], str]:
-    """Tells whether another directory lies where the root was: empty, or what happened, which is also said where it is read.
-
-    The log is no such place: its file went with the root.
-    """
-    guard = RootGuard(root)
-
-    def trouble() -> str:
-        why = guard.trouble()
-        if why:
-            print(f"error: {why}: ending, so that nothing is done in another tree", file=sys.stderr, flush=True)  # noqa: T201
-        return why
-
-    return trouble
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The loop of a long-running process: ticks, waits, signals, and the report of a crash.
+"""The loop of a long-running process: ticks, waits, signals, the report of a crash, a root that was replaced.
 
 * Crash-only: nothing is tidied up on disk after a crash; recovery under the freed process lock does it.
 * Signal handlers only note the wish to stop and wake the loop; the loop acts.
@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -130,3 +133,43 @@ def on_hangup(handle: Handler) -> None:
 
 def _outlives_the_terminal() -> bool:
     return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+class RootGuard:
+    """Notices that the root was swapped, mounted over, moved or removed: the path then leads to a tree never looked at.
+
+    Holds the root open, so that its number is not given to another directory. Raises ``OSError`` when made.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
+
+    def trouble(self) -> str:
+        """What happened to it, in words; empty while it is where it was. Costs two calls."""
+        try:
+            now = os.stat(self._root)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"the queue root {self._root} is missing"
+        except OSError:
+            return ""  # a disk or a network in trouble, which tells so itself
+        if os.path.samestat(now, os.fstat(self._fd)):
+            return ""
+        return f"another directory is in place of the queue root {self._root}"
+
+
+def root_watch(root: str) -> Callable[[], str]:
+    """Tells whether another directory lies where the root was: empty, or what happened, which is also said where it is read.
+
+    The log is no such place: its file went with the root.
+    """
+    guard = RootGuard(root)
+
+    def trouble() -> str:
+        why = guard.trouble()
+        if why:
+            print(f"error: {why}: ending, so that nothing is done in another tree", file=sys.stderr, flush=True)  # noqa: T201
+        return why
+
+    return trouble

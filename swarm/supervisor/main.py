@@ -24,9 +24,9 @@ from swarm.errors import EXIT_USAGE
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
-from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, logging_as, open_root, own_row, root_watch
+from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, logging_as, open_root, own_row
 from swarm.runtime.cards import visible_reader
-from swarm.runtime.loop import on_hangup, run_loop
+from swarm.runtime.loop import on_hangup, root_watch, run_loop
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.local_process import LocalProcess
 from swarm.supervisor.state import NAME, load_plan, save_visibility

@@ -17,8 +17,8 @@ from swarm.proc.ports import describe
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
-from swarm.runtime.loop import StopWish, install, run_loop
+from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
+from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.main import NEVER_READY_LIMIT
 from swarm.supervisor.state import HOST_PREFIX, NAME, ChildState

@@ -14,7 +14,7 @@ from time import monotonic
 
 from swarm.clock import now_iso, parse_iso
 from swarm.core.claim import Claim, Settled
-from swarm.core.explain.monitor import IdleReason, idle_reason, suits
+from swarm.core.explain.idle import IdleReason, idle_reason, suits
 from swarm.core.lanes import Pauses, parse_lane, preference
 from swarm.core.policy.retry import Again, last_broke, runs_alone
 from swarm.core.policy.slots import Held, free_classes, slot_limits

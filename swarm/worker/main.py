@@ -28,9 +28,9 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
 from swarm.queue.worker.orphans import reclaim
-from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row, root_watch
+from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
-from swarm.runtime.loop import StopWish, install, run_loop
+from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
 from swarm.supervisor.state import HOST_PREFIX, load_plan
 from swarm.supervisor.state import NAME as SUPERVISOR

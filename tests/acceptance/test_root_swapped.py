@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from swarm.queue.root import RootGuard
+from swarm.runtime.loop import RootGuard
 from tests.helpers.cli import user
 from tests.helpers.wait import wait_until
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane
-from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus, WorkerTally
 from swarm.errors import QueueError, UnknownTask

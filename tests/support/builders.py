@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from swarm.core.gpu import GpuReading
 from swarm.core.lanes import llm_lane, resource_lane
 from swarm.core.placement.demand import load_id
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, ResourceTask, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, GpuReading, LaneView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import (
     Heartbeat,

@@ -26,10 +26,9 @@ from swarm.cli.doctor.process_evidence import process_evidence, readable
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
-from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
-from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import canonical_model
 from swarm.engines.ollama import quarantine
 from swarm.engines.ollama.server import client_of, server_proof

@@ -33,10 +33,9 @@ from swarm.formats.input.source import Format, InputItem, ReadOptions, as_text, 
 from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify.targets import check_target
-from swarm.queue.root import RootGuard
 from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from swarm.queue.submit.producer import waits
-from swarm.runtime.loop import handling
+from swarm.runtime.loop import RootGuard, handling
 from swarm.runtime.open import open_queue, swarm_lives
 
 MAX_SLUG = 30

@@ -22,9 +22,8 @@ from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.queue.batches.batch_watch import BatchWatch, Ended
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.root import RootGuard
 from swarm.queue.stores import registry
-from swarm.runtime.loop import handling
+from swarm.runtime.loop import RootGuard, handling
 from swarm.runtime.open import open_observer, swarm_lives
 
 LOOK_S = 0.1

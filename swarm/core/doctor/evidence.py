@@ -10,9 +10,8 @@ from typing import Literal
 import msgspec
 
 from swarm.core.doctor.root_check import Check
-from swarm.core.gpu import GpuReading
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.snapshot import GpuReading, SwarmSnapshot
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):

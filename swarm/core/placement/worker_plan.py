@@ -8,8 +8,8 @@ from itertools import count
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec
-from swarm.core.gpu import GpuReading
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
 
 HOST = "127.0.0.1"

@@ -5,36 +5,103 @@ Fits the ``BrainQueue`` port.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from swarm.core.snapshot import FinishedView, LaneView, SwarmSnapshot, WorkerView
-from swarm.core.task import TaskError, TaskState
+from swarm.core.placement.demand import resource_task
+from swarm.core.snapshot import ClaimView, FinishedView, LaneView, ResourceTask, SwarmSnapshot, WorkerView
+from swarm.core.task import Task, TaskError, TaskState, canonical_model
 from swarm.core.worker import WorkerRow
 from swarm.core.workflow.fan_out import MapFault
-from swarm.errors import TaskInvalid
+from swarm.errors import OddEntry, TaskInvalid
 from swarm.filesystem.entries import Occupied, list_inside
-from swarm.queue import lookup
+from swarm.queue import codec, lookup
 from swarm.queue.batches.failure_limit import FailureLimits
 from swarm.queue.brain.blocked_files import BlockedEntry
 from swarm.queue.brain.blocked_table import BlockedTable
 from swarm.queue.brain.map_tasks import Mapper
-from swarm.queue.brain.task_documents import TaskDocuments
 from swarm.queue.coordination import PauseBook, ProcessLock, is_held, wake
-from swarm.queue.layout import Layout
+from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage import Storage, storage_faults
+from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores import registry
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
-from swarm.queue.submit.drop_ins import DropInFiler, drop_ins
+from swarm.queue.submit.drop_ins import DropInFiler
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.orphans import CrashRule, reclaim
 from swarm.queue.worker.transitions import Transitions
+
+MOST_SHOWN = 64
+"""Tasks of one worker's lane."""
+
+
+class TaskDocuments:
+    """Reads documents of claimed tasks and waiting loads, once each; a file that is no task has no class, and is no load."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._claims: dict[str, ClaimView] = {}
+        self._loads: dict[str, ResourceTask | None] = {}
+
+    def claims(self, held: Mapping[str, Iterable[str]]) -> tuple[ClaimView, ...]:
+        """What workers hold, given the names in their directories."""
+        before, self._claims = self._claims, {}
+        for worker, names in held.items():
+            for name in names:
+                path = f"{self._layout.held_by(worker)}/{name}"
+                view = before.get(path) or self._claim(path, name, worker)
+                if view is not None:
+                    self._claims[path] = view
+        return tuple(self._claims.values())
+
+    def loads(self, lanes: Iterable[str]) -> dict[str, tuple[ResourceTask, ...]]:
+        """What waits in these resource lanes, by lane."""
+        before, self._loads = self._loads, {}
+        found = {}
+        for lane in lanes:
+            paths = [located.path for located in islice(lookup.list_lane(self._layout, lane), MOST_SHOWN)]
+            here = {path: before[path] if path in before else self._load(path) for path in paths}
+            self._loads |= here
+            found[lane] = tuple(load for load in here.values() if load is not None)
+        return found
+
+    def _claim(self, path: str, name: str, worker: str) -> ClaimView | None:
+        parsed = parse_task_file(name)
+        if parsed is None:
+            return None
+        try:
+            task = _read(path)
+        except (FileNotFoundError, OddEntry):
+            return None
+        claim = ClaimView(task_id=parsed.task_id, attempt=parsed.attempt, worker=worker)
+        if task is None:
+            return claim
+        model = canonical_model(task.model) if task.model else None
+        return msgspec.structs.replace(claim, task_class=task.task_class, name=task.name, model=model)
+
+    def _load(self, path: str) -> ResourceTask | None:
+        try:
+            task = _read(path)
+        except (FileNotFoundError, OddEntry):
+            return None
+        return None if task is None else resource_task(task)
+
+
+def _read(path: str) -> Task | None:
+    """The task; None for a file that cannot be read or understood, which is for others to report."""
+    try:
+        return codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task
+    except (FileNotFoundError, OddEntry):
+        raise
+    except (OSError, TaskInvalid, ValueError):
+        return None
+
 
 CHILDREN_STEP = 1000
 """Children of a cancelled mapped task that are ended in one tick."""
@@ -93,7 +160,7 @@ class BrainFileQueue:
             lanes=self._lane_views(),
             blocked=self.blocked.look(),
             blocked_total=len(self.blocked),
-            drop_ins=drop_ins(self._layout),
+            drop_ins=lookup.list_drop_ins(self._layout),
             over_limit=() if self._limits is None else self._limits.look(),
             orphaned=self._canceller.orphaned() if self._cancels.any() else (),
             pauses=self.blocked.pauses,

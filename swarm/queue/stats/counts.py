@@ -1,6 +1,6 @@
 """Counts of the queue, by listing directories only; no file is opened.
 
-* A directory that did not change is not listed again.
+* A directory that did not change is not listed again: ``Census`` counts for commands, ``QueueGauges`` for metrics.
 * The counts are kept in ``control/counts`` for the next command: a hint that costs nothing to lose. Each count names its
   directory and the time of its last change, and is used only where both still hold; a file that is damaged, of another
   version or unreadable is ignored.
@@ -18,11 +18,12 @@ import msgspec
 
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import list_names
+from swarm.filesystem.entries import DirStamp, list_names, stamp_of
 from swarm.queue.layout import Layout, is_shard
-from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names
+from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names, waits_since_s
 from swarm.queue.storage import Storage, read_regular, storage_faults
 from swarm.queue.stores.registry import holders
+from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
 QUIET_NS = 3_000_000_000
 """Written down is only what had been quiet for so long: times of some file systems move in steps of up to two seconds."""
@@ -147,3 +148,52 @@ class Census:
             drop_ins=sum(1 for name in list_names(layout.pending) if parse_lane(name) is None),
             oldest_pending_s=None if oldest_s is None else max(0.0, time.time() - oldest_s),
         )
+
+
+class _Bucket(msgspec.Struct, frozen=True):
+    stamp: DirStamp | None
+    stale: int
+    next_s: float
+    """Since when the first of the others waits: nothing more is stale before that is too long ago."""
+
+
+class QueueGauges:
+    """For one thread at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._ended = EndedCounts(layout)
+        self._buckets: dict[str, _Bucket] = {}
+        self._before_s = float("-inf")
+
+    @storage_faults("cannot count what has ended")
+    def ended(self) -> dict[TaskState, int]:
+        """Documents by state: completed, failed, cancelled, corrupt. A directory is listed again only when it changed."""
+        return self._ended.look()
+
+    @storage_faults("cannot look for what has waited too long")
+    def stale(self, after_s: float) -> dict[str, int]:
+        """By lane, tasks that have waited longer than ``after_s`` by the wall clock; lanes without any are left out."""
+        before_s = time.time() - after_s
+        if before_s < self._before_s:  # a clock set back, or a longer wait asked for: what was stale may not be
+            self._buckets = {}
+        self._before_s = before_s
+        counts: dict[str, int] = {}
+        buckets: dict[str, _Bucket] = {}
+        for lane in list_lanes(self._layout):
+            lane_path = self._layout.lane(lane)
+            for name in sorted_buckets(lane_path):
+                path = f"{lane_path}/{name}"
+                bucket = buckets[path] = self._bucket(path, before_s)
+                if bucket.stale:
+                    counts[lane] = counts.get(lane, 0) + bucket.stale
+        self._buckets = buckets
+        return counts
+
+    def _bucket(self, path: str, before_s: float) -> _Bucket:
+        known, now = self._buckets.get(path), stamp_of(path)
+        if known is not None and now is not None and now.unchanged_since(known.stamp) and before_s <= known.next_s:
+            return known
+        since_s = [waits_since_s(path, name) for name in task_names(path)]
+        waiting_s = [s for s in since_s if s >= before_s]
+        return _Bucket(now, len(since_s) - len(waiting_s), min(waiting_s, default=float("inf")))

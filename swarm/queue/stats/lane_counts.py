@@ -65,7 +65,7 @@ class Folders:
 def count_waiting(path: str) -> tuple[int, float | None]:
     """Tasks in a bucket, and since when the first of them waits."""
     names = task_names(path)
-    return len(names), oldest_of(path, names) if names else None
+    return len(names), waits_since_s(path, min(names)) if names else None
 
 
 def count_documents(path: str) -> tuple[int, None]:
@@ -82,13 +82,12 @@ def task_names(folder: str) -> list[str]:
     return names
 
 
-def oldest_of(folder: str, names: list[str]) -> float:
-    """Since when the first of these waits: from its id, or from its file's time when the id was made elsewhere."""
-    first = min(names)
-    known = time_of(first.partition(".")[0])
-    if known is not None:
-        return known
-    status = status_of(f"{folder}/{first}")
+def waits_since_s(folder: str, name: str) -> float:
+    """Since when it waits: from its id, or from its file's time when the id was made elsewhere."""
+    made_s = time_of(name.partition(".")[0])
+    if made_s is not None:
+        return made_s
+    status = status_of(f"{folder}/{name}")
     return time.time() if status is None else status.st_mtime
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from typing import Any
 
 import msgspec
 
 from swarm.clock import now_iso
-from swarm.core.lanes import lane_of, parse_lane
-from swarm.core.snapshot import DropIn
+from swarm.core.lanes import lane_of
 from swarm.core.task import MAX_TASK_BYTES, Task
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import list_names, status_of
+from swarm.filesystem.entries import status_of
 from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
@@ -30,34 +28,7 @@ from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
 
-_PATIENCE_S = 2.0
-"""A file that does not parse may still be being copied: it is judged once it was left alone for so long."""
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json\Z")
-
-
-def drop_ins(layout: Layout) -> tuple[DropIn, ...]:
-    """What lies directly in ``pending/`` and is no lane, by name."""
-    found = []
-    for name in sorted(list_names(layout.pending)):
-        path = f"{layout.pending}/{name}"
-        status = status_of(path)
-        if status is None:
-            continue  # filed in the meantime
-        if stat.S_ISDIR(status.st_mode) and parse_lane(name) is not None:
-            continue
-        if name.startswith("."):
-            continue  # by convention still being written
-        found.append(DropIn(file_name=name, quiet_s=_quiet_s(status)))
-    return tuple(found)
-
-
-def _quiet_s(status: os.stat_result) -> float:
-    """Seconds since it was last written to, or came here: a copy may have brought a time of another clock along.
-
-    One that lies ahead all the same was there before the clock was set back.
-    """
-    age_s = time.time() - min(status.st_mtime, status.st_ctime)
-    return age_s if age_s >= 0 else _PATIENCE_S
 
 
 class DropInFiler:
@@ -103,7 +74,7 @@ class DropInFiler:
         status = status_of(path)
         if status is None:
             return f"Drop-in {file_name} is gone"
-        young = _quiet_s(status) < _PATIENCE_S
+        young = lookup.quiet_s(status) < lookup.PATIENCE_S
         if young and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TASK_BYTES:
             return f"Drop-in {file_name} may still be being written: {reason}"
         self._storage.quarantine(path, reason)

@@ -34,7 +34,7 @@ from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck.rules import Action
-from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.stats.counts import QueueGauges
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import living, own_row
 from swarm.runtime.loop import StopWish

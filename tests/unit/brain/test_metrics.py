@@ -16,15 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from swarm.brain.metrics import Seen, families
 from swarm.brain.metrics_endpoint import SwarmCollector, open_metrics, serving, serving_if_wanted, text
 from swarm.config.settings import MetricsSettings, QueueSettings, Settings
-from swarm.core.gpu import GpuReading
 from swarm.core.histogram import WAIT_BOUNDS_S, empty
 from swarm.core.lanes import llm_lane
-from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
+from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import ModelTally, SlotView, WorkerTally
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
-from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.stats.counts import QueueGauges
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle
 from tests.support.builders import MODEL, a_worker
 

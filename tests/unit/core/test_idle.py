@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.core.explain.monitor import idle_reason, suits
+from swarm.core.explain.idle import idle_reason, suits
 from swarm.core.health.circuit_breaker import TRIP_AFTER, Breaker, after_infra_fault, after_success, position
 
 

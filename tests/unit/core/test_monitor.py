@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from swarm.config.settings import Settings
-from swarm.core.explain.monitor import has_work, monitor_line, stuck_line
-from swarm.core.health.liveness import stuck
+from swarm.core.health.liveness import monitor_line, stuck, stuck_line
 from swarm.core.task import TaskClass
 from tests.support.builders import MODEL, a_card, a_claim, a_snapshot, a_worker, cpu_waiting, llm_waiting
 
@@ -26,8 +25,8 @@ def test_an_empty_swarm_and_a_mixed_queue():
     lanes = [llm_waiting(2, "a:1"), llm_waiting(3, "b:1"), cpu_waiting(1), cpu_waiting(4, TaskClass.SCRIPT)]
     line = monitor_line(a_snapshot(workers=[a_worker(alive=False)], lanes=lanes), S)
     assert line == "MONITOR: GPUs: 0/1, Workers: 0/1, Queue: 10 (cpu:1 llm:5 script:4), Processing: 0, Stuck: 0"
-    assert has_work(a_snapshot(lanes=lanes))
-    assert not has_work(a_snapshot())
+    assert a_snapshot(lanes=lanes).has_work
+    assert not a_snapshot().has_work
 
 
 def test_stuck_is_a_living_workers_claim_without_progress():

@@ -17,7 +17,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import parse_task_file, shard_of, time_of
 from swarm.queue.stats import counts as counts_module
 from swarm.queue.stats import lane_counts as folders
-from swarm.queue.stats.gauges import QueueGauges
+from swarm.queue.stats.counts import QueueGauges
 from swarm.queue.stats.lane_counts import Folders, task_names
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, settle
 

@@ -7,7 +7,7 @@ import pytest
 from swarm.core.lanes import resource_lane
 from swarm.core.placement.demand import load_document, load_id
 from swarm.core.task import TaskClass
-from swarm.queue.brain import task_documents
+from swarm.queue.brain import brain_queue
 from tests.helpers.queues import claim_one, llm, open_queue
 
 MODEL = "llama3.2:3b"
@@ -20,8 +20,8 @@ def queue(tmp_path):
 
 def test_a_claim_is_known_before_any_heartbeat_and_read_once(queue, monkeypatch):
     reads = []
-    real = task_documents.read_regular
-    monkeypatch.setattr(task_documents, "read_regular", lambda path, limit: reads.append(path) or real(path, limit))
+    real = brain_queue.read_regular
+    monkeypatch.setattr(brain_queue, "read_regular", lambda path, limit: reads.append(path) or real(path, limit))
     queue.enqueue(llm(model="Llama3.2:3B", name="q1"))
     claim_one(queue.worker_view("w"))
     brain = queue.brain_view(lambda _: 0.0, ready_only=True)

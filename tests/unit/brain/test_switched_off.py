@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from swarm.brain.brain import Announcer
+from swarm.brain.main import switched_off
 from swarm.config.load import load
 from swarm.config.settings import BrainSettings, Settings
-from swarm.core.explain.monitor import switched_off
 from swarm.core.health.liveness import stuck
 from swarm.core.policy.alarms import alarms
 from swarm.errors import ConfigError
