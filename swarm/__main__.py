@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _lost(lost: stdio.OutputLost) -> int:
-    from swarm.cli.exit_codes import output_lost  # noqa: PLC0415
+    from swarm.cli.app import output_lost  # noqa: PLC0415
 
     return output_lost(lost)
 

@@ -1,4 +1,4 @@
-"""The command-line application: where each command is, and how its arguments are read.
+"""The command-line application: where each command is, how its arguments are read, and the exit code that an error gives.
 
 * Importing this must stay cheap: `swarm --help` answers in under 0.2 s, and loads no command.
 * Most runs of `swarm` need one command, so only that one is imported.
@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +24,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
 from swarm import __version__
-from swarm.cli.exit_codes import endings
-from swarm.errors import InputError
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, InputError, SwarmError
+from swarm.plain_text import lines
+from swarm.stdio import OutputLost, forget_output
 
 COMMANDS = {
     "run": ("commands.run:run", "The main job: submit, work, collect."),
@@ -118,10 +123,21 @@ class Group(CommandGroup):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> object:
-        """Run the command."""
-        with endings():
+        """Run the command; an error becomes a message on standard error and ``typer.Exit``."""
+        try:
             answer: object = super().invoke(ctx)
-            return answer
+        except SwarmError as error:
+            _say(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+        except OutputLost as lost:
+            raise typer.Exit(output_lost(lost)) from lost
+        except OSError as error:
+            _say(SwarmError(_os_words(error), hint=_os_hint(error)))
+            raise typer.Exit(EXIT_USAGE) from error
+        return answer
 
 
 def _make(name: str, place: str) -> Any:
@@ -146,19 +162,16 @@ def _make(name: str, place: str) -> Any:
 
 def check(param: Any, value: object) -> None:
     """Check what was typed for one option or argument. Raises ``InputError`` that names it."""
-    for word in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(word, str):
-            _check(param, word)
-
-
-def _check(param: Any, word: str) -> None:
     is_path = _is_path(param)
-    if not word and (is_path or param.param_type_name == "argument"):
-        what = "a file or directory" if is_path else "what is meant"
-        raise InputError(f"{_called(param)}: is empty", hint=f"name {what}, or leave it out")
-    if not is_path and not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
-        shown = word.encode("utf-8", "backslashreplace").decode()
-        raise InputError(f"{_called(param)}: {shown}: is not UTF-8", hint="only file names may hold other bytes")
+    for word in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(word, str):
+            continue
+        if not word and (is_path or param.param_type_name == "argument"):
+            what = "a file or directory" if is_path else "what is meant"
+            raise InputError(f"{_called(param)}: is empty", hint=f"name {what}, or leave it out")
+        if not is_path and not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
+            shown = word.encode("utf-8", "backslashreplace").decode()
+            raise InputError(f"{_called(param)}: {shown}: is not UTF-8", hint="only file names may hold other bytes")
 
 
 def _is_path(param: Any) -> bool:
@@ -174,6 +187,77 @@ def _called(param: Any) -> str:
     if param.param_type_name == "option":
         return str(max(param.opts, key=len))
     return str(param.metavar or param.name.upper()).strip("[].")
+
+
+_PLACE = re.compile(r"(.+?):([0-9]+): (.*)", re.DOTALL)
+
+
+def output_lost(lost: OutputLost) -> int:
+    """Say what was lost of standard output; the exit code. A reader that has all it wanted is no failure."""
+    forget_output()
+    if lost.reader_gone:
+        return EXIT_OK
+    hint = "the command may have been carried out; redirect its output elsewhere and check"
+    _say(SwarmError(str(lost), hint=hint))
+    return EXIT_USAGE
+
+
+def _say(error: SwarmError) -> None:
+    print(f"error: {lines(error.message)}", file=sys.stderr)
+    if isinstance(error, InputError):
+        for problem in folded(error.problems):
+            print(f"  {lines(problem)}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {lines(error.hint)}", file=sys.stderr)
+
+
+def folded(problems: Sequence[str]) -> list[str]:
+    """The same finding on lines that follow one another, said once: ``in.jsonl:1-24: model: is missing``."""
+    runs: list[tuple[str, int, int, str]] = []
+    for text in problems:
+        place = _PLACE.fullmatch(text)
+        label, line_no, finding = (place[1], int(place[2]), place[3]) if place else ("", 0, text)
+        if runs and place and (runs[-1][0], runs[-1][2] + 1, runs[-1][3]) == (label, line_no, finding):
+            runs[-1] = (label, runs[-1][1], line_no, finding)
+        else:
+            runs.append((label, line_no, line_no, finding))
+    spans = (str(first) if first == last else f"{first}-{last}" for _, first, last, _ in runs)
+    return [f"{run[0]}:{span}: {run[3]}" if run[0] else run[3] for run, span in zip(runs, spans, strict=True)]
+
+
+def _os_words(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the current directory has been deleted; cd to one that exists"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _os_hint(error: OSError) -> str | None:
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            if not isinstance(error.filename, str):
+                return "the system forbids a call, as a container's filter of system calls does: `swarm doctor` says which"
+            return f"the file belongs to somebody else; run as its owner, or choose another --root{_owner(error.filename)}"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room on that disk and run the command again"
+        case errno.EEXIST | errno.ENOTDIR:
+            return "there is a file where a directory is needed; choose another --root"
+        case errno.EROFS:
+            return "the file system is read-only; choose another --root"
+        case _:
+            return None
+
+
+def _owner(path: str) -> str:
+    while path and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        return f" (owner of {path}: uid {os.lstat(path).st_uid})"
+    except OSError:
+        return ""
 
 
 app = typer.Typer(

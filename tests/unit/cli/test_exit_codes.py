@@ -8,9 +8,8 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from swarm.cli.app import app
+from swarm.cli.app import app, folded
 from swarm.cli.command_options import RunRequest
-from swarm.cli.exit_codes import folded
 from swarm.cli.run.input_options import check_options
 from swarm.cli.views.batch_rows import _price
 from swarm.config.settings import ModelSettings, Settings
