@@ -61,8 +61,7 @@ class DocumentMaker:
         try:
             return self._build(InputItem(index, record))
         except FieldError as error:
-            where = f"{error.field}: " if error.field else ""
-            raise InputError(f"item {index}: {where}{error.message}") from error
+            raise InputError(f"item {index}: {error}") from error
 
     def _is_task(self, record: Mapping[str, Any]) -> bool:
         if self._options.template is not None or self._options.prompt_field is not None:
@@ -118,7 +117,7 @@ class EarlierNames:
         try:
             check_references(document)
         except FieldError as error:
-            raise InputError(f"{error.field}: {error.message}") from error
+            raise InputError(str(error)) from error
         used = {name: name for name in wants if name in self._ids}
         return linked(document, Links(keys=tuple(used), names=used), self._ids)
 

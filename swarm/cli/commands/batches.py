@@ -1,7 +1,5 @@
 """``swarm batches`` and ``swarm batch …``: list batches, their state and their cost."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from pathlib import Path

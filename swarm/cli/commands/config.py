@@ -1,7 +1,5 @@
 """``swarm config …``: what is in force, is it right, what could be set."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

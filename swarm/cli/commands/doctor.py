@@ -1,7 +1,5 @@
 """``swarm doctor``: diagnoses this machine and its swarm, with evidence and advice."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated

@@ -1,7 +1,5 @@
 """``swarm feed`` and ``swarm feeds``: a source of any length, a few tasks at a time."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 import os

@@ -1,7 +1,5 @@
 """``swarm logs``: all logs at once in time order, filtered, followed."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 import os

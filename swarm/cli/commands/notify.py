@@ -1,7 +1,5 @@
 """``swarm notify …``: notifications that wait, and those that could not be delivered."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from typing import Annotated

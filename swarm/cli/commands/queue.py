@@ -1,7 +1,5 @@
 """``swarm queue …``: count, list, look into, retry and cancel tasks."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 import sys

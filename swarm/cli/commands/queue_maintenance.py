@@ -3,8 +3,6 @@
 They requeue stuck tasks, remove old documents, and check that the queue is consistent.
 """
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 What already runs goes on.
 """
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

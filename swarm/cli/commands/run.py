@@ -1,7 +1,5 @@
 """``swarm run``, ``submit``, ``results``: the main job."""
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from dataclasses import replace

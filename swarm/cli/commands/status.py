@@ -3,8 +3,6 @@
 They show what the swarm is made of, what it does, and why.
 """
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -3,8 +3,6 @@
 They start and end the processes of a swarm.
 """
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 from typing import Annotated

@@ -138,7 +138,7 @@ def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
         try:
             check_target(target, loaded.settings)
         except InputError as error:
-            problems.add(line_no, "notify", error.message.removeprefix("notify "))
+            problems.add(line_no, f"notify: {error.message.removeprefix('notify ')}")
     problems.raise_if_any()
 
 

@@ -161,10 +161,8 @@ def _maker(
             for target in task.notify:
                 check_notify(target)
             check_model(task.model)
-        except (InputError, ModelNotFound) as error:
-            return error.message
-        except FieldError as error:
-            return f"{error.field}: {error.message}" if error.field else error.message
+        except (InputError, ModelNotFound, FieldError) as error:
+            return str(error)
         if task.depends_on:
             return "depends_on: the lines of a feed cannot wait for one another; submit them as a batch"
         return Offer(document, lane_of(task), waits(task))

@@ -21,8 +21,7 @@ from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conf
 from swarm.core.task import Endpoint, Task
 from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.problems import FieldError, did_you_mean
-from swarm.formats.input.source import Format, ReadOptions
-from swarm.plain_text import ForeignText, without_bom
+from swarm.formats.input.source import Format, ReadOptions, read_json
 from swarm.queue.codec import validate
 
 T = TypeVar("T")
@@ -97,15 +96,8 @@ def _value(text: str) -> object:
 
 
 def _schema(path: Path) -> dict[str, Any]:
-    try:
-        schema = msgspec.json.decode(without_bom(path.read_bytes()))
-    except OSError as exc:
-        raise InputError(f"--schema {path}: {exc.strerror}") from exc
-    except ForeignText as exc:
-        raise InputError(f"--schema {path}: {exc}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"--schema {path}: is no JSON: {exc}") from exc
-    if not isinstance(schema, dict) or not schema:
+    schema = read_json(str(path), f"--schema {path}", dict[str, Any])
+    if not schema:
         raise InputError(f"--schema {path}: is no JSON Schema", hint='it looks like {"type": "object", "properties": {…}}')
     from swarm.worker.executors.structured_output import CHECKS_SCHEMAS, schema_problem
 
@@ -122,15 +114,12 @@ def task_fields(request: LineOptions, now_s: float | None = None) -> dict[str, A
 
     ``now_s``: seconds since the epoch from which durations and times of day count.
     """
-    fields: dict[str, Any] = {} if request.priority is None else {"priority": request.priority}
+    given = {name: getattr(request, name) for name in ("priority", "max_attempts", "cache")}
+    fields = {name: value for name, value in given.items() if value is not None}
     if isinstance(request, BatchOptions) and request.not_before is not None:
         fields["not_before"] = moment(request.not_before, time.time() if now_s is None else now_s)
     if request.timeout is not None:
         fields["timeout_s"] = _timeout_s(request.timeout)
-    if request.max_attempts is not None:
-        fields["max_attempts"] = request.max_attempts
-    if request.cache is not None:
-        fields["cache"] = request.cache
     return fields
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from swarm.cli.command_options import Outcome, SubmitRequest
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
@@ -20,20 +16,16 @@ from swarm.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TASKS_FAILED,
-    DuplicateTask,
     EngineError,
     InputError,
     NotRunning,
-    TaskInvalid,
 )
 from swarm.formats.input.problems import FieldError
-from swarm.formats.input.source import InputItem
+from swarm.formats.input.source import InputItem, read_json
 from swarm.formats.tasks.task_builder import builder
-from swarm.plain_text import ForeignText, without_bom
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import read_ended
 from swarm.queue.root import prepare
-from swarm.queue.submit.producer import Producer
 from swarm.runtime.open import open_queue, swarm_lives
 
 ANSWER_POLL_S = 0.02
@@ -56,16 +48,14 @@ def one_task(request: SubmitRequest, settings: Settings) -> dict[str, Any]:
     else:
         _refuse(request, (*_FILE_ONLY, *_PROMPT_ONLY), "--task")
         label = str(request.task)
-        document = _overridden(_task_document(label), request, label)
+        document = _overridden(read_json(label, label, dict[str, Any]), request, label)
     check = LineCheck(settings)
     try:
         check(document)
         for name, problem in option_problems((document.get("request") or {}).get("options") or {}):
             raise FieldError(f"request.options.{name}", problem)
     except FieldError as error:
-        raise InputError(
-            f"{label}: {error.field}: {error.message}" if error.field else f"{label}: {error.message}"
-        ) from error
+        raise InputError(f"{label}: {error}") from error
     check.say_unknown()
     return document
 
@@ -79,19 +69,6 @@ def _refuse(request: SubmitRequest, names: tuple[str, ...], beside: str) -> None
         raise InputError(
             f"{options}: has no meaning with {beside}", hint=f"leave it out, or give a file instead of {beside}"
         )
-
-
-def _task_document(path: str) -> dict[str, Any]:
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        document: dict[str, Any] = msgspec.json.decode(without_bom(data), type=dict[str, Any])
-    except OSError as exc:
-        raise InputError(f"{path}: {exc.strerror}") from exc
-    except ForeignText as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path}: not a JSON object: {exc}") from exc
-    return document
 
 
 def _overridden(document: dict[str, Any], request: SubmitRequest, label: str) -> dict[str, Any]:
@@ -142,7 +119,7 @@ def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
     if models and swarm_lives(settings):
         check_models(settings, models, unfit="note")
     if not request.wait:
-        task_id = _accept(queue, document)
+        task_id = queue.enqueue(document)
         lines = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
         return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=lines)
     return _wait(queue, settings, document, models)
@@ -170,13 +147,6 @@ def _texts(value: object) -> list[str]:
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
-def _accept(queue: FileQueue, document: dict[str, Any]) -> str:
-    try:
-        return Producer(queue.layout, queue.storage).enqueue(document)
-    except (TaskInvalid, DuplicateTask) as exc:
-        raise InputError(exc.message, hint=exc.hint) from exc
-
-
 def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models: list[str]) -> Outcome:
     from swarm.cli.run.hosting import Hosting
     from swarm.cli.run.servable import unservable_words
@@ -184,7 +154,7 @@ def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models
 
     host = Hosting(own=None)
     with interrupts(host) as heard:  # from here on: an interruption says that the task is accepted
-        task_id = _accept(queue, document)
+        task_id = queue.enqueue(document)
         somebody_works(settings, f"task {task_id} is accepted")
         watch = RunWatch(queue, (task_id,), settings, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
         end = watch.wait(lambda _view: None, host, heard)

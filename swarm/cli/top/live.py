@@ -3,8 +3,6 @@
 The loop runs between the terminal, a thread that looks, and ``screen_state``, which decides what is shown.
 """
 
-# ruff: noqa: D301  (the help texts carry \b, which keeps their examples as they are)
-
 from __future__ import annotations
 
 import os

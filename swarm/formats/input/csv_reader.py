@@ -30,12 +30,12 @@ def read_csv(source: Source, problems: Problems) -> Iterator[InputItem]:
         except StopIteration:
             return
         except csv.Error as error:
-            problems.add(start, "", f"not CSV: {error}; nothing after this line could be read")
+            problems.add(start, f"not CSV: {error}; nothing after this line could be read")
             return
         if text.spoiled:
             text.spoiled = False
         elif row and len(row) != len(header):
-            problems.add(start, "", f"has {len(row)} fields where the header has {len(header)} ({', '.join(header[:8])})")
+            problems.add(start, f"has {len(row)} fields where the header has {len(header)} ({', '.join(header[:8])})")
         elif row:
             yield InputItem(start, dict(zip(header, row, strict=True)))
 
@@ -66,7 +66,7 @@ class _Lines:
 
     def _spoil(self, message: str) -> None:
         self.spoiled = True
-        self._problems.add(self.line_no, "", message)
+        self._problems.add(self.line_no, message)
 
 
 def delimiter_of(label: str, header: str) -> str:

@@ -14,10 +14,11 @@ MAX_LISTED = 100
 
 
 class FieldError(Exception):
-    """One field of one line is wrong. Raised where it is found, caught where the line number is known."""
+    """One field of one line is wrong; its text names the field. Caught where the line number is known."""
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+        """``field`` may be empty when it is about the whole line."""
+        super().__init__(f"{field}: {message}" if field else message)
         self.field = field
         self.message = message
 
@@ -30,12 +31,11 @@ class Problems:
         self.count = 0
         self._first: list[tuple[int, str]] = []
 
-    def add(self, line_no: int, field: str, message: str) -> None:
-        """Note a finding; ``field`` may be empty when it is about the whole line."""
+    def add(self, line_no: int, finding: object) -> None:
+        """Note a finding: a text, or what was raised."""
         self.count += 1
         if len(self._first) < MAX_LISTED:
-            where = f"{self.label}:{line_no}: {field}: " if field else f"{self.label}:{line_no}: "
-            self._first.append((line_no, where + message))
+            self._first.append((line_no, f"{self.label}:{line_no}: {finding}"))
 
     def raise_if_any(self) -> None:
         """Raise ``InputError`` with all findings in line order when there is at least one."""

@@ -33,7 +33,7 @@ def read_jsonl(source: Source, problems: Problems) -> Iterator[InputItem]:
         try:
             record = parse_object(raw)
         except FieldError as error:
-            problems.add(line_no, error.field, error.message)
+            problems.add(line_no, error)
             continue
         yield InputItem(line_no, record)
 
@@ -130,7 +130,7 @@ def read_text(source: Source, problems: Problems, *, column: str = "prompt") -> 
         try:
             yield InputItem(line_no, {column: text_of(raw)})
         except FieldError as error:
-            problems.add(line_no, "", error.message)
+            problems.add(line_no, error)
 
 
 _BY_EXTENSION: dict[str, Format] = {

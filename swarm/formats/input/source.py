@@ -8,7 +8,8 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +18,7 @@ from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, Problems
 from swarm.plain_text import ForeignText, without_bom
 
+T = TypeVar("T")
 Format = Literal["openai", "jsonl", "csv", "text"]
 
 
@@ -144,6 +146,19 @@ def _spooled(stream: BinaryIO, *, label: str) -> Iterator[Source]:
         yield Source(path=copy.name, label=label, identity=f"pipe:{digest.hexdigest()}")
 
 
+def read_json(path: str, label: str, kind: type[T]) -> T:
+    """A file, or standard input (``-``), as JSON of this kind. Raises ``InputError`` that begins with ``label``."""
+    try:
+        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        return msgspec.json.decode(without_bom(data), type=kind)
+    except OSError as error:
+        raise InputError(f"{label}: {error.strerror}") from error
+    except ForeignText as error:
+        raise InputError(f"{label}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{label}: not a JSON object: {error}") from error
+
+
 def _check_readable(path: str) -> None:
     if not path:
         raise InputError("the input's name is empty", hint="name a file, or - for standard input")
@@ -174,7 +189,7 @@ def raw_lines(source: Source, problems: Problems) -> Iterator[tuple[int, bytes]]
                 line = first_line(source.label, line)
             if len(line) > MAX_LINE_BYTES:
                 _skip_to_end_of_line(stream, line)
-                problems.add(line_no, "", f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; a task may have 1 MiB")
+                problems.add(line_no, f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; a task may have 1 MiB")
                 continue
             yield line_no, line
 

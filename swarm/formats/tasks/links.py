@@ -35,12 +35,12 @@ def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) 
         try:
             check_references(draft.document)
         except FieldError as error:
-            problems.add(draft.line_no, error.field, error.message)
+            problems.add(draft.line_no, error)
         else:
             asked.note(index, draft)
     findings, used = resolve(nodes, exists)
     for finding in findings:
-        problems.add(finding.line_no, "depends_on", finding.message)
+        problems.add(finding.line_no, f"depends_on: {finding.message}")
     asked.judge(nodes, used, problems)
     problems.raise_if_any()
     return Links(keys=tuple(keys), names={name: keys[index] for name, index in used.items()})
@@ -75,13 +75,12 @@ class _ResultUses:
         for line_no, name in self._lists:
             if name in used and used[name] not in self._mapped:
                 where = f"line {nodes[used[name]].line_no} is not mapped over a list"
-                problems.add(line_no, "depends_on", f"{{results.{name}.list}}: {where}; use .text or .json")
+                problems.add(line_no, f"depends_on: {{results.{name}.list}}: {where}; use .text or .json")
         names = {name for node in nodes for name in node.names} if self._loose else set[str]()
         for line_no, reference in self._loose:
             meant = next((n for n in names if reference == f"results.{n}" or reference.startswith(f"results.{n}.")), None)
             if meant is not None:
-                words = f"is missing: the request asks for {{{reference}}}; add {meant!r}"
-                problems.add(line_no, "depends_on", words)
+                problems.add(line_no, f"depends_on: is missing: the request asks for {{{reference}}}; add {meant!r}")
 
 
 def _node(draft: Draft) -> Node:

@@ -172,7 +172,7 @@ def _built_items(
             if check is not None:
                 check(built.document)
         except FieldError as error:
-            problems.add(item.line_no, error.field, error.message)
+            problems.add(item.line_no, error)
             continue
         yield built
 
@@ -203,10 +203,10 @@ def _report_duplicates(source: Source, form: Format, options: ReadOptions, ids: 
         return
     for item in read_items(source, form, options, Problems(source.label)):
         if item.line_no in first_lines:
-            first_line = first_lines[item.line_no]
-            problems.add(item.line_no, "custom_id", f"{item.record['custom_id']!r} is already used on line {first_line}")
+            used = f"{item.record['custom_id']!r} is already used on line {first_lines[item.line_no]}"
+            problems.add(item.line_no, f"custom_id: {used}")
     for line_no in more:
-        problems.add(line_no, "custom_id", "is already used on an earlier line")
+        problems.add(line_no, "custom_id: is already used on an earlier line")
 
 
 class Repeats:
