@@ -27,21 +27,24 @@ _ADVICE: Final = {
 }
 
 
-class _Rule(NamedTuple):
+class TextRule(NamedTuple):
+    """What a text means in which one of some phrases is found."""
+
     pattern: re.Pattern[str]
     fault: FaultClass
     kind: str
 
 
-def _rule(fault: FaultClass, kind: str, *texts: str) -> _Rule:
-    return _Rule(re.compile("|".join(texts), re.IGNORECASE), fault, kind)
+def text_rule(fault: FaultClass, kind: str, *texts: str) -> TextRule:
+    """The rule for regular expressions, matched in any case, anywhere."""
+    return TextRule(re.compile("|".join(texts), re.IGNORECASE), fault, kind)
 
 
 # The first match wins: a crash report quotes its cause, so causes come before crashes.
 _TEXT_RULES: Final = (
-    _rule("deterministic", "model_incompatible", "may be incompatible with your version of ollama"),
-    _rule("infra", "does_not_fit", "requires more system memory", "unable to load full model on gpu"),
-    _rule(
+    text_rule("deterministic", "model_incompatible", "may be incompatible with your version of ollama"),
+    text_rule("infra", "does_not_fit", "requires more system memory", "unable to load full model on gpu"),
+    text_rule(
         "infra",
         "out_of_memory",
         "out of memory",
@@ -52,14 +55,14 @@ _TEXT_RULES: Final = (
         "allocation failed",
         "erroroutofmemory",
     ),
-    _rule("deterministic", "too_long", "exceeds? the context length", "exceeds the available context size"),
-    _rule("transient", "aborted", "context canceled", "request canceled"),
-    _rule("transient", "token_repeat", "token repeat limit"),
-    _rule("transient", "busy", "server busy", "maximum pending requests"),
-    _rule("infra", "load_timeout", r"timed out waiting for (llama|runner)"),
-    _rule("infra", "runner_died", "cuda error", "gpu is lost"),
-    _rule("infra", "load_failed", "process has terminated", "error starting llama-server", "error loading model"),
-    _rule(
+    text_rule("deterministic", "too_long", "exceeds? the context length", "exceeds the available context size"),
+    text_rule("transient", "aborted", "context canceled", "request canceled"),
+    text_rule("transient", "token_repeat", "token repeat limit"),
+    text_rule("transient", "busy", "server busy", "maximum pending requests"),
+    text_rule("infra", "load_timeout", r"timed out waiting for (llama|runner)"),
+    text_rule("infra", "runner_died", "cuda error", "gpu is lost"),
+    text_rule("infra", "load_failed", "process has terminated", "error starting llama-server", "error loading model"),
+    text_rule(
         "infra",
         "runner_died",
         "has unexpectedly stopped",
@@ -68,11 +71,11 @@ _TEXT_RULES: Final = (
         "connection reset",
         r"\bEOF\b",
     ),
-    _rule("infra", "disk_full", "no space left on device"),
-    _rule(
+    text_rule("infra", "disk_full", "no space left on device"),
+    text_rule(
         "deterministic", "model_missing", r"model ['\"].*not found", "try pulling it first", "manifest: file does not exist"
     ),
-    _rule(
+    text_rule(
         "deterministic",
         "bad_request",
         "must be of type",
@@ -91,12 +94,15 @@ def shown_text(text: str, limit: int = SHOWN_CHARS) -> str:
     return one_line(text.strip(), limit)
 
 
-def fault_of_text(text: str) -> TaskFault:
-    """Class an error text of the server. An unknown text is transient: it is tried again, but not for ever."""
+def fault_of_text(text: str, own_rules: tuple[TextRule, ...] = ()) -> TaskFault:
+    """Class an error text of the server. An unknown text is transient: it is tried again, but not for ever.
+
+    ``own_rules`` come before those of Ollama, which hands on what llama-server and CUDA say.
+    """
     shown = shown_text(text) or "the server gave no reason"
     if len(text) > 2 * _READ_CHARS:
         text = f"{text[:_READ_CHARS]}\n{text[-_READ_CHARS:]}"
-    for rule in _TEXT_RULES:
+    for rule in (*own_rules, *_TEXT_RULES):
         if rule.pattern.search(text):
             return TaskFault(rule.fault, rule.kind, shown)
     return TaskFault("transient", "server_error", shown)
