@@ -81,6 +81,10 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     """The trained limit; 0 if unknown."""
     parameters: str = ""
     """The model's own options, one per line."""
+    families: tuple[str, ...] = ()
+    """As the engine sorts it, besides its architecture."""
+    kv_bytes_per_token: int = 0
+    """Memory for one token of context of one request; 0 where it cannot be told."""
 
 
 class PullStep(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.core.faults import TaskFault
+from swarm.core.model_file import ModelFile
 from swarm.core.model_server import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.core.task import canonical_model
 from swarm.engines.ollama.classify import shown_text
@@ -24,6 +25,8 @@ _NAME_CHARS = 200
 _WORD_CHARS = 100
 _PARAMETER_CHARS = 10_000
 _MOST = 1 << 53
+_MOST_PER_MODEL = 1 << 16
+"""Layers, heads, elements: a server that says more of a model is not believed."""
 _COUNTERS = ("prompt_eval_count", "eval_count", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 _WORDS = ("model", "created_at", "done_reason")
 
@@ -48,6 +51,7 @@ class _ShowReply(msgspec.Struct):
     capabilities: list[str] | None = None
     parameters: str | None = None
     model_info: dict[str, Any] | None = None
+    details: dict[str, Any] | None = None
 
 
 class _Message(msgspec.Struct):
@@ -123,7 +127,35 @@ def model_details(model: str, document: Line) -> ModelDetails:
         architecture=architecture,
         context_length=_count(info, f"{architecture}.context_length"),
         parameters=lines((answer.parameters or "")[:_PARAMETER_CHARS]),
+        families=_families(answer.details or {}),
+        kv_bytes_per_token=_kv_bytes_per_token(info, architecture),
     )
+
+
+def _families(details: Mapping[str, Any]) -> tuple[str, ...]:
+    listed = details.get("families")
+    words = [details.get("family"), *(listed if isinstance(listed, list) else [])]
+    return tuple(dict.fromkeys(shown_text(word, 40) for word in words[:20] if isinstance(word, str) and word))
+
+
+def _kv_bytes_per_token(info: Mapping[str, Any], architecture: str) -> int:
+    """Of the keys that a GGUF header has as well. A list per layer is left out by some releases, and by others cut short."""
+
+    def counted(key: str) -> int:
+        return min(_count(info, f"{architecture}.{key}"), _MOST_PER_MODEL)
+
+    layers, heads = counted("block_count"), counted("attention.head_count")
+    per_layer = info.get(f"{architecture}.attention.head_count_kv")
+    if isinstance(per_layer, list):
+        known = [min(one, _MOST_PER_MODEL) for one in per_layer if isinstance(one, int) and one >= 0]
+        kv_heads = tuple(known) if len(known) == layers else ()
+    else:
+        kv_heads = (counted("attention.head_count_kv") or heads,) * layers
+    head = counted("embedding_length") // heads if heads else 0
+    key = counted("attention.key_length") or head
+    value = counted("attention.value_length") or key
+    file = ModelFile(architecture=architecture, kv_heads=kv_heads, key_length=key, value_length=value)
+    return file.kv_bytes_per_token
 
 
 def pull_step(document: Line) -> PullStep:
