@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from swarm.queue.operations.shard_scan import Removed
     from swarm.queue.stats.counts import Census, Counts
     from swarm.queue.stores.registry import FileHeartbeats
+    from swarm.queue.stores.slot_book import SlotBook
     from swarm.queue.submit.producer import Producer
     from swarm.queue.worker.orphans import CrashRule
     from swarm.queue.worker.worker_queue import WorkerFileQueue
@@ -213,6 +214,12 @@ class FileQueue:
         from swarm.queue.coordination import wake
 
         wake(self.layout)
+
+    def slot_book(self, worker: str) -> SlotBook:
+        """The ``SlotMemory`` of one worker, whose process lock the caller holds."""
+        from swarm.queue.stores.slot_book import SlotBook
+
+        return SlotBook(self.layout, self.storage, worker)
 
     def heartbeats(self) -> FileHeartbeats:
         """The ``HeartbeatSink``."""

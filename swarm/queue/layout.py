@@ -231,6 +231,10 @@ class Layout:
         """The registration of a worker, the brain or the supervisor."""
         return f"{self.workers}/{name}.json"
 
+    def slots(self, name: str) -> str:
+        """What a worker's card has shown for its models. Two dots: never taken for a registration."""
+        return f"{self.workers}/{name}.slots.json"
+
     def heartbeat(self, name: str) -> str:
         """The heartbeat of a worker or the brain."""
         return f"{self.heartbeats}/{name}.json"

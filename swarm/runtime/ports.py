@@ -14,6 +14,7 @@ from swarm.core.faults import CancelToken, Progress
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
+from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat
@@ -174,6 +175,19 @@ class HeartbeatSink(Protocol):
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Replace the heartbeat file. Raises ``StorageFault``; a worker that cannot beat is not dead."""
+        ...
+
+
+class SlotMemory(Protocol):
+    """What this worker's card has shown for its models, over its lives. Thread-safe."""
+
+    @property
+    def records(self) -> Sequence[SlotRecord]:
+        """All that is known."""
+        ...
+
+    def keep(self, record: SlotRecord) -> None:
+        """Remember this instead of what was known of the same card, engine, model and length. Never raises."""
         ...
 
 

@@ -101,7 +101,7 @@ class FileHeartbeats:
 
 
 def forget(layout: Layout, name: str) -> None:
-    """Remove registration and heartbeat of a worker that will not come back. Its lock file stays, as lock files must."""
-    for path in (layout.row(name), layout.heartbeat(name)):
+    """Remove what is known of a worker that will not come back. Its lock file stays, as lock files must."""
+    for path in (layout.row(name), layout.heartbeat(name), layout.slots(name)):
         with suppress(FileNotFoundError):
             os.unlink(path)
