@@ -24,7 +24,9 @@ DEFAULT_FILE = Path("config/swarm.toml")
 MAX_BYTES = 1 << 20
 MAX_ROOT_BYTES = 3500
 """A path may have 4,095; names of lanes, buckets and tasks come below it."""
-NOT_SETTINGS = frozenset({"SWARM_ROOT", "SWARM_CONFIG", "SWARM_PROCESS", "SWARM_WORKER", "SWARM_SERVER", "SWARM_TASK"})
+NOT_SETTINGS = frozenset(
+    {"SWARM_ROOT", "SWARM_CONFIG", "SWARM_PROCESS", "SWARM_WORKER", "SWARM_SERVER", "SWARM_MODEL_SERVER", "SWARM_TASK"}
+)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,8 +33,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str | None:
-        """Base URL of the running server that it is, without a trailing slash; None: swarm starts its servers."""
-        return self.settings.url.rstrip("/") if self.settings.url is not None else None
+        """Base URL of the running server that it is, without ``/v1``; None: swarm starts its servers."""
+        return self.settings.url.rstrip("/").removesuffix("/v1") if self.settings.url is not None else None
 
 
 def engine_names(settings: Settings) -> tuple[str, ...]:
@@ -97,8 +97,18 @@ def engine_problems(settings: Settings) -> Iterator[tuple[_KeyPath, str]]:
             )
         elif name not in settings.engines and _BUILT_IN[name] == "openai":
             yield key, f"{name!r} needs a url or a command in [engines.{name}]"
+        elif (
+            key[0] == "models" and engine_named(settings, name).url is not None and name not in _engines_of_workers(settings)
+        ):
+            yield key, f"{name!r} is a running server that no worker uses; name it in a worker's engine or in [llm]"
     yield from _worker_problems(settings)
     yield from _file_problems(settings)
+
+
+def _engines_of_workers(settings: Settings) -> set[str]:
+    return {engine_of_worker(settings, one.engine) for one in settings.workers if one.ollama_url is None} or {
+        settings.llm.engine
+    }
 
 
 def _entry_problems(name: str, entry: EngineSettings) -> Iterator[tuple[_KeyPath, str]]:

@@ -127,7 +127,13 @@ class ModelTable:
 
     def __init__(self, models: Mapping[str, ModelSettings]) -> None:
         self._models = {canonical_model(name): settings for name, settings in models.items()}
+        self._names = {canonical_model(name): name for name in models}
 
     def of(self, model: str) -> ModelSettings:
         """The model's settings; the defaults where none are written."""
         return self._models.get(canonical_model(model)) or ModelSettings()
+
+    def spelled(self, model: str) -> str:
+        """A canonical name as the configuration spells it (some engines tell capitals apart); else without ``:latest``."""
+        wanted = canonical_model(model)
+        return self._names.get(wanted, wanted.removesuffix(":latest"))

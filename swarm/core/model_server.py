@@ -52,6 +52,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     """Per slot, as allocated; 0 where the release does not say."""
     expires_at: str = ""
+    slots: int = 0
+    """Requests at once that it was loaded for; 0: the engine does not say."""
 
     @property
     def spilled(self) -> str:

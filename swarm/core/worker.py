@@ -46,11 +46,20 @@ class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     port: int | None = None
     url: str | None = None
     """Base URL of the worker's model server; None for a worker without one (cpu and script work only)."""
+    engines: tuple[str, ...] = ("ollama",)
+    """Engines that serve its models, that of models which name none first."""
+    model_port: int | None = None
+    """Where the processes listen that serve one model each; None where it starts none."""
     adopted: bool = False
     """The server was running already and is never stopped by us."""
     simulated: bool = False
     llm_slots: int = 1
     version: str = ""
+
+    @property
+    def ollama_url(self) -> str | None:
+        """Base URL of its Ollama server; None where it has none."""
+        return self.url if "ollama" in self.engines else None
 
 
 class SlotView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -19,6 +19,8 @@ ROOT_MARKER = "SWARM_ROOT"
 """The queue root a process belongs to, an absolute path."""
 SERVER_MARKER = "SWARM_SERVER"
 """The worker whose model server (or runner of it) a process is."""
+MODEL_MARKER = "SWARM_MODEL_SERVER"
+"""The worker that started a process which serves one model."""
 PROCESS_MARKER = "SWARM_PROCESS"
 """The brain or worker a process is or descends from."""
 _POLL_S = 0.01

@@ -217,6 +217,8 @@ def _plan_of(row: WorkerRow) -> WorkerPlan:
         gpu_uuids=row.gpu_uuids,
         port=row.port,
         url=row.url,
+        engines=row.engines,
+        model_port=row.model_port,
         adopted=row.adopted,
         simulated=row.simulated,
     )

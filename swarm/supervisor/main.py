@@ -122,7 +122,7 @@ def make_supervisor(
 
     def worker(plan: WorkerPlan) -> Keeper:
         def fits(row: WorkerRow) -> bool:
-            return row.url == plan.url and row.gpu_uuids == plan.gpu_uuids
+            return (row.url, row.gpu_uuids, row.engines) == (plan.url, plan.gpu_uuids, plan.engines)
 
         return process("worker", plan.name, server=servers.get(plan.name), fits=fits)
 

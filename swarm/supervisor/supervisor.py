@@ -20,7 +20,7 @@ from swarm.runtime.ports import Clock
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import IDLE_S, Keeper, Waker
 from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, remove_plan, save_plan, save_status
-from swarm.supervisor.what_runs import end_strangers, find_leftovers, trim_logs
+from swarm.supervisor.what_runs import end_model_servers, end_strangers, find_leftovers, trim_logs
 
 log = logging.getLogger(__name__)
 TRIM_S = 60.0
@@ -92,8 +92,12 @@ class Supervisor:
         """Publish the plan, end what an earlier, different plan left running. Raises ``StorageFault``, ``OSError``."""
         restarts.forget(self._root)
         save_plan(self._root / "workers", self.plans)
-        servers = {p.name for p in self.plans if p.owns_server}
-        end_strangers(self._root, servers=servers, processes={"brain", *(p.name for p in self.plans)})
+        end_strangers(
+            self._root,
+            servers={p.name for p in self.plans if p.owns_server},
+            models={p.name for p in self.plans if p.model_port is not None},
+            processes={"brain", *(p.name for p in self.plans)},
+        )
 
     def request_drain(self) -> None:
         """End once the running tasks are finished."""
@@ -177,6 +181,7 @@ class Supervisor:
 
     def _finish(self) -> None:
         self.finished = True
+        end_model_servers(self._root)
         self.leftovers = find_leftovers(self._root)
         if self.leftovers:
             log.error("left running: %s", "; ".join(self.leftovers))

@@ -1,12 +1,14 @@
 """What runs on a queue root, and the end of what must not run there.
 
 A process with a process lock lives while that is held. A model server has none:
-it is known by the marker in its environment.
+it is known by the marker in its environment. Ollama's servers belong to the supervisor; a process that serves one model
+belongs to its worker.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from swarm.config.settings import Settings
 from swarm.core.worker import WorkerRow
 from swarm.filesystem.entries import list_names
 from swarm.proc import identity
-from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values, kill_marked
+from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values, kill_marked
 from swarm.proc.identity import boot_id, read_stat
 from swarm.proc.log_trim import truncate_if_large
 from swarm.proc.ports import describe
@@ -42,9 +44,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """One process that runs."""
 
     name: str
-    """As the supervisor calls it: ``brain``, ``worker-1``, ``ollama-worker-1``, ``serve-worker-1``."""
+    """As the supervisor calls it: ``brain``, ``worker-1``, ``ollama-worker-1``, ``models-worker-1``, ``serve-worker-1``."""
     role: str
-    """``brain``, ``worker``, ``server`` (a model server) or ``host`` (of a server that was started alone)."""
+    """``brain``, ``worker``, ``server`` (an Ollama server), ``models`` (serves one model for its worker) or ``host`` (of an
+    Ollama server that was started alone)."""
     pid: int | None = None
     row: WorkerRow | None = None
     """Of who holds a process lock and has registered."""
@@ -66,15 +69,21 @@ def running(root: Path) -> tuple[Running, ...]:
     marker = {ROOT_MARKER: str(root)}
     started = {one.pid for one in find_marked_values(PROCESS_MARKER, **marker)}
     found = [_locked(layout, name, started) for name in _lock_names(layout) if name != NAME and is_held(layout, name)]
-    servers: dict[str, int] = {}
-    for one, worker in sorted(find_marked_values(SERVER_MARKER, **marker).items(), key=lambda pair: pair[0].start_ticks):
-        servers.setdefault(worker, one.pid)  # its runners, which inherit the marker, are younger
     hosted = {one.name.removeprefix(HOST_PREFIX) for one in found if one.role == "host"}
     found += [
         Running(name=f"ollama-{worker}", role="server", pid=pid, alone=worker in hosted)
-        for worker, pid in sorted(servers.items())
+        for worker, pid in _eldest(SERVER_MARKER, marker)
     ]
+    found += [Running(name=f"models-{worker}", role="models", pid=pid) for worker, pid in _eldest(MODEL_MARKER, marker)]
     return tuple(found)
+
+
+def _eldest(name: str, marker: Mapping[str, str]) -> list[tuple[str, int]]:
+    """For each value of this marker the process that started first: what it has started inherits the marker."""
+    eldest: dict[str, int] = {}
+    for one, value in sorted(find_marked_values(name, **marker).items(), key=lambda pair: pair[0].start_ticks):
+        eldest.setdefault(value, one.pid)
+    return sorted(eldest.items())
 
 
 def orphans(settings: Settings) -> tuple[Running, ...]:
@@ -88,7 +97,7 @@ def orphans(settings: Settings) -> tuple[Running, ...]:
     found = tuple(one for one in running(root) if one.pid is not None)
     if not found or is_held(Layout(str(root)), NAME):  # one that has come up meanwhile adopts them
         return ()
-    started = any(not one.alone for one in found if one.role != "server")
+    started = any(not one.alone for one in found if one.role not in ("server", "models"))
     return found if started or _died(root) else ()
 
 
@@ -121,12 +130,13 @@ def run_served(settings: Settings) -> int | None:
     return int(words[words.index(FOR_PID) + 1]) if FOR_PID in words[:-1] else None
 
 
-def end_strangers(root: Path, *, servers: AbstractSet[str], processes: AbstractSet[str]) -> None:
+def end_strangers(root: Path, *, servers: AbstractSet[str], models: AbstractSet[str], processes: AbstractSet[str]) -> None:
     """End processes of this root whose names are in no plan now, say after a change of ``--simulate N``.
 
-    Takes up to ``STRANGER_GRACE_S`` for each name that is there; nothing otherwise.
+    ``models``: workers that start processes for their models. Takes up to ``STRANGER_GRACE_S`` for each name that is there;
+    nothing otherwise.
     """
-    for marker, known in ((SERVER_MARKER, servers), (PROCESS_MARKER, processes)):
+    for marker, known in ((PROCESS_MARKER, processes), (SERVER_MARKER, servers), (MODEL_MARKER, models)):
         found = find_marked_values(marker, **{ROOT_MARKER: str(root)})
         for name in sorted(set(found.values()) - known):
             log.info("ending %s=%s of an earlier plan", marker, name)
@@ -135,16 +145,25 @@ def end_strangers(root: Path, *, servers: AbstractSet[str], processes: AbstractS
                 log.error("%s=%s: cannot kill %s", marker, name, ", ".join(describe(i.pid) for i in left))
 
 
+def end_model_servers(root: Path) -> None:
+    """End the processes that serve models for workers which have ended: one that was killed left its own running."""
+    for worker in {*find_marked_values(MODEL_MARKER, **{ROOT_MARKER: str(root)}).values()}:
+        left = kill_marked(STRANGER_GRACE_S, **{ROOT_MARKER: str(root), MODEL_MARKER: worker})
+        if left:
+            log.error("models-%s: cannot kill %s", worker, ", ".join(describe(i.pid) for i in left))
+
+
 def find_leftovers(root: Path) -> tuple[str, ...]:
     """Living brains, workers, servers, runners and commands of this root, in words; empty after a clean end."""
     marker = {ROOT_MARKER: str(root)}
-    found = {**find_marked_values(SERVER_MARKER, **marker), **find_marked_values(PROCESS_MARKER, **marker)}
+    names = (SERVER_MARKER, MODEL_MARKER, PROCESS_MARKER)
+    found = {one: value for name in names for one, value in find_marked_values(name, **marker).items()}
     return tuple(describe(identity.pid) for identity in found)
 
 
 def trim_logs(root: Path) -> None:
     """Servers write to their logs themselves, for months perhaps; brain and workers rotate their own."""
-    for path in (*root.glob("logs/ollama-*.log"), *root.glob("logs/*.err")):
+    for path in (*root.glob("logs/ollama-*.log"), *root.glob("logs/models-*.log"), *root.glob("logs/*.err")):
         try:
             truncate_if_large(path)
         except OSError as error:

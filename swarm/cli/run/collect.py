@@ -219,9 +219,9 @@ def _servers(queue: FileQueue) -> dict[str, str]:
     found = {}
     for name in registry.names(queue.layout):
         row = registry.read_row(queue.layout, name)
-        if row is None or row.url is None or not is_held(queue.layout, name):
+        if row is None or row.ollama_url is None or not is_held(queue.layout, name):
             continue
-        with client_of(name, row.url, root=Path(queue.layout.root), adopted=row.adopted) as client:
+        with client_of(name, row.ollama_url, root=Path(queue.layout.root), adopted=row.adopted) as client:
             try:
                 found[name] = client.version(VERSION_TIMEOUT_S)
             except TaskFault as fault:

@@ -180,9 +180,9 @@ def _server(settings: Settings, root: Path) -> Iterator[tuple[OllamaClient, str]
     layout = open_queue(settings).layout
     rows = [row for name in registry.names(layout) if is_held(layout, name) and (row := registry.read_row(layout, name))]
     for row in sorted(rows, key=lambda row: (row.simulated, row.name)):
-        if row.url is None:
+        if row.ollama_url is None:
             continue
-        client = client_of(row.name, row.url, root=root, adopted=row.adopted)
+        client = client_of(row.name, row.ollama_url, root=root, adopted=row.adopted)
         if _answers(client):
             yield client, row.name
             return

@@ -84,14 +84,20 @@ def _is_clear(model: str, workers: Workers) -> bool:
 
 
 def _installed(settings: Settings, workers: Workers) -> set[str]:
-    """Canonical names of what the servers have. One that does not answer is named in a note."""
+    """Canonical names of what the servers have. One that does not answer is named in a note.
+
+    What other engines than Ollama could serve is told by their workers.
+    """
     from swarm.core.faults import TaskFault
     from swarm.engines.ollama.server import client_of
 
     found: set[str] = set()
-    for row, _ in workers:
-        assert row.url is not None
-        with client_of(row.name, row.url, root=Path(settings.queue.root), adopted=row.adopted) as client:
+    for row, beat in workers:
+        if row.engines != ("ollama",) and beat is not None:
+            found.update(beat.servable)
+        if row.ollama_url is None:
+            continue
+        with client_of(row.name, row.ollama_url, root=Path(settings.queue.root), adopted=row.adopted) as client:
             try:
                 found.update(canonical_model(model.name) for model in client.tags(ASK_S))
             except TaskFault as fault:

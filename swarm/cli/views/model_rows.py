@@ -28,12 +28,21 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]:
-    """By canonical model name. A server that does not answer in time is left out: its worker says so itself."""
-    rows = [w.row for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None]
-    if not rows:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(16, len(rows))) as pool:
-        answers = dict(zip((row.name for row in rows), pool.map(lambda row: _tags(row, Path(root)), rows), strict=True))
+    """By canonical model name. A server that does not answer in time is left out: its worker says so itself.
+
+    Ollama's servers are asked; what other engines could serve is told by their workers, without sizes.
+    """
+    views = [w for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None]
+    asked = [w.row for w in views if w.row is not None and w.row.ollama_url is not None]
+    answers: dict[str, Iterable[tuple[str, int]]] = {
+        w.name: [(model, 0) for model in w.heartbeat.servable]
+        for w in views
+        if w.heartbeat is not None and w.row is not None and w.row.ollama_url is None
+    }
+    if asked:
+        with ThreadPoolExecutor(max_workers=min(16, len(asked))) as pool:
+            names = (row.name for row in asked)
+            answers |= dict(zip(names, pool.map(lambda row: _tags(row, Path(root)), asked), strict=True))
     found: dict[str, OnDisk] = {}
     for worker, models in answers.items():
         for model, size_mib in models:
@@ -45,9 +54,9 @@ def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]
 def _tags(row: WorkerRow, root: Path) -> Iterable[tuple[str, int]]:
     from swarm.engines.ollama.server import client_of
 
-    assert row.url is not None
+    assert row.ollama_url is not None
     try:
-        with client_of(row.name, row.url, root=root, adopted=row.adopted) as client:
+        with client_of(row.name, row.ollama_url, root=root, adopted=row.adopted) as client:
             return [(model.name, model.size_mib) for model in client.tags(ASK_S)]
     except TaskFault:
         return []

@@ -8,6 +8,7 @@ from itertools import count
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec
+from swarm.core.engines import OLLAMA, engine_named, engine_of_worker
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
@@ -28,8 +29,12 @@ class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     name: str
     gpus: tuple[int, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
+    engines: tuple[str, ...] = (OLLAMA,)
+    """Engines that serve its models, that of models which name none first."""
     port: int | None = None
     """Where our own server listens; None for an adopted server and for a worker without one."""
+    model_port: int | None = None
+    """Where the processes listen that serve one model each; another than ``port`` only beside an Ollama server."""
     url: str | None = None
     """Base URL of its model server without a trailing slash; None: cpu and script work only."""
     adopted: bool = False
@@ -42,8 +47,13 @@ class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def owns_server(self) -> bool:
-        """Whether swarm starts and stops this worker's server."""
-        return self.url is not None and not self.adopted
+        """Whether the supervisor keeps an Ollama server for this worker; servers of other engines are the worker's own."""
+        return self.url is not None and not self.adopted and OLLAMA in self.engines
+
+    @property
+    def ollama_url(self) -> str | None:
+        """Base URL of its Ollama server; None where it has none."""
+        return self.url if OLLAMA in self.engines else None
 
 
 def simulated_cards(number: int, vram_mib: int) -> tuple[GpuReading, ...]:
@@ -71,6 +81,8 @@ def plan_workers(
     seen = visibility if visibility is not None and simulate is None else Visibility()
     found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
     specs = settings.workers or tuple(WorkerSpec(name=f"worker-{i}", gpus=(c.index,)) for i, c in enumerate(found, 1))
+    if not settings.workers and engine_named(settings, settings.llm.engine).url is not None:
+        specs = (WorkerSpec(name="worker-1"),)  # one server, wherever its cards are
     if not specs and seen.hidden:
         raise ConfigError(f"no card is left to work on: {seen.note}", hint=_SHOW_CARDS)
     if not specs:
@@ -80,30 +92,53 @@ def plan_workers(
         )
     _check_names(specs)
     _check_cards(specs, found, seen)
-    _check_servers(specs)
+    _check_servers(specs, settings)
     ports = _ports(specs, settings.ollama.base_port)
     by_index = {card.index: card for card in found}
-    return tuple(_plan(spec, by_index, ports, simulated=simulate is not None) for spec in specs)
+    return tuple(_plan(spec, settings, by_index, ports, simulated=simulate is not None) for spec in specs)
 
 
-def _plan(spec: WorkerSpec, cards: dict[int, GpuReading], ports: Iterator[int], *, simulated: bool) -> WorkerPlan:
+def _plan(
+    spec: WorkerSpec, settings: Settings, cards: dict[int, GpuReading], ports: Iterator[int], *, simulated: bool
+) -> WorkerPlan:
     mine = [cards[i] for i in spec.gpus]
     sizes = [c.memory_total_mib for c in mine if c.memory_total_mib is not None]
-    adopted = spec.ollama_url is not None
-    # A worker without card, port and URL has no server: it runs cpu and script tasks.
-    port = None if adopted or not (mine or spec.port) else (spec.port or next(ports))
-    url = spec.ollama_url.rstrip("/") if spec.ollama_url is not None else (f"http://{HOST}:{port}" if port else None)
+    url = _running_server(spec, settings)
+    adopted = url is not None
+    engines = _engines(spec, settings, adopted=adopted)
+    # A worker without card, port, engine and URL has no server: it runs cpu and script tasks.
+    port = None if adopted or not (mine or spec.port or spec.engine) else (spec.port or next(ports))
+    model_port = None if port is None or engines == (OLLAMA,) else next(ports) if OLLAMA in engines else port
+    url = url or (f"http://{HOST}:{port}" if port else None)
     return WorkerPlan(
         name=spec.name,
         gpus=spec.gpus,
         gpu_uuids=tuple(c.uuid for c in mine),
+        engines=engines,
         port=port,
+        model_port=model_port,
         url=url,
         adopted=adopted,
         simulated=simulated and port is not None,
         vram_mib=sum(sizes) if sizes and len(sizes) == len(mine) else None,
         fault=next((f"card {c.index}: {c.fault}" for c in mine if c.fault is not None), None),
     )
+
+
+def _running_server(spec: WorkerSpec, settings: Settings) -> str | None:
+    """The running server that this worker uses."""
+    if spec.ollama_url is not None:
+        return spec.ollama_url.rstrip("/")
+    return engine_named(settings, engine_of_worker(settings, spec.engine)).url
+
+
+def _engines(spec: WorkerSpec, settings: Settings, *, adopted: bool) -> tuple[str, ...]:
+    """A running server serves its own models only; other workers also those that name an engine of their own."""
+    own = OLLAMA if spec.ollama_url is not None else engine_of_worker(settings, spec.engine)
+    if adopted:
+        return (own,)
+    named = [model.engine for model in settings.models.values() if model.engine is not None]
+    return tuple(dict.fromkeys((own, *(name for name in named if engine_named(settings, name).url is None))))
 
 
 def _ports(specs: Sequence[WorkerSpec], base: int) -> Iterator[int]:
@@ -148,7 +183,7 @@ def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen:
             owner[index] = spec.name
 
 
-def _check_servers(specs: Sequence[WorkerSpec]) -> None:
+def _check_servers(specs: Sequence[WorkerSpec], settings: Settings) -> None:
     ports: dict[int, str] = {}
     urls: dict[str, str] = {}
     for spec in specs:
@@ -158,16 +193,17 @@ def _check_servers(specs: Sequence[WorkerSpec]) -> None:
             if spec.port in ports:
                 raise ConfigError(f"[[workers]] port {spec.port} is given to both {ports[spec.port]} and {spec.name}")
             ports[spec.port] = spec.name
-        if spec.ollama_url is not None:
-            url = spec.ollama_url.rstrip("/")
-            if not url.startswith(("http://", "https://")):
-                raise ConfigError(
-                    f"[[workers]] {spec.name}: ollama_url = {spec.ollama_url!r} is no http URL",
-                    hint="write it as http://127.0.0.1:11434",
-                )
-            if url in urls:
-                raise ConfigError(
-                    f"[[workers]] the server {url} is given to both {urls[url]} and {spec.name}",
-                    hint="two workers would unload each other's models; use llm.slots for more requests at a time",
-                )
-            urls[url] = spec.name
+        url = _running_server(spec, settings)
+        if url is None:
+            continue
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"[[workers]] {spec.name}: ollama_url = {spec.ollama_url!r} is no http URL",
+                hint="write it as http://127.0.0.1:11434",
+            )
+        if url in urls:
+            raise ConfigError(
+                f"[[workers]] the server {url} is given to both {urls[url]} and {spec.name}",
+                hint="two workers would unload each other's models; use llm.slots for more requests at a time",
+            )
+        urls[url] = spec.name

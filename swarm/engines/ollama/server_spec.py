@@ -20,7 +20,7 @@ from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.errors import ConfigError
 from swarm.filesystem.entries import folder_status, list_names
-from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER
+from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER
 
 _CARDS = ".sim"
 FIXED = frozenset({"OLLAMA_HOST", SERVER_MARKER, ROOT_MARKER})
@@ -36,7 +36,9 @@ GUARDED = frozenset(
     }
 )
 """The configuration may change these, and is warned: pinning and slots rest on them."""
-_NOT_INHERITED = frozenset({"OLLAMA_ORIGINS", "OLLAMA_DEBUG_LOG_REQUESTS", "OLLAMA_SCHED_SPREAD", PROCESS_MARKER})
+NOT_INHERITED = frozenset(
+    {"OLLAMA_ORIGINS", "OLLAMA_DEBUG_LOG_REQUESTS", "OLLAMA_SCHED_SPREAD", PROCESS_MARKER, MODEL_MARKER, SERVER_MARKER}
+)
 """From the caller's shell: an open CORS policy, prompts in files, layers spread over cards, another process's markers."""
 
 
@@ -97,7 +99,7 @@ def server_spec(plan: WorkerPlan, settings: Settings, *, root: Path, base_env: M
         card_dirs = tuple(str(card_dir(root, uuid)) for uuid in plan.gpu_uuids)
         overlay |= sim_overlay(settings, card_dirs)
     overlay |= {k: v for k, v in settings.ollama.env.items() if k not in FIXED}
-    inherited = {k: v for k, v in base_env.items() if k not in _NOT_INHERITED}
+    inherited = {k: v for k, v in base_env.items() if k not in NOT_INHERITED}
     inherited.setdefault("HOME", os.path.expanduser("~"))
     markers = {SERVER_MARKER: plan.name, ROOT_MARKER: str(root)}
     return ServerSpec(
@@ -123,7 +125,7 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
     env = {
         "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         # By UUID: indices mean different cards to CUDA and to nvidia-smi. -1 shows no card: a server on the CPU.
-        "CUDA_VISIBLE_DEVICES": _pinned_to(plan),
+        "CUDA_VISIBLE_DEVICES": pinned_to(plan),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # Vulkan sees the cards that are hidden from CUDA.
         "OLLAMA_VULKAN": "0",
@@ -143,8 +145,11 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
     return env
 
 
-def _pinned_to(plan: WorkerPlan) -> str:
-    """Where the driver gives no UUID for one of several cards, all go by index: CUDA takes no mixture."""
+def pinned_to(plan: WorkerPlan) -> str:
+    """The cards of a worker, for ``CUDA_VISIBLE_DEVICES``; -1 shows none.
+
+    Where the driver gives no UUID for one of several cards, all go by index: CUDA takes no mixture.
+    """
     by_index = any(uuid.isdecimal() for uuid in plan.gpu_uuids)
     return ",".join(map(str, plan.gpus) if by_index else plan.gpu_uuids) or "-1"
 

@@ -1,0 +1,106 @@
+"""A running server with OpenAI's API that swarm uses by its address and neither starts nor stops.
+
+Fits ``ModelServer``. It serves what it serves: a load chooses one of its models, an unload chooses none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
+from swarm.core.task import canonical_model
+from swarm.engines.process_server import LOOK_S, RequestClient
+from swarm.engines.server_calls import ServerCalls
+
+
+class AdoptedServer:
+    """One server. Thread-safe."""
+
+    def __init__(self, calls: ServerCalls, client: RequestClient, *, log: logging.Logger) -> None:
+        self._calls = calls
+        self._client = client
+        self._log = log
+        self._chosen: str | None = None
+        """Canonical name; empty: none; None: the first that it serves."""
+
+    def load(
+        self,
+        model: str,
+        *,
+        options: Mapping[str, Any],
+        keep_alive: str | float | None = -1,
+        embedding: bool = False,
+        slots: int = 1,
+        timeout_s: float = 600.0,
+        cancel: CancelToken | None = None,
+    ) -> LoadAnswer:
+        """Choose a model that it serves; nothing is loaded. Raises ``TaskFault`` kind ``model_missing``."""
+        del options, keep_alive, embedding, slots, cancel  # they are whoever's who started the server
+        began_s = time.monotonic()
+        self._spelled(model, min(timeout_s, LOOK_S))
+        if self._chosen != model:
+            self._log.info("%s is served by %s, which swarm does not start: nothing is loaded", model, self._calls.base_url)
+        self._chosen = model
+        return LoadAnswer(done_reason="load", total_s=time.monotonic() - began_s)
+
+    def unload(self, model: str, timeout_s: float = 30.0) -> None:
+        """Choose it no longer; it stays where it is."""
+        del timeout_s
+        if self._chosen in (None, model):
+            self._chosen = ""
+            self._log.info(
+                "%s stays loaded at %s, which swarm does not stop; no requests are sent", model, self._calls.base_url
+            )
+
+    def ps(self, timeout_s: float = LOOK_S) -> Sequence[LoadedModel]:
+        """The model that is chosen, if it is still served; at first the first that is."""
+        names = [canonical_model(name) for name in self._calls.models(timeout_s)]
+        if self._chosen is None:
+            return tuple(LoadedModel(name=name) for name in names[:1])
+        return (LoadedModel(name=self._chosen),) if self._chosen in names else ()
+
+    def show(self, model: str, timeout_s: float = LOOK_S) -> ModelDetails:
+        """No more than that it is served. Raises ``TaskFault`` kind ``model_missing``."""
+        self._spelled(model, timeout_s)
+        return ModelDetails(name=model)
+
+    def tags(self, timeout_s: float = LOOK_S) -> Sequence[InstalledModel]:
+        """What it serves."""
+        return tuple(InstalledModel(name=canonical_model(name)) for name in self._calls.models(timeout_s))
+
+    def run(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        limits: Limits,
+        cancel: CancelToken | None = None,
+        progress: Progress | None = None,
+        marker: str | None = None,
+    ) -> Reply:
+        """One request."""
+        body = {**body, "model": self._spelled(str(body.get("model") or ""), LOOK_S)}
+        return self._client.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+
+    def close(self) -> None:
+        """Close idle connections; the server goes on."""
+        self._calls.close()
+        self._client.close()
+
+    release = close
+
+    def _spelled(self, model: str, timeout_s: float) -> str:
+        """Its own spelling of the name. Raises ``TaskFault`` kind ``model_missing``."""
+        names = self._calls.models(timeout_s)
+        wanted = canonical_model(model)
+        found = next((name for name in names if canonical_model(name) == wanted), None)
+        if found is None:
+            there = ", ".join(names[:8]) or "none"
+            raise TaskFault(
+                "deterministic", "model_missing", f"{self._calls.base_url} does not serve {model} (it serves: {there})"
+            )
+        return found
