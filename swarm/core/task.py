@@ -154,6 +154,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     error: TaskError | None = None
     alone: bool = False
     """The attempts after it run alone on their server: then it is known whose fault the next fault is."""
+    energy_j: float | None = None
+    """Of an llm task: its share of what the cards used while it ran; None where no driver tells that."""
 
 
 class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

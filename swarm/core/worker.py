@@ -124,6 +124,22 @@ class TunedSlots(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``(in flight, tokens/s)`` as tried, the newest last; at most 16."""
 
 
+class RateSample(msgspec.Struct, frozen=True, array_like=True):
+    """Sums of one worker's life for the model that it holds, at one moment."""
+
+    at_s: float
+    """Since the worker's start, on its monotonic clock."""
+    requests: int = 0
+    """Ended."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    """What running requests have generated so far included, where their answers are watched."""
+    in_flight: int = 0
+    """Requests at the server at this moment."""
+    energy_j: float | None = None
+    """Used by its cards since its start; None where a driver tells neither energy nor power."""
+
+
 class WorkerTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Counters of one worker life."""
 
@@ -168,6 +184,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     models: dict[str, ModelTally] = msgspec.field(default_factory=dict)
     tuned: dict[str, TunedSlots] = msgspec.field(default_factory=dict)
     """By canonical name of the model: the slots that were chosen for it, and the measured rates."""
+    recent: tuple[RateSample, ...] = ()
+    """Sums of about the last minute, since the model it holds was loaded; oldest first, the last of this heartbeat."""
     waits: dict[str, Histogram] = msgspec.field(default_factory=dict)
     """By class of task: seconds from its acceptance to its first claim; wall clock, never negative."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)

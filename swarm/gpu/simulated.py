@@ -14,6 +14,8 @@ from swarm.filesystem.entries import read_file
 from swarm.proc.identity import read_stat
 
 STATE_FILE = "state.json"
+IDLE_W = 30.0
+LOADED_W = 250.0
 _NOTE_BYTES = 1 << 16
 
 
@@ -29,6 +31,8 @@ class CardState(msgspec.Struct, frozen=True):
     """``<card_dir>/state.json``, if there is one: readings that the simulated card is to report."""
 
     temperature_c: int | None = None
+    power_w: float | None = None
+    """Made up where it is None: ``IDLE_W``, or ``LOADED_W`` while a runner holds memory."""
     fault: str | None = None
 
 
@@ -61,6 +65,7 @@ class SimulatedReader:
             memory_total_mib=self._vram_mib,
             memory_used_mib=used_mib,
             temperature_c=state.temperature_c,
+            power_w=state.power_w if state.power_w is not None else LOADED_W if notes else IDLE_W,
             processes=tuple(GpuProcess(pid=note.pid, used_mib=note.used_mib) for note in notes),
             fault=state.fault,
         )

@@ -127,6 +127,8 @@ class Run:
         self.started_s = self._moved_s = monotonic()
         self.ended_s = float("inf")
         self.elapsed_s = 0.0
+        self.energy_j: float | None = None
+        """Its share of what the cards used while it ran."""
         self._cancelled_s: float | None = None
         self._alone = runs_alone(claim.attempts, claim.attempt)
         self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS

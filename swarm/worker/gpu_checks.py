@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from swarm.config.settings import GpuSettings
+from swarm.core.energy import EnergyMeter, metered
 from swarm.core.faults import TaskFault
 from swarm.core.health.gpu_health import CardVerdict, PinVerdict, judge_cards, judge_pin
 from swarm.core.snapshot import GpuReading
@@ -42,6 +43,12 @@ class CardWatch:
         self._due_s = time.monotonic()
         self._asked_s: float | None = None
         self._verdict = CardVerdict()
+        self._meter: EnergyMeter | None = None
+
+    def energy_j(self) -> float | None:
+        """Joules that the cards have used since they were first read; None where a driver does not say. From any thread."""
+        meter = self._meter
+        return None if meter is None else meter.at(time.monotonic())
 
     def tick(self, pool: ThreadPool) -> CardVerdict:
         """The latest verdict; starts the next reading when it is due."""
@@ -60,6 +67,7 @@ class CardWatch:
         except Exception:  # noqa: BLE001 - a thread's end is silent otherwise; cards without a reading are not judged
             self._log.exception("the cards cannot be read")
             readings = ()
+        self._meter = metered(self._meter, readings, self._uuids, time.monotonic())
         after = self._verdict = judge_cards(readings, self._uuids, before, self._settings)
         self._due_s = time.monotonic() + self._settings.check_s
         self._asked_s = None

@@ -26,6 +26,7 @@ from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import HeartbeatSink
 from swarm.worker.attempt import Run
+from swarm.worker.rate_samples import EnergyShares, RateSamples
 
 MIN_GAP_S = 0.05
 """Heartbeats asked for are written at most this often."""
@@ -41,6 +42,9 @@ class WorkerState:
         self.beat = Heartbeat(name=name, pid=pid, epoch=epoch, seq=0, turn=0, written_at="", status=WorkerStatus.STARTING)
         self.runs: tuple[Run, ...] = ()
         self.idle_since_s: float | None = monotonic()
+        self._read_energy_j: Callable[[], float | None] = lambda: None
+        self.energy = EnergyShares(self._read_energy_j)
+        self._samples = RateSamples()
 
     @property
     def idle_s(self) -> float:
@@ -49,14 +53,21 @@ class WorkerState:
         return 0.0 if since_s is None else monotonic() - since_s
 
     def heartbeat(self, seq: int) -> Heartbeat:
-        """All of it as heartbeat number ``seq``. Safe from any thread."""
+        """All of it as heartbeat number ``seq``. For one thread, whichever."""
+        beat, slots = self.beat, tuple(run.view() for run in self.runs)
         return replace(
-            self.beat,
+            beat,
             seq=seq,
             written_at=now_iso(),
             idle_s=round(self.idle_s, 3),
-            slots=tuple(run.view() for run in self.runs),
+            slots=slots,
+            recent=self._samples.with_now(beat, slots, self._read_energy_j()),
         )
+
+    def meter_by(self, read_energy_j: Callable[[], float | None]) -> None:
+        """Tell energy by this: joules that its cards have used so far, None while unknown; called from any thread."""
+        self._read_energy_j = read_energy_j
+        self.energy = EnergyShares(read_energy_j)
 
     def publish(self, **fields: Any) -> None:  # noqa: ANN401 - fields of Heartbeat
         """Replace fields of ``beat``."""

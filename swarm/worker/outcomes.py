@@ -143,4 +143,5 @@ class Outcomes:
             fault=None if fault is None else fault.fault,
             error=error,
             alone=fault is not None and fault.alone,
+            energy_j=run.energy_j,
         )

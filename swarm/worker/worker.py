@@ -54,6 +54,8 @@ class Worker:
         self._give_up_s = float("inf")
         self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
         """What others act upon, as it was published last."""
+        if parts.cards is not None:
+            state.meter_by(parts.cards.energy_j)
         self._log.info("Worker initialized: %s on %s", self._name, parts.place)
 
     # -- what the loop asks ----------------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class Worker:
             give_up=self._obeyed > 1,
         )
         for run in decided:
+            run.energy_j = self._state.energy.end(run)
             self._state.ended(run)
             self._exchange.ended(run)
 
@@ -151,6 +154,8 @@ class Worker:
                     self.slots.stop(run, "stopping")  # another worker's server may be well
         for run in self.slots.begin_ready(self.server.start_rules(waiting)):
             self._state.begun(run.claim.task)
+            if run.claim.task.task_class is TaskClass.LLM:
+                self._state.energy.begin(run)
 
     def _publish(self) -> None:
         """Renew the heartbeat's content; what others act upon is written out soon."""

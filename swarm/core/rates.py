@@ -1,0 +1,67 @@
+"""What a worker gives: tokens per second, share of its best, watts, joules per token. Pure.
+
+* Everything is a difference of two sums of one life, taken by the worker on its own clock: a restart is no negative rate,
+  and a command that looks once sees the last minute.
+* What is not known is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from swarm.core.worker import Heartbeat
+
+WINDOW_S = 60.0
+"""Rates are measured over so long, or less after a start and after another model was loaded."""
+LEAST_S = 4.0
+"""Less than this tells nothing."""
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the model that a worker holds, over the last ``span_s`` seconds; all 0 while it has nothing to do."""
+
+    span_s: float
+    requests_per_s: float
+    tokens_in_per_s: float
+    tokens_out_per_s: float
+    in_flight: float
+    """Mean of requests at once."""
+    watts: float | None
+    """Mean power of its cards."""
+
+    @property
+    def j_per_1k_tokens(self) -> float | None:
+        """Joules for a thousand generated tokens, what it draws between requests included."""
+        return self.watts / self.tokens_out_per_s * 1000 if self.watts is not None and self.tokens_out_per_s else None
+
+
+def rates_of(beat: Heartbeat | None) -> Rates | None:
+    """Over the last minute, as the heartbeat tells it; None without one, and while too little time has been measured."""
+    if beat is None or len(beat.recent) < 2:
+        return None
+    old, new = beat.recent[0], beat.recent[-1]
+    span_s = new.at_s - old.at_s
+    if span_s < LEAST_S:
+        return None
+    # What a request had generated when it was stopped leaves the sums again.
+    known = old.energy_j is not None and new.energy_j is not None
+    return Rates(
+        span_s=span_s,
+        requests_per_s=max(0, new.requests - old.requests) / span_s,
+        tokens_in_per_s=max(0, new.tokens_in - old.tokens_in) / span_s,
+        tokens_out_per_s=max(0, new.tokens_out - old.tokens_out) / span_s,
+        in_flight=sum(sample.in_flight for sample in beat.recent) / len(beat.recent),
+        watts=max(0.0, (new.energy_j or 0.0) - (old.energy_j or 0.0)) / span_s if known else None,
+    )
+
+
+def share_of_best(beat: Heartbeat | None, rates: Rates | None) -> float | None:
+    """Generated tokens per second over the best that this card has shown for its model; None while either is unknown."""
+    tuned = beat.tuned.get(beat.model) if beat is not None and beat.model is not None else None
+    best = max(tuned.best_tokens_per_s, rates.tokens_out_per_s) if tuned is not None and rates is not None else 0.0
+    return rates.tokens_out_per_s / best if rates is not None and tuned is not None and tuned.best_tokens_per_s > 0 else None
+
+
+def lifetime_j(beat: Heartbeat) -> float | None:
+    """Joules used by the worker's cards in its life; None where unknown."""
+    return beat.recent[-1].energy_j if beat.recent else None
