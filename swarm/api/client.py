@@ -161,7 +161,8 @@ class Swarm:
             options={name: value for name, value in (("template", template), *fields.items()) if value is not None},
             version=__version__,
         )
-        for _ in book.submit(manifest, self._pairs(maker, given), linked):
+        grouped = self.settings.llm.prefix_order
+        for _ in book.submit(manifest, self._pairs(maker, given), linked, prefix_order=grouped):
             pass
         ids = list(book.task_ids(batch_id))
         return Results(self.queue.layout, batch_id, ids, Alive(self.settings, self._host))

@@ -83,6 +83,9 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     on_cpu_spill: Literal["refuse", "warn", "allow"] = "refuse"
     num_predict: int = 2048
     """Limit on generated tokens where neither task nor model sets one; Ollama itself sets none."""
+    prefix_order: bool = True
+    """Run prompts of a batch that begin alike (512 characters and more) one after the other, each group on one card while
+    all cards have work, so that a server computes what they share once; not with ``--sort`` or ``depends_on``."""
     cache: bool = False
     """Answer from the cache if the same model, by digest, has answered the same request; a task's own setting wins."""
     cache_mib: Count = 1024

@@ -2,11 +2,14 @@
 
 * ``pending/<lane>/<bucket>/<id>.<n>.json``: a bucket holds about ``BUCKET_SIZE`` tasks, so that listing one costs the same
   however many wait. Its name is the inverted priority and the id of its first task: names sort by priority, then time.
+  One for prefix groups (up to ``GROUPED_SIZE``) ends in ``_groups``.
 * ``completed|failed|cancelled/<shard>/<id>.json``: the shard comes from the id alone, so that a look-up by id opens one
   path. For ids made here it is their time, 33 s wide: old shards fall quiet, and their counts need no second look.
 * Task ids are 17 characters that sort by time, unique across processes without a lock; those of one process always rise:
   nine characters of milliseconds since 1970, three of a sequence within the millisecond, five random; Crockford's base 32
   in lower case (no i, l, o, u), so that ids survive being read aloud and sort as text.
+* The five last characters are the same in all ids of a process, or in all of a prefix group: then the first of the five is
+  ``g`` or later (see ``group_of``). So a file's name tells its group, in whatever directory it lies.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ _TIME_CHARS = 9
 _SEQ_CHARS = 3
 _RANDOM_CHARS = 5
 _SEQ_MAX = 32**_SEQ_CHARS
+_OWN_BITS = 5 * _RANDOM_CHARS - 1
+_IN_GROUP = 1 << _OWN_BITS
 _MADE_RE = re.compile(r"^[0-3][0-9a-hjkmnp-tv-z]{16}$")
+_GROUPED = re.compile(r"[0-3][0-9a-hjkmnp-tv-z]{11}([ghjkmnp-tv-z][0-9a-hjkmnp-tv-z]{4})(?:\.|\Z)").match
 _AHEAD_S = 86400.0
 """A time further ahead of the clock is not ours: it was read from a foreign id that looks like one."""
 ID_LENGTH = _TIME_CHARS + _SEQ_CHARS + _RANDOM_CHARS
@@ -53,10 +59,12 @@ class IdMaker:
     def be_another(self) -> None:
         """In a forked child: make ids that differ from the parent's."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
-        self._random = "".join(_ALPHABET[byte & 31] for byte in os.urandom(_RANDOM_CHARS))
+        self._own = int.from_bytes(os.urandom(4)) & (_IN_GROUP - 1)
+        self._random = _encode(self._own, _RANDOM_CHARS)
 
-    def new(self) -> str:
-        """A fresh id; of two, the later one sorts later."""
+    def new(self, group: int | None = None) -> str:
+        """A fresh id; of two, the later one sorts later. Those of one ``group`` (its lower 24 bits) end alike."""
+        tail = self._random if group is None else _encode(_IN_GROUP | ((group ^ self._own) & (_IN_GROUP - 1)), _RANDOM_CHARS)
         with self._lock:
             now_ms = time.time_ns() // 1_000_000
             if now_ms > self._last_ms:
@@ -66,7 +74,7 @@ class IdMaker:
             else:
                 self._start(self._last_ms + 1)
             seq = self._seq
-            return f"{self._head}{_PAIRS[seq >> 5]}{_ALPHABET[seq & 31]}{self._random}"
+            return f"{self._head}{_PAIRS[seq >> 5]}{_ALPHABET[seq & 31]}{tail}"
 
     def _start(self, ms: int) -> None:
         self._last_ms, self._seq, self._head = ms, 0, _encode(ms, _TIME_CHARS)
@@ -76,9 +84,15 @@ _here = IdMaker()
 os.register_at_fork(after_in_child=_here.be_another)
 
 
-def new_id() -> str:
+def new_id(group: int | None = None) -> str:
     """A fresh id: one maker for the whole process, so that what it submits first sorts first whichever object it uses."""
-    return _here.new()
+    return _here.new(group)
+
+
+def group_of(name: str) -> str:
+    """The mark of the prefix group of a task, by its id or its file's name; empty for one without."""
+    match = _GROUPED(name)
+    return "" if match is None else match[1]
 
 
 def made_here(task_id: str) -> bool:
@@ -106,6 +120,9 @@ def _plausible_s(text: str) -> float | None:
 
 
 BUCKET_SIZE = 1000
+GROUPED_SIZE = 8000
+"""More than elsewhere: the more a worker sees of a lane, the longer it can go on with one prefix."""
+_GROUPS = "_groups"
 _SHARD_CHARS = 6
 _TASK_FILE = re.compile(ID_PATTERN.removesuffix("$").replace("^", "^(") + r")\.([0-9]{1,6})\.json\Z").match
 _SHARD = re.compile(r"[0-3][0-9a-hjkmnp-tv-z]{5}|x[0-9a-f]{2}").fullmatch
@@ -130,9 +147,14 @@ def parse_task_file(name: str) -> TaskName | None:
     return None if match is None else TaskName(match[1], int(match[2]))
 
 
-def bucket_name(priority: int, key: str) -> str:
+def bucket_name(priority: int, key: str, *, grouped: bool = False) -> str:
     """A bucket for tasks of this priority whose first id is ``key``."""
-    return f"{9 - priority}-{key}"
+    return f"{9 - priority}-{key}{_GROUPS if grouped else ''}"
+
+
+def is_grouped(bucket: str) -> bool:
+    """Whether a bucket holds prefix groups, and what was submitted together only."""
+    return bucket.endswith(_GROUPS)
 
 
 def bucket_priority(name: str) -> int | None:

@@ -52,6 +52,7 @@ class BatchInput:
         self._source = source
         self._options = read_options(request)
         self.queue = open_queue(loaded.settings)
+        self._prefix_order = loaded.settings.llm.prefix_order
         check = LineCheck(loaded.settings)
         self.scan: Scan = validate(source, self._options, check)
         _check_line_targets(loaded, self.scan)
@@ -98,8 +99,9 @@ class BatchInput:
         if request.sort != "input":
             items, keys = by_length(items, longest_first=request.sort == "longest"), scan.item_keys()
         total = Submitted(items=0, new=0, again=0)
-        partial = request.limit is not None
-        for total in self.queue.batches().submit(manifest, items, self._links, keys=keys, partial=partial):  # noqa: B007
+        partial, grouped = request.limit is not None, self._prefix_order
+        book = self.queue.batches()
+        for total in book.submit(manifest, items, self._links, keys=keys, partial=partial, prefix_order=grouped):  # noqa: B007
             pass
         return total
 

@@ -13,10 +13,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
+from swarm.core.prefix_groups import prefix_groups
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links, linked
 from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
@@ -201,11 +203,14 @@ class BatchBook:
         *,
         keys: Iterable[str] | None = None,
         partial: bool = False,
+        prefix_order: bool = False,
     ) -> Iterator[Submitted]:
         """Accept what is new of these (item key, task document) pairs; yields the state after each shared flush.
 
         ``keys``: their keys in the input's order, where they come in another.
         ``partial``: these are the first of more; what the batch had besides stays in its record, behind them.
+        ``prefix_order``: of each chunk, tasks whose prompts begin alike run one after the other (``prefix_groups``), but
+        not with ``keys`` or ``links``, which mean another order.
         With ``links`` the names in ``depends_on`` become task ids; all ids are on record before the first task appears.
         Safe to interrupt anywhere and to repeat: what is known is not submitted again, what an interruption left out is.
         Raises ``LockHeld`` while another submission of this batch runs, ``TaskInvalid``, ``StorageFault``.
@@ -217,10 +222,12 @@ class BatchBook:
             self.write(manifest)
             ids = {} if links is None else self._reserve(manifest.batch_id, links, known)
             rest = iter(items) if links is None else ((k, linked(d, links, ids)) for k, d in items)
+            prefix_order = prefix_order and keys is None and links is None
             total = Submitted(items=0, new=0, again=0)
             with new_order(self._path(manifest.batch_id, "order"), self._storage) as order:
                 while chunk := list(islice(rest, CHUNK)):
-                    new = self._accept(manifest.batch_id, chunk, known, present, order, ids)
+                    given = _ids_in_groups(chunk, known) if prefix_order else {}
+                    new = self._accept(manifest.batch_id, chunk, known, present, order, ids, given)
                     order.write()
                     again = total.again + len(chunk) - new
                     total = Submitted(items=total.items + len(chunk), new=total.new + new, again=again)
@@ -251,16 +258,19 @@ class BatchBook:
         present: lookup.Presence,
         order: NewOrder,
         ids: Mapping[str, str],
+        given: Mapping[str, str],
     ) -> int:
         new, documents = [], []
         for key, document in chunk:
             task_id = ids.get(key) or known.get(key)
             if task_id is None:
-                task_id = new_id()
+                task_id = given.get(key) or new_id()
                 new.append((key, task_id))
             order.add(task_id)
             if key not in known or not present.has(task_id):
                 documents.append({"task_id": task_id, "batch_id": batch_id, **document})
+        if given:
+            documents.sort(key=itemgetter("task_id"))  # they are queued by their ids
         self._items(batch_id).add(new)
         if not documents:
             return 0
@@ -333,6 +343,13 @@ class BatchBook:
                 yield finished, finished
             elif (located := lookup.find(self._layout, task_id)) is not None:
                 yield _body(located.path, task_id), None
+
+
+def _ids_in_groups(chunk: list[tuple[str, Mapping[str, Any]]], known: Mapping[str, str]) -> dict[str, str]:
+    """Ids for the new items of a chunk that are in a prefix group: ids are the order in which tasks run."""
+    new = [(key, document) for key, document in chunk if key not in known] if known else chunk
+    groups = prefix_groups([document for _, document in new])
+    return {new[at][0]: new_id(group.key) for group in groups for at in group.members}
 
 
 def _body(path: str, task_id: str) -> dict[str, Any]:

@@ -7,7 +7,16 @@ import time
 
 from swarm.core.lanes import parse_lane
 from swarm.filesystem.entries import DirStamp, is_text, list_inside, list_names, stamp_of
-from swarm.queue.layout import BUCKET_SIZE, ID_LENGTH, Layout, bucket_name, bucket_priority, new_id, task_file
+from swarm.queue.layout import (
+    BUCKET_SIZE,
+    ID_LENGTH,
+    Layout,
+    bucket_name,
+    bucket_priority,
+    is_grouped,
+    new_id,
+    task_file,
+)
 from swarm.queue.storage import Storage
 
 
@@ -99,7 +108,7 @@ class BucketChooser:
         if before is not None and same and before.name == same[-1]:
             end = before
         else:
-            fresh = bool(same) and not same[-1].endswith((_BEHIND, _LAST))
+            fresh = bool(same) and not (same[-1].endswith((_BEHIND, _LAST)) or is_grouped(same[-1]))
             end = _End(same[-1], len(list_inside(f"{lane_path}/{same[-1]}"))) if fresh else _End("", BUCKET_SIZE)
         if end.count >= BUCKET_SIZE:
             end = _End(name_behind(same[-1], priority) if same else bucket_name(priority, new_id()), 0)

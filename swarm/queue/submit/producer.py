@@ -22,7 +22,18 @@ from swarm.errors import DuplicateTask
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
 from swarm.queue.coordination import exclusive, wake
-from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name, bucket_priority, new_id, task_file, time_of
+from swarm.queue.layout import (
+    BUCKET_SIZE,
+    GROUPED_SIZE,
+    Layout,
+    bucket_name,
+    bucket_priority,
+    group_of,
+    is_grouped,
+    new_id,
+    task_file,
+    time_of,
+)
 from swarm.queue.storage import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
@@ -131,7 +142,8 @@ def _appear_whole(bucket: str, lane_path: str) -> None:
     except OSError as exc:
         if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        os.rename(bucket, f"{lane_path}/{bucket_name(bucket_priority(name) or 0, new_id())}")
+        other = bucket_name(bucket_priority(name) or 0, new_id(), grouped=is_grouped(name))
+        os.rename(bucket, f"{lane_path}/{other}")
 
 
 def waits(task: Task) -> bool:
@@ -146,7 +158,7 @@ class _Staged:
         self._layout = layout
         self._storage = storage
         self._home = f"{layout.staging}/{new_id()}.{os.getpid()}"
-        self._open: dict[tuple[str, int], tuple[str, int]] = {}
+        self._open: dict[tuple[str, int, bool], tuple[str, int]] = {}
         self._full: list[tuple[str, str]] = []
         self._blocked: list[Task] = []
         self.count = 0
@@ -164,13 +176,15 @@ class _Staged:
         self._storage.write_new(f"{folder}/{task_file(task.task_id, 0)}", body, flush=False)
 
     def _folder(self, lane: str, priority: int, first_id: str) -> str:
-        folder, count = self._open.get((lane, priority), ("", BUCKET_SIZE))
-        if count == BUCKET_SIZE:
+        grouped = bool(group_of(first_id))
+        size = GROUPED_SIZE if grouped else BUCKET_SIZE
+        folder, count = self._open.get((lane, priority, grouped), ("", size))
+        if count == size:
             key = new_id() if time_of(first_id) is None else first_id  # others' ids do not sort by time, buckets must
-            folder, count = f"{self._home}/{lane}/{bucket_name(priority, key)}", 0
+            folder, count = f"{self._home}/{lane}/{bucket_name(priority, key, grouped=grouped)}", 0
             self._storage.make_dir(folder)
             self._full.append((lane, folder))
-        self._open[(lane, priority)] = (folder, count + 1)
+        self._open[lane, priority, grouped] = (folder, count + 1)
         return folder
 
     def publish(self) -> int:

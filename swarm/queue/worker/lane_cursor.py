@@ -5,6 +5,7 @@
 * A second change may hide behind a fresh one (see ``DirStamp``). While names are left that can only be a more urgent
   bucket: the directory's count of links shows it at once (where the file system counts), and one more listing when the
   grain has passed shows it in any case. With no names left each look is a listing: *none* is never a guess.
+* Of a bucket of prefix groups one group is taken at a time (see ``next_group``); then the bucket is listed again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import random
 import time
 import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from swarm.core.prefix_groups import next_group
 from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, stamp_from, stamp_of
-from swarm.queue.layout import BUCKET_SIZE, TaskName, parse_task_file
+from swarm.queue.layout import BUCKET_SIZE, TaskName, group_of, is_grouped, parse_task_file
 from swarm.queue.submit.buckets import sorted_buckets
 
 _CONTENDED_S = 0.05
@@ -52,12 +56,16 @@ class OpenDirectory:
 class LaneCursor:
     """Yields candidates of one lane, most urgent first; within a bucket oldest first, unless others claim there too.
 
+    ``held``: how many other workers run tasks of which prefix group.
+
     Who loses a race steps aside, further the sooner it happens again, so that many workers on one bucket each have a
     stretch of it to themselves; what was passed over comes after, and at the latest a second later.
     """
 
-    def __init__(self, lane_path: str) -> None:
+    def __init__(self, lane_path: str, held: Callable[[], Mapping[str, int]] = dict) -> None:
         self.lane_path = lane_path
+        self._held = held
+        self._group = self._chosen = ""
         self._lane: OpenDirectory | None = None
         self._seen: DirStamp | None = None
         self._links = 0
@@ -75,6 +83,7 @@ class LaneCursor:
 
     def next(self) -> tuple[str, str, TaskName] | None:
         """The next candidate as (bucket path, file name, id and attempt), or None when the lane shows none."""
+        self._group = self._chosen  # the candidate before was taken, or ``lost`` put this right
         if not self._refresh():
             return None
         while True:
@@ -95,7 +104,7 @@ class LaneCursor:
         elif since_s > _STRAYED_S:
             self._window = 2
         self._lost_s = now_s
-        self._names = []
+        self._names, self._chosen = [], self._group
 
     def bar(self) -> bool:
         """Nothing can be taken out of the bucket of the last candidate: pass it over until it changes. False: known."""
@@ -151,7 +160,8 @@ class LaneCursor:
                 continue
             if any(parse_task_file(n) for n in names):
                 self._bucket, self._folder = bucket, path
-                self._names = self._in_turn(sorted(names, reverse=True))
+                names.sort(reverse=True)
+                self._names = self._in_turn(self._of_one_group(names) if is_grouped(bucket) else names)
                 return True
             self._leave_empty(bucket, path, now, foreign=bool(names))
         return False
@@ -164,6 +174,12 @@ class LaneCursor:
 
     def _given(self, names: list[str]) -> bool:
         return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
+
+    def _of_one_group(self, names: list[str]) -> list[str]:
+        """Those of the group to take from now, of names in reverse order."""
+        given = [name for name in names if self._given([name])]
+        self._chosen = next_group(Counter(map(group_of, reversed(given))), self._group, self._held)
+        return [name for name in given if group_of(name) == self._chosen]
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """These names, last one first to be tried: from the head on, or from a little further if others work here."""

@@ -13,6 +13,7 @@ import errno
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -20,8 +21,9 @@ from typing import NamedTuple
 from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
 from swarm.errors import StorageFault, TaskInvalid
+from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue import codec
-from swarm.queue.layout import Layout, TaskName, task_file
+from swarm.queue.layout import Layout, TaskName, group_of, task_file
 from swarm.queue.storage import Storage, about_host, read_regular, storage_faults
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.worker.lane_cursor import LaneCursor
@@ -68,7 +70,7 @@ class LaneClaimer:
             for lane in lanes:
                 cursor = self._cursors.get(lane)
                 if cursor is None:
-                    cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane))
+                    cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane), self._held_groups)
                 if self._unreadable or cursor.without:
                     cursor.without = self._passed_over()
                 taken = self._take_from(cursor)
@@ -109,6 +111,14 @@ class LaneClaimer:
                 return path, origin
             del self._returning[path]
         return None
+
+    def _held_groups(self) -> Counter[str]:
+        """How many other workers run tasks of which prefix group. A few listings, made when a group is used up."""
+        held = Counter[str]()
+        for folder in map(self._layout.held_by, list_names(self._layout.processing)):
+            if folder != self.folder:
+                held.update({group_of(name) for name in list_inside(folder)})
+        return held
 
     def _passed_over(self) -> frozenset[str]:
         now_s = time.monotonic()
