@@ -12,34 +12,29 @@ from typing import Any, Self
 
 import msgspec
 
-from swarm.cli.run.hosting import Hosting
+from swarm.cli.run.hosting import Hosting, LifeWatch
 from swarm.cli.run.servable import ServableWatch, does_not_fit
 from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
-from swarm.errors import EngineError, NotRunning, UnknownTask
+from swarm.errors import UnknownTask
 from swarm.queue import lookup
 from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.runtime.open import swarm_lives
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
 LOOK_SHARE = 20
 """A look that costs long is taken seldom: at most one part in so many of the time goes into looking."""
-LIFE_S = 1.0
-GONE_S = 5.0
 SAMPLED = 200
 """Tasks whose models are looked up when nothing ends."""
 
 
-class Alive:
-    """Checks now and then that a swarm is still working."""
+class Alive(LifeWatch):
+    """Checks now and then that a swarm still works, and can work on what is left."""
 
     def __init__(self, settings: Settings, host: Hosting) -> None:
-        self._settings = settings
-        self._host = host
-        self._asked_s = self._seen_s = time.monotonic()
+        super().__init__(settings, host, "ask again")
         self._servable = ServableWatch(settings)
 
     def moved(self) -> None:
@@ -51,20 +46,6 @@ class Alive:
         reasons = self._servable.look(models)
         if reasons:
             raise does_not_fit(reasons)
-
-    def check(self) -> None:
-        """Raises ``EngineError`` when the swarm that was started here has ended, ``NotRunning`` when no other is left."""
-        now_s = time.monotonic()
-        if now_s - self._asked_s < LIFE_S:
-            return
-        self._asked_s = now_s
-        if self._host.ended():
-            logs = f"{self._settings.queue.root}/logs/supervisor.log"
-            raise EngineError("the swarm has ended; finished results are kept", hint=f"see {logs}")
-        if self._host.own is not None or swarm_lives(self._settings):
-            self._seen_s = now_s
-        elif now_s - self._seen_s > GONE_S:
-            raise NotRunning("no swarm is running any more; finished results are kept", hint="`swarm up`, then ask again")
 
 
 def as_ended(layout: Layout, task_ids: Iterable[str], alive: Alive, timeout_s: float | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ from swarm.cli.units import count, duration, plural
 from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
-from swarm.core.task import TaskState, canonical_model
+from swarm.core.task import canonical_model
 from swarm.engines.ollama.server import client_of
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
 from swarm.formats.output.atomic_file import check_writable
@@ -81,8 +81,7 @@ def collect(
     written = write_results(output, pairs(), errors_path=failures)
     for part in sums.values():
         part.settle()
-    completed, failed, cancelled = (sums[str(s)] for s in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED))
-    return Collected(written, Tally(completed=completed, failed=failed, cancelled=cancelled, left=written.unfinished))
+    return Collected(written, Tally(**sums, left=written.unfinished))
 
 
 def tally_words(written: Written) -> str:
@@ -128,10 +127,7 @@ def written_document(output: str, collected: Collected) -> dict[str, Any]:
         "output": output,
         "errors_output": written.errors_path,
         "items": written.rows,
-        "completed": written.completed,
-        "failed": written.failed,
-        "cancelled": written.cancelled,
-        "unfinished": written.unfinished,
+        **{name: getattr(written, name) for name in ("completed", "failed", "cancelled", "unfinished")},
         "by_worker": dict(sorted(collected.tally.completed.by_worker.items())),
         "tokens_in": sums.tokens_in,
         "tokens_out": sums.tokens_out,
@@ -155,6 +151,7 @@ def write_report(queue: FileQueue, settings: Settings, manifest: Manifest, tally
 def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tally) -> dict[str, Any]:
     """Everything that is known of how these answers came to be. What was not measured (energy) is not in it."""
     sums = tally.all
+    span = sums.span
     configured = {canonical_model(name): model for name, model in settings.models.items()}
     return {
         "batch_id": manifest.batch_id,
@@ -175,14 +172,6 @@ def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tall
         },
         "defaults": {"num_predict": settings.llm.num_predict, "slots": settings.llm.slots},
         "versions": {"swarm": __version__, "submitted_by": manifest.version, "servers": _servers(queue)},
-        **_work(sums),
-        "errors": sums.errors,
-    }
-
-
-def _work(sums: Sums) -> dict[str, Any]:
-    span = sums.span
-    return {
         "tokens": {"in": sums.tokens_in, "out": sums.tokens_out},
         "attempts": sums.attempts,
         "started_at": None if span is None else iso_of(span[0]),
@@ -192,6 +181,7 @@ def _work(sums: Sums) -> dict[str, Any]:
         "workers": dict(sorted(sums.by_worker.items())),
         "cached": saved(sums),
         "simulated": sums.simulated,
+        "errors": sums.errors,
     }
 
 

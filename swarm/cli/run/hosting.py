@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from swarm.cli.units import plural
 from swarm.config.settings import Settings
-from swarm.errors import EngineError, LockHeld
+from swarm.errors import EngineError, LockHeld, NotRunning
 from swarm.proc.identity import read_stat
 from swarm.runtime.bootstrap import RunOptions
 from swarm.runtime.open import lives, swarm_lives
@@ -23,6 +23,8 @@ from swarm.supervisor.what_runs import orphans, run_served
 READY_MARGIN_S = 30.0
 STOP_MARGIN_S = 60.0
 ENDING_POLL_S = 0.1
+LIFE_S = 0.5
+GONE_S = 5.0
 
 
 @dataclass
@@ -51,6 +53,38 @@ class Hosting:
     def _signal(self, number: int) -> None:
         if self.own is not None and self.own.poll() is None:
             self.own.send_signal(number)
+
+
+class SwarmGone(NotRunning):
+    """Nobody works on the tasks any more; finished results are kept."""
+
+
+class LifeWatch:
+    """Checks now and then that a swarm still works on what somebody waits for."""
+
+    def __init__(self, settings: Settings, host: Hosting, again: str) -> None:
+        """``again``: what to do to go on once a swarm works again."""
+        self._settings = settings
+        self._host = host
+        self._again = again
+        self._asked_s = self._seen_s = time.monotonic()
+
+    def check(self) -> None:
+        """Raises ``EngineError`` when the swarm that was started here has ended, ``SwarmGone`` when no other is left."""
+        if self._host.ended():
+            log = f"{self._settings.queue.root}/logs/supervisor.log"
+            raise EngineError(
+                "the swarm started here has ended; finished results are kept", hint=f"see {log}; {self._again} to go on"
+            )
+        now_s = time.monotonic()
+        if self._host.own is not None or now_s - self._asked_s < LIFE_S:
+            return
+        self._asked_s = now_s
+        if swarm_lives(self._settings):
+            self._seen_s = now_s
+        elif self._host.guest_of is not None or now_s - self._seen_s > GONE_S:
+            hint = f"`swarm up`, then {self._again} to go on"
+            raise SwarmGone("no swarm is running any more; finished results are kept", hint=hint)
 
 
 @contextmanager

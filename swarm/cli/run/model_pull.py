@@ -55,7 +55,7 @@ class PullBar:
     @property
     def total_mib(self) -> int:
         """Of all layers heard of so far."""
-        return sum(total for total, _ in self._layers.values()) // _MIB
+        return self._sums()[0] // _MIB
 
     def step(self, step: PullStep) -> None:
         """One line from the server."""
@@ -65,9 +65,8 @@ class PullBar:
         self._status = step.status
         if self._bar is not None and self._task is not None:
             total, done = self._sums()
-            self._bar.update(
-                self._task, total=total or None, completed=done, description=one_line(f"{self._model}: {step.status}")
-            )
+            words = one_line(f"{self._model}: {step.status}")
+            self._bar.update(self._task, total=total or None, completed=done, description=words)
         elif changed or time.monotonic() - self._said_s > LINE_EVERY_S:
             self._say()
 
@@ -82,24 +81,13 @@ class PullBar:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
+            from rich import progress
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
 
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            text = progress.TextColumn("{task.description}", markup=False)
+            numbers = progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()
+            console = Console(stderr=True)
+            self._bar = progress.Progress(text, progress.BarColumn(), *numbers, console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(one_line(self._model), total=None)
         return self

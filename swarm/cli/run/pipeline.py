@@ -12,11 +12,11 @@ import msgspec
 from swarm.cli.command_options import Outcome, RunRequest, SubmitRequest
 from swarm.cli.run.batch_input import BatchInput, check_request
 from swarm.cli.run.collect import Collected, collect, ended_words, tally_words, where_words, write_report, written_document
-from swarm.cli.run.hosting import Hosting, hosting
+from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works
-from swarm.cli.run.watch import RunWatch, SwarmGone
+from swarm.cli.run.watch import RunWatch
 from swarm.cli.units import count, duration
 from swarm.config.load import Loaded
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError

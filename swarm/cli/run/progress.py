@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 import msgspec
 
+from swarm.cli.render import SIMULATED
 from swarm.cli.units import count, duration, rate
 from swarm.plain_text import one_line
 
@@ -72,17 +74,22 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 Show = Callable[[RunView], None]
 
 
+def _share(view: RunView) -> str:
+    return f"{(view.earlier + view.ended) / view.total * 100:.0f}%" if view.total else "100%"
+
+
+def _counts(view: RunView) -> Iterator[tuple[str, str]]:
+    """What became of the items in this run, each with its style."""
+    yield f"{view.done:,} done", "green"
+    yield f"{view.failed:,} failed", "red" if view.failed else "dim"
+    if view.cancelled:
+        yield f"{view.cancelled:,} cancelled", "yellow"
+    yield f"{view.left:,} left", ""
+
+
 def headline(view: RunView) -> str:
     """All of it in one line, for logs and pipes."""
-    ended = view.earlier + view.ended
-    share = ended / view.total * 100 if view.total else 100.0
-    parts = [
-        f"{ended:,}/{view.total:,} ({share:.0f}%)",
-        f"{view.done:,} done",
-        f"{view.failed:,} failed",
-        *([f"{view.cancelled:,} cancelled"] if view.cancelled else []),
-        f"{view.left:,} left",
-    ]
+    parts = [f"{view.earlier + view.ended:,}/{view.total:,} ({_share(view)})", *(text for text, _ in _counts(view))]
     if view.earlier:
         parts.append(f"{view.earlier:,} from before")
     parts += _rates(view)
@@ -123,24 +130,17 @@ def picture(view: RunView, width: int) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    ended = view.earlier + view.ended
-    share = f"{ended / view.total * 100:.0f}%" if view.total else "100%"
+    ended = view.earlier + view.ended if view.total else 1
+    bar = ProgressBar(total=max(view.total, 1), completed=ended, width=max(10, min(40, width - 45)))
     top = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=max(view.total, 1), completed=ended if view.total else 1, width=max(10, min(40, width - 45)))
-    numbers = Text.assemble(
-        (f"{view.done:,} done", "green"), "  ", (f"{view.failed:,} failed", "red" if view.failed else "dim")
-    )
-    if view.cancelled:
-        numbers.append(f"  {view.cancelled:,} cancelled", style="yellow")
-    numbers.append(f"  {view.left:,} left")
-    top.add_row(bar, share, numbers)
+    top.add_row(bar, _share(view), Text("  ").join(Text(text, style) for text, style in _counts(view)))
     gone = f"{duration(view.elapsed_s)} {'in all' if view.state == 'finished' else 'gone'}"
     eta = f"{gone}, ETA {duration(view.eta_s)}" if view.state != "finished" and view.eta_s is not None else gone
     lines: list[Text] = [Text("  ".join([*_rates(view), eta]), no_wrap=True, overflow="ellipsis")]
     if view.earlier:
         lines.append(Text(f"{view.earlier:,} were done by an earlier run", style="dim"))
     if view.simulated:
-        lines.append(Text("simulated: answers come from simulated model servers", style="yellow"))
+        lines.append(Text(SIMULATED, style="yellow"))
     if view.state == "draining":
         lines.append(Text("draining: running items end, then this stops; Ctrl-C again stops now", style="yellow"))
     lines += [
@@ -167,8 +167,6 @@ class Progress:
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Goes to standard error (``out``), so that results may be piped; ``quiet`` shows nothing."""
-        import time
-
         self._quiet = quiet
         self._every_s = every_s
         self._out = out or sys.stderr

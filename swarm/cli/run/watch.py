@@ -11,20 +11,20 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.run.hosting import Hosting
+from swarm.cli.run.hosting import Hosting, LifeWatch
 from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.servable import ServableWatch
 from swarm.cli.views.explanations import task as explain_task
 from swarm.config.settings import Settings
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
-from swarm.errors import EngineError, NotRunning, SwarmError
+from swarm.errors import EngineError, SwarmError
 from swarm.queue.batches.batch_watch import BatchWatch, Ended
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
 from swarm.runtime.loop import RootGuard, handling
-from swarm.runtime.open import open_observer, swarm_lives
+from swarm.runtime.open import open_observer
 
 LOOK_S = 0.1
 LOOK_SHARE = 20
@@ -34,12 +34,7 @@ QUIET_S = 15.0
 """When nothing has ended for so long, the reason is shown."""
 SAME_AGAIN_S = 60.0
 """The same reason is not said more often."""
-GONE_S = 5.0
 NOTHING = Ended(completed=0, failed=0, cancelled=0, left=0)
-
-
-class SwarmGone(NotRunning):
-    """Nobody works on the batch any more; finished results are kept."""
 
 
 End = Literal["finished", "interrupted", "unservable"]
@@ -79,7 +74,6 @@ class RunWatch:
         self._servable = ServableWatch(settings)
         self._changed_s = self._asked_s = time.monotonic()
         self._said = ("", 0.0)
-        self._alone_since_s: float | None = None
         self._guard = RootGuard(queue.layout.root)
         self._most_tokens = (0, 0)
 
@@ -88,6 +82,7 @@ class RunWatch:
 
         Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
         """
+        life = LifeWatch(self._settings, host, "run the same command again")
         with interrupts(host) if heard is None else nullcontext(heard) as asked, self._root_in_place():
             while True:
                 self._check_root()
@@ -105,7 +100,7 @@ class RunWatch:
                 if asked() and (host.own is None or host.ended()):
                     return "interrupted"
                 if not asked():
-                    self._check_alive(host)
+                    life.check()
                     self.unservable = self._servable.look(lambda: self._models) if self._models else {}
                     if self.unservable:
                         return "unservable"
@@ -196,23 +191,6 @@ class RunWatch:
         if span_s < 1.0:
             return None, None, None
         return tuple((new - old) / span_s for new, old in zip((ended, tokens_in, tokens_out), then, strict=True))
-
-    def _check_alive(self, host: Hosting) -> None:
-        if host.ended():
-            raise EngineError(
-                "the swarm of this run has ended; finished results are kept",
-                hint=f"see {self._queue.layout.logs}/supervisor.log; run the same command again to go on",
-            )
-        if host.own is not None or swarm_lives(self._settings):
-            self._alone_since_s = None
-            return
-        now_s = time.monotonic()
-        self._alone_since_s = self._alone_since_s or now_s
-        if host.guest_of is not None or now_s - self._alone_since_s > GONE_S:
-            raise SwarmGone(
-                "no swarm is running any more; finished results are kept",
-                hint="`swarm up`, then run the same command again to go on",
-            )
 
     def _say_why(self) -> None:
         """No silence: when nothing has ended for a while, say why the oldest open item is not done."""
