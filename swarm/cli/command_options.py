@@ -240,7 +240,7 @@ class FeedRequest(LineOptions):
     quiet: Quiet = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outcome:
     """How it ended: ``document`` for ``--json``; for a reader ``lines``, after the ``answer`` that was asked for."""
 

@@ -130,7 +130,7 @@ class BatchInput:
             "models": scan.models,
             "first_tasks": first,
         }
-        return Outcome(exit_code=EXIT_OK, document=document, lines=_dry_lines(scan, new, ended, first))
+        return Outcome(EXIT_OK, document, _dry_lines(scan, new, ended, first))
 
 
 def _check_line_targets(loaded: Loaded, scan: Scan) -> None:

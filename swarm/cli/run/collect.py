@@ -60,7 +60,7 @@ def results(settings: Settings, batch_id: str, output: Path, errors: Path | None
         document["report"] = write_report(queue, settings, manifest, collected.tally)
         lines = (*lines, f"report: {document['report']}")
     code = EXIT_TASKS_FAILED if collected.written.without_answer else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=lines)
+    return Outcome(code, document, lines)
 
 
 def collect(

@@ -224,4 +224,4 @@ def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcom
     lines.append(f"results: swarm results {state.feed_id} -o OUT")
     bad = state.status == "failed" or state.rejected > 0
     code = EXIT_INTERRUPTED if interrupted else EXIT_TASKS_FAILED if bad else EXIT_OK
-    return Outcome(exit_code=code, document=msgspec.to_builtins(state), lines=tuple(lines))
+    return Outcome(code, msgspec.to_builtins(state), tuple(lines))

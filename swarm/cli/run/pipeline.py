@@ -163,7 +163,7 @@ def _outcome(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
     }
     failed = written.without_answer or ran.unservable
     code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if failed else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=tuple(lines))
+    return Outcome(code, document, tuple(lines))
 
 
 def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
@@ -189,7 +189,7 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
         "accepted": submitted.new,
         "known_already": submitted.again,
     }
-    accepted = Outcome(exit_code=EXIT_OK, document=document, lines=lines)
+    accepted = Outcome(EXIT_OK, document, lines)
     return accepted if show is None else _wait(loaded, batch, submitted, accepted, show)
 
 
@@ -215,4 +215,4 @@ def _wait(loaded: Loaded, batch: BatchInput, submitted: Submitted, accepted: Out
         more.append(f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it")
     failed = ended.failed + ended.cancelled or watch.unservable
     code = EXIT_INTERRUPTED if end == "interrupted" else EXIT_TASKS_FAILED if failed else EXIT_OK
-    return Outcome(exit_code=code, document=document, lines=(*accepted.lines, end_line, *more))
+    return Outcome(code, document, (*accepted.lines, end_line, *more))

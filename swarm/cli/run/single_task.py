@@ -121,7 +121,7 @@ def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
     if not request.wait:
         task_id = queue.enqueue(document)
         lines = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
-        return Outcome(exit_code=EXIT_OK, document={"task_id": task_id}, lines=lines)
+        return Outcome(EXIT_OK, {"task_id": task_id}, lines)
     return _wait(queue, settings, document, models)
 
 
@@ -162,11 +162,11 @@ def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models
         ways = f"task {task_id} waits until that has changed; `swarm queue cancel {task_id}` ends it"
         lines = (*unservable_words(watch.unservable), ways)
         answer: dict[str, Any] = {"task_id": task_id, "unservable": watch.unservable}
-        return Outcome(exit_code=EXIT_TASKS_FAILED, document=answer, lines=lines)
+        return Outcome(EXIT_TASKS_FAILED, answer, lines)
     if end == "interrupted":
         ways = f"`swarm queue show {task_id}` shows its answer, `swarm queue cancel {task_id}` ends it"
         lines = (f"interrupted: task {task_id} is accepted and goes on; {ways}",)
-        return Outcome(exit_code=EXIT_INTERRUPTED, document={"task_id": task_id, "interrupted": True}, lines=lines)
+        return Outcome(EXIT_INTERRUPTED, {"task_id": task_id, "interrupted": True}, lines)
     return _answer(queue, task_id)
 
 
@@ -177,11 +177,11 @@ def _answer(queue: FileQueue, task_id: str) -> Outcome:
     if ended["status"] != "completed":
         error = ended.get("error") or {}
         words = f"{ended['status']}: {error.get('message', 'no reason was recorded')}"
-        return Outcome(exit_code=EXIT_TASKS_FAILED, document=ended, lines=(words,))
+        return Outcome(EXIT_TASKS_FAILED, ended, (words,))
     result = ended.get("result") or {}
     text = (result.get("message") or {}).get("content") or result.get("response") or result.get("stdout") or "done"
     simulated = ("(simulated)",) if ended.get("simulated") else ()
-    return Outcome(exit_code=EXIT_OK, document=ended, lines=simulated, answer=str(text))
+    return Outcome(EXIT_OK, ended, simulated, answer=str(text))
 
 
 def somebody_works(settings: Settings, accepted: str) -> None:

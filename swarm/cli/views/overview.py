@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from swarm.queue.stats.counts import Counts
 
 
-class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+class Alarm(msgspec.Struct, frozen=True):
     """A condition the operator should know first, and what to do about it."""
 
     level: Literal["critical", "warning"]
@@ -143,18 +143,18 @@ def alarms(
 
 def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool, orphans: int) -> Iterator[Alarm]:
     if orphans:
-        yield Alarm(level="critical", text=supervisor_gone(orphans), next="swarm up; swarm logs supervisor -n 30")
+        yield Alarm("critical", supervisor_gone(orphans), "swarm up; swarm logs supervisor -n 30")
     alive = [w for w in workers_of(snapshot) if w.alive]
     if not alive and not brain:
         what = "neither brain nor worker is running" if orphans else "nothing is running"
         text = f"{what}; {plural(queue.pending.total, 'task')} waiting"
-        yield Alarm(level="critical" if queue.pending.total or queue.processing else "warning", text=text, next="swarm up")
+        yield Alarm("critical" if queue.pending.total or queue.processing else "warning", text, "swarm up")
         return
     if not brain:
         text = "the brain is not running: no model is placed, no task released or requeued"
-        yield Alarm(level="critical", text=text, next="swarm logs brain -n 30; swarm up")
+        yield Alarm("critical", text, "swarm logs brain -n 30; swarm up")
     if not alive:
-        yield Alarm(level="critical", text="no worker is alive", next="swarm logs --level warning --since 1h")
+        yield Alarm("critical", "no worker is alive", "swarm logs --level warning --since 1h")
 
 
 def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
@@ -163,9 +163,9 @@ def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alar
         look = f"swarm logs {view.name} -n 30"
         if verdict.state == "dead" and view.claims:
             text = f"{view.name} is dead and held {plural(view.claims, 'task')}"
-            yield Alarm(level="critical", text=text, next=f"{look} (the brain requeues its tasks)")
+            yield Alarm("critical", text, f"{look} (the brain requeues its tasks)")
         elif verdict.state == "hung":
-            yield Alarm(level="critical", text=verdict.text, next=look)
+            yield Alarm("critical", verdict.text, look)
 
 
 def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
@@ -187,39 +187,33 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
             case _:
                 step = f"swarm explain {about.partition(':')[0].partition(',')[0]}"
         if warning.key not in hung:
-            yield Alarm(level="critical" if kind == "card_lost" else "warning", text=warning.reason, next=step)
+            yield Alarm("critical" if kind == "card_lost" else "warning", warning.reason, step)
 
 
 def _card_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
     for gpu in snapshot.gpus:
         if gpu.fault is not None:
-            yield Alarm(
-                level="critical", text=f"GPU {gpu.index} cannot be read: {gpu.fault}", next="nvidia-smi; dmesg | grep -i xid"
-            )
+            yield Alarm("critical", f"GPU {gpu.index} cannot be read: {gpu.fault}", "nvidia-smi; dmesg | grep -i xid")
         elif gpu.temperature_c is not None and gpu.temperature_c >= settings.gpu.warn_c:
-            yield Alarm(
-                level="warning",
-                text=f"GPU {gpu.index} is hot: {gpu.temperature_c} °C",
-                next="check fans and air; swarm gpus",
-            )
+            yield Alarm("warning", f"GPU {gpu.index} is hot: {gpu.temperature_c} °C", "check fans and air; swarm gpus")
 
 
 def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> Iterator[Alarm]:
     for claim in stuck(snapshot, settings):
         text = f"{claim.task_id} on {claim.worker} has made no progress for {duration(claim.quiet_s)}"
-        yield Alarm(level="warning", text=text, next=f"swarm explain {claim.task_id}")
+        yield Alarm("warning", text, f"swarm explain {claim.task_id}")
     llm = queue.pending.by_class.get("llm", 0)
     views = [w for w in workers_of(snapshot) if w.alive and w.heartbeat]
     if llm and views and not any(w.heartbeat and (w.heartbeat.model or w.heartbeat.status == "loading") for w in views):
         text = f"{plural(llm, 'llm task')} waiting, but no worker holds a model"
-        yield Alarm(level="warning", text=text, next=f"swarm explain {views[0].name}")
+        yield Alarm("warning", text, f"swarm explain {views[0].name}")
     limit_s = settings.brain.stale_queued_s
     if limit_s and queue.oldest_pending_s is not None and queue.oldest_pending_s > limit_s:
         text = f"the oldest task has been waiting for {duration(queue.oldest_pending_s)}"
-        yield Alarm(level="warning", text=text, next="swarm queue list -n 1; swarm explain TASK")
+        yield Alarm("warning", text, "swarm queue list -n 1; swarm explain TASK")
     if queue.drop_ins and not brain:
         text = f"{plural(queue.drop_ins, 'drop-in file')} in pending/ not filed: that is the brain's work"
-        yield Alarm(level="warning", text=text, next="swarm up")
+        yield Alarm("warning", text, "swarm up")
 
 
 def status_blocks(view: StatusView) -> list[Block]:
