@@ -18,14 +18,14 @@ from swarm.cli.run.servable import check_models
 from swarm.clock import now_iso
 from swarm.config.load import load
 from swarm.config.settings import Settings
-from swarm.core.task import ID_RE, TERMINAL
+from swarm.core.task import ID_RE
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.formats.tasks.scan import ItemKeys
 from swarm.formats.tasks.task_builder import Built
 from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.lookup import read_ended
+from swarm.queue.lookup import ended_in, read_ended
 from swarm.runtime.bootstrap import run_options
 from swarm.runtime.open import open_queue
 from swarm.worker.executors.allowlist import check_submitted
@@ -43,7 +43,7 @@ class Handle:
 
     def done(self) -> bool:
         """Whether the task has ended, successfully or not."""
-        return any(os.path.lexists(self._swarm.queue.layout.terminal(state, self.id)) for state in TERMINAL)
+        return ended_in(self._swarm.queue.layout, self.id) is not None
 
     def result(self, timeout_s: float | None = None) -> Result:
         """Wait for its end. A failed task is a result with ``ok`` False. Raises ``TimeoutError``; the task goes on then."""
@@ -75,8 +75,8 @@ class Swarm:
         self._host = Hosting(own=None)
         self._checked: set[str] = set()
         self._notifiable: set[str] = set()
-        self._names = EarlierNames(self._exists)
         self.queue: FileQueue = open_queue(self._loaded.settings)
+        self._names = EarlierNames(self.queue.find)
 
     @property
     def settings(self) -> Settings:
@@ -151,7 +151,7 @@ class Swarm:
         given = items if isinstance(items, Sequence) else list(items)
         for _ in self._pairs(maker, given):
             pass  # what cannot be meant is said before anything is accepted
-        linked = links_between(self._pairs(maker, given), self._exists) if is_linked(given, fields) else None
+        linked = links_between(self._pairs(maker, given), self.queue.find) if is_linked(given, fields) else None
         manifest = Manifest(
             batch_id=batch_id,
             source="python",
@@ -182,9 +182,6 @@ class Swarm:
             made = maker.make(work, index)
             self._check(made)
             yield key_of(made.digest), made.document
-
-    def _exists(self, task_id: str) -> bool:
-        return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
     def _check(self, made: Built) -> None:
         """Whether the model is there and has room, the program is allowed and the targets can be notified."""

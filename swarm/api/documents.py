@@ -93,7 +93,7 @@ LABEL = "items"
 class EarlierNames:
     """Names of tasks submitted one by one, so that later ones can wait for them by name; the last of a name counts."""
 
-    def __init__(self, exists: Callable[[str], bool]) -> None:
+    def __init__(self, exists: Callable[[str], object]) -> None:
         self._exists = exists
         self._ids: dict[str, str] = {}
 
@@ -129,7 +129,7 @@ def is_linked(items: Sequence[Any], fields: Mapping[str, Any]) -> bool:
     return any(isinstance(work, Mapping) and work.get("depends_on") for work in items)
 
 
-def links_between(pairs: Iterable[tuple[str, dict[str, Any]]], exists: Callable[[str], bool]) -> Links:
+def links_between(pairs: Iterable[tuple[str, dict[str, Any]]], exists: Callable[[str], object]) -> Links:
     """What the names in ``depends_on`` stand for. ``pairs``: (item key, document), in order; ``exists``: of a task id.
 
     Raises ``InputError`` as for the lines of a file, with items counted from 0.

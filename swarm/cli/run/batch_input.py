@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from swarm.cli.units import count, plural
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.core.notification import Note
-from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_OK, InputError
 from swarm.formats.input.problems import Problems
 from swarm.formats.input.source import Source, as_text
@@ -26,7 +26,7 @@ from swarm.formats.tasks.links import links
 from swarm.formats.tasks.scan import Scan, drafts, validate
 from swarm.notify.targets import check_target
 from swarm.queue.batches.batch_book import Manifest, Submitted
-from swarm.queue.lookup import read_ended
+from swarm.queue.lookup import ended_in
 from swarm.queue.stores.notifications import write_note
 from swarm.runtime.open import open_queue
 
@@ -57,11 +57,8 @@ class BatchInput:
         self.scan: Scan = validate(source, self._options, check)
         _check_line_targets(loaded, self.scan)
         check.say_unknown()
-        self._links = links(source, self._options, self.scan, self._exists) if self.scan.linked else None
+        self._links = links(source, self._options, self.scan, self.queue.find)
         self._defaults = task_fields(request)
-
-    def _exists(self, task_id: str) -> bool:
-        return ID_RE.match(task_id) is not None and self.queue.find(task_id) is not None
 
     def items(self) -> Iterator[Item]:
         """Item keys and tasks in the input's order: its second reading."""
@@ -77,7 +74,7 @@ class BatchInput:
         """Whether any item has not ended yet; a batch never seen is all work."""
         known = self.queue.batches().known(self.scan.batch_id)
         ids = (known.get(key) for key in self.scan.item_keys())
-        return any(task_id is None or read_ended(self.queue.layout, task_id) is None for task_id in ids)
+        return any(task_id is None or ended_in(self.queue.layout, task_id) is None for task_id in ids)
 
     def accept(self) -> Submitted:
         """Put what is new into the queue, durably. Raises ``InputError`` if the input has changed, ``StorageFault``."""
@@ -109,15 +106,10 @@ class BatchInput:
         """Counts, models and the first tasks. Nothing is written; no swarm is needed."""
         scan, queue = self.scan, self.queue
         known = queue.batches().known(scan.batch_id)
-        ended: dict[TaskState, int] = dict.fromkeys(TERMINAL, 0)
-        new = 0
-        for key in scan.item_keys():
-            task_id = known.get(key)
-            new += task_id is None
-            for state in TERMINAL:
-                if task_id is not None and os.path.lexists(queue.layout.terminal(state, task_id)):
-                    ended[state] += 1
-                    break
+        ids = [known.get(key) for key in scan.item_keys()]
+        new = ids.count(None)
+        states = Counter(ended_in(queue.layout, task_id) for task_id in ids if task_id is not None)
+        ended = {state: states[state] for state in TERMINAL}
         first = [dict(task) for _, task in islice(self.items(), SHOWN)]
         document = {
             "dry_run": True,

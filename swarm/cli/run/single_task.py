@@ -11,7 +11,7 @@ from swarm.cli.run.input_options import LineCheck, check_options, read_options, 
 from swarm.cli.run.servable import check_models
 from swarm.config.settings import Settings
 from swarm.core.model_options import option_problems
-from swarm.core.task import ID_RE, TaskClass
+from swarm.core.task import TaskClass
 from swarm.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -135,7 +135,7 @@ def _check_mentions(queue: FileQueue, document: Mapping[str, Any], settings: Set
 
         check_submitted(document, settings.scripts)
     for wanted in _texts(document.get("depends_on")):
-        if ID_RE.match(wanted) is None or queue.find(wanted) is None:
+        if queue.find(wanted) is None:
             raise InputError(f"depends_on: there is no task {wanted!r}", hint="`swarm queue list` shows the tasks")
     for target in _texts(document.get("notify")):
         from swarm.notify.targets import check_target

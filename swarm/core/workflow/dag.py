@@ -48,7 +48,7 @@ class Links(msgspec.Struct, frozen=True, kw_only=True):
     """The item key for each name that a ``depends_on`` of the batch uses; other entries are ids of tasks."""
 
 
-def resolve(nodes: Sequence[Node], exists: Callable[[str], bool]) -> tuple[list[LinkFault], dict[str, int]]:
+def resolve(nodes: Sequence[Node], exists: Callable[[str], object]) -> tuple[list[LinkFault], dict[str, int]]:
     """What is wrong (in line order, at most ``MOST_FINDINGS``), and for each name in use the index of its node.
 
     ``exists(task id)``: whether a name that no item of the batch has is the id of a task in the queue.

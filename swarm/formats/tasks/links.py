@@ -12,7 +12,7 @@ from swarm.formats.input.source import ReadOptions, Source, source_of
 from swarm.formats.tasks.scan import Draft, Scan, drafts
 
 
-def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], bool]) -> Links | None:
+def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], object]) -> Links | None:
     """What the names in ``depends_on`` stand for; None, at no cost, for a batch in which none depends on any.
 
     ``exists(task id)`` tells whether a name that no item has is a task of the queue. Memory: a few hundred bytes an item.
@@ -24,7 +24,7 @@ def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable
     return links_of(drafts(source, options, scan), source.label, exists)
 
 
-def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], bool]) -> Links:
+def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], object]) -> Links:
     """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
     problems = Problems(label)
     keys, nodes = [], []
