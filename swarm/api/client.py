@@ -14,12 +14,14 @@ from swarm import __version__
 from swarm.api.documents import DocumentMaker, EarlierNames, Work, is_linked, links_between, plain
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
 from swarm.cli.run.hosting import Hosting, hosting
+from swarm.cli.run.input_options import LineCheck
 from swarm.cli.run.servable import check_models
 from swarm.clock import now_iso
 from swarm.config.load import load
 from swarm.config.settings import Settings
 from swarm.core.task import ID_RE
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
+from swarm.formats.input.problems import FieldError
 from swarm.formats.tasks.scan import ItemKeys
 from swarm.formats.tasks.task_builder import Built
 from swarm.notify.targets import check_target
@@ -73,6 +75,7 @@ class Swarm:
         self._simulate = simulate
         self._stack: ExitStack | None = None
         self._host = Hosting(own=None)
+        self._line_check = LineCheck(self._loaded.settings)
         self._checked: set[str] = set()
         self._notifiable: set[str] = set()
         self.queue: FileQueue = open_queue(self._loaded.settings)
@@ -184,12 +187,19 @@ class Swarm:
             yield key_of(made.digest), made.document
 
     def _check(self, made: Built) -> None:
-        """Whether the model is there and has room, the program is allowed and the targets can be notified."""
+        """Whether it can be done: by the engine, a model that is there and has room, a program that is allowed.
+
+        And whether its targets can be notified.
+        """
         check_submitted(made.document, self.settings.scripts)
         for target in made.document.get("notify") or ():
             if isinstance(target, str) and target not in self._notifiable:
                 check_target(target, self.settings)
                 self._notifiable.add(target)
+        try:
+            self._line_check(made.document)
+        except FieldError as error:
+            raise InputError(f"item {made.line_no}: {error}") from error
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
             check_models(self.settings, [model], unfit="refuse")

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from swarm.core.engines import EngineKind
+from swarm.config.settings import Settings
+from swarm.core.engines import OLLAMA, EngineKind, engine_named, engine_of_model, engine_of_worker
 from swarm.core.model_options import LOAD_OPTIONS
+from swarm.core.task import Task
 
 _OURS = frozenset({"model", "stream", "keep_alive", "options"})
 _EVERYWHERE = _OURS | {"truncate", "shift"}
@@ -56,6 +58,39 @@ def unsupported(kind: EngineKind, endpoint: str, request: Mapping[str, Any]) -> 
 def text_only(request: Mapping[str, Any]) -> bool:
     """Whether a ``/api/generate`` request goes to the model without its chat template."""
     return bool(request.get("raw") or request.get("suffix"))
+
+
+class EngineCheck:
+    """What the engines of a configuration cannot do, asked for many requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        workers = (
+            OLLAMA if one.ollama_url is not None else engine_of_worker(settings, one.engine) for one in settings.workers
+        )
+        self._workers = frozenset(workers) or frozenset((settings.llm.engine,))
+        self._kinds: dict[str, frozenset[EngineKind]] = {}
+
+    def kinds(self, model: str) -> frozenset[EngineKind]:
+        """What may answer requests for this model, over all workers."""
+        if model not in self._kinds:
+            names = {engine_of_model(self._settings, model, worker) for worker in self._workers}
+            self._kinds[model] = frozenset(engine_named(self._settings, name).kind for name in names)
+        return self._kinds[model]
+
+    def raw_completions(self, model: str) -> bool:
+        """Whether a text completion of an OpenAI batch reaches this model as it is: Ollama alone puts it into a template."""
+        return self.kinds(model) != {"ollama"}
+
+    def problem(self, task: Task) -> tuple[str, str] | None:
+        """The first field of an llm task that an engine which may be asked cannot honour, and why; None: all can do it."""
+        model, request = task.model or "", task.request
+        if task.images and task.endpoint == "/api/generate":
+            request = {**request, "images": [one.path for one in task.images]}
+        for kind in sorted(self.kinds(model)):
+            for field, why in unsupported(kind, task.endpoint, request):
+                return f"request.{field}", f"{why} (engine {kind}, which may serve {model})"
+        return None
 
 
 def _fields(kind: EngineKind, endpoint: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,7 @@ class BatchInput:
         """Read and check all of it; nothing is written. Raises ``InputError`` with all problems."""
         self._request = request
         self._source = source
-        self._options = read_options(request)
+        self._options = read_options(request, loaded.settings)
         self.queue = open_queue(loaded.settings)
         self._prefix_order = loaded.settings.llm.prefix_order
         check = LineCheck(loaded.settings)

@@ -50,7 +50,7 @@ def feed(loaded: Loaded, request: FeedRequest, report: Report) -> Outcome:
 
     Raises ``InputError``, ``LockHeld`` while another feeder of it runs, ``StorageFault``.
     """
-    options = read_options(request)
+    options = read_options(request, loaded.settings)
     check_options(loaded.settings, request)
     defaults = task_fields(request)
     fresh = _fresh(request, options, *_marks(request, loaded.settings))

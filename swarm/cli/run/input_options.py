@@ -17,8 +17,9 @@ from swarm.cli.command_options import BatchOptions, LineOptions
 from swarm.cli.units import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
+from swarm.core.engine_limits import EngineCheck
 from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
-from swarm.core.task import Endpoint, Task
+from swarm.core.task import Endpoint, Task, TaskClass
 from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.input.source import Format, ReadOptions, read_json
@@ -33,8 +34,11 @@ _TOLD = 5
 _REMEMBERED = 100
 
 
-def read_options(request: LineOptions) -> ReadOptions:
-    """The request's reading half, checked. Raises ``InputError``."""
+def read_options(request: LineOptions, settings: Settings | None = None) -> ReadOptions:
+    """The request's reading half, checked. Raises ``InputError``.
+
+    ``settings`` say which engines there are, as lines of OpenAI batches need to know.
+    """
     endpoint = _named("--endpoint", request.endpoint.removeprefix("/api/"), ENDPOINTS) if request.endpoint else "/api/chat"
     return ReadOptions(
         format=_named("--format", request.format, FORMATS) if request.format else None,
@@ -47,6 +51,7 @@ def read_options(request: LineOptions) -> ReadOptions:
         limit=request.limit if isinstance(request, BatchOptions) else None,
         images_dir=request.images_dir if isinstance(request, BatchOptions) else None,
         schema=None if request.schema is None else _schema(request.schema),
+        raw_completions=EngineCheck(settings or Settings()).raw_completions,
     )
 
 
@@ -175,6 +180,7 @@ class LineCheck:
 
     def __init__(self, settings: Settings) -> None:
         self._models = ModelTable(settings.models)
+        self._engines = EngineCheck(settings)
         self._unknown: dict[str, None] = {}
 
     def __call__(self, document: Mapping[str, Any]) -> Task:
@@ -188,9 +194,11 @@ class LineCheck:
             raise _field_error(error) from error
         if task.request.get("shift") is False:
             raise FieldError("request.shift", "false would make the server load the model again; leave it out")
+        model = task.model or ""
+        if task.task_class is TaskClass.LLM and (problem := self._engines.problem(task)):
+            raise FieldError(*problem)
         options = task.request.get("options")
         if options:
-            model = task.model or ""
             conflict = load_option_conflict(model, options, self._models.of(model).options)
             if conflict is not None:
                 raise FieldError("options", conflict.removeprefix("request.options."))

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -51,6 +51,8 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Read only so many items. No part of the batch's identity: a later run without it does the rest."""
     name_field: str | None = None
     """Column whose value names the task in lists and logs."""
+    raw_completions: Callable[[str], bool] = lambda _model: False
+    """Whether text completions of an OpenAI batch for this model are ``raw`` (``formats.openai.requests.map_body``)."""
 
     def meaning(self) -> dict[str, Any]:
         """The options that change what is asked, ready to be hashed; ``format`` is left to whoever resolved it."""

@@ -100,7 +100,9 @@ def _openai_document(record: Mapping[str, Any], options: ReadOptions) -> dict[st
     need_text(record.get("custom_id"), "custom_id")
     if record.get("method", "POST") != "POST":
         raise FieldError("method", f"must be POST, is {record['method']!r}")
-    mapped = map_body(need_text(record.get("url"), "url"), need_object(record.get("body"), "body"))
+    body = need_object(record.get("body"), "body")
+    raw = options.system is None and options.raw_completions(str(options.model or body.get("model") or ""))
+    mapped = map_body(need_text(record.get("url"), "url"), body, raw=raw)
     fields = task_fields(record, text_only=False)
     request = mapped.request
     if options.options and mapped.endpoint != "/api/embed":
