@@ -1,15 +1,14 @@
-"""Settings of a simulated server: its knobs, and the environment variables of Ollama.
+"""The knobs of a simulated server.
 
 Every knob is a flag, an environment variable ``SWARM_SIM_<NAME>`` and a key of ``POST /sim/knobs`` (those marked *start*
-act only when the server starts). Ollama's variables are read once at start, as leniently as there.
+act only when the server starts).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -77,33 +76,39 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     fail_after: int = _knob(-1, "after so many requests every request fails as a 500; negative: never")
     exit_after: int = _knob(-1, "the server dies, leaving its runners, when request number n+1 arrives; negative: never")
     ps_hang: bool = _knob(False, "/api/ps never answers, as with a wedged scheduler")
+    report_usage: bool = _knob(True, "start: --engine openai: whether answers say how many tokens they took")
+    impostor: Literal["no", "html", "json", "text"] = _knob(
+        "no", "the faces of llama-server and openai: something else answers every request, with a 200 of this kind"
+    )
     ledger: str = _knob("", "file to which each request is appended as one JSON line")
 
 
-def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> tuple[Knobs, str | None]:
-    """Knobs from flags over environment over defaults, and the ``--host`` flag. Exits with status 2 on a bad flag."""
+def parser_of_knobs(prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser with one flag per knob."""
     parser = argparse.ArgumentParser(
-        prog="swarm sim ollama",
-        description="A simulated Ollama server. Honours OLLAMA_HOST, OLLAMA_MODELS, OLLAMA_NOPRUNE, OLLAMA_KEEP_ALIVE, "
-        "OLLAMA_NUM_PARALLEL, OLLAMA_MAX_QUEUE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_CONTEXT_LENGTH and CUDA_VISIBLE_DEVICES.",
+        prog=prog,
+        description=description,
         epilog="Each flag is also an environment variable: --load-s is SWARM_SIM_LOAD_S. Lists are separated by commas.",
     )
-    parser.add_argument("--host", help="address and port, default: OLLAMA_HOST, else 127.0.0.1:11434")
-    fields = msgspec.structs.fields(Knobs)
-    for field, text in zip(fields, _HELP, strict=True):
+    for field, text in zip(msgspec.structs.fields(Knobs), _HELP, strict=True):
         flag = "--" + field.name.replace("_", "-")
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {"metavar": "X"}
         parser.add_argument(flag, dest=field.name, help=f"{text} (default: {_shown(field.default)})", **extra)
-    given = vars(parser.parse_args(argv))
-    host = given.pop("host")
+    return parser
+
+
+def read_knobs(parser: argparse.ArgumentParser, given: Mapping[str, str | None], environ: Mapping[str, str]) -> Knobs:
+    """Knobs from flags over environment over defaults. Exits with status 2 on a bad value."""
+    fields = msgspec.structs.fields(Knobs)
     texts = {f.name: environ[ENV_PREFIX + f.name.upper()] for f in fields if ENV_PREFIX + f.name.upper() in environ}
     texts |= {name: text for name, text in given.items() if text is not None}
-    for name, text in {**texts, "host": host or ""}.items():
+    for name, text in texts.items():
         if name not in _PATHS and re.search("[\ud800-\udfff]", text):
             parser.error(f"{name}: {text.encode('utf-8', 'backslashreplace').decode()}: is not UTF-8")
     lists = {field.name for field in fields if isinstance(field.default, tuple)}
+    values = {n: _split(t) if n in lists else t for n, t in texts.items() if n in Knobs.__struct_fields__}
     try:
-        return msgspec.convert({n: _split(t) if n in lists else t for n, t in texts.items()}, Knobs, strict=False), host
+        return msgspec.convert(values, Knobs, strict=False)
     except msgspec.ValidationError as error:
         parser.error(str(error))
 
@@ -120,111 +125,3 @@ def _split(text: str) -> list[str]:
 def _shown(default: object) -> str:
     text = ",".join(default) if isinstance(default, tuple) else str(default)
     return (text or "none").replace("%", "%%")
-
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_RE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-DEFAULT_PORT = 11434
-
-
-class ServerEnv(msgspec.Struct, frozen=True, kw_only=True):
-    """What the environment says."""
-
-    host: str
-    port: int
-    models_dir: str | None
-    prune: bool
-    keep_alive_s: float
-    parallel: int
-    max_loaded: int
-    max_queue: int
-    context_length: int
-    gpus: int
-    """Cards it can see; 0 means that everything runs on the CPU."""
-
-
-def read_environment(environ: Mapping[str, str], knobs: Knobs, host_flag: str | None) -> ServerEnv:
-    """Read the variables. Raises ``ValueError`` for an address that is none; all else falls back to defaults."""
-    env = {name: value.strip().strip("\"'") for name, value in environ.items()}
-    host, port = _address(host_flag or env.get("OLLAMA_HOST", ""))
-    gpus = _visible(env.get("CUDA_VISIBLE_DEVICES"), knobs.known_gpus)
-    vram_gib = gpus * knobs.vram_mib / 1024
-    by_memory = 4096 if vram_gib < 23 else 32768 if vram_gib < 47 else 262144
-    try:
-        keep_alive_s = parse_duration(env.get("OLLAMA_KEEP_ALIVE") or "5m", bare_seconds=True)
-    except ValueError:
-        keep_alive_s = 300.0
-    return ServerEnv(
-        host=host,
-        port=port,
-        models_dir=env.get("OLLAMA_MODELS") or None,
-        prune=not _boolean(env.get("OLLAMA_NOPRUNE", "")),
-        keep_alive_s=keep_alive_s,
-        parallel=_number(env, "OLLAMA_NUM_PARALLEL", 1),
-        max_loaded=_number(env, "OLLAMA_MAX_LOADED_MODELS", 3 * max(gpus, 1)),
-        max_queue=_number(env, "OLLAMA_MAX_QUEUE", 512),
-        context_length=_number(env, "OLLAMA_CONTEXT_LENGTH", by_memory),
-        gpus=gpus,
-    )
-
-
-def parse_duration(text: str, *, bare_seconds: bool = False) -> float:
-    """Seconds of a Go duration such as ``1h30m``; infinite for a negative one. Raises ``ValueError`` in Go's words."""
-    body = text.removeprefix("-").removeprefix("+")
-    if bare_seconds or body == "0":
-        try:
-            seconds = float(body)
-        except ValueError:
-            pass
-        else:
-            return math.inf if text.startswith("-") else seconds
-    seconds, end = 0.0, 0
-    for found in _DURATION_RE.finditer(body):
-        if found.start() != end:
-            break
-        seconds += float(found.group(1)) * _UNITS[found.group(2)]
-        end = found.end()
-    if not body or end != len(body):
-        unit = "missing unit in" if re.fullmatch(r"[\d.]+", body) else "invalid"
-        raise ValueError(f'time: {unit} duration "{text}"')
-    return math.inf if text.startswith("-") else seconds
-
-
-def _address(text: str) -> tuple[str, int]:
-    text = text.split("://", 1)[-1].rstrip("/")
-    host, separator, port = text.rpartition(":")
-    if not separator or text.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    if not (port.isascii() and port.isdigit()) or int(port) > 65535 or not _is_name(host):
-        raise ValueError(f"{text!r} is no address; write 127.0.0.1:11434")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _is_name(host: str) -> bool:
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
-
-
-def _number(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "")
-    return int(text) if text.isdigit() and int(text) > 0 else default
-
-
-def _boolean(text: str) -> bool:
-    """Ollama's own rule: whatever is not plainly false is true."""
-    return bool(text) and text.lower() not in ("0", "false", "f")
-
-
-def _visible(text: str | None, known: tuple[str, ...]) -> int:
-    """How many cards ``CUDA_VISIBLE_DEVICES`` leaves; one bad id hides them all."""
-    if text is None:
-        return max(len(known), 1)
-    ids = [part.strip() for part in text.split(",")]
-    if known:
-        good = all(one in known or (one.isdigit() and int(one) < len(known)) for one in ids)
-    else:
-        good = all(one.isdigit() or one.upper().startswith(("GPU-", "MIG-", "SIM-")) for one in ids)
-    return len(ids) if good else 0

@@ -18,6 +18,7 @@ _TEXT = (
 )
 WORDS = _TEXT.split()
 DIMENSIONS = 64
+CHARS_PER_TOKEN = 4
 _PIECE_CHARS = 4
 RECITE, LINES = "[[recite]]", "[[lines]]"
 
@@ -43,7 +44,7 @@ def prompt_of(body: dict[str, Any]) -> str:
 
 def count_tokens(text: str) -> int:
     """A token for every four characters."""
-    return max(1, len(text) // 4)
+    return max(1, len(text) // CHARS_PER_TOKEN)
 
 
 def obeyed(prompt: str) -> str | None:

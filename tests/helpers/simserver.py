@@ -1,4 +1,4 @@
-"""A simulated Ollama as a real process, reaped however the test ends."""
+"""A simulated model server as a real process, reaped however the test ends."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +31,23 @@ class SimServer:
     """``with SimServer(load_s=0.1, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim: sim.client.version()``
 
     Knobs are keyword arguments (see ``swarm.simulator.knobs``). ``wait=False`` returns before HTTP is answered.
+    ``SimServer("llama-server", "-m", FILE)`` and ``SimServer("openai", MODEL)`` are the other faces, with their own flags.
     """
 
-    def __init__(self, *, env: dict[str, str] | None = None, port: int = 0, wait: bool = True, **knobs: Any) -> None:
+    def __init__(
+        self,
+        engine: str = "ollama",
+        *flags: str,
+        env: dict[str, str] | None = None,
+        port: int = 0,
+        wait: bool = True,
+        **knobs: Any,
+    ) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_SIM_", "OLLAMA_", "CUDA_"))}
         settings = {"load_s": 0.05, "start_delay_s": 0.0, "request_s": 0.02} | knobs
         self._env = inherited | _environment(settings) | {"PYTHONPATH": str(REPOSITORY)} | (env or {})
-        self._argv = [sys.executable, "-m", "swarm.simulator", "--host", f"127.0.0.1:{port}"]
+        self._argv = [sys.executable, "-m", "swarm.simulator", "--engine", engine, *flags]
+        self._engine = engine
         self._wait = wait
         self._directory = tempfile.TemporaryDirectory(prefix="sim-")
         self._log = Path(self._directory.name) / "log"
@@ -64,17 +75,36 @@ class SimServer:
         """Start it (again, on the same port, after ``kill``)."""
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
-                self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self._argv, *self._address()],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self.port = wait_until(self._told_port, what="the simulated server to listen")
-            self._argv[-1] = f"127.0.0.1:{self.port}"
             if self._wait:
-                self.state()
+                wait_until(self._serves, what="the simulated server to serve")
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _address(self) -> list[str]:
+        if self._engine == "ollama":
+            return ["--host", f"127.0.0.1:{self.port}"]
+        return ["--host", "127.0.0.1", "--port", str(self.port)]
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the simulated server ended at its start: {self.log()}"
+        if self._engine == "ollama":
+            return bool(self.state())
+        try:
+            return self.ask("/health")[0] == 200
+        except OSError:
+            return False
 
     def _told_port(self) -> int | None:
         assert self.process is not None
@@ -89,15 +119,25 @@ class SimServer:
 
     def state(self) -> dict[str, Any]:
         """``GET /sim/state``."""
-        return self._ask("/sim/state", None)
+        return self._simulation("/sim/state", None)
 
     def set(self, **knobs: Any) -> dict[str, Any]:
         """Turn knobs; those not named stay."""
-        return self._ask("/sim/knobs", json.dumps(knobs).encode())
+        return self._simulation("/sim/knobs", json.dumps(knobs).encode())
 
-    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
+    def _simulation(self, path: str, body: bytes | None) -> dict[str, Any]:
         with _OPENER.open(urllib.request.Request(self.url + path, data=body), timeout=10) as reply:
             return json.load(reply)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> tuple[int, bytes]:
+        """Status and body of a plain request; a ``POST`` where there is something to send."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers=headers)
+        try:
+            with _OPENER.open(request, timeout=20) as reply:
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
 
     def runner_pids(self) -> list[int]:
         """Children of loaded models."""

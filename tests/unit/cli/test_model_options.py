@@ -12,8 +12,8 @@ from swarm.formats.input.source import ReadOptions
 from swarm.formats.tasks.scan import drafts, validate
 from swarm.queue.codec import validate as validate_task
 from swarm.queue.file_queue import FileQueue
-from swarm.simulator.call import load_options
 from swarm.simulator.http import ApiError
+from swarm.simulator.ollama.call import load_options
 from tests.helpers.cli import in_process as swarm
 from tests.helpers.queues import llm
 

@@ -13,42 +13,31 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swarm.simulator.call import LoadOptions
+from swarm.simulator.cards import Cards
 from swarm.simulator.http import ApiError
-from swarm.simulator.knobs import Knobs, ServerEnv
-from swarm.simulator.model_store import MIB, TRAINED_CONTEXT, SimModel
-from swarm.simulator.runner import Cards, RunnerProcess
-
-COMPUTE_MIB = 256
-"""Working buffers of a runner, beside weights and context."""
-CTX_MIB_PER_B = 1 / 64
-"""Memory of one token of context, per billion parameters."""
-
+from swarm.simulator.knobs import Knobs
+from swarm.simulator.loaded_model import LoadedModel
+from swarm.simulator.ollama.call import LoadOptions
+from swarm.simulator.ollama.environment import ServerEnv
+from swarm.simulator.ollama.runner import RunnerProcess
+from swarm.simulator.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel
 
 FOREVER = timedelta(days=292 * 365)
 LEAST_CONTEXT = 4
 RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
+RUNNER_STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check ollama server logs for details"
+)
 
 
-def runner_stopped() -> ApiError:
-    """What Ollama says when the runner of a request turns out to be dead already."""
-    return ApiError(
-        500, "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
-    )
-
-
-class ModelInMemory:
+class ModelInMemory(LoadedModel):
     """A model in memory. ``refs`` counts requests that use it, waiting for a slot or running."""
 
     def __init__(self, model: SimModel, options: LoadOptions, slots: int) -> None:
-        self.model = model
+        super().__init__(model, options.num_ctx, slots)
         self.options = options
-        self.parallel = slots
-        self.slots = asyncio.Semaphore(slots)
-        self.size_mib = 0
-        self.vram_mib = 0
         self.process: RunnerProcess | None = None
-        self.ended = asyncio.Event()
         self.stopping = False
         self.dead = False
         """Its runner died by itself. Like the real one the server does not notice, and goes on to list the model, until a
@@ -60,11 +49,18 @@ class ModelInMemory:
         """Ordered out for another load: a request's own ``keep_alive`` does not save it any more."""
         self.timer: asyncio.TimerHandle | None = None
         self._expires: datetime | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
 
-    @property
-    def cpu_share(self) -> float:
-        return 1 - self.vram_mib / self.size_mib if self.size_mib else 0.0
+    def stopped(self) -> ApiError:
+        return ApiError(500, RUNNER_STOPPED)
+
+    def died(self) -> ApiError:
+        return ApiError(500, RUNNER_DIED)
+
+    async def crash(self) -> None:
+        if self.process is None:
+            raise self.stopped()
+        self.process.crash()
+        await self.sleep_until(math.inf)
 
     def expire_in(self, seconds: float) -> None:
         """Set what ``expires_at`` shows."""
@@ -87,34 +83,10 @@ class ModelInMemory:
             "context_length": max(min(self.options.num_ctx, TRAINED_CONTEXT), LEAST_CONTEXT),
         }
 
-    async def sleep_until(self, when: float) -> None:
-        """Wait for a time on the loop's clock (infinite: for ever). Raises ``ApiError`` if the runner dies meanwhile."""
-        if self.ended.is_set():
-            raise runner_stopped()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        timer = None if math.isinf(when) else loop.call_at(when, _wake, future)
-        self._waiters.add(future)
-        try:
-            await future
-        finally:
-            self._waiters.discard(future)
-            if timer is not None:
-                timer.cancel()
-
     def mark_ended(self) -> None:
-        """Mark the runner as ended, and wake all who wait for its tokens."""
-        self.ended.set()
+        super().mark_ended()
         if self.timer is not None:
             self.timer.cancel()
-        for future in self._waiters:
-            if not future.done():
-                future.set_exception(ApiError(500, RUNNER_DIED))
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Scheduler:
@@ -182,8 +154,7 @@ class Scheduler:
         knobs = self._knobs()
         fresh = ModelInMemory(model, options, 1 if model.one_slot else self._env.parallel)
         fresh.keep_alive_s = self._env.keep_alive_s
-        fresh.size_mib = model.size_mib + COMPUTE_MIB
-        fresh.size_mib += round(options.num_ctx * fresh.parallel * model.parameters_b * CTX_MIB_PER_B)
+        fresh.size_mib = model.size_mib + COMPUTE_MIB + model.context_mib(options.num_ctx * fresh.parallel)
         await self._make_room(fresh)
         if knobs.fail_load:
             await asyncio.sleep(knobs.load_s)

@@ -1,4 +1,4 @@
-"""The child process behind a loaded model, and how its memory shows on the simulated cards."""
+"""The child process behind a model that a simulated Ollama has loaded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from swarm.filesystem.temporary import read_note, write_note
-from swarm.proc.identity import end_of_child, read_stat
+from swarm.proc.identity import end_of_child
 
 CHILD = Path(__file__).with_name("runner_child.py")
 
@@ -84,43 +81,3 @@ class RunnerProcess:
 def _set(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-class CardEntry(msgspec.Struct, frozen=True):
-    """``<card dir>/<pid>.json``: memory that a process holds on one simulated card. Void once the process is dead."""
-
-    pid: int
-    used_mib: int
-    model: str = ""
-
-
-class Cards:
-    """The simulated cards this server may use."""
-
-    def __init__(self, dirs: Sequence[str]) -> None:
-        self._dirs = [Path(one) for one in dirs]
-        for one in self._dirs:
-            one.mkdir(parents=True, exist_ok=True)
-            for path in one.glob("*.json"):
-                if path.stem.isdecimal() and not _runs(int(path.stem)):
-                    path.unlink(missing_ok=True)
-
-    def show(self, pid: int, used_mib: int, model: str) -> None:
-        """Let a process hold memory, spread evenly over the cards."""
-        for one in self._dirs:
-            write_note(one / f"{pid}.json", CardEntry(pid, -(-used_mib // len(self._dirs)), model))
-
-    def clear(self, pid: int) -> None:
-        """A process holds nothing any more."""
-        for one in self._dirs:
-            (one / f"{pid}.json").unlink(missing_ok=True)
-
-    def used_by_others_mib(self, own: set[int]) -> int:
-        """Memory held by living processes that are not ours, orphans of an earlier life above all."""
-        notes = (read_note(path, CardEntry) for one in self._dirs for path in one.glob("*.json"))
-        return sum(note.used_mib for note in notes if note and note.pid not in own and _runs(note.pid))
-
-
-def _runs(pid: int) -> bool:
-    stat = read_stat(pid)
-    return stat is not None and stat.alive

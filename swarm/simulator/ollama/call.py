@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from swarm.simulator.http import ApiError
-from swarm.simulator.knobs import parse_duration
-from swarm.simulator.model_store import SimModel
+from swarm.simulator.ollama.environment import parse_duration
+from swarm.simulator.sim_model import SimModel
 
 _NAME_RE = re.compile(r"([\w.-]+(:\d+)?/){0,2}[\w.-]+(:[\w.-]+)?")
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"
