@@ -1,4 +1,4 @@
-"""Checks, encodes and decodes task files: one JSON document, of a body and an outcome (``Trail``). Pure.
+"""Checks, encodes and decodes task files: one JSON document, of a body and an outcome (``Trail``).
 
 The body is written once and never rewritten. ``{body}`` is the first line; later its closing brace is replaced by the
 outcome::
@@ -22,6 +22,7 @@ from swarm.core.model_options import option_problem
 from swarm.core.task import ID_PATTERN, ID_RE, MAX_TASK_BYTES, RESOURCE_PRIORITY, Task, TaskClass, Trail, session_fault
 from swarm.core.workflow.templating import references
 from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import read_file
 
 _decode_task = msgspec.json.Decoder(Task).decode
 _decode_trail = msgspec.json.Decoder(Trail).decode
@@ -86,6 +87,19 @@ def parse(data: bytes) -> Parts:
     return Parts(task, trail, len(body))
 
 
+def read(path: str) -> Parts:
+    """Read a task file. Raises ``FileNotFoundError``, ``TaskInvalid``, ``OddEntry`` (a ``ValueError``), ``OSError``."""
+    return parse(read_file(path, MAX_FILE_BYTES))
+
+
+def read_if_task(path: str) -> Parts | None:
+    """The same; None for what is missing, or no task. Raises ``OSError``."""
+    try:
+        return read(path)
+    except (FileNotFoundError, TaskInvalid, ValueError):
+        return None
+
+
 def parse_document(data: bytes) -> dict[str, Any]:
     """The whole file as one dictionary, unknown fields included; a torn trail is left out."""
     try:
@@ -94,6 +108,11 @@ def parse_document(data: bytes) -> dict[str, Any]:
         body, _ = split(data)
         document = msgspec.json.decode(body, type=dict[str, Any])
     return document
+
+
+def read_document(path: str) -> dict[str, Any]:
+    """The whole file as one dictionary. Raises ``FileNotFoundError``, ``ValueError``, ``OSError``."""
+    return parse_document(read_file(path, MAX_FILE_BYTES))
 
 
 _MAP_ID_CHARS = 56

@@ -26,9 +26,9 @@ import msgspec
 from swarm.core.lanes import Pauses
 from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import libc
-from swarm.filesystem.entries import open_file, status_of
+from swarm.filesystem.entries import open_file, read_file, status_of
 from swarm.queue.layout import Layout
-from swarm.queue.storage import FILE_MODE, Storage, read_regular, storage_faults
+from swarm.queue.storage import FILE_MODE, Storage, storage_faults
 
 log = logging.getLogger(__name__)
 # ruff: noqa: PLC0415  (filelock is imported by who takes a lock: most commands only look at some)
@@ -303,6 +303,6 @@ def change_pauses(layout: Layout, storage: Storage, to: Callable[[Pauses], Pause
 
 def _load_pauses(path: str) -> Pauses:
     try:
-        return msgspec.json.decode(read_regular(path, _MAX_PAUSES_BYTES), type=Pauses)
+        return msgspec.json.decode(read_file(path, _MAX_PAUSES_BYTES), type=Pauses)
     except (ValueError, RecursionError) as exc:
         raise QueueError(f"{path} is damaged: {exc}", hint="remove it, then pause again") from exc

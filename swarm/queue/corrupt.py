@@ -10,10 +10,10 @@ import re
 
 import msgspec
 
-from swarm.filesystem.entries import DirStamp, list_names, stamp_of
+from swarm.filesystem.entries import DirStamp, list_names, read_file, stamp_of
 from swarm.queue import lookup
 from swarm.queue.layout import Layout
-from swarm.queue.storage import REASON, read_regular
+from swarm.queue.storage import REASON
 
 log = logging.getLogger(__name__)
 _REASON_BYTES = 64 << 10
@@ -44,7 +44,7 @@ def find_quarantined(layout: Layout, task_id: str) -> QuarantinedFile | None:
 def read_quarantined(layout: Layout, name: str) -> QuarantinedFile:
     """What lies there and why; without its reason where that cannot be read."""
     try:
-        reason = read_regular(f"{layout.corrupt}/{name}{REASON}", _REASON_BYTES).decode(errors="replace").strip()
+        reason = read_file(f"{layout.corrupt}/{name}{REASON}", _REASON_BYTES).decode(errors="replace").strip()
     except (FileNotFoundError, ValueError):
         reason = ""
     return QuarantinedFile(name, reason)

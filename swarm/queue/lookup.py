@@ -21,7 +21,7 @@ from swarm.errors import TaskInvalid, UnknownTask
 from swarm.filesystem.entries import first_file, is_file, list_inside, list_names, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
-from swarm.queue.storage import read_regular, storage_faults
+from swarm.queue.storage import storage_faults
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import holds_requeued, list_lanes, sorted_buckets
 
@@ -120,7 +120,7 @@ def read(layout: Layout, task_id: str) -> dict[str, Any]:
         if located is None:
             break
         try:
-            document = codec.parse_document(read_regular(located.path, codec.MAX_FILE_BYTES))
+            document = codec.read_document(located.path)
         except FileNotFoundError:
             continue
         except ValueError as exc:
@@ -140,7 +140,7 @@ def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
         return None
     for state in TERMINAL:
         try:
-            document = codec.parse_document(read_regular(layout.terminal(state, task_id), codec.MAX_FILE_BYTES))
+            document = codec.read_document(layout.terminal(state, task_id))
         except FileNotFoundError:
             continue
         document["status"] = str(state)

@@ -30,12 +30,10 @@ from swarm.filesystem.entries import (
     open_file,
     plain_name,
     printable,
-    read_file,
     status_of,
 )
 
 log = logging.getLogger(__name__)
-read_regular = read_file
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from swarm.core.claim import Claim, Finish
 from swarm.core.task import TaskState, Trail
 from swarm.filesystem.entries import GRAIN_NS
+from swarm.queue import codec
 from swarm.queue.brain import blocked_files
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.worker.transaction import WorkerTransaction
@@ -26,14 +28,14 @@ LANE = "llm@llama3.2:3b"
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, task_id: str) -> None:
     """The file of this blocked task lies on a bad sector."""
-    real = blocked_files.read_regular
+    real = codec.read
 
-    def bad_sector(path: str, limit: int) -> bytes:
+    def bad_sector(path: str) -> codec.Parts:
         if task_id in path:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        return real(path, limit)
+        return real(path)
 
-    monkeypatch.setattr(blocked_files, "read_regular", bad_sector)
+    monkeypatch.setattr(blocked_files, "codec", SimpleNamespace(read=bad_sector))
 
 
 def llm(text: str = "hello", **fields: Any) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from swarm.core.workflow.dag import Links, linked
 from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
 from swarm.filesystem import temporary
 from swarm.filesystem.durable import sync_fd
-from swarm.filesystem.entries import is_file, open_file
+from swarm.filesystem.entries import is_file, open_file, read_file
 from swarm.queue import codec, lookup
 from swarm.queue.coordination import try_exclusive
 from swarm.queue.layout import Layout, new_id
-from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults, write_all
+from swarm.queue.storage import Storage, list_ids, storage_faults, write_all
 from swarm.queue.submit.producer import Producer
 
 
@@ -180,7 +180,7 @@ class BatchBook:
         try:
             if not ID_RE.fullmatch(batch_id):
                 raise FileNotFoundError(batch_id)
-            return msgspec.json.decode(read_regular(self._path(batch_id, "json"), 1 << 20), type=Manifest)
+            return msgspec.json.decode(read_file(self._path(batch_id, "json"), 1 << 20), type=Manifest)
         except ValueError as exc:
             raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to rewrite it") from exc
         except FileNotFoundError as exc:
@@ -342,7 +342,11 @@ class BatchBook:
             if finished is not None:
                 yield finished, finished
             elif (located := lookup.find(self._layout, task_id)) is not None:
-                yield _body(located.path, task_id), None
+                try:
+                    waiting = codec.read_document(located.path)
+                except (FileNotFoundError, OddEntry):  # it moved on in this moment, or cannot be read
+                    waiting = {"task_id": task_id}
+                yield waiting, None
 
 
 def _ids_in_groups(chunk: list[tuple[str, Mapping[str, Any]]], known: Mapping[str, str]) -> dict[str, str]:
@@ -350,10 +354,3 @@ def _ids_in_groups(chunk: list[tuple[str, Mapping[str, Any]]], known: Mapping[st
     new = [(key, document) for key, document in chunk if key not in known] if known else chunk
     groups = prefix_groups([document for _, document in new])
     return {new[at][0]: new_id(group.key) for group in groups for at in group.members}
-
-
-def _body(path: str, task_id: str) -> dict[str, Any]:
-    try:
-        return codec.parse_document(read_regular(path, codec.MAX_FILE_BYTES))
-    except (FileNotFoundError, OddEntry):  # it moved on in this moment, or cannot be read
-        return {"task_id": task_id}

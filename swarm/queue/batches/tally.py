@@ -15,10 +15,10 @@ import msgspec
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import OddEntry
-from swarm.filesystem.entries import DirStamp, list_inside, stamp_of
+from swarm.filesystem.entries import DirStamp, list_inside, read_file, stamp_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, shard_of
-from swarm.queue.storage import Storage, read_regular
+from swarm.queue.storage import Storage
 
 GAP_S = 1.0
 """A card that pauses for less between two attempts counts as busy throughout."""
@@ -172,7 +172,7 @@ def tally(layout: Layout, storage: Storage, batch_id: str, task_ids: Iterable[st
 
 def _load(path: str) -> dict[str, _Part]:
     try:
-        return msgspec.json.decode(read_regular(path, MAX_TALLY_BYTES), type=dict[str, _Part])
+        return msgspec.json.decode(read_file(path, MAX_TALLY_BYTES), type=dict[str, _Part])
     except (FileNotFoundError, ValueError):
         return {}  # it only saves reading again
 
@@ -188,7 +188,7 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         if name[:-5] not in ids:
             continue
         try:
-            sums.note(codec.parse_document(read_regular(f"{folder}/{name}", codec.MAX_FILE_BYTES)))
+            sums.note(codec.read_document(f"{folder}/{name}"))
         except (FileNotFoundError, OddEntry):
             continue  # retried or purged in this moment; or no document at all, which fsck names
     sums.settle()

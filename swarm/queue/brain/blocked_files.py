@@ -24,7 +24,7 @@ from swarm.filesystem.entries import list_names
 from swarm.queue import codec
 from swarm.queue.coordination import GONE, THERE, Inotify
 from swarm.queue.layout import Layout, made_here, parse_task_file, time_of
-from swarm.queue.storage import Storage, read_regular
+from swarm.queue.storage import Storage
 
 RELIST_S = 60.0
 """With inotify it is listed this often as well: inotify does not report files that another host put there."""
@@ -63,7 +63,7 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> BlockedEntry | No
     if parsed is None:
         return None  # foreign: `swarm queue fsck` names it
     try:
-        parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+        parts = codec.read(path)
     except FileNotFoundError:
         return None
     except (TaskInvalid, ValueError) as exc:

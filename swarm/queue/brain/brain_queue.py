@@ -29,7 +29,7 @@ from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.submit.drop_ins import DropInFiler
@@ -96,7 +96,7 @@ class TaskDocuments:
 def _read(path: str) -> Task | None:
     """The task; None for a file that cannot be read or understood, which is for others to report."""
     try:
-        return codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task
+        return codec.read(path).task
     except (FileNotFoundError, OddEntry):
         raise
     except (OSError, TaskInvalid, ValueError):

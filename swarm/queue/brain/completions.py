@@ -22,14 +22,12 @@ from contextlib import suppress
 from itertools import islice
 
 from swarm.core.task import TaskState
-from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue import codec
 from swarm.queue.coordination import GONE, Inotify
 from swarm.queue.corrupt import CorruptTasks, find_quarantined
 from swarm.queue.layout import Layout, parse_task_file, shard_of
 from swarm.queue.lookup import ended_in
-from swarm.queue.storage import read_regular
 from swarm.queue.stores.registry import holders
 
 log = logging.getLogger(__name__)
@@ -48,12 +46,11 @@ WHY_PAUSE_S = 0.005
 def why_ended(path: str) -> str:
     """The reason in a record. Of a task that waited it is written right after the move, so it is waited for a moment."""
     for _ in range(WHY_LOOKS):
-        try:
-            trail = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).trail
-        except (FileNotFoundError, TaskInvalid, ValueError):
+        parts = codec.read_if_task(path)
+        if parts is None:
             break
-        if trail.status is not None:
-            return trail.error.message if trail.error is not None else "no reason was recorded"
+        if parts.trail.status is not None:
+            return parts.trail.error.message if parts.trail.error is not None else "no reason was recorded"
         time.sleep(WHY_PAUSE_S)
     return "no reason was recorded"
 

@@ -20,7 +20,7 @@ from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import list_state, read_ended
-from swarm.queue.storage import Storage, read_regular
+from swarm.queue.storage import Storage
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.transitions import Transitions, rewrite_tail
 
@@ -41,13 +41,13 @@ class Mapper:
 
         Raises ``MapFault`` for what can never be mapped, ``FileNotFoundError``, ``StorageFault``.
         """
-        parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+        parts = codec.read(path)
         task, trail = parts.task, parts.trail
         results = EarlierResults(task, self._record)
         items = elements(task, results)
         there = self._children_there(task) if trail.children is not None else set[str]()
         self._note(path, parts.body_size, msgspec.structs.replace(trail, children=-1))
-        whole = codec.parse_document(read_regular(path, codec.MAX_FILE_BYTES))
+        whole = codec.read_document(path)
         missing = (i for i in range(len(items)) if f"{task.task_id}-{i}" not in there)
         children = (child_document(whole, task, index, items[index], results) for index in missing)
         for _ in self._producer.enqueue_many(children):
@@ -57,7 +57,7 @@ class Mapper:
 
     def gather(self, path: str) -> int:
         """Complete the map task at ``path`` with its children's answers; how many. Raises as ``expand``."""
-        parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+        parts = codec.read(path)
         task, trail = parts.task, parts.trail
         ids = child_ids(task.task_id, trail.children or 0)
         texts: list[str | None] = []

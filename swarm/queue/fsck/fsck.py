@@ -18,14 +18,14 @@ from swarm.clock import now_iso
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.filesystem import temporary
-from swarm.filesystem.entries import folder_status, printable, status_of
+from swarm.filesystem.entries import folder_status, printable, read_file, status_of
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
 from swarm.queue.fsck.walk import RANK, walk
 from swarm.queue.layout import Layout, parse_task_file
-from swarm.queue.storage import REASON, Storage, read_regular, storage_faults
+from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.worker.transitions import rewrite_tail
 
@@ -141,7 +141,7 @@ class _Repairer:
             if finding.kind == "wrong-lane":
                 parsed = parse_task_file(os.path.basename(finding.path))
                 assert parsed is not None
-                priority = codec.parse(read_regular(finding.path, codec.MAX_FILE_BYTES)).task.priority
+                priority = codec.read(finding.path).task.priority
                 tried = parsed.attempt > 0  # buckets of fresh work hold none that was tried
                 bucket = returned_bucket(priority) if tried else self._buckets.at_end(finding.target, priority)
                 self._buckets.move_in(finding.path, finding.target, bucket, *parsed)
@@ -155,7 +155,7 @@ class _Repairer:
         return True
 
     def _write_status(self, path: str) -> bool:
-        data = read_regular(path, codec.MAX_FILE_BYTES)
+        data = read_file(path, codec.MAX_FILE_BYTES)
         parts, trail = codec.parse(data), read_trail(data)
         if trail is not None and trail.status is not None:
             return False

@@ -12,9 +12,9 @@ import msgspec
 from swarm.core.lanes import lane_of
 from swarm.core.task import TERMINAL, Task, TaskState, Trail
 from swarm.errors import TaskInvalid
+from swarm.filesystem.entries import read_file
 from swarm.queue import codec
 from swarm.queue.layout import shard_of
-from swarm.queue.storage import read_regular
 
 
 class Action(StrEnum):
@@ -67,7 +67,7 @@ def to_quarantine(kind: str, path: str, what: str, *, target: str = "") -> FsckF
 def check(placed: Placed) -> list[FsckFinding]:
     """All that is wrong with one file at its place; [] too when its state has changed."""
     try:
-        data = read_regular(placed.path, codec.MAX_FILE_BYTES)
+        data = read_file(placed.path, codec.MAX_FILE_BYTES)
         task = codec.parse(data).task
     except FileNotFoundError:
         return []

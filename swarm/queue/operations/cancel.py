@@ -17,13 +17,12 @@ import msgspec
 
 from swarm.core.lanes import lane_of
 from swarm.core.task import ID_RE, Task, TaskError, TaskState
-from swarm.errors import TaskInvalid
 from swarm.filesystem.entries import is_file, list_inside, list_names
 from swarm.queue import codec, lookup
 from swarm.queue.brain.completions import why_ended
 from swarm.queue.layout import Layout, is_shard, shard_time_of
 from swarm.queue.lookup import Located
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.worker.transitions import Transitions
 
 _ROUNDS = 3
@@ -158,7 +157,5 @@ def list_children(layout: Layout, state: TaskState, map_id: str) -> Iterator[Loc
 @storage_faults("cannot read a task that is to be cancelled")
 def _read(path: str) -> Task | None:
     """None: it has moved, or is no task."""
-    try:
-        return codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task
-    except (FileNotFoundError, TaskInvalid, ValueError):
-        return None
+    parts = codec.read_if_task(path)
+    return None if parts is None else parts.task

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import InputError, QueueError, StorageFault, TaskInvalid
+from swarm.errors import InputError, QueueError, StorageFault
 from swarm.filesystem.entries import is_file, list_names, status_of
 from swarm.queue import codec
 from swarm.queue.batches.batch_book import BatchBook
@@ -19,7 +19,7 @@ from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.corrupt import task_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.operations.shard_scan import Removed, ShardPass
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.feeds import FeedBook
 
 _REASON = ".reason"
@@ -51,10 +51,8 @@ class Needed:
             return True
         if not self._turns:
             return False
-        try:
-            session = codec.parse(read_regular(path, codec.MAX_FILE_BYTES)).task.session
-        except (FileNotFoundError, TaskInvalid, ValueError):
-            return False
+        parts = codec.read_if_task(path)
+        session = None if parts is None else parts.task.session
         return session is not None and self._turns.get(session) == task_id
 
     def keeps_corrupt(self, name: str) -> bool:
@@ -76,9 +74,8 @@ def waiting_for(layout: Layout) -> BlockedNeeds:
     ids: set[str] = set()
     maps: set[str] = set()
     for name in list_names(layout.blocked):
-        try:
-            parts = codec.parse(read_regular(f"{layout.blocked}/{name}", codec.MAX_FILE_BYTES))
-        except (FileNotFoundError, TaskInvalid, ValueError):
+        parts = codec.read_if_task(f"{layout.blocked}/{name}")
+        if parts is None:
             continue  # released meanwhile, or no task: the brain quarantines it, nothing is released by it
         ids.update(parts.task.depends_on)
         if parts.trail.children is not None:

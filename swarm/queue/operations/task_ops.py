@@ -21,7 +21,7 @@ from swarm.queue.corrupt import find_quarantined
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located
 from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
@@ -78,7 +78,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be retried")
     with storage_faults(f"task {task_id} could not be requeued"), _on_the_move(task_id):
-        parts = codec.parse(read_regular(located.path, codec.MAX_FILE_BYTES))
+        parts = codec.read(located.path)
         _check_needs(layout, parts)
         if parts.trail.children is not None:
             _retry_children(layout, storage, task_id)  # before it: one that is still failed would fail it again

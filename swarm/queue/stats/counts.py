@@ -18,10 +18,10 @@ import msgspec
 
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import DirStamp, list_names, stamp_of
+from swarm.filesystem.entries import DirStamp, list_names, read_file, stamp_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names, waits_since_s
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
@@ -49,7 +49,7 @@ class CountFile:
     def load(self) -> dict[str, Known]:
         """By directory (relative to the root), what was counted inside it; {} where nothing usable is written."""
         with suppress(OSError, ValueError):  # a hint: whatever is wrong with it, the directories themselves answer
-            head, _, body = read_regular(self._path, _MAX_BYTES).partition(b"\n")
+            head, _, body = read_file(self._path, _MAX_BYTES).partition(b"\n")
             if int(head, 16) == zlib.crc32(body):
                 self._saved = msgspec.json.decode(body, type=_Saved).folders
         return self._saved

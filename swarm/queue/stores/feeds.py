@@ -18,13 +18,13 @@ from swarm.core.task import ID_RE
 from swarm.core.workflow.feed import FeedState, Wish, task_id_of
 from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import sync_fd
-from swarm.filesystem.entries import list_inside, list_names
+from swarm.filesystem.entries import list_inside, list_names, read_file
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.coordination import is_locked, try_exclusive
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
 from swarm.queue.stats.lane_counts import LaneCounts
-from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults, write_all
+from swarm.queue.storage import Storage, list_ids, storage_faults, write_all
 from swarm.queue.stores.registry import holders
 from swarm.queue.submit.buckets import sorted_buckets
 from swarm.queue.submit.producer import Producer
@@ -51,7 +51,7 @@ class FeedBook:
         """A feed's state; None for one never seen. Raises ``QueueError`` for one that cannot be read."""
         try:
             with storage_faults(f"feed {feed_id} cannot be read"):
-                data = read_regular(self._path(feed_id, "json"), 1 << 20)
+                data = read_file(self._path(feed_id, "json"), 1 << 20)
             return msgspec.json.decode(data, type=FeedState)
         except FileNotFoundError:
             return None
@@ -70,7 +70,7 @@ class FeedBook:
         """What the operator wants of it."""
         with storage_faults(f"feed {feed_id} cannot read its pause or stop request"):
             try:
-                return _WISHES.get(read_regular(self._path(feed_id, "wish"), 64).strip(), "run")
+                return _WISHES.get(read_file(self._path(feed_id, "wish"), 64).strip(), "run")
             except (FileNotFoundError, OddEntry):
                 return "run"
 

@@ -13,9 +13,10 @@ import msgspec
 
 from swarm.core.notification import Note
 from swarm.core.task import Task
+from swarm.filesystem.entries import read_file
 from swarm.queue.coordination import exclusive
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 
 MAX_NOTE_BYTES = 1 << 20
 
@@ -43,7 +44,7 @@ def remove_note(layout: Layout, storage: Storage, note: Note) -> None:
 def superseded(layout: Layout, note: Note) -> bool:
     """Whether a later note of its subject has taken its place: that was retried or submitted again."""
     try:
-        found = msgspec.json.decode(read_regular(_path(layout, note), MAX_NOTE_BYTES), type=Note)
+        found = msgspec.json.decode(read_file(_path(layout, note), MAX_NOTE_BYTES), type=Note)
     except (FileNotFoundError, ValueError):
         return False
     return bool(note.mark) and found.mark != note.mark

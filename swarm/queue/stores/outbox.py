@@ -15,13 +15,13 @@ import msgspec
 
 from swarm.core.notification import Note
 from swarm.errors import QueueError, StorageFault
-from swarm.filesystem.entries import list_names
+from swarm.filesystem.entries import list_names, read_file
 from swarm.queue import lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import read_ended
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import MAX_NOTE_BYTES, put_note, remove_note, superseded, write_note
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Outbox:
         found = []
         for name in names:
             try:
-                found.append(msgspec.json.decode(read_regular(f"{folder}/{name}", MAX_NOTE_BYTES), type=Note))
+                found.append(msgspec.json.decode(read_file(f"{folder}/{name}", MAX_NOTE_BYTES), type=Note))
             except FileNotFoundError:
                 continue
             except ValueError as exc:

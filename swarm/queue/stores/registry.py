@@ -11,9 +11,9 @@ import msgspec
 from swarm.core.task import ID_RE
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
 from swarm.errors import OddEntry, StorageFault
-from swarm.filesystem.entries import folder_status, list_names
+from swarm.filesystem.entries import folder_status, list_names, read_file
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, list_ids, read_regular, storage_faults
+from swarm.queue.storage import Storage, list_ids, storage_faults
 
 _LIMIT_BYTES = 1 << 20
 _rows = msgspec.json.Decoder(WorkerRow)
@@ -42,7 +42,7 @@ def read_heartbeat(layout: Layout, name: str) -> Heartbeat | None:
 def _read(path: str) -> bytes:
     """A hint that cannot be read counts as missing; a disk that fails altogether shows elsewhere."""
     try:
-        return read_regular(path, _LIMIT_BYTES)
+        return read_file(path, _LIMIT_BYTES)
     except OSError as exc:
         if exc.errno == errno.EIO:
             raise OddEntry(path, f"cannot be read: {exc.strerror}") from exc

@@ -18,12 +18,12 @@ from swarm.clock import now_iso
 from swarm.core.lanes import lane_of
 from swarm.core.task import MAX_TASK_BYTES, Task
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import status_of
+from swarm.filesystem.entries import read_file, status_of
 from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
@@ -44,7 +44,7 @@ class DropInFiler:
         path = f"{self._layout.pending}/{os.path.basename(file_name)}"
         with storage_faults(f"cannot file the drop-in {file_name}"):
             try:
-                data = read_regular(path, MAX_TASK_BYTES)
+                data = read_file(path, MAX_TASK_BYTES)
                 document = _decode(data)
                 task = self._check(document, file_name)
             except FileNotFoundError:

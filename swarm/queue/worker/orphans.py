@@ -17,7 +17,7 @@ from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import list_names, printable, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, parse_task_file
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.worker.transitions import Transitions
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class _Recovery:
 
     def _reclaim(self, path: str, name: TaskName) -> str:
         try:
-            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+            parts = codec.read(path)
         except FileNotFoundError:
             return ""
         except (TaskInvalid, ValueError) as exc:

@@ -24,7 +24,7 @@ from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import list_inside, list_names
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, group_of, task_file
-from swarm.queue.storage import Storage, about_host, read_regular, storage_faults
+from swarm.queue.storage import Storage, about_host, storage_faults
 from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.worker.lane_cursor import LaneCursor
 from swarm.queue.worker.transitions import Ending, OutcomeWriter, Transitions
@@ -183,7 +183,7 @@ class WorkerTransaction:
     def _open(self, path: str, name: TaskName) -> Claim | None:
         """Read what was claimed, by the name it had; None when it is missing, or no task and goes to ``corrupt``."""
         try:
-            parts = codec.parse(read_regular(path, codec.MAX_FILE_BYTES))
+            parts = codec.read(path)
             if parts.task.task_id != name.task_id:
                 raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
         except FileNotFoundError:

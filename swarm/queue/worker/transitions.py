@@ -18,9 +18,10 @@ from swarm.core.lanes import lane_of
 from swarm.core.task import Task, TaskError, TaskState, Trail
 from swarm.errors import OddEntry, TaskInvalid
 from swarm.filesystem.entries import folder_status, open_file
-from swarm.queue.codec import MAX_FILE_BYTES, encode_trail, parse
+from swarm.queue import codec
+from swarm.queue.codec import encode_trail
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, read_regular, storage_faults, write_all
+from swarm.queue.storage import Storage, storage_faults, write_all
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 
 
@@ -147,11 +148,10 @@ class Transitions:
     def _recorded_before(self, ending: Ending) -> str:
         """The folder, if the record there is this very one, filed by an earlier try whose last flush failed."""
         folder, target = self._layout.terminal_place(ending.state, ending.task_id)
-        try:
-            there = parse(read_regular(target, MAX_FILE_BYTES)).trail
-        except (FileNotFoundError, ValueError, TaskInvalid):
+        there = codec.read_if_task(target)
+        if there is None:
             return ""
-        same = msgspec.structs.replace(there, completed_at=ending.trail.completed_at) == ending.trail
+        same = msgspec.structs.replace(there.trail, completed_at=ending.trail.completed_at) == ending.trail
         return folder if same else ""
 
     def requeue(self, path: str, task: Task, body_size: int, trail: Trail | None, *, attempt: int, delayed: bool) -> bool:
@@ -201,7 +201,7 @@ class Transitions:
         return True
 
     def _note_end(self, path: str, state: TaskState, error: TaskError) -> None:
-        parts = parse(read_regular(path, MAX_FILE_BYTES))
+        parts = codec.read(path)
         trail = Trail(
             status=_STATUS[state],
             completed_at=now_iso(),

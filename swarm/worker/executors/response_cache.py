@@ -23,9 +23,9 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_server import InstalledModel, LoadedModel
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.engines.ollama.client import OllamaClient
-from swarm.filesystem.entries import list_names, status_of
+from swarm.filesystem.entries import list_names, read_file, status_of
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, read_regular
+from swarm.queue.storage import Storage
 
 TIMEOUT_S = 5.0
 _NO_MATTER = ("model", "keep_alive")
@@ -121,7 +121,7 @@ class ResponseFiles:
         """What was put under this key of at least three hex digits, and a note that it was used; None: nothing."""
         path = self._path(key)
         try:
-            data = read_regular(path, self._share)
+            data = read_file(path, self._share)
         except (OSError, ValueError):
             return None
         with suppress(OSError):

@@ -296,7 +296,7 @@ def test_nothing_is_purged_while_it_cannot_be_read_what_is_needed(queue, brain, 
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"swarm.queue.{unread}.read_regular", refuse)
+        patch.setattr(f"swarm.queue.{unread}.read_file", refuse)
         with pytest.raises(StorageFault):
             queue.purge([TaskState.COMPLETED], older_than_s=-60)
     assert queue.stats().completed == 3

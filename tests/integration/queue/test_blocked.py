@@ -6,6 +6,7 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from swarm.core.lanes import Pause, Pauses
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.core.workflow.dag import Links
 from swarm.errors import QueueError, StorageFault, TaskInvalid
-from swarm.queue import coordination
+from swarm.queue import codec, coordination
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.brain import blocked_files
 from swarm.queue.brain.completions import Completions
@@ -128,8 +129,8 @@ def test_a_look_reads_each_file_once_and_tells_only_what_may_go(queue, monkeypat
     for _ in queue.enqueue_many(llm(session=f"s{i % 10}", task_id=None) for i in range(200)):
         pass
     reads = []
-    real = blocked_files.read_regular
-    monkeypatch.setattr(blocked_files, "read_regular", lambda path, limit: reads.append(path) or real(path, limit))
+    real = codec.read
+    monkeypatch.setattr(codec, "read", lambda path: reads.append(path) or real(path))
     brain = brain_of(queue)
     assert len(brain.look().blocked) == 10
     assert brain.look().blocked_total == 200
@@ -450,7 +451,7 @@ def test_a_blocked_file_that_could_not_be_read_is_read_at_the_next_look(queue, m
     turn(brain)
     task_id = queue.enqueue(llm(not_before="2026-01-01T00:00:00.000+00:00"))
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.queue.brain.blocked_files.read_regular", too_many_open_files)
+        patch.setattr(blocked_files, "codec", SimpleNamespace(read=too_many_open_files))
         for _ in range(2):
             with pytest.raises(StorageFault):
                 turn(brain)
@@ -484,7 +485,7 @@ def test_a_map_task_that_could_not_be_read_again_is_at_the_next_look(queue, monk
     brain, worker = over_list(queue, "[1, 2]")
     brain.look()
     with monkeypatch.context() as patch:
-        patch.setattr("swarm.queue.brain.blocked_files.read_regular", too_many_open_files)
+        patch.setattr(blocked_files, "codec", SimpleNamespace(read=too_many_open_files))
         with pytest.raises(StorageFault):
             brain.expand_map("m", 0)
     assert turn(brain) == []
@@ -521,7 +522,7 @@ def test_a_pause_that_could_not_be_read_is_at_the_next_look(queue, monkeypatch):
     book = PauseBook(queue.layout)
     change_pauses(queue.layout, queue.storage, lambda p: p.with_one(Pause("all")))
     with monkeypatch.context() as patch:
-        patch.setattr(coordination, "read_regular", too_many_open_files)
+        patch.setattr(coordination, "read_file", too_many_open_files)
         with pytest.raises(OSError, match="open files"):
             book.read()
     assert book.read().find("all", "") is not None

@@ -391,7 +391,7 @@ def test_a_drop_in_with_a_time_of_another_clock_is_filed(queue, monkeypatch, ahe
     else:
         os.utime(f"{queue.layout.pending}/a.json", (time.time() + 1,) * 2)
         now_s = time.time()
-        monkeypatch.setattr("swarm.queue.submit.drop_ins.time.time", lambda: now_s + ahead_s)
+        monkeypatch.setattr("swarm.queue.lookup.time.time", lambda: now_s + ahead_s)
     brain = queue.brain_view(crash_rule)
     wait_until(lambda: brain.look().drop_ins[0].quiet_s >= DROP_IN_QUIET_S, what="it counts as whole")
 

@@ -7,7 +7,7 @@ import pytest
 from swarm.core.lanes import resource_lane
 from swarm.core.placement.demand import load_document, load_id
 from swarm.core.task import TaskClass
-from swarm.queue.brain import brain_queue
+from swarm.queue import codec
 from tests.helpers.queues import claim_one, llm, open_queue
 
 MODEL = "llama3.2:3b"
@@ -19,11 +19,11 @@ def queue(tmp_path):
 
 
 def test_a_claim_is_known_before_any_heartbeat_and_read_once(queue, monkeypatch):
-    reads = []
-    real = brain_queue.read_regular
-    monkeypatch.setattr(brain_queue, "read_regular", lambda path, limit: reads.append(path) or real(path, limit))
     queue.enqueue(llm(model="Llama3.2:3B", name="q1"))
     claim_one(queue.worker_view("w"))
+    reads = []
+    real = codec.read
+    monkeypatch.setattr(codec, "read", lambda path: reads.append(path) or real(path))
     brain = queue.brain_view(lambda _: 0.0, ready_only=True)
     (claim,) = brain.look().claims
     assert (claim.task_class, claim.model, claim.name, claim.worker) == (TaskClass.LLM, MODEL, "q1", "w")
