@@ -41,14 +41,10 @@ class Items:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """The pairs, none for a batch never seen; torn and damaged lines are passed over."""
-        try:
-            with open(open_file(self._path), encoding="ascii", errors="replace") as file:
-                for line in file:
-                    key, _, task_id = line.partition(" ")
-                    if line.endswith("\n") and ID_RE.match(task_id[:-1]):
-                        yield key, task_id[:-1]
-        except (FileNotFoundError, OddEntry):
-            return
+        for line in _whole_lines(self._path):
+            key, _, task_id = line.partition(" ")
+            if ID_RE.match(task_id):
+                yield key, task_id
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Put these on record, durably. Raises ``OSError``."""
@@ -69,11 +65,11 @@ class Items:
         self._storage.flush(os.path.dirname(self._path))
 
 
-def read_order(path: str) -> Iterator[str]:
-    """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
+def _whole_lines(path: str) -> Iterator[str]:
+    """All but a torn one; none of a file that is not there."""
     try:
         with open(open_file(path), encoding="ascii", errors="replace") as file:
-            yield from (line[:-1] for line in file if line.endswith("\n") and ID_RE.match(line[:-1]))
+            yield from (line[:-1] for line in file if line.endswith("\n"))
     except (FileNotFoundError, OddEntry):
         return
 
@@ -332,8 +328,8 @@ class BatchBook:
             yield from islice((task_id for _, task_id in self._items(batch_id)), first)
 
     def order(self, batch_id: str) -> Iterator[str]:
-        """Task ids of the last whole submission; none without one."""
-        return read_order(self._path(batch_id, "order"))
+        """Task ids of the last whole submission; none without one. Damaged lines are passed over."""
+        return (line for line in _whole_lines(self._path(batch_id, "order")) if ID_RE.match(line))
 
     def documents(self, batch_id: str, first: int | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         """In the input's order: each stored task, and again as finished document (None while it has not ended)."""

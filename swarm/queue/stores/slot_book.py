@@ -14,8 +14,9 @@ import msgspec
 from swarm.clock import now_iso
 from swarm.core.policy.slot_capacity import SlotRecord, record_of
 from swarm.errors import StorageFault
+from swarm.filesystem.entries import read_file
 from swarm.queue.layout import Layout
-from swarm.queue.storage import Storage, read_regular, storage_faults
+from swarm.queue.storage import Storage, storage_faults
 
 FORMAT = 1
 MOST_RECORDS = 200
@@ -67,7 +68,7 @@ class SlotBook:
 
     def _read(self) -> tuple[SlotRecord, ...]:
         try:
-            found = msgspec.json.decode(read_regular(self._path, _MAX_BYTES), type=_File)
+            found = msgspec.json.decode(read_file(self._path, _MAX_BYTES), type=_File)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, RecursionError) as error:
