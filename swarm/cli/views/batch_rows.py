@@ -32,6 +32,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None
     tokens_in: int
     tokens_out: int
+    tokens_in_reused: int | None
+    """Of the tokens in, what servers had computed for an earlier prompt; None: no server has said."""
     card_s: float
     cost: float | None
     cached: int
@@ -72,6 +74,7 @@ def batch_row(manifest: Manifest, tally: Tally, *, alive: bool, active: int, pri
         eta_s=_eta_s(tally) if alive else None,
         tokens_in=sums.tokens_in,
         tokens_out=sums.tokens_out,
+        tokens_in_reused=sums.tokens_in_reused,
         card_s=round(sums.card_s, 3),
         cost=None if price_per_mtok is None else round((sums.tokens_in + sums.tokens_out) / 1e6 * price_per_mtok, 6),
         cached=sums.cached,
@@ -149,6 +152,10 @@ def details(row: BatchRow, report: dict[str, Any]) -> list[Block]:
     for name, model in report["models"].items():
         digests = ", ".join(f"{digest[:12]} ({plural(n, 'attempt')})" for digest, n in model["digests"].items())
         blocks.append(Line(f"model {name}: {digests or 'no attempt yet'}"))
+    if row.tokens_in_reused is not None:
+        share = row.tokens_in_reused / max(1, row.tokens_in)
+        tokens = f"{count(row.tokens_in_reused)} of {count(row.tokens_in)} prompt tokens"
+        blocks.append(Line(f"prefix cache: {tokens} ({share:.0%}) were not computed again"))
     if report["workers"]:
         blocks.append(Line("by worker: " + ", ".join(f"{w} {count(n)}" for w, n in report["workers"].items())))
     for card, seconds in report["cards"].items():

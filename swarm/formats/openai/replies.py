@@ -150,12 +150,18 @@ def _epoch_s(moment: str | None) -> int:
         return 0
 
 
-def usage_of(result: Mapping[str, Any]) -> dict[str, int]:
-    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0."""
+def usage_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0.
+
+    Where the server said how many prompt tokens it did not have to compute again, ``prompt_tokens_details`` has them.
+    """
     usage = result.get("usage") or {}
     prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
     completion = usage.get("completion_tokens", result.get("eval_count")) or 0
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    if "cached_tokens" in usage:
+        found["prompt_tokens_details"] = {"cached_tokens": usage["cached_tokens"]}
+    return found
 
 
 def finish_reason(result: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ class Sums(msgspec.Struct, omit_defaults=True):
     items: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_in_reused: int | None = None
+    """Of ``tokens_in``, what servers had computed for an earlier prompt; None: no server has said."""
     attempts: int = 0
     simulated: int = 0
     cached: int = 0
@@ -54,6 +56,7 @@ class Sums(msgspec.Struct, omit_defaults=True):
         self.items += other.items
         self.tokens_in += other.tokens_in
         self.tokens_out += other.tokens_out
+        self._add_reused(other.tokens_in_reused)
         self.attempts += other.attempts
         self.simulated += other.simulated
         self.cached += other.cached
@@ -82,6 +85,7 @@ class Sums(msgspec.Struct, omit_defaults=True):
         else:
             self.tokens_in += tokens_in
             self.tokens_out += tokens_out
+            self._add_reused(usage.get("cached_tokens"))
         self.attempts += len(attempts)
         self.simulated += bool(document.get("simulated"))
         if attempts:
@@ -104,6 +108,10 @@ class Sums(msgspec.Struct, omit_defaults=True):
                 spans.append(span)
                 if len(spans) > MAX_SPANS * 16:
                     self.cards[card] = merged(spans)
+
+    def _add_reused(self, tokens: int | None) -> None:
+        if tokens is not None:
+            self.tokens_in_reused = (self.tokens_in_reused or 0) + tokens
 
     def settle(self) -> None:
         """Bring the cards' spans into order."""

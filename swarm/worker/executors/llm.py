@@ -181,13 +181,16 @@ def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any
 
 
 def _result(reply: Reply) -> dict[str, Any]:
+    usage = {
+        "prompt_tokens": reply.tokens_in,
+        "completion_tokens": reply.tokens_out,
+        "total_tokens": reply.tokens_in + reply.tokens_out,
+    }
+    if isinstance(cached := reply.final.get("prompt_cached_count"), int):
+        usage["cached_tokens"] = cached
     return {
         **{key: value for key, value in reply.final.items() if key not in _DROPPED},
-        "usage": {
-            "prompt_tokens": reply.tokens_in,
-            "completion_tokens": reply.tokens_out,
-            "total_tokens": reply.tokens_in + reply.tokens_out,
-        },
+        "usage": usage,
         "first_token_s": round(reply.first_token_s, 4),
         "total_s": round(reply.total_s, 4),
     }

@@ -48,12 +48,17 @@ def ask_in_form(body: Mapping[str, Any], schema: dict[str, Any], ask: Ask, recor
         raise TaskFault("deterministic", "bad_schema", f"request.format is no valid JSON Schema: {wrong}")
     asked = dict(body)
     tokens_in = tokens_out = 0
+    reused: list[int] = []
     problem, found = "", dict[str, Any]()
     for number in range(1, ASKS + 1):
         reply = ask(asked)
         tokens_in, tokens_out = tokens_in + reply.tokens_in, tokens_out + reply.tokens_out
         found = record(reply)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+        if "cached_tokens" in found["usage"]:
+            reused.append(found["usage"]["cached_tokens"])
+        if reused:
+            usage["cached_tokens"] = sum(reused)
         found |= {"usage": usage, "asks": number, "checked": "schema" if CHECKS_SCHEMAS else "json"}
         text = text_of(reply.final)
         if reply.final.get("done_reason") == "length":

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.cli.render import Line
+from swarm.cli.views.batch_rows import batch_row, details
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import QueueError
 from swarm.queue.batches import tally as batchtally
@@ -62,6 +64,27 @@ def test_sums_are_of_this_batch_alone(queue, ids):
     assert found.all.digests == {"llama3.2:3b": {"d1": 6}}
     assert found.all.cards == {"GPU-1": [(found.all.span[0], found.all.span[0] + 7.5)], "GPU-2": found.failed.cards["GPU-2"]}
     assert found.all.card_s == pytest.approx(7.5 + 3.5)
+
+
+def test_prompt_tokens_that_were_not_computed_again_are_summed_where_servers_say_them(queue, ids):
+    work(queue, 2)
+    unsaid = cost(queue, ids)
+    assert unsaid.all.tokens_in_reused is None
+    worker = queue.worker_view("w")
+    for cached in (0, 3):
+        usage = {"prompt_tokens": 5, "completion_tokens": 1, "cached_tokens": cached}
+        finish_one(worker, claim_one(worker), TaskState.COMPLETED, Trail(result={"usage": usage}))
+    finish_one(worker, claim_one(worker), TaskState.COMPLETED, Trail(result={"usage": usage}, cached=True))
+    found = cost(queue, ids)
+    assert (found.all.tokens_in, found.all.tokens_in_reused) == (14, 3), "an answer from the cache saved all of its tokens"
+    said, silent = (batch_row(MANIFEST, t, alive=True, active=9, price_per_mtok=None) for t in (found, unsaid))
+    assert "prefix cache: 3 of 14 prompt tokens (21%) were not computed again" in words(said)
+    assert not any("prefix cache" in line for line in words(silent))
+
+
+def words(row):
+    report = {"options": {}, "versions": {"submitted_by": "1"}, "models": {}, "workers": {}, "cards": {}, "errors": {}}
+    return [block.text for block in details(row, report) if isinstance(block, Line)]
 
 
 def test_a_second_look_reads_nothing_that_it_knows(queue, ids, monkeypatch):

@@ -267,6 +267,13 @@ def test_chat_reply() -> None:
     }
 
 
+def test_cached_prompt_tokens_are_told_where_the_server_told_them() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, "cached_tokens": 7}
+    body = response_body(document(CHAT), done({"message": {"content": "yo"}, "usage": usage}))
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 7}
+    assert body["usage"]["total_tokens"] == 10
+
+
 def test_tool_call_reply_and_simulated_mark() -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     body = response_body(

@@ -12,12 +12,13 @@ from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
-def executor(*texts, done_reason="stop"):
+def executor(*texts, done_reason="stop", cached=None):
     bodies, rest = [], list(texts)
 
     def on_run(body):
         bodies.append(body)
-        return a_reply({"message": {"content": rest.pop(0)}, "done": True, "done_reason": done_reason})
+        final = {"message": {"content": rest.pop(0)}, "done": True, "done_reason": done_reason}
+        return a_reply(final | ({} if cached is None else {"prompt_cached_count": cached}))
 
     return LlmExecutor(FakeServer(on_run=on_run), LlmSettings(), models={}), bodies
 
@@ -45,6 +46,14 @@ def test_a_wrong_answer_is_asked_for_again_with_what_was_wrong():
     assert "$.n" in bodies[1]["messages"][-1]["content"]
     assert "no JSON" in bodies[2]["messages"][-1]["content"]
     assert len(bodies[2]["messages"]) == 3, "the question does not grow with every ask"
+
+
+def test_prompt_tokens_that_were_not_computed_again_are_counted_over_all_asks():
+    for cached, total in ((4, 8), (0, 0)):
+        made, _ = executor("no", '{"n": 3}', cached=cached)
+        assert run(made, asking()).result["usage"]["cached_tokens"] == total
+    made, _ = executor("no", '{"n": 3}')
+    assert "cached_tokens" not in run(made, asking()).result["usage"]
 
 
 def test_an_answer_that_never_fits_fails_with_its_raw_text():
