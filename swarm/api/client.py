@@ -118,9 +118,10 @@ class Swarm:
         """
         self._must_run()
         made = DocumentMaker(model=model, fields=plain(fields)).make(work)
+        document = self._names.linked(made.document)
         self._check(made)
         try:
-            task_id = self.queue.enqueue(self._names.linked(made.document))
+            task_id = self.queue.enqueue(document)
         except (TaskInvalid, DuplicateTask) as problem:
             raise InputError(problem.message, hint=problem.hint) from problem
         self._names.note(made.document, task_id)
@@ -199,7 +200,10 @@ class Swarm:
         try:
             self._line_check(made.document)
         except FieldError as error:
-            raise InputError(f"item {made.line_no}: {error}") from error
+            refused = error.__cause__  # in the queue's own words, where it is what refuses
+            raise InputError(
+                refused.message if isinstance(refused, TaskInvalid) else f"item {made.line_no}: {error}"
+            ) from error
         model = made.document.get("model")
         if isinstance(model, str) and model not in self._checked:
             check_models(self.settings, [model], unfit="refuse")
