@@ -11,9 +11,7 @@ import os
 import re
 import secrets
 import select
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.model_spec import ModelServerSpec
 from swarm.engines.ollama.classify import fault_of_text, shown_text
+from swarm.engines.programs import find_program, version_of
 from swarm.filesystem.entries import open_file
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc.child import Child, Exit
@@ -79,7 +78,10 @@ class ModelProcess:
     @classmethod
     def start(cls, spec: ModelServerSpec) -> ModelProcess:
         """Start it, after ending what an earlier one left. Raises ``TaskFault``: ``engine_missing``, ``port_taken`` …"""
-        program = find_program(spec)
+        program = find_program(spec.argv[0], spec.env)
+        if not program.path:
+            message = f"{spec.engine} cannot be started: {program.name!r} {program.trouble}"
+            raise TaskFault("deterministic", "engine_missing", f"{message}; set command in [engines.{spec.engine}]")
         end_marked(spec.markers)
         if not is_free("127.0.0.1", spec.port):
             holder = who_listens(spec.port) or "an unknown process"
@@ -95,9 +97,9 @@ class ModelProcess:
         key = secrets.token_urlsafe(32) if spec.key_variable else spec.key
         env = spec.env | ({spec.key_variable: key} if spec.key_variable else {})
         try:
-            child = Child.spawn((program, *spec.argv[1:]), env=env, markers=spec.markers, log_path=log_path)
+            child = Child.spawn((program.path, *spec.argv[1:]), env=env, markers=spec.markers, log_path=log_path)
         except OSError as error:
-            raise TaskFault("infra", "load_failed", f"{program} cannot be started: {error.strerror}") from error
+            raise TaskFault("infra", "load_failed", f"{program.path} cannot be started: {error.strerror}") from error
         found = cls(spec, child, key, log_start)
         found._write_note()
         return found
@@ -176,7 +178,7 @@ class ModelProcess:
         if known.kind in ("out_of_memory", "does_not_fit"):
             return TaskFault("infra", known.kind, what)
         if _UNKNOWN_FLAG.search(text):
-            version = version_of(self.spec.argv[0], self.spec.env)
+            version = version_of(find_program(self.spec.argv[0], self.spec.env).path, self.spec.env)
             old = f"{self.spec.argv[0]} ({version or 'it tells no version'}) does not know a flag that swarm needs: too old?"
             return TaskFault("deterministic", "engine_too_old", f"{old} {said}")
         if _PORT.search(text):
@@ -211,33 +213,6 @@ class ModelProcess:
         except OSError as error:
             # Harmless: whom a note names is looked for, alive and with our marker, before it is believed.
             log.warning("cannot remove %s: %s", self.spec.note_path, error.strerror)
-
-
-def find_program(spec: ModelServerSpec) -> str:
-    """Path of the program to run. Raises ``TaskFault`` kind ``engine_missing``."""
-    program = shutil.which(spec.argv[0], path=spec.env.get("PATH", os.defpath))
-    if program is None:
-        where = "does not exist or may not be executed" if os.sep in spec.argv[0] else "is not on the PATH"
-        message = f"{spec.engine} cannot be started: {spec.argv[0]!r} {where}; set command in [engines.{spec.engine}]"
-        raise TaskFault("deterministic", "engine_missing", message)
-    return program
-
-
-def version_of(program: str, env: Mapping[str, str], timeout_s: float = 10.0) -> str:
-    """What a program says of its version, in one line; empty where it does not say."""
-    path = shutil.which(program, path=env.get("PATH", os.defpath))
-    if path is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [path, "--version"], env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    lines = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace").splitlines()
-    words = [line.strip() for line in lines if line.strip()]
-    named = [line for line in words if "version" in line.lower()]
-    return shown_text((named or words or [""])[0], 100) if done.returncode == 0 else ""
 
 
 def end_marked(markers: Mapping[str, str]) -> int:

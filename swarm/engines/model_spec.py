@@ -200,7 +200,8 @@ class ModelSpecMaker:
             )
             return (*(simulator("llama-server") if plan.simulated else program), *flags)
         if plan.simulated:
-            return (*simulator("openai"), "-a", served_as, "--host", HOST, "--port", str(port), "-np", str(slots))
+            words = ("serve", served_as, "--host", HOST, "--port", str(port), "--max-num-seqs", str(slots))
+            return (*simulator("openai"), *words)
         return filled_in(command, values)
 
     def _context(self, options: Mapping[str, Any], details: ModelDetails) -> int:

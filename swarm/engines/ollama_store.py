@@ -75,6 +75,24 @@ def find_stored_model(model: str, directories: Sequence[Path]) -> StoredModel:
     )
 
 
+def stored_names(directories: Sequence[Path]) -> tuple[str, ...]:
+    """Canonical names of all models in these stores, as their manifests are named. What cannot be read is left out."""
+    found: dict[str, None] = {}
+    for directory in directories:
+        manifests = directory / "manifests"
+        for path in sorted(manifests.glob("*/*/*/*")):
+            host, namespace, name, tag = (part.lower() for part in path.relative_to(manifests).parts)
+            prefix = (
+                ""
+                if (host, namespace) == (_HOST, _NAMESPACE)
+                else f"{namespace}/"
+                if host == _HOST
+                else f"{host}/{namespace}/"
+            )
+            found[f"{prefix}{name}:{tag}"] = None
+    return tuple(found)
+
+
 def _parts(model: str) -> tuple[str, ...]:
     """Host, namespace, model and tag of a name. Raises ``ModelNotFound`` for what can be none."""
     *path, last = canonical_model(model).split("/")

@@ -1,4 +1,7 @@
-"""Repair actions on a worker's server: kill its runners, restart it, quarantine its card."""
+"""Repair actions on a worker's server: kill its runners, restart it, quarantine its card.
+
+A process that serves one model is its own runner: either action ends it, and the next load or request starts it again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from swarm.core.worker import ProcessIdentity
 from swarm.engines.ollama import quarantine as notes
 from swarm.engines.ollama.server import running_server
 from swarm.proc import identity as identities
-from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked
+from swarm.proc.env_markers import MODEL_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked
 from swarm.proc.ports import describe
 
 END_WAIT_S = 5.0
@@ -49,17 +52,18 @@ class RepairActions:
         self._workers_dir = root / "workers"
         self._uuids = gpu_uuids
         self._markers = {SERVER_MARKER: worker, ROOT_MARKER: str(root)}
+        self._model_markers = {MODEL_MARKER: worker, ROOT_MARKER: str(root)}
         self._looked_s = float("-inf")
         self._note: notes.Quarantine | None = None
         self._deciding = threading.Lock()
         """A card may be lost on one thread while a request succeeds on another."""
 
     def kill_runners(self) -> tuple[str, ...]:
-        """SIGKILL the server's children; the server notices and starts a new one with the next request."""
+        """SIGKILL the server's children, and processes that serve one model; the next request starts a new one."""
+        runners = find_marked(**self._model_markers)
         server = self._server()
-        if server is None:
-            return ()
-        runners = [one for one in find_marked(**self._markers) if one != server]
+        if server is not None:
+            runners += [one for one in find_marked(**self._markers) if one != server]
         names = tuple(describe(one.pid) for one in runners)
         for one in runners:
             identities.signal(one, signal.SIGKILL)
@@ -69,17 +73,20 @@ class RepairActions:
     def restart_server(self) -> str | None:
         """SIGTERM, then SIGKILL; its supervisor ends the runners it left and starts it anew.
 
-        Without a supervisor it is left alone: a server that hangs is better than none.
+        Without a supervisor it is left alone: a server that hangs is better than none. A process that serves one model needs
+        no supervisor: this worker starts it again.
         """
+        ended = find_marked(**self._model_markers)
         server = self._server()
-        if server is None or not self._supervised():
-            return None
-        name = describe(server.pid)
-        identities.signal(server, signal.SIGTERM)
-        if not _gone([server], TERM_WAIT_S):
-            identities.signal(server, signal.SIGKILL)
-            _gone([server], END_WAIT_S)
-        return name
+        if server is not None and self._supervised():
+            ended.append(server)
+        names = "; ".join(describe(one.pid) for one in ended)
+        for sig, wait_s in ((signal.SIGTERM, TERM_WAIT_S), (signal.SIGKILL, END_WAIT_S)):
+            for one in ended:
+                identities.signal(one, sig)
+            if _gone(ended, wait_s):
+                break
+        return names or None
 
     def quarantine(self, reason: str) -> str:
         """Record it, so that it outlives the worker; returns a line for the operator."""
@@ -136,7 +143,7 @@ class RepairActions:
 
     def pids(self) -> frozenset[int]:
         """Of the server and its runners; none for a server that swarm did not start."""
-        return frozenset(one.pid for one in find_marked(**self._markers))
+        return frozenset(one.pid for markers in (self._markers, self._model_markers) for one in find_marked(**markers))
 
     def _server(self) -> ProcessIdentity | None:
         """The living server by the supervisor's note; it counts only with our markers in its environment."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.ollama.server_proof import ServerProof
 from swarm.engines.ollama.server_spec import ServerSpec
+from swarm.engines.programs import find_program
 from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc.child import Child, KeptProcess
@@ -77,22 +77,13 @@ def client_of(worker: str, url: str, *, root: Path, adopted: bool) -> OllamaClie
 
 def find_binary(spec: ServerSpec) -> str:
     """Path of the program to run. Raises ``ConfigError`` saying how to get it."""
-    name = spec.argv[0]
-    binary = shutil.which(name, path=spec.env.get("PATH", os.defpath))
-    if binary is None:
+    found = find_program(spec.argv[0], spec.env)
+    if not found.path:
         raise ConfigError(
-            f"there is no program to serve models for {spec.worker}: [ollama] binary = {name!r} {_why_no_program(name)}",
+            f"there is no program to serve models for {spec.worker}: [ollama] binary = {found.name!r} {found.trouble}",
             hint=GET_OLLAMA,
         )
-    return binary
-
-
-def _why_no_program(name: str) -> str:
-    if os.sep not in name:
-        return "is not on the PATH"
-    if os.path.isdir(name):
-        return "is a directory"
-    return "may not be executed" if os.path.exists(name) else "does not exist"
+    return found.path
 
 
 class ServerProcess(KeptProcess):

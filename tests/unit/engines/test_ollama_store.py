@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.engines.ollama_store import find_stored_model, model_directories
+from swarm.engines.ollama_store import find_stored_model, model_directories, stored_names
 from swarm.errors import ModelFileInvalid, ModelNotFound, ModelServerError
 
 HEX = "a" * 64
@@ -47,6 +47,9 @@ def test_a_model_is_found_by_any_spelling_of_its_name(tmp_path: Path, path: str,
         assert found.file.read_bytes() == b"GGUF"
         assert [one.read_bytes() for one in (*found.projectors, *found.adapters)] == [b"clip", b"lora"]
         assert found.digest == hashlib.sha256(manifest).hexdigest()
+        assert [find_stored_model(one, [tmp_path]).file for one in stored_names([tmp_path, tmp_path / "none"])] == [
+            found.file
+        ]
 
 
 @pytest.mark.parametrize("name", ["other", "llama3.2:1b", "a/b/c/d:e", "../x", "a/../b", "hf.co/x/.."])
