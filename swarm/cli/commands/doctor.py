@@ -22,9 +22,9 @@ def doctor(
 ) -> None:
     """Find what is wrong: findings, their evidence, what to do.
 
-    Checks disk, permissions, clock, limits, cards, programs, ports, locks, processes, logs, servers, models, and what
-    the host and the file system can do. Changes nothing; also useful before the first start. Exit code 0 if nothing
-    is wrong, 1 with findings.
+    Checks disk, permissions, clock, limits, cards, engines, programs, ports, locks, processes, logs, servers, models, and
+    what the host and the file system can do. Changes nothing; also useful before the first start. Exit code 0 if
+    nothing is wrong, 1 with findings.
 
     \b
     Examples:
@@ -51,6 +51,8 @@ def doctor(
         "healthy": not found,
         "cards_note": evidence.cards_note,
         "checks": evidence.checks,
+        "engines": evidence.engines,
+        "model_files": evidence.model_files,
         "findings": found,
     }
     configured = Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
@@ -82,6 +84,7 @@ def _checked(evidence: BoxEvidence) -> list[Block]:
         f"cards: {len(evidence.cards)}{' (simulated)' if evidence.simulated else ''}, workers planned: {len(evidence.plan)}",
         f"running: {', '.join(alive) if alive else 'nothing; start with `swarm up`'}",
     ]
+    lines += [f"engine {engine}" for engine in evidence.engines]
     return [*(Line(f"  {line}", "dim") for line in lines), *_tried(evidence)]
 
 

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from swarm.cli.doctor.engine_evidence import engine_evidence, engine_server, file_evidence
 from swarm.cli.doctor.host_evidence import (
     able,
     boxed_kills,
@@ -25,6 +26,7 @@ from swarm.cli.doctor.host_evidence import (
 from swarm.cli.doctor.process_evidence import process_evidence, readable
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
+from swarm.core.engines import OLLAMA
 from swarm.core.faults import TaskFault
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
@@ -61,7 +63,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     cards = readable((), reader.read)  # simulated ones lie under the root
     plan, plan_trouble = _plan(settings, root, cards, simulate, reader.visibility)
     simulated = bool(simulate) or any(p.simulated for p in plan)
-    wants_binary = not simulated and (not plan or any(p.owns_server for p in plan))
+    wants_binary = not simulated and (any(p.owns_server for p in plan) if plan else settings.llm.engine == OLLAMA)
     clock_ahead = newer_than_now(layout, now_s)
     names = {view.name for view in snapshot.workers} | {p.name for p in plan} if snapshot is not None else set()
     return BoxEvidence(
@@ -80,6 +82,8 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         plan_trouble=plan_trouble,
         binary=settings.ollama.binary,
         binary_found=not wants_binary or shutil.which(settings.ollama.binary) is not None,
+        engines=engine_evidence(settings, plan),
+        model_files=() if simulated else tuple(file_evidence(settings)),
         open_programs=tuple(open_programs(settings, serves=wants_binary)),
         cards=cards,
         cards_note=reader.visibility.note,
@@ -87,7 +91,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         supervisor_phase=status.phase if status is not None else "",
         orphans=0 if trouble else len(readable((), orphans, settings)),
         processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
-        servers=_servers(plan, status, root),
+        servers=_servers(plan, status, root, settings),
         quarantines=() if trouble else _quarantines(root / "workers"),
         kernel_kills=kernel_kills(),
         cgroup_kills=boxed_kills(),
@@ -137,18 +141,22 @@ def _quarantines(workers: Path) -> tuple[QuarantineEvidence, ...]:
     )
 
 
-def _servers(plan: tuple[WorkerPlan, ...], status: SupervisorStatus | None, root: Path) -> tuple[ServerEvidence, ...]:
+def _servers(
+    plan: tuple[WorkerPlan, ...], status: SupervisorStatus | None, root: Path, settings: Settings
+) -> tuple[ServerEvidence, ...]:
     """Each server asked, all at once. Before a start our own are not asked; only whether their ports are free."""
     running = status is not None and is_same(status.process)
     with_server = [p for p in plan if p.url is not None]
     if not with_server:
         return ()
     with ThreadPoolExecutor(len(with_server)) as pool:
-        return tuple(pool.map(lambda p: _server(p, root, ask=running or p.adopted), with_server))
+        return tuple(pool.map(lambda p: _server(p, root, settings, ask=running or p.adopted), with_server))
 
 
-def _server(plan: WorkerPlan, root: Path, *, ask: bool) -> ServerEvidence:
+def _server(plan: WorkerPlan, root: Path, settings: Settings, *, ask: bool) -> ServerEvidence:
     assert plan.url is not None
+    if plan.ollama_url is None:
+        return engine_server(plan, root, settings, ask=ask)
     holder = _port_holder(plan, root, running=ask)
     error, installed = _ask(plan, root) if ask and not holder else ("", None)
     return ServerEvidence(

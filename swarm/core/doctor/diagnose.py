@@ -45,16 +45,16 @@ def _servers(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
         worker = evidence.process(server.worker)
         if not server.error or server.port_holder or worker is None or not worker.alive:
             continue
+        path = "/api/version" if server.ollama else "/v1/models"
         owner = "external, swarm neither starts nor stops it" if server.adopted else "swarm's own"
         yield critical(
             "server-unreachable",
-            f"ollama-{server.worker}",
+            server.name,
             f"the model server of {server.worker} does not answer: {server.error}",
-            evidence=(f"GET {server.url}/api/version: {server.error}", f"the server is {owner}"),
+            evidence=(f"GET {server.url}{path}: {server.error}", f"the server is {owner}"),
             concerns=server.worker,
             todo=(
-                f"curl {server.url}/api/version; "
-                + ("start that server" if server.adopted else f"swarm logs ollama-{server.worker} -n 50")
+                f"curl {server.url}{path}; " + ("start that server" if server.adopted else f"swarm logs {server.name} -n 50")
             ),
         )
 
@@ -66,7 +66,10 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFi
     for model, waiting in snapshot.llm_pending().items():
         if any(model in (server.installed or ()) for server in evidence.servers):
             continue
-        lists = tuple(f"{s.url}/api/tags: {', '.join(s.installed or ()) or 'no models'}" for s in evidence.servers)
+        lists = tuple(
+            f"{f'{s.url}/api/tags' if s.ollama else s.name}: {', '.join(s.installed or ()) or 'no models'}"
+            for s in evidence.servers
+        )
         yield critical(
             "model-missing",
             model,
@@ -174,7 +177,7 @@ def diagnose(evidence: BoxEvidence, settings: Settings) -> tuple[DoctorFinding, 
 
 def about(findings: tuple[DoctorFinding, ...], worker: str) -> tuple[DoctorFinding, ...]:
     """Those that concern this worker: its own, its server's, and what keeps everybody from working."""
-    mine = {worker, f"ollama-{worker}", "box", "supervisor", "brain"}
+    mine = {worker, f"ollama-{worker}", f"models-{worker}", "box", "supervisor", "brain"}
     return tuple(f for f in findings if f.subject in mine or f.concerns == worker)
 
 

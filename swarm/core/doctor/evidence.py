@@ -67,6 +67,8 @@ class ServerEvidence(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     url: str
     adopted: bool = False
+    ollama: bool = True
+    """Whether it is Ollama's; else it speaks OpenAI's API."""
     error: str = ""
     """Why it did not answer."""
     installed: tuple[str, ...] | None = None
@@ -74,6 +76,41 @@ class ServerEvidence(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None = None
     port_holder: str = ""
     """Who listens there, if that is not our server."""
+
+    @property
+    def name(self) -> str:
+        """As its log is called."""
+        return f"ollama-{self.worker}" if self.ollama else f"models-{self.worker}"
+
+
+class EngineEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The program of one engine."""
+
+    name: str
+    program: str
+    """As configured."""
+    path: str = ""
+    """Empty: it cannot be started."""
+    version: str = ""
+    trouble: str = ""
+    """Why it cannot be started."""
+    workers: tuple[str, ...] = ()
+    """Those planned that start it."""
+
+    def __str__(self) -> str:
+        if not self.path:
+            return f"{self.name}: {self.program!r} {self.trouble}"
+        return f"{self.name}: {self.path}" + (f", {self.version}" if self.version else "")
+
+
+class ModelFileEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of a configured model, for an engine that loads files."""
+
+    model: str
+    engine: str
+    file: str
+    """Empty where none was found."""
+    trouble: str = ""
 
 
 class DiskEvidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +162,8 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     binary: str = ""
     """The model server's program, as configured."""
     binary_found: bool = True
+    engines: tuple[EngineEvidence, ...] = ()
+    model_files: tuple[ModelFileEvidence, ...] = ()
     open_programs: tuple[tuple[str, str, str], ...] = ()
     """Programs of the configuration that others could replace: where it is named, how, and a command that ends it."""
     cards: tuple[GpuReading, ...] = ()

@@ -146,6 +146,24 @@ def _programs(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
             ),
         )
 
+    for engine in evidence.engines:
+        if engine.workers and not engine.path and engine.name != "ollama":
+            yield critical(
+                "no-engine",
+                "box",
+                f"there is no program {engine.program!r} for the engine {engine.name!r} of {', '.join(engine.workers)}",
+                evidence=(str(engine),),
+                todo=f"install it, set command in [engines.{engine.name}] to its path, or choose another engine",
+            )
+    for file in evidence.model_files:
+        if file.trouble:
+            yield critical(
+                "model-file",
+                file.model,
+                f"{file.model} cannot be loaded by {file.engine}: {file.trouble}",
+                evidence=(file.file or "no file is configured, and Ollama's store has none that could be used",),
+                todo=f'correct file in [models."{file.model}"], fetch the file again, or choose another engine for it',
+            )
     for where, how, mend in evidence.open_programs:
         yield warning(
             "program-open",
@@ -193,7 +211,7 @@ def _port(server: ServerEvidence) -> Iterator[DoctorFinding]:
     if server.port is not None and server.port_holder:
         yield critical(
             "port-taken",
-            f"ollama-{server.worker}",
+            server.name,
             f"port {server.port}, meant for the server of {server.worker}, is taken by {server.port_holder}",
             evidence=(f"listening on 127.0.0.1:{server.port}: {server.port_holder}",),
             concerns=server.worker,
