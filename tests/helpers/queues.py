@@ -19,8 +19,7 @@ from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue import codec
 from swarm.queue.brain import blocked_files
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.worker.transaction import WorkerTransaction
-from swarm.queue.worker.worker_queue import WorkerFileQueue
+from swarm.queue.worker.worker_queue import WorkerFileQueue, WorkerTransaction
 from tests.helpers.wait import wait_until
 
 LANE = "llm@llama3.2:3b"

@@ -1,10 +1,17 @@
 """The queue as one worker uses it: transactions, requeues, and what else it reads.
 
-Fits the ``WorkerQueue`` port.
+Fits the ``WorkerQueue`` port. In a transaction outcomes are recorded and new tasks claimed, durable together:
+
+* ``finish`` writes an outcome behind the body of its task; ``claim`` renames a waiting task into the worker's directory.
+* The commit flushes the outcomes, files them by renames, then flushes the directories: no name may say what its file does
+  not hold yet. Two flushes, however many tasks.
+* If it fails, nothing counts: the same outcomes may be given again (what was recorded is recognised), and what was claimed
+  goes back before anything else is claimed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,20 +19,109 @@ from contextlib import contextmanager, suppress
 from swarm.clock import now_iso
 from swarm.core.claim import Claim, Finish
 from swarm.core.lanes import Pauses, lane_of
-from swarm.core.task import Attempt, Trail, canonical_model
+from swarm.core.task import Attempt, TaskState, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
-from swarm.errors import StorageFault
+from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import Occupied, is_file
+from swarm.queue import codec
 from swarm.queue.coordination import PauseBook, is_held, wake
 from swarm.queue.layout import Layout, TaskName
 from swarm.queue.stats.lane_counts import LaneCounts
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
 from swarm.queue.submit.buckets import returned_bucket
-from swarm.queue.worker.transaction import LaneClaimer, Origin, WorkerTransaction
-from swarm.queue.worker.transitions import OutcomeWriter, Transitions
+from swarm.queue.worker.claimer import LaneClaimer, Origin
+from swarm.queue.worker.transitions import Ending, OutcomeWriter, Transitions
 
+_CLAIMING = storage_faults("cannot claim")
+_RECORDING = storage_faults("results and claims could not be recorded")
 _LOOK = storage_faults("cannot read the queue")
+
+
+class WorkerTransaction:
+    """See the module; ``WorkerFileQueue.transaction`` opens and commits it."""
+
+    def __init__(
+        self, worker: str, storage: Storage, claimer: LaneClaimer, transitions: Transitions, writer: OutcomeWriter
+    ) -> None:
+        self._worker = worker
+        self._storage = storage
+        self._claimer = claimer
+        self._transitions = transitions
+        self._writer = writer
+        self._written: list[tuple[Ending, bool]] = []
+        self.finishes: list[Finish] = []
+        self.claims: list[Claim] = []
+        self.uncommitted: dict[str, Origin] = {}
+        """What was claimed, by its path now, and is not on record."""
+        self.recorded: tuple[bool, ...] = ()
+        """After the commit, for each finish: whether it is on record. False: fenced, nothing changed."""
+        self.fault: StorageFault | None = None
+        """Why claiming stopped early; what was recorded and claimed before holds all the same."""
+
+    def finish(self, claim: Claim, state: TaskState, trail: Trail) -> None:
+        """Record how a claim ended. Raises ``StorageFault``."""
+        with _RECORDING:
+            ending = Ending(claim.path, claim.task.task_id, claim.body_size, state, self._transitions.dated(state, trail))
+            self._written.append((ending, self._transitions.write(self._writer, ending)))
+        self.finishes.append(Finish(claim, state, trail))
+
+    def claim(self, lanes: Sequence[str]) -> Claim | None:
+        """The best task of the first lane that has one; None: none has, or ``fault`` says why none can be claimed."""
+        if self.fault is not None:
+            return None
+        try:
+            with _CLAIMING:
+                while (taken := self._claimer.take(lanes)) is not None:
+                    path, origin = taken
+                    self.uncommitted[path] = origin
+                    claim = self._open(path, origin.name)
+                    if claim is not None:
+                        self.claims.append(claim)
+                        return claim
+                    del self.uncommitted[path]
+        except StorageFault as fault:
+            self.fault = fault
+        return None
+
+    def _open(self, path: str, name: TaskName) -> Claim | None:
+        """Read what was claimed, by the name it had; None when it is missing, or no task and goes to ``corrupt``."""
+        try:
+            parts = codec.read(path)
+            if parts.task.task_id != name.task_id:
+                raise TaskInvalid(f"its task_id is {parts.task.task_id}, its file is named {name.task_id}")
+        except FileNotFoundError:
+            return None
+        except (TaskInvalid, ValueError) as exc:
+            self._storage.quarantine(path, str(exc))
+            return None
+        except OSError as exc:
+            if exc.errno == errno.EIO:
+                self._claimer.pass_over(name.task_id)
+            raise
+        return Claim(
+            task=parts.task,
+            attempt=name.attempt + 1,
+            worker=self._worker,
+            path=path,
+            body_size=parts.body_size,
+            attempts=parts.trail.attempts,
+        )
+
+    @_RECORDING
+    def commit(self) -> None:
+        """Make all of it durable. Raises ``StorageFault``."""
+        if not (self._written or self.claims):
+            return
+        self._writer.flush()
+        folders = [self._transitions.file(ending, written=written) for ending, written in self._written]
+        changed = {folder for folder in folders if folder}
+        if self.claims:
+            changed.add(self._claimer.folder)
+        self._storage.flush(*changed)
+        self.recorded = tuple([bool(folder) for folder in folders])
+        for claim in self.claims:
+            del self.uncommitted[claim.path]
 
 
 class WorkerFileQueue:

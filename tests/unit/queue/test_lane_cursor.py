@@ -9,8 +9,8 @@ import pytest
 
 from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue.layout import bucket_name, task_file
-from swarm.queue.worker import lane_cursor as lanecursor
-from swarm.queue.worker.lane_cursor import KEEP_NS, LaneCursor
+from swarm.queue.worker import claimer as lanecursor
+from swarm.queue.worker.claimer import KEEP_NS, LaneCursor
 from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
 
 

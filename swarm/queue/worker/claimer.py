@@ -1,4 +1,4 @@
-"""A worker's position in one lane: known buckets, and names left in the first of them.
+"""Claims the best waiting task of a lane: the position in each lane, and the rename that takes a task.
 
 * A cached listing is only a hint at what to try; the rename decides.
 * The cursor lists the lane again when its directory changed and when a listing is used up.
@@ -11,19 +11,26 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
+import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from swarm.core.prefix_groups import next_group
-from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, stamp_from, stamp_of
-from swarm.queue.layout import BUCKET_SIZE, TaskName, group_of, is_grouped, parse_task_file
-from swarm.queue.submit.buckets import sorted_buckets
+from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, list_names, stamp_from, stamp_of
+from swarm.queue.layout import BUCKET_SIZE, Layout, TaskName, group_of, is_grouped, parse_task_file, task_file
+from swarm.queue.storage import Storage, about_host, storage_faults
+from swarm.queue.submit.buckets import BucketChooser, sorted_buckets
 
+log = logging.getLogger(__name__)
+UNREADABLE_S = 30.0
+"""For so long a task whose file could not be read is passed over by this worker."""
 _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
@@ -205,3 +212,100 @@ class LaneCursor:
 
 def _fresh(now: DirStamp) -> bool:
     return 0 <= now.quiet_ns < KEEP_NS
+
+
+class Origin(NamedTuple):
+    """Where a claimed task came from: the bucket's path and the name that it had there."""
+
+    bucket: str
+    name: TaskName
+
+
+class LaneClaimer:
+    """Moves the best waiting task of a lane to one worker, unflushed. Safe from several threads.
+
+    Making it makes the worker's directory (raises ``StorageFault``).
+    """
+
+    def __init__(self, layout: Layout, storage: Storage, worker: str) -> None:
+        self._layout = layout
+        self._storage = storage
+        self.folder = layout.held_by(worker)
+        self._cursors: dict[str, LaneCursor] = {}
+        self._buckets = BucketChooser(layout, storage)
+        self._lock = threading.Lock()
+        self._returning: dict[str, Origin] = {}
+        self._unreadable: dict[str, float] = {}
+        self.lost_races = 0
+        with storage_faults(f"cannot create the directory of {worker}"):
+            storage.make_dir(self.folder)
+
+    def take(self, lanes: Sequence[str]) -> tuple[str, Origin] | None:
+        """Move the first candidate of the first lane that has one; its path now and where it was. Raises ``OSError``."""
+        with self._lock:
+            self._return()
+            for lane in lanes:
+                cursor = self._cursors.get(lane)
+                if cursor is None:
+                    cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane), self._held_groups)
+                if self._unreadable or cursor.without:
+                    cursor.without = self._passed_over()
+                taken = self._take_from(cursor)
+                if taken is not None:
+                    return taken
+        return None
+
+    def give_back(self, claimed: Mapping[str, Origin]) -> None:
+        """Return these claimed files, by path, to their lanes before anything else is taken."""
+        if claimed:
+            with self._lock:
+                self._returning.update(claimed)
+
+    def pass_over(self, task_id: str) -> None:
+        """Its file cannot be read: take others for a while. One bad sector must not keep a worker from all other work."""
+        with self._lock:
+            self._unreadable[task_id] = time.monotonic() + UNREADABLE_S
+
+    def _take_from(self, cursor: LaneCursor) -> tuple[str, Origin] | None:
+        while (candidate := cursor.next()) is not None:
+            bucket, name, parsed = candidate
+            path = f"{self.folder}/{task_file(parsed.task_id, parsed.attempt + 1)}"
+            log.debug("Attempting claim: %s", parsed.task_id)
+            origin = self._returning[path] = Origin(bucket, parsed)  # until it is known what became of the move
+            try:
+                self._storage.claim_move(f"{bucket}/{name}", path)
+            except FileNotFoundError:
+                cursor.lost()
+                self.lost_races += 1
+                log.debug("Lost race: %s (claimed by another worker)", parsed.task_id)
+            except OSError as exc:
+                if about_host(exc):
+                    raise
+                if cursor.bar():  # a mount, or a directory without permission: others are not to wait for it
+                    log.warning("Nothing can be claimed from %s: %s; it is skipped until it changes", bucket, exc.strerror)
+            else:
+                del self._returning[path]
+                return path, origin
+            del self._returning[path]
+        return None
+
+    def _held_groups(self) -> Counter[str]:
+        """How many other workers run tasks of which prefix group. A few listings, made when a group is used up."""
+        held = Counter[str]()
+        for folder in map(self._layout.held_by, list_names(self._layout.processing)):
+            if folder != self.folder:
+                held.update({group_of(name) for name in list_inside(folder)})
+        return held
+
+    def _passed_over(self) -> frozenset[str]:
+        now_s = time.monotonic()
+        self._unreadable = {one: until_s for one, until_s in self._unreadable.items() if until_s > now_s}
+        return frozenset(self._unreadable)
+
+    def _return(self) -> None:
+        """Only a fault of the disk leaves something; the disk has to work again before anything else is claimed."""
+        for path, (bucket, name) in list(self._returning.items()):
+            lane, _, bucket_name = bucket.removeprefix(f"{self._layout.pending}/").partition("/")
+            with suppress(FileNotFoundError):  # the fault came before the move
+                self._buckets.move_in(path, lane, bucket_name, *name)
+            del self._returning[path]
