@@ -16,9 +16,10 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.histogram import Histogram
 from swarm.core.lanes import parse_lane
+from swarm.core.rates import Rates, lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import GpuReading, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
-from swarm.core.worker import Heartbeat, ModelTally, WorkerTally
+from swarm.core.worker import Heartbeat, ModelTally, TunedSlots, WorkerTally
 
 _MIB = 1 << 20
 _TALLIES: tuple[tuple[str, str, Callable[[WorkerTally], int]], ...] = (
@@ -148,6 +149,12 @@ def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
         for view, beat in _beating(snapshot):
             family.add_metric((view.name,), value(beat.tally))
         yield family
+    energy = CounterMetricFamily("swarm_worker_energy_joules", "Used by the worker's cards.", labels=("worker",))
+    for view, beat in _beating(snapshot):
+        used_j = lifetime_j(beat)
+        if used_j is not None:
+            energy.add_metric((view.name,), used_j)
+    yield energy
     cleared = CounterMetricFamily(
         "swarm_worker_cleared",
         "Requests that had broken a worker's server and were answered by another one.",
@@ -168,15 +175,49 @@ def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:
                 family.add_metric((view.name, model), value(tally))
         yield family
     failures = GaugeMetricFamily("swarm_model_load_failures", "Loads that failed in a row.", labels=labels)
-    speed = GaugeMetricFamily(
-        "swarm_model_tokens_per_second", "Generated tokens per second now: busy slots times learned speed.", labels=labels
-    )
     for view, beat in _beating(snapshot):
         for model, tally in sorted(beat.models.items()):
             failures.add_metric((view.name, model), tally.load_failures)
-            slots = sum(1 for s in beat.slots if view.alive and s.task_class == "llm" and model == beat.model)
-            speed.add_metric((view.name, model), slots * tally.tokens_out / tally.busy_s if tally.busy_s > 0 else 0.0)
-    yield from (failures, speed)
+    yield failures
+    yield from _speeds(snapshot)
+
+
+def _speeds(snapshot: SwarmSnapshot) -> Iterator[Metric]:
+    """Of the model that each living worker holds. What is not known yet is left out."""
+    labels = ("worker", "model")
+    gauges: tuple[tuple[str, str, Callable[[Heartbeat], float | None]], ...] = (
+        ("tokens_per_second", "Generated tokens per second over the last minute.", _rate(lambda r: r.tokens_out_per_s)),
+        ("tokens_in_per_second", "Prompt tokens per second over the last minute.", _rate(lambda r: r.tokens_in_per_s)),
+        ("best_tokens_per_second", "The most that this card has shown for it.", _tuned(lambda t: t.best_tokens_per_s)),
+        ("best_ratio", "Generated tokens per second over the best, 0 to 1.", lambda b: share_of_best(b, rates_of(b))),
+        ("slots", "Requests that the worker keeps in flight.", _tuned(lambda t: t.in_flight)),
+        ("slots_capacity", "Requests at once that it was loaded for.", _tuned(lambda t: t.capacity)),
+    )
+    for name, help_text, value in gauges:
+        family = GaugeMetricFamily(f"swarm_model_{name}", help_text, labels=labels)
+        for view, beat in _beating(snapshot):
+            found = value(beat) if view.alive and beat.model is not None else None
+            if found is not None:
+                family.add_metric((view.name, beat.model or ""), found)
+        yield family
+
+
+def _rate(value: Callable[[Rates], float]) -> Callable[[Heartbeat], float | None]:
+    def of(beat: Heartbeat) -> float | None:
+        rates = rates_of(beat)
+        return None if rates is None else value(rates)
+
+    return of
+
+
+def _tuned(value: Callable[[TunedSlots], float]) -> Callable[[Heartbeat], float | None]:
+    """0 stands for unknown there."""
+
+    def of(beat: Heartbeat) -> float | None:
+        tuned = beat.tuned.get(beat.model or "")
+        return None if tuned is None else value(tuned) or None
+
+    return of
 
 
 def _histograms(snapshot: SwarmSnapshot) -> Iterator[Metric]:

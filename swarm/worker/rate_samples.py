@@ -19,18 +19,21 @@ class RateSamples:
         self._began_s = monotonic()
         self._kept: tuple[RateSample, ...] = ()
         self._model: str | None = None
+        self._most_j = 0.0
 
     def with_now(self, beat: Heartbeat, slots: tuple[SlotView, ...], energy_j: float | None) -> tuple[RateSample, ...]:
         """The samples up to this moment. Another model starts them anew: its tokens are others."""
         tally = beat.models.get(beat.model or "") or ModelTally()
         served = [slot for slot in slots if slot.task_class == "llm" and slot.phase == "running"]
+        # What was reckoned ahead of a reading may turn out less; a sum that fell would be taken for a restart.
+        self._most_j = max(self._most_j, energy_j or 0.0)
         now = RateSample(
             at_s=round(monotonic() - self._began_s, 3),
             requests=tally.completed + tally.failed,
             tokens_in=tally.tokens_in,
             tokens_out=tally.tokens_out + sum(slot.progress for slot in served),
             in_flight=len(served),
-            energy_j=None if energy_j is None else round(energy_j, 1),
+            energy_j=None if energy_j is None else round(self._most_j, 1),
         )
         if beat.model != self._model:
             self._model, self._kept = beat.model, (now,)

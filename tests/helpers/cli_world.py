@@ -10,7 +10,16 @@ import msgspec
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, TaskState
-from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, SlotView, WorkerRow, WorkerStatus, WorkerTally
+from swarm.core.worker import (
+    Heartbeat,
+    ModelTally,
+    ProcessIdentity,
+    RateSample,
+    SlotView,
+    WorkerRow,
+    WorkerStatus,
+    WorkerTally,
+)
 from swarm.errors import QueueError, UnknownTask
 
 MODEL = "llama3.2:3b"
@@ -142,6 +151,7 @@ def worker(
         slots=slots,
         tally=WorkerTally(completed=100, failed=2, tokens_out=20_000),
         models={model: tally} if model else {},
+        recent=(RateSample(100.0), RateSample(150.0, 100, 1000, 20_000, 1)) if task_id else (),
     )
     return WorkerView(
         name=name, alive=alive, row=row(name, number), heartbeat=beat, quiet_s=quiet_s, claims=1 if task_id else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.command_options import QueueOptions, ShowOptions
-from swarm.cli.render import Line
+from swarm.cli.render import SIMULATED, Line
 from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
 from swarm.runtime.open import lives, open_observer, open_queue
 
@@ -63,18 +63,22 @@ def gpus(at: ShowOptions) -> None:
 def workers(at: ShowOptions, context: typer.Context) -> None:
     """Workers: state, model, slots, current or missing work.
 
+    Below, what those that answer gave in the last minute: tokens per second, share of the best of the card, joules.
+
     \b
     Examples:
       swarm workers
+      swarm workers --json | jq '.workers[] | {name, tokens_per_s, share_of_best, j_per_1k_tokens}'
       swarm workers release worker-2
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.cli.views.worker_rows import worker_lines, workers_table
+    from swarm.cli.views.worker_rows import gave_blocks, worker_lines, workers_table
 
     settings = at.settings()
     rows = worker_lines(open_observer(settings).snapshot(), settings)
-    at.show({"workers": rows}, [workers_table(rows)])
+    simulated = [Line(SIMULATED, "yellow")] if any(row.simulated and row.alive for row in rows) else []
+    at.show({"workers": rows}, [workers_table(rows), *gave_blocks(rows), *simulated])
 
 
 @workers_app.command()

@@ -34,6 +34,9 @@ class RunCard(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 1
     done: int = 0
     tokens_per_s: float | None = None
+    """Generated, over about the last minute."""
+    share_of_best: float | None = None
+    """Of the best that its card has shown for the model, from 0 to 1."""
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +121,7 @@ def card_line(card: RunCard) -> str:
     """One worker in one line of at most 78 characters, whatever its names are."""
     model = one_line(card.model or "no model")
     tokens = f"{rate(card.tokens_per_s)} tok" if card.tokens_per_s is not None else ""
+    tokens += f" {card.share_of_best:.0%}" if card.share_of_best is not None else ""
     slots = f"{card.slots_busy}/{card.slots}"
     line = f"{one_line(card.worker)[:14]:14} {card.status[:9]:9} {model[:24]:24} {slots} {count(card.done):>6} done {tokens}"
     return line.rstrip()[:78]

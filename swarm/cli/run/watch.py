@@ -16,6 +16,7 @@ from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.servable import ServableWatch
 from swarm.cli.views.explanations import task as explain_task
 from swarm.config.settings import Settings
+from swarm.core.rates import rates_of, share_of_best
 from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, SwarmError
@@ -164,9 +165,7 @@ class RunWatch:
         )
 
     def _card(self, name: str, row: WorkerRow | None, beat: Heartbeat, before: Heartbeat | None) -> RunCard:
-        model = beat.models.get(beat.model) if beat.model else None
-        rate = model.tokens_out / model.busy_s if model and model.busy_s > 0 else None
-        slots = row.llm_slots if row else 1
+        rates, tuned = rates_of(beat), beat.tuned.get(beat.model or "")
         done = sum(m.completed for m in beat.models.values())
         done -= sum(m.completed for m in before.models.values()) if before else 0
         return RunCard(
@@ -174,9 +173,10 @@ class RunWatch:
             status=str(beat.status),
             model=beat.model,
             slots_busy=len(beat.slots),
-            slots=slots,
+            slots=tuned.in_flight if tuned else row.llm_slots if row else 1,
             done=done,
-            tokens_per_s=rate * slots if rate is not None else None,
+            tokens_per_s=(rates.tokens_out_per_s or None) if rates else None,
+            share_of_best=share_of_best(beat, rates) or None,
         )
 
     def _rates(self, now_s: float, ended: int, tokens_in: int, tokens_out: int) -> tuple[float | None, ...]:

@@ -15,10 +15,11 @@ from typing import Any, Self
 from swarm.cli.logs.log_files import ERR, Wanted, history
 from swarm.cli.logs.task_history import pattern, why
 from swarm.cli.top.screen_state import Look, TopData
-from swarm.cli.units import count, duration
+from swarm.cli.units import count, duration, rate
 from swarm.cli.views import explanations
 from swarm.cli.views.overview import StatusView, look
 from swarm.cli.views.task_rows import TaskRow, task_row
+from swarm.cli.views.worker_rows import WorkerLine, slots_words
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
@@ -87,10 +88,23 @@ def _worker_facts(name: str, status: StatusView) -> Iterator[str]:
     where = f"GPU {','.join(map(str, row.gpus))}" if row.gpus else "no GPU"
     yield f"{where}, {row.url or 'no model server'}, pid {row.pid or '-'}, since {row.started_at or '-'}"
     yield f"model {row.model or '-'}, {row.completed:,} done, {row.failed:,} failed, {count(row.tokens_out)} tokens"
+    yield from _gave_facts(row)
     for task in status.active:
         if task.worker == name:
             words = f"{task.task_id} attempt {task.attempt}, for {duration(task.elapsed_s)}, {count(task.progress)} tokens"
             yield f"task {words}{', stuck' if task.stuck else ''}"
+
+
+def _gave_facts(row: WorkerLine) -> Iterator[str]:
+    """What it gave in the last minute; nothing where that is not known."""
+    if row.tokens_per_s is not None or row.tokens_in_per_s is not None:
+        share = "" if row.share_of_best is None else f", {row.share_of_best:.0%} of the best of its card"
+        yield f"last minute: tokens {rate(row.tokens_in_per_s)} in {rate(row.tokens_per_s)} out{share}"
+    if row.slots_history:
+        yield f"tokens/s by requests at once: {slots_words(row.slots_history)}"
+    if row.power_w is not None:
+        per_1k = "" if row.j_per_1k_tokens is None else f", {count(row.j_per_1k_tokens)} J per 1,000 tokens"
+        yield f"power {row.power_w:.0f}W{per_1k}{' (simulated)' if row.simulated else ''}"
 
 
 def _task_facts(document: dict[str, Any]) -> Iterator[str]:

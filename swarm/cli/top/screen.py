@@ -29,8 +29,8 @@ HELP = (
     "r             retry a failed task        c          cancel a task (asks first)",
     "",
     "On a worker with one task, r and c apply to that task.",
-    "Speeds are measured over the last 15 seconds; before that they are estimated",
-    "from earlier tasks.",
+    "Speeds are measured over the last 15 seconds, before that over the last minute",
+    "of each worker; best: beside the best that its card has shown for the model.",
     "",
     "The same in a pipe or a script: swarm status, swarm top --json,",
     "swarm queue active, swarm explain NAME, swarm logs --task ID.",
@@ -109,9 +109,10 @@ def _speeds(state: TopState, view: StatusView) -> Text:
     measured = tasks_per_s(state)
     tasks = measured or view.throughput.tasks_per_s
     tokens = sum(tokens_per_s(state, worker) or 0.0 for worker in view.workers if worker.alive)
-    left = view.queue.pending.total + view.queue.processing
-    eta = left / tasks if tasks and left else None
-    words = f"{rate(tasks)} tasks   {rate(tokens or None)} tokens   {duration(eta)} to go"
+    now = view.throughput
+    words = f"{rate(tasks)} tasks   tokens {rate(now.tokens_in_per_s)} in {rate(tokens or None)} out"
+    words += f"   {duration(now.eta_s)} to go"
+    words += "" if now.j_per_1k_tokens is None else f"   {count(now.j_per_1k_tokens)} J/1k tokens"
     oldest = view.queue.oldest_pending_s
     return Text(words + (f"   the oldest waits for {duration(oldest)}" if view.queue.pending.total and oldest else ""))
 

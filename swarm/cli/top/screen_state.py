@@ -26,7 +26,7 @@ SORTS: dict[Pane, tuple[str, ...]] = {
 WINDOW_S = 15.0
 """Speeds are measured over so long; heartbeats come every two seconds, so less would flicker."""
 MEASURED_S = 4.0
-"""Less than this tells nothing: what was learned is shown instead."""
+"""Less than this tells nothing: what the worker measured is shown instead."""
 _GOOD = ("busy", "loading", "idle")
 
 
@@ -214,7 +214,7 @@ def key_of(row: WorkerLine | ActiveRow | TaskRow) -> str:
 
 
 def tokens_per_s(state: TopState, worker: WorkerLine) -> float | None:
-    """Measured over the window where that is long enough, else as reckoned from what the worker learned."""
+    """Measured over the window where that is long enough, else as the worker measured the last minute."""
     oldest = next((s for s in state.samples if worker.name in s.tokens), None)
     newest = state.samples[-1] if state.samples else None
     if oldest is None or newest is None or newest.mono_s - oldest.mono_s < MEASURED_S:

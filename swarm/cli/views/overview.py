@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from swarm.cli.render import SIMULATED, Block, Line, Style
-from swarm.cli.units import duration, plural, rate
+from swarm.cli.units import count, duration, plural, rate
 from swarm.cli.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
 from swarm.cli.views.task_rows import ActiveRow, active_rows
-from swarm.cli.views.worker_rows import CardRow, WorkerLine, busy_rates, card_rows, cards_table, worker_lines, workers_table
+from swarm.cli.views.worker_rows import CardRow, WorkerLine, card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.placement.eta import work_eta_s
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
+from swarm.core.rates import rates_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
 
@@ -34,10 +35,16 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True, kw_only=True):
-    """What the swarm does at this moment, reckoned from busy slots and learned seconds per task."""
+    """What the living workers did in about the last minute; None while they answer nothing, or too little was measured."""
 
     tasks_per_s: float | None
+    """Llm tasks."""
+    tokens_in_per_s: float | None
     tokens_out_per_s: float | None
+    power_w: float | None
+    """Of their cards; None where one of them does not tell."""
+    j_per_1k_tokens: float | None
+    """For 1,000 generated tokens."""
     eta_s: float | None
     """Until the llm work that waits and runs is done, by each card's own speed; None while nothing runs, or unknown."""
     completed: int
@@ -110,20 +117,21 @@ def status(
 
 
 def throughput(snapshot: SwarmSnapshot, settings: Settings) -> Throughput:
-    """Busy slots over learned seconds per request, summed over the workers that live."""
-    tasks = tokens = 0.0
-    completed = 0
-    for view in workers_of(snapshot):
-        if not view.alive or view.heartbeat is None:
-            continue
-        completed += view.heartbeat.tally.completed
-        rates = busy_rates(view)
-        tasks, tokens = tasks + rates[0], tokens + rates[1]
+    """The rates of the workers that live, together."""
+    beats = {v.name: v.heartbeat for v in workers_of(snapshot) if v.alive and v.heartbeat is not None}
+    rates = [found for beat in beats.values() if (found := rates_of(beat)) is not None]
+    tokens_out = sum(r.tokens_out_per_s for r in rates)
+    watts = [r.watts for r in rates if r.watts is not None]
+    power_w = sum(watts) if watts and len(watts) == len(rates) else None
+    running = any(c.worker in beats and c.task_class == "llm" for c in snapshot.claims)
     return Throughput(
-        tasks_per_s=tasks or None,
-        tokens_out_per_s=tokens or None,
-        eta_s=work_eta_s(snapshot, settings) if tasks else None,
-        completed=completed,
+        tasks_per_s=sum(r.requests_per_s for r in rates) or None,
+        tokens_in_per_s=sum(r.tokens_in_per_s for r in rates) or None,
+        tokens_out_per_s=tokens_out or None,
+        power_w=power_w,
+        j_per_1k_tokens=power_w / tokens_out * 1000 if power_w is not None and tokens_out else None,
+        eta_s=work_eta_s(snapshot, settings) if running else None,
+        completed=sum(beat.tally.completed for beat in beats.values()),
     )
 
 
@@ -243,10 +251,10 @@ def alarm_lines(found: Sequence[Alarm]) -> list[Block]:
 
 
 def throughput_line(now: Throughput) -> Line:
-    """What is being done at this moment."""
-    if now.tasks_per_s is None:
-        return Line(f"throughput: no llm task is running; {now.completed:,} done by these workers", "dim")
-    tokens, eta = rate(now.tokens_out_per_s), duration(now.eta_s)
-    return Line(
-        f"throughput: {rate(now.tasks_per_s)} tasks, {tokens} tokens, {eta} to go; {now.completed:,} done by these workers"
-    )
+    """What was done in the last minute, and the time that the rest takes."""
+    done = f"{now.completed:,} done by these workers"
+    if now.tasks_per_s is None and now.tokens_out_per_s is None and now.eta_s is None:
+        return Line(f"throughput: no llm task is running, or too short to tell; {done}", "dim")
+    tokens = f"{rate(now.tokens_in_per_s)} tokens in, {rate(now.tokens_out_per_s)} out"
+    energy = "" if now.j_per_1k_tokens is None else f", {count(now.j_per_1k_tokens)} J per 1,000 tokens"
+    return Line(f"throughput: {rate(now.tasks_per_s)} tasks, {tokens}{energy}, {duration(now.eta_s)} to go; {done}")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.cli.render import Cell, Table, columns, state_cell
+from swarm.cli.render import Block, Cell, Line, Table, columns, state_cell
 from swarm.cli.units import count, duration, mib, percent
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
+from swarm.core.rates import lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
 
@@ -32,9 +33,24 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     completed: int
     failed: int
+    tokens_in: int
     tokens_out: int
+    tokens_in_per_s: float | None
+    """This and the next of about the last minute; None while it answers nothing, and until enough was measured."""
     tokens_per_s: float | None
-    """Of what it does now, reckoned from what it learned of its model; None while it answers nothing."""
+    """Generated."""
+    best_tokens_per_s: float | None
+    """The best that this card has shown for its model; None while unknown."""
+    share_of_best: float | None
+    """From 0 to 1."""
+    slots_history: tuple[tuple[int, float], ...]
+    """Requests at once, and the tokens per second they gave, as it tried them for its model; the newest last."""
+    power_w: float | None
+    """Mean of its cards over about the last minute; None where a driver does not say. Made up where it is simulated."""
+    energy_j: float | None
+    """Used by its cards since its start."""
+    j_per_1k_tokens: float | None
+    """For 1,000 generated tokens, over about the last minute."""
     idle_s: float
     gpus: tuple[int, ...]
     port: int | None
@@ -72,6 +88,8 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
     beat = view.heartbeat
     healthy = verdict.state in ("ready", "no_server") and beat is not None
     row = view.row
+    rates = rates_of(beat) if view.alive else None
+    tuned = beat.tuned.get(beat.model or "") if beat else None
     return WorkerLine(
         name=view.name,
         state=str(beat.status) if healthy and beat else verdict.state,
@@ -80,11 +98,19 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
         model=beat.model if beat and view.alive else None,
         tasks=tuple(c.task_id for c in snapshot.claims if c.worker == view.name),
         slots_busy=sum(1 for c in snapshot.claims if c.worker == view.name and c.task_class in (None, "llm")),
-        slots=row.llm_slots if row else 1,
+        slots=tuned.in_flight if tuned else row.llm_slots if row else 1,
         completed=beat.tally.completed if beat else 0,
         failed=beat.tally.failed if beat else 0,
+        tokens_in=beat.tally.tokens_in if beat else 0,
         tokens_out=beat.tally.tokens_out if beat else 0,
-        tokens_per_s=busy_rates(view)[1] or None,
+        tokens_in_per_s=(rates.tokens_in_per_s or None) if rates else None,
+        tokens_per_s=(rates.tokens_out_per_s or None) if rates else None,
+        best_tokens_per_s=(tuned.best_tokens_per_s or None) if tuned else None,
+        share_of_best=share_of_best(beat, rates) or None,
+        slots_history=tuned.history if tuned else (),
+        power_w=rates.watts if rates else None,
+        energy_j=lifetime_j(beat) if beat else None,
+        j_per_1k_tokens=rates.j_per_1k_tokens if rates else None,
         idle_s=beat.idle_s if beat and beat.status is WorkerStatus.IDLE else 0.0,
         gpus=row.gpus if row else (),
         port=row.port if row else None,
@@ -94,17 +120,6 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
         pid=row.process.pid if row and view.alive else None,
         started_at=row.started_at if row else None,
     )
-
-
-def busy_rates(view: WorkerView) -> tuple[float, float]:
-    """Tasks and generated tokens per second of what a worker answers now: busy slots over learned seconds per request."""
-    beat = view.heartbeat if view.alive else None
-    tally = beat.models.get(beat.model) if beat and beat.model else None
-    ended = tally.completed + tally.failed if tally else 0
-    if beat is None or tally is None or tally.busy_s <= 0 or not ended:
-        return 0.0, 0.0
-    busy = sum(1 for slot in beat.slots if slot.task_class == "llm")
-    return busy * ended / tally.busy_s, busy * tally.tokens_out / tally.busy_s
 
 
 def card_rows(snapshot: SwarmSnapshot) -> tuple[CardRow, ...]:
@@ -152,10 +167,47 @@ def _card_cells(row: CardRow) -> tuple[Cell | str, ...]:
 def workers_table(rows: Sequence[WorkerLine], *, short: bool = False, active: Sequence[ActiveRow] = ()) -> Table:
     """Workers; ``short`` leaves out what the cards' table and `swarm workers` show. ``active``: how far their tasks are."""
     more = () if short else ("tokens>", "gpus")
-    heads = columns("worker", "state", "model~", "slots>", "done>", "failed>", "tok/s>", *more, "doing~")
+    best = any(row.share_of_best is not None for row in rows) and short
+    rates = ("tok/s>", "best>") if best else ("tok/s>",)
+    heads = columns("worker", "state", "model~", "slots>", "done>", "failed>", *rates, *more, "doing~")
     held = {task.task_id: task for task in active}
-    cells = tuple(_worker_cells(row, short=short, held=held) for row in rows)
+    cells = tuple(_worker_cells(row, short=short, best=best, held=held) for row in rows)
     return Table(columns=heads, rows=cells, empty="no workers are registered: `swarm up` starts one per card")
+
+
+def gave_blocks(rows: Sequence[WorkerLine]) -> list[Block]:
+    """What each worker that answers gave in the last minute; nothing while none does."""
+    known = [row for row in rows if row.tokens_per_s is not None or row.tokens_in_per_s is not None or row.slots_history]
+    if not known:
+        return []
+    heads = columns("worker", "tok/s in>", "tok/s out>", "of best>", "power>", "J/1k tok>", "tok/s by slots~")
+    return [Line(""), Table(columns=heads, rows=tuple(_gave_cells(row) for row in known))]
+
+
+def _gave_cells(row: WorkerLine) -> tuple[str, ...]:
+    power = "-" if row.power_w is None else f"{row.power_w:.0f}W"
+    return (
+        row.name,
+        _number(row.tokens_in_per_s),
+        _number(row.tokens_per_s),
+        _share(row),
+        power,
+        _number(row.j_per_1k_tokens),
+        slots_words(row.slots_history) or "-",
+    )
+
+
+def slots_words(history: Sequence[tuple[int, float]]) -> str:
+    """``1: 41, 2: 80, 4: 151``: requests at once and the tokens per second they gave, the newest last."""
+    return ", ".join(f"{slots}: {count(rate)}" for slots, rate in history)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else count(value)
+
+
+def _share(row: WorkerLine) -> str:
+    return percent(None if row.share_of_best is None else row.share_of_best * 100)
 
 
 def _doing(row: WorkerLine, held: Mapping[str, ActiveRow]) -> str:
@@ -173,7 +225,7 @@ def _task_words(task_id: str, task: ActiveRow | None) -> str:
     return f"{task_id} {duration(task.elapsed_s)}{f' +{count(task.progress)}' if task.progress else ''}{stuck}"
 
 
-def _worker_cells(row: WorkerLine, *, short: bool, held: Mapping[str, ActiveRow]) -> tuple[Cell | str, ...]:
+def _worker_cells(row: WorkerLine, *, short: bool, best: bool, held: Mapping[str, ActiveRow]) -> tuple[Cell | str, ...]:
     return (
         row.name,
         state_cell(row.state),
@@ -181,7 +233,8 @@ def _worker_cells(row: WorkerLine, *, short: bool, held: Mapping[str, ActiveRow]
         f"{row.slots_busy}/{row.slots}",
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else "dim"),
-        "-" if row.tokens_per_s is None else count(row.tokens_per_s),
+        _number(row.tokens_per_s),
+        *((_share(row),) if best else ()),
         *(() if short else (count(row.tokens_out), ",".join(map(str, row.gpus)) or "-")),
         _doing(row, held),
     )

@@ -20,7 +20,7 @@ from swarm.core.histogram import WAIT_BOUNDS_S, empty
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
-from swarm.core.worker import ModelTally, SlotView, WorkerTally
+from swarm.core.worker import ModelTally, RateSample, SlotView, TunedSlots, WorkerTally
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
 from swarm.queue.stats.counts import QueueGauges
@@ -40,6 +40,8 @@ def a_look(**more) -> Seen:
     waits = empty(WAIT_BOUNDS_S).with_one(0.05).with_one(4.0).with_one(1e6)
     view = worker(
         tally=WorkerTally(claims=9, lost_races=2, completed=5, retried=1, fenced=3, tokens_in=70, tokens_out=900, crashes=1),
+        recent=(RateSample(10.0, 1, 10, 0, 1, 100.0), RateSample(30.0, 5, 70, 900, 3, 5000.0)),
+        tuned={MODEL: TunedSlots(in_flight=3, capacity=4, best_tokens_per_s=60.0, best_in_flight=4)},
         models={MODEL: ModelTally(completed=5, busy_s=10.0, tokens_out=900, loads=1, load_s=2.5)},
         slots=(SlotView(task_id="t", task_class="llm", model=MODEL),),
         waits={"llm": waits},
@@ -99,7 +101,13 @@ def test_a_scrape_says_all_that_operators_ask_for():
     assert found["swarm_worker_fenced_total{worker=worker-1}"] == 3
     assert found["swarm_crashes_total{by=worker-1}"] == 1
     assert found["swarm_worker_tokens_out_total{worker=worker-1}"] == 900
-    assert found[f"swarm_model_tokens_per_second{{{on}}}"] == 90
+    assert found[f"swarm_model_tokens_per_second{{{on}}}"] == 45
+    assert found[f"swarm_model_tokens_in_per_second{{{on}}}"] == 3
+    assert found[f"swarm_model_best_tokens_per_second{{{on}}}"] == 60
+    assert found[f"swarm_model_best_ratio{{{on}}}"] == 0.75
+    assert found[f"swarm_model_slots{{{on}}}"] == 3
+    assert found[f"swarm_model_slots_capacity{{{on}}}"] == 4
+    assert found["swarm_worker_energy_joules_total{worker=worker-1}"] == 5000
     assert found["swarm_task_wait_seconds_count{task_class=llm,worker=worker-1}"] == 3
     assert found["swarm_task_wait_seconds_bucket{le=5.0,task_class=llm,worker=worker-1}"] == 2
     assert found["swarm_task_wait_seconds_bucket{le=+Inf,task_class=llm,worker=worker-1}"] == 3
@@ -126,7 +134,7 @@ def test_a_dead_workers_gauges_do_not_stand_for_ever():
     found = scraped(a_look(snapshot=replace(seen.snapshot, workers=(view,))))
     assert found["swarm_worker_up{worker=worker-1}"] == 0
     assert found["swarm_worker_slots_busy{worker=worker-1}"] == 0
-    assert found[f"swarm_model_tokens_per_second{{model={MODEL},worker=worker-1}}"] == 0
+    assert f"swarm_model_tokens_per_second{{model={MODEL},worker=worker-1}}" not in found
     assert found["swarm_worker_claims_total{worker=worker-1}"] == 9, "what it did stays done"
 
 

@@ -141,6 +141,8 @@ def test_status_running_and_not(world):
     assert document["alarms"] == []
     assert document["throughput"]["tasks_per_s"] == pytest.approx(2.0)
     assert document["throughput"]["tokens_out_per_s"] == pytest.approx(400.0)
+    assert document["throughput"]["tokens_in_per_s"] == pytest.approx(20.0)
+    assert document["throughput"]["j_per_1k_tokens"] is None, "no energy was told"
     assert document["throughput"]["eta_s"] == pytest.approx(123.5 / 4, rel=0.01), "both cards will work on it"
     world.picture, world.brain = swarm(lanes=(lane(123),)), False
     text = call("status", code=3)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 
+import msgspec
 from rich.console import Console
 
 from swarm.cli.render import Block, Cell, Column, Line, Table, to_json, to_json_line, to_plain, to_terminal
 from swarm.cli.views import overview
 from swarm.cli.views.model_rows import model_rows, models_table
 from swarm.cli.views.task_rows import active_rows, active_table, task_blocks
-from swarm.cli.views.worker_rows import card_rows, cards_table, worker_lines, workers_table
+from swarm.cli.views.worker_rows import card_rows, cards_table, gave_blocks, worker_lines, workers_table
 from swarm.config.settings import Settings
+from swarm.core.worker import RateSample, TunedSlots
 from swarm.plain_text import one_line
-from tests.helpers.cli_world import Counts, brain, card, claim, healthy, lane, swarm, worker
+from tests.helpers.cli_world import MODEL, Counts, brain, card, claim, healthy, lane, swarm, worker
 
 SETTINGS = Settings()
 COUNTS = Counts(pending={"llm@llama3.2:3b": 123}, processing={"worker-1": 1}, completed=200, failed=4, oldest_pending_s=12.0)
@@ -126,3 +128,32 @@ def test_bytes_of_a_file_name_that_are_no_utf8_are_escaped_in_json():
     for text in (to_json(document), to_json_line(document)):
         assert json.loads(text) == document
         assert text.encode()
+
+
+def gives(**fields):
+    """A busy worker that gave 400 tokens/s, with this in its heartbeat."""
+    view = worker("worker-1", 1, task_id="t1")
+    return msgspec.structs.replace(view, heartbeat=msgspec.structs.replace(view.heartbeat, **fields))
+
+
+def test_what_a_worker_gave_is_shown_and_what_nobody_knows_is_a_dash():
+    tuned = {
+        MODEL: TunedSlots(in_flight=4, best_tokens_per_s=500.0, best_in_flight=4, history=((1, 41.0), (2, 80.0), (4, 480.0)))
+    }
+    (row,) = worker_lines(swarm(gives(tuned=tuned)), SETTINGS)
+    assert (row.slots, row.tokens_per_s, row.share_of_best, row.power_w) == (4, 400.0, 0.8, None)
+    gave = "20 400 80% - - 1: 41, 2: 80, 4: 480"
+    assert " ".join(to_plain(gave_blocks([row])).splitlines()[-1].split()[1:]) == gave
+    powered = (RateSample(100.0, energy_j=0.0), RateSample(150.0, 100, 1000, 20_000, 1, 10_000.0))
+    (row,) = worker_lines(swarm(gives(recent=powered)), SETTINGS)
+    assert (row.power_w, row.energy_j, row.j_per_1k_tokens, row.share_of_best) == (200.0, 10_000.0, 500.0, None)
+    assert to_plain(gave_blocks([row])).splitlines()[-1].split()[1:] == ["20", "400", "-", "200W", "500", "-"]
+
+
+def test_a_worker_that_was_restarted_or_is_dead_has_no_rate():
+    """The first heartbeat of a new life counts from nothing."""
+    (row,) = worker_lines(swarm(gives(recent=(RateSample(0.1, 0, 0, 0),), epoch=2)), SETTINGS)
+    assert (row.tokens_per_s, row.tokens_in_per_s) == (None, None)
+    (dead,) = worker_lines(swarm(msgspec.structs.replace(gives(), alive=False)), SETTINGS)
+    assert (dead.tokens_per_s, dead.share_of_best) == (None, None)
+    assert gave_blocks([row, dead]) == []
