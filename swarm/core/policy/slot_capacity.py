@@ -39,6 +39,8 @@ ONE_SLOT = frozenset(
     }
 )
 """Families that Ollama loads for one request at a time, whatever it was told (its ``server/sched.go``)."""
+RESTART_TASKS = 16
+"""Requests per slot that have to wait for a server to be restarted for more slots at a load."""
 RELOAD_PAYS = 2.0
 """A reload for more slots must save this many times what it costs."""
 SHORT_TOKENS, LONG_TOKENS = 512, 4096
@@ -57,6 +59,9 @@ class SlotRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     in_flight: int = 0
     """The best number of requests at once; 0: none was found yet."""
     tokens_per_s: float = 0.0
+    top_in_flight: int = 0
+    top_tokens_per_s: float = 0.0
+    """The highest rate that was ever seen, and with how many."""
     capacity: int = 0
     """For how many it was loaded then."""
     failed: int = 0
@@ -90,6 +95,10 @@ class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The best number of requests at once that this card has shown; 0: nothing yet."""
     wanted: int = 0
     """What climbing asks for; 0: nothing."""
+    running: int = 0
+    """What the server was started for; another number costs its restart. 0: it takes any number with each load."""
+    waiting: int = 0
+    """Requests that wait for the model."""
 
 
 def forced_to_one(engine: str, details: ModelDetails, *, embedding: bool) -> str:
@@ -104,17 +113,24 @@ def forced_to_one(engine: str, details: ModelDetails, *, embedding: bool) -> str
 
 def capacity_for(facts: LoadFacts) -> Capacity:
     """How many to load for; at least one. Never ``failed`` or more, never more than ``most`` or than fits."""
+    chosen = _chosen(facts)
+    little = facts.waiting < RESTART_TASKS * facts.running and not facts.wanted
+    if little and facts.running < chosen.slots:
+        return _bounded(facts, facts.running, "a restart of the server for more does not pay for what waits")
+    return chosen
+
+
+def _chosen(facts: LoadFacts) -> Capacity:
     if facts.memory_mib == 0:
         return _bounded(facts, max(1, facts.remembered, facts.wanted), "the model runs on the CPU")
-    asked = facts.wanted or _rung_from(facts.remembered) or FIRST_MOST
     fits = _fitting(facts)
-    if fits is None:
-        asked = facts.wanted or _rung_from(facts.remembered) or CAUTIOUS
-        return _bounded(facts, asked, "how much memory a slot takes is not known")
-    if asked <= fits:
-        why = "climbing pays" if facts.wanted else "remembered" if facts.remembered else "there is memory for them"
-        return _bounded(facts, asked, why)
-    return _bounded(facts, fits, f"more contexts of {facts.context} tokens do not fit")
+    most = FIRST_MOST if fits is not None else CAUTIOUS
+    asked = facts.wanted or _rung_from(facts.remembered) or most
+    if fits is not None and asked > fits:
+        return _bounded(facts, fits, f"more contexts of {facts.context} tokens do not fit")
+    if facts.wanted or facts.remembered:
+        return _bounded(facts, asked, "climbing pays" if facts.wanted else "remembered")
+    return _bounded(facts, asked, "there is memory for them" if fits is not None else "how much a slot takes is not known")
 
 
 def default_context(memory_mib: int | None) -> int:

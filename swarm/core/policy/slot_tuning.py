@@ -116,6 +116,26 @@ def start(limit: int, *, first: int = FIRST, now_s: float = 0.0) -> Tuning:
     return Tuning(slots=slots, best=slots, limit=max(1, limit), since_s=now_s)
 
 
+def remembered(limit: int, slots: int, tokens_s: float, *, now_s: float) -> Tuning:
+    """A tuning that takes up what an earlier life found: it is held, and starts again if that holds no more."""
+    if slots > limit or tokens_s <= 0:
+        return start(limit, first=slots or FIRST, now_s=now_s)
+    known = Rate(tokens_s, (0.1 * tokens_s) ** 2, ENOUGH)
+    return Tuning(
+        slots=slots, best=slots, limit=limit, rates={slots: known}, trying="held", climbed=True, since_s=now_s, step_s=ENOUGH
+    )
+
+
+def measured(tuning: Tuning, in_flight: float, tokens_s: float) -> Tuning:
+    """The same with one more sample, and nothing is tried: for a number that is set."""
+    if abs(in_flight / tuning.slots - 1) > NEAR or tokens_s <= 0:
+        return tuning
+    total_s = tuning.slots * tokens_s
+    recent = (*tuning.recent, total_s)[-MEMORY:]
+    rates = {**tuning.rates, tuning.slots: _mixed(tuning.rates.get(tuning.slots), total_s)}
+    return replace(tuning, rates=rates, recent=recent, trying="held")
+
+
 def limited(tuning: Tuning, limit: int, now_s: float) -> Tuning:
     """The same under another limit. What is held climbs on if the limit stood in its way and stands higher now."""
     limit = max(1, limit)

@@ -41,6 +41,10 @@ LLAMA_8B = LoadFacts(memory_mib=24_000, weights_mib=4_900, kv_bytes_per_token=13
         ({"failed": 16}, 12, "16 found no memory"),
         ({"failed": 2}, 1, "2 found no memory"),
         ({"memory_mib": None, "failed": 3}, 2, "3 found no memory"),
+        ({"running": 4, "waiting": 63}, 4, "does not pay"),
+        ({"running": 4, "waiting": 64}, 16, "there is memory"),
+        ({"running": 4, "wanted": 8}, 8, "climbing"),
+        ({"running": 32, "waiting": 0}, 16, "there is memory"),
     ],
 )
 def test_a_model_is_loaded_for_as_many_as_memory_and_memories_allow(changed, slots, why):
@@ -64,6 +68,8 @@ numbers = st.integers(0, 200_000)
         failed=st.integers(0, 300),
         remembered=st.integers(0, 300),
         wanted=st.integers(0, 600),
+        running=st.integers(0, 100),
+        waiting=st.integers(0, 10_000),
     )
 )
 def test_never_the_same_out_of_memory_twice_and_never_above_the_setting(facts):

@@ -165,6 +165,22 @@ def test_noise_is_no_drift():
             assert card.answer().trying != "here"
 
 
+def test_what_is_remembered_is_held_as_long_as_it_holds():
+    tuning = slot_tuning.remembered(64, 32, 320.0, now_s=0.0)
+    assert (tuning.slots, tuning.settled, tuning.best_tokens_per_s) == (32, True, 320.0)
+    assert Card(linear(32), tuning).answer(ENOUGH).settled
+    assert not Card(linear(8), tuning).answer(ENOUGH).settled
+    assert slot_tuning.remembered(16, 32, 320.0, now_s=0.0) == start(16, first=32)
+
+
+def test_a_number_that_is_set_is_only_measured():
+    tuning = start(4, first=4)
+    for _ in range(100):
+        tuning = slot_tuning.measured(tuning, 4.0, 10.0)
+    assert (tuning.slots, tuning.settled, tuning.tokens_per_s) == (4, True, 40.0)
+    assert slot_tuning.measured(tuning, 2.0, 100.0) == tuning
+
+
 # -- limits --------------------------------------------------------------------------------------------------------------
 
 
