@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from types import UnionType
-from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -175,10 +175,18 @@ def table_form(kind: object) -> type[msgspec.Struct] | None:
     return next(filter(is_section, get_args(kind)), None) if isinstance(kind, UnionType) else None
 
 
+def _plain(kind: object) -> object:
+    """A type without its constraints."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
 def words(problem: Exception, kind: object = None) -> str:
     """A msgspec finding in plain words, with the choices where there are few."""
     text = str(problem).replace("`", "").removesuffix(" - at $")
     choices = next((one for one in (kind, *get_args(kind)) if get_origin(one) is Literal), None)
+    if choices is not None and choices is not kind and int in map(_plain, get_args(kind)):
+        number = "int" if "enum" in text else text.removeprefix("Expected ").replace("int | str", "int")
+        return f"expected {number}, or one of: {', '.join(get_args(choices))}"
     if choices is not None:
         return f"{text}; one of: {', '.join(get_args(choices))}"
     if "matching regex" in text and "A-Za-z_][" not in text:

@@ -72,8 +72,10 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     engine: EngineNameText = "ollama"
     """Which engine serves the models: ``ollama``, ``llama-server``, ``openai`` or one of ``[engines]``."""
-    slots: Count = 1
-    """Parallel requests per worker, and slots of its model server (``OLLAMA_NUM_PARALLEL``)."""
+    slots: Count | Literal["auto"] = 1
+    """Requests at once per worker, and slots of its model server. ``auto``: chosen from memory and measured tokens/s."""
+    slots_max: Count = 64
+    """Most that ``auto`` chooses."""
     timeout_s: Positive = 600.0
     """Limit for a whole request, unless the task sets its own."""
     first_token_s: Positive = 300.0

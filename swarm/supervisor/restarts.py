@@ -61,9 +61,11 @@ def withdraw(root: Path, name: str) -> None:
     remove_note(_folder(root) / name)
 
 
-def carry_out(root: Path, keepers: Sequence[Keeper]) -> None:
-    """Carry out all waiting requests. One for an unknown name is dropped with a warning."""
+def carry_out(root: Path, keepers: Sequence[Keeper], *, others: bool = False) -> None:
+    """Carry out all waiting requests. One for an unknown name is dropped with a warning, unless ``others`` may know it."""
     for name in _names(root):
+        if others and all(keeper.process.name != name for keeper in keepers):
+            continue
         request = read_note(_folder(root) / name, RestartRequest)
         remove_note(_folder(root) / name)
         keeper = next((k for k in keepers if k.process.name == name), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from swarm.clock import SystemClock
 from swarm.core.policy.restart_backoff import RestartPolicy
@@ -18,7 +19,9 @@ from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
+from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
+from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.main import NEVER_READY_LIMIT
 from swarm.supervisor.state import HOST_PREFIX, NAME, ChildState
@@ -46,6 +49,7 @@ def run_server(options: RunOptions, worker: str) -> int:
             log.info("Fallback: %s", check)
         book = WorkerQuarantine(options.root / "workers", worker, plan.gpu_uuids, options.settings.repair)
         host = ServerHost(
+            options.root,
             spec,
             plan.fault,
             book,
@@ -67,6 +71,7 @@ class ServerHost:
 
     def __init__(
         self,
+        root: Path,
         spec: ServerSpec,
         fault: str | None,
         book: WorkerQuarantine,
@@ -90,7 +95,13 @@ class ServerHost:
         self._root_trouble = root_trouble
         self.lost = False
         """Another directory lies where the queue root was."""
+        self._root = root
         self._log = log
+        self._troubles = LogOnce(log)
+
+    def _carry_out(self) -> None:
+        """Its worker may want it started for another number of slots."""
+        restarts.carry_out(self._root, (self._keeper,), others=True)
 
     def step(self) -> float:
         """One tick; returns the seconds until the next."""
@@ -104,6 +115,8 @@ class ServerHost:
             return 0.0
         if self.wish.urgency or self.lost:
             self._keeper.stop()
+        else:
+            self._troubles.tried("requests to restart", self._carry_out, None)
         pause_s = self._keeper.step()
         if self._keeper.state is ChildState.EXITED:
             self.finished = self.ended = True

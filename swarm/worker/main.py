@@ -13,6 +13,7 @@ from swarm.config.settings import LlmSettings, Settings
 from swarm.core.faults import TaskFault
 from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
+from swarm.core.policy.slots import slot_limits
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import WorkerRow
 from swarm.engines.ollama.client import OllamaClient
@@ -110,7 +111,7 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
         url=plan.url,
         adopted=plan.adopted,
         simulated=plan.simulated,
-        llm_slots=options.settings.llm.slots,
+        llm_slots=slot_limits(options.settings.worker, options.settings.llm).llm,
     )
 
 

@@ -11,6 +11,7 @@ from swarm.core.task import TaskClass
 from swarm.runtime.ports import Executor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
+from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import Prober, ServerProbe
 
 
@@ -36,5 +37,7 @@ class WorkerParts:
     """None: a worker without a model server."""
     prober: Prober | None = None
     """None: nothing is found out about a fault, its class alone decides; and a task is the trial of a broken server."""
+    load_slots: LoadSlots | None = None
+    """None: a worker without a model server."""
     cards: CardWatch | None = None
     """None: a worker whose cards are not read."""

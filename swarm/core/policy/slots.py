@@ -27,8 +27,12 @@ class SlotLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def slot_limits(worker: WorkerSettings, llm: LlmSettings) -> SlotLimits:
-    """The limits the settings ask for. More llm slots than ``max_tasks_per_worker`` raise the total: the card decides."""
-    return SlotLimits(llm=llm.slots, cpu=worker.cpu_slots, total=max(worker.max_tasks_per_worker, llm.slots))
+    """The limits the settings ask for. More llm slots than ``max_tasks_per_worker`` raise the total: the card decides.
+
+    One llm slot where they are not set: as many as are chosen come on top.
+    """
+    slots = llm.slots if isinstance(llm.slots, int) else 1
+    return SlotLimits(llm=slots, cpu=worker.cpu_slots, total=max(worker.max_tasks_per_worker, slots))
 
 
 class Held(NamedTuple):

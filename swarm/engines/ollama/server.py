@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from swarm.core.worker import ProcessIdentity
+from swarm.engines.ollama.parallel import VARIABLE, wanted_parallel
 from swarm.engines.ollama.server_proof import ServerProof
 from swarm.engines.ollama.server_spec import ServerSpec
 from swarm.engines.programs import find_program
@@ -47,6 +48,8 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     port: int
     fingerprint: str
+    slots: int = 0
+    """Requests at once that it was started for; 0: an earlier release did not say."""
     simulated: bool = False
 
 
@@ -93,6 +96,7 @@ class ServerProcess(KeptProcess):
         super().__init__(f"ollama-{spec.worker}", "server", spec.markers, min(ORPHAN_GRACE_S, spec.stop_grace_s))
         self.spec = spec
         self._on_ready = on_ready
+        self._slots = 0
         self._probe: ReadinessProbe | None = None
         self._proof = ServerProof(spec.markers, known=lambda: self.identity)
 
@@ -186,8 +190,10 @@ class ServerProcess(KeptProcess):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         log_path = Path(spec.log_path)
         rotate_if_large(log_path)
+        self._slots = spec.slots or wanted_parallel(Path(spec.parallel_path), has_card=spec.has_card)
+        env = {**spec.env, VARIABLE: str(self._slots)}
         try:
-            self._child = Child.spawn((binary, *spec.argv[1:]), env=spec.env, markers=spec.markers, log_path=log_path)
+            self._child = Child.spawn((binary, *spec.argv[1:]), env=env, markers=spec.markers, log_path=log_path)
         except OSError as error:
             raise ModelServerError(
                 f"{self.name}: cannot start {binary}: {error.strerror}", hint=f"run `{binary} serve` by hand to see why"
@@ -213,6 +219,7 @@ class ServerProcess(KeptProcess):
             url=spec.url,
             port=spec.port,
             fingerprint=spec.fingerprint,
+            slots=self._slots,
             simulated=spec.simulated,
         )
         try:

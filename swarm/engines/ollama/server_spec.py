@@ -18,6 +18,7 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.engines.ollama import parallel
 from swarm.errors import ConfigError
 from swarm.filesystem.entries import folder_status, list_names
 from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER
@@ -56,8 +57,12 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str
     note_path: str
     """Where it is written down who runs, for the next supervisor."""
+    has_card: bool = True
     card_dirs: tuple[str, ...] = ()
     """Directories a simulated server needs."""
+    slots: int = 0
+    """Requests at once, as the configuration sets them; 0: what ``parallel_path`` says when it starts."""
+    parallel_path: str = ""
     fingerprint: str
     """Changes with anything that would make a running server the wrong one."""
     start_timeout_s: float
@@ -112,7 +117,10 @@ def server_spec(plan: WorkerPlan, settings: Settings, *, root: Path, base_env: M
         url=plan.url,
         log_path=str(root / "logs" / f"ollama-{plan.name}.log"),
         note_path=str(root / "workers" / f"{plan.name}.server.json"),
+        has_card=bool(plan.gpu_uuids),
         card_dirs=card_dirs,
+        slots=parallel.fixed_parallel(settings),
+        parallel_path=str(parallel.note_path(root / "workers", plan.name)),
         fingerprint=_fingerprint(argv, overlay),
         start_timeout_s=settings.ollama.start_timeout_s,
         stop_grace_s=settings.ollama.stop_grace_s,
@@ -123,6 +131,7 @@ def server_spec(plan: WorkerPlan, settings: Settings, *, root: Path, base_env: M
 def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
     """What is set on top of the inherited environment, before the configuration's own ``[ollama] env``."""
     env = {
+        **({parallel.VARIABLE: str(settings.llm.slots)} if isinstance(settings.llm.slots, int) else {}),
         "OLLAMA_HOST": f"127.0.0.1:{plan.port}",
         # By UUID: indices mean different cards to CUDA and to nvidia-smi. -1 shows no card: a server on the CPU.
         "CUDA_VISIBLE_DEVICES": pinned_to(plan),
@@ -131,7 +140,6 @@ def server_overlay(plan: WorkerPlan, settings: Settings) -> dict[str, str]:
         "OLLAMA_VULKAN": "0",
         # A server that starts would otherwise delete what a sibling is downloading.
         "OLLAMA_NOPRUNE": "1",
-        "OLLAMA_NUM_PARALLEL": str(settings.llm.slots),
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_NO_CLOUD": "1",

@@ -217,7 +217,7 @@ def test_config_show_check_schema(root, monkeypatch):
     assert again["settings"] == json.loads(call("config", "show", "--json"))["settings"]
     assert json.loads(call("config", "check", "--json"))["ok"]
     assert "all well (2 keys set)" in call("config", "check")
-    assert json.loads(call("config", "schema"))["$defs"]["LlmSettings"]["properties"]["slots"]["minimum"] == 1
+    assert json.loads(call("config", "schema"))["$defs"]["LlmSettings"]["properties"]["slots_max"]["minimum"] == 1
     monkeypatch.setenv("SWARM_LLM__SLOTS", "0")
     assert "$SWARM_LLM__SLOTS" in call("config", "check", code=2)
 

@@ -48,6 +48,15 @@ def test_the_fingerprint_follows_what_matters_only():
     assert a.fingerprint != specs(Settings(llm=LlmSettings(slots=2)))[0].fingerprint
 
 
+def test_a_number_of_slots_that_loads_choose_is_no_part_of_what_the_server_is():
+    auto = specs(Settings(llm=LlmSettings(slots="auto")))[0]
+    assert "OLLAMA_NUM_PARALLEL" not in auto.env
+    assert (auto.slots, auto.parallel_path) == (0, "/q/workers/worker-1.parallel.json")
+    assert specs(Settings(llm=LlmSettings(slots=4)))[0].slots == 4
+    by_hand = Settings(llm=LlmSettings(slots="auto"), ollama=OllamaSettings(env={"OLLAMA_NUM_PARALLEL": "6"}))
+    assert specs(by_hand)[0].slots == 6
+
+
 def test_the_callers_shell_does_not_leak_in():
     leaks = {
         "OLLAMA_ORIGINS": "*",

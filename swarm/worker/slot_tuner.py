@@ -1,0 +1,305 @@
+"""How many requests a worker keeps in flight: samples of ended runs go in, the limit of the llm slots comes out.
+
+* Owned by the work loop. One tuning per model and length class, taken up from what the card has shown in earlier lives.
+* A number in the configuration is obeyed and only measured. Never more than the model was loaded for, plus ``reserve``.
+* Each change is logged once, with its reason, and published in the heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, NamedTuple
+
+import msgspec
+
+from swarm.core.policy import slot_tuning
+from swarm.core.policy.slot_capacity import CAUTIOUS, SlotRecord, length_class, record_of, reload_gain_s, reload_pays
+from swarm.core.policy.slot_tuning import HISTORY, Tuning
+from swarm.core.policy.slots import SlotLimits, slot_limits
+from swarm.core.task import TaskClass, Trail, canonical_model
+from swarm.core.worker import TunedSlots
+from swarm.worker.attempt import Run
+from swarm.worker.heartbeat import WorkerState
+from swarm.worker.load_slots import LoadSlots
+from swarm.worker.parts import WorkerParts
+
+PUBLISH_S = 0.5
+"""Measured rates are published at most this often."""
+CLIMB_LOOK_S = 5.0
+"""Whether a reload for more slots pays is looked into this often."""
+_MEAN_OF = 24
+"""Requests that a mean remembers, about."""
+
+
+def reserve(slots: int, capacity: int) -> int:
+    """Requests beyond the slots of the engine, so that its own queue is short but never empty."""
+    if not capacity or slots < capacity or capacity < 2:
+        return 0
+    return 1 if capacity < 16 else 2
+
+
+@dataclass
+class _Model:
+    """What is known of one model in this life."""
+
+    capacity: int = 0
+    why: str = ""
+    tokens: float = 0.0
+    """Of a request, in and out; a mean, as the next two."""
+    counted: float = 0.0
+    """Those that its rate is made of."""
+    request_s: float = 0.0
+    seen: int = 0
+    length: str = ""
+    tunings: dict[str, Tuning] = field(default_factory=dict)
+
+
+class _Start(NamedTuple):
+    at_s: float
+    in_flight_s: float
+    """Requests in flight, summed over time."""
+
+
+class SlotTuner:
+    """Per tick: ``begin_tick``, ``ended`` for each run, ``end_tick`` with what runs then; ``limits`` hold in between."""
+
+    def __init__(self, parts: WorkerParts, state: WorkerState) -> None:
+        self._log = parts.log
+        self._state = state
+        self._load_slots: LoadSlots | None = parts.load_slots
+        self._settings = parts.settings
+        self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
+        self._models: dict[str, _Model] = {}
+        self._starts: dict[int, _Start] = {}
+        self._in_flight = 0
+        self._in_flight_s = 0.0
+        self._at_s = monotonic()
+        self._publish_s = 0.0
+        self._climb_look_s = 0.0
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> SlotLimits:
+        """How many tasks of each class may be held now."""
+        model = self._state.beat.model
+        slots = self._wanted(model) if model is not None and self._load_slots is not None else self._limits.llm
+        if slots == self._limits.llm:
+            return self._limits
+        most = self._settings.worker.max_tasks_per_worker
+        return msgspec.structs.replace(self._limits, llm=slots, total=max(most, slots))
+
+    def _wanted(self, model: str) -> int:
+        known = self._model(model)
+        slots = self._tuning(model, known).slots
+        return slots + (0 if self._fixed else reserve(slots, known.capacity))
+
+    @property
+    def _fixed(self) -> int:
+        slots = self._settings.llm.slots
+        if isinstance(slots, int):
+            return slots
+        return self._load_slots.fixed if self._load_slots is not None else 1
+
+    # -- what it learns ----------------------------------------------------------------------------------------------
+
+    def begin_tick(self) -> None:
+        """Time has passed with as many in flight as at the end of the last tick."""
+        now_s = monotonic()
+        self._in_flight_s += self._in_flight * (now_s - self._at_s)
+        self._at_s = now_s
+
+    def loaded(self, model: str, slots: int, why: str) -> None:
+        """The model was loaded for so many requests at once (0: the engine does not say)."""
+        known = self._model(model)
+        known.why = why or known.why
+        if slots == known.capacity:
+            return
+        known.capacity = slots
+        now_s = monotonic()
+        for length, tuning in known.tunings.items():
+            known.tunings[length] = slot_tuning.limited(tuning, self._limit(known), now_s)
+        self._publish(model, known)
+
+    def ended(self, run: Run) -> None:
+        """An attempt has ended: a request that was answered is a sample."""
+        begun = self._starts.pop(id(run), None)
+        task = run.claim.task
+        if task.action == "load_llm" and task.model is not None and isinstance(run.ending, Trail):
+            found = run.ending.result or {}
+            if not found.get("already_loaded"):
+                self.loaded(canonical_model(task.model), int(found.get("slots") or 0), str(found.get("slots_why") or ""))
+        if task.task_class is not TaskClass.LLM or task.model is None or begun is None or self._load_slots is None:
+            return
+        if not isinstance(run.ending, Trail) or not run.proves_server or run.elapsed_s <= 0:
+            return
+        tokens_in, tokens_out = _tokens(run.ending.result or {})
+        model = canonical_model(task.model)
+        known = self._model(model)
+        counted = tokens_out or tokens_in
+        self._mean(known, tokens_in + tokens_out, counted, run.elapsed_s)
+        self._change_length(model, known)
+        before = self._tuning(model, known)
+        extra = 0 if self._fixed else reserve(before.slots, known.capacity)
+        span_s = max(self._at_s - begun.at_s, 1e-6)
+        in_flight = (self._in_flight_s - begun.in_flight_s) / span_s - extra
+        rate = counted / run.elapsed_s * (before.slots + extra) / before.slots
+        if self._fixed:
+            after = slot_tuning.measured(before, in_flight, rate)
+        else:
+            after = slot_tuning.sampled(before, in_flight, rate, began_s=run.started_s, now_s=self._at_s)
+        self._moved(model, known, before, after)
+
+    def end_tick(self, runs: Sequence[Run], waiting: int) -> int:
+        """What runs now. Returns for how many slots the model is to be loaded anew, because that pays; mostly 0."""
+        in_flight = [run for run in runs if run.begun and run.ending is None and run.claim.task.task_class is TaskClass.LLM]
+        self._in_flight = len(in_flight)
+        now = _Start(self._at_s, self._in_flight_s)
+        self._starts = {id(run): self._starts.get(id(run), now) for run in runs if run.begun}
+        model = self._state.beat.model
+        if model is None or self._load_slots is None:
+            return 0
+        known = self._model(model)
+        tuning = self._tuning(model, known)
+        due_s = slot_tuning.overdue_s(tuning, known.counted) if known.seen else None
+        if due_s is not None and self._at_s > due_s:
+            self._moved(model, known, tuning, slot_tuning.overdue(tuning, self._at_s))
+        if self._at_s >= self._publish_s and (known.seen or model not in self._state.beat.tuned):
+            self._publish(model, known)
+        return self._climb(model, known, waiting)
+
+    def _climb(self, model: str, known: _Model, waiting: int) -> int:
+        tuning = self._tuning(model, known)
+        gain = tuning.wants_more
+        if self._fixed or not (known.capacity and tuning.settled and gain) or self._at_s < self._climb_look_s:
+            return 0
+        self._climb_look_s = self._at_s + CLIMB_LOOK_S
+        tally = self._state.beat.models.get(model)
+        load_s = tally.load_s / tally.loads if tally is not None and tally.loads else known.request_s
+        saved_s = reload_gain_s(
+            waiting=waiting, tokens=known.counted, tokens_per_s=tuning.tokens_per_s, gain=gain, capacity=known.capacity
+        )
+        if not reload_pays(saved_s, load_s=load_s, request_s=known.request_s) or self._load_slots is None:
+            return 0
+        slots = self._load_slots.climb(model, 2 * known.capacity)
+        if slots <= known.capacity:
+            return 0
+        words = slot_tuning.words(tuning)
+        self._log.info(
+            "Loading %s anew for %d slots: %s; that saves about %.0f s of what waits", model, slots, words, saved_s
+        )
+        return slots
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _model(self, model: str) -> _Model:
+        return self._models.setdefault(model, _Model())
+
+    def _limit(self, known: _Model) -> int:
+        most = self._settings.llm.slots_max
+        return min(most, known.capacity) if known.capacity else most
+
+    def _tuning(self, model: str, known: _Model) -> Tuning:
+        length = known.length or "medium"
+        if length not in known.tunings:
+            known.tunings[length] = self._first(model, known, length)
+        return known.tunings[length]
+
+    def _first(self, model: str, known: _Model, length: str) -> Tuning:
+        if self._fixed:
+            return slot_tuning.start(self._fixed, first=self._fixed, now_s=self._at_s)
+        found = self._record(model, length)
+        if found is not None and found.in_flight:
+            return slot_tuning.remembered(self._limit(known), found.in_flight, found.tokens_per_s, now_s=self._at_s)
+        others = [tuning.best for tuning in known.tunings.values()]
+        first = others[-1] if others else slot_tuning.FIRST if known.capacity else CAUTIOUS
+        return slot_tuning.start(self._limit(known), first=first, now_s=self._at_s)
+
+    def _record(self, model: str, length: str) -> SlotRecord | None:
+        assert self._load_slots is not None
+        return record_of(self._load_slots.memory.records, self._empty(model, length))
+
+    def _empty(self, model: str, length: str) -> SlotRecord:
+        assert self._load_slots is not None
+        tally = self._state.beat.models.get(model)
+        return self._load_slots.record(model, digest=tally.digest if tally is not None else "", length=length)
+
+    def _mean(self, known: _Model, tokens: int, counted: int, took_s: float) -> None:
+        known.seen += 1
+        part = 1 / min(known.seen, _MEAN_OF)
+        known.tokens += part * (tokens - known.tokens)
+        known.counted += part * (counted - known.counted)
+        known.request_s += part * (took_s - known.request_s)
+
+    def _change_length(self, model: str, known: _Model) -> None:
+        length = length_class(known.tokens, known.length)
+        if length == known.length:
+            return
+        if not known.length:  # the first request tells which it is
+            first = known.tunings.pop("medium", None)
+            if first is not None and self._record(model, length) is None:
+                known.tunings[length] = first
+        known.length = length
+
+    def _moved(self, model: str, known: _Model, before: Tuning, after: Tuning) -> None:
+        known.tunings[known.length] = after
+        if after.slots != before.slots or after.best != before.best:
+            self._log.info("Slots of %s: %d, %s", model, after.slots, slot_tuning.words(after))
+            self._publish_s = 0.0
+        if after.settled and not before.settled:
+            self._remember(model, known, after)
+
+    def _remember(self, model: str, known: _Model, tuning: Tuning) -> None:
+        if self._load_slots is None:
+            return
+        before = self._record(model, known.length) or self._empty(model, known.length)
+        top = (before.top_tokens_per_s, before.top_in_flight)
+        top = max(top, (round(tuning.best_tokens_per_s, 3), tuning.best))
+        self._load_slots.memory.keep(
+            msgspec.structs.replace(
+                before,
+                digest=self._empty(model, known.length).digest,
+                length=known.length,
+                in_flight=tuning.best,
+                tokens_per_s=round(tuning.best_tokens_per_s, 3),
+                capacity=known.capacity,
+                top_tokens_per_s=top[0],
+                top_in_flight=top[1],
+            )
+        )
+
+    def _publish(self, model: str, known: _Model) -> None:
+        if self._load_slots is None:
+            return
+        self._publish_s = self._at_s + PUBLISH_S
+        tuning = self._tuning(model, known)
+        found = self._record(model, known.length or "medium")
+        best, best_in_flight = max(
+            (tuning.best_tokens_per_s, tuning.best),
+            (found.top_tokens_per_s, found.top_in_flight) if found is not None else (0.0, 0),
+        )
+        why = slot_tuning.words(tuning)
+        if self._fixed:
+            why = f"{why}; set in the configuration"
+        elif known.why and tuning.best >= self._limit(known):
+            why = f"{why}; loaded for {known.capacity}: {known.why}"
+        tuned = TunedSlots(
+            engine=self._load_slots.engine(model),
+            in_flight=self._wanted(model),
+            capacity=known.capacity,
+            tokens_per_s=round(tuning.tokens_per_s, 3),
+            best_tokens_per_s=round(best, 3),
+            best_in_flight=best_in_flight if best else 0,
+            settled=tuning.settled,
+            why=why,
+            history=tuning.history[-HISTORY:],
+        )
+        if self._state.beat.tuned.get(model) != tuned:
+            self._state.publish(tuned={**self._state.beat.tuned, model: tuned})
+
+
+def _tokens(result: dict[str, Any]) -> tuple[int, int]:
+    usage = result.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
