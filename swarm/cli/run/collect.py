@@ -22,8 +22,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.engines.ollama.server import client_of
 from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
-from swarm.formats.output.atomic_file import check_writable
-from swarm.formats.output.writer import Written, errors_path_of, write_results
+from swarm.formats.output.writer import Written, check_writable, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.queue.coordination import is_held

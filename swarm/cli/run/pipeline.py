@@ -21,7 +21,7 @@ from swarm.cli.units import count, duration
 from swarm.config.load import Loaded
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
 from swarm.formats.input.source import opened
-from swarm.formats.output.atomic_file import check_writable
+from swarm.formats.output.writer import check_writable
 from swarm.formats.tasks.scan import Scan
 from swarm.queue.batches.batch_book import Submitted
 from swarm.queue.batches.tally import tally

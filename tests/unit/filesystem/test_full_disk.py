@@ -8,7 +8,7 @@ import pytest
 from swarm.errors import StorageFault
 from swarm.filesystem import durable as disk
 from swarm.filesystem.durable import CannotFlush, SharedFlush, sync_folder, sync_tree
-from swarm.formats.output.atomic_file import replacing
+from swarm.formats.output.writer import replacing
 from swarm.queue.storage import Storage, storage_faults
 from tests.helpers.oddhost import NO_SUCH_CALL, lacks
 

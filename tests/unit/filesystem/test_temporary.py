@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from swarm.filesystem import temporary
-from swarm.formats.output.atomic_file import check_writable, replacing
+from swarm.formats.output.writer import check_writable, replacing
 from swarm.queue.fsck import fsck
 from tests.helpers.queues import open_queue
 from tests.helpers.wait import wait_until
@@ -22,7 +22,7 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.formats.output.atomic_file import replacing
+from swarm.formats.output.writer import replacing
 from swarm.filesystem.temporary import write_note
 from swarm.queue.batches.batch_book import new_order
 from swarm.queue.file_queue import FileQueue

@@ -14,8 +14,7 @@ import pytest
 
 from swarm.errors import InputError
 from swarm.formats.input.source import ReadOptions
-from swarm.formats.output.atomic_file import check_writable
-from swarm.formats.output.writer import Pair, errors_path_of, write_results
+from swarm.formats.output.writer import Pair, check_writable, errors_path_of, write_results
 from swarm.formats.tasks.scan import Draft, drafts, validate
 
 DATA = Path(__file__).parents[2] / "data"
