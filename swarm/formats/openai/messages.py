@@ -14,8 +14,8 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 _KEPT = ("images", "thinking", "tool_name", "tool_call_id")
 _DROPPED = ("name", "refusal", "annotations", "function_call", "audio")
 """No counterpart in Ollama; refused unless null or harmless."""
-_HARMLESS = ("name", "annotations")
-_KNOWN = ("role", "content", "tool_calls", "reasoning", "reasoning_content", *_KEPT, *_DROPPED)
+_HARMLESS_IN_MESSAGE = ("name", "annotations")
+_MESSAGE_FIELDS = ("role", "content", "tool_calls", "reasoning", "reasoning_content", *_KEPT, *_DROPPED)
 
 
 def map_messages(value: object, field: str) -> list[dict[str, Any]]:
@@ -30,9 +30,9 @@ def map_messages(value: object, field: str) -> list[dict[str, Any]]:
 def _message(value: object, field: str, tool_names: dict[str, str]) -> dict[str, Any]:
     message = {key: inner for key, inner in need_object(value, field).items() if inner is not None}
     for key in message:
-        if key not in _KNOWN:
-            raise FieldError(f"{field}.{key}", f"unknown field of a message{did_you_mean(key, _KNOWN)}")
-        if key in _DROPPED and key not in _HARMLESS:
+        if key not in _MESSAGE_FIELDS:
+            raise FieldError(f"{field}.{key}", f"unknown field of a message{did_you_mean(key, _MESSAGE_FIELDS)}")
+        if key in _DROPPED and key not in _HARMLESS_IN_MESSAGE:
             raise FieldError(f"{field}.{key}", "has no counterpart in Ollama; leave it out")
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:

@@ -21,8 +21,8 @@ from swarm.errors import InputError
 from swarm.formats.input.images import image_refs
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_object, need_text
 from swarm.formats.input.source import Format, InputItem, ReadOptions
-from swarm.formats.openai.requests import map_body
 from swarm.formats.tasks.columns import CONTENT_FIELDS, FIELD_NAMES, build_request, compile_template, task_fields
+from swarm.formats.tasks.openai_batch import map_body
 
 DIGEST_BYTES = 16
 """128 bits: among 10 million items a false clash has a chance of 1 in 10^25, so none has to be looked at again."""

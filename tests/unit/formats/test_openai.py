@@ -11,8 +11,8 @@ from openai import types
 from openai.types.chat import ChatCompletion
 
 from swarm.formats.input.problems import FieldError
-from swarm.formats.openai.requests import CHAT, COMPLETIONS, EMBEDDINGS, map_body
 from swarm.formats.output.rows import output_line, response_body
+from swarm.formats.tasks.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, map_body
 
 USER = [{"role": "user", "content": "hi"}]
 PNG = base64.b64encode(b"\x89PNG....").decode()

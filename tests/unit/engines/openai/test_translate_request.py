@@ -16,7 +16,7 @@ from swarm.core.engine_limits import SET_BY_US, unsupported
 from swarm.core.engines import EngineKind
 from swarm.core.faults import TaskFault
 from swarm.engines.openai.translate_request import openai_request
-from swarm.formats.openai.requests import CHAT, COMPLETIONS, EMBEDDINGS, map_body
+from swarm.formats.tasks.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, map_body
 
 USER = [{"role": "user", "content": "hi"}]
 PNG = base64.b64encode(b"\x89PNG....").decode()

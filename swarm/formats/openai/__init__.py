@@ -1,1 +1,0 @@
-"""OpenAI batch requests and replies."""
