@@ -14,7 +14,7 @@ from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.input.source import InputItem, ReadOptions
 from swarm.formats.tasks.columns import FIELD_NAMES
-from swarm.formats.tasks.links import check_references, links_of
+from swarm.formats.tasks.links import check_references, links
 from swarm.formats.tasks.scan import Draft
 from swarm.formats.tasks.task_builder import DIGEST_BYTES, Built, builder
 
@@ -134,7 +134,7 @@ def links_between(pairs: Iterable[tuple[str, dict[str, Any]]], exists: Callable[
 
     Raises ``InputError`` as for the lines of a file, with items counted from 0.
     """
-    return links_of(_drafts(pairs), LABEL, exists)
+    return links(_drafts(pairs), LABEL, exists)
 
 
 def _drafts(pairs: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Draft]:

@@ -57,7 +57,9 @@ class BatchInput:
         self.scan: Scan = validate(source, self._options, check)
         _check_line_targets(loaded, self.scan)
         check.say_unknown()
-        self._links = links(source, self._options, self.scan, self.queue.find)
+        self._links = None
+        if self.scan.linked:
+            self._links = links(drafts(source, self._options, self.scan), source.label, self.queue.find)
         self._defaults = task_fields(request)
 
     def items(self) -> Iterator[Item]:

@@ -19,7 +19,7 @@ from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Prior
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_list, need_object, need_text
 from swarm.formats.input.source import ReadOptions
-from swarm.formats.openai.messages import map_messages
+from swarm.formats.tasks.openai_batch import map_messages
 
 CONTENT_FIELDS = ("custom_id", "name", "session", "depends_on", "on_dependency_failure", "map")
 """Fields that belong to an item's identity; the others only say when and how often it runs."""

@@ -8,24 +8,16 @@ from typing import Any
 from swarm.core.workflow import templating
 from swarm.core.workflow.dag import MOST_FINDINGS, Links, Node, resolve
 from swarm.formats.input.problems import FieldError, Problems
-from swarm.formats.input.source import ReadOptions, Source, source_of
-from swarm.formats.tasks.scan import Draft, Scan, drafts
+from swarm.formats.tasks.scan import Draft
 
 
-def links(path: str | Source, options: ReadOptions, scan: Scan, exists: Callable[[str], object]) -> Links | None:
-    """What the names in ``depends_on`` stand for; None, at no cost, for a batch in which none depends on any.
+def links(items: Iterable[Draft], label: str, exists: Callable[[str], object]) -> Links:
+    """What the names in ``depends_on`` stand for.
 
     ``exists(task id)`` tells whether a name that no item has is a task of the queue. Memory: a few hundred bytes an item.
-    Raises ``InputError`` with the lines of unknown and ambiguous names, of circles, and of ``{results.…}`` not waited for.
+    Raises ``InputError`` with the lines, after ``label``, of unknown and ambiguous names, of circles, and of
+    ``{results.…}`` not waited for.
     """
-    if not scan.linked:
-        return None
-    source = source_of(path)
-    return links_of(drafts(source, options, scan), source.label, exists)
-
-
-def links_of(items: Iterable[Draft], label: str, exists: Callable[[str], object]) -> Links:
-    """The same for drafts at hand; ``label`` stands before the line numbers in what is raised."""
     problems = Problems(label)
     keys, nodes = [], []
     asked = _ResultUses()

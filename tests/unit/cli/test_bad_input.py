@@ -20,7 +20,9 @@ def problems(path, **options):
     """What is said about an input, line by line; () if it is taken."""
     wanted = ReadOptions(model="m", **options)
     try:
-        links(str(path), wanted, validate(str(path), wanted), lambda _name: False)
+        scan = validate(str(path), wanted)
+        if scan.linked:
+            links(drafts(str(path), wanted, scan), str(path), lambda _name: False)
     except InputError as error:
         return tuple(text.removeprefix(str(path)) for text in error.problems) or (error.message,)
     return ()
