@@ -15,15 +15,16 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import Outcome
+from swarm.cli.run.servable import unservable_words
 from swarm.cli.units import count, duration, plural
 from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.task import canonical_model
 from swarm.engines.ollama.server import client_of
-from swarm.errors import EXIT_OK, EXIT_TASKS_FAILED
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED
 from swarm.formats.output.writer import Written, check_writable, errors_path_of, write_results
-from swarm.queue.batches.batch_book import BatchBook, Manifest
+from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
@@ -134,6 +135,61 @@ def written_document(output: str, collected: Collected) -> dict[str, Any]:
         "cached": saved(sums),
         "simulated": sums.simulated,
     }
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """How a run went. ``goes_on``: it was interrupted, and a swarm that stays up works on without it.
+
+    ``unservable``: models that no worker can serve, with the reason; their items are left.
+    """
+
+    submitted: Submitted
+    collected: Collected
+    idle: bool = False
+    interrupted: bool = False
+    goes_on: bool = False
+    unservable: dict[str, str] = {}
+
+
+def run_outcome(batch_id: str, ran: Ran, output: str, elapsed_s: float) -> Outcome:
+    """The end of a run in words, as a document and as an exit code."""
+    submitted, collected, written = ran.submitted, ran.collected, ran.collected.written
+    took = "" if ran.idle else f" in {duration(elapsed_s)}"
+    lines = [f"batch {batch_id}: {tally_words(written)}{took}"]
+    if ran.idle:
+        lines.append(
+            f"nothing to do: every item {'had ended in' if written.without_answer else 'was done by'} an earlier run"
+        )
+    elif submitted.again:
+        lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")
+    split = ", ".join(f"{worker} {count(n)}" for worker, n in sorted(collected.tally.completed.by_worker.items()))
+    if split:
+        lines.append(f"by worker: {split}")
+    if collected.sums.tokens_in or collected.sums.tokens_out:
+        sums = collected.sums
+        lines.append(
+            f"tokens: {count(sums.tokens_in)} in, {count(sums.tokens_out)} out; time on cards {duration(sums.card_s)}"
+        )
+    lines += where_words(output, collected, again="the same command with --retry-failed")
+    if ran.unservable:
+        lines += [*unservable_words(ran.unservable), "run the same command again once that has changed"]
+    if ran.goes_on:
+        again = "the same command waits for it and writes the rest"
+        lines.append(f"interrupted: the running swarm works on; {again}, `swarm batch cancel {batch_id}` ends it")
+    elif ran.interrupted:
+        lines.append("interrupted: run the same command again to resume")
+    document = {
+        "batch_id": batch_id,
+        "new": submitted.new,
+        "known_already": submitted.again,
+        "elapsed_s": round(elapsed_s, 3),
+        "interrupted": ran.interrupted,
+        "unservable": ran.unservable,
+        **written_document(output, collected),
+    }
+    failed = written.without_answer or ran.unservable
+    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if failed else EXIT_OK
+    return Outcome(code, document, tuple(lines))
 
 
 VERSION_TIMEOUT_S = 2.0

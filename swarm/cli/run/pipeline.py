@@ -1,47 +1,189 @@
-"""`swarm run` and `submit` of a file: check it, submit what is new, wait, write the results."""
+"""`swarm run` and `submit` of a file: check all of it, submit what is new item by item, wait, write the results."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from swarm.cli.command_options import Outcome, RunRequest, SubmitRequest
-from swarm.cli.run.batch_input import BatchInput, check_request
-from swarm.cli.run.collect import Collected, collect, ended_words, tally_words, where_words, write_report, written_document
+from swarm import __version__
+from swarm.cli.command_options import BatchOptions, Outcome, RunRequest, SubmitRequest
+from swarm.cli.run.collect import Collected, Ran, collect, ended_words, run_outcome, write_report
 from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
+from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works
 from swarm.cli.run.watch import RunWatch
-from swarm.cli.units import count, duration
+from swarm.cli.units import count, plural
+from swarm.clock import now_iso
 from swarm.config.load import Loaded
+from swarm.core.notification import Note
+from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
-from swarm.formats.input.source import opened
+from swarm.formats.input.problems import Problems
+from swarm.formats.input.source import Source, as_text, opened
 from swarm.formats.output.writer import check_writable
-from swarm.formats.tasks.scan import Scan
-from swarm.queue.batches.batch_book import Submitted
+from swarm.formats.tasks.links import links
+from swarm.formats.tasks.scan import Scan, drafts, validate
+from swarm.notify.targets import check_target
+from swarm.queue.batches.batch_book import Manifest, Submitted
 from swarm.queue.batches.tally import tally
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.lookup import ended_in
+from swarm.queue.stores.notifications import write_note
 from swarm.runtime.bootstrap import run_options
-from swarm.runtime.open import swarm_lives
+from swarm.runtime.open import open_queue, swarm_lives
+
+SHOWN = 3
+SHOWN_CHARS = 160
+Item = tuple[str, Mapping[str, Any]]
 
 
-class Ran(msgspec.Struct, frozen=True):
-    """How a run went. ``goes_on``: it was interrupted, and a swarm that stays up works on without it.
+def check_request(loaded: Loaded, request: BatchOptions) -> None:
+    """Reject wrong options before anything is read or started. Raises ``InputError``."""
+    task_fields(request)
+    check_options(loaded.settings, request)
+    for target in request.notify or ():
+        check_target(target, loaded.settings)
 
-    ``unservable``: models that no worker can serve, with the reason; their items are left.
+
+class BatchInput:
+    """One input, checked as a whole."""
+
+    def __init__(self, loaded: Loaded, request: BatchOptions, source: Source) -> None:
+        """Read and check all of it; nothing is written. Raises ``InputError`` with all problems."""
+        self._request = request
+        self._source = source
+        self._options = read_options(request, loaded.settings)
+        self.queue = open_queue(loaded.settings)
+        self._prefix_order = loaded.settings.llm.prefix_order
+        check = LineCheck(loaded.settings)
+        self.scan: Scan = validate(source, self._options, check)
+        _check_line_targets(loaded, self.scan)
+        check.say_unknown()
+        self._links = None
+        if self.scan.linked:
+            self._links = links(drafts(source, self._options, self.scan), source.label, self.queue.find)
+        self._defaults = task_fields(request)
+
+    def items(self) -> Iterator[Item]:
+        """Item keys and tasks in the input's order: its second reading."""
+        for draft in drafts(self._source, self._options, self.scan):
+            yield draft.item_key, with_defaults(draft.document, self._defaults)
+
+    def put_back(self) -> int:
+        """Retry failed and cancelled items, as far as the input is read; how many."""
+        known = self.queue.batches().known(self.scan.batch_id)
+        return self.queue.retry_many(known[key] for key in self.scan.item_keys() if key in known) if known else 0
+
+    def work_left(self) -> bool:
+        """Whether any item has not ended yet; a batch never seen is all work."""
+        known = self.queue.batches().known(self.scan.batch_id)
+        ids = (known.get(key) for key in self.scan.item_keys())
+        return any(task_id is None or ended_in(self.queue.layout, task_id) is None for task_id in ids)
+
+    def accept(self) -> Submitted:
+        """Put what is new into the queue, durably. Raises ``InputError`` if the input has changed, ``StorageFault``."""
+        request, scan, source = self._request, self.scan, self._source
+        manifest = Manifest(
+            batch_id=scan.batch_id,
+            source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
+            format=scan.format,
+            created_at=now_iso(),
+            models=scan.models,
+            options={k: v for k, v in self._options.meaning().items() if v},
+            version=__version__,
+            max_fails=request.max_fails,
+        )
+        if request.notify:
+            note = Note(subject="batch", id=scan.batch_id, targets=tuple(request.notify))
+            write_note(self.queue.layout, self.queue.storage, note)
+        items, keys = self.items(), None
+        if request.sort != "input":
+            items, keys = by_length(items, longest_first=request.sort == "longest"), scan.item_keys()
+        total = Submitted(items=0, new=0, again=0)
+        partial, grouped = request.limit is not None, self._prefix_order
+        book = self.queue.batches()
+        for total in book.submit(manifest, items, self._links, keys=keys, partial=partial, prefix_order=grouped):  # noqa: B007
+            pass
+        return total
+
+    def dry_run(self) -> Outcome:
+        """Counts, models and the first tasks. Nothing is written; no swarm is needed."""
+        scan, queue = self.scan, self.queue
+        known = queue.batches().known(scan.batch_id)
+        ids = [known.get(key) for key in scan.item_keys()]
+        new = ids.count(None)
+        states = Counter(ended_in(queue.layout, task_id) for task_id in ids if task_id is not None)
+        ended = {state: states[state] for state in TERMINAL}
+        first = [dict(task) for _, task in islice(self.items(), SHOWN)]
+        document = {
+            "dry_run": True,
+            "batch_id": scan.batch_id,
+            "format": scan.format,
+            "items": scan.items,
+            "new": new,
+            "known_already": scan.items - new,
+            **{str(state): number for state, number in ended.items()},
+            "models": scan.models,
+            "first_tasks": first,
+        }
+        return Outcome(EXIT_OK, document, _dry_lines(scan, new, ended, first))
+
+
+def _check_line_targets(loaded: Loaded, scan: Scan) -> None:
+    """Whom the lines themselves name: refused with the first line of each before anything is accepted."""
+    problems = Problems(scan.label)
+    for target, line_no in scan.targets.items():
+        try:
+            check_target(target, loaded.settings)
+        except InputError as error:
+            problems.add(line_no, f"notify: {error.message.removeprefix('notify ')}")
+    problems.raise_if_any()
+
+
+def by_length(items: Iterable[Item], *, longest_first: bool) -> Iterator[Item]:
+    """The items by the length of their requests, equal ones in the input's order. Memory: some 60 bytes an item.
+
+    They go through a temporary file. Raises ``InputError`` for items whose order means something.
     """
+    offsets, lengths = array("Q", [0]), array("q")
+    with tempfile.TemporaryFile(prefix="swarm-sort-") as spool:
+        for key, document in items:
+            if document.get("session") or document.get("depends_on"):
+                raise InputError("--sort would change the order within sessions and dependencies", hint="leave --sort out")
+            lengths.append(len(msgspec.json.encode(document.get("request"))))
+            offsets.append(offsets[-1] + spool.write(msgspec.json.encode((key, document))))
+        for at in sorted(range(len(lengths)), key=lambda i: -lengths[i] if longest_first else lengths[i]):
+            spool.seek(offsets[at])
+            found: Item = msgspec.json.decode(spool.read(offsets[at + 1] - offsets[at]), type=tuple[str, dict[str, Any]])
+            yield found
 
-    submitted: Submitted
-    collected: Collected
-    idle: bool = False
-    interrupted: bool = False
-    goes_on: bool = False
-    unservable: dict[str, str] = {}
+
+def _dry_lines(scan: Scan, new: int, ended: dict[TaskState, int], first: list[dict[str, Any]]) -> tuple[str, ...]:
+    waiting = scan.items - new - sum(ended.values())
+    known = f", {count(sum(ended.values()))} have ended, {count(waiting)} wait or run" if new < scan.items else ""
+    return (
+        f"batch {scan.batch_id}: {plural(scan.items, 'item')} ({scan.format}), {count(new)} new{known}",
+        *(f"model {model}: {plural(number, 'item')}" for model, number in sorted(scan.models.items())),
+        *(f"task {number}: {_short(task)}" for number, task in enumerate(first, start=1)),
+        "nothing was written: this was a dry run",
+    )
+
+
+def _short(task: dict[str, Any]) -> str:
+    asked = {name: value for name, value in task.items() if name != "metadata"}
+    text = msgspec.json.encode(asked).decode()
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
 
 def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
@@ -60,7 +202,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
             ran = _work(loaded, request, batch, show, began_s)
         else:
             ran = Ran(batch.accept(), _collect(request, batch), idle=True)
-    outcome = _outcome(batch.scan, ran, output, time.monotonic() - began_s)
+    outcome = run_outcome(batch.scan.batch_id, ran, output, time.monotonic() - began_s)
     if not put_back:
         return outcome
     lines = (outcome.lines[0], f"requeued: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
@@ -123,47 +265,6 @@ def _report(queue: FileQueue, loaded: Loaded, scan: Scan, collected: Collected) 
     if manifest.items > scan.items:
         whole = tally(queue.layout, queue.storage, scan.batch_id, book.task_ids(scan.batch_id))
     write_report(queue, loaded.settings, manifest, whole)
-
-
-def _outcome(scan: Scan, ran: Ran, output: str, elapsed_s: float) -> Outcome:
-    """The end of a run in words, as a document and as an exit code."""
-    submitted, collected, written = ran.submitted, ran.collected, ran.collected.written
-    took = "" if ran.idle else f" in {duration(elapsed_s)}"
-    lines = [f"batch {scan.batch_id}: {tally_words(written)}{took}"]
-    if ran.idle:
-        lines.append(
-            f"nothing to do: every item {'had ended in' if written.without_answer else 'was done by'} an earlier run"
-        )
-    elif submitted.again:
-        lines.append(f"resumed: {count(submitted.again)} items were known, {count(submitted.new)} are new")
-    split = ", ".join(f"{worker} {count(n)}" for worker, n in sorted(collected.tally.completed.by_worker.items()))
-    if split:
-        lines.append(f"by worker: {split}")
-    if collected.sums.tokens_in or collected.sums.tokens_out:
-        sums = collected.sums
-        lines.append(
-            f"tokens: {count(sums.tokens_in)} in, {count(sums.tokens_out)} out; time on cards {duration(sums.card_s)}"
-        )
-    lines += where_words(output, collected, again="the same command with --retry-failed")
-    if ran.unservable:
-        lines += [*unservable_words(ran.unservable), "run the same command again once that has changed"]
-    if ran.goes_on:
-        again = "the same command waits for it and writes the rest"
-        lines.append(f"interrupted: the running swarm works on; {again}, `swarm batch cancel {scan.batch_id}` ends it")
-    elif ran.interrupted:
-        lines.append("interrupted: run the same command again to resume")
-    document = {
-        "batch_id": scan.batch_id,
-        "new": submitted.new,
-        "known_already": submitted.again,
-        "elapsed_s": round(elapsed_s, 3),
-        "interrupted": ran.interrupted,
-        "unservable": ran.unservable,
-        **written_document(output, collected),
-    }
-    failed = written.without_answer or ran.unservable
-    code = EXIT_INTERRUPTED if ran.interrupted else EXIT_TASKS_FAILED if failed else EXIT_OK
-    return Outcome(code, document, tuple(lines))
 
 
 def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome:
