@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.command_options import ShowOptions
-from swarm.cli.render import Line
-from swarm.cli.units import count, plural
+from swarm.cli.render import Line, count, plural
 from swarm.runtime.open import open_queue, swarm_lives
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.command_options import ShowOptions, Simulate
-from swarm.cli.render import Block, Line, Style
-from swarm.cli.units import plural
+from swarm.cli.render import Block, Line, Style, plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
 if TYPE_CHECKING:

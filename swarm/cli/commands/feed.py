@@ -75,8 +75,7 @@ def feeds(at: ShowOptions) -> None:
 
 
 def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
-    from swarm.cli.render import Cell, Table, columns
-    from swarm.cli.units import count
+    from swarm.cli.render import Cell, Table, columns, count
 
     heads = columns("id", "source~", "state", "lines>", "tasks>", "again>", "rejected>", "marks>", "last moved")
     rows = tuple(
@@ -123,7 +122,7 @@ def _reporter(*, quiet: bool) -> Callable[[FeedState], None]:
     import sys
     import time
 
-    from swarm.cli.units import count
+    from swarm.cli.render import count
 
     said_s, said = time.monotonic(), ""
 

@@ -16,8 +16,7 @@ import typer
 from swarm.cli.command_options import ShowOptions
 from swarm.cli.logs import task_history
 from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
-from swarm.cli.render import to_json, to_json_line
-from swarm.cli.units import parse_duration_s
+from swarm.cli.render import parse_duration_s, to_json, to_json_line
 from swarm.clock import iso_of
 from swarm.errors import InputError, NotRunning, name_hint
 from swarm.runtime.open import open_queue

@@ -11,8 +11,7 @@ import typer
 
 from swarm.cli.command_options import ShowOptions
 from swarm.cli.commands import queue_maintenance, queue_pause
-from swarm.cli.render import Line
-from swarm.cli.units import plural
+from swarm.cli.render import Line, plural
 from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TaskState, canonical_model

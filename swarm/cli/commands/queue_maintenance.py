@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.command_options import ShowOptions
-from swarm.cli.render import Block, Line
-from swarm.cli.units import parse_duration_s, plural
+from swarm.cli.render import Block, Line, parse_duration_s, plural
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_TASKS_FAILED, InputError
 from swarm.runtime.open import open_observer

@@ -15,8 +15,8 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import Outcome
+from swarm.cli.render import count, duration, plural
 from swarm.cli.run.servable import unservable_words
-from swarm.cli.units import count, duration, plural
 from swarm.clock import iso_of, now_iso
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault

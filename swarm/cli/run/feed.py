@@ -16,10 +16,10 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import FeedRequest, Outcome
+from swarm.cli.render import count
 from swarm.cli.run.feeder import Feeder, FeedSource, Make, Offer
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
-from swarm.cli.units import count
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from swarm.cli.units import plural
+from swarm.cli.render import plural
 from swarm.config.settings import Settings
 from swarm.errors import EngineError, LockHeld, NotRunning
 from swarm.proc.identity import read_stat

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.cli.command_options import BatchOptions, LineOptions
-from swarm.cli.units import parse_duration_s
+from swarm.cli.render import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
 from swarm.core.engine_limits import EngineCheck

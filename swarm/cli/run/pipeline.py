@@ -16,6 +16,7 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import BatchOptions, Outcome, RunRequest, SubmitRequest
+from swarm.cli.render import count, plural
 from swarm.cli.run.collect import Collected, Ran, collect, ended_words, run_outcome, write_report
 from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
@@ -23,7 +24,6 @@ from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works
 from swarm.cli.run.watch import RunWatch
-from swarm.cli.units import count, plural
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.core.notification import Note

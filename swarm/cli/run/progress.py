@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 import msgspec
 
-from swarm.cli.render import SIMULATED
-from swarm.cli.units import count, duration, rate
+from swarm.cli.render import SIMULATED, count, duration, rate
 from swarm.plain_text import one_line
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from swarm.cli.logs.log_files import ERR, Wanted, history
 from swarm.cli.logs.task_history import pattern, why
+from swarm.cli.render import count, duration, rate
 from swarm.cli.top.screen_state import Look, TopData
-from swarm.cli.units import count, duration, rate
 from swarm.cli.views import explanations
 from swarm.cli.views.overview import StatusView, look
 from swarm.cli.views.task_rows import TaskRow, task_row

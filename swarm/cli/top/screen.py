@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from rich.text import Text
 
-from swarm.cli.render import Cell, Table, columns, table_lines
+from swarm.cli.render import Cell, Table, columns, count, duration, plural, rate, table_lines
 from swarm.cli.top.screen_state import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
-from swarm.cli.units import count, duration, plural, rate
 from swarm.cli.views.overview import StatusView
 from swarm.cli.views.queue_rows import lanes_table
 from swarm.cli.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns
-from swarm.cli.units import count, duration, plural
+from swarm.cli.render import Block, Cell, Line, Table, columns, count, duration, plural
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import Tally
 

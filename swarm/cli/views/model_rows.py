@@ -9,8 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.cli.render import Cell, Table, columns
-from swarm.cli.units import count, duration
+from swarm.cli.render import Cell, Table, columns, count, duration
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from swarm.cli.render import SIMULATED, Block, Line, Style
-from swarm.cli.units import count, duration, plural, rate
+from swarm.cli.render import SIMULATED, Block, Line, Style, count, duration, plural, rate
 from swarm.cli.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
 from swarm.cli.views.task_rows import ActiveRow, active_rows
 from swarm.cli.views.worker_rows import CardRow, WorkerLine, card_rows, cards_table, worker_lines, workers_table

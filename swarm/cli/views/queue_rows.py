@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns, state_cell
-from swarm.cli.units import duration
+from swarm.cli.render import Block, Cell, Line, Table, columns, duration, state_cell
 from swarm.core.health.liveness import workers_of
 from swarm.core.lanes import parse_lane
 from swarm.core.placement.speeds import Speeds, eta_s, speeds

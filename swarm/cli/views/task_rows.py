@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli.render import SIMULATED, Block, Cell, Line, Table, columns, state_cell
-from swarm.cli.units import count, duration
+from swarm.cli.render import SIMULATED, Block, Cell, Line, Table, columns, count, duration, state_cell
 from swarm.core.health.liveness import stuck
 from swarm.core.lanes import parse_lane
 from swarm.core.worker import SlotView

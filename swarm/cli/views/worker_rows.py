@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns, state_cell
-from swarm.cli.units import count, duration, mib, percent
+from swarm.cli.render import Block, Cell, Line, Table, columns, count, duration, mib, percent, state_cell
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.rates import lifetime_j, rates_of, share_of_best

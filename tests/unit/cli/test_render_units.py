@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.units import count, duration, mib, parse_duration_s, plural, rate
+from swarm.cli.render import count, duration, mib, parse_duration_s, plural, rate
 from swarm.errors import InputError
 
 
