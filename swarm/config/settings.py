@@ -175,6 +175,18 @@ class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     tokens_per_s: Positive = 500.0
     request_s: NotNegative = 0.0
     """If above 0, the duration of every request."""
+    curve: tuple[str, ...] = ()
+    """In place of ``tokens_per_s``: total tokens/s by requests at once, which they share: ``"1:40"``, ``"8:140"`` …"""
+    drift: tuple[str, ...] = ()
+    """``"seconds:factor"``: from so long after a load on, tokens come by this factor faster."""
+    noise: NotNegative = 0.0
+    """How much the speed of single requests differs: 0.1 is 10 %."""
+    prompt_tokens_per_s: NotNegative = 0.0
+    """If above 0, prompts take time, which requests share; tokens found in a slot's context take none."""
+    overflow: Literal["partial", "refuse"] = "partial"
+    """What does not fit on the card spills to the CPU, or the load fails."""
+    oom_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """If above 0, the runner dies of lack of memory once more tokens than this are at work."""
     models: tuple[str, ...] = (
         "llama3.2:1b",
         "llama3.2:3b",

@@ -20,6 +20,7 @@ from swarm.simulator.generation import Ask, Generation, Wire, embed
 from swarm.simulator.http import ApiError, Request, Response
 from swarm.simulator.knobs import Knobs, turned
 from swarm.simulator.loaded_model import LoadedModel
+from swarm.simulator.pace import curve_of, drift_of
 
 Route = Callable[[Request, Response], Awaitable[None]]
 
@@ -153,7 +154,7 @@ class App(ABC):
         try:
             changes = msgspec.json.decode(request.body, type=dict[str, Any])
             knobs = turned(self.knobs, changes)
-            faults.check(knobs)
+            check(knobs)
         except (msgspec.DecodeError, ValueError) as error:
             raise ApiError(400, f"simulated: {error}") from error
         self.knobs = knobs
@@ -161,6 +162,13 @@ class App(ABC):
         event, self.turned = self.turned, asyncio.Event()
         event.set()
         await self._state(request, response)
+
+
+def check(knobs: Knobs) -> None:
+    """Raises ``ValueError`` for a fault, curve or drift that is none."""
+    faults.check(knobs)
+    curve_of(knobs.curve)
+    drift_of(knobs.drift)
 
 
 def _append(path: str, entry: dict[str, object]) -> None:

@@ -10,10 +10,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from swarm.simulator import faults
-from swarm.simulator.app import App
+from swarm.simulator.app import App, check
 from swarm.simulator.compatible import llama_flags, vllm
-from swarm.simulator.compatible.llama_server import LlamaServerApp, LoadFailed, say
+from swarm.simulator.compatible.llama_server import LlamaServerApp, LoadFailed
+from swarm.simulator.compatible.openai_app import say
 from swarm.simulator.knobs import Knobs, parser_of_knobs, read_knobs
 from swarm.simulator.ollama.environment import read_environment
 from swarm.simulator.ollama.routes import VERSION, OllamaApp
@@ -156,5 +156,5 @@ def _knobs_in(argv: Sequence[str], prog: str, environ: Mapping[str, str]) -> Kno
 
 
 def _checked(knobs: Knobs) -> Knobs:
-    faults.check(knobs)
+    check(knobs)
     return knobs

@@ -15,6 +15,7 @@ from swarm.simulator.faults import SLOW_FACTOR
 from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import LoadedModel
+from swarm.simulator.pace import Pace
 from swarm.simulator.slot_pool import Slot
 
 PROMPT_SHARE = 0.05
@@ -89,6 +90,42 @@ class Wire(Protocol):
         ...
 
 
+class FixedWork:
+    """Work whose duration is known from the start."""
+
+    def __init__(self, loaded: LoadedModel, duration_s: float) -> None:
+        self._loaded = loaded
+        self._duration_s = duration_s
+        self._start = asyncio.get_running_loop().time()
+
+    async def until(self, share: float) -> None:
+        """Wait until this share of it is done. Raises ``ApiError`` if the runner dies meanwhile."""
+        await self._loaded.sleep_until(self._start + self._duration_s * share)
+
+    def end(self) -> None:
+        """It is done, or given up."""
+
+
+class SharedWork:
+    """Work that shares a rate with that of other requests."""
+
+    def __init__(self, loaded: LoadedModel, pace: Pace, tokens: float) -> None:
+        self._loaded = loaded
+        self._pace = pace
+        self._tokens = tokens
+        self._start = pace.join()
+
+    async def until(self, share: float) -> None:
+        """Wait until this share of it is done. Raises ``ApiError`` if the runner dies meanwhile."""
+        if self._loaded.ended.is_set():
+            raise self._loaded.stopped()
+        await self._loaded.wait(self._pace.reach(self._start + self._tokens * share))
+
+    def end(self) -> None:
+        """It is done, or given up: the others get its share."""
+        self._pace.leave()
+
+
 class Generation:
     """The work of one request on a loaded model."""
 
@@ -117,31 +154,38 @@ class Generation:
 
     async def run(self) -> None:
         """Answer, at the speed the knobs say. Raises ``ApiError`` when something goes wrong (on purpose or not)."""
+        tokens = self._slot.cached + self._slot.processed + self.answer.tokens
+        try:
+            self._loaded.take(tokens)
+            await self._run()
+        finally:
+            self._loaded.give_back(tokens)
+
+    async def _run(self) -> None:
         start = self._loop.time()
         pieces = self._pieces()
-        duration_s = self._duration_s()
         if self._ask.fault == "hang_first":
             await self._loaded.sleep_until(math.inf)
-        steps = len(pieces) if self._ask.stream or self._ask.fault else 0
-        for n in range(steps):
-            await self._loaded.sleep_until(start + duration_s * (n + 1) / (steps + 1))
-            if n == steps // 2 and self._ask.fault and not await self._go_wrong():
-                return
-            if self._ask.stream:
-                self._wire.piece(pieces[n])
-        await self._loaded.sleep_until(start + duration_s)
+        await self._read_prompt()
+        decoding = self._loop.time()
+        work = self._work()
+        try:
+            steps = len(pieces) if self._ask.stream or self._ask.fault else 0
+            for n in range(steps):
+                await work.until((n + 1) / (steps + 1))
+                if n == steps // 2 and self._ask.fault and not await self._go_wrong():
+                    return
+                if self._ask.stream:
+                    self._wire.piece(pieces[n])
+            await work.until(1.0)
+        finally:
+            work.end()
         self._slot.decoded = self.answer.tokens
-        self._finish(
-            Done(
-                self.answer,
-                pieces,
-                self._slot,
-                self._loop.time() - self._ask.arrived,
-                start - self._ask.arrived,
-                duration_s * PROMPT_SHARE,
-                duration_s * (1 - PROMPT_SHARE),
-            )
-        )
+        prompt_s, decode_s = decoding - start, self._loop.time() - decoding
+        if self._knobs.prompt_tokens_per_s == 0:
+            prompt_s, decode_s = decode_s * PROMPT_SHARE, decode_s * (1 - PROMPT_SHARE)
+        asked = self._ask.arrived
+        self._finish(Done(self.answer, pieces, self._slot, self._loop.time() - asked, start - asked, prompt_s, decode_s))
 
     def _finish(self, done: Done) -> None:
         if self._ask.stream:
@@ -149,14 +193,23 @@ class Generation:
         else:
             self._wire.whole(done)
 
-    def _duration_s(self) -> float:
-        knobs = self._knobs
+    async def _read_prompt(self) -> None:
+        if self._knobs.prompt_tokens_per_s > 0 and self._knobs.request_s == 0:
+            reading = SharedWork(self._loaded, self._loaded.prompts, self._slot.processed)
+            try:
+                await reading.until(1.0)
+            finally:
+                reading.end()
+
+    def _work(self) -> FixedWork | SharedWork:
+        knobs, loaded = self._knobs, self._loaded
+        slower = SLOW_FACTOR if self._ask.fault == "slow" else 1
         if knobs.request_s > 0:
-            duration_s = knobs.request_s
-        else:
-            duration_s = self.answer.tokens / knobs.tokens_per_s
-            duration_s *= 1 + (knobs.spill_factor - 1) * self._loaded.cpu_share
-        return duration_s * (SLOW_FACTOR if self._ask.fault == "slow" else 1)
+            return FixedWork(loaded, knobs.request_s * slower)
+        tokens = self.answer.tokens * slower / loaded.luck()
+        if knobs.curve:
+            return SharedWork(loaded, loaded.answers, tokens)
+        return FixedWork(loaded, tokens / knobs.tokens_per_s / loaded.factor())
 
     def _pieces(self) -> list[Piece]:
         count = self._knobs.lines
@@ -221,12 +274,12 @@ def whole_piece(pieces: list[Piece]) -> Piece:
 
 async def embed(ask: Ask, loaded: LoadedModel, knobs: Knobs) -> list[int]:
     """Do the work of embedding ``ask.texts``; the tokens of each. Raises ``ApiError``."""
-    start = asyncio.get_running_loop().time()
     counts = [answers.count_tokens(text) for text in ask.texts]
-    duration_s = knobs.request_s or sum(counts) / knobs.tokens_per_s / EMBED_SPEED
+    slower = SLOW_FACTOR if ask.fault == "slow" else 1
     match ask.fault:
         case None | "slow":
-            await loaded.sleep_until(start + duration_s * (SLOW_FACTOR if ask.fault == "slow" else 1))
+            duration_s = knobs.request_s or sum(counts) / knobs.tokens_per_s / EMBED_SPEED / loaded.factor()
+            await FixedWork(loaded, duration_s * slower).until(1.0)
         case "hang_first" | "hang_mid":
             await loaded.sleep_until(math.inf)
         case "kill_runner":

@@ -52,11 +52,24 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     known_gpus: tuple[str, ...] = _knob((), "ids valid in CUDA_VISIBLE_DEVICES; none named means any that looks valid")
     placement: Literal["auto", "gpu", "partial", "none"] = _knob("auto", "where models go, whatever their size")
     overflow: Literal["partial", "refuse"] = _knob(
-        "partial", "too big a model spills to the CPU, or fails as old releases did"
+        "partial", "what does not fit on the card spills to the CPU, or the load fails"
     )
 
     request_s: NotNegative = _knob(0.0, "above 0: every request takes exactly so long once it has a slot")
     tokens_per_s: Positive = _knob(500.0, "speed of one slot where request_s is 0")
+    curve: tuple[str, ...] = _knob(
+        (),
+        "in place of tokens_per_s: total tokens/s by requests at once, which they share, as n:rate for each point "
+        "(straight lines between them) or one of the names in swarm.simulator.pace",
+    )
+    drift: tuple[str, ...] = _knob((), "seconds:factor: from so long after a load on, tokens come by this factor faster")
+    noise: NotNegative = _knob(0.0, "how much the speed of single requests differs: 0.1 is 10 %")
+    prompt_tokens_per_s: NotNegative = _knob(
+        0.0, "above 0: what requests share that read their prompts; tokens found in a slot's context cost nothing"
+    )
+    oom_tokens: Count = _knob(
+        0, "above 0: the runner dies of lack of memory once requests are at work with more tokens, prompts and answers"
+    )
     lines: Count = _knob(6, "pieces of text per answer; 0 means one line per token")
     obey: bool = _knob(
         False, "prompts that hold [[recite]] are answered with what follows it, [[lines]]: with its lines as a JSON list"

@@ -170,6 +170,12 @@ def sim_overlay(settings: Settings, card_dirs: tuple[str, ...]) -> dict[str, str
         "SWARM_SIM_LOAD_S": str(sim.load_s),
         "SWARM_SIM_TOKENS_PER_S": str(sim.tokens_per_s),
         "SWARM_SIM_REQUEST_S": str(sim.request_s),
+        "SWARM_SIM_CURVE": ",".join(sim.curve),
+        "SWARM_SIM_DRIFT": ",".join(sim.drift),
+        "SWARM_SIM_NOISE": str(sim.noise),
+        "SWARM_SIM_PROMPT_TOKENS_PER_S": str(sim.prompt_tokens_per_s),
+        "SWARM_SIM_OVERFLOW": sim.overflow,
+        "SWARM_SIM_OOM_TOKENS": str(sim.oom_tokens),
         "SWARM_SIM_VRAM_MIB": str(sim.vram_mib),
         "SWARM_SIM_MODELS": ",".join(sim.models),
         "SWARM_SIM_CARD_DIR": json.dumps(card_dirs),  # a path may hold any character

@@ -9,7 +9,6 @@ import asyncio
 import os
 import resource
 import signal
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards
 from swarm.simulator.compatible.llama_flags import LlamaFlags
-from swarm.simulator.compatible.openai_app import OpenAiApp
+from swarm.simulator.compatible.openai_app import OpenAiApp, say
 from swarm.simulator.compatible.openai_request import OpenAiRequest, read_object
 from swarm.simulator.compatible.openai_wire import FINGERPRINT, Style
 from swarm.simulator.http import ApiError, Request, Response
@@ -56,13 +55,32 @@ class LoadFailed(Exception):
 
 
 class OwnModel(LoadedModel):
-    """A model that lives and dies with this process."""
+    """A model that lives and dies with this process. ``pool``: the context of all slots together; 0: each has its own."""
+
+    def __init__(self, model: SimModel, num_ctx: int, slots: int, knobs: Callable[[], Knobs], pool: int) -> None:
+        super().__init__(model, num_ctx, slots, knobs)
+        self._pool = pool
+
+    def take(self, tokens: int) -> None:
+        super().take(tokens)
+        if 0 < self._pool < self.tokens_at_work:
+            error = ApiError(500, "Context size has been exceeded.")
+            self.fail_all(error)
+            raise error
+
+    def run_out_of_memory(self) -> None:
+        self._abort(
+            "CUDA error: out of memory\n"
+            "  current device: 0, in function alloc at /llama.cpp/ggml/src/ggml-cuda/ggml-cuda.cu:530\n"
+            "  cuMemCreate(&handle, reserve_size, &prop, 0)\n"
+            "/llama.cpp/ggml/src/ggml-cuda/ggml-cuda.cu:98: CUDA error"
+        )
 
     async def crash(self) -> NoReturn:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
-    def abort(self, lines: str) -> NoReturn:
+    def _abort(self, lines: str) -> NoReturn:
         """Die as an assertion of ggml dies: some lines, then SIGABRT."""
         say(lines)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -148,7 +166,13 @@ class LlamaServerApp(OpenAiApp):
         free_mib = max(self._free_mib(), 0)
         room = int((free_mib - model.size_mib - COMPUTE_MIB) / max(model.context_mib(1 << 20), 1) * (1 << 20))
         total = flags.context or max(min(TRAINED_CONTEXT, room), LEAST_CONTEXT)
-        loaded = OwnModel(model, min(total if unified else total // slots, TRAINED_CONTEXT), slots)
+        loaded = OwnModel(
+            model,
+            min(total if unified else total // slots, TRAINED_CONTEXT),
+            slots,
+            lambda: self.knobs,
+            total if unified else 0,
+        )
         loaded.size_mib = model.size_mib + COMPUTE_MIB + model.context_mib(total)
         loaded.vram_mib = self._place(loaded, free_mib)
         await asyncio.sleep(knobs.load_s)
@@ -269,12 +293,6 @@ class LlamaServerApp(OpenAiApp):
         size = answers.CHARS_PER_TOKEN
         pieces = [content[at : at + size] for at in range(0, answers.count_tokens(content) * size, size)] if content else []
         response.send_object({"tokens": [zlib.crc32(piece.encode("utf-8", "replace")) % 32000 for piece in pieces]})
-
-
-def say(lines: str) -> None:
-    """Write to the log, as the real one does: on stderr."""
-    sys.stderr.write(lines + "\n")
-    sys.stderr.flush()
 
 
 def _failed(flags: LlamaFlags, what: str = "load model") -> str:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import struct
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,12 @@ class OpenAiApp(App):
         if self.style.usage:
             answer["usage"] = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
         response.send_object(answer)
+
+
+def say(lines: str) -> None:
+    """Write to the log, as the real ones do: on stderr."""
+    sys.stderr.write(lines + "\n")
+    sys.stderr.flush()
 
 
 def _as_base64(vector: list[float]) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards
-from swarm.simulator.compatible.openai_app import OpenAiApp
+from swarm.simulator.compatible.openai_app import OpenAiApp, say
 from swarm.simulator.compatible.openai_request import OpenAiRequest
 from swarm.simulator.compatible.openai_wire import DONE, EVENTS, Style, event
 from swarm.simulator.http import ApiError, Request, Response
@@ -65,14 +65,23 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[VllmFl
 class EngineModel(LoadedModel):
     """A model in the engine process: if that dies, all requests fail and the server ends."""
 
-    def __init__(self, model: SimModel, num_ctx: int, slots: int, stop: Callable[[int], None]) -> None:
-        super().__init__(model, num_ctx, slots)
+    def __init__(
+        self, model: SimModel, num_ctx: int, slots: int, knobs: Callable[[], Knobs], stop: Callable[[int], None]
+    ) -> None:
+        super().__init__(model, num_ctx, slots, knobs)
         self._stop = stop
 
     def stopped(self) -> ApiError:
         return ApiError(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
 
     async def crash(self) -> None:
+        self._end()
+
+    def run_out_of_memory(self) -> None:
+        say("torch.OutOfMemoryError: CUDA out of memory.")
+        self._end()
+
+    def _end(self) -> None:
         self.mark_ended()
         asyncio.get_running_loop().call_later(0.1, self._stop, 1)
         raise self.stopped()
@@ -163,7 +172,7 @@ class VllmApp(OpenAiApp):
         if flags.model and gpus and wanted_mib > free_mib:
             return f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {wanted_mib / 1024:.2f} GiB."
         for model in served:
-            loaded = EngineModel(model, flags.max_model_len, flags.max_num_seqs, self.stop)
+            loaded = EngineModel(model, flags.max_model_len, flags.max_num_seqs, lambda: self.knobs, self.stop)
             loaded.size_mib = loaded.vram_mib = share_mib // len(served) if gpus else wanted_mib
             self.models.append(loaded)
         cards.show(os.getpid(), share_mib, ",".join(model.name for model in served))

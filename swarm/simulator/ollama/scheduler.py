@@ -24,7 +24,8 @@ from swarm.simulator.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimMode
 
 FOREVER = timedelta(days=292 * 365)
 LEAST_CONTEXT = 4
-RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
+RUNNER_DIED = "an error was encountered while running the model: "
+CUDA_OUT_OF_MEMORY = "CUDA error: out of memory"
 RUNNER_STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
@@ -34,8 +35,10 @@ RUNNER_STOPPED = (
 class ModelInMemory(LoadedModel):
     """A model in memory. ``refs`` counts requests that use it, waiting for a slot or running."""
 
-    def __init__(self, model: SimModel, options: LoadOptions, slots: int) -> None:
-        super().__init__(model, options.num_ctx, slots)
+    def __init__(self, model: SimModel, options: LoadOptions, slots: int, knobs: Callable[[], Knobs]) -> None:
+        super().__init__(model, options.num_ctx, slots, knobs)
+        self._last_words = ""
+        """What the runner said before it died by itself."""
         self.options = options
         self.process: RunnerProcess | None = None
         self.stopping = False
@@ -51,10 +54,17 @@ class ModelInMemory(LoadedModel):
         self._expires: datetime | None = None
 
     def stopped(self) -> ApiError:
-        return ApiError(500, RUNNER_STOPPED)
+        return ApiError(500, f"{RUNNER_STOPPED}: {self._last_words}" if self._last_words else RUNNER_STOPPED)
 
     def died(self) -> ApiError:
-        return ApiError(500, RUNNER_DIED)
+        return ApiError(500, RUNNER_DIED + (self._last_words or "unexpected EOF"))
+
+    def run_out_of_memory(self) -> None:
+        self._last_words = CUDA_OUT_OF_MEMORY
+        if self.process is None:
+            self.mark_ended()
+            raise self.died()
+        self.process.crash()
 
     async def crash(self) -> None:
         if self.process is None:
@@ -152,7 +162,7 @@ class Scheduler:
 
     async def _load(self, model: SimModel, options: LoadOptions) -> ModelInMemory:
         knobs = self._knobs()
-        fresh = ModelInMemory(model, options, 1 if model.one_slot else self._env.parallel)
+        fresh = ModelInMemory(model, options, 1 if model.one_slot else self._env.parallel, self._knobs)
         fresh.keep_alive_s = self._env.keep_alive_s
         fresh.size_mib = model.size_mib + COMPUTE_MIB + model.context_mib(options.num_ctx * fresh.parallel)
         await self._make_room(fresh)
@@ -216,8 +226,7 @@ class Scheduler:
         if self._env.gpus == 0 or fresh.options.num_gpu == 0:
             return 0
         if fresh.size_mib > free and knobs.overflow == "refuse":
-            wanted, there = (f"{mib / 1024:.1f} GiB" for mib in (fresh.size_mib, free))
-            raise ApiError(500, f"model requires more system memory ({wanted}) than is available ({there})")
+            raise _does_not_fit(fresh, free)
         return min(fresh.size_mib, free)
 
     def _expire(self, loaded: ModelInMemory) -> None:
@@ -273,3 +282,16 @@ class Scheduler:
             self._cards.show(os.getpid(), sum(one.vram_mib for one in own), ",".join(one.model.name for one in own))
         else:
             self._cards.clear(os.getpid())
+
+
+def _does_not_fit(fresh: ModelInMemory, free_mib: int) -> ApiError:
+    """What Ollama says where even the weights are too big, or, in the words of its llama-server, only the context is."""
+    if fresh.model.size_mib + COMPUTE_MIB > free_mib:
+        wanted, there = (f"{mib / 1024:.1f} GiB" for mib in (fresh.size_mib, free_mib))
+        return ApiError(500, f"model requires more system memory ({wanted}) than is available ({there})")
+    return ApiError(
+        500,
+        "llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory\n"
+        f"alloc_tensor_range: failed to allocate CUDA0 buffer of size {(fresh.size_mib - fresh.model.size_mib) * MIB}\n"
+        "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache",
+    )

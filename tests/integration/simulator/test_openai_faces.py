@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import signal
 import struct
@@ -208,3 +209,21 @@ def test_vllm_does_not_listen_before_it_can_work_and_ends_with_its_engine() -> N
         assert "EngineCore encountered an issue" in error(sim, CHAT, chat("dies"))["message"]
         assert "EngineCore encountered an issue" in running.result()["message"]
         assert sim.process is not None and sim.process.wait(60) == 1
+
+
+def test_more_tokens_at_once_than_the_memory_holds_end_the_runner_or_the_requests() -> None:
+    with llama("-np", "4", oom_tokens=200, request_s=0.5) as sim, ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda n: _tried(sim, n), range(4)):
+            pass
+        assert sim.process is not None and sim.process.wait(60) == -signal.SIGABRT
+        assert "CUDA error: out of memory" in sim.log()
+    with llama("-np", "4", "-c", "300", "-kvu", request_s=0.5) as sim, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda n: sim.ask(CHAT, chat(f"{n}" * 400)), range(4)))
+        assert {status for status, _ in answers} == {200, 500} or {status for status, _ in answers} == {500}
+        assert any(b"Context size has been exceeded." in answer for _, answer in answers)
+        assert said(sim, CHAT, chat()), "the server goes on"
+
+
+def _tried(sim: SimServer, n: int) -> None:
+    with contextlib.suppress(OSError):
+        sim.ask(CHAT, chat(f"{n}" * 200))

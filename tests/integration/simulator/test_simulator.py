@@ -181,6 +181,9 @@ def test_memory_decides_where_models_go(tmp_path: Path) -> None:
         with pytest.raises(TaskFault) as caught:
             sim.client.load("big", options={})
         assert caught.value.kind == "does_not_fit"
+        with pytest.raises(TaskFault) as caught:
+            sim.client.load("small", options={"num_ctx": 131072})
+        assert (caught.value.kind, "kv cache" in str(caught.value)) == ("out_of_memory", True), "the weights alone would fit"
         sim.set(placement="none")
         sim.client.load("small", options={})
         assert sim.client.ps()[0].size_vram_mib == 0
@@ -346,3 +349,41 @@ def test_an_obeying_server_says_what_it_is_told_and_only_when_asked_to_obey() ->
     with SimServer() as sim:
         sim.client.load(MODEL, options={})
         assert said(sim, join).startswith("[simulated]")
+
+
+def test_requests_share_a_curve_and_the_prompt_costs_what_no_slot_knows() -> None:
+    """Times are the server's own, and compared with one another: how busy this machine is does not matter much."""
+    env = {"OLLAMA_NUM_PARALLEL": "8"}
+    with SimServer(request_s=0.0, curve=("1:60", "8:120"), env=env) as sim, ThreadPoolExecutor(8) as pool:
+        sim.client.load(MODEL, options={})
+
+        def seconds(n: int) -> float:
+            reply = sim.client.run("/api/generate", body(f"q{n}", options={"num_predict": 20}), limits=LIMITS)
+            return float(reply.final["eval_duration"]) / 1e9
+
+        alone = seconds(0)
+        together = list(pool.map(seconds, range(8)))
+        assert sum(together) / 8 > 2.5 * alone, "eight share twice the rate of one"
+        sim.set(curve=[], tokens_per_s=10000.0, prompt_tokens_per_s=2000.0)
+        text = "The same long beginning of many prompts. " * 25
+        first, second = (
+            sim.client.run("/api/generate", body(f"{text}{n} and its end"), limits=LIMITS).final for n in range(2)
+        )
+        assert first["prompt_eval_duration"] > 4 * second["prompt_eval_duration"], "what a slot knows is not read again"
+        assert sim.state()["prompt_tokens_reused"] >= len(text) // 4 - 1
+
+
+def test_a_runner_dies_of_too_many_tokens_at_once() -> None:
+    with SimServer(oom_tokens=150, request_s=0.5, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim, ThreadPoolExecutor(4) as pool:
+        sim.client.load(MODEL, options={})
+        running = [pool.submit(sim.client.run, "/api/generate", body("x" * 200 + str(n)), limits=LIMITS) for n in range(4)]
+        faults = [one.exception() for one in running]
+        assert any(isinstance(fault, TaskFault) and fault.kind == "out_of_memory" for fault in faults)
+        assert sim.client.run("/api/generate", body(), limits=LIMITS).simulated, "and the next request has it loaded again"
+
+
+def test_a_curve_or_drift_that_is_none_is_refused() -> None:
+    with SimServer() as sim:
+        for knob in ({"curve": ["1:x"]}, {"drift": ["1"]}, {"noise": -1}):
+            with pytest.raises(OSError, match="400"):
+                sim.set(**knob)
