@@ -27,7 +27,7 @@ HOOK = "import sys\nif 'worker' in sys.orig_argv:\n    from benchmarks import ov
 def watch() -> None:
     """In the worker: note the moments, and write them out at the end."""
     import swarm.engines.ollama.client as client  # noqa: PLC0415
-    from swarm.engines.ollama.transport import HttpClient  # noqa: PLC0415
+    from swarm.engines.control_http import HttpClient  # noqa: PLC0415
     from swarm.queue.worker.worker_queue import WorkerFileQueue  # noqa: PLC0415
 
     moments: dict[str, dict[str, float]] = {}

@@ -30,6 +30,13 @@ class TaskFault(Exception):
         """From now on the task runs alone on its server, so that its next fault proves something."""
 
 
+def fault_of_stop(reason: str) -> TaskFault:
+    """The fault of an attempt that was stopped for this reason."""
+    if reason == "timeout":
+        return TaskFault("transient", "timeout", "the attempt took longer than its limit and was stopped")
+    return TaskFault("cancelled", reason, f"the request was stopped: {reason}")
+
+
 class DeliveryFailed(Exception):
     """A notification did not reach its target."""
 

@@ -211,17 +211,19 @@ class ChosenCards(GpuReader, Protocol):
 class ModelServer(Protocol):
     """One model server. Every call is bounded and raises ``TaskFault``."""
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None,
         progress: Progress | None,
         marker: str | None,
     ) -> Reply:
-        """One request; ``marker`` tells the server's log which task it is."""
+        """One request, in Ollama's form whatever the engine; cancelling the awaiting task hangs up.
+
+        ``marker`` tells the server's log which task it is. All calls are made on one event loop.
+        """
         ...
 
     def load(
@@ -247,6 +249,17 @@ class ModelServer(Protocol):
 
     def show(self, model: str, timeout_s: float) -> ModelDetails:
         """About a model on its disk. Kind ``model_missing`` if it is not there."""
+        ...
+
+
+class RequestExecutor(Protocol):
+    """Runs attempts that only wait for a model server, by the hundred on one event loop."""
+
+    async def run(self, claim: Claim, *, progress: Progress) -> Trail:
+        """Ask the server; return a trail with ``result`` (and ``simulated``). Raises ``TaskFault``.
+
+        The attempt is stopped by cancelling the awaiting task.
+        """
         ...
 
 

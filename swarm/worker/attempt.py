@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from swarm.core.policy.retry import hits, runs_alone
 from swarm.core.policy.slots import Held
 from swarm.core.task import TaskClass, Trail
 from swarm.core.worker import SlotView
-from swarm.runtime.ports import Executor
+from swarm.runtime.ports import Executor, RequestExecutor
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ Ending = Trail | TaskFault | Released
 
 
 class Run:
-    """A claimed task in a slot. The work loop owns it; its thread only counts progress and leaves the ending."""
+    """A claimed task in a slot. The work loop owns it; who runs it only counts progress and leaves the ending."""
 
     def __init__(self, claim: Claim, *, limit_s: float) -> None:
         self.claim = claim
@@ -147,12 +148,35 @@ class Run:
     def perform(self, executor: Executor) -> None:
         """Run to the end and leave the ``ending``. Never raises; for a thread of its own."""
         try:
-            ending: Ending = executor.run(self.claim, cancel=self.cancel, progress=self._advance)
-        except TaskFault as fault:
-            ending = self._judged(fault)
-        except Exception as error:  # an executor's bug is that attempt's fault, never the worker's end
-            log.exception("Task %s: unexpected error in its executor", self.claim.task.task_id)
-            ending = self._judged(TaskFault("transient", "internal", f"unexpected {type(error).__name__}: {error}"))
+            self._end(executor.run(self.claim, cancel=self.cancel, progress=self._advance))
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._end(self._judged(self._fault_of(error)))
+
+    async def ask(self, executor: RequestExecutor) -> None:
+        """The same on an event loop: a cancel ends the task that awaits this."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def cut() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        self.cancel.on_cancel(cut)
+        try:
+            self._end(await executor.run(self.claim, progress=self._advance))
+        except asyncio.CancelledError:
+            reason = self.cancel.reason
+            self._end(Released() if reason is None else self._judged(TaskFault("cancelled", reason, f"stopped: {reason}")))
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._end(self._judged(self._fault_of(error)))
+
+    def _fault_of(self, error: Exception) -> TaskFault:
+        """An executor's bug is that attempt's fault, never the worker's end."""
+        if isinstance(error, TaskFault):
+            return error
+        log.error("Task %s: unexpected error in its executor", self.claim.task.task_id, exc_info=error)
+        return TaskFault("transient", "internal", f"unexpected {type(error).__name__}: {error}")
+
+    def _end(self, ending: Ending) -> None:
         self.ended_s = monotonic()
         self.elapsed_s = self.ended_s - self.started_s
         self.phase = "recording"

@@ -31,6 +31,7 @@ from swarm.queue.lookup import read_ended
 from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
+from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
 from swarm.supervisor.state import HOST_PREFIX, load_plan
@@ -70,10 +71,12 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        worker = Worker(_parts(queue, options, plan, wakeup, beats, log), state, wish)
+        parts = _parts(queue, options, plan, wakeup, beats, log)
         try:
-            return run_loop(worker, wait=wakeup.wait, log=log, lost=root_trouble)
+            return run_loop(Worker(parts, state, wish), wait=wakeup.wait, log=log, lost=root_trouble)
         finally:
+            if parts.loop is not None:
+                parts.loop.close()
             wakeup.close()
 
 
@@ -171,10 +174,13 @@ def with_model_server(
         supervised=lambda: _is_kept(layout, plan),
     )
     server = RepairingServer(client, actions, settings.repair, log=log)
+    loop = EventLoop(f"{plan.name}-requests")
+    loop.at_close(client.close_work)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
     probe = ModelServerProbe(
         server,
+        loop,
         server.broke,
         models=settings.models,
         on_cpu_spill=limits.on_cpu_spill,
@@ -202,7 +208,9 @@ def with_model_server(
     )
     return dataclasses.replace(
         parts,
-        executors={**parts.executors, TaskClass.LLM: llm, TaskClass.RESOURCE: resource},
+        executors={**parts.executors, TaskClass.RESOURCE: resource},
+        requests={TaskClass.LLM: llm},
+        loop=loop,
         probe=probe,
         prober=probe,
         cards=_cards(options, plan, actions, log),

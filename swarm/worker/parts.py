@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.config.settings import Settings
 from swarm.core.task import TaskClass
-from swarm.runtime.ports import Executor, WorkerQueue
+from swarm.runtime.event_loop import EventLoop
+from swarm.runtime.ports import Executor, RequestExecutor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
 from swarm.worker.load_slots import LoadSlots
@@ -23,7 +24,11 @@ class WorkerParts:
     wake: Callable[[], None]
     """Wakes the work loop, from any thread."""
     executors: Mapping[TaskClass, Executor]
-    """Classes without one are never claimed."""
+    """Classes with neither are never claimed."""
+    requests: Mapping[TaskClass, RequestExecutor] = field(default_factory=dict)
+    """Those that run on ``loop``."""
+    loop: EventLoop | None = None
+    """None: a worker without a model server."""
     beats: HeartbeatThread
     jitter: Callable[[], float]
     """Random numbers in [0, 1)."""

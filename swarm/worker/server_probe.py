@@ -13,6 +13,7 @@ from swarm.config.settings import ModelSettings
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import Limits, LoadedModel
+from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
 
@@ -75,6 +76,7 @@ class ModelServerProbe:
     def __init__(
         self,
         server: ModelServer,
+        loop: EventLoop,
         repair: Callable[[TaskFault, str | None, float], bool],
         *,
         models: Mapping[str, ModelSettings],
@@ -82,11 +84,13 @@ class ModelServerProbe:
         pin: PinProof | None = None,
         list_servable: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """``repair`` is ``Prober.broke``. A server whose ``pin`` was refuted is not usable, whatever it says of itself.
+        """``loop`` is the one that all requests to ``server`` run on, ``repair`` is ``Prober.broke``.
 
-        ``list_servable`` asks which models it has and could load; it may raise ``TaskFault``.
+        A server whose ``pin`` was refuted is not usable, whatever it says of itself. ``list_servable`` asks which models
+        it has and could load; it may raise ``TaskFault``.
         """
         self._server = server
+        self._loop = loop
         self.broke = repair
         self._pin = pin
         self._models = ModelTable(models)
@@ -113,7 +117,8 @@ class ModelServerProbe:
         """As the port says. A server that refuses the probe in good order works."""
         limits = Limits(total_s=limit_s, first_token_s=limit_s, token_gap_s=limit_s, max_reply_bytes=MAX_REPLY_BYTES)
         try:
-            self._server.run(endpoint, self._body(model, endpoint), limits=limits, cancel=cancel, progress=None, marker=None)
+            asked = self._server.run(endpoint, self._body(model, endpoint), limits=limits, progress=None, marker=None)
+            self._loop.call(asked, cancel)
         except TaskFault as fault:
             if fault.fault == "deterministic":
                 return None

@@ -1,4 +1,4 @@
-"""The slots: what a worker runs, each in a pool thread, with deadline and cancel check."""
+"""The slots: what a worker runs, on pool threads or the event loop, with deadline and cancel check."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from swarm.core.claim import Claim
 from swarm.core.policy.slots import may_start
 from swarm.core.task import TaskClass
 from swarm.errors import SwarmError
+from swarm.runtime.ports import RequestExecutor
 from swarm.worker.attempt import SERVED, CancelReason, Run, ThreadPool
 from swarm.worker.parts import WorkerParts
 
@@ -41,7 +42,7 @@ class Slots:
 
     def __init__(self, parts: WorkerParts, pool: ThreadPool) -> None:
         self.runs: tuple[Run, ...] = ()
-        self.classes = frozenset(parts.executors)
+        self.classes = frozenset(parts.executors) | frozenset(parts.requests)
         self._parts = parts
         self._pool = pool
         self._ended: SimpleQueue[Run] = SimpleQueue()
@@ -139,11 +140,20 @@ class Slots:
                 return
 
     def _begin(self, run: Run) -> None:
-        executor = self._parts.executors[run.claim.task.task_class]
+        task_class, parts = run.claim.task.task_class, self._parts
         run.begin()
+        if parts.loop is not None and task_class in parts.requests:
+            parts.loop.start(self._ask(run, parts.requests[task_class]))
+            return
+        executor = parts.executors[task_class]
 
         def perform() -> None:
             run.perform(executor)
             self._ended.put(run)
 
         self._pool.submit(perform)
+
+    async def _ask(self, run: Run, executor: RequestExecutor) -> None:
+        await run.ask(executor)
+        self._ended.put(run)
+        self._parts.wake()

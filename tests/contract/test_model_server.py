@@ -12,8 +12,9 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits, PullStep
-from swarm.engines.ollama.client import OllamaClient, is_simulated
+from swarm.engines.ollama.client import is_simulated
 from swarm.errors import ConfigError
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 
@@ -146,14 +147,14 @@ def test_connections_are_kept_alive(sim: SimServer, monkeypatch: pytest.MonkeyPa
 
 def test_no_proxy_is_used(sim: SimServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with OllamaClient(sim.url) as client:
+    with BlockingClient(sim.url) as client:
         assert client.version()
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:11434", "https://x", "http://x:notaport", ""])
 def test_bad_address(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        OllamaClient(url)
+        BlockingClient(url)
     assert caught.value.hint
 
 
@@ -291,7 +292,7 @@ def test_cancelled_before_it_began(sim: SimServer) -> None:
 
 def test_a_late_cancel_leaves_the_next_request_alone(sim: SimServer) -> None:
     cancel = Cancel()
-    with OllamaClient(sim.url) as client, ThreadPoolExecutor(1) as pool:
+    with BlockingClient(sim.url) as client, ThreadPoolExecutor(1) as pool:
         client.run("/api/chat", CHAT, limits=LIMITS, cancel=cancel)
         sim.set(request_s=0.3)
         steps: list[int] = []
@@ -312,12 +313,13 @@ def test_restart_kill_and_absence() -> None:
         sim.start()
         assert sim.client.version(), "a dead kept-alive connection must not surface"
         caught: list[TaskFault] = []
-        fresh = OllamaClient(sim.url)
+        fresh = BlockingClient(sim.url)
         run = threading.Thread(target=lambda: caught.append(fault_of(lambda: fresh.run("/api/chat", CHAT, limits=LIMITS))))
         run.start()
         wait_until(lambda: sim.state()["runners"] and sim.state()["in_flight"] == 1, what="the request to run")
         sim.kill()
         run.join(60)
+        fresh.close()
         assert (caught[0].fault, caught[0].kind) == ("infra", "connection_lost")
 
 
@@ -371,8 +373,8 @@ def _ok(body: bytes, length: int | None = None) -> bytes:
 def test_strange_replies(data: bytes, fault: str, kind: str) -> None:
     canned = Canned(data)
     try:
-        client = OllamaClient(canned.url)
-        found = fault_of(lambda: client.run("/api/generate", PROMPT, limits=Limits(total_s=2)))
+        with BlockingClient(canned.url) as client:
+            found = fault_of(lambda: client.run("/api/generate", PROMPT, limits=Limits(total_s=2)))
         assert (found.fault, found.kind) == (fault, kind), found.message
     finally:
         canned.close()
@@ -382,7 +384,7 @@ def test_strange_replies(data: bytes, fault: str, kind: str) -> None:
 def test_strange_answers_to_questions(body: bytes) -> None:
     canned = Canned(_ok(body))
     try:
-        with OllamaClient(canned.url) as client:
+        with BlockingClient(canned.url) as client:
             assert fault_of(client.ps).kind == "garbage"
     finally:
         canned.close()
@@ -391,7 +393,7 @@ def test_strange_answers_to_questions(body: bytes) -> None:
 def test_a_final_line_without_line_end_and_counters_is_whole() -> None:
     canned = Canned(_ok(b'{"response":"a","done":false}\n{"response":"b","done":true}'))
     try:
-        with OllamaClient(canned.url) as client:
+        with BlockingClient(canned.url) as client:
             reply = client.run("/api/generate", PROMPT, limits=LIMITS)
         assert reply.final["response"] == "ab"
         assert (reply.tokens_in, reply.tokens_out, reply.simulated) == (0, 0, False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.engines.ollama.client import OllamaClient
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.wait import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class SimServer:
         self._wait = wait
         self._directory = tempfile.TemporaryDirectory(prefix="sim-")
         self._log = Path(self._directory.name) / "log"
-        self._client: OllamaClient | None = None
+        self._client: BlockingClient | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.port = port
 
@@ -60,10 +60,10 @@ class SimServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def client(self) -> OllamaClient:
+    def client(self) -> BlockingClient:
         """One client, made when first asked for."""
         if self._client is None:
-            self._client = OllamaClient(self.url)
+            self._client = BlockingClient(self.url)
         return self._client
 
     @property

@@ -290,7 +290,7 @@ class FakeServer:
         self.calls.append(("unload", model))
         self._leaving[canonical_model(model)] = self.lag_looks
 
-    def run(self, endpoint: str, body: Mapping[str, Any], **how: Any) -> Reply:
+    async def run(self, endpoint: str, body: Mapping[str, Any], **how: Any) -> Reply:
         self.calls.append(("run", endpoint, body, how))
         return self.on_run(body)
 

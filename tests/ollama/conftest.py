@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swarm.engines.ollama.client import OllamaClient
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.simserver import SimServer
 from tests.helpers.tinygguf import write_tiny_gguf
 from tests.helpers.wait import runs, wait_until
@@ -187,8 +187,8 @@ def speaker(request: pytest.FixtureRequest) -> Speaker:
 
 
 @pytest.fixture
-def client(speaker: Speaker) -> Iterator[OllamaClient]:
-    with OllamaClient(speaker.url) as made:
+def client(speaker: Speaker) -> Iterator[BlockingClient]:
+    with BlockingClient(speaker.url) as made:
         yield made
 
 

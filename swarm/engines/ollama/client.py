@@ -1,11 +1,12 @@
-"""The Ollama client: native API, always streamed, every call bounded and cancellable.
+"""The Ollama client: native API, every call bounded and cancellable.
 
-Another thread can cancel an attempt. Every failure is a ``TaskFault`` whose class says what to do next; see
-``swarm.engines.ollama.classify``.
+Requests for work run on an event loop, all others block their thread. Every failure is a ``TaskFault`` whose class says
+what to do next; see ``swarm.engines.ollama.classify``.
 """
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +15,24 @@ from typing import Any, Self
 
 import msgspec
 
-from swarm.core.faults import CancelToken, TaskFault
+from swarm.core.faults import CancelToken, TaskFault, fault_of_stop
 from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.engines.control_http import Abort, ConnectTimeout, HttpClient, OnConnect, body_of
+from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama import replies
 from swarm.engines.ollama.classify import fault_of_status, fault_of_transport, shown_text
-from swarm.engines.ollama.stream import Deadlines, decode_object, half_stream, merge_stream, read_all, read_lines, read_start
-from swarm.engines.ollama.transport import Abort, HttpClient, OnConnect, body_of
+from swarm.engines.ollama.stream import (
+    Answer,
+    Line,
+    LineReader,
+    decode_object,
+    half_stream,
+    read_all,
+    read_lines,
+    read_start,
+    too_large,
+)
+from swarm.engines.work_http import WorkHttp, WorkReply
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
 
 KeepAlive = str | int | float | None
@@ -30,7 +43,7 @@ _DRAIN_S = 0.5
 
 
 class OllamaClient:
-    """One server. Thread-safe; keeps a few connections alive. Uses no proxy."""
+    """One server. Thread-safe but for ``run``, which is for one event loop; keeps connections alive. Uses no proxy."""
 
     def __init__(self, base_url: str, *, on_connect: OnConnect | None = None) -> None:
         """``on_connect`` sees each new connection before anything is sent, and may refuse it (``server_proof.ServerProof``).
@@ -39,6 +52,7 @@ class OllamaClient:
         """
         self.base_url = base_url.rstrip("/")
         self._http = HttpClient(base_url, on_connect)
+        self._work = WorkHttp(base_url, on_connect)
 
     def close(self) -> None:
         """Close idle connections; requests in flight go on."""
@@ -129,27 +143,44 @@ class OllamaClient:
 
     # -- work ----------------------------------------------------------------------------------------------------
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None = None,
         progress: Callable[[int], None] | None = None,
         marker: str | None = None,
     ) -> Reply:
         """Run one request (``/api/chat``, ``/api/generate`` or ``/api/embed``); ``body`` names the model.
 
-        ``progress`` is called with 1 for each piece of text. ``marker`` travels as header ``X-Swarm-Task``.
+        All calls on one event loop; cancelling one hangs up. ``progress`` is called with 1 for each piece of text.
+        ``marker`` travels as header ``X-Swarm-Task``.
         """
-        if endpoint == "/api/embed":
-            reply = self._object("POST", endpoint, body, limits, cancel, marker)
-            return msgspec.structs.replace(reply, final=replies.answer(reply.final))
-        body = {**body, "stream": True}
-        with self._reply("POST", endpoint, body, limits, cancel=cancel, marker=marker) as (received, deadlines):
-            final = merge_stream(read_lines(received, deadlines, limits.max_reply_bytes), progress)
-            return replies.whole_reply(replies.answer(final), deadlines)
+        streamed = endpoint != "/api/embed"
+        raw = _encode({**body, "stream": True} if streamed else body)
+        deadlines = Deadlines(limits, streamed=streamed)
+        try:
+            async with self._work.post(endpoint, raw, _headers(marker), deadlines) as reply:
+                if reply.status != 200:
+                    text = (await _start(reply, _ERROR_BYTES)).decode("utf-8", "replace")
+                    raise fault_of_status(reply.status, text, endpoint=endpoint)
+                if streamed:
+                    final = await _streamed(reply, deadlines, limits.max_reply_bytes, progress)
+                else:
+                    final = decode_object(await _all(reply, limits.max_reply_bytes))
+                await reply.drain()
+        except ConnectTimeout as error:
+            raise fault_of_transport(error, url=self.base_url) from error
+        except TimeoutError as error:
+            raise deadlines.fault() from error
+        except (OSError, http.client.HTTPException) as error:
+            raise fault_of_transport(error, url=self.base_url) from error
+        return replies.whole_reply(replies.answer(final), deadlines)
+
+    async def close_work(self) -> None:
+        """Close the idle connections of ``run``; to be awaited on its event loop."""
+        await self._work.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -160,10 +191,9 @@ class OllamaClient:
         body: Mapping[str, Any] | None,
         limits: Limits,
         cancel: CancelToken | None = None,
-        marker: str | None = None,
     ) -> Reply:
         """A reply that is one JSON object; only the total limit holds, since nothing comes before the end."""
-        with self._reply(method, path, body, limits, cancel=cancel, marker=marker, streamed=False) as (received, deadlines):
+        with self._reply(method, path, body, limits, cancel=cancel, streamed=False) as (received, deadlines):
             return replies.whole_reply(decode_object(read_all(received, limits.max_reply_bytes)), deadlines)
 
     @contextmanager
@@ -175,7 +205,6 @@ class OllamaClient:
         limits: Limits,
         *,
         cancel: CancelToken | None = None,
-        marker: str | None = None,
         streamed: bool = True,
     ) -> Iterator[tuple[Iterator[bytes], Deadlines]]:
         """The body of a reply with status 200; whatever goes wrong in the block leaves as ``TaskFault``."""
@@ -185,8 +214,8 @@ class OllamaClient:
         response = None
         try:
             if abort.fired:
-                raise _cancelled(abort)
-            response = self._http.send(method, path, raw, _headers(marker), abort)
+                raise fault_of_stop(abort.reason)
+            response = self._http.send(method, path, raw, {}, abort)
             received = body_of(response)
             if response.status_code != 200:
                 text = read_start(received, _ERROR_BYTES).decode("utf-8", "replace")
@@ -197,7 +226,7 @@ class OllamaClient:
             raise self._fault(cause_of(error), abort, deadlines) from error
         except TaskFault as fault:
             if abort.fired and fault.fault != "cancelled":
-                raise _cancelled(abort) from fault
+                raise fault_of_stop(abort.reason) from fault
             raise
         finally:
             abort.release()
@@ -207,8 +236,40 @@ class OllamaClient:
     def _fault(self, error: BaseException, abort: Abort, deadlines: Deadlines) -> TaskFault:
         """A cut connection looks like many things; that we cut it ourselves comes first."""
         if abort.fired:
-            return _cancelled(abort)
+            return fault_of_stop(abort.reason)
         return deadlines.fault() if isinstance(error, TimeoutError) else fault_of_transport(error, url=self.base_url)
+
+
+async def _streamed(reply: WorkReply, deadlines: Deadlines, max_bytes: int, progress: Callable[[int], None] | None) -> Line:
+    reader, answer = LineReader(deadlines, max_bytes), Answer(progress)
+    async for data in reply.pieces():
+        for line in reader.feed(data):
+            answer.add(line)
+        if answer.complete:
+            return answer.final
+    for line in reader.end():
+        answer.add(line)
+    return answer.final
+
+
+async def _all(reply: WorkReply, max_bytes: int) -> bytes:
+    """The whole body. Raises ``TaskFault`` kind ``reply_too_large`` past ``max_bytes``."""
+    whole = bytearray()
+    async for data in reply.pieces():
+        whole += data
+        if len(whole) > max_bytes:
+            raise too_large(max_bytes)
+    return bytes(whole)
+
+
+async def _start(reply: WorkReply, max_bytes: int) -> bytes:
+    """The start of the body, ``max_bytes`` at most."""
+    start = bytearray()
+    async for data in reply.pieces():
+        start += data
+        if len(start) > max_bytes:
+            break
+    return bytes(start[:max_bytes])
 
 
 def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:
@@ -221,13 +282,6 @@ def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:
 def is_simulated(version: str) -> bool:
     """Whether this version is that of a simulated server."""
     return version.endswith("-simulated")
-
-
-def _cancelled(abort: Abort) -> TaskFault:
-    reason = abort.reason
-    if reason == "timeout":
-        return TaskFault("transient", "timeout", "the attempt took longer than its limit and was stopped")
-    return TaskFault("cancelled", reason, f"the request was stopped: {reason}")
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

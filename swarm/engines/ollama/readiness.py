@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from swarm.core.faults import TaskFault
+from swarm.engines.control_http import OnConnect
 from swarm.engines.ollama.client import OllamaClient
-from swarm.engines.ollama.transport import OnConnect
 
 READ_TIMEOUT_S = 5.0
 """``/api/ps`` may stall some seconds in normal life; longer is no usable server."""

@@ -3,11 +3,12 @@
 * Stands between a worker's executors and the client, and fits ``ModelServer``. Each repair is logged.
 * What a request meets is repaired only once it is known to be the server's fault (``broke``); loads and status requests
   that fail are the server's anyway.
-* Repairs run on the thread that asks for them, one at a time.
+* Repairs run one at a time, on the thread that asks for them, or on one of their own for the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -51,13 +52,12 @@ class RepairingServer:
         self._unanswered: list[str | None] = []
         """The tasks of requests in a row that timed out in silence."""
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None,
         progress: Progress | None,
         marker: str | None,
     ) -> Reply:
@@ -71,10 +71,10 @@ class RepairingServer:
                 progress(count)
 
         try:
-            reply = self._server.run(endpoint, body, limits=limits, cancel=cancel, progress=heard, marker=marker)
+            reply = await self._server.run(endpoint, body, limits=limits, progress=heard, marker=marker)
         except TaskFault as fault:
             if fault.kind == "load_timeout":
-                self._climb(fault, began_s)
+                await asyncio.to_thread(self._climb, fault, began_s)
             raise
         self._answered()
         return reply

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import MIB, Limits
+from swarm.core.model_server import MIB
+from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama.classify import fault_of_text, shown_text
 
 MAX_LINE_BYTES = 8 * MIB
 """Of one streamed line; the longest honest one is the final line of ``/api/generate`` with its context tokens."""
 
 Line = dict[str, Any]
-
-
-class Deadlines:
-    """Which limit of a request ends next, and which has passed. All on the monotonic clock."""
-
-    def __init__(self, limits: Limits, *, streamed: bool = True) -> None:
-        self.limits = limits
-        self.started = time.monotonic()
-        self.first_s: float | None = None
-        """Seconds to the first line; None before it."""
-        self._end = self.started + limits.total_s
-        self.next = min(self._end, self.started + limits.first_token_s) if streamed else self._end
-        """Monotonic time by which the next line (or the end) must be here."""
-
-    def line_seen(self) -> None:
-        """A whole line came: the gap starts anew. Bytes that do not end a line change nothing."""
-        now = time.monotonic()
-        if self.first_s is None:
-            self.first_s = now - self.started
-        self.next = min(self._end, now + self.limits.token_gap_s)
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-    def fault(self) -> TaskFault:
-        """The fault for the limit that passed."""
-        if self.next >= self._end:
-            return TaskFault("transient", "timeout", f"no complete answer within {self.limits.total_s:g} s")
-        if self.first_s is None:
-            return TaskFault("transient", "first_token_timeout", f"no first token within {self.limits.first_token_s:g} s")
-        return TaskFault("transient", "token_gap_timeout", f"no further token for {self.limits.token_gap_s:g} s")
 
 
 def read_all(body: Iterable[bytes], max_bytes: int) -> bytes:
@@ -56,7 +25,7 @@ def read_all(body: Iterable[bytes], max_bytes: int) -> bytes:
     for data in body:
         size += len(data)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         parts.append(data)
     return b"".join(parts)
 
@@ -73,25 +42,39 @@ def read_start(body: Iterable[bytes], max_bytes: int) -> bytes:
 
 def read_lines(body: Iterable[bytes], deadlines: Deadlines, max_bytes: int) -> Iterator[Line]:
     """Each line of a streamed body as an object. Raises ``TaskFault`` for error lines, garbage, and too much of it."""
-    size = 0
-    rest = b""
+    reader = LineReader(deadlines, max_bytes)
     for data in body:
-        size += len(data)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        if b"\n" not in data:
-            rest += data
-        else:
-            *whole, rest = (rest + data).split(b"\n")
-            for raw in whole:
-                if raw.strip():
-                    deadlines.line_seen()
-                    yield decode_object(raw)
-        if len(rest) > MAX_LINE_BYTES:
+        yield from reader.feed(data)
+    yield from reader.end()
+
+
+class LineReader:
+    """Lines of a streamed body that arrives in pieces. Raises ``TaskFault`` for error lines, garbage, and too much of it."""
+
+    def __init__(self, deadlines: Deadlines, max_bytes: int) -> None:
+        self._deadlines = deadlines
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Line]:
+        """The lines that end in this piece."""
+        self._size += len(data)
+        if self._size > self._max_bytes:
+            raise too_large(self._max_bytes)
+        *whole, self._rest = (self._rest + data).split(b"\n") if b"\n" in data else (self._rest + data,)
+        for raw in whole:
+            if raw.strip():
+                self._deadlines.line_seen()
+                yield decode_object(raw)
+        if len(self._rest) > MAX_LINE_BYTES:
             raise TaskFault("infra", "garbage", f"a line of the answer is longer than {MAX_LINE_BYTES} bytes")
-    if rest.strip():
-        deadlines.line_seen()
-        yield _last_line(rest)
+
+    def end(self) -> Iterator[Line]:
+        """The body has ended: a line without end counts."""
+        if self._rest.strip():
+            self._deadlines.line_seen()
+            yield _last_line(self._rest)
 
 
 def _last_line(rest: bytes) -> Line:
@@ -128,38 +111,49 @@ def half_stream() -> TaskFault:
     return TaskFault("transient", "half_stream", "the answer ended before its final line (repeated token, or a cut stream)")
 
 
-def _too_large(max_bytes: int) -> TaskFault:
+def too_large(max_bytes: int) -> TaskFault:
+    """The fault for an answer past the limit."""
     return TaskFault("deterministic", "reply_too_large", f"the answer is longer than {max_bytes} bytes; set num_predict")
 
 
-def merge_stream(lines: Iterator[Line], progress: Callable[[int], None] | None) -> Line:
-    """The final object with the text of all lines. Raises ``TaskFault`` kind ``half_stream`` without ``"done": true``."""
-    merger = _Merger()
-    for line in lines:
-        merger.add(line)
-        if line.get("done") is True:
-            return merger.finish(line)
-        if progress is not None:
-            progress(1)
-    raise half_stream()
+class Answer:
+    """The whole answer of a stream: the final line with the text, thinking and tool calls of all lines merged in."""
 
-
-class _Merger:
-    """Collects what arrives in pieces; everything else is in the final line anyway."""
-
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[int], None] | None = None) -> None:
+        """``progress`` is called with 1 for each line before the final one."""
+        self._progress = progress
         self._text: dict[str, list[str]] = {"response": [], "content": [], "thinking": []}
         self._lists: dict[str, list[Any]] = {"tool_calls": [], "logprobs": []}
         self._role = "assistant"
         self._chat = False
+        self._final: Line | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the line with ``"done": true`` has come; what follows it is ignored."""
+        return self._final is not None
+
+    @property
+    def final(self) -> Line:
+        """The answer. Raises ``TaskFault`` kind ``half_stream`` if it is not complete."""
+        if self._final is None:
+            raise half_stream()
+        return self._final
 
     def add(self, line: Line) -> None:
+        """Take the next line."""
+        if self._final is not None:
+            return
         self._collect(line)
         message = line.get("message")
         if isinstance(message, dict):
             self._chat = True
             self._role = shown_text(str(message.get("role") or self._role), 40)
             self._collect(message)
+        if line.get("done") is True:
+            self._final = self._merged(line)
+        elif self._progress is not None:
+            self._progress(1)
 
     def _collect(self, part: Line) -> None:
         for key, value in part.items():
@@ -168,7 +162,7 @@ class _Merger:
             elif isinstance(value, list) and key in self._lists:
                 self._lists[key].extend(value)
 
-    def finish(self, last: Line) -> Line:
+    def _merged(self, last: Line) -> Line:
         final = dict(last)
         thinking = "".join(self._text["thinking"])
         if self._lists["logprobs"]:

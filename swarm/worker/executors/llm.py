@@ -7,6 +7,7 @@ runs, and the task's own body never changes.
 from __future__ import annotations
 
 import base64
+from asyncio import to_thread
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.claim import Claim
-from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.faults import Progress, TaskFault
 from swarm.core.model_options import ModelTable, load_option_conflict
 from swarm.core.model_server import Limits, Reply
 from swarm.core.task import ImageRef, Task, Trail
@@ -76,7 +77,7 @@ _DROPPED = ("context",)
 
 
 class LlmExecutor:
-    """Fits the ``Executor`` port. Safe from several threads."""
+    """Fits the ``RequestExecutor`` port. Files are read on threads, so that the event loop waits for no disk."""
 
     def __init__(
         self,
@@ -95,40 +96,41 @@ class LlmExecutor:
         self._read_ended = read_ended
         self._cache = cache
 
-    def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
+    async def run(self, claim: Claim, *, progress: Progress) -> Trail:
         """Answer from the cache where the task wants that; else send the request and wait for the whole answer.
 
         Raises ``TaskFault``.
         """
-        task = with_results(claim.task, self._read_ended)
+        task = claim.task
+        if task.depends_on:
+            task = await to_thread(with_results, task, self._read_ended)
         body = request_body(task, self._models, num_predict=self._settings.num_predict)
         wanted = self._settings.cache if task.cache is None else task.cache
-        key = self._cache.key(task, body) if wanted and self._cache is not None else None
-        if self._cache is None or key is None:
-            return self._ask(task, body, cancel, progress)
-        trail = self._cache.find(key)
+        if not wanted or self._cache is None:
+            return await self._ask(task, body, progress)
+        key = await to_thread(self._cache.key, task, body)
+        trail = None if key is None else await to_thread(self._cache.find, key)
         if trail is None:
-            trail = self._ask(task, body, cancel, progress)
-            self._cache.keep(key, task, trail)
+            trail = await self._ask(task, body, progress)
+            if key is not None:
+                await to_thread(self._cache.keep, key, task, trail)
         return trail
 
-    def _ask(self, task: Task, body: dict[str, Any], cancel: CancelToken, progress: Progress) -> Trail:
+    async def _ask(self, task: Task, body: dict[str, Any], progress: Progress) -> Trail:
         if task.images:
             if self._read_image is None:
                 raise TaskFault("deterministic", "image_unusable", "this worker reads no images")
-            body = with_images(body, task, self._read_image)
+            body = await to_thread(with_images, body, task, self._read_image)
 
-        def ask(asked: Mapping[str, Any]) -> Reply:
+        async def ask(asked: Mapping[str, Any]) -> Reply:
             limits = self._limits(task)
-            return self._server.run(
-                task.endpoint, asked, limits=limits, cancel=cancel, progress=progress, marker=task.task_id
-            )
+            return await self._server.run(task.endpoint, asked, limits=limits, progress=progress, marker=task.task_id)
 
         schema = task.request.get("format")
         if isinstance(schema, dict):  # a JSON Schema, which the answer has to fit
-            reply, result = ask_in_form(body, schema, ask, _result)
+            reply, result = await ask_in_form(body, schema, ask, _result)
             return Trail(result=result, simulated=reply.simulated)
-        reply = ask(body)
+        reply = await ask(body)
         return Trail(result=_result(reply), simulated=reply.simulated)
 
     def _limits(self, task: Task) -> Limits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ ASKS = 3
 """How often a model is asked in one attempt."""
 _PROBLEM_CHARS = 300
 
-Ask = Callable[[Mapping[str, Any]], Reply]
+Ask = Callable[[Mapping[str, Any]], Awaitable[Reply]]
 Record = Callable[[Reply], dict[str, Any]]
 
 
@@ -37,7 +37,9 @@ def schema_problem(schema: dict[str, Any]) -> str | None:
     return None
 
 
-def ask_in_form(body: Mapping[str, Any], schema: dict[str, Any], ask: Ask, record: Record) -> tuple[Reply, dict[str, Any]]:
+async def ask_in_form(
+    body: Mapping[str, Any], schema: dict[str, Any], ask: Ask, record: Record
+) -> tuple[Reply, dict[str, Any]]:
     """Ask until the answer fits, with what was wrong added to the question; the fitting reply and its record.
 
     The record says ``asks`` and ``tokens`` of all of them. Raises ``TaskFault`` (deterministic) whose ``result`` keeps the
@@ -51,7 +53,7 @@ def ask_in_form(body: Mapping[str, Any], schema: dict[str, Any], ask: Ask, recor
     reused: list[int] = []
     problem, found = "", dict[str, Any]()
     for number in range(1, ASKS + 1):
-        reply = ask(asked)
+        reply = await ask(asked)
         tokens_in, tokens_out = tokens_in + reply.tokens_in, tokens_out + reply.tokens_out
         found = record(reply)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}

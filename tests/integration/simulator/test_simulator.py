@@ -19,7 +19,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.engines.ollama.client import OllamaClient
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import runs, wait_until
 
@@ -325,7 +325,7 @@ def test_servers_share_a_models_directory_and_prune_it_at_start(tmp_path: Path) 
 
 
 def test_a_fresh_client_per_thread_is_not_needed() -> None:
-    with SimServer(request_s=0.05, env={"OLLAMA_NUM_PARALLEL": "8"}) as sim, OllamaClient(sim.url) as client:
+    with SimServer(request_s=0.05, env={"OLLAMA_NUM_PARALLEL": "8"}) as sim, BlockingClient(sim.url) as client:
         with ThreadPoolExecutor(8) as pool:
             replies = list(pool.map(lambda n: client.run("/api/generate", body(f"q{n % 4}"), limits=LIMITS), range(40)))
         texts = {n % 4: reply.final["response"] for n, reply in enumerate(replies)}

@@ -11,8 +11,8 @@ from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
 from swarm.errors import TaskInvalid
 from swarm.queue.codec import validate
-from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
+from tests.helpers.blocking import wait_for
 from tests.helpers.worker_fakes import FakeServer, claim_of, llm
 
 REF = ImageRef("/pics/a.png", "0" * 64)
@@ -22,7 +22,7 @@ ENCODED = base64.b64encode(b"/pics/a.png").decode()
 def sent(read=lambda ref: ref.path.encode(), **fields):
     server = FakeServer()
     executor = LlmExecutor(server, LlmSettings(), models={}, read_image=read)
-    executor.run(claim_of(llm("t", images=(REF,), **fields)), cancel=Cancel(), progress=lambda n: None)
+    wait_for(executor.run(claim_of(llm("t", images=(REF,), **fields)), progress=lambda n: None))
     ((_, _, body, _),) = server.calls
     return body
 

@@ -8,8 +8,8 @@ from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.task import Task, TaskClass
-from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor, request_body
+from tests.helpers.blocking import wait_for
 from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 
 MODELS = {"A": ModelSettings(options={"num_ctx": 4096, "temperature": 0.1}, keep_alive="10m")}
@@ -82,7 +82,7 @@ def test_the_answer_becomes_a_result_with_usage():
     server.on_run = lambda made: a_reply({"message": {"content": "4"}, "done": True, "context": [1, 2, 3]})
     settings = LlmSettings(timeout_s=50, first_token_s=60, token_gap_s=5, max_reply_mib=2)
     executor = LlmExecutor(server, settings, models=MODELS)
-    trail = executor.run(claim_of(llm("t1", request={"messages": []})), cancel=Cancel(), progress=lambda n: None)
+    trail = wait_for(executor.run(claim_of(llm("t1", request={"messages": []})), progress=lambda n: None))
     assert trail.simulated
     assert trail.result is not None
     assert trail.result["message"] == {"content": "4"}

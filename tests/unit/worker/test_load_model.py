@@ -14,6 +14,7 @@ from swarm.core.task import Task
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
 from swarm.worker.server_probe import ModelServerProbe, judge
+from tests.helpers.blocking import event_loop
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 MODELS = {"a": ModelSettings(options={"num_ctx": 4096}, keep_alive="1h")}
@@ -209,5 +210,5 @@ def test_a_server_that_does_not_answer_is_a_reading():
         raise TaskFault("infra", "server_down", "connection refused")
 
     server.ps = refuse  # type: ignore[method-assign]
-    reading = ModelServerProbe(server, lambda *_: False, models=MODELS, on_cpu_spill="refuse").look()
+    reading = ModelServerProbe(server, event_loop(), lambda *_: False, models=MODELS, on_cpu_spill="refuse").look()
     assert (reading.usable, reading.reason) == (False, "connection refused")

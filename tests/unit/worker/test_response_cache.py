@@ -10,9 +10,9 @@ import pytest
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
 from swarm.core.task import ImageRef
-from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.response_cache import ResponseCache
+from tests.helpers.blocking import wait_for
 from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm, loaded
 
 REQUEST = {"messages": [{"role": "user", "content": "Hello"}], "options": {"temperature": 0, "seed": 1}}
@@ -42,7 +42,7 @@ class World:
         cache = ResponseCache(self.shelf, self, simulated=self.simulated, log=logging.getLogger("test.answers"))
         executor = LlmExecutor(self.server, self.settings, models=self.models, read_image=lambda ref: b"x", cache=cache)
         claim = claim_of(llm("t", model, **{"request": REQUEST, **fields}))
-        return executor.run(claim, cancel=Cancel(), progress=lambda n: None)
+        return wait_for(executor.run(claim, progress=lambda n: None))
 
     def tags(self, timeout_s):
         return [loaded("a:latest", digest=self.installed)]

@@ -16,6 +16,7 @@ from swarm.worker.attempt import Cancel
 from swarm.worker.main import with_model_server
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ModelServerProbe
+from tests.helpers.blocking import event_loop
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
 
@@ -52,7 +53,7 @@ def test_a_look_tells_what_the_server_could_load_and_survives_a_list_that_fails(
 
     def look(list_servable):
         probe = ModelServerProbe(
-            FakeServer(), lambda *_: False, models={}, on_cpu_spill="refuse", list_servable=list_servable
+            FakeServer(), event_loop(), lambda *_: False, models={}, on_cpu_spill="refuse", list_servable=list_servable
         )
         return probe.look()
 

@@ -4,9 +4,9 @@ import pytest
 
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
-from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
 from swarm.worker.executors.structured_output import ASKS, problem_of, schema_problem
+from tests.helpers.blocking import wait_for
 from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
@@ -24,7 +24,7 @@ def executor(*texts, done_reason="stop", cached=None):
 
 
 def run(made, request):
-    return made.run(claim_of(llm("t", "a", request=request)), cancel=Cancel(), progress=lambda _: None)
+    return wait_for(made.run(claim_of(llm("t", "a", request=request)), progress=lambda _: None))
 
 
 def asking():

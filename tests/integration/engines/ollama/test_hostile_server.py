@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.engines.ollama.client import OllamaClient
 from swarm.queue.codec import encode_trail
-from swarm.worker.attempt import Cancel
 from swarm.worker.executors.llm import LlmExecutor
+from tests.helpers.blocking import AsyncServer, BlockingClient, wait_for
 from tests.helpers.hostile import EVIL, MODEL, MODES, OBEYED, WORK, Answer, Hostile, as_json
 from tests.helpers.worker_fakes import claim_of, llm
 
@@ -42,7 +41,7 @@ def hostile():
 
 @pytest.fixture(scope="module")
 def client(hostile):
-    with OllamaClient(hostile.url) as made:
+    with BlockingClient(hostile.url) as made:
         yield made
 
 
@@ -82,9 +81,9 @@ def asked(call):
 @pytest.fixture(scope="module")
 def told():
     """A client, and a way to say what its server answers to everything."""
-    with Hostile() as server, OllamaClient(server.url) as made:
+    with Hostile() as server, BlockingClient(server.url) as made:
 
-        def say(answer: Answer) -> OllamaClient:
+        def say(answer: Answer) -> BlockingClient:
             server.answer = lambda _path, _body: answer
             return made
 
@@ -157,10 +156,10 @@ def encode_trail_of(result):
 
 
 def test_what_becomes_of_it_in_a_worker(client):
-    executor = LlmExecutor(client, LlmSettings(timeout_s=60.0), models={}, read_image=lambda *_: b"")
+    executor = LlmExecutor(AsyncServer(client), LlmSettings(timeout_s=60.0), models={}, read_image=lambda *_: b"")
     for mode in MODES:
         claim = claim_of(llm("t", request={"prompt": f"mode={mode}"}, model=MODEL, endpoint="/api/generate"))
-        trail = asked(lambda claim=claim: executor.run(claim, cancel=Cancel(), progress=lambda _: None))
+        trail = asked(lambda claim=claim: wait_for(executor.run(claim, progress=lambda _: None)))
         if trail is not None:
             check(trail.result["usage"])
             encode_trail(trail)
@@ -170,7 +169,7 @@ def test_no_cookie_no_proxy_no_compression(hostile, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NETRC", "/dev/null")
-    with OllamaClient(hostile.url) as client:
+    with BlockingClient(hostile.url) as client:
         for _ in range(3):
             client.version()
     for _, headers in hostile.requests:

@@ -12,7 +12,6 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.ollama.readiness import ReadinessProbe
 from swarm.engines.ollama.server import server_proof
 from swarm.engines.ollama.server_proof import ForeignServer, ServerProof
@@ -20,6 +19,7 @@ from swarm.proc import identity, peer
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.ports import free_port, who_listens
 from swarm.worker.attempt import Cancel
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.impostor import NOBODY, Impostor
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until
@@ -45,7 +45,7 @@ def sim(root: Path) -> SimServer:
     return SimServer(env={SERVER_MARKER: WORKER, ROOT_MARKER: str(root)})
 
 
-def ask(client: OllamaClient) -> str:
+def ask(client: BlockingClient) -> str:
     limits = Limits(total_s=60.0)
     reply = client.run("/api/generate", {"model": MODEL, "prompt": "the secret"}, limits=limits)
     return str(reply.final["response"])
@@ -53,7 +53,7 @@ def ask(client: OllamaClient) -> str:
 
 @pytest.mark.parametrize("uid", USERS)
 def test_a_stranger_on_the_port_is_sent_nothing_and_named(tmp_path, way, uid):
-    with sim(tmp_path) as server, OllamaClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
+    with sim(tmp_path) as server, BlockingClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
         assert ask(client).startswith("[simulated]")
         server.kill()
         with Impostor(server.port, uid) as stranger:
@@ -94,7 +94,7 @@ def test_a_server_that_was_not_started_by_us_is_asked_nothing_while_ours_starts(
 
 
 def test_another_worker_s_server_is_a_stranger_too(tmp_path):
-    with sim(tmp_path) as server, OllamaClient(server.url, on_connect=server_proof("worker-2", tmp_path)) as client:
+    with sim(tmp_path) as server, BlockingClient(server.url, on_connect=server_proof("worker-2", tmp_path)) as client:
         with pytest.raises(TaskFault, match="not by our server"):
             ask(client)
         assert server.state()["requests"] == 0
@@ -108,10 +108,13 @@ def test_where_the_process_cannot_be_seen_its_user_decides(tmp_path, monkeypatch
         proof = server_proof(WORKER, tmp_path)
         monkeypatch.setattr(*hidden)
         monkeypatch.setattr(*nobody)
-        with OllamaClient(server.url, on_connect=proof) as client:
+        with BlockingClient(server.url, on_connect=proof) as client:
             assert ask(client).startswith("[simulated]")
         monkeypatch.setattr(os, "geteuid", lambda: 4242)
-        with OllamaClient(server.url, on_connect=proof) as client, pytest.raises(TaskFault, match=r"taken by user .*uid 0"):
+        with (
+            BlockingClient(server.url, on_connect=proof) as client,
+            pytest.raises(TaskFault, match=r"taken by user .*uid 0"),
+        ):
             ask(client)
 
 
@@ -120,7 +123,7 @@ def test_a_host_that_tells_nothing_is_told_of_once(tmp_path, monkeypatch, caplog
         raise peer.OwnerUnknown("no way to ask")
 
     monkeypatch.setattr(peer, "_look_up", untold)
-    with sim(tmp_path) as server, OllamaClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
+    with sim(tmp_path) as server, BlockingClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
         assert ask(client).startswith("[simulated]")
         client.close()
         assert ask(client).startswith("[simulated]")
@@ -131,7 +134,7 @@ def test_one_look_at_each_connection_not_at_each_request(tmp_path, monkeypatch):
     looks = []
     real = peer._ask_kernel
     monkeypatch.setattr(peer, "_ask_kernel", lambda *a: looks.append(a) or real(*a))
-    with sim(tmp_path) as server, OllamaClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
+    with sim(tmp_path) as server, BlockingClient(server.url, on_connect=server_proof(WORKER, tmp_path)) as client:
         ask(client)
         after_first = len(looks)
         for _ in range(20):
@@ -153,7 +156,7 @@ class Silent:
 
 def test_nobody_accepts_the_request_times_out_and_a_cancel_ends_the_wait(tmp_path, way):
     proof = server_proof(WORKER, tmp_path)
-    with Silent() as silent, OllamaClient(silent.url, on_connect=proof) as client:
+    with Silent() as silent, BlockingClient(silent.url, on_connect=proof) as client:
         with pytest.raises(TaskFault) as caught:
             client.ps(timeout_s=0.2)
         assert (caught.value.fault, caught.value.kind) == ("transient", "timeout")

@@ -19,6 +19,7 @@ from swarm.engines.ollama.server import ServerNote
 from swarm.filesystem.temporary import write_note
 from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
+from tests.helpers.blocking import AsyncServer, wait_for
 from tests.helpers.simserver import SimServer
 from tests.helpers.wait import wait_until
 
@@ -48,7 +49,9 @@ class Ladder:
 
     def __enter__(self):
         self.start()
-        self.server = RepairingServer(self.sim.client, self.hands, self.limits, log=logging.getLogger("worker-1"))
+        self.server = RepairingServer(
+            AsyncServer(self.sim.client), self.hands, self.limits, log=logging.getLogger("worker-1")
+        )
         return self
 
     def __exit__(self, *_):
@@ -61,7 +64,7 @@ class Ladder:
             body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
         began_s = time.monotonic()
         try:
-            return self.server.run(endpoint, body, limits=limits, cancel=None, progress=None, marker=task)
+            return wait_for(self.server.run(endpoint, body, limits=limits, progress=None, marker=task))
         except TaskFault as fault:
             self.server.broke(fault, task, began_s)
             raise
@@ -103,7 +106,7 @@ class Talk:
             self, self, RepairSettings(), log=logging.getLogger("worker-1"), now_s=lambda: self.now_s
         )
 
-    def run(self, endpoint, body, *, limits, cancel, progress, marker):
+    async def run(self, endpoint, body, *, limits, progress, marker):
         for _ in range(10):
             self.now_s += 1.0
             if limits(self.now_s):
@@ -114,7 +117,7 @@ class Talk:
     def ask(self, task, *, talks=lambda _now_s: False):
         began_s = self.now_s
         try:
-            self.server.run("/api/chat", {}, limits=talks, cancel=None, progress=None, marker=task)
+            wait_for(self.server.run("/api/chat", {}, limits=talks, progress=None, marker=task))
         except TaskFault as fault:
             self.server.broke(fault, task, began_s)
 
@@ -335,7 +338,7 @@ def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
     with Ladder(tmp_path, limits, faults=["hang_mid"]) as one:
         one.fault()
         assert one.fault() == "quarantined"
-        one.server = RepairingServer(one.sim.client, one.hands, limits, log=logging.getLogger("next-life"))
+        one.server = RepairingServer(AsyncServer(one.sim.client), one.hands, limits, log=logging.getLogger("next-life"))
         assert one.fault() == "quarantined"
         wait_until(lambda: not one.hands.quarantined(), what="the trial due")
         one.fault()

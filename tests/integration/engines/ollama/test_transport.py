@@ -14,7 +14,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.engines.ollama.client import OllamaClient
+from tests.helpers.blocking import BlockingClient
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 
@@ -99,7 +99,7 @@ BEFORE_THE_FIRST_LINE = {
 SLOW = {**BEFORE_THE_FIRST_LINE, "silence in the body": trickled(HEAD + b'{"response":"a","done":false}\n', b"")}
 
 
-def run(client: OllamaClient, limits: Limits, cancel: Cancel | None = None) -> TaskFault:
+def run(client: BlockingClient, limits: Limits, cancel: Cancel | None = None) -> TaskFault:
     with pytest.raises(TaskFault) as caught:
         client.run("/api/generate", {"model": "m"}, limits=limits, cancel=cancel)
     return caught.value
@@ -107,14 +107,14 @@ def run(client: OllamaClient, limits: Limits, cancel: Cancel | None = None) -> T
 
 @pytest.mark.parametrize("serve", SLOW.values(), ids=SLOW)
 def test_a_server_that_trickles_does_not_outlast_the_limits(serve):
-    with Scripted(serve) as server, OllamaClient(server.url) as client:
+    with Scripted(serve) as server, BlockingClient(server.url) as client:
         assert run(client, Limits(total_s=0.3)).kind == "timeout"
         assert client_version_times_out(client)
         expected = "first_token_timeout" if serve in BEFORE_THE_FIRST_LINE.values() else "token_gap_timeout"
         assert run(client, Limits(first_token_s=0.3, token_gap_s=0.3)).kind == expected
 
 
-def client_version_times_out(client: OllamaClient) -> bool:
+def client_version_times_out(client: BlockingClient) -> bool:
     with pytest.raises(TaskFault) as caught:
         client.version(timeout_s=0.3)
     return caught.value.kind == "timeout"
@@ -122,7 +122,7 @@ def client_version_times_out(client: OllamaClient) -> bool:
 
 @pytest.mark.parametrize("serve", SLOW.values(), ids=SLOW)
 def test_a_cancel_cuts_at_once_whatever_is_awaited(serve):
-    with Scripted(serve) as server, OllamaClient(server.url) as client:
+    with Scripted(serve) as server, BlockingClient(server.url) as client:
         cancel = Cancel()
 
         def fire() -> None:
@@ -153,7 +153,7 @@ def test_a_head_has_limits(data, kind):
         connection.sendall(data)
         server.hear(connection)
 
-    with Scripted(serve) as server, OllamaClient(server.url) as client:
+    with Scripted(serve) as server, BlockingClient(server.url) as client:
         assert run(client, Limits(total_s=1.0)).kind == kind
 
 
@@ -167,7 +167,7 @@ def ask_on_a_kept_connection(pause_s: float) -> tuple[int, str]:
                 return
             connection.sendall(WHOLE)
 
-    with Scripted(serve) as server, OllamaClient(server.url) as client:
+    with Scripted(serve) as server, BlockingClient(server.url) as client:
         assert client.version() == "1.2.3"
         try:
             became = client.version()
@@ -188,7 +188,7 @@ def test_a_fresh_connection_that_ends_at_once_is_not_tried_again():
     def serve(server: Scripted, connection: socket.socket, _number: int) -> None:
         server.hear(connection)
 
-    with Scripted(serve) as server, OllamaClient(server.url) as client:
+    with Scripted(serve) as server, BlockingClient(server.url) as client:
         assert run(client, Limits()).kind == "connection_lost"
         assert len(server.heard) == 1
 
@@ -197,7 +197,7 @@ def test_cancels_at_any_moment_hit_no_request_but_their_own():
     body = {"model": "llama3.2:3b", "prompt": "hi", "options": {"num_predict": 3}}
     faults: list[str] = []
 
-    def ask_often(client: OllamaClient, seed: int) -> None:
+    def ask_often(client: BlockingClient, seed: int) -> None:
         rng = random.Random(seed)
         for _ in range(40):
             cancel = Cancel()

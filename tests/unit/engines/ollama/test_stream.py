@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
-from swarm.engines.ollama.stream import Deadlines, merge_stream, read_lines
+from swarm.engines.deadlines import Deadlines
+from swarm.engines.ollama.stream import Answer, read_lines
 
 
 def merged(data: bytes, cuts: list[int]) -> dict[str, Any]:
     """The answer when ``data`` arrives cut at these places."""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     body = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
-    return merge_stream(read_lines(body, Deadlines(Limits()), 1 << 20), None)
+    answer = Answer()
+    for line in read_lines(body, Deadlines(Limits()), 1 << 20):
+        answer.add(line)
+        if answer.complete:
+            break
+    return answer.final
 
 
 def encode(lines: list[dict[str, Any]]) -> bytes:

@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import SKIP_HEADER
 
 from swarm.core.faults import CancelToken
-from swarm.engines.ollama.stream import Deadlines
+from swarm.engines.deadlines import Deadlines
 from swarm.errors import ConfigError
 from swarm.http_session import PlainSession, cause_of
 
@@ -153,7 +153,7 @@ class HttpClient:
 
     def __init__(self, base_url: str, on_connect: OnConnect | None = None) -> None:
         """Raises ``ConfigError`` for anything but plain ``http://host:port``."""
-        self._base_url = _checked(base_url)
+        self._base_url = checked_url(base_url)
         self._on_connect = on_connect
         self._session = PlainSession()
         self._session.headers.clear()
@@ -198,7 +198,8 @@ def body_of(response: Response) -> Iterator[bytes]:
         yield data
 
 
-def _checked(base_url: str) -> str:
+def checked_url(base_url: str) -> str:
+    """The address without user and trailing slash. Raises ``ConfigError`` for anything but plain ``http://host:port``."""
     try:
         parts = urlsplit(base_url)
         _port = parts.port  # raises for what is no number
