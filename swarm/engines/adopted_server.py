@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import to_thread
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,19 +73,18 @@ class AdoptedServer:
         """What it serves."""
         return tuple(InstalledModel(name=canonical_model(name)) for name in self._calls.models(timeout_s))
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None = None,
         progress: Progress | None = None,
         marker: str | None = None,
     ) -> Reply:
         """One request."""
-        body = {**body, "model": self._spelled(str(body.get("model") or ""), LOOK_S)}
-        return self._client.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+        body = {**body, "model": await to_thread(self._spelled, str(body.get("model") or ""), LOOK_S)}
+        return await self._client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
     def close(self) -> None:
         """Close idle connections; the server goes on."""

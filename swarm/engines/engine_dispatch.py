@@ -15,13 +15,12 @@ from swarm.core.model_server import InstalledModel, Limits, LoadedModel, ModelDe
 class EngineAdapter(Protocol):
     """One engine of one worker."""
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None = None,
         progress: Progress | None = None,
         marker: str | None = None,
     ) -> Reply:
@@ -66,19 +65,18 @@ class EngineDispatch:
         self._adapters = dict(adapters)
         self._engine_of = engine_of
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None = None,
         progress: Progress | None = None,
         marker: str | None = None,
     ) -> Reply:
         """One request, to the engine of its model."""
         adapter = self._of(str(body.get("model") or ""))
-        return adapter.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+        return await adapter.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
     def load(
         self,

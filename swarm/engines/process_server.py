@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,10 +20,10 @@ import msgspec
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
 from swarm.core.worker import ProcessIdentity
+from swarm.engines.control_http import OnConnect
 from swarm.engines.model_process import ModelProcess, end_marked, running_note
 from swarm.engines.model_spec import ModelFiles, ModelServerSpec, ModelSpecMaker
 from swarm.engines.ollama.server_proof import ServerProof
-from swarm.engines.ollama.transport import OnConnect
 from swarm.engines.server_calls import ServerCalls
 
 LOOK_S = 5.0
@@ -33,13 +34,12 @@ _PAUSE_S, _PAUSE_MAX_S = 0.02, 0.5
 class RequestClient(Protocol):
     """Sends requests to one server."""
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None,
         progress: Progress | None,
         marker: str | None,
     ) -> Reply:
@@ -189,13 +189,12 @@ class ProcessServer:
 
     # -- work --------------------------------------------------------------------------------------------------------
 
-    def run(
+    async def run(
         self,
         endpoint: str,
         body: Mapping[str, Any],
         *,
         limits: Limits,
-        cancel: CancelToken | None = None,
         progress: Progress | None = None,
         marker: str | None = None,
     ) -> Reply:
@@ -203,9 +202,9 @@ class ProcessServer:
         model = str(body.get("model") or "")
         held = self._running
         if held is None or held.process.poll() is not None:
-            held = self._revived(model, limits)
+            held = await to_thread(self._revived, model, limits)
         body = {**body, "model": held.process.spec.served_as}
-        return held.client.run(endpoint, body, limits=limits, cancel=cancel, progress=progress, marker=marker)
+        return await held.client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

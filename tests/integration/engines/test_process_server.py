@@ -25,6 +25,7 @@ from swarm.engines.process_server import ProcessServer
 from swarm.engines.server_calls import ServerCalls
 from swarm.proc.env_markers import find_marked
 from swarm.proc.ports import free_port
+from tests.helpers.blocking import wait_for
 from tests.helpers.simserver import Cancel
 from tests.helpers.wait import wait_until
 
@@ -49,7 +50,7 @@ class Files:
 
 
 class NoRequests:
-    def run(self, endpoint, body, **_more):
+    async def run(self, endpoint, body, **_more):
         return endpoint, body
 
     def close(self):
@@ -245,12 +246,12 @@ def test_a_dead_server_holds_nothing_and_the_next_request_starts_it_again(world,
     wait_until(lambda: server.ps() == (), what="its end to be seen")
     server.ps()
     assert len([r for r in caplog.records if "it was me" in r.getMessage()]) == 1, "its last words are said once"
-    endpoint, body = server.run("/api/chat", {"model": "a:1b"}, limits=type("L", (), {"total_s": 10})())
+    endpoint, body = wait_for(server.run("/api/chat", {"model": "a:1b"}, limits=type("L", (), {"total_s": 10})()))
     assert (endpoint, body["model"]) == ("/api/chat", "a:1b")
     assert world.note.process != first
     assert server.ps()[0].name == "a:1b"
     server.close()
-    assert fault_of(lambda: server.run("/api/chat", {"model": "a:1b"}, limits=None)).kind == "not_loaded"
+    assert fault_of(lambda: wait_for(server.run("/api/chat", {"model": "a:1b"}, limits=None))).kind == "not_loaded"
 
 
 OWNER = """

@@ -93,6 +93,6 @@ def test_the_answer_becomes_a_result_with_usage():
     assert how["marker"] == "t1"
     limits = how["limits"]
     server.on_run = lambda made: a_reply({"message": {"content": "4"}, "done": True, "prompt_cached_count": 3})
-    trail = executor.run(claim_of(llm("t1", request={"messages": []})), cancel=Cancel(), progress=lambda n: None)
+    trail = wait_for(executor.run(claim_of(llm("t1", request={"messages": []})), progress=lambda n: None))
     assert trail.result["usage"]["cached_tokens"] == 3
     assert (limits.total_s, limits.first_token_s, limits.token_gap_s, limits.max_reply_bytes) == (50, 50, 5, 2 << 20)
