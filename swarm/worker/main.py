@@ -158,11 +158,13 @@ def _parts(
     if plan.url is None:
         return parts
     client = client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted)
-    return with_model_server(parts, queue.layout, options, plan, client)
+    loop = EventLoop(f"{plan.name}-requests")
+    loop.at_close(client.close_work)
+    return with_model_server(parts, queue.layout, options, plan, client, loop)
 
 
 def with_model_server(
-    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient
+    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient, loop: EventLoop
 ) -> WorkerParts:
     """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
     settings, log = options.settings, parts.log
@@ -174,8 +176,6 @@ def with_model_server(
         supervised=lambda: _is_kept(layout, plan),
     )
     server = RepairingServer(client, actions, settings.repair, log=log)
-    loop = EventLoop(f"{plan.name}-requests")
-    loop.at_close(client.close_work)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
     probe = ModelServerProbe(

@@ -26,7 +26,7 @@ def parts(tmp_path, server, **plan):
     options = RunOptions(settings=settings)
     log = logging.getLogger("worker-1")
     plain = WorkerParts(queue=None, wake=None, executors={}, beats=None, jitter=None, log=log, settings=settings)
-    return with_model_server(plain, Layout(str(tmp_path)), options, plan, server)
+    return with_model_server(plain, Layout(str(tmp_path)), options, plan, server, event_loop())
 
 
 def test_a_worker_without_cards_may_use_the_cpu_and_says_so_once(tmp_path, caplog):
