@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.run.feeder import Feeder, Offer
+from swarm.cli.run.feed import Feeder, Offer
 from swarm.core.lanes import Pause
 from swarm.core.notification import Note
 from swarm.core.task import TERMINAL, TaskState, Trail

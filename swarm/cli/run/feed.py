@@ -1,4 +1,10 @@
-"""`swarm feed`: opens source, queue and cursor, and steps the feeder until it ends."""
+"""`swarm feed`: feeds a lane from a source of lines, keeping its waiting tasks between two marks.
+
+The order of writes makes sure that a kill neither skips nor doubles a line: tasks are made durable under ids derived from
+the line's number, then the cursor moves. Lines between the two at a kill are offered again and found to exist. At most
+``MAX_LINES`` lines can be in that state, so a feeder that starts checks ids until that many in a row were new, and none
+after that.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, cast
 
 import msgspec
@@ -17,14 +23,13 @@ import msgspec
 from swarm import __version__
 from swarm.cli.command_options import FeedRequest, Outcome
 from swarm.cli.render import count
-from swarm.cli.run.feeder import Feeder, FeedSource, Make, Offer
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.lanes import lane_of
-from swarm.core.workflow.feed import FeedLine, FeedState
+from swarm.core.workflow.feed import FeedLine, FeedState, FeedStatus, behind, refill, task_id_of, with_rejection
 from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, EngineError, InputError, ModelNotFound
 from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
 from swarm.formats.input.problems import FieldError
@@ -33,10 +38,130 @@ from swarm.formats.input.source import Format, InputItem, ReadOptions, as_text, 
 from swarm.formats.tasks.scan import slug
 from swarm.formats.tasks.task_builder import builder
 from swarm.notify.targets import check_target
-from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
+from swarm.queue.stores.feeds import FeedBook, FeedPool, OpenFeed, note_batch
 from swarm.queue.submit.producer import waits
 from swarm.runtime.loop import RootGuard, handling
 from swarm.runtime.open import open_queue, swarm_lives
+
+FeedSource = FileLines | CommandLines | CsvRows
+POLL_S = 0.02
+LONGEST_POLL_S = 0.2
+MAX_LINES = 1000
+"""Lines looked at in one step, however many are rejected: they are offered together, and the cursor is saved then."""
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A line as a task: its document and the lane it will wait in."""
+
+    document: dict[str, Any]
+    lane: str
+    waits: bool
+    """It goes to ``blocked`` first."""
+
+
+Make = Callable[[FeedLine], Offer | str]
+"""A line's task, or why there is none."""
+
+
+class Feeder:
+    """Feeds until its source ends or an operator stops it."""
+
+    def __init__(self, lines: FeedSource, make: Make, pool: FeedPool, book: OpenFeed, state: FeedState) -> None:
+        self._lines = lines
+        self._make = make
+        self._pool = pool
+        self._book = book
+        self.state = state
+        self._lane: str | None = None
+        self._waits = False
+        self._held: tuple[FeedLine, Offer | str] | None = None
+        self._pause_s = POLL_S
+        self._doubtful = MAX_LINES
+        """So many tasks must yet be new, one after the other, until it is sure that no earlier feeder got as far."""
+
+    @property
+    def finished(self) -> bool:
+        """No further step is wanted."""
+        return self.state.status in ("finished", "stopped", "failed")
+
+    def step(self) -> float:
+        """Do what is due; returns the seconds to wait before the next. Raises ``StorageFault``: nothing is lost by it."""
+        match self._book.wish():
+            case "stop":
+                self._become("stopped", "stopped by `swarm feed stop`")
+                return 0.0
+            case "pause":
+                self._become("paused", "paused by `swarm feed pause`")
+                return LONGEST_POLL_S
+            case "run":
+                self._become("running", "")
+        self._held = self._held or self._next()
+        if self._held is None:
+            if self._lines.ended:
+                fault = self._lines.fault
+                self._become("failed" if fault else "finished", fault or "")
+            return self._patience()
+        room = self.state.target
+        if self._lane is not None:
+            pending = self._pool.pending(self._lane, with_blocked=self._waits)
+            room = refill(pending, self.state.min, self.state.target)
+        if room <= 0:
+            return self._patience()
+        self._pause_s = POLL_S
+        self._fill(room)
+        return 0.0
+
+    def _patience(self) -> float:
+        self._pause_s = min(self._pause_s * 1.5, LONGEST_POLL_S)
+        return self._pause_s
+
+    def _fill(self, room: int) -> None:
+        state, documents, looked = self.state, list[dict[str, Any]](), 0
+        lane = self._lane
+        while len(documents) < room and looked < MAX_LINES:
+            held = self._held or self._next()
+            self._held = None
+            if held is None:
+                break
+            looked += 1
+            line, offer = held
+            if isinstance(offer, str):
+                state = with_rejection(behind(state, line), line.first, offer)
+                continue
+            if offer.lane != self._lane:  # its own lane's marks count: look there before it is offered
+                self._lane, self._waits, self._held = offer.lane, offer.waits, held
+                break
+            self._waits = self._waits or offer.waits
+            documents.append(
+                {"task_id": task_id_of(state.feed_id, line.number), "batch_id": state.feed_id, **offer.document}
+            )
+            state = behind(state, line)
+        if looked == MAX_LINES and not documents and not state.accepted:
+            why = state.rejections[0] if state.rejections else "none could be read"
+            self._become("failed", f"none of the first {looked:,} lines makes a task; {why}")  # and the cursor stays
+        elif state != self.state:
+            self._accept(documents, lane, state)
+
+    def _accept(self, documents: list[dict[str, Any]], lane: str | None, state: FeedState) -> None:
+        """First the tasks, all of one lane, then the cursor."""
+        again = 0
+        if documents:
+            assert lane is not None
+            again = self._pool.offer(documents, lane, doubtful=self._doubtful > 0)
+        self._doubtful = MAX_LINES if again else max(0, self._doubtful - len(documents))
+        accepted = state.accepted + len(documents)
+        self.state = msgspec.structs.replace(state, accepted=accepted, again=state.again + again)
+        self._book.save(self.state, tuple(document["task_id"] for document in documents))
+
+    def _next(self) -> tuple[FeedLine, Offer | str] | None:
+        line = self._lines.read()
+        return None if line is None else (line, self._make(line))
+
+    def _become(self, status: FeedStatus, reason: str) -> None:
+        if (status, reason) != (self.state.status, self.state.reason):
+            self.state = msgspec.structs.replace(self.state, status=status, reason=reason)
+            self._book.save(self.state, ())
+
 
 MAX_SLUG = 30
 ASK_AGAIN_S = 5.0
@@ -62,18 +187,19 @@ def feed(loaded: Loaded, request: FeedRequest, report: Report) -> Outcome:
     guard = RootGuard(queue.layout.root)
     book = FeedBook(queue.layout, queue.storage)
     with book.alone(fresh.feed_id):
-        known = book.find(fresh.feed_id)
-        state = fresh if known is None else _again(known, fresh)
+        known = book.find(fresh.feed_id) or fresh
+        state = msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
         if book.wish(state.feed_id) == "stop":
             book.set_wish(state.feed_id, "run")
         note_batch(queue.batches(), state, version=__version__)
-        with closing(_lines(request, state)) as lines, _interrupt() as asked:
+        asked: list[int] = []  # Ctrl-C, SIGTERM and a terminal that closes end it between two steps
+        with closing(_lines(request, state)) as lines, handling(lambda number, _frame: asked.append(number)):
             pool = FeedPool(queue.layout, queue.storage)
             if isinstance(lines, CsvRows):
                 state = msgspec.structs.replace(state, header_digest=lines.header_digest)
             make = _maker(options, state, _record_of(lines, state, options), defaults, loaded.settings)
             feeder = Feeder(lines, make, pool, book.open(state.feed_id), state)
-            while not feeder.finished and not asked():
+            while not feeder.finished and not asked:
                 if why := guard.trouble():
                     raise EngineError(f"{why}: the feed has stopped", hint="find out who did that; the same command resumes")
                 pause_s = feeder.step()
@@ -129,10 +255,6 @@ def _words_of(command: str) -> list[str]:
     if not words or not words[0]:
         raise InputError("--command: is empty", hint='--command "python list_work.py"')
     return words
-
-
-def _again(known: FeedState, fresh: FeedState) -> FeedState:
-    return msgspec.structs.replace(known, min=fresh.min, target=fresh.target, status="running", reason="")
 
 
 def _lines(request: FeedRequest, state: FeedState) -> FeedSource:
@@ -201,14 +323,6 @@ def _record_of(lines: FeedSource, state: FeedState, options: ReadOptions) -> Rec
         return parse_object
     column = options.prompt_field or "prompt"
     return lambda raw: {column: text_of(raw)}
-
-
-@contextmanager
-def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and a terminal that closes end it between two steps."""
-    asked: list[int] = []
-    with handling(lambda number, _frame: asked.append(number)):
-        yield lambda: bool(asked)
 
 
 def _outcome(state: FeedState, *, began: FeedState, interrupted: bool) -> Outcome:

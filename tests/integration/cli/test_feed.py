@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarm.cli.command_options import FeedRequest
-from swarm.cli.run.feed import feed
-from swarm.cli.run.feeder import Feeder, Offer
+from swarm.cli.run.feed import Feeder, Offer, feed
 from swarm.config.load import Loaded
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.task import TaskState, Trail
