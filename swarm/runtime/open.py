@@ -77,6 +77,4 @@ def swarm_lives(settings: Settings) -> bool:
     from swarm.queue.layout import Layout
     from swarm.queue.stores import registry
 
-    if lives(settings, "supervisor"):
-        return True
-    return any(lives(settings, name) for name in registry.names(Layout(settings.queue.root)))
+    return lives(settings, "supervisor") or any(registry.living(Layout(settings.queue.root)))

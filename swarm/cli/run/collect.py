@@ -26,7 +26,6 @@ from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED
 from swarm.formats.output.writer import Written, check_writable, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import Sums, Tally
-from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_queue
@@ -262,13 +261,12 @@ def _content(path: str) -> dict[str, Any]:
 def _servers(queue: FileQueue) -> dict[str, str]:
     """What the living workers' servers call themselves."""
     found = {}
-    for name in registry.names(queue.layout):
-        row = registry.read_row(queue.layout, name)
-        if row is None or row.ollama_url is None or not is_held(queue.layout, name):
+    for row in registry.living(queue.layout):
+        if row.ollama_url is None:
             continue
-        with client_of(name, row.ollama_url, root=Path(queue.layout.root), adopted=row.adopted) as client:
+        with client_of(row.name, row.ollama_url, root=Path(queue.layout.root), adopted=row.adopted) as client:
             try:
-                found[name] = client.version(VERSION_TIMEOUT_S)
+                found[row.name] = client.version(VERSION_TIMEOUT_S)
             except TaskFault as fault:
-                found[name] = f"no answer: {fault.message}"
+                found[row.name] = f"no answer: {fault.message}"
     return found

@@ -29,9 +29,8 @@ from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
-from swarm.queue.coordination import is_held
+from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-from swarm.runtime.open import open_queue
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -165,9 +164,7 @@ def _only_puller(root: Path, model: str) -> Iterator[None]:
 @contextmanager
 def _server(settings: Settings, root: Path) -> Iterator[tuple[OllamaClient, str]]:
     """A client for a server that can pull, and its name: a living worker's, a real one first; else one started for it."""
-    layout = open_queue(settings).layout
-    rows = [row for name in registry.names(layout) if is_held(layout, name) and (row := registry.read_row(layout, name))]
-    for row in sorted(rows, key=lambda row: (row.simulated, row.name)):
+    for row in sorted(registry.living(Layout(settings.queue.root)), key=lambda row: (row.simulated, row.name)):
         if row.ollama_url is None:
             continue
         client = client_of(row.name, row.ollama_url, root=root, adopted=row.adopted)

@@ -18,7 +18,6 @@ from swarm.config.settings import Settings
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import ModelDoesNotFit, ModelNotFound, SwarmError, name_hint
-from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from swarm.runtime.open import lives
@@ -70,8 +69,8 @@ def check_models(settings: Settings, models: Iterable[str], *, unfit: Literal["i
 
 def _living(layout: Layout) -> Workers:
     """The living workers that have a model server."""
-    rows = (registry.read_row(layout, name) for name in registry.names(layout) if is_held(layout, name))
-    return [(row, registry.read_heartbeat(layout, row.name)) for row in rows if row is not None and row.url is not None]
+    rows = registry.living(layout)
+    return [(row, registry.read_heartbeat(layout, row.name)) for row in rows if row.url is not None]
 
 
 def _is_clear(model: str, workers: Workers) -> bool:

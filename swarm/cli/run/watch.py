@@ -21,7 +21,6 @@ from swarm.core.task import canonical_model
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.errors import EngineError, SwarmError
 from swarm.queue.batches.batch_watch import BatchWatch, Ended
-from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
 from swarm.runtime.loop import RootGuard, handling
@@ -67,7 +66,7 @@ class RunWatch:
         self._began_s = began_s
         self.ended = self._watch.look()
         self._before = self.ended if again else msgspec.structs.replace(NOTHING, left=self.ended.total)
-        self._baseline = {name: (beat.epoch, beat) for name, _, beat in self._workers() if beat}
+        self._baseline = {row.name: beat for row, beat in self._workers() if beat}
         self._marks: deque[tuple[float, int, int, int]] = deque()
         self._models = frozenset(canonical_model(model) for model in models)
         self.unservable: dict[str, str] = {}
@@ -122,29 +121,25 @@ class RunWatch:
             hint = "find out who did that; finished results are in the directory that was there"
             raise EngineError(why, hint=hint) from cause
 
-    def _workers(self) -> Iterator[tuple[str, WorkerRow | None, Heartbeat | None]]:
+    def _workers(self) -> Iterator[tuple[WorkerRow, Heartbeat | None]]:
         layout = self._queue.layout
-        for name in registry.names(layout):
-            if is_held(layout, name):
-                yield name, registry.read_row(layout, name), registry.read_heartbeat(layout, name)
+        return ((row, registry.read_heartbeat(layout, row.name)) for row in registry.living(layout))
 
     def _view(self, state: Literal["running", "draining", "finished"]) -> RunView:
         now_s = time.monotonic()
         cards, tokens_in, tokens_out, simulated = [], 0, 0, False
-        for name, row, beat in self._workers():
-            simulated = simulated or bool(row and row.simulated)
+        for row, beat in self._workers():
+            simulated = simulated or row.simulated
             if beat is None:
                 continue
-            base = self._baseline.get(name, (0, None))
-            before = base[1] if base[0] == beat.epoch else None
+            before = self._baseline.get(row.name)
+            before = before if before is not None and before.epoch == beat.epoch else None
             tokens_in += beat.tally.tokens_in - (before.tally.tokens_in if before else 0)
             tokens_out += beat.tally.tokens_out - (before.tally.tokens_out if before else 0)
-            cards.append(self._card(name, row, beat, before))
+            cards.append(self._card(row, beat, before))
         # What a worker that went away has counted goes with it; a sum that fell would be a rate below nothing.
-        tokens_in, tokens_out = self._most_tokens = (
-            max(tokens_in, self._most_tokens[0]),
-            max(tokens_out, self._most_tokens[1]),
-        )
+        most_in, most_out = self._most_tokens
+        tokens_in, tokens_out = self._most_tokens = max(tokens_in, most_in), max(tokens_out, most_out)
         was, ended = self._before, self.ended
         items_s, in_s, out_s = self._rates(now_s, was.left - ended.left, tokens_in, tokens_out)
         return RunView(
@@ -164,16 +159,16 @@ class RunWatch:
             state=state,
         )
 
-    def _card(self, name: str, row: WorkerRow | None, beat: Heartbeat, before: Heartbeat | None) -> RunCard:
+    def _card(self, row: WorkerRow, beat: Heartbeat, before: Heartbeat | None) -> RunCard:
         rates, tuned = rates_of(beat), beat.tuned.get(beat.model or "")
         done = sum(m.completed for m in beat.models.values())
         done -= sum(m.completed for m in before.models.values()) if before else 0
         return RunCard(
-            worker=name,
+            worker=row.name,
             status=str(beat.status),
             model=beat.model,
             slots_busy=len(beat.slots),
-            slots=tuned.in_flight if tuned else row.llm_slots if row else 1,
+            slots=tuned.in_flight if tuned else row.llm_slots,
             done=done,
             tokens_per_s=(rates.tokens_out_per_s or None) if rates else None,
             share_of_best=share_of_best(beat, rates) or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 
 import msgspec
@@ -12,6 +13,7 @@ from swarm.core.task import ID_RE
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow
 from swarm.errors import OddEntry, StorageFault
 from swarm.filesystem.entries import folder_status, list_names, read_file
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage, list_ids, storage_faults
 
@@ -28,6 +30,11 @@ def read_row(layout: Layout, name: str) -> WorkerRow | None:
         return _rows.decode(_read(layout.row(name)))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def living(layout: Layout) -> Iterator[WorkerRow]:
+    """The registrations of the workers that live, by name."""
+    return (row for name, row in sorted(rows(layout).items()) if is_held(layout, name))
 
 
 @storage_faults("cannot read a heartbeat")
