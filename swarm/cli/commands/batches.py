@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from swarm.cli.render import Line, count, plural
 from swarm.runtime.open import open_queue, swarm_lives
 
 if TYPE_CHECKING:
+    from swarm.cli.views.batch_gave import Bests
     from swarm.cli.views.batch_rows import BatchRow
     from swarm.config.settings import Settings
     from swarm.queue.batches.batch_book import Manifest
@@ -62,11 +64,14 @@ def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
 def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     """One batch: progress, models, workers, cards, errors.
 
+    And what it gave by worker and model: tokens per second, share of the best of the card, tasks at once over time, joules.
+
     \b
     Example:
       swarm batch show prompts-1a2b3c4d
     """
     from swarm.cli.run.collect import report
+    from swarm.cli.views.batch_gave import batch_gave, gave_blocks
     from swarm.cli.views.batch_rows import details
 
     settings = at.settings()
@@ -75,7 +80,8 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     manifest, tally = _tally(queue, batch)
     row = _row(settings, manifest, tally, max(before, _active(queue)), price_per_mtok)
     found = report(queue, settings, manifest, tally)
-    at.show({"batch": row, "report": found}, details(row, found))
+    gave = batch_gave(tally, _bests(queue), time.time())
+    at.show({"batch": row, "gave": gave, "report": found}, [*details(row, found), *gave_blocks(gave)])
 
 
 @app.command()
@@ -136,6 +142,19 @@ def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:
 
     manifest = queue.batches().manifest(batch)
     return manifest, tally(queue.layout, queue.storage, batch, queue.batches().task_ids(batch))
+
+
+def _bests(queue: FileQueue) -> Bests:
+    """What each worker's card has shown at its best, as its last heartbeat tells."""
+    from swarm.queue.stores import registry
+
+    beats = {name: registry.read_heartbeat(queue.layout, name) for name in registry.names(queue.layout)}
+    return {
+        (name, model): tuned.best_tokens_per_s
+        for name, beat in beats.items()
+        for model, tuned in (beat.tuned.items() if beat is not None else ())
+        if tuned.best_tokens_per_s > 0
+    }
 
 
 def _active(queue: FileQueue) -> int:

@@ -203,7 +203,7 @@ def write_report(queue: FileQueue, settings: Settings, manifest: Manifest, tally
 
 
 def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tally) -> dict[str, Any]:
-    """Everything that is known of how these answers came to be. What was not measured (energy) is not in it."""
+    """Everything that is known of how these answers came to be. What was not measured is null."""
     sums = tally.all
     span = sums.span
     configured = {canonical_model(name): model for name, model in settings.models.items()}
@@ -231,12 +231,20 @@ def report(queue: FileQueue, settings: Settings, manifest: Manifest, tally: Tall
         "started_at": None if span is None else iso_of(span[0]),
         "ended_at": None if span is None else iso_of(span[1]),
         "card_s": round(sums.card_s, 3),
+        "worked_s": round(sums.worked_s, 3),
+        "energy_j": _energy_j(sums),
         "cards": {card: round(sum(e - b for b, e in spans), 3) for card, spans in sorted(sums.cards.items())},
         "workers": dict(sorted(sums.by_worker.items())),
         "cached": saved(sums),
         "simulated": sums.simulated,
         "errors": sums.errors,
     }
+
+
+def _energy_j(sums: Sums) -> float | None:
+    """Of the attempts of which it is known what the cards used meanwhile; None: of none."""
+    metered = [one for models in sums.gave.values() for one in models.values() if one.metered]
+    return round(sum(one.energy_j for one in metered), 1) if metered else None
 
 
 def saved(sums: Sums) -> dict[str, Any]:

@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,15 +17,13 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import DirStamp, list_inside, read_file, stamp_of
 from swarm.queue import codec
+from swarm.queue.batches.worker_sums import MAX_SPANS, Latest, Span, WorkerSums, merged
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.storage import Storage
 
-GAP_S = 1.0
-"""A card that pauses for less between two attempts counts as busy throughout."""
-MAX_SPANS = 256
 MAX_TALLY_BYTES = 256 << 20
-
-Span = tuple[float, float]
+_VERSION = 2
+"""Of what is summed: files of another version are made anew."""
 
 
 class Sums(msgspec.Struct, omit_defaults=True):
@@ -43,6 +41,9 @@ class Sums(msgspec.Struct, omit_defaults=True):
     saved_in: int = 0
     saved_out: int = 0
     saved_s: float = 0.0
+    latest: Latest = msgspec.field(default_factory=Latest)
+    gave: dict[str, dict[str, WorkerSums]] = msgspec.field(default_factory=dict)
+    """By worker and model."""
     by_worker: dict[str, int] = msgspec.field(default_factory=dict)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     """Items by the type of their last error."""
@@ -63,6 +64,10 @@ class Sums(msgspec.Struct, omit_defaults=True):
         self.saved_in += other.saved_in
         self.saved_out += other.saved_out
         self.saved_s += other.saved_s
+        self.latest.add(other.latest)
+        for worker, models in other.gave.items():
+            for model, sums in models.items():
+                self._gave(worker, model).add(sums)
         _add_counts(self.by_worker, other.by_worker)
         _add_counts(self.errors, other.errors)
         for model, digests in other.digests.items():
@@ -90,20 +95,35 @@ class Sums(msgspec.Struct, omit_defaults=True):
         self.simulated += bool(document.get("simulated"))
         if attempts:
             _count(self.by_worker, str(attempts[-1].get("worker", "?")))
+        tokens = None if document.get("cached") else (tokens_in, tokens_out)
+        self._note_attempts(str(document.get("model")), attempts, tokens)
         if document.get("error"):
             _count(self.errors, str(document["error"].get("type", "?")))
+
+    def _note_attempts(self, model: str, attempts: Sequence[Mapping[str, Any]], tokens: tuple[int, int] | None) -> None:
+        """``tokens``: in and out, of the last of them; None where the answer came from the cache."""
         for attempt in attempts:
             if attempt.get("model_digest"):
-                _count(self.digests.setdefault(str(document.get("model")), {}), str(attempt["model_digest"]))
-            self._note_span(attempt)
+                _count(self.digests.setdefault(model, {}), str(attempt["model_digest"]))
+            span = _span_of(attempt)
+            if span is not None:
+                self._note_span(attempt, span)
+            if tokens is None:
+                continue
+            gave, told_j = self._gave(str(attempt.get("worker", "?")), model), attempt.get("energy_j")
+            energy_j = float(told_j) if isinstance(told_j, int | float) else None
+            gave.note(span, energy_j)
+            if attempt is attempts[-1]:
+                gave.ended(*tokens, metered=energy_j is not None)
+                if span is not None:
+                    self.latest.note(span[1], *tokens)
 
-    def _note_span(self, attempt: Mapping[str, Any]) -> None:
-        try:
-            span = (parse_iso(attempt["started_at"]), parse_iso(attempt["ended_at"]))
-        except (KeyError, ValueError):  # an attempt that a dead worker began has no end
-            return
+    def _gave(self, worker: str, model: str) -> WorkerSums:
+        return self.gave.setdefault(worker, {}).setdefault(model, WorkerSums())
+
+    def _note_span(self, attempt: Mapping[str, Any], span: Span) -> None:
         for card in (attempt.get("gpu") or "").split(","):
-            if card and span[1] >= span[0]:
+            if card:
                 spans = self.cards.setdefault(card, [])
                 spans.append(span)
                 if len(spans) > MAX_SPANS * 16:
@@ -114,13 +134,22 @@ class Sums(msgspec.Struct, omit_defaults=True):
             self.tokens_in_reused = (self.tokens_in_reused or 0) + tokens
 
     def settle(self) -> None:
-        """Bring the cards' spans into order."""
+        """Bring the spans into order."""
         self.cards = {card: merged(spans) for card, spans in self.cards.items()}
+        for models in self.gave.values():
+            for sums in models.values():
+                sums.settle()
 
     @property
     def card_s(self) -> float:
         """Seconds of cards: requests side by side on one card count once."""
         return sum(end - begin for spans in self.cards.values() for begin, end in spans)
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds in which any worker had one of its requests."""
+        spans = [span for models in self.gave.values() for sums in models.values() for span in sums.spans]
+        return sum(end - begin for begin, end in merged(spans))
 
     @property
     def span(self) -> Span | None:
@@ -132,6 +161,7 @@ class Sums(msgspec.Struct, omit_defaults=True):
 class _Part(msgspec.Struct):
     stamp: DirStamp
     sums: Sums
+    version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)]
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,21 +230,15 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
         except (FileNotFoundError, OddEntry):
             continue  # retried or purged in this moment; or no document at all, which fsck names
     sums.settle()
-    return _Part(now, sums)
+    return _Part(now, sums, _VERSION)
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
-    """Spans that overlap, or nearly follow one another, made one; at most ``MAX_SPANS``, the smallest gaps closed first."""
-    out: list[Span] = []
-    for begin, end in sorted(spans):
-        if out and begin - out[-1][1] <= GAP_S:
-            out[-1] = (out[-1][0], max(out[-1][1], end))
-        else:
-            out.append((begin, end))
-    while len(out) > MAX_SPANS:
-        _, at = min((out[i + 1][0] - out[i][1], i) for i in range(len(out) - 1))
-        out[at : at + 2] = [(out[at][0], out[at + 1][1])]
-    return out
+def _span_of(attempt: Mapping[str, Any]) -> Span | None:
+    try:
+        span = (parse_iso(attempt["started_at"]), parse_iso(attempt["ended_at"]))
+    except (KeyError, ValueError):  # an attempt that a dead worker began has no end
+        return None
+    return span if span[1] >= span[0] else None
 
 
 def _count(counts: dict[str, int], name: str) -> None:
