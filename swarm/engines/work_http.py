@@ -100,9 +100,15 @@ class WorkHttp:
 
     def __init__(self, base_url: str, on_connect: OnConnect | None = None) -> None:
         """Raises ``ConfigError`` for anything but plain ``http://host:port``."""
-        self._base_url = checked_url(base_url)
+        self.base_url = checked_url(base_url)
         self._on_connect = on_connect
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def close_soon(self) -> None:
+        """Have idle connections closed by the event loop; from any thread."""
+        if self._loop is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self.close(), self._loop)
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -148,9 +154,10 @@ class WorkHttp:
 
     async def _try(self, path: str, body: bytes, headers: Mapping[str, str], *, keep: bool) -> aiohttp.ClientResponse:
         session = self._sessions.get(keep) or self._open(keep=keep)
-        return await session.post(self._base_url + path, data=body, headers=headers, allow_redirects=False)
+        return await session.post(self.base_url + path, data=body, headers=headers, allow_redirects=False)
 
     def _open(self, *, keep: bool) -> aiohttp.ClientSession:
+        self._loop = asyncio.get_running_loop()
         session = self._sessions[keep] = aiohttp.ClientSession(
             connector=_Connector(self._on_connect, keep=keep),
             cookie_jar=aiohttp.DummyCookieJar(),

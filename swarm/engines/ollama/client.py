@@ -6,18 +6,15 @@ what to do next; see ``swarm.engines.ollama.classify``.
 
 from __future__ import annotations
 
-import http.client
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
-
-import msgspec
 
 from swarm.core.faults import CancelToken, TaskFault, fault_of_stop
 from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
-from swarm.engines.control_http import Abort, ConnectTimeout, HttpClient, OnConnect, body_of
+from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama import replies
 from swarm.engines.ollama.classify import fault_of_status, fault_of_transport, shown_text
@@ -30,13 +27,12 @@ from swarm.engines.ollama.stream import (
     read_all,
     read_lines,
     read_start,
-    too_large,
 )
+from swarm.engines.work_call import answered, encoded, marker_header, whole_body
 from swarm.engines.work_http import WorkHttp, WorkReply
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
 
 KeepAlive = str | int | float | None
-_MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 _ERROR_BYTES = MIB // 4
 _DRAIN_S = 0.5
 """How long the end of a reply may trail its last line before the connection is given up instead of reused."""
@@ -158,24 +154,14 @@ class OllamaClient:
         ``marker`` travels as header ``X-Swarm-Task``.
         """
         streamed = endpoint != "/api/embed"
-        raw = _encode({**body, "stream": True} if streamed else body)
         deadlines = Deadlines(limits, streamed=streamed)
-        try:
-            async with self._work.post(endpoint, raw, _headers(marker), deadlines) as reply:
-                if reply.status != 200:
-                    text = (await _start(reply, _ERROR_BYTES)).decode("utf-8", "replace")
-                    raise fault_of_status(reply.status, text, endpoint=endpoint)
-                if streamed:
-                    final = await _streamed(reply, deadlines, limits.max_reply_bytes, progress)
-                else:
-                    final = decode_object(await _all(reply, limits.max_reply_bytes))
-                await reply.drain()
-        except ConnectTimeout as error:
-            raise fault_of_transport(error, url=self.base_url) from error
-        except TimeoutError as error:
-            raise deadlines.fault() from error
-        except (OSError, http.client.HTTPException) as error:
-            raise fault_of_transport(error, url=self.base_url) from error
+        sent = {**body, "stream": True} if streamed else body
+        refused = partial(fault_of_status, endpoint=endpoint)
+        async with answered(self._work, endpoint, sent, marker_header(marker), deadlines, refused) as reply:
+            if streamed:
+                final = await _streamed(reply, deadlines, limits.max_reply_bytes, progress)
+            else:
+                final = decode_object(await whole_body(reply, limits.max_reply_bytes))
         return replies.whole_reply(replies.answer(final), deadlines)
 
     async def close_work(self) -> None:
@@ -208,7 +194,7 @@ class OllamaClient:
         streamed: bool = True,
     ) -> Iterator[tuple[Iterator[bytes], Deadlines]]:
         """The body of a reply with status 200; whatever goes wrong in the block leaves as ``TaskFault``."""
-        raw = None if body is None else _encode(body)
+        raw = None if body is None else encoded(body)
         deadlines = Deadlines(limits, streamed=streamed)
         abort = Abort(deadlines, cancel)
         response = None
@@ -252,26 +238,6 @@ async def _streamed(reply: WorkReply, deadlines: Deadlines, max_bytes: int, prog
     return answer.final
 
 
-async def _all(reply: WorkReply, max_bytes: int) -> bytes:
-    """The whole body. Raises ``TaskFault`` kind ``reply_too_large`` past ``max_bytes``."""
-    whole = bytearray()
-    async for data in reply.pieces():
-        whole += data
-        if len(whole) > max_bytes:
-            raise too_large(max_bytes)
-    return bytes(whole)
-
-
-async def _start(reply: WorkReply, max_bytes: int) -> bytes:
-    """The start of the body, ``max_bytes`` at most."""
-    start = bytearray()
-    async for data in reply.pieces():
-        start += data
-        if len(start) > max_bytes:
-            break
-    return bytes(start[:max_bytes])
-
-
 def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:
     """Read what follows the last line, so that the connection can be used again. The answer is whole already."""
     deadlines.next = min(deadlines.next, time.monotonic() + _DRAIN_S)
@@ -282,14 +248,3 @@ def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:
 def is_simulated(version: str) -> bool:
     """Whether this version is that of a simulated server."""
     return version.endswith("-simulated")
-
-
-def _encode(body: Mapping[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TaskFault("deterministic", "bad_request", f"the request cannot be written as JSON: {error}") from error
-
-
-def _headers(marker: str | None) -> dict[str, str]:
-    return {"X-Swarm-Task": marker} if marker and _MARKER_RE.fullmatch(marker) else {}

@@ -96,6 +96,8 @@ class StreamedAnswer:
         self._calls: dict[int, dict[str, Any]] = {}
         self._logprobs: dict[str, list[Any]] = {}
         self._finish_reason: str | None = None
+        self._stranger: Mapping[str, Any] | None = None
+        """The first event, if it is none of an answer."""
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take the next event. Raises ``TaskFault`` kind ``garbage`` for one of another form."""
@@ -103,6 +105,8 @@ class StreamedAnswer:
             if event.get(name) is not None:
                 self._document[name] = event[name]
         choices = event.get("choices")
+        if choices is None and not self._document and self._stranger is None:
+            self._stranger = event
         if not choices:
             return
         try:
@@ -140,9 +144,9 @@ class StreamedAnswer:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The whole answer. Raises ``TaskFault`` kind ``half_stream`` if the stream ended before it did."""
+        """The whole answer. Raises ``TaskFault``: ``half_stream`` if the stream ended before it did, ``garbage`` for none."""
         if self._finish_reason is None:
-            raise half_stream()
+            raise half_stream() if self._stranger is None else _garbage(msgspec.json.encode(self._stranger), "no choices")
         choice: dict[str, Any] = {"finish_reason": self._finish_reason, "logprobs": self._logprobs or None}
         if self._texts["text"]:
             choice["text"] = "".join(self._texts["text"])
