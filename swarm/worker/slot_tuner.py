@@ -138,7 +138,7 @@ class SlotTuner:
         tokens_in, tokens_out = _tokens(run.ending.result or {})
         model = canonical_model(task.model)
         known = self._model(model)
-        counted = tokens_out or tokens_in
+        counted = tokens_out or tokens_in or run.pieces  # a server may count none: then the pieces of its answers
         self._mean(known, tokens_in + tokens_out, counted, run.elapsed_s)
         self._change_length(model, known)
         before = self._tuning(model, known)

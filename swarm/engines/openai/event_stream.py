@@ -144,7 +144,7 @@ class StreamedAnswer:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The whole answer. Raises ``TaskFault``: ``half_stream`` if the stream ended before it did, ``garbage`` for none."""
+        """The whole answer. Raises ``TaskFault``: ``half_stream`` if the stream ended before it did, ``garbage``."""
         if self._finish_reason is None:
             raise half_stream() if self._stranger is None else _garbage(msgspec.json.encode(self._stranger), "no choices")
         choice: dict[str, Any] = {"finish_reason": self._finish_reason, "logprobs": self._logprobs or None}

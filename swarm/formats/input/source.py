@@ -52,7 +52,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     name_field: str | None = None
     """Column whose value names the task in lists and logs."""
     raw_completions: Callable[[str], bool] = lambda _model: False
-    """Whether text completions of an OpenAI batch for this model are ``raw`` (``formats.openai.requests.map_body``)."""
+    """Whether text completions of an OpenAI batch for this model are ``raw`` (``formats.tasks.openai_batch.map_body``)."""
 
     def meaning(self) -> dict[str, Any]:
         """The options that change what is asked, ready to be hashed; ``format`` is left to whoever resolved it."""

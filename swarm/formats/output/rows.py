@@ -55,8 +55,9 @@ def response_body(document: Mapping[str, Any], finished: Mapping[str, Any]) -> d
                 "data": [_vector(i, v, in_base64=in_base64) for i, v in enumerate(vectors)],
                 "model": model,
             }
-            prompt_tokens = usage_of(result)["prompt_tokens"]
-            body["usage"] = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+            usage = usage_of(result)
+            tokens = None if usage is None else usage["prompt_tokens"]
+            body["usage"] = None if tokens is None else {"prompt_tokens": tokens, "total_tokens": tokens}
     return body | ({"simulated": True} if finished.get("simulated") else {})
 
 
@@ -152,11 +153,14 @@ def _epoch_s(moment: str | None) -> int:
         return 0
 
 
-def usage_of(result: Mapping[str, Any]) -> dict[str, Any]:
+def usage_of(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """Token counts of a result: its ``usage``, else Ollama's own counters; what is missing counts 0.
 
-    Where the server said how many prompt tokens it did not have to compute again, ``prompt_tokens_details`` has them.
+    None: the server did not count. Where it said how many prompt tokens it did not have to compute again,
+    ``prompt_tokens_details`` has them.
     """
+    if result.get("usage_missing"):
+        return None
     usage = result.get("usage") or {}
     prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
     completion = usage.get("completion_tokens", result.get("eval_count")) or 0

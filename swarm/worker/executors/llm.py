@@ -183,6 +183,18 @@ def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any
 
 
 def _result(reply: Reply) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in reply.final.items() if key not in _DROPPED},
+        "usage": _usage(reply),
+        "first_token_s": round(reply.first_token_s, 4),
+        "total_s": round(reply.total_s, 4),
+    }
+
+
+def _usage(reply: Reply) -> dict[str, int] | None:
+    """None: the server did not count, so nobody knows."""
+    if reply.final.get("usage_missing"):
+        return None
     usage = {
         "prompt_tokens": reply.tokens_in,
         "completion_tokens": reply.tokens_out,
@@ -190,9 +202,4 @@ def _result(reply: Reply) -> dict[str, Any]:
     }
     if isinstance(cached := reply.final.get("prompt_cached_count"), int):
         usage["cached_tokens"] = cached
-    return {
-        **{key: value for key, value in reply.final.items() if key not in _DROPPED},
-        "usage": usage,
-        "first_token_s": round(reply.first_token_s, 4),
-        "total_s": round(reply.total_s, 4),
-    }
+    return usage

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -49,19 +50,13 @@ async def ask_in_form(
     if wrong is not None:
         raise TaskFault("deterministic", "bad_schema", f"request.format is no valid JSON Schema: {wrong}")
     asked = dict(body)
-    tokens_in = tokens_out = 0
-    reused: list[int] = []
+    usages: list[dict[str, int] | None] = []
     problem, found = "", dict[str, Any]()
     for number in range(1, ASKS + 1):
         reply = await ask(asked)
-        tokens_in, tokens_out = tokens_in + reply.tokens_in, tokens_out + reply.tokens_out
         found = record(reply)
-        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
-        if "cached_tokens" in found["usage"]:
-            reused.append(found["usage"]["cached_tokens"])
-        if reused:
-            usage["cached_tokens"] = sum(reused)
-        found |= {"usage": usage, "asks": number, "checked": "schema" if CHECKS_SCHEMAS else "json"}
+        usages.append(found["usage"])
+        found |= {"usage": _total(usages), "asks": number, "checked": "schema" if CHECKS_SCHEMAS else "json"}
         text = text_of(reply.final)
         if reply.final.get("done_reason") == "length":
             message = "the answer was cut at its token limit before it was complete; raise options.num_predict"
@@ -71,6 +66,16 @@ async def ask_in_form(
             return reply, found
         asked = _asked_again(body, text, problem)
     raise TaskFault("deterministic", "schema_mismatch", f"asked {ASKS} times: {problem}", result=found)
+
+
+def _total(usages: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    """Of all asks; None where a server did not count."""
+    total = Counter[str]()
+    for usage in usages:
+        if usage is None:
+            return None
+        total.update(usage)
+    return dict(total)
 
 
 def text_of(final: Mapping[str, Any]) -> str:

@@ -274,6 +274,12 @@ def test_cached_prompt_tokens_are_told_where_the_server_told_them() -> None:
     assert body["usage"]["total_tokens"] == 10
 
 
+@pytest.mark.parametrize("url", [CHAT, COMPLETIONS, EMBEDDINGS])
+def test_tokens_that_the_server_did_not_count_are_unknown(url: str) -> None:
+    answer = {"message": {"content": "yo"}, "usage": None, "usage_missing": True}
+    assert response_body(document(url), done(answer))["usage"] is None
+
+
 def test_tool_call_reply_and_simulated_mark() -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     body = response_body(

@@ -12,13 +12,13 @@ from tests.helpers.worker_fakes import FakeServer, a_reply, claim_of, llm
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
-def executor(*texts, done_reason="stop", cached=None):
+def executor(*texts, done_reason="stop", cached=None, **more):
     bodies, rest = [], list(texts)
 
     def on_run(body):
         bodies.append(body)
         final = {"message": {"content": rest.pop(0)}, "done": True, "done_reason": done_reason}
-        return a_reply(final | ({} if cached is None else {"prompt_cached_count": cached}))
+        return a_reply(final | more | ({} if cached is None else {"prompt_cached_count": cached}))
 
     return LlmExecutor(FakeServer(on_run=on_run), LlmSettings(), models={}), bodies
 
@@ -54,6 +54,11 @@ def test_prompt_tokens_that_were_not_computed_again_are_counted_over_all_asks():
         assert run(made, asking()).result["usage"]["cached_tokens"] == total
     made, _ = executor("no", '{"n": 3}')
     assert "cached_tokens" not in run(made, asking()).result["usage"]
+
+
+def test_tokens_that_the_server_did_not_count_are_unknown():
+    made, _ = executor("no", '{"n": 3}', usage_missing=True)
+    assert run(made, asking()).result["usage"] is None
 
 
 def test_an_answer_that_never_fits_fails_with_its_raw_text():
