@@ -87,11 +87,13 @@ class AdoptedServer:
         return await self._client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
     def close(self) -> None:
-        """Close idle connections; the server goes on."""
+        """Close idle connections."""
         self._calls.close()
-        self._client.close()
+        self._client.close()  # the server goes on
 
-    release = close
+    async def close_work(self) -> None:
+        """Close the connections of ``run``, on its event loop."""
+        await self._client.close_work()
 
     def _spelled(self, model: str, timeout_s: float) -> str:
         """Its own spelling of the name. Raises ``TaskFault`` kind ``model_missing``."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadedModel, ModelDetails, Reply
+from swarm.engines.process_server import ProcessServer
 
 
 class EngineAdapter(Protocol):
@@ -54,6 +55,14 @@ class EngineAdapter(Protocol):
 
     def tags(self, timeout_s: float) -> Sequence[InstalledModel]:
         """The models that it could load."""
+        ...
+
+    def close(self) -> None:
+        """For an orderly end of the worker: end what it owns, close connections."""
+        ...
+
+    async def close_work(self) -> None:
+        """Close the connections of ``run``, on its event loop."""
         ...
 
 
@@ -112,6 +121,28 @@ class EngineDispatch:
         """What could be loaded, each with the engine that is configured for it."""
         found = [(name, model) for name, adapter in self._adapters.items() for model in adapter.tags(timeout_s)]
         return tuple(model for name, model in found if self._engine_of(model.name) == name)
+
+    def adopt(self) -> list[str]:
+        """Take over the processes that an earlier life left, or end them; lines for the log. Raises ``TaskFault``."""
+        return [line for one in self._processes() if (line := one.adopt()) is not None]
+
+    def close(self) -> None:
+        """For an orderly end of the worker: end what it owns, close connections. Raises ``TaskFault``: something stays."""
+        for adapter in self._adapters.values():
+            adapter.close()
+
+    def release(self) -> None:
+        """Leave its processes to the worker's next life."""
+        for one in self._processes():
+            one.release()
+
+    async def close_work(self) -> None:
+        """Close the connections of ``run``, on its event loop."""
+        for adapter in self._adapters.values():
+            await adapter.close_work()
+
+    def _processes(self) -> list[ProcessServer]:
+        return [one for one in self._adapters.values() if isinstance(one, ProcessServer)]
 
     def _of(self, model: str) -> EngineAdapter:
         name = self._engine_of(model)

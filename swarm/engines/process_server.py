@@ -47,7 +47,11 @@ class RequestClient(Protocol):
         ...
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections, from any thread."""
+        ...
+
+    async def close_work(self) -> None:
+        """Close idle connections, on the event loop of ``run``."""
         ...
 
 
@@ -179,6 +183,12 @@ class ProcessServer:
         """End the process. For an orderly end of the worker."""
         with self._lock:
             self._end()
+
+    async def close_work(self) -> None:
+        """Close the connections of ``run``, on its event loop."""
+        held = self._running
+        if held is not None:
+            await held.client.close_work()
 
     def release(self) -> None:
         """Leave the process to the worker's next life."""

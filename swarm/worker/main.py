@@ -10,17 +10,21 @@ import random
 import msgspec
 
 from swarm.config.settings import LlmSettings, Settings
+from swarm.core.engines import OLLAMA
 from swarm.core.faults import TaskFault
 from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
+from swarm.core.snapshot import named
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import WorkerRow
-from swarm.engines.ollama.client import OllamaClient
+from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.engines.engine_factory import model_server
 from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.engines.ollama.repairing_server import RepairingServer
-from swarm.engines.ollama.server import client_of, find_binary
+from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
+from swarm.engines.programs import check_programs
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
 from swarm.proc.ports import is_free
@@ -32,8 +36,9 @@ from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
 from swarm.runtime.event_loop import EventLoop
-from swarm.runtime.loop import StopWish, install, root_watch, run_loop
+from swarm.runtime.loop import EXIT_CRASHED, StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
+from swarm.runtime.ports import GpuReader
 from swarm.supervisor.state import HOST_PREFIX, load_plan
 from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import end_remains
@@ -71,13 +76,18 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        parts = _parts(queue, options, plan, wakeup, beats, log)
+        server = _server(options, plan, log)
+        parts = _parts(queue, options, plan, server, wakeup, beats, log)
+        code = EXIT_CRASHED
         try:
-            return run_loop(Worker(parts, state, wish), wait=wakeup.wait, log=log, lost=root_trouble)
+            code = run_loop(Worker(parts, state, wish), wait=wakeup.wait, log=log, lost=root_trouble)
         finally:
             if parts.loop is not None:
                 parts.loop.close()
+            if server is not None:
+                _leave(server, log, crashed=code == EXIT_CRASHED)
             wakeup.close()
+        return code
 
 
 def own_plan(options: RunOptions, name: str) -> WorkerPlan:
@@ -98,6 +108,7 @@ def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
     if plan.owns_server and plan.port is not None and not _is_kept(layout, plan) and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
+    check_programs(plan, options.settings, os.environ)
 
 
 def _is_kept(layout: Layout, plan: WorkerPlan) -> bool:
@@ -113,6 +124,8 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
         port=plan.port,
         url=plan.url,
         adopted=plan.adopted,
+        engines=plan.engines,
+        model_port=plan.model_port,
         simulated=plan.simulated,
         llm_slots=slot_limits(options.settings.worker, options.settings.llm).llm,
     )
@@ -137,8 +150,47 @@ def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.
     return len(lines)
 
 
+def _server(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> EngineDispatch | None:
+    """The model server, with the processes that an earlier life left; None for a worker without one.
+
+    Raises ``ConfigError``; ``EngineError`` while a process of an earlier life cannot be killed: it would hold the card.
+    """
+    if plan.url is None:
+        return None
+    reader = _card_reader(options, plan) if plan.gpus else None
+
+    def vram_mib(pids: frozenset[int]) -> int:
+        cards = named(reader.read(), plan.gpu_uuids) if reader is not None else []
+        return sum(one.used_mib or 0 for card in cards for one in card.processes or () if one.pid in pids)
+
+    server = model_server(plan, options.settings, root=options.root, env=os.environ, log=log, vram_mib=vram_mib)
+    try:
+        for line in server.adopt():
+            log.info("%s", line)
+    except TaskFault as fault:
+        raise EngineError(f"{plan.name}: {fault.message}", hint="start it again once that has ended") from fault
+    return server
+
+
+def _leave(server: EngineDispatch, log: logging.Logger, *, crashed: bool) -> None:
+    """End the processes that serve models; after a crash the next life takes them over."""
+    if crashed:
+        server.release()
+        return
+    try:
+        server.close()
+    except TaskFault as fault:
+        log.error("%s", fault.message)  # noqa: TRY400  (what it means is in the words)
+
+
 def _parts(
-    queue: FileQueue, options: RunOptions, plan: WorkerPlan, wakeup: WakeUp, beats: HeartbeatThread, log: logging.Logger
+    queue: FileQueue,
+    options: RunOptions,
+    plan: WorkerPlan,
+    server: EngineDispatch | None,
+    wakeup: WakeUp,
+    beats: HeartbeatThread,
+    log: logging.Logger,
 ) -> WorkerParts:
     settings = options.settings
     command = CommandExecutor(
@@ -155,16 +207,15 @@ def _parts(
         gpu=",".join(plan.gpu_uuids) or None,
         place=_place(plan),
     )
-    if plan.url is None:
+    if server is None:
         return parts
-    client = client_of(plan.name, plan.url, root=options.root, adopted=plan.adopted)
     loop = EventLoop(f"{plan.name}-requests")
-    loop.at_close(client.close_work)
-    return with_model_server(parts, queue.layout, options, plan, client, loop)
+    loop.at_close(server.close_work)
+    return with_model_server(parts, queue.layout, options, plan, server, loop)
 
 
 def with_model_server(
-    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: OllamaClient, loop: EventLoop
+    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: EngineDispatch, loop: EventLoop
 ) -> WorkerParts:
     """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
     settings, log = options.settings, parts.log
@@ -217,7 +268,7 @@ def with_model_server(
     )
 
 
-def _servable(client: OllamaClient, plan: WorkerPlan, settings: Settings, limits: LlmSettings) -> tuple[str, ...]:
+def _servable(client: EngineDispatch, plan: WorkerPlan, settings: Settings, limits: LlmSettings) -> tuple[str, ...]:
     """Models on the server's disk that its cards have room for, as far as their files tell. Raises ``TaskFault``."""
     room_mib = plan.vram_mib if limits.on_cpu_spill == "refuse" else None
     found = {canonical_model(m.name): m.size_mib for m in client.tags(LOOK_TIMEOUT_S)}
@@ -229,7 +280,7 @@ def _servable(client: OllamaClient, plan: WorkerPlan, settings: Settings, limits
     )
 
 
-def _disk_mib(client: OllamaClient, model: str) -> int:
+def _disk_mib(client: EngineDispatch, model: str) -> int:
     """Size of a model's file; 0 where the server does not say."""
     try:
         return next((m.size_mib for m in client.tags() if canonical_model(m.name) == model), 0)
@@ -241,7 +292,8 @@ def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSetti
     """Where there is no card there is nothing to spill from: the CPU is where such a worker is meant to run."""
     if plan.gpu_uuids or plan.simulated or llm.on_cpu_spill != "refuse":
         return llm
-    log.info("%s has no card: its models may run on the CPU", plan.name)
+    if not plan.adopted or plan.ollama_url is not None:
+        log.info("%s has no card: its models may run on the CPU", plan.name)
     return msgspec.structs.replace(llm, on_cpu_spill="allow")
 
 
@@ -253,7 +305,7 @@ def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: l
         log.error("Card quarantined: %s; %s", reason, actions.quarantine(reason))
 
     return CardWatch(
-        gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader(),
+        _card_reader(options, plan),
         uuids=plan.gpu_uuids,
         settings=options.settings.gpu,
         log=log,
@@ -261,9 +313,13 @@ def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: l
     )
 
 
+def _card_reader(options: RunOptions, plan: WorkerPlan) -> GpuReader:
+    return gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader()
+
+
 def _pin(plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> PinProof | None:
     """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
-    if not plan.gpus or plan.simulated or not plan.owns_server:
+    if not plan.gpus or plan.simulated or plan.adopted:
         return None
     return PinProof(machine_reader(), uuids=plan.gpu_uuids, pids=actions.pids, log=log)
 
@@ -272,5 +328,6 @@ def _place(plan: WorkerPlan) -> str:
     if plan.url is None:
         return "no GPU, no model server"
     where = "GPU " + ",".join(map(str, plan.gpus)) if plan.gpus else "no GPU"
-    server = f"Ollama port {plan.port}" if plan.port else f"server {plan.url}"
+    engine = "Ollama" if plan.engines[0] == OLLAMA else plan.engines[0]
+    server = f"{engine} port {plan.port}" if plan.port else f"server {plan.url}"
     return f"{where}{' (simulated)' if plan.simulated else ''}, {server}"

@@ -19,7 +19,7 @@ from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
-from swarm.engines.ollama.client import OllamaClient
+from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.repair_actions import RepairActions
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
@@ -33,7 +33,7 @@ class RepairingServer:
 
     def __init__(
         self,
-        server: OllamaClient,
+        server: EngineAdapter,
         actions: RepairActions,
         limits: RepairSettings,
         *,

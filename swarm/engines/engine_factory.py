@@ -1,0 +1,72 @@
+"""Puts together the model server of a worker: the one place that names the adapter of each engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from swarm.config.settings import Settings
+from swarm.core.engines import OLLAMA, Engine, EngineKind, engine_named, engine_of_model
+from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.engines.adopted_server import AdoptedServer
+from swarm.engines.control_http import OnConnect
+from swarm.engines.engine_dispatch import EngineAdapter, EngineDispatch
+from swarm.engines.model_files import ConfiguredFiles, SimulatedFiles
+from swarm.engines.model_spec import ModelSpecMaker
+from swarm.engines.ollama.server import client_of
+from swarm.engines.openai.client import OpenAIClient
+from swarm.engines.process_server import ProcessServer
+from swarm.engines.server_calls import ServerCalls
+from swarm.errors import ConfigError
+
+
+def model_server(
+    plan: WorkerPlan,
+    settings: Settings,
+    *,
+    root: Path,
+    env: Mapping[str, str],
+    log: logging.Logger,
+    vram_mib: Callable[[frozenset[int]], int] = lambda _pids: 0,
+) -> EngineDispatch:
+    """The server of a worker that has one; starts nothing. ``env`` is what a child would inherit.
+
+    ``vram_mib``: what these processes hold on the worker's cards, by the driver's word; 0: it does not say. Raises
+    ``ConfigError``: no HTTP address, a variable with a key that is not set.
+    """
+    own = plan.engines[0]
+
+    def adapter(name: str) -> EngineAdapter:
+        engine = engine_named(settings, name)
+        if name == OLLAMA:
+            assert plan.url is not None
+            return client_of(plan.name, plan.url, root=root, adopted=plan.adopted)
+        key = _key(engine, env)
+        if plan.adopted:
+            assert plan.url is not None
+            calls = ServerCalls(plan.url, key=key)
+            return AdoptedServer(calls, OpenAIClient(plan.url, kind=engine.kind, key=key), log=log)
+        files = SimulatedFiles(settings) if plan.simulated else ConfiguredFiles(engine, own, settings, env)
+        maker = ModelSpecMaker(engine, plan, settings, files, root=root, base_env=env)
+        return ProcessServer(maker, files, partial(_client, engine.kind), log=log, vram_mib=vram_mib)
+
+    return EngineDispatch(
+        {name: adapter(name) for name in plan.engines}, lambda model: engine_of_model(settings, model, own)
+    )
+
+
+def _client(kind: EngineKind, url: str, key: str, on_connect: OnConnect) -> OpenAIClient:
+    return OpenAIClient(url, kind=kind, key=key, on_connect=on_connect)
+
+
+def _key(engine: Engine, env: Mapping[str, str]) -> str:
+    name = engine.settings.api_key_env
+    if name is None:
+        return ""
+    if not env.get(name):
+        raise ConfigError(
+            f"engines.{engine.name}.api_key_env: ${name} is not set", hint=f"export {name}=…, or leave api_key_env out"
+        )
+    return env[name]
