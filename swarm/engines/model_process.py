@@ -34,7 +34,7 @@ from swarm.proc.ports import describe, is_free, who_listens
 log = logging.getLogger(__name__)
 ORPHAN_GRACE_S = 2.0
 _POLL_S = 0.02
-_LAST_LINES, _LAST_BYTES, _SHOWN_LINES = 60, 32768, 3
+_LAST_LINES, _LAST_BYTES, _SHOWN_LINES = 60, 32768, 2
 _UNKNOWN_FLAG = re.compile(
     r"invalid argument|unknown argument|unrecognized arguments?|error while handling argument|unexpected value for",
     re.IGNORECASE,
@@ -172,7 +172,8 @@ class ModelProcess:
         words = self.last_words()
         text = "\n".join(words)
         exit_ = self.poll()
-        said = shown_text(" | ".join(words[-_SHOWN_LINES:])) or "it wrote nothing"
+        telling = next((line for line in words[:-_SHOWN_LINES] if _tells(line)), None)
+        said = shown_text(" | ".join([*([telling] if telling else []), *words[-_SHOWN_LINES:]])) or "it wrote nothing"
         what = f"the server of {self.spec.model} ended ({exit_}): {said}; see {self.spec.log_path}"
         known = fault_of_text(text)
         if known.kind in ("out_of_memory", "does_not_fit"):
@@ -213,6 +214,12 @@ class ModelProcess:
         except OSError as error:
             # Harmless: whom a note names is looked for, alive and with our marker, before it is believed.
             log.warning("cannot remove %s: %s", self.spec.note_path, error.strerror)
+
+
+def _tells(line: str) -> bool:
+    """Whether a line gives a cause by itself."""
+    causes = (_UNKNOWN_FLAG, _FOREIGN_FILE, _UNKNOWN_MODEL, _PORT)
+    return fault_of_text(line).kind in ("out_of_memory", "does_not_fit") or any(cause.search(line) for cause in causes)
 
 
 def end_marked(markers: Mapping[str, str]) -> int:

@@ -198,8 +198,8 @@ class LlamaServerApp(OpenAiApp):
             return size_mib
         if placement == "partial":
             return size_mib // 2
-        if self.knobs.overflow == "partial":
-            return free_mib
+        if self.knobs.overflow == "partial" and self.flags.gpu_layers == "auto":
+            return free_mib  # layers that are asked for by number are not put elsewhere
         weights = loaded.model.size_mib > free_mib
         wanted_mib = loaded.model.size_mib if weights else size_mib - loaded.model.size_mib
         buffer = f"ggml_backend_cuda_buffer_type_alloc_buffer: allocating {wanted_mib:.2f} MiB on device 0"
