@@ -43,6 +43,7 @@ class AdoptedServer:
         del options, keep_alive, embedding, slots, cancel  # they are whoever's who started the server
         began_s = time.monotonic()
         self._spelled(model, min(timeout_s, LOOK_S))
+        model = canonical_model(model)
         if self._chosen != model:
             self._log.info("%s is served by %s, which swarm does not start: nothing is loaded", model, self._calls.base_url)
         self._chosen = model
@@ -67,7 +68,7 @@ class AdoptedServer:
     def show(self, model: str, timeout_s: float = LOOK_S) -> ModelDetails:
         """No more than that it is served. Raises ``TaskFault`` kind ``model_missing``."""
         self._spelled(model, timeout_s)
-        return ModelDetails(name=model)
+        return ModelDetails(name=canonical_model(model))
 
     def tags(self, timeout_s: float = LOOK_S) -> Sequence[InstalledModel]:
         """What it serves."""
