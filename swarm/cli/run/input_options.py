@@ -17,7 +17,7 @@ from swarm.cli.command_options import BatchOptions, LineOptions
 from swarm.cli.render import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
-from swarm.core.engine_limits import EngineCheck
+from swarm.core.engines import EngineCheck
 from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, Task, TaskClass
 from swarm.errors import InputError, TaskInvalid

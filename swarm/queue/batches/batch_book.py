@@ -348,5 +348,5 @@ class BatchBook:
 def _ids_in_groups(chunk: list[tuple[str, Mapping[str, Any]]], known: Mapping[str, str]) -> dict[str, str]:
     """Ids for the new items of a chunk that are in a prefix group: ids are the order in which tasks run."""
     new = [(key, document) for key, document in chunk if key not in known] if known else chunk
-    groups = prefix_groups([document for _, document in new])
+    groups = prefix_groups([document for _, document in new]) if len(new) > 1 else []
     return {new[at][0]: new_id(group.key) for group in groups for at in group.members}
