@@ -19,8 +19,7 @@ from benchmarks.adapter import Adapter, mono
 from benchmarks.work import MODEL, RESULT
 
 from swarm.clock import SystemClock
-from swarm.core.claim import Claim
-from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.task import Attempt, Claim, TaskState, Trail
 from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 

@@ -17,11 +17,10 @@ from swarm.brain.observe import Observer
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import monitor_line, stuck, stuck_line, workers_of
-from swarm.core.histogram import TICK_BOUNDS_S, empty
 from swarm.core.policy.decide import DROP_IN_QUIET_S, decide
 from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask, Warn
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerStatus, WorkerTally
+from swarm.core.worker import TICK_BOUNDS_S, Heartbeat, ProcessIdentity, WorkerStatus, WorkerTally, empty
 from swarm.errors import StorageFault
 from swarm.proc.identity import open_pidfd
 from swarm.runtime.logging import LogOnce

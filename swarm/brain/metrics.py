@@ -14,12 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from swarm import __version__
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
-from swarm.core.histogram import Histogram
 from swarm.core.lanes import parse_lane
 from swarm.core.rates import Rates, lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import GpuReading, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
-from swarm.core.worker import Heartbeat, ModelTally, TunedSlots, WorkerTally
+from swarm.core.worker import Heartbeat, Histogram, ModelTally, TunedSlots, WorkerTally
 
 _MIB = 1 << 20
 _TALLIES: tuple[tuple[str, str, Callable[[WorkerTally], int]], ...] = (

@@ -2,13 +2,14 @@
 
 A task's body is written once and never changed. While it moves, its state is told by the directory it lies in and
 the number in its file name; what happened to it is a second part of the same document (see ``swarm.queue.codec``).
+A ``Claim`` is one worker's right to one attempt at it, fenced by the exact file it names.
 """
 
 from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import msgspec
 
@@ -16,7 +17,6 @@ from swarm.core.faults import FaultClass
 
 TaskId = NewType("TaskId", str)
 WorkerName = NewType("WorkerName", str)
-
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?!\n)$"
 """``$`` alone would let a line break at the end pass: it becomes a file name that nobody recognises."""
 ID_RE = re.compile(ID_PATTERN)
@@ -25,7 +25,6 @@ MAX_TASK_BYTES = 1 << 20
 MAX_IMAGES = 16
 DEFAULT_PRIORITY = 5
 RESOURCE_PRIORITY = 9
-
 IdText = Annotated[str, msgspec.Meta(pattern=ID_PATTERN)]
 ModelText = Annotated[str, msgspec.Meta(pattern=MODEL_PATTERN)]
 Priority = Annotated[int, msgspec.Meta(ge=0, le=9)]
@@ -68,7 +67,6 @@ def session_fault(name: str) -> str | None:
 
 
 TERMINAL = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
-
 Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
 
 
@@ -185,3 +183,29 @@ def canonical_model(name: str) -> str:
     """Ollama's identity of a model name: lower case, ``:latest`` where no tag is given."""
     lowered = name.lower()
     return lowered if ":" in lowered.rsplit("/", 1)[-1] else f"{lowered}:latest"
+
+
+Settled = Outcome | Literal["fenced"]
+"""How a run ended: as its attempt says, or fenced, when the claim was lost to somebody else meanwhile."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``claim`` returns. Whoever holds it finishes the task by moving exactly ``path``; a missing file means fenced."""
+
+    task: Task
+    attempt: int
+    """Number of this attempt, from 1; it is part of the file's name, so it counts even if the worker dies now."""
+    worker: str
+    path: str
+    body_size: int
+    """Bytes of the task's immutable body at the start of the file."""
+    attempts: tuple[Attempt, ...] = ()
+    """Earlier attempts."""
+
+
+class Finish(NamedTuple):
+    """The end of a claim: completed, failed or cancelled, and what is recorded."""
+
+    claim: Claim
+    state: TaskState
+    trail: Trail

@@ -26,9 +26,8 @@ from swarm.engines.ollama.classify import fault_of_text, shown_text
 from swarm.engines.programs import find_program, version_of
 from swarm.filesystem.entries import open_file
 from swarm.filesystem.temporary import read_note, remove_note, write_note
-from swarm.proc.child import Child, Exit
+from swarm.proc.child import Child, Exit, rotate_if_large
 from swarm.proc.env_markers import find_marked, find_marked_values, is_marked, kill_marked
-from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.ports import describe, is_free, who_listens
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from swarm.queue.batches.batch_book import BatchBook
     from swarm.queue.brain.brain_queue import BrainFileQueue
     from swarm.queue.coordination import WakeUp
-    from swarm.queue.corrupt import QuarantinedFile
-    from swarm.queue.lookup import Located
+    from swarm.queue.lookup import Located, QuarantinedFile
     from swarm.queue.operations.cancel import CancelCounts
-    from swarm.queue.operations.shard_scan import Removed
+    from swarm.queue.operations.retention import Removed
     from swarm.queue.stats.counts import Census, Counts
     from swarm.queue.stores.registry import FileHeartbeats
     from swarm.queue.stores.slot_book import SlotBook
@@ -75,13 +74,13 @@ class FileQueue:
 
     def quarantined(self, task_id: str) -> QuarantinedFile | None:
         """Where the file of a task lies that was quarantined and is nowhere else."""
-        from swarm.queue.corrupt import find_quarantined
+        from swarm.queue.lookup import find_quarantined
 
         return find_quarantined(self.layout, task_id)
 
     def why_corrupt(self, name: str) -> str:
         """Why this file lies in ``corrupt/``; empty where no reason was recorded."""
-        from swarm.queue.corrupt import read_quarantined
+        from swarm.queue.lookup import read_quarantined
 
         return read_quarantined(self.layout, name).reason
 

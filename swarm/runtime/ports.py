@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
-from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.task import Attempt, Claim, TaskState, Trail
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 

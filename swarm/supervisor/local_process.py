@@ -13,10 +13,9 @@ from swarm.clock import SystemClock
 from swarm.core.worker import WorkerRow
 from swarm.errors import EngineError, OddEntry
 from swarm.filesystem.entries import open_file
-from swarm.proc.child import Child, KeptProcess
+from swarm.proc.child import Child, KeptProcess, rotate_if_large
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER
 from swarm.proc.identity import is_same
-from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout

@@ -18,9 +18,9 @@ from swarm.config.settings import Settings
 from swarm.core.worker import WorkerRow
 from swarm.filesystem.entries import list_names
 from swarm.proc import identity
+from swarm.proc.child import truncate_if_large
 from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values, kill_marked
 from swarm.proc.identity import boot_id, read_stat
-from swarm.proc.log_trim import truncate_if_large
 from swarm.proc.ports import describe
 from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.coordination import is_held

@@ -13,12 +13,11 @@ from typing import Literal
 import msgspec
 
 from swarm.clock import now_iso
-from swarm.core.claim import Claim
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.core.health.blame import MOST_HITS
 from swarm.core.policy.retry import hits, runs_alone
 from swarm.core.policy.slots import Held
-from swarm.core.task import TaskClass, Trail
+from swarm.core.task import Claim, TaskClass, Trail
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import Executor, RequestExecutor
 

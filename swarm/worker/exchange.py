@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from swarm.clock import now_iso, parse_iso
-from swarm.core.claim import Claim, Settled
 from swarm.core.explain.idle import IdleReason, idle_reason, suits
 from swarm.core.lanes import Pauses, parse_lane, preference
 from swarm.core.policy.retry import Again, last_broke, runs_alone
 from swarm.core.policy.slots import Held, free_classes, slot_limits
-from swarm.core.task import TaskClass, TaskState
+from swarm.core.task import Claim, Settled, TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import QueueTransaction

@@ -15,13 +15,11 @@ from typing import Any
 import msgspec
 
 from swarm.clock import now_iso, parse_iso
-from swarm.core.claim import Claim, Settled
 from swarm.core.faults import TaskFault
-from swarm.core.histogram import RUN_BOUNDS_S, WAIT_BOUNDS_S, Histogram, empty
 from swarm.core.model_server import LoadedModel
 from swarm.core.policy.retry import blamed_at
-from swarm.core.task import Task, TaskClass, Trail, canonical_model
-from swarm.core.worker import Heartbeat, ModelTally, WorkerStatus
+from swarm.core.task import Claim, Settled, Task, TaskClass, Trail, canonical_model
+from swarm.core.worker import RUN_BOUNDS_S, WAIT_BOUNDS_S, Heartbeat, Histogram, ModelTally, WorkerStatus, empty
 from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import HeartbeatSink

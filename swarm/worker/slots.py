@@ -6,9 +6,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import NamedTuple
 
-from swarm.core.claim import Claim
 from swarm.core.policy.slots import may_start
-from swarm.core.task import TaskClass
+from swarm.core.task import Claim, TaskClass
 from swarm.errors import SwarmError
 from swarm.runtime.ports import RequestExecutor
 from swarm.worker.attempt import SERVED, CancelReason, Run, ThreadPool

@@ -18,9 +18,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from swarm.config.load import load
-from swarm.core.claim import Claim
 from swarm.core.policy.retry import crash_delay_s
-from swarm.core.task import TaskState, Trail
+from swarm.core.task import Claim, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.worker.orphans import reclaim

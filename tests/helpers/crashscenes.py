@@ -12,8 +12,7 @@ from typing import Any
 
 import swarm.queue.batches.batch_book as batches
 import swarm.queue.submit.producer as producer
-from swarm.core.claim import Finish
-from swarm.core.task import TaskError, TaskState, Trail
+from swarm.core.task import Finish, TaskError, TaskState, Trail
 from swarm.core.worker import Heartbeat, ProcessIdentity, WorkerRow, WorkerStatus
 from swarm.errors import DuplicateTask
 from swarm.queue.file_queue import FileQueue

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.core.claim import Finish
-from swarm.core.task import TaskError, TaskState, Trail
+from swarm.core.task import Finish, TaskError, TaskState, Trail
 from swarm.queue.file_queue import FileQueue
 from tests.helpers import crashscenes
 from tests.helpers.crashworld import DONE, LONG, WORKER, Scenario, World, alive, llm

@@ -205,12 +205,11 @@ def same_again(one: World, act: Callable[[World], None]) -> None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """``fsck`` does not wait for leftovers to age."""
-    ages = fsckleft.STAGING_AGE_S, fsckleft.TEMP_AGE_S
-    fsckleft.STAGING_AGE_S = fsckleft.TEMP_AGE_S = -1.0
+    age_s, fsckleft.STAGING_AGE_S = fsckleft.STAGING_AGE_S, -1.0
     try:
         yield
     finally:
-        fsckleft.STAGING_AGE_S, fsckleft.TEMP_AGE_S = ages
+        fsckleft.STAGING_AGE_S = age_s
 
 
 DONE = Trail(result={"message": {"content": "hi"}})

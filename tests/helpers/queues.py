@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from swarm.core.claim import Claim, Finish
-from swarm.core.task import TaskState, Trail
+from swarm.core.task import Claim, Finish, TaskState, Trail
 from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue import codec
 from swarm.queue.brain import blocked_files

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.config.settings import CommandSettings, LlmSettings, RetrySettings, Settings, WorkerSettings
-from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import Pauses, lane_of
 from swarm.core.model_server import LoadedModel, ModelDetails, Reply
-from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
+from swarm.core.task import Attempt, Claim, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 from swarm.runtime.loop import StopWish, run_loop

@@ -16,8 +16,7 @@ import time
 
 import pytest
 
-from swarm.core.claim import Finish
-from swarm.core.task import Attempt, TaskState, Trail
+from swarm.core.task import Attempt, Finish, TaskState, Trail
 from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck

@@ -20,8 +20,8 @@ from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, nearest
 
 if TYPE_CHECKING:
-    from swarm.queue.corrupt import QuarantinedFile
     from swarm.queue.file_queue import FileQueue
+    from swarm.queue.lookup import QuarantinedFile
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

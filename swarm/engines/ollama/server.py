@@ -21,10 +21,9 @@ from swarm.engines.ollama.server_spec import ServerSpec
 from swarm.engines.programs import find_program
 from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.filesystem.temporary import read_note, remove_note, write_note
-from swarm.proc.child import Child, KeptProcess
+from swarm.proc.child import Child, KeptProcess, rotate_if_large
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, find_marked, is_marked
 from swarm.proc.identity import is_same
-from swarm.proc.log_trim import rotate_if_large
 from swarm.proc.ports import is_free, who_listens
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc.env_markers import find_marked
-from swarm.proc.peer import Owner, OwnerUnknown, accepted_by, holder_of, holds, listener, user_words
-from swarm.proc.ports import describe
+from swarm.proc.ports import Owner, OwnerUnknown, accepted_by, describe, holder_of, holds, listener, user_words
 
 log = logging.getLogger(__name__)
 _HINT = "stop it, choose another ollama.base_port, or use that server with ollama_url in [[workers]]"

@@ -25,9 +25,8 @@ from swarm.core.task import TaskState
 from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue import codec
 from swarm.queue.coordination import GONE, Inotify
-from swarm.queue.corrupt import CorruptTasks, find_quarantined
 from swarm.queue.layout import Layout, parse_task_file, shard_of
-from swarm.queue.lookup import ended_in
+from swarm.queue.lookup import CorruptTasks, ended_in, find_quarantined
 from swarm.queue.stores.registry import holders
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,8 @@ from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, printable, read_file, status_of
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
-from swarm.queue.fsck.odd_entries import has_plain_name, odd_entries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
-from swarm.queue.fsck.walk import RANK, walk
+from swarm.queue.fsck.walk import RANK, has_plain_name, odd_entries, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, returned_bucket

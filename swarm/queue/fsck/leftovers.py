@@ -12,8 +12,8 @@ from swarm.filesystem import temporary
 from swarm.filesystem.entries import folder_status, is_file, list_inside, list_names, status_of
 from swarm.queue import lookup
 from swarm.queue.coordination import is_held
-from swarm.queue.fsck.odd_entries import is_staged
 from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
+from swarm.queue.fsck.walk import is_staged
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
 from swarm.queue.storage import list_ids
@@ -21,10 +21,7 @@ from swarm.queue.stores import registry
 
 STAGING_AGE_S = 3600.0
 """A submission that was cut off is cleared away after this; its maker may be slow, or on a machine of other pids."""
-TEMP_AGE_S = 10.0
-"""Between the making of a temporary file and its renaming pass milliseconds."""
-_TEMP_RE = re.compile(r"^.+\.(\d{1,10})\.(?:new|tmp)$")
-_MAKER_RE = re.compile(r"^.+\.(\d{1,10})$")
+_MAKER = re.compile(r".+\.(\d{1,10})").fullmatch
 
 
 def leftovers(layout: Layout) -> Iterator[FsckFinding]:
@@ -42,14 +39,14 @@ def stale_staging(layout: Layout) -> Iterator[FsckFinding]:
     for name in list_names(layout.staging):
         path = f"{layout.staging}/{name}"
         ours = is_staged(name) and (is_file(path) or folder_status(path) is not None)
-        if not ours or not _old(path, STAGING_AGE_S) or _maker_lives(_MAKER_RE, name):
+        if not ours or not _old(path) or _maker_lives(name):
             continue
         what = "an incomplete submission: nothing in it was accepted"
         yield FsckFinding("staging", path, what, "removed", Action.REMOVE)
 
 
 def temporaries(layout: Layout) -> Iterator[FsckFinding]:
-    """Half a replacement, whose maker died before it was put in place; in the names of earlier versions too."""
+    """Half a replacement, whose maker died before it was put in place."""
     flat = (
         layout.workers,
         layout.heartbeats,
@@ -65,28 +62,19 @@ def temporaries(layout: Layout) -> Iterator[FsckFinding]:
     for folder in (*flat, layout.control, layout.root, *deeper, *answers):
         for name in list_inside(folder):
             path = f"{folder}/{name}"
-            if temporary.is_left(path) if temporary.is_temporary(name) else _named_by_maker(path):
+            if temporary.is_temporary(name) and temporary.is_left(path):
                 yield FsckFinding("temporary", path, "its writer died before it was in place", "removed", Action.REMOVE)
 
 
-def _named_by_maker(path: str) -> bool:
-    """As earlier versions named them: ``.<name>.<thread>.<pid>.new``, ``.<name>.<pid>.tmp``, ``<batch>.order.<pid>.new``."""
-    name = os.path.basename(path)
-    hidden = name.startswith(".") or ".order." in name
-    if not _TEMP_RE.match(name) or not hidden or not is_file(path):
-        return False
-    return _old(path, TEMP_AGE_S) and not _maker_lives(_TEMP_RE, name)
-
-
-def _maker_lives(pattern: re.Pattern[str], name: str) -> bool:
+def _maker_lives(name: str) -> bool:
     """Whether a process of the number in the name lives. A number that came round again only delays the clearing."""
-    found = pattern.match(name)
+    found = _MAKER(name)
     return found is not None and os.path.exists(f"/proc/{found.group(1)}")
 
 
-def _old(path: str, age_s: float) -> bool:
+def _old(path: str) -> bool:
     status = status_of(path)
-    return status is not None and time.time() - status.st_mtime > age_s
+    return status is not None and time.time() - status.st_mtime > STAGING_AGE_S
 
 
 def _cancel_marks(layout: Layout) -> Iterator[FsckFinding]:

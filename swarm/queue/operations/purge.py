@@ -16,9 +16,9 @@ from swarm.queue import codec
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.purge_batches import EmptyBatches, being_submitted
 from swarm.queue.brain.release_log import read_turns, still_needed
-from swarm.queue.corrupt import task_of
 from swarm.queue.layout import Layout, is_shard
-from swarm.queue.operations.shard_scan import Removed, ShardPass
+from swarm.queue.lookup import task_of
+from swarm.queue.operations.retention import Removed, ShardPass
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.feeds import FeedBook
 

@@ -17,9 +17,8 @@ from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec, lookup
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.coordination import wake
-from swarm.queue.corrupt import find_quarantined
 from swarm.queue.layout import Layout, shard_of
-from swarm.queue.lookup import Located
+from swarm.queue.lookup import Located, find_quarantined
 from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for

@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from swarm.clock import now_iso
-from swarm.core.claim import Claim, Finish
 from swarm.core.lanes import Pauses, lane_of
-from swarm.core.task import Attempt, TaskState, Trail, canonical_model
+from swarm.core.task import Attempt, Claim, Finish, TaskState, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import Occupied, is_file

@@ -17,9 +17,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from swarm.config.settings import CommandSettings
-from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, TaskFault
-from swarm.core.task import Trail
+from swarm.core.task import Claim, Trail
 from swarm.proc.env_markers import fixed_env, kill_marked
 from swarm.worker.executors.allowlist import Scripts, permit
 from swarm.worker.executors.program import Capture, Program, follow

@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
-from swarm.core.claim import Claim
 from swarm.core.faults import Progress, TaskFault
 from swarm.core.model_options import ModelTable, load_option_conflict
 from swarm.core.model_server import Limits, Reply
-from swarm.core.task import ImageRef, Task, Trail
+from swarm.core.task import Claim, ImageRef, Task, Trail
 from swarm.core.workflow import templating
 from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError
 from swarm.runtime.ports import ModelServer

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from swarm.config.settings import LlmSettings, ModelSettings
-from swarm.core.claim import Claim
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import LoadedModel
 from swarm.core.placement.fit import file_too_big
 from swarm.core.snapshot import GpuReading
-from swarm.core.task import Task, Trail, canonical_model
+from swarm.core.task import Claim, Task, Trail, canonical_model
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
 from swarm.worker.server_probe import SpillPolicy, refusal

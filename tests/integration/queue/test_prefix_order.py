@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from swarm.core.claim import Finish
-from swarm.core.task import TaskState, Trail
+from swarm.core.task import Finish, TaskState, Trail
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.layout import group_of, is_grouped
 from tests.helpers.forked import forked

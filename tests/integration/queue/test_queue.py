@@ -12,10 +12,9 @@ from unittest import mock
 
 import pytest
 
-from swarm.core.claim import Finish
 from swarm.core.lanes import resource_lane
 from swarm.core.policy.decide import DROP_IN_QUIET_S
-from swarm.core.task import Attempt, TaskError, TaskState, Trail
+from swarm.core.task import Attempt, Finish, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
 from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.operations.cancel import Canceller

@@ -16,11 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from swarm.brain.metrics import Seen, families
 from swarm.brain.metrics_endpoint import SwarmCollector, open_metrics, serving, serving_if_wanted, text
 from swarm.config.settings import MetricsSettings, QueueSettings, Settings
-from swarm.core.histogram import WAIT_BOUNDS_S, empty
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
-from swarm.core.worker import ModelTally, RateSample, SlotView, TunedSlots, WorkerTally
+from swarm.core.worker import WAIT_BOUNDS_S, ModelTally, RateSample, SlotView, TunedSlots, WorkerTally, empty
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
 from swarm.queue.stats.counts import QueueGauges

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from swarm.proc import identity as identities
-from swarm.proc.child import Child, Exit
+from swarm.proc.child import Child, Exit, rotate_if_large, truncate_if_large
 from swarm.proc.env_markers import kill_marked
-from swarm.proc.log_trim import rotate_if_large, truncate_if_large
 from swarm.proc.process_group import group_members, kill_group, signal_group
 from tests.helpers.wait import wait_until
 

@@ -15,7 +15,8 @@ from swarm.core.model_server import Limits
 from swarm.engines.ollama.readiness import ReadinessProbe
 from swarm.engines.ollama.server import server_proof
 from swarm.engines.ollama.server_proof import ForeignServer, ServerProof
-from swarm.proc import identity, peer
+from swarm.proc import identity
+from swarm.proc import ports as peer
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.proc.ports import free_port, who_listens
 from swarm.worker.attempt import Cancel
