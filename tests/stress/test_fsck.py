@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from swarm.core.task import TaskState, Trail
+from swarm.filesystem import temporary
 from swarm.queue.coordination import ProcessLock
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
@@ -117,25 +118,26 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_and_the_young_stay(que
     layout = queue.layout
     gone = [
         write(f"{layout.staging}/{queue.new_id()}.{DEAD}", age_s=4000),
-        write(f"{layout.heartbeats}/.w.json.{DEAD}.new", age_s=60),
-        write(f"{layout.batches}/b1.order.{DEAD}.new", age_s=60),
-        write(f"{layout.root}/feeds/.f.json.{DEAD}.new", age_s=60),
+        write(f"{layout.heartbeats}/.0.new"),
+        write(f"{layout.batches}/.12.new"),
+        write(f"{layout.root}/feeds/.0.new", age_s=60),
         write(f"{layout.cancels}/nobody", ""),
         write(f"{layout.cancels}/a", ""),
     ]
     bulk = f"{layout.staging}/{queue.new_id()}.{DEAD}"
     write(f"{bulk}/{LANE}/4-x/t.0.json")
     os.utime(bulk, (time.time() - 4000,) * 2)
+    fd, written = temporary.take(layout.workers)
     kept = [
+        written,
         write(f"{layout.staging}/{queue.new_id()}.{DEAD}", age_s=3000),
         write(f"{layout.staging}/{queue.new_id()}.{os.getpid()}", age_s=4000),
-        write(f"{layout.heartbeats}/.v.json.{os.getpid()}.new", age_s=60),
-        write(f"{layout.heartbeats}/.v.json.{DEAD}.new"),
         write(f"{layout.cancels}/b", ""),
     ]
     assert repaired(queue) == {"staging", "temporary", "cancel-mark"}
     assert not any(os.path.exists(p) for p in (*gone, bulk))
     assert all(os.path.exists(p) for p in kept)
+    os.close(fd)
 
 
 def test_what_belongs_to_nobody_is_told(queue):
@@ -151,7 +153,7 @@ def test_what_belongs_to_nobody_is_told(queue):
 
 def test_recovery_at_start_clears_only_what_is_provably_dead(queue):
     layout = queue.layout
-    write(f"{layout.workers}/.w.json.{DEAD}.new", age_s=60)
+    write(f"{layout.workers}/.0.new")
     write(f"{layout.staging}/x.{DEAD}", age_s=4000)
     write(f"{layout.pending}/{LANE}/4-0/foreign.txt")
     assert len(fsck.recover_root(layout, queue.storage)) == 2
