@@ -67,7 +67,7 @@ def _before_images(messages: list[Any]) -> int:
 def prefix_groups(documents: Sequence[Mapping[str, Any]]) -> list[PrefixGroup]:
     """The groups among these tasks, in the order in which they should run. What is in none is left out.
 
-    Costs about a microsecond for a prompt that shares nothing, and hashes of twice the shared length for others.
+    Costs about a microsecond for a prompt that shares nothing, and a hash of the shared length for others.
     """
     openings: dict[str, list[int]] = {}
     for at, document in enumerate(documents):
@@ -77,17 +77,17 @@ def prefix_groups(documents: Sequence[Mapping[str, Any]]) -> list[PrefixGroup]:
         if len(opening) < _OPENING_CHARS or len(alike) < MIN_ROWS:
             continue
         heads = {at: prompt_head(documents[at], MAX_CHARS) for at in alike}
-        for members in _parts(heads, alike, MIN_CHARS):
+        for members in _parts(heads, alike, 0, MIN_CHARS):
             if len(members) >= MIN_ROWS and len(heads[members[0]]) >= MIN_CHARS:
                 found += _split(heads, members, MIN_CHARS)
     return found
 
 
-def _parts(heads: Mapping[int, str], members: list[int], chars: int) -> list[list[int]]:
-    """The members by their first ``chars`` characters, in the order of their first ones."""
+def _parts(heads: Mapping[int, str], members: list[int], start: int, end: int) -> list[list[int]]:
+    """The members by these of their characters, in the order of their first ones."""
     parts: dict[str, list[int]] = {}
     for at in members:
-        parts.setdefault(heads[at][:chars], []).append(at)
+        parts.setdefault(heads[at][start:end], []).append(at)
     return list(parts.values())
 
 
@@ -96,7 +96,7 @@ def _split(heads: Mapping[int, str], members: list[int], chars: int) -> list[Pre
     while True:
         if chars >= MAX_CHARS or all(len(heads[at]) <= chars for at in members):
             return [_group(heads, members, chars)]
-        parts = _parts(heads, members, 2 * chars)
+        parts = _parts(heads, members, chars, 2 * chars)
         if len(parts) > 1:
             break
         chars *= 2

@@ -30,13 +30,15 @@ _TIME_CHARS = 9
 _SEQ_CHARS = 3
 _RANDOM_CHARS = 5
 _SEQ_MAX = 32**_SEQ_CHARS
+ID_LENGTH = _TIME_CHARS + _SEQ_CHARS + _RANDOM_CHARS
+GROUP_MARK = slice(_TIME_CHARS + _SEQ_CHARS, ID_LENGTH)
+"""Where a file's name has the mark of its group, if it is in one (see ``group_of``)."""
 _OWN_BITS = 5 * _RANDOM_CHARS - 1
 _IN_GROUP = 1 << _OWN_BITS
 _MADE_RE = re.compile(r"^[0-3][0-9a-hjkmnp-tv-z]{16}$")
 _GROUPED = re.compile(r"[0-3][0-9a-hjkmnp-tv-z]{11}([ghjkmnp-tv-z][0-9a-hjkmnp-tv-z]{4})(?:\.|\Z)").match
 _AHEAD_S = 86400.0
 """A time further ahead of the clock is not ours: it was read from a foreign id that looks like one."""
-ID_LENGTH = _TIME_CHARS + _SEQ_CHARS + _RANDOM_CHARS
 
 
 def _encode(value: int, width: int) -> str:
@@ -121,7 +123,9 @@ def _plausible_s(text: str) -> float | None:
 
 BUCKET_SIZE = 1000
 GROUPED_SIZE = 8000
-"""More than elsewhere: the more a worker sees of a lane, the longer it can go on with one prefix."""
+"""More than elsewhere, as long as they are fewer than ``GROUPS`` groups: the more a worker sees of a lane, the longer it can
+go on with one prefix."""
+GROUPS = 32
 _GROUPS = "_groups"
 _SHARD_CHARS = 6
 _TASK_FILE = re.compile(ID_PATTERN.removesuffix("$").replace("^", "^(") + r")\.([0-9]{1,6})\.json\Z").match

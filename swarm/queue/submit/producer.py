@@ -25,6 +25,7 @@ from swarm.queue.coordination import exclusive, wake
 from swarm.queue.layout import (
     BUCKET_SIZE,
     GROUPED_SIZE,
+    GROUPS,
     Layout,
     bucket_name,
     bucket_priority,
@@ -151,6 +152,26 @@ def waits(task: Task) -> bool:
     return bool(task.depends_on) or task.session is not None or task.not_before is not None
 
 
+class _Open:
+    """A bucket that is being filled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._tasks = self._groups = 0
+        self._group = ""
+
+    def add(self, group: str) -> None:
+        self._tasks += 1
+        self._groups += group != self._group
+        self._group = group
+
+    def is_full(self, group: str) -> bool:
+        """Whether the next task, of this group, goes to another bucket."""
+        if not group or (self._groups >= GROUPS and group != self._group):
+            return self._tasks >= BUCKET_SIZE
+        return self._tasks >= GROUPED_SIZE
+
+
 class _Staged:
     """Whole buckets under construction: files are made under their final names, then each directory moves in at once."""
 
@@ -158,7 +179,7 @@ class _Staged:
         self._layout = layout
         self._storage = storage
         self._home = f"{layout.staging}/{new_id()}.{os.getpid()}"
-        self._open: dict[tuple[str, int, bool], tuple[str, int]] = {}
+        self._open: dict[tuple[str, int, bool], _Open] = {}
         self._full: list[tuple[str, str]] = []
         self._blocked: list[Task] = []
         self.count = 0
@@ -176,16 +197,16 @@ class _Staged:
         self._storage.write_new(f"{folder}/{task_file(task.task_id, 0)}", body, flush=False)
 
     def _folder(self, lane: str, priority: int, first_id: str) -> str:
-        grouped = bool(group_of(first_id))
-        size = GROUPED_SIZE if grouped else BUCKET_SIZE
-        folder, count = self._open.get((lane, priority, grouped), ("", size))
-        if count == size:
+        group = group_of(first_id)
+        bucket = self._open.get((lane, priority, bool(group)))
+        if bucket is None or bucket.is_full(group):
             key = new_id() if time_of(first_id) is None else first_id  # others' ids do not sort by time, buckets must
-            folder, count = f"{self._home}/{lane}/{bucket_name(priority, key, grouped=grouped)}", 0
-            self._storage.make_dir(folder)
-            self._full.append((lane, folder))
-        self._open[lane, priority, grouped] = (folder, count + 1)
-        return folder
+            bucket = _Open(f"{self._home}/{lane}/{bucket_name(priority, key, grouped=bool(group))}")
+            self._storage.make_dir(bucket.folder)
+            self._full.append((lane, bucket.folder))
+            self._open[lane, priority, bool(group)] = bucket
+        bucket.add(group)
+        return bucket.folder
 
     def publish(self) -> int:
         """Flush all that was added and let it appear. Returns how many tasks that were."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from swarm.core.prefix_groups import next_group
 from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, list_names, stamp_from, stamp_of
-from swarm.queue.layout import BUCKET_SIZE, Layout, TaskName, group_of, is_grouped, parse_task_file, task_file
+from swarm.queue.layout import BUCKET_SIZE, GROUP_MARK, Layout, TaskName, group_of, is_grouped, parse_task_file, task_file
 from swarm.queue.storage import Storage, about_host, storage_faults
 from swarm.queue.submit.buckets import BucketChooser, sorted_buckets
 
@@ -183,10 +183,15 @@ class LaneCursor:
         return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
 
     def _of_one_group(self, names: list[str]) -> list[str]:
-        """Those of the group to take from now, of names in reverse order."""
-        given = [name for name in names if self._given([name])]
-        self._chosen = next_group(Counter(map(group_of, reversed(given))), self._group, self._held)
-        return [name for name in given if group_of(name) == self._chosen]
+        """Those of the group to take from now, of names in reverse order of which some may be given."""
+        groups: dict[str, list[str]] = {}
+        for name in reversed(names):
+            groups.setdefault(name[GROUP_MARK], []).append(name)
+        while True:
+            self._chosen = next_group({mark: len(some) for mark, some in groups.items()}, self._group, self._held)
+            given = groups.pop(self._chosen)[::-1]
+            if self._given(given):
+                return given
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """These names, last one first to be tried: from the head on, or from a little further if others work here."""

@@ -72,6 +72,15 @@ def test_names_tell_the_group(tmp_path):
     assert all(queue.find(task_id) is not None for task_id in ids)
 
 
+def test_a_bucket_holds_much_of_large_groups_and_little_of_small_ones(tmp_path):
+    queue = open_queue(tmp_path)
+    submit(queue, texts(3, 700))
+    submit(queue, texts(300, 7, first=10), batch="b2")
+    lane = queue.layout.lane(LANE)
+    sizes = [len(os.listdir(f"{lane}/{bucket}")) for bucket in sorted(os.listdir(lane))]
+    assert sizes == [2100, 1001, 1001, 98], "whole groups"
+
+
 def test_each_worker_has_a_group_of_its_own_until_none_is_fresh(tmp_path):
     queue = open_queue(tmp_path)
     submit(queue, texts(3, 8))
