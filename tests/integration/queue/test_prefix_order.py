@@ -141,6 +141,56 @@ def test_a_later_batch_and_a_later_task_do_not_overtake(tmp_path):
     assert set(found[9:17]) == set(second)
 
 
+def test_nothing_submitted_later_comes_among_the_groups(tmp_path):
+    queue = open_queue(tmp_path)
+    submit(queue, texts(2, 4))
+    single = queue.enqueue(llm("single"))
+    assert not is_grouped(queue.find(single).path.split("/")[-2])
+    one, other = queue.worker_view("gpu0"), queue.worker_view("gpu1")
+    claim_one(one), claim_one(other)
+    third = queue.worker_view("gpu2")
+    assert [text_of(claim_one(third)) == "single" for _ in range(7)] == [False] * 6 + [True]
+
+
+def test_another_order_that_somebody_asked_for_is_kept(tmp_path):
+    queue, prompts = open_queue(tmp_path), texts(2, 4)
+    items = [(str(at), llm(text)) for at, text in enumerate(prompts)]
+    manifest = Manifest(batch_id="b1", source="s", format="jsonl", created_at="")
+    for _ in queue.batches().submit(manifest, items, keys=sorted(key for key, _ in items), prefix_order=True):
+        pass
+    assert drain(queue.worker_view("gpu0")) == prompts
+
+
+def test_a_worker_called_away_comes_back_to_its_group(tmp_path):
+    queue, prompts = open_queue(tmp_path), texts(3, 4)
+    submit(queue, prompts)
+    other, worker = queue.worker_view("gpu0"), queue.worker_view("gpu1")
+    first, begun = claim_one(other), claim_one(worker)
+    queue.enqueue(llm("urgent", priority=9))
+    assert finish_one(other, first, TaskState.COMPLETED, Trail(result={}))
+    assert text_of(claim_one(worker)) == "urgent"
+    assert [group_of(claim_one(worker).task.task_id) for _ in range(3)] == [group_of(begun.task.task_id)] * 3
+
+
+def test_who_loses_a_race_in_its_group_stays_in_it(tmp_path, monkeypatch):
+    queue = open_queue(tmp_path)
+    submit(queue, texts(2, 8))
+    other, worker = queue.worker_view("gpu0"), queue.worker_view("gpu1")
+    first, begun = claim_one(other), claim_one(worker)
+    assert finish_one(other, first, TaskState.COMPLETED, Trail(result={}))  # now the other group is fresh
+    real, done = worker._storage.claim_move, []
+
+    def late(source, target):
+        if "/gpu1/" in target and not done:
+            done.append(source)
+            os.unlink(source)
+        real(source, target)
+
+    monkeypatch.setattr(worker._storage, "claim_move", late)
+    assert group_of(claim_one(worker).task.task_id) == group_of(begun.task.task_id)
+    assert worker.lost_races == 1
+
+
 def test_priorities_come_first(tmp_path):
     queue = open_queue(tmp_path)
     submit(queue, texts(2, 4))

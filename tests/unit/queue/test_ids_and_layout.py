@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from swarm.core.task import ID_PATTERN, ID_RE, TaskState
 from swarm.queue.layout import (
+    GROUP_MARK,
     IdMaker,
     Layout,
     bucket_name,
     bucket_priority,
+    group_of,
     made_here,
     new_id,
     parse_task_file,
@@ -59,6 +61,21 @@ def test_two_makers_do_not_collide():
     a, b = IdMaker(), IdMaker()
     ids = {m.new() for _ in range(5000) for m in (a, b)}
     assert len(ids) == 10_000
+
+
+def test_ids_of_a_group_rise_with_all_others_and_end_alike_in_each_maker_differently():
+    a, b = IdMaker(), IdMaker()
+    with mock.patch("swarm.queue.layout.time.time_ns", return_value=time.time_ns()):
+        ids = [a.new(group) for group in (None, 7, 8, 7, None)]
+        theirs = [b.new(group) for group in (None, 7, 8, 7, None)]
+    assert ids == sorted(ids)
+    assert not set(ids) & set(theirs)
+    marks = [group_of(task_id) for task_id in ids]
+    assert marks[0] == marks[4] == ""
+    assert marks[1] == marks[3] == ids[1][GROUP_MARK] != marks[2]
+    assert group_of(task_file(ids[1], 3)) == marks[1]
+    assert all(made_here(task_id) and time_of(task_id) == time_of(ids[0]) for task_id in ids)
+    assert [group_of(name) for name in (f"{ids[1]}-3", "", "byhand.0.json", f"x{ids[1]}")] == [""] * 4
 
 
 def test_a_forked_child_makes_other_ids(tmp_path):
