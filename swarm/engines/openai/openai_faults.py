@@ -16,8 +16,8 @@ from swarm.core.faults import FaultClass, TaskFault
 from swarm.engines.ollama.classify import fault_of_text, shown_text, text_rule
 
 _RULES: Final = (
-    # llama-server, when the requests under way have filled the context that they share: fewer at once, and it goes.
-    text_rule("infra", "busy", "context size has been exceeded", "failed to find free space in the kv cache"),
+    # llama-server, when the requests under way have filled the context that they share: with fewer at once it goes.
+    text_rule("infra", "does_not_fit", "context size has been exceeded", "failed to find free space in the kv cache"),
     text_rule(
         "deterministic",
         "too_long",
@@ -51,6 +51,7 @@ _RULES: Final = (
 )
 _ADVICE: Final = {
     "too_long": "; give the model a larger context (options.num_ctx, or the server's own setting)",
+    "does_not_fit": "; the requests at work filled the context that they share: fewer at once will fit",
     "forbidden": "; set api_key_env of the engine to the variable that holds the right key",
 }
 _IS_IT: Final = "does this URL speak OpenAI's API?"

@@ -106,8 +106,8 @@ def _sampling(kind: EngineKind, options: Mapping[str, Any]) -> dict[str, Any]:
             case "num_predict":
                 if value > 0:  # what is below has no limit, which is OpenAI's default
                     made["max_tokens"] = value
-            case "top_k":
-                made["top_k"] = value if value > 0 else -1  # no limit: 0 in Ollama, -1 elsewhere
+            case "top_k" if kind == "openai":
+                made["top_k"] = value if value > 0 else -1  # no limit: 0 in Ollama and llama.cpp, -1 in vLLM and SGLang
             case "num_keep":
                 made["n_keep"] = value
             case "repeat_penalty" if kind == "openai":

@@ -108,7 +108,7 @@ def test_the_end_is_the_finish_reason_not_the_mark(end: str) -> None:
         (sent(STREAM[:5]), "transient", "half_stream"),
         (sent(STREAM[:5], 'data: {"choi'), "transient", "half_stream"),
         (b"", "transient", "half_stream"),
-        (sent(STREAM[:5], 'data: {"error": {"message": "Context size has been exceeded."}}\n\n'), "infra", "busy"),
+        (sent(STREAM[:5], 'data: {"error": {"message": "Context size has been exceeded."}}\n\n'), "infra", "does_not_fit"),
         (sent(STREAM[:5], 'error: {"code": 500, "message": "CUDA out of memory"}\n\n'), "infra", "out_of_memory"),
         (b'{"error": {"message": "EngineCore encountered an issue"}}', "infra", "runner_died"),
         (b"<html>\n", "infra", "garbage"),

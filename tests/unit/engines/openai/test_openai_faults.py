@@ -33,7 +33,7 @@ def sglang(code: int, message: str) -> str:
          "deterministic", "too_long"),
         (500, llama_server(500, "input (518 tokens) is too large to process. increase the physical batch size"),
          "deterministic", "too_long"),
-        (500, llama_server(500, "Context size has been exceeded.", "server_error"), "infra", "busy"),
+        (500, llama_server(500, "Context size has been exceeded.", "server_error"), "infra", "does_not_fit"),
         (503, llama_server(503, "Loading model", "unavailable_error"), "transient", "busy"),
         (401, llama_server(401, "Invalid API Key", "authentication_error"), "infra", "forbidden"),
         (404, llama_server(404, "File Not Found", "not_found_error"), "infra", "garbage"),
@@ -85,7 +85,7 @@ def test_messages_say_what_to_try_next() -> None:
 @pytest.mark.parametrize(
     ("document", "kind"),
     [
-        ({"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}, "busy"),
+        ({"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}, "does_not_fit"),
         ({"error": {"object": "error", "message": "CUDA out of memory", "code": 500}}, "out_of_memory"),
         ({"object": "error", "message": "engine is dead", "code": 500}, "runner_died"),
         ({"error": "boom"}, "server_error"),

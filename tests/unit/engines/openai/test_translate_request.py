@@ -48,7 +48,6 @@ def refused(kind: EngineKind, endpoint: str, request: dict[str, Any]) -> str:
         ({"num_predict": 9}, {"max_tokens": 9}),
         ({"num_predict": -1}, {}),
         ({"top_k": 40}, {"top_k": 40}),
-        ({"top_k": 0}, {"top_k": -1}),
         ({"temperature": 0, "top_p": 0.5, "min_p": 0.1}, {"temperature": 0, "top_p": 0.5, "min_p": 0.1}),
         ({"seed": 7, "stop": ["x"]}, {"seed": 7, "stop": ["x"]}),
         ({"presence_penalty": 1, "frequency_penalty": -1}, {"presence_penalty": 1, "frequency_penalty": -1}),
@@ -65,6 +64,8 @@ def test_options(kind: EngineKind, options: dict[str, Any], expected: dict[str, 
     ("kind", "options", "expected"),
     [
         ("llama-server", {"repeat_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        ("llama-server", {"top_k": 0}, {"top_k": 0}),
+        ("openai", {"top_k": 0}, {"top_k": -1}),
         ("openai", {"repeat_penalty": 1.1}, {"repetition_penalty": 1.1, "repeat_penalty": 1.1}),
         (
             "llama-server",
