@@ -137,7 +137,7 @@ def _worker_checks(workers: tuple[WorkerSpec, ...]) -> Iterator[str]:
         where = f"workers[{index}]"
         if worker.name in names:
             yield f"{where}.name: {worker.name!r} is taken by workers[{names[worker.name]}]"
-        if worker.name in RESERVED_NAMES or worker.name.startswith("ollama-"):
+        if worker.name in RESERVED_NAMES or worker.name.startswith(("ollama-", "models-")):
             yield f"{where}.name: {worker.name!r} is reserved for swarm's own processes and logs"
         if worker.port is not None and worker.port < 1024:
             yield f"{where}.port: {worker.port} is reserved for root; choose from 1024 to 65535"

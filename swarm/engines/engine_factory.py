@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from swarm.config.settings import Settings
-from swarm.core.engines import OLLAMA, Engine, EngineKind, engine_named, engine_of_model
+from swarm.core.engines import OLLAMA, EngineKind, engine_named, engine_of_model
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.adopted_server import AdoptedServer
 from swarm.engines.control_http import OnConnect
@@ -18,8 +18,8 @@ from swarm.engines.model_spec import ModelSpecMaker
 from swarm.engines.ollama.server import client_of
 from swarm.engines.openai.client import OpenAIClient
 from swarm.engines.process_server import ProcessServer
+from swarm.engines.programs import api_key
 from swarm.engines.server_calls import ServerCalls
-from swarm.errors import ConfigError
 
 
 def model_server(
@@ -43,7 +43,7 @@ def model_server(
         if name == OLLAMA:
             assert plan.url is not None
             return client_of(plan.name, plan.url, root=root, adopted=plan.adopted)
-        key = _key(engine, env)
+        key = api_key(engine, env)
         if plan.adopted:
             assert plan.url is not None
             calls = ServerCalls(plan.url, key=key)
@@ -59,14 +59,3 @@ def model_server(
 
 def _client(kind: EngineKind, url: str, key: str, on_connect: OnConnect) -> OpenAIClient:
     return OpenAIClient(url, kind=kind, key=key, on_connect=on_connect)
-
-
-def _key(engine: Engine, env: Mapping[str, str]) -> str:
-    name = engine.settings.api_key_env
-    if name is None:
-        return ""
-    if not env.get(name):
-        raise ConfigError(
-            f"engines.{engine.name}.api_key_env: ${name} is not set", hint=f"export {name}=…, or leave api_key_env out"
-        )
-    return env[name]

@@ -47,12 +47,26 @@ def program_of(engine: Engine, env: Mapping[str, str]) -> Program | None:
     return find_program((*engine.settings.command, llama_server.PROGRAM)[0], env)
 
 
-def check_programs(plan: WorkerPlan, settings: Settings, env: Mapping[str, str]) -> None:
-    """Before a start: whether every engine of this worker but Ollama has its program. Raises ``ConfigError``."""
-    if plan.simulated or plan.model_port is None:
-        return
-    for name in plan.engines:
-        found = None if name == OLLAMA else program_of(engine_named(settings, name), env)
+def api_key(engine: Engine, env: Mapping[str, str]) -> str:
+    """What its requests have to bring; empty: nothing, or a key that is made for each start. Raises ``ConfigError``."""
+    name = engine.settings.api_key_env
+    if name is None:
+        return ""
+    if not env.get(name):
+        raise ConfigError(
+            f"engines.{engine.name}.api_key_env: ${name} is not set", hint=f"export {name}=…, or leave api_key_env out"
+        )
+    return env[name]
+
+
+def check_engines(plan: WorkerPlan, settings: Settings, env: Mapping[str, str]) -> None:
+    """Before a start: whether every engine of this worker but Ollama has its program and its key. Raises ``ConfigError``."""
+    for name in plan.engines if plan.url is not None and not plan.simulated else ():
+        if name == OLLAMA:
+            continue
+        engine = engine_named(settings, name)
+        api_key(engine, env)
+        found = program_of(engine, env)
         if found is not None and not found.path:
             raise ConfigError(
                 f"there is no program for the engine {name!r} of {plan.name}: {found.name!r} {found.trouble}",

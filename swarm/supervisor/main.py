@@ -20,7 +20,7 @@ from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.engines.ollama.quarantine import WorkerQuarantine
 from swarm.engines.ollama.server import ServerProcess, find_binary
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards, server_spec
-from swarm.engines.programs import check_programs
+from swarm.engines.programs import check_engines
 from swarm.errors import EXIT_USAGE
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
@@ -78,7 +78,7 @@ def plan_swarm(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]
     for plan in plans:
         if plan.owns_server:
             find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
-        check_programs(plan, options.settings, os.environ)
+        check_engines(plan, options.settings, os.environ)
     return plans, reader.visibility
 
 

@@ -37,7 +37,11 @@ def run_server(options: RunOptions, worker: str) -> int:
     check_host()
     plan = own_plan(options, worker)
     if not plan.owns_server:
-        where = f"it uses {plan.url}, which is never started by swarm" if plan.url else "it runs cpu and script tasks only"
+        where = "it runs cpu and script tasks only"
+        if plan.url is not None:
+            where = f"it uses {plan.url}, which is never started by swarm"
+        if plan.model_port is not None:
+            where = f"it starts a process for each model itself (engine {plan.engines[0]})"
         raise ConfigError(f"{worker} has no server of its own: {where}")
     spec = server_spec(plan, options.settings, root=options.root, base_env=os.environ)
     find_binary(spec)

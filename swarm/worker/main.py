@@ -24,7 +24,7 @@ from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.engines.ollama.repairing_server import RepairingServer
 from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
-from swarm.engines.programs import check_programs
+from swarm.engines.programs import check_engines
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
 from swarm.proc.ports import is_free
@@ -108,7 +108,7 @@ def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
     if plan.owns_server and plan.port is not None and not _is_kept(layout, plan) and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
-    check_programs(plan, options.settings, os.environ)
+    check_engines(plan, options.settings, os.environ)
 
 
 def _is_kept(layout: Layout, plan: WorkerPlan) -> bool:

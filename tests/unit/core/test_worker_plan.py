@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.config.settings import OllamaSettings, Settings, WorkerSpec
+from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, OllamaSettings, Settings, WorkerSpec
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
@@ -105,3 +106,45 @@ def test_no_two_servers_share_a_port_or_card(cards, given_ports):
     ports = [*sorted(given_ports), *[None] * cards][:cards]
     plans = plan(*(WorkerSpec(name=f"w{i}", gpus=(i,), port=ports[i]) for i in range(cards)), cards=readings)
     assert len({p.port for p in plans}) == len({p.gpu_uuids for p in plans}) == len({p.url for p in plans}) == cards
+
+
+# -- engines -------------------------------------------------------------------------------------------------------------
+
+LAB = {"lab": EngineSettings(url="http://h:8000/v1/")}
+
+
+def test_a_worker_of_another_engine_has_no_server_that_the_supervisor_keeps():
+    settings = Settings(llm=LlmSettings(engine="llama-server"))
+    plans = plan_workers(settings, CARDS, simulate=None)
+    assert [(p.engines, p.port, p.model_port, p.owns_server, p.ollama_url) for p in plans][:2] == [
+        (("llama-server",), 11435, 11435, False, None),
+        (("llama-server",), 11436, 11436, False, None),
+    ]
+    assert all(p.url == f"http://127.0.0.1:{p.port}" for p in plans)
+
+
+def test_models_with_an_engine_of_their_own_get_a_port_beside_ollamas():
+    settings = Settings(models={"a": ModelSettings(engine="llama-server"), "b": ModelSettings(engine="lab")}, engines=LAB)
+    (one,) = plan_workers(settings, CARDS[:1], simulate=None)
+    assert (one.engines, one.port, one.model_port, one.owns_server) == (("ollama", "llama-server"), 11435, 11436, True)
+
+
+def test_a_worker_that_names_an_engine_needs_no_card():
+    (one,) = plan(WorkerSpec(name="cpu", engine="llama-server"))
+    assert (one.port, one.model_port, one.gpus) == (11435, 11435, ())
+
+
+def test_a_running_server_is_one_worker_wherever_its_cards_are():
+    settings = Settings(llm=LlmSettings(engine="lab"), engines=LAB)
+    (one,) = plan_workers(settings, CARDS, simulate=None)
+    assert (one.name, one.url, one.adopted, one.port, one.model_port) == ("worker-1", "http://h:8000", True, None, None)
+    two = (WorkerSpec(name="a", engine="lab"), WorkerSpec(name="b", engine="lab"))
+    with pytest.raises(ConfigError, match="http://h:8000 is given to both a and b"):
+        plan_workers(Settings(engines=LAB, workers=two), CARDS, simulate=None)
+
+
+def test_who_has_a_running_ollama_serves_its_models_only():
+    settings = Settings(models={"a": ModelSettings(engine="llama-server")})
+    specs = (WorkerSpec(name="x", ollama_url="http://h:1"),)
+    (one,) = plan_workers(msgspec.structs.replace(settings, workers=specs), CARDS, simulate=None)
+    assert (one.engines, one.adopted, one.model_port) == (("ollama",), True, None)
