@@ -16,16 +16,15 @@ from swarm.clock import now_iso
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.core.health.blame import MOST_HITS
 from swarm.core.policy.retry import hits, runs_alone
-from swarm.core.policy.slots import Held
+from swarm.core.policy.slots import SERVED, Held
 from swarm.core.task import Claim, TaskClass, Trail
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import Executor, RequestExecutor
 
 log = logging.getLogger(__name__)
 
-SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
-"""What needs the model server."""
 PROVEN_PIECES = 2
+EMBED = "/api/embed"
 CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
 
@@ -101,6 +100,12 @@ class Released(msgspec.Struct, frozen=True):
 Ending = Trail | TaskFault | Released
 
 
+def held_claim(claim: Claim) -> Held:
+    """What a claim takes up before it begins."""
+    alone = runs_alone(claim.attempts, claim.attempt)
+    return Held(claim.task, alone=alone, begun=False, packed=claim.task.endpoint == EMBED and not alone)
+
+
 class Run:
     """A claimed task in a slot. The work loop owns it; who runs it only counts progress and leaves the ending."""
 
@@ -131,6 +136,7 @@ class Run:
         """Its share of what the cards used while it ran."""
         self._cancelled_s: float | None = None
         self._alone = runs_alone(claim.attempts, claim.attempt)
+        self._packable = claim.task.endpoint == EMBED
         self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
 
     def begin(self) -> None:
@@ -233,7 +239,7 @@ class Run:
     def held(self, patience_s: float = 0.0) -> Held:
         """What it takes up, for who waits that long for its answer to begin."""
         answering = self.pieces > 0 or monotonic() - self.started_s > patience_s
-        return Held(self.claim.task, alone=self.alone, begun=self.begun, answering=answering, judged=self.judged)
+        return Held(self.claim.task, self.alone, self.begun, answering, self.judged, self._packable and not self.alone)
 
     def view(self) -> SlotView:
         """For the heartbeat; safe from any thread."""

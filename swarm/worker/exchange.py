@@ -8,20 +8,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
 from swarm.clock import now_iso, parse_iso
 from swarm.core.explain.idle import IdleReason, idle_reason, suits
 from swarm.core.lanes import Pauses, parse_lane, preference
-from swarm.core.policy.retry import Again, last_broke, runs_alone
-from swarm.core.policy.slots import Held, free_classes, slot_limits
+from swarm.core.policy.retry import Again, last_broke
+from swarm.core.policy.slots import Occupancy, free_classes, slot_limits
 from swarm.core.task import Claim, Settled, TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import QueueTransaction
-from swarm.worker.attempt import Run
+from swarm.worker.attempt import Run, held_claim
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.outcomes import Closing, Outcomes
 from swarm.worker.parts import WorkerParts
@@ -39,8 +39,8 @@ LEFT_AGAIN_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between tries while the disk refuses."""
 
-Closed = Callable[[Sequence[Held]], str]
-"""Given the tasks that hold a slot: why no work for the model server may start now; empty if some may."""
+Closed = Callable[[Occupancy], str]
+"""Given what is held: why no work for the model server may start now; empty if some may."""
 
 
 @dataclass
@@ -140,8 +140,8 @@ class Exchange:
         resting = draining or self._rests(pauses)
         if resting and not closings:
             return draining
-        ending = [closing.run for closing in closings]
-        held = [run.held() for run in self._slots.runs if run not in ending]
+        ending = {id(closing.run) for closing in closings}
+        held = Occupancy(run.held() for run in self._slots.runs if id(run) not in ending)
         claimed = Claimed(full=draining)
         with self._queue.transaction() as transaction:
             for closing in closings:
@@ -173,12 +173,11 @@ class Exchange:
     # -- claims ------------------------------------------------------------------------------------------------------
 
     def _claim(
-        self, transaction: QueueTransaction, held: Sequence[Held], closed: Closed, pauses: Pauses, claimed: Claimed
+        self, transaction: QueueTransaction, held: Occupancy, closed: Closed, pauses: Pauses, claimed: Claimed
     ) -> None:
-        """Claim for every free slot."""
+        """Claim for every free slot; what is kept is held from then on."""
         while len(claimed.unwanted) < MOST_UNWANTED:
-            beside = [*held, *(Held(c.task, alone=runs_alone(c.attempts, c.attempt), begun=False) for c in claimed.kept)]
-            claimed.lanes = self._lanes(beside, closed, pauses)
+            claimed.lanes = self._lanes(held, closed, pauses)
             if not claimed.lanes:
                 break
             claim = transaction.claim(claimed.lanes)
@@ -190,9 +189,10 @@ class Exchange:
                 claimed.unwanted.append((claim, self._leave))
             else:
                 claimed.kept.append(claim)
+                held.add(held_claim(claim))
         claimed.full = True
 
-    def _lanes(self, held: Sequence[Held], closed: Closed, pauses: Pauses) -> tuple[str, ...]:
+    def _lanes(self, held: Occupancy, closed: Closed, pauses: Pauses) -> tuple[str, ...]:
         """The lanes to claim from beside what is held, best first."""
         classes = free_classes(self._limits, held, server_open=not closed(held))
         free = tuple(c for c in classes if c in self._slots.classes)

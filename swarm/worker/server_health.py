@@ -13,9 +13,9 @@ from time import monotonic
 
 from swarm.core.health.circuit_breaker import Breaker, after_infra_fault, after_success, position
 from swarm.core.health.gpu_health import CardVerdict
-from swarm.core.policy.slots import Held
+from swarm.core.policy.slots import Occupancy
 from swarm.core.task import TaskClass
-from swarm.worker.attempt import SERVED, Run, ThreadPool
+from swarm.worker.attempt import Run, ThreadPool
 from swarm.worker.fault_inquiry import TICK_S, FaultInquiry
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ServerReading
@@ -92,12 +92,11 @@ class ServerHealth:
 
     # -- what it knows -----------------------------------------------------------------------------------------------
 
-    def closed_reason(self, held: Sequence[Held]) -> str:
+    def closed_reason(self, held: Occupancy) -> str:
         """Why no llm or resource task may start beside those held; empty if one may."""
         if self._probe is None:
             return "it has no model server"
-        in_flight = any(one.task.task_class in SERVED for one in held)
-        closed = self.cards.reason or self.refusal(in_flight=in_flight)
+        closed = self.cards.reason or self.refusal(in_flight=held.uses_server)
         return closed or ("" if self._inquiry is None else self._inquiry.closed_reason)
 
     def refusal(self, *, in_flight: bool) -> str:

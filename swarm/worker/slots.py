@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import NamedTuple
 
-from swarm.core.policy.slots import may_start
+from swarm.core.policy.slots import SERVED, Occupancy, may_start
 from swarm.core.task import Claim, TaskClass
 from swarm.errors import SwarmError
 from swarm.runtime.ports import RequestExecutor
-from swarm.worker.attempt import SERVED, CancelReason, Run, ThreadPool
+from swarm.worker.attempt import CancelReason, Run, ThreadPool
 from swarm.worker.parts import WorkerParts
 
 HUNG_AFTER_S = 60.0
@@ -46,6 +47,8 @@ class Slots:
         self._pool = pool
         self._ended: SimpleQueue[Run] = SimpleQueue()
         self._cancel_check_s = 0.0
+        self._woken = False
+        """The work loop was woken, and has not looked since."""
 
     @property
     def loading(self) -> bool:
@@ -75,22 +78,25 @@ class Slots:
         wait for requests to end.
         """
         begun: list[Run] = []
+        beside = Occupancy(run.held(rules.patience_s) for run in self.runs)
+        progress = sum(run.progress for run in self.runs if run.begun)
         for run in self.waiting:
             if run.cancel.reason is not None:
                 continue
-            others = [other for other in self.runs if other is not run]
             held_back = (rules.hold and run.claim.task.task_class is TaskClass.LLM) or (run.alone and not rules.proven)
-            beside = [other.held(rules.patience_s) for other in others]
             if not held_back and may_start(run.held(), beside, careful=rules.careful):
                 self._begin(run)
+                beside.add(run.held(rules.patience_s))
                 begun.append(run)
             else:
-                run.moved_to(sum(other.progress for other in others))  # it moves as long as those it waits for do
+                run.moved_to(progress)  # it moves as long as those it waits for do
+        self._send(begun)
         return begun
 
     def ended(self) -> list[Run]:
         """Runs that have ended since the last call; they keep their slots until ``drop``."""
         found: list[Run] = []
+        self._woken = False
         while True:
             try:
                 found.append(self._ended.get_nowait())
@@ -139,12 +145,10 @@ class Slots:
                 return
 
     def _begin(self, run: Run) -> None:
-        task_class, parts = run.claim.task.task_class, self._parts
         run.begin()
-        if parts.loop is not None and task_class in parts.requests:
-            parts.loop.start(self._ask(run, parts.requests[task_class]))
-            return
-        executor = parts.executors[task_class]
+        executor = self._parts.executors.get(run.claim.task.task_class)
+        if executor is None:
+            return  # it is sent with others
 
         def perform() -> None:
             run.perform(executor)
@@ -152,7 +156,18 @@ class Slots:
 
         self._pool.submit(perform)
 
+    def _send(self, begun: Sequence[Run]) -> None:
+        """Start the requests among them on the event loop, all in one call."""
+        requests, loop = self._parts.requests, self._parts.loop
+        asked = [self._ask(run, requests[c]) for run in begun if (c := run.claim.task.task_class) in requests]
+        if asked:
+            assert loop is not None
+            loop.start_all(asked)
+
     async def _ask(self, run: Run, executor: RequestExecutor) -> None:
+        """Whoever ends while the work loop is awake already, or about to be, does not wake it again."""
         await run.ask(executor)
         self._ended.put(run)
-        self._parts.wake()
+        if not self._woken:
+            self._woken = True
+            self._parts.wake()

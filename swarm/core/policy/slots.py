@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from swarm.config.settings import LlmSettings, WorkerSettings
 from swarm.core.task import Task, TaskClass, canonical_model
+
+SERVED = (TaskClass.LLM, TaskClass.RESOURCE)
+"""What needs the model server."""
 
 
 class SlotLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +23,8 @@ class SlotLimits(msgspec.Struct, frozen=True, kw_only=True):
     script: int = 1
     resource: int = 1
     total: int = 5
+    pack: int = 1
+    """So many packed requests take up one llm slot."""
 
     def of(self, task_class: TaskClass) -> int:
         """The slots of one class."""
@@ -47,29 +53,76 @@ class Held(NamedTuple):
     judged: bool = False
     """Its request has ended, and whom to blame for how it did is being found out: it takes up no slot, as long as there are
     no more of its kind than slots."""
+    packed: bool = False
+    """It shares one request to the server with others of its kind."""
 
 
-def free_classes(limits: SlotLimits, held: Sequence[Held], *, server_open: bool) -> tuple[TaskClass, ...]:
+class Occupancy:
+    """What a worker holds, counted: whether one more may be claimed or started then costs no look at all the others."""
+
+    def __init__(self, held: Iterable[Held] = ()) -> None:
+        self.tasks = 0
+        """Of all classes, but for packed requests."""
+        self.packed = 0
+        """Requests that share one with others (``Held.packed``)."""
+        self.judged = 0
+        self.classes: Counter[TaskClass] = Counter()
+        """Tasks that take up a slot each: neither judged nor packed."""
+        self.alone = 0
+        """Tasks that need the server to themselves, and are not judged."""
+        self.begun_requests = 0
+        """Requests and loads under way, those that are judged included."""
+        self.begun_alone = 0
+        self.silent = 0
+        """Requests and loads under way whose answer has not begun."""
+        self.models: set[str] = set()
+        """Of all requests, as they spell them."""
+        for one in held:
+            self.add(one)
+
+    @property
+    def uses_server(self) -> bool:
+        """Whether a request or a load is held."""
+        return bool(self.models) or self.classes[TaskClass.RESOURCE] > 0
+
+    def add(self, one: Held) -> None:
+        """Hold one more."""
+        task_class = one.task.task_class
+        if task_class is TaskClass.LLM:
+            self.models.add(one.task.model or "")
+        counts = not one.judged
+        self.judged += one.judged
+        self.alone += one.alone and counts
+        self.packed += one.packed and counts
+        self.tasks += not (one.packed and counts)
+        if counts and not one.packed:
+            self.classes[task_class] += 1
+        if one.begun and task_class in SERVED:
+            self.begun_requests += 1
+            self.begun_alone += one.alone and counts
+            self.silent += counts and not one.answering
+
+
+def free_classes(limits: SlotLimits, held: Occupancy, *, server_open: bool) -> tuple[TaskClass, ...]:
     """Classes with a free slot.
 
     While the server is closed (unusable, or its circuit breaker is open) neither llm nor resource tasks start. While a
     resource task is held no llm task starts: otherwise a load waiting for the running requests to end would wait for
     ever, and one running would find its model in use. The same for a request that needs the server to itself.
     """
-    judged = sum(one.judged for one in held)
-    if len(held) - min(judged, limits.llm) >= limits.total:
+    packs = held.packed // limits.pack
+    if held.tasks + packs - min(held.judged, limits.llm) >= limits.total:
         return ()
-    classes = [one.task.task_class for one in held if not one.judged]
-    classes += [TaskClass.LLM] * max(0, judged - limits.llm)
     closed: set[TaskClass] = set()
-    if not server_open or any(one.alone and not one.judged for one in held):
+    if not server_open or held.alone:
         closed |= {TaskClass.LLM, TaskClass.RESOURCE}
-    if TaskClass.RESOURCE in classes:
+    if held.classes[TaskClass.RESOURCE]:
         closed.add(TaskClass.LLM)
-    return tuple(c for c in TaskClass if c not in closed and classes.count(c) < limits.of(c))
+    used = held.classes + Counter({TaskClass.LLM: packs + max(0, held.judged - limits.llm)})
+    return tuple(c for c in TaskClass if c not in closed and used[c] < limits.of(c))
 
 
-def may_start(one: Held, others: Sequence[Held], *, careful: bool = False) -> bool:
+def may_start(one: Held, others: Occupancy, *, careful: bool = False) -> bool:
     """Whether a claimed task may start beside those held; only resource tasks, and requests that run alone, ever wait.
 
     A load may run beside requests to the same model (it changes nothing then); else the llm slots must be idle first.
@@ -77,15 +130,13 @@ def may_start(one: Held, others: Sequence[Held], *, careful: bool = False) -> bo
     server does so early, mostly; so it is known which one it was.
     """
     task = one.task
-    served = [other for other in others if other.task.task_class in (TaskClass.LLM, TaskClass.RESOURCE)]
     if task.task_class is TaskClass.LLM:
-        busy = [other for other in served if other.begun]
-        if careful and any(not (other.answering or other.judged) for other in busy):
+        if careful and others.silent:
             return False
-        return not (busy if one.alone else [other for other in busy if other.alone and not other.judged])
+        return not (others.begun_requests if one.alone else others.begun_alone)
     if task.task_class is not TaskClass.RESOURCE:
         return True
-    models = {canonical_model(other.task.model or "") for other in served if other.task.task_class is TaskClass.LLM}
+    models = {canonical_model(model) for model in others.models}
     if task.action == "load_llm" and task.model is not None:
         return models <= {canonical_model(task.model)}
     return not models

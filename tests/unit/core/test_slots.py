@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.config.settings import LlmSettings, WorkerSettings
-from swarm.core.policy.slots import Held, SlotLimits, free_classes, may_start, slot_limits
+from swarm.core.policy.slots import Held, Occupancy, SlotLimits, free_classes, may_start, slot_limits
 from swarm.core.task import TaskClass
 from tests.helpers.worker_fakes import cpu, llm, load, script
 
@@ -29,7 +29,7 @@ LIMITS = SlotLimits(llm=2, cpu=1, script=1, resource=1, total=4)
     ],
 )
 def test_free_classes(running, server_open, expected):
-    assert set(free_classes(LIMITS, [Held(one) for one in running], server_open=server_open)) == expected
+    assert set(free_classes(LIMITS, Occupancy(map(Held, running)), server_open=server_open)) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_free_classes(running, server_open, expected):
     ],
 )
 def test_a_load_waits_for_requests_to_other_models(task, running, expected):
-    assert may_start(Held(task), [Held(one) for one in running]) is expected
+    assert may_start(Held(task), Occupancy(map(Held, running))) is expected
 
 
 ALONE, WAITING, JUDGED = Held(llm("a"), alone=True), Held(llm("w"), begun=False), Held(llm("j"), judged=True)
@@ -69,7 +69,7 @@ ALONE, WAITING, JUDGED = Held(llm("a"), alone=True), Held(llm("w"), begun=False)
     ],
 )
 def test_what_runs_alone_waits_for_requests_and_keeps_them_out(one, others, expected):
-    assert may_start(one, others) is expected
+    assert may_start(one, Occupancy(others)) is expected
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,22 @@ def test_what_runs_alone_waits_for_requests_and_keeps_them_out(one, others, expe
     ],
 )
 def test_no_request_is_claimed_beside_one_that_runs_alone_and_one_that_is_judged_has_no_slot(held, expected):
-    assert set(free_classes(LIMITS, held, server_open=True)) == expected
+    assert set(free_classes(LIMITS, Occupancy(held), server_open=True)) == expected
 
 
 def test_more_llm_slots_than_the_total_raise_it():
     assert slot_limits(WorkerSettings(max_tasks_per_worker=5), LlmSettings(slots=8)).total == 8
     assert slot_limits(WorkerSettings(max_tasks_per_worker=5, cpu_slots=2), LlmSettings(slots=4)).total == 5
+
+
+@pytest.mark.parametrize(
+    ("packed", "plain", "free"), [(0, 1, True), (0, 2, False), (15, 1, True), (16, 1, False), (31, 0, True), (32, 0, False)]
+)
+def test_packed_requests_share_a_slot(packed, plain, free):
+    limits = SlotLimits(llm=2, total=4, pack=16)
+    held = Occupancy([Held(llm("p"), packed=True)] * packed + [Held(llm("1"))] * plain)
+    assert (LLM in free_classes(limits, held, server_open=True)) is free
+    assert CPU in free_classes(limits, held, server_open=True), "what is packed takes up no slot of others"
 
 
 tasks = st.sampled_from([llm("x"), cpu("x"), script("x"), load("x")])
@@ -102,7 +112,7 @@ def test_never_over_capacity(offers, slots, total, server_open):
     limits = SlotLimits(llm=slots, cpu=2, total=max(total, slots))
     running = []
     for offer in offers:
-        if offer.task_class in free_classes(limits, [Held(one) for one in running], server_open=server_open):
+        if offer.task_class in free_classes(limits, Occupancy(map(Held, running)), server_open=server_open):
             running.append(offer)
     assert len(running) <= limits.total
     for task_class in TaskClass:
