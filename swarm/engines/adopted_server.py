@@ -60,10 +60,9 @@ class AdoptedServer:
 
     def ps(self, timeout_s: float = LOOK_S) -> Sequence[LoadedModel]:
         """The model that is chosen, if it is still served; at first the first that is."""
-        names = [canonical_model(name) for name in self._calls.models(timeout_s)]
-        if self._chosen is None:
-            return tuple(LoadedModel(name=name) for name in names[:1])
-        return (LoadedModel(name=self._chosen),) if self._chosen in names else ()
+        served = [(canonical_model(one.name), one.context_length) for one in self._calls.models(timeout_s)]
+        chosen = served[:1] if self._chosen is None else [one for one in served if one[0] == self._chosen]
+        return tuple(LoadedModel(name=name, context_length=context) for name, context in chosen)
 
     def show(self, model: str, timeout_s: float = LOOK_S) -> ModelDetails:
         """No more than that it is served. Raises ``TaskFault`` kind ``model_missing``."""
@@ -72,7 +71,7 @@ class AdoptedServer:
 
     def tags(self, timeout_s: float = LOOK_S) -> Sequence[InstalledModel]:
         """What it serves."""
-        return tuple(InstalledModel(name=canonical_model(name)) for name in self._calls.models(timeout_s))
+        return tuple(InstalledModel(name=canonical_model(one.name)) for one in self._calls.models(timeout_s))
 
     async def run(
         self,
@@ -98,7 +97,7 @@ class AdoptedServer:
 
     def _spelled(self, model: str, timeout_s: float) -> str:
         """Its own spelling of the name. Raises ``TaskFault`` kind ``model_missing``."""
-        names = self._calls.models(timeout_s)
+        names = [one.name for one in self._calls.models(timeout_s)]
         wanted = canonical_model(model)
         found = next((name for name in names if canonical_model(name) == wanted), None)
         if found is None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.engines import Engine, filled_in
+from swarm.core.engines import Engine, EngineKind, filled_in
 from swarm.core.faults import TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import InstalledModel, ModelDetails
@@ -81,6 +81,8 @@ class ModelServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     context: int
     """Tokens of one request."""
+    told: frozenset[str] = frozenset()
+    """Of these two, what the command passes on to the server; it alone knows the others."""
     embedding: bool
     options: dict[str, Any]
     digest: str
@@ -115,6 +117,11 @@ class ModelSpecMaker:
         self._files = files
         self._root = root
         self._base_env = base_env
+
+    @property
+    def kind(self) -> EngineKind:
+        """Of the engine."""
+        return self._engine.kind
 
     @property
     def markers(self) -> dict[str, str]:
@@ -158,6 +165,7 @@ class ModelSpecMaker:
             fingerprint=_fingerprint(argv, overlay, found.digest),
             slots=slots,
             context=context,
+            told=self._told(),
             embedding=embedding,
             options=dict(options),
             digest=found.digest,
@@ -203,6 +211,12 @@ class ModelSpecMaker:
             words = ("serve", served_as, "--host", HOST, "--port", str(port), "--max-num-seqs", str(slots))
             return (*simulator("openai"), *words)
         return filled_in(command, values)
+
+    def _told(self) -> frozenset[str]:
+        if self._engine.kind == "llama-server":
+            return frozenset({"slots", "context"})
+        names = ("slots", "context")
+        return frozenset(name for name in names if any(f"{{{name}}}" in word for word in self._engine.settings.command))
 
     def _context(self, options: Mapping[str, Any], details: ModelDetails) -> int:
         wanted = options.get("num_ctx")

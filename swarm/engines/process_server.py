@@ -110,7 +110,7 @@ class ProcessServer:
                     ModelProcess.adopt(spec, note) if spec is not None and spec.fingerprint == note.fingerprint else None
                 )
                 if process is not None:
-                    self._running = self._made(process)
+                    self._running = self._measured(self._made(process))
                     return f"the server of {note.model} adopted: it runs as pid {note.process.pid} on port {note.port}"
             ended = end_marked(self._maker.markers)
             return f"{ended} processes of an earlier life ended, which served another model or otherwise" if ended else None
@@ -247,7 +247,26 @@ class ProcessServer:
         except BaseException:
             self._close(made)
             raise
-        return msgspec.structs.replace(made, loaded=self._loaded(process))
+        return self._measured(made)
+
+    def _measured(self, made: _Running) -> _Running:
+        """With what the server itself says of its slots and context."""
+        slots, context = self._capacity(made)
+        loaded = self._loaded(made.process)
+        if context and loaded.context_length:
+            context = min(context, loaded.context_length)  # one pool for all slots
+        told = {"slots": slots or loaded.slots, "context_length": context or loaded.context_length}
+        return msgspec.structs.replace(made, loaded=msgspec.structs.replace(loaded, **told))
+
+    def _capacity(self, made: _Running) -> tuple[int, int]:
+        """Requests at once and tokens of one, by the server's own word; 0 where it does not say."""
+        try:
+            if self._maker.kind == "llama-server":
+                return made.calls.capacity(LOOK_S)
+            return 0, max((one.context_length for one in made.calls.models(LOOK_S)), default=0)
+        except TaskFault as fault:
+            self._log.warning("The server of %s does not say what it can do: %s", made.loaded.name, fault.message)
+            return 0, 0
 
     def _wait_ready(self, made: _Running, limit_s: float, stopped: threading.Event, cancel: CancelToken | None) -> None:
         process, end_s, pause_s = made.process, time.monotonic() + limit_s, _PAUSE_S
@@ -289,8 +308,8 @@ class ProcessServer:
             digest=spec.digest,
             size_mib=size_mib,
             size_vram_mib=size_mib if on_cards else 0,
-            context_length=spec.context,
-            slots=spec.slots,
+            context_length=spec.context if "context" in spec.told else 0,
+            slots=spec.slots if "slots" in spec.told else 0,
         )
 
     def _is_dead(self, held: _Running) -> bool:

@@ -29,6 +29,15 @@ class Answer(msgspec.Struct, frozen=True):
     """What the server says is wrong, in one line; empty where it does not say."""
 
 
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model that a server serves."""
+
+    name: str
+    """As it spells it."""
+    context_length: int = 0
+    """Tokens of one request; 0: it does not say."""
+
+
 class ServerCalls:
     """One server. Thread-safe."""
 
@@ -71,8 +80,15 @@ class ServerCalls:
             return answer.text or "it is loading its model"
         return f"HTTP {answer.status}{f': {answer.text}' if answer.text else ''}"
 
-    def models(self, timeout_s: float) -> tuple[str, ...]:
-        """Names of the models that it serves, as it spells them."""
+    def capacity(self, timeout_s: float) -> tuple[int, int]:
+        """Requests at once, and tokens of context for one, as llama-server tells; 0: it does not say."""
+        told = self.get("/props", timeout_s).document
+        general = told.get("default_generation_settings")
+        context = general.get("n_ctx") if isinstance(general, dict) else None
+        return _number(told.get("total_slots")), _number(context)
+
+    def models(self, timeout_s: float) -> tuple[ServedModel, ...]:
+        """The models that it serves."""
         answer = self.get("/v1/models", timeout_s)
         if answer.status in (401, 403):
             raise TaskFault("infra", "forbidden", f"HTTP {answer.status}: {self.base_url} refuses the key; see api_key_env")
@@ -80,8 +96,12 @@ class ServerCalls:
         if answer.status != 200 or not isinstance(entries, list):
             what = f"HTTP {answer.status} instead of a list of models"
             raise TaskFault("infra", "garbage", f"{what}; is {self.base_url} an OpenAI-compatible server?")
-        names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-        return tuple(shown_text(name, 200) for name in names if isinstance(name, str))
+        found = [(entry.get("id"), entry.get("max_model_len")) for entry in entries if isinstance(entry, dict)]
+        return tuple(ServedModel(shown_text(name, 200), _number(limit)) for name, limit in found if isinstance(name, str))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else 0
 
 
 def _object(data: bytes) -> dict[str, Any]:

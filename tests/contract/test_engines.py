@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from swarm.config.settings import EngineSettings, LlmSettings, QueueSettings, Settings, SimSettings
+from swarm.config.settings import EngineSettings, LlmSettings, QueueSettings, RepairSettings, Settings, SimSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, Reply
+from swarm.core.model_server import Limits, LoadedModel, Reply
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
 from swarm.engines.model_spec import markers_of
+from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.proc.env_markers import find_marked
 from swarm.proc.ports import free_port
 from tests.helpers.blocking import wait_for
@@ -116,6 +117,11 @@ def rig(request, tmp_path) -> Iterator[Rig]:
     made.close()
 
 
+def held(rig: Rig) -> LoadedModel:
+    (one,) = rig.server.ps(5)
+    return one
+
+
 starts_processes = pytest.mark.parametrize("rig", ["llama-server", "vllm"], indirect=True)
 generates = pytest.mark.parametrize("rig", ["ollama", "llama-server", "vllm", "lab"], indirect=True)
 
@@ -142,8 +148,8 @@ def names(rig: Rig) -> list[str]:
 def test_load_ps_show_and_unload(rig: Rig) -> None:
     rig.load()
     assert names(rig) == [MODEL]
-    (held,) = rig.server.ps(5)
-    assert not held.spilled
+    assert not held(rig).spilled
+    assert held(rig).context_length > 0
     assert rig.server.show(MODEL.upper(), 5).name == MODEL
     assert MODEL in [one.name for one in rig.server.tags(5)]
     rig.load()
@@ -213,6 +219,29 @@ def test_a_request_is_cancelled(rig: Rig, when: str) -> None:
     thread.join(30)
     assert (caught[0].fault, caught[0].kind) == ("cancelled", "cancelled")
     assert rig.run().simulated, "the next request works"
+
+
+@starts_processes
+def test_slots_and_context_are_the_servers_own_word(rig: Rig) -> None:
+    rig.load()
+    if rig.engine == "llama-server":
+        assert (held(rig).slots, held(rig).context_length) == (1, 4096)
+    else:
+        assert (held(rig).slots, held(rig).context_length) == (0, 32768), "the command passes neither on"
+
+
+@starts_processes
+@pytest.mark.parametrize("rung", ["kill_runners", "restart_server"])
+def test_a_server_that_hangs_is_ended_and_started_again(rig: Rig, rung: str) -> None:
+    rig.load()
+    (process,) = find_marked(**markers_of("worker-1", rig.root))
+    os.kill(process.pid, signal.SIGSTOP)
+    assert fault_of(lambda: rig.server.ps(0.2)).kind == "timeout"
+    actions = RepairActions("worker-1", root=rig.root, gpu_uuids=("SIM-GPU-0",), limits=RepairSettings())
+    assert str(process.pid) in str(getattr(actions, rung)())
+    assert names(rig) == [], "it is cold now"
+    assert rig.run().simulated
+    assert actions.pids() == {one.pid for one in find_marked(**markers_of("worker-1", rig.root))}
 
 
 @starts_processes

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values
+from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values
 
 
 def victims(root: str, kind: str) -> dict[ProcessIdentity, str]:
     """Living processes of this root with their names; ``kind`` is ``server``, ``brain``, or anything else for workers."""
-    found = find_marked_values(SERVER_MARKER if kind == "server" else PROCESS_MARKER, **{ROOT_MARKER: root})
+    marker = {ROOT_MARKER: root}
     if kind == "server":
-        return found
+        return find_marked_values(SERVER_MARKER, **marker) | find_marked_values(MODEL_MARKER, **marker)
+    found = find_marked_values(PROCESS_MARKER, **marker)
     return {who: name for who, name in found.items() if (name == "brain") == (kind == "brain")}
 
 

@@ -78,7 +78,7 @@ class Arena:
         self.root = f"{self.home}/queue"
         self.queue = FileQueue(self.root).prepare()
         self._kept = bool(options.keep)
-        written = CONFIG.format(port=free_port(), request_s=request_s, slots=4) + config
+        written = CONFIG.format(port=free_port(), request_s=request_s, slots=4, engine=options.engine) + config
         Path(f"{self.home}/config.toml").write_text(written, encoding="utf-8")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SWARM_", "OLLAMA_"))}
         ours = {"SWARM_ROOT": self.root, "SWARM_CONFIG": f"{self.home}/config.toml", "SWARM_SIM_RUNNER": "none"}

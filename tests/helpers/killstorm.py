@@ -46,7 +46,7 @@ class Storm:
         self._ids: list[str] = []
         self._records: dict[str, tuple[int, int, int]] = {}
         with open(f"{self.home}/config.toml", "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(port=free_port(), request_s=plan.request_s, slots=plan.slots))
+            file.write(CONFIG.format(port=free_port(), request_s=plan.request_s, slots=plan.slots, engine=plan.engine))
 
     def blow(self) -> Report:
         """Submit, shoot, wait, count."""

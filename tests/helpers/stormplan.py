@@ -13,6 +13,7 @@ tick_s = 0.5
 heartbeat_s = 0.5
 heartbeat_stale_s = 4.0
 [llm]
+engine = "{engine}"
 slots = {slots}
 [retry]
 backoff_base_s = 0.1
@@ -25,6 +26,11 @@ healthy_s = 2.0
 [ollama]
 base_port = {port}
 start_timeout_s = 30.0
+stop_grace_s = 2.0
+[engines.llama-server]
+stop_grace_s = 2.0
+[engines.vllm]
+command = ["vllm", "serve", "{{model}}", "--port", "{{port}}", "--max-num-seqs", "{{slots}}"]
 stop_grace_s = 2.0
 [sim]
 start_delay_s = 0.0
@@ -45,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     workers: int = 4
     slots: int = 4
+    engine: str = "ollama"
     every_s: float = 0.3
     """Between two shots, on average."""
 

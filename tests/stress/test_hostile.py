@@ -93,7 +93,7 @@ def test_a_second_brain_is_refused_and_names_the_first(tmp_path):
 def test_a_worker_that_was_stopped_is_killed_and_its_tasks_run_elsewhere(tmp_path):
     root = f"{tmp_path}/queue"
     config = tmp_path / "config.toml"
-    text = CONFIG.format(port=free_port(), request_s=0.3, slots=1)
+    text = CONFIG.format(port=free_port(), request_s=0.3, slots=1, engine="ollama")
     config.write_text(text.replace("heartbeat_stale_s = 4.0", "heartbeat_stale_s = 1.5"))
     queue = FileQueue(root).prepare()
     ids = [queue.enqueue(llm(str(n))) for n in range(4)]

@@ -8,8 +8,9 @@ from tests.helpers.stormplan import Plan
 
 
 @pytest.mark.slow
-def test_ten_kills_lose_nothing_and_leave_nothing():
-    storm = Storm(Plan(tasks=300, kills=10, seed=20260207, workers=2), print)
+@pytest.mark.parametrize("engine", ["ollama", "llama-server", "vllm"])
+def test_ten_kills_lose_nothing_and_leave_nothing(engine):
+    storm = Storm(Plan(tasks=300, kills=10, seed=20260207, workers=2, engine=engine), print)
     report = storm.blow()
     assert report.violations == 0, (report, storm.home)
     assert report.completed + report.failed == 300

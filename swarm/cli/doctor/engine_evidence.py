@@ -91,7 +91,7 @@ def _names(plan: WorkerPlan, root: Path, settings: Settings) -> Iterator[str]:
         assert plan.url is not None
         variable = key[plan.engines[0]]
         served = ServerCalls(plan.url, key=os.environ.get(variable, "") if variable else "").models(VERSION_S)
-        yield from map(canonical_model, served)
+        yield from (canonical_model(one.name) for one in served)
         return
     note = running_note(note_path(plan.name, root), markers_of(plan.name, root))
     if note is not None and note.engine in key:
