@@ -27,7 +27,7 @@ ROWS, GROUPS, HEADER_TOKENS, QUESTION_TOKENS = 600, 6, 1500, 40
 SIMILAR = 0.1
 """A slot is chosen for what it holds if that is more than this part of the prompt."""
 PROMPT_TOKENS_PER_S, OUT_TOKENS_PER_S, OUT_TOKENS = 4000.0, 40.0, (20, 200)
-SETUPS = ((1, 1, 0), (1, 1, 1), (1, 8, 0), (1, 8, 1), (4, 1, 1), (4, 8, 1))
+SETUPS = ((1, 1, 0), (1, 1, 1), (1, 8, 0), (1, 8, 1), (4, 1, 0), (4, 1, 1), (4, 8, 0), (4, 8, 1))
 """Workers, slots of each, and requests that each sends beyond its slots."""
 REAL_SETUPS = ((1, 1), (1, 8), (4, 1))
 MODEL = "llama3.2:3b"
@@ -192,7 +192,7 @@ def _run(
     for _ in range(slots + reserve):
         for at, view in enumerate(views):
             with view.transaction() as transaction:
-                claim = transaction.claim(lanes)
+                claim = transaction.claim(lanes, spread=not reserve)
             if claim is not None:
                 servers[at].waiting.append(claim)
     for at in range(workers):
@@ -204,7 +204,7 @@ def _run(
         start(at)  # what waits in the server gets the slot before the worker has heard of the end
         with views[at].transaction() as transaction:
             transaction.finish(claim, TaskState.COMPLETED, Trail(result={}))
-            claim = transaction.claim(lanes)
+            claim = transaction.claim(lanes, spread=not reserve)
         if claim is not None:
             servers[at].waiting.append(claim)
             start(at)

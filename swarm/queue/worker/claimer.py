@@ -5,7 +5,7 @@
 * A second change may hide behind a fresh one (see ``DirStamp``). While names are left that can only be a more urgent
   bucket: the directory's count of links shows it at once (where the file system counts), and one more listing when the
   grain has passed shows it in any case. With no names left each look is a listing: *none* is never a guess.
-* Of a bucket of prefix groups one group is taken at a time (see ``next_group``); then the bucket is listed again.
+* Of a bucket of prefix groups one group is taken at a time (see ``next_group``), or with ``spread`` one for each slot.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from swarm.queue.submit.buckets import BucketChooser, sorted_buckets
 log = logging.getLogger(__name__)
 UNREADABLE_S = 30.0
 """For so long a task whose file could not be read is passed over by this worker."""
+_MOST_SLOTS = 512
 _CONTENDED_S = 0.05
 """Races lost so soon after one another mean that others claim here as fast as we do."""
 _STRAYED_S = 1.0
@@ -63,7 +64,7 @@ class OpenDirectory:
 class LaneCursor:
     """Yields candidates of one lane, most urgent first; within a bucket oldest first, unless others claim there too.
 
-    ``held``: how many other workers run tasks of which prefix group.
+    ``held``: how many tasks of which prefix group others run.
 
     Who loses a race steps aside, further the sooner it happens again, so that many workers on one bucket each have a
     stretch of it to themselves; what was passed over comes after, and at the latest a second later.
@@ -73,6 +74,7 @@ class LaneCursor:
         self.lane_path = lane_path
         self._held = held
         self._group = self._chosen = ""
+        self._groups: dict[str, list[str]] = {}
         self._lane: OpenDirectory | None = None
         self._seen: DirStamp | None = None
         self._links = 0
@@ -87,12 +89,16 @@ class LaneCursor:
         self._strayed_s = 0.0
         self.without: frozenset[str] = frozenset()
         """Ids of tasks that are not given."""
+        self.freed: list[str] | None = None
+        """With ``spread``: the groups of the prompts that free slots hold, last freed last; used up by ``next``."""
 
     def next(self) -> tuple[str, str, TaskName] | None:
         """The next candidate as (bucket path, file name, id and attempt), or None when the lane shows none."""
         self._group = self._chosen  # the candidate before was taken, or ``lost`` put this right
         if not self._refresh():
             return None
+        if self.freed is not None and self._names and is_grouped(self._bucket):
+            self._choose()
         while True:
             while self._names:
                 name = self._names.pop()
@@ -168,7 +174,11 @@ class LaneCursor:
             if any(parse_task_file(n) for n in names):
                 self._bucket, self._folder = bucket, path
                 names.sort(reverse=True)
-                self._names = self._in_turn(self._of_one_group(names) if is_grouped(bucket) else names)
+                if is_grouped(bucket):
+                    self._part(names)
+                    self._choose()
+                else:
+                    self._names = self._in_turn(names)
                 return True
             self._leave_empty(bucket, path, now, foreign=bool(names))
         return False
@@ -182,16 +192,19 @@ class LaneCursor:
     def _given(self, names: list[str]) -> bool:
         return any(parsed.task_id not in self.without for n in names if (parsed := parse_task_file(n)) is not None)
 
-    def _of_one_group(self, names: list[str]) -> list[str]:
-        """Those of the group to take from now, of names in reverse order of which some may be given."""
+    def _part(self, names: list[str]) -> None:
+        """Sort the names of a bucket, last one first, by their groups."""
         groups: dict[str, list[str]] = {}
         for name in reversed(names):
             groups.setdefault(name[GROUP_MARK], []).append(name)
-        while True:
-            self._chosen = next_group({mark: len(some) for mark, some in groups.items()}, self._group, self._held)
-            given = groups.pop(self._chosen)[::-1]
-            if self._given(given):
-                return given
+        self._groups = {mark: self._in_turn(some[::-1]) for mark, some in groups.items() if self._given(some)}
+
+    def _choose(self) -> None:
+        """Go on with the group to take from now."""
+        waiting = {mark: len(some) for mark, some in self._groups.items() if some}
+        current = self._group if self.freed is None else _take_last(self.freed, waiting)
+        self._chosen = next_group(waiting, current, self._held)
+        self._names = self._groups[self._chosen]
 
     def _in_turn(self, names: list[str]) -> list[str]:
         """These names, last one first to be tried: from the head on, or from a little further if others work here."""
@@ -213,6 +226,13 @@ class LaneCursor:
             with suppress(OSError):
                 os.rmdir(path)
                 self._barren.pop(bucket, None)
+
+
+def _take_last(freed: list[str], waiting: Mapping[str, int]) -> str:
+    """The last freed group of which tasks wait, taken out; where there is none, the last goes: its slot gets another."""
+    at = next((at for at in range(len(freed) - 1, -1, -1) if freed[at] in waiting), -1)
+    group = freed.pop(at) if freed else ""
+    return group if group in waiting else ""
 
 
 def _fresh(now: DirStamp) -> bool:
@@ -241,18 +261,32 @@ class LaneClaimer:
         self._lock = threading.Lock()
         self._returning: dict[str, Origin] = {}
         self._unreadable: dict[str, float] = {}
+        self._freed: list[str] = []
+        self._spread = False
         self.lost_races = 0
         with storage_faults(f"cannot create the directory of {worker}"):
             storage.make_dir(self.folder)
 
-    def take(self, lanes: Sequence[str]) -> tuple[str, Origin] | None:
-        """Move the first candidate of the first lane that has one; its path now and where it was. Raises ``OSError``."""
+    def ended(self, task_id: str) -> None:
+        """A task of this worker has ended: a slot of its server is free that holds its prompt."""
+        if group := group_of(task_id):
+            with self._lock:
+                self._freed.append(group)
+                del self._freed[:-_MOST_SLOTS]
+
+    def take(self, lanes: Sequence[str], *, spread: bool = False) -> tuple[str, Origin] | None:
+        """Move the first candidate of the first lane that has one; its path now and where it was. Raises ``OSError``.
+
+        ``spread``: the server has a free slot for each task that is taken, so each slot goes on with its own prefix group.
+        """
         with self._lock:
             self._return()
+            self._spread = spread
             for lane in lanes:
                 cursor = self._cursors.get(lane)
                 if cursor is None:
                     cursor = self._cursors[lane] = LaneCursor(self._layout.lane(lane), self._held_groups)
+                cursor.freed = self._freed if spread else None
                 if self._unreadable or cursor.without:
                     cursor.without = self._passed_over()
                 taken = self._take_from(cursor)
@@ -295,11 +329,11 @@ class LaneClaimer:
         return None
 
     def _held_groups(self) -> Counter[str]:
-        """How many other workers run tasks of which prefix group. A few listings, made when a group is used up."""
+        """How many tasks of which prefix group others run, or with ``spread`` other slots; looked up when one is used up."""
         held = Counter[str]()
         for folder in map(self._layout.held_by, list_names(self._layout.processing)):
-            if folder != self.folder:
-                held.update({group_of(name) for name in list_inside(folder)})
+            if self._spread or folder != self.folder:
+                held.update(map(group_of, list_inside(folder)))
         return held
 
     def _passed_over(self) -> frozenset[str]:

@@ -64,14 +64,18 @@ class WorkerTransaction:
             ending = Ending(claim.path, claim.task.task_id, claim.body_size, state, self._transitions.dated(state, trail))
             self._written.append((ending, self._transitions.write(self._writer, ending)))
         self.finishes.append(Finish(claim, state, trail))
+        self._claimer.ended(claim.task.task_id)
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
-        """The best task of the first lane that has one; None: none has, or ``fault`` says why none can be claimed."""
+    def claim(self, lanes: Sequence[str], *, spread: bool = False) -> Claim | None:
+        """The best task of the first lane that has one; None: none has, or ``fault`` says why none can be claimed.
+
+        ``spread``: see ``LaneClaimer.take``.
+        """
         if self.fault is not None:
             return None
         try:
             with _CLAIMING:
-                while (taken := self._claimer.take(lanes)) is not None:
+                while (taken := self._claimer.take(lanes, spread=spread)) is not None:
                     path, origin = taken
                     self.uncommitted[path] = origin
                     claim = self._open(path, origin.name)

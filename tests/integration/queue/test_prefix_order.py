@@ -111,6 +111,43 @@ def test_who_goes_on_finishes_and_claims_in_one_transaction(tmp_path):
             held[at] = [*held[at][1:], *got]
 
 
+def claim_spread(worker, finished=None):
+    with worker.transaction() as transaction:
+        if finished is not None:
+            transaction.finish(finished, TaskState.COMPLETED, Trail(result={}))
+        return transaction.claim((LANE,), spread=True)
+
+
+def test_spread_each_slot_goes_on_with_its_own_group(tmp_path):
+    queue = open_queue(tmp_path)
+    submit(queue, texts(4, 6))
+    worker = queue.worker_view("gpu0")
+    slots = [claim_spread(worker) for _ in range(3)]
+    marks = [group_of(claim.task.task_id) for claim in slots]
+    assert len(set(marks)) == 3
+    for turn in range(15):
+        at = (turn * 2) % 3
+        slots[at] = claim_spread(worker, slots[at])
+        assert group_of(slots[at].task.task_id) == marks[at]
+    fresh = group_of(claim_spread(worker, slots[0]).task.task_id)
+    assert fresh not in marks, "a slot whose group is used up takes the one that no slot is in"
+    assert {group_of(claim_spread(worker, slots[at]).task.task_id) for at in (1, 2)} == {fresh}, "then it helps"
+
+
+def test_spread_slots_of_other_workers_count_too(tmp_path):
+    queue = open_queue(tmp_path)
+    ids = submit(queue, texts(4, 6))
+    one, other = queue.worker_view("gpu0"), queue.worker_view("gpu1")
+    claims = [claim_spread(worker) for worker in (one, other, one, other)]
+    assert len({group_of(claim.task.task_id) for claim in claims}) == 4
+    helped = [group_of(claim_spread(one).task.task_id) for _ in range(4)]
+    assert len(set(helped)) == 4, "spread evenly while none is freed"
+    rest = 0
+    while claim_spread(other) is not None:
+        rest += 1
+    assert rest == len(ids) - 8
+
+
 def test_a_lost_race_for_a_fresh_group_ends_in_another_group(tmp_path, monkeypatch):
     queue = open_queue(tmp_path)
     submit(queue, texts(2, 4))
