@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from swarm.core.worker import Heartbeat
+from swarm.core.worker import Heartbeat, RateSample
 
 WINDOW_S = 60.0
 """Rates are measured over so long, or less after a start and after another model was loaded."""
@@ -44,15 +44,21 @@ def rates_of(beat: Heartbeat | None) -> Rates | None:
     if span_s < LEAST_S:
         return None
     # What a request had generated when it was stopped leaves the sums again.
-    known = old.energy_j is not None and new.energy_j is not None
     return Rates(
         span_s=span_s,
         requests_per_s=max(0, new.requests - old.requests) / span_s,
         tokens_in_per_s=max(0, new.tokens_in - old.tokens_in) / span_s,
         tokens_out_per_s=max(0, new.tokens_out - old.tokens_out) / span_s,
         in_flight=sum(sample.in_flight for sample in beat.recent) / len(beat.recent),
-        watts=max(0.0, (new.energy_j or 0.0) - (old.energy_j or 0.0)) / span_s if known else None,
+        watts=_watts(old, new),
     )
+
+
+def _watts(old: RateSample, new: RateSample) -> float | None:
+    """Between the readings of the cards: those come less often than samples."""
+    if old.energy_j is None or new.energy_j is None or new.energy_at_s <= old.energy_at_s:
+        return None
+    return max(0.0, new.energy_j - old.energy_j) / (new.energy_at_s - old.energy_at_s)
 
 
 def share_of_best(beat: Heartbeat | None, rates: Rates | None) -> float | None:

@@ -168,7 +168,9 @@ class RateSample(msgspec.Struct, frozen=True, array_like=True):
     in_flight: int = 0
     """Requests at the server at this moment."""
     energy_j: float | None = None
-    """Used by its cards since its start; None where a driver tells neither energy nor power."""
+    """Used by its cards from their first reading to the last one; None where a driver tells neither energy nor power."""
+    energy_at_s: float = 0.0
+    """When that reading was, on the same clock."""
 
 
 class WorkerTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

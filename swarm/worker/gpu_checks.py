@@ -45,10 +45,9 @@ class CardWatch:
         self._verdict = CardVerdict()
         self._meter: EnergyMeter | None = None
 
-    def energy_j(self) -> float | None:
-        """Joules that the cards have used since they were first read; None where a driver does not say. From any thread."""
-        meter = self._meter
-        return None if meter is None else meter.at(time.monotonic())
+    def meter(self) -> EnergyMeter | None:
+        """Joules of the cards since they were first read; None where a driver does not say. From any thread."""
+        return self._meter
 
     def tick(self, pool: ThreadPool) -> CardVerdict:
         """The latest verdict; starts the next reading when it is due."""

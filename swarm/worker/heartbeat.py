@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from swarm.clock import now_iso, parse_iso
+from swarm.core.energy import EnergyMeter
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import LoadedModel
 from swarm.core.policy.retry import blamed_at
@@ -40,8 +41,8 @@ class WorkerState:
         self.beat = Heartbeat(name=name, pid=pid, epoch=epoch, seq=0, turn=0, written_at="", status=WorkerStatus.STARTING)
         self.runs: tuple[Run, ...] = ()
         self.idle_since_s: float | None = monotonic()
-        self._read_energy_j: Callable[[], float | None] = lambda: None
-        self.energy = EnergyShares(self._read_energy_j)
+        self._read_meter: Callable[[], EnergyMeter | None] = lambda: None
+        self.energy = EnergyShares(self._read_meter)
         self._samples = RateSamples()
 
     @property
@@ -59,13 +60,13 @@ class WorkerState:
             written_at=now_iso(),
             idle_s=round(self.idle_s, 3),
             slots=slots,
-            recent=self._samples.with_now(beat, slots, self._read_energy_j()),
+            recent=self._samples.with_now(beat, slots, self._read_meter()),
         )
 
-    def meter_by(self, read_energy_j: Callable[[], float | None]) -> None:
-        """Tell energy by this: joules that its cards have used so far, None while unknown; called from any thread."""
-        self._read_energy_j = read_energy_j
-        self.energy = EnergyShares(read_energy_j)
+    def meter_by(self, read_meter: Callable[[], EnergyMeter | None]) -> None:
+        """Tell energy by this: the joules of its cards so far, None while unknown; called from any thread."""
+        self._read_meter = read_meter
+        self.energy = EnergyShares(read_meter)
 
     def publish(self, **fields: Any) -> None:  # noqa: ANN401 - fields of Heartbeat
         """Replace fields of ``beat``."""

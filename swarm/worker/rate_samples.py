@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from time import monotonic
 
+from swarm.core.energy import EnergyMeter
 from swarm.core.rates import WINDOW_S
 from swarm.core.worker import Heartbeat, ModelTally, RateSample, SlotView
 
@@ -19,21 +20,19 @@ class RateSamples:
         self._began_s = monotonic()
         self._kept: tuple[RateSample, ...] = ()
         self._model: str | None = None
-        self._most_j = 0.0
 
-    def with_now(self, beat: Heartbeat, slots: tuple[SlotView, ...], energy_j: float | None) -> tuple[RateSample, ...]:
+    def with_now(self, beat: Heartbeat, slots: tuple[SlotView, ...], meter: EnergyMeter | None) -> tuple[RateSample, ...]:
         """The samples up to this moment. Another model starts them anew: its tokens are others."""
         tally = beat.models.get(beat.model or "") or ModelTally()
         served = [slot for slot in slots if slot.task_class == "llm" and slot.phase == "running"]
-        # What was reckoned ahead of a reading may turn out less; a sum that fell would be taken for a restart.
-        self._most_j = max(self._most_j, energy_j or 0.0)
         now = RateSample(
             at_s=round(monotonic() - self._began_s, 3),
             requests=tally.completed + tally.failed,
             tokens_in=tally.tokens_in,
             tokens_out=tally.tokens_out + sum(slot.progress for slot in served),
             in_flight=len(served),
-            energy_j=None if energy_j is None else round(self._most_j, 1),
+            energy_j=None if meter is None else round(meter.total_j, 1),
+            energy_at_s=0.0 if meter is None else round(meter.at_s - self._began_s, 3),
         )
         if beat.model != self._model:
             self._model, self._kept = beat.model, (now,)
@@ -50,9 +49,9 @@ class RateSamples:
 class EnergyShares:
     """Splits the joules of the cards among the requests in flight: each gets the same part of what is used meanwhile."""
 
-    def __init__(self, read_j: Callable[[], float | None]) -> None:
-        """``read_j``: joules so far, growing; None while unknown."""
-        self._read_j = read_j
+    def __init__(self, read_meter: Callable[[], EnergyMeter | None]) -> None:
+        """``read_meter``: joules so far; None while unknown."""
+        self._read_meter = read_meter
         self._last_j: float | None = None
         self._each_j = 0.0
         """What one request would have had that was in flight from the beginning."""
@@ -70,7 +69,8 @@ class EnergyShares:
 
     def _count(self) -> bool:
         """Share out what was used since the last call; whether that is known."""
-        now_j, before_j = self._read_j(), self._last_j
+        meter, before_j = self._read_meter(), self._last_j
+        now_j = None if meter is None else meter.at(monotonic())
         if now_j is None or before_j is None:
             self._last_j = now_j
         elif now_j > before_j:  # what was reckoned ahead of a reading is not shared out twice

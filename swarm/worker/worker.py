@@ -55,7 +55,7 @@ class Worker:
         self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
         """What others act upon, as it was published last."""
         if parts.cards is not None:
-            state.meter_by(parts.cards.energy_j)
+            state.meter_by(parts.cards.meter)
         self._log.info("Worker initialized: %s on %s", self._name, parts.place)
 
     # -- what the loop asks ----------------------------------------------------------------------------------------

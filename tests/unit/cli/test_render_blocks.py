@@ -144,7 +144,7 @@ def test_what_a_worker_gave_is_shown_and_what_nobody_knows_is_a_dash():
     assert (row.slots, row.tokens_per_s, row.share_of_best, row.power_w) == (4, 400.0, 0.8, None)
     gave = "20 400 80% - - 1: 41, 2: 80, 4: 480"
     assert " ".join(to_plain(gave_blocks([row])).splitlines()[-1].split()[1:]) == gave
-    powered = (RateSample(100.0, energy_j=0.0), RateSample(150.0, 100, 1000, 20_000, 1, 10_000.0))
+    powered = (RateSample(100.0, energy_j=0.0, energy_at_s=98.0), RateSample(150.0, 100, 1000, 20_000, 1, 10_000.0, 148.0))
     (row,) = worker_lines(swarm(gives(recent=powered)), SETTINGS)
     assert (row.power_w, row.energy_j, row.j_per_1k_tokens, row.share_of_best) == (200.0, 10_000.0, 500.0, None)
     assert to_plain(gave_blocks([row])).splitlines()[-1].split()[1:] == ["20", "400", "-", "200W", "500", "-"]

@@ -23,7 +23,7 @@ def used(*steps, uuids=("GPU-0",)):
 
 def test_a_counter_is_differenced():
     found = used((0, card(energy_j=1000.0, power_w=90)), (10, card(energy_j=2500.0, power_w=200)))
-    assert (found.total_j, found.watts) == (1500.0, 200)
+    assert (found.total_j, found.powers_w) == (1500.0, {"GPU-0": 200})
     assert found.at(11) == 1700.0, "until the next reading the power is what it was"
 
 
@@ -32,7 +32,7 @@ def test_a_counter_without_power_gives_the_mean_of_the_last_gap():
 
 
 def test_power_is_summed_over_time():
-    assert used((0, card(power_w=100)), (5, card(power_w=200)), (10, card(power_w=50))).total_j == 5 * 200 + 5 * 50
+    assert used((0, card(power_w=100)), (5, card(power_w=200)), (10, card(power_w=50))).total_j == 5 * 150 + 5 * 125
 
 
 def test_a_driver_loaded_anew_counts_from_nothing_and_that_is_no_negative_energy():

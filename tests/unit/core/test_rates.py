@@ -17,8 +17,8 @@ def beat(*samples, best=0.0):
     return msgspec.structs.replace(a_heartbeat("w", holding=MODEL, tuned=tuned), recent=samples)
 
 
-OLD = RateSample(100.0, 10, 1000, 2000, 4, 5000.0)
-NEW = RateSample(120.0, 30, 3000, 8000, 2, 9000.0)
+OLD = RateSample(100.0, 10, 1000, 2000, 4, 5000.0, 97.0)
+NEW = RateSample(120.0, 30, 3000, 8000, 2, 8200.0, 113.0)
 
 
 def test_rates_are_differences_over_the_workers_own_time():
@@ -36,7 +36,9 @@ def test_what_is_not_known_is_not_invented():
     unpowered = rates_of(beat(OLD, msgspec.structs.replace(NEW, energy_j=None)))
     assert (unpowered.watts, unpowered.j_per_1k_tokens) == (None, None)
     assert lifetime_j(beat()) is None
-    assert lifetime_j(beat(OLD, NEW)) == 9000.0
+    unread = rates_of(beat(OLD, msgspec.structs.replace(NEW, energy_at_s=97.0)))
+    assert unread.watts is None, "the cards have not been read since"
+    assert lifetime_j(beat(OLD, NEW)) == 8200.0
 
 
 def test_tokens_of_a_request_that_was_stopped_make_no_negative_rate():

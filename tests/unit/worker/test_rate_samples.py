@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.core.energy import EnergyMeter
 from swarm.core.rates import WINDOW_S, rates_of
 from swarm.core.worker import ModelTally, SlotView
 from swarm.worker import rate_samples
@@ -27,6 +28,11 @@ def clock(monkeypatch):
     found = Clock()
     monkeypatch.setattr(rate_samples, "monotonic", found)
     return found
+
+
+def meter(total_j, at_s=0.0):
+    """The cards have used so much; they draw nothing now."""
+    return EnergyMeter(at_s=at_s, total_j=total_j)
 
 
 def beat(tokens, *, model=MODEL):
@@ -70,13 +76,13 @@ def test_what_running_requests_have_generated_counts_and_what_waits_does_not(clo
     samples = RateSamples()
     samples.with_now(beat(0), (), None)
     clock.now_s += 10
-    now = samples.with_now(beat(0), (answering(400), answering(77, phase="waiting")), 12.34)[-1]
-    assert (now.tokens_out, now.in_flight, now.energy_j, now.at_s) == (400, 1, 12.3, 10.0)
+    now = samples.with_now(beat(0), (answering(400), answering(77, phase="waiting")), meter(12.34, 1007.0))[-1]
+    assert (now.tokens_out, now.in_flight, now.at_s, now.energy_j, now.energy_at_s) == (400, 1, 10.0, 12.3, 7.0)
 
 
 def test_requests_at_once_share_what_is_used_meanwhile():
     joules = [0.0]
-    shares = EnergyShares(lambda: joules[0])
+    shares = EnergyShares(lambda: meter(joules[0]))
     shares.begin("a")
     joules[0] = 100.0
     shares.begin("b")
@@ -100,7 +106,7 @@ def test_a_driver_that_does_not_say_leaves_it_unknown():
 def test_the_shares_are_never_more_than_what_was_used(steps):
     joules, given_j, running = [0.0], 0.0, set()
     most_j = 0.0
-    shares = EnergyShares(lambda: joules[0])
+    shares = EnergyShares(lambda: meter(joules[0]))
     for act, key, more_j in steps:
         if act == "use":
             joules[0] = max(0.0, joules[0] + more_j)  # a reading may correct what was reckoned ahead
