@@ -62,10 +62,15 @@ def _watts(old: RateSample, new: RateSample) -> float | None:
 
 
 def share_of_best(beat: Heartbeat | None, rates: Rates | None) -> float | None:
-    """Generated tokens per second over the best that this card has shown for its model; None while either is unknown."""
+    """Tokens per second over the best that this card has shown for its model; None while either is unknown.
+
+    Generated ones; of a model that generates none, as for embeddings, those of the prompts.
+    """
     tuned = beat.tuned.get(beat.model) if beat is not None and beat.model is not None else None
-    best = max(tuned.best_tokens_per_s, rates.tokens_out_per_s) if tuned is not None and rates is not None else 0.0
-    return rates.tokens_out_per_s / best if rates is not None and tuned is not None and tuned.best_tokens_per_s > 0 else None
+    if tuned is None or rates is None or tuned.best_tokens_per_s <= 0:
+        return None
+    now = rates.tokens_out_per_s or rates.tokens_in_per_s
+    return now / max(tuned.best_tokens_per_s, now)
 
 
 def lifetime_j(beat: Heartbeat) -> float | None:

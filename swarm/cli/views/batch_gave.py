@@ -64,7 +64,9 @@ def batch_gave(tally: Tally, bests: Bests, now_s: float) -> BatchGave:
     """From the sums so far; ``now_s`` is in seconds since the epoch."""
     sums = tally.all
     rows = tuple(_rows(sums, bests))
-    at_best = [(row.tokens_out, row.best_tokens_per_s * row.worked_s) for row in rows if row.best_tokens_per_s]
+    at_best = [
+        (row.tokens_out or row.tokens_in, row.best_tokens_per_s * row.worked_s) for row in rows if row.best_tokens_per_s
+    ]
     metered = [one for models in sums.gave.values() for one in models.values() if one.metered]
     recent_in, recent_out = sums.latest.per_s(now_s) if tally.left else (0.0, 0.0)
     return BatchGave(
@@ -96,7 +98,7 @@ def _rows(sums: Sums, bests: Bests) -> list[GaveRow]:
                 tokens_in_per_s=_ratio(one.tokens_in, one.worked_s),
                 tokens_out_per_s=_ratio(one.tokens_out, one.worked_s),
                 best_tokens_per_s=best,
-                share_of_best=_share(one.tokens_out, (best or 0.0) * one.worked_s),
+                share_of_best=_share(one.tokens_out or one.tokens_in, (best or 0.0) * one.worked_s),
                 slots=_ratio(one.task_s, one.worked_s),
                 slots_width_s=width_s,
                 slots_over_time=tuple(round(slots, 2) for slots in over_time),

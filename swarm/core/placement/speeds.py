@@ -93,7 +93,7 @@ class Speeds:
                 return _Seen(weight, weight * max(1, in_flight) * (per_request or ASSUMED_TOKENS) / rate)
         if tally is None or not ended:
             return None
-        return _Seen(tally.tokens_out / per_request if per_request else ended, tally.busy_s)
+        return _Seen(_tokens(tally) / per_request if per_request else ended, tally.busy_s)
 
 
 def speeds(snapshot: SwarmSnapshot) -> Speeds:
@@ -112,13 +112,18 @@ def _ended(tally: ModelTally | None) -> float:
     return float(tally.completed + tally.failed) if tally is not None and tally.busy_s > _NO_TIME_S else 0.0
 
 
+def _tokens(tally: ModelTally) -> int:
+    """Those that a rate is made of: generated ones; of a model that generates none, as for embeddings, the prompts'."""
+    return tally.tokens_out or tally.tokens_in
+
+
 def _tokens_per_request(tallies: Mapping[Pair, ModelTally]) -> dict[str, float]:
-    """By model: mean of generated tokens. A model is left out where some worker's requests generated none."""
+    """By model: the mean of those that its rate is made of. A model is left out where some worker's requests had none."""
     of_model = _grouped((model, tally) for (_, model), tally in tallies.items() if _ended(tally))
     return {
-        model: sum(t.tokens_out for t in found) / sum(_ended(t) for t in found)
+        model: sum(_tokens(t) for t in found) / sum(_ended(t) for t in found)
         for model, found in of_model.items()
-        if all(t.tokens_out for t in found)
+        if all(_tokens(t) for t in found)
     }
 
 

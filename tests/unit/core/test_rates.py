@@ -53,3 +53,5 @@ def test_the_share_of_the_best_is_one_at_most_and_unknown_without_a_best():
     assert share_of_best(beat(OLD, NEW, best=400.0), found) == 0.75
     assert share_of_best(beat(OLD, NEW, best=200.0), found) == 1.0
     assert share_of_best(beat(OLD, NEW, best=200.0), None) is None
+    embedding = beat(OLD, msgspec.structs.replace(NEW, tokens_out=OLD.tokens_out), best=200.0)
+    assert share_of_best(embedding, rates_of(embedding)) == 0.5, "of the prompts' tokens, where none are generated"

@@ -72,6 +72,12 @@ def test_measured_tokens_per_second_take_the_place_of_the_mean_over_a_life():
     assert found.slots("new", "x") == 8, "another worker would choose as many, as far as is known"
 
 
+def test_a_model_that_generates_nothing_is_measured_by_the_tokens_of_its_prompts():
+    tuned = TunedSlots(in_flight=4, tokens_per_s=8000.0, best_tokens_per_s=8000.0, best_in_flight=4)
+    learned = {"x": ModelTally(completed=MANY, busy_s=MANY, tokens_in=MANY * 80)}
+    assert Speeds([a_worker("a", learned=learned, tuned={"x": tuned})]).per_s("a", "x") == pytest.approx(100, rel=0.01)
+
+
 def test_a_restarted_swarm_knows_from_the_record_which_card_is_faster():
     fast, slow = (TunedSlots(in_flight=4, best_tokens_per_s=rate, best_in_flight=4) for rate in (400.0, 100.0))
     found = Speeds([a_worker("a", tuned={"x": fast}), a_worker("b", tuned={"x": slow})])
