@@ -122,6 +122,8 @@ def _entry_problems(name: str, entry: EngineSettings) -> Iterator[tuple[_KeyPath
         yield ("kind",), f"the engine called {name!r} is built in, of kind {_BUILT_IN[name]!r}; choose another name"
     if entry.command and entry.url is not None:
         yield (), "give command (swarm starts the servers) or url (yours runs already), not both"
+    if entry.url is not None and entry.url.startswith("https:"):
+        yield ("url",), f"{entry.url!r} must be an http:// address: put a proxy before a server that speaks https only"
     if not entry.health.startswith("/"):
         yield ("health",), f"{entry.health!r} is no path: it must begin with /"
     kind = entry.kind or _BUILT_IN.get(name) or "openai"

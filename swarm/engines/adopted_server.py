@@ -15,7 +15,7 @@ from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
 from swarm.core.task import canonical_model
 from swarm.engines.process_server import LOOK_S, RequestClient
-from swarm.engines.server_calls import ServerCalls
+from swarm.engines.server_calls import ServedModel, ServerCalls
 
 
 class AdoptedServer:
@@ -27,6 +27,8 @@ class AdoptedServer:
         self._log = log
         self._chosen: str | None = None
         """Canonical name; empty: none; None: the first that it serves."""
+        self._spellings: dict[str, str] = {}
+        """Its own, by canonical name, as it told last."""
 
     def load(
         self,
@@ -60,7 +62,7 @@ class AdoptedServer:
 
     def ps(self, timeout_s: float = LOOK_S) -> Sequence[LoadedModel]:
         """The model that is chosen, if it is still served; at first the first that is."""
-        served = [(canonical_model(one.name), one.context_length) for one in self._calls.models(timeout_s)]
+        served = [(canonical_model(one.name), one.context_length) for one in self._served(timeout_s)]
         chosen = served[:1] if self._chosen is None else [one for one in served if one[0] == self._chosen]
         return tuple(LoadedModel(name=name, context_length=context) for name, context in chosen)
 
@@ -71,7 +73,7 @@ class AdoptedServer:
 
     def tags(self, timeout_s: float = LOOK_S) -> Sequence[InstalledModel]:
         """What it serves."""
-        return tuple(InstalledModel(name=canonical_model(one.name)) for one in self._calls.models(timeout_s))
+        return tuple(InstalledModel(name=canonical_model(one.name)) for one in self._served(timeout_s))
 
     async def run(
         self,
@@ -83,7 +85,9 @@ class AdoptedServer:
         marker: str | None = None,
     ) -> Reply:
         """One request."""
-        body = {**body, "model": await to_thread(self._spelled, str(body.get("model") or ""), LOOK_S)}
+        model = str(body.get("model") or "")
+        spelled = self._spellings.get(canonical_model(model)) or await to_thread(self._spelled, model, LOOK_S)
+        body = {**body, "model": spelled}
         return await self._client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
     def close(self) -> None:
@@ -95,9 +99,14 @@ class AdoptedServer:
         """Close the connections of ``run``, on its event loop."""
         await self._client.close_work()
 
+    def _served(self, timeout_s: float) -> tuple[ServedModel, ...]:
+        served = self._calls.models(timeout_s)
+        self._spellings = {canonical_model(one.name): one.name for one in served}
+        return served
+
     def _spelled(self, model: str, timeout_s: float) -> str:
         """Its own spelling of the name. Raises ``TaskFault`` kind ``model_missing``."""
-        names = [one.name for one in self._calls.models(timeout_s)]
+        names = [one.name for one in self._served(timeout_s)]
         wanted = canonical_model(model)
         found = next((name for name in names if canonical_model(name) == wanted), None)
         if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from swarm.config.settings import Settings
@@ -20,6 +20,9 @@ from swarm.engines.openai.client import OpenAIClient
 from swarm.engines.process_server import ProcessServer
 from swarm.engines.programs import api_key
 from swarm.engines.server_calls import ServerCalls
+
+REMEMBERED = 4096
+"""Names of models whose engine is not looked up again for each request."""
 
 
 def model_server(
@@ -52,9 +55,8 @@ def model_server(
         maker = ModelSpecMaker(engine, plan, settings, files, root=root, base_env=env)
         return ProcessServer(maker, files, partial(_client, engine.kind), log=log, vram_mib=vram_mib)
 
-    return EngineDispatch(
-        {name: adapter(name) for name in plan.engines}, lambda model: engine_of_model(settings, model, own)
-    )
+    adapters = {name: adapter(name) for name in plan.engines}
+    return EngineDispatch(adapters, lru_cache(REMEMBERED)(lambda model: engine_of_model(settings, model, own)))
 
 
 def _client(kind: EngineKind, url: str, key: str, on_connect: OnConnect) -> OpenAIClient:

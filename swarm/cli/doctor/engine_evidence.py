@@ -11,7 +11,7 @@ from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import EngineEvidence, ModelFileEvidence, ServerEvidence
 from swarm.core.engines import OLLAMA, Engine, engine_named, engine_names, engine_of_model
 from swarm.core.faults import TaskFault
-from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.core.task import canonical_model
 from swarm.engines.model_files import ConfiguredFiles, SimulatedFiles
 from swarm.engines.model_process import running_note
@@ -63,8 +63,9 @@ def file_evidence(settings: Settings) -> Iterator[ModelFileEvidence]:
 
 
 def engine_server(plan: WorkerPlan, root: Path, settings: Settings, *, ask: bool) -> ServerEvidence:
-    """The server of a worker without Ollama: what it serves or could, and who has its port."""
-    assert plan.url is not None
+    """The server of a worker's engines besides Ollama: what it serves or could, and who has its port."""
+    url = plan.url if plan.adopted else f"http://{HOST}:{plan.model_port}"
+    assert url is not None
     error, installed = "", None
     holder = _port_holder(plan, root, running=ask)
     if ask and not holder:
@@ -74,7 +75,7 @@ def engine_server(plan: WorkerPlan, root: Path, settings: Settings, *, ask: bool
             error = fault.message
     return ServerEvidence(
         worker=plan.name,
-        url=plan.url,
+        url=url,
         adopted=plan.adopted,
         ollama=False,
         error=error,
@@ -100,6 +101,8 @@ def _names(plan: WorkerPlan, root: Path, settings: Settings) -> Iterator[str]:
         if trouble:
             raise TaskFault("infra", "unhealthy", f"pid {note.process.pid}, which serves {note.model}: {trouble}")
     for name in plan.engines:
+        if name == OLLAMA:
+            continue
         own = ConfiguredFiles(engine_named(settings, name), plan.engines[0], settings, os.environ)
         yield from (one.name for one in (SimulatedFiles(settings) if plan.simulated else own).listed())
 

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from swarm.runtime.open import open_observer
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status
 from swarm.supervisor.what_runs import orphans
 
+_Ask = Callable[..., ServerEvidence]
 ASK_S = 3.0
 """Longest wait for one model server."""
 
@@ -149,14 +151,14 @@ def _servers(
     with_server = [p for p in plan if p.url is not None]
     if not with_server:
         return ()
-    with ThreadPoolExecutor(len(with_server)) as pool:
-        return tuple(pool.map(lambda p: _server(p, root, settings, ask=running or p.adopted), with_server))
+    asked: list[tuple[WorkerPlan, _Ask]] = [(p, _ollama_server) for p in with_server if p.ollama_url is not None]
+    asked += [(p, engine_server) for p in with_server if p.engines != (OLLAMA,)]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return tuple(pool.map(lambda one: one[1](one[0], root, settings, ask=running or one[0].adopted), asked))
 
 
-def _server(plan: WorkerPlan, root: Path, settings: Settings, *, ask: bool) -> ServerEvidence:
+def _ollama_server(plan: WorkerPlan, root: Path, _settings: Settings, *, ask: bool) -> ServerEvidence:
     assert plan.url is not None
-    if plan.ollama_url is None:
-        return engine_server(plan, root, settings, ask=ask)
     holder = _port_holder(plan, root, running=ask)
     error, installed = _ask(plan, root) if ask and not holder else ("", None)
     return ServerEvidence(

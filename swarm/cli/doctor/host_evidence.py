@@ -110,6 +110,9 @@ def open_programs(settings: Settings, *, serves: bool) -> Iterator[tuple[str, st
     An owner of their own is no finding: whoever named the program has chosen them.
     """
     named = [("[ollama] binary", shutil.which(settings.ollama.binary))] if serves else []
+    for name, engine in settings.engines.items():
+        named += [(f"[engines.{name}] command", shutil.which(word)) for word in engine.command[:1]]
+        named += [(f"[engines.{name}] command", word) for word in engine.command[1:] if word.startswith("/")]
     for name, entry in settings.scripts.items():
         named += [(f"[scripts] {name}", word) for word in script_entry(entry).command if word.startswith("/")]
     for where, path in named:

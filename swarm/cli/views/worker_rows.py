@@ -54,6 +54,7 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[int, ...]
     port: int | None
     url: str | None
+    engines: tuple[str, ...]
     adopted: bool
     simulated: bool
     pid: int | None
@@ -114,6 +115,7 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
         gpus=row.gpus if row else (),
         port=row.port if row else None,
         url=row.url if row else None,
+        engines=row.engines if row and row.url else (),
         adopted=bool(row and row.adopted),
         simulated=bool(row and row.simulated),
         pid=row.process.pid if row and view.alive else None,
