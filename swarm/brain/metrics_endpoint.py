@@ -19,8 +19,8 @@ from swarm.config.settings import Settings
 from swarm.errors import EngineError
 from swarm.proc.ports import who_listens
 from swarm.queue.coordination import is_held
+from swarm.queue.counts import QueueGauges
 from swarm.queue.layout import Layout
-from swarm.queue.stats.counts import QueueGauges
 from swarm.queue.stores import registry
 from swarm.runtime.open import open_observer
 from swarm.supervisor.state import NAME as SUPERVISOR

@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -254,3 +254,41 @@ class Occupied:
             return False
         self._seen = now
         return found
+
+
+class Folder(DirStamp, frozen=True, array_like=True):
+    """One directory as it was when it was counted."""
+
+    files: int
+    oldest_s: float | None = None
+    """Since when the first of its tasks waits, in seconds since the epoch; None where nobody asked, or nothing waits."""
+
+
+Known = dict[str, Folder]
+Counter = Callable[[str], tuple[int, float | None]]
+"""Given a directory's path: how many files of the kind that is counted, and since when the oldest is there."""
+
+
+class Folders:
+    """The directories inside one directory. For one thread at a time."""
+
+    def __init__(self, path: str, counter: Counter, known: Known | None = None) -> None:
+        """``known``: from whoever looked earlier. Nothing in it is believed unless its directory is as it was."""
+        self._path = path
+        self._counter = counter
+        self.known = known or {}
+
+    def look(self, names: Iterable[str]) -> Known:
+        """These directories now, without missing ones. What is not asked for is forgotten."""
+        self.known = {name: folder for name in names if (folder := self._folder(name)) is not None and is_text(name)}
+        return self.known
+
+    def _folder(self, name: str) -> Folder | None:
+        path = f"{self._path}/{name}"
+        now = stamp_of(path)
+        if now is None:
+            return None
+        known = self.known.get(name)
+        if now.unchanged_since(known):
+            return known
+        return Folder(now.inode, now.changed_ns, now.quiet_ns, *self._counter(path))

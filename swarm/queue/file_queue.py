@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from swarm.queue.batches.batch_book import BatchBook
     from swarm.queue.brain.brain_queue import BrainFileQueue
     from swarm.queue.coordination import WakeUp
+    from swarm.queue.counts import Census, Counts
     from swarm.queue.lookup import Located, QuarantinedFile
     from swarm.queue.operations.cancel import CancelCounts
     from swarm.queue.operations.retention import Removed
-    from swarm.queue.stats.counts import Census, Counts
     from swarm.queue.stores.registry import FileHeartbeats
     from swarm.queue.stores.slot_book import SlotBook
     from swarm.queue.submit.producer import Producer
@@ -91,7 +91,7 @@ class FileQueue:
     @cached_property
     def census(self) -> Census:
         """What is known of the counts of this queue; brain views made from it may share it."""
-        from swarm.queue.stats.counts import Census
+        from swarm.queue.counts import Census
 
         return Census(self.layout, self.storage)
 

@@ -26,9 +26,9 @@ from swarm.errors import TaskInvalid, UnknownTask
 from swarm.filesystem.entries import DirStamp, first_file, is_file, list_inside, list_names, read_file, stamp_of, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
+from swarm.queue.pending import holds_requeued, list_lanes, sorted_buckets
 from swarm.queue.storage import REASON, storage_faults
 from swarm.queue.stores.registry import holders
-from swarm.queue.submit.buckets import holds_requeued, list_lanes, sorted_buckets
 
 _MOST_ATTEMPTS = 128
 """No blocked task has so many."""

@@ -21,8 +21,8 @@ from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
 
 if TYPE_CHECKING:
+    from swarm.queue.counts import Counts
     from swarm.queue.file_queue import FileQueue
-    from swarm.queue.stats.counts import Counts
 
 
 class Alarm(msgspec.Struct, frozen=True):

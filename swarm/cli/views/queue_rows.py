@@ -15,7 +15,7 @@ from swarm.core.placement.speeds import Speeds, eta_s, speeds
 from swarm.core.snapshot import LaneView, SwarmSnapshot
 
 if TYPE_CHECKING:
-    from swarm.queue.stats.counts import Counts
+    from swarm.queue.counts import Counts
 
 
 class PendingStats(msgspec.Struct, frozen=True, kw_only=True):

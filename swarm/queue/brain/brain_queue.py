@@ -28,10 +28,9 @@ from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.operations.cancel import Canceller
 from swarm.queue.operations.purge import BlockedNeeds, Needed
 from swarm.queue.operations.retention import FinishedIndex
-from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.pending import BucketChooser, LaneCounts, returned_bucket
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
-from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.submit.drop_ins import DropInFiler
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.orphans import CrashRule, reclaim

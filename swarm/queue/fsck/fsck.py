@@ -24,8 +24,8 @@ from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
 from swarm.queue.fsck.walk import RANK, has_plain_name, odd_entries, walk
 from swarm.queue.layout import Layout, parse_task_file
+from swarm.queue.pending import BucketChooser, returned_bucket
 from swarm.queue.storage import REASON, Storage, storage_faults
-from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 from swarm.queue.worker.transitions import rewrite_tail
 
 log = logging.getLogger(__name__)

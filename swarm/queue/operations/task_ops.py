@@ -20,9 +20,9 @@ from swarm.queue.coordination import wake
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located, find_quarantined
 from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
+from swarm.queue.pending import BucketChooser
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
-from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
 from swarm.queue.worker.transitions import rewrite_tail
 

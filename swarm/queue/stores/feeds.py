@@ -23,10 +23,9 @@ from swarm.queue.batches.batch_book import BatchBook, Manifest
 from swarm.queue.coordination import is_locked, try_exclusive
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
-from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.pending import LaneCounts, sorted_buckets
 from swarm.queue.storage import Storage, list_ids, storage_faults, write_all
 from swarm.queue.stores.registry import holders
-from swarm.queue.submit.buckets import sorted_buckets
 from swarm.queue.submit.producer import Producer
 
 _WISHES: dict[bytes, Wish] = {b"pause": "pause", b"stop": "stop"}

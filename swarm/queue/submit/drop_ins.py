@@ -23,9 +23,9 @@ from swarm.plain_text import ForeignText, without_bom
 from swarm.queue import lookup
 from swarm.queue.codec import encode_body, validate
 from swarm.queue.layout import Layout
+from swarm.queue.pending import BucketChooser
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
-from swarm.queue.submit.buckets import BucketChooser
 from swarm.queue.submit.producer import waits
 
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.json\Z")

@@ -35,9 +35,9 @@ from swarm.queue.layout import (
     task_file,
     time_of,
 )
+from swarm.queue.pending import BucketChooser
 from swarm.queue.storage import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.stores.notifications import enqueue_for
-from swarm.queue.submit.buckets import BucketChooser
 
 FLUSH_EVERY = 16 * BUCKET_SIZE
 """Tasks of a bulk submission that share one flush: bounds both memory and what an interruption leaves unaccepted."""

@@ -25,8 +25,8 @@ from typing import NamedTuple
 from swarm.core.prefix_groups import next_group
 from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, list_names, stamp_from, stamp_of
 from swarm.queue.layout import BUCKET_SIZE, GROUP_MARK, Layout, TaskName, group_of, is_grouped, parse_task_file, task_file
+from swarm.queue.pending import BucketChooser, sorted_buckets
 from swarm.queue.storage import Storage, about_host, storage_faults
-from swarm.queue.submit.buckets import BucketChooser, sorted_buckets
 
 log = logging.getLogger(__name__)
 UNREADABLE_S = 30.0

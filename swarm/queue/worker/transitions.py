@@ -21,8 +21,8 @@ from swarm.filesystem.entries import folder_status, open_file
 from swarm.queue import codec
 from swarm.queue.codec import encode_trail
 from swarm.queue.layout import Layout
+from swarm.queue.pending import BucketChooser, returned_bucket
 from swarm.queue.storage import Storage, storage_faults, write_all
-from swarm.queue.submit.buckets import BucketChooser, returned_bucket
 
 
 class OutcomeWriter:

@@ -25,10 +25,9 @@ from swarm.filesystem.entries import Occupied, is_file
 from swarm.queue import codec
 from swarm.queue.coordination import PauseBook, is_held, wake
 from swarm.queue.layout import Layout, TaskName
-from swarm.queue.stats.lane_counts import LaneCounts
+from swarm.queue.pending import LaneCounts, returned_bucket
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
-from swarm.queue.submit.buckets import returned_bucket
 from swarm.queue.worker.claimer import LaneClaimer, Origin
 from swarm.queue.worker.transitions import Ending, OutcomeWriter, Transitions
 

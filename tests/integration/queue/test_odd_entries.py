@@ -31,10 +31,10 @@ from swarm.core.task import TaskState, Trail
 from swarm.core.worker import Heartbeat, WorkerStatus
 from swarm.filesystem.entries import status_of
 from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.counts import QueueGauges
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from swarm.queue.fsck.rules import Action
-from swarm.queue.stats.counts import QueueGauges
 from swarm.queue.stores.outbox import Outbox
 from swarm.runtime.bootstrap import living, own_row
 from swarm.runtime.loop import StopWish

@@ -22,7 +22,7 @@ from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WAIT_BOUNDS_S, ModelTally, RateSample, SlotView, TunedSlots, WorkerTally, empty
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
-from swarm.queue.stats.counts import QueueGauges
+from swarm.queue.counts import QueueGauges
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle
 from tests.support.builders import MODEL, a_worker
 

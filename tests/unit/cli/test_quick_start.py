@@ -25,7 +25,7 @@ HEAVY = {
     "requests",
     "urllib3",
 }
-PARTS = {f"swarm.{part}" for part in ("queue.brain", "queue.stats.counts", "brain.observe", "ollama", "gpu")}
+PARTS = {f"swarm.{part}" for part in ("queue.brain", "queue.counts", "brain.observe", "engines", "gpu")}
 
 
 def test_every_command_is_where_the_table_says_under_its_own_name_and_line_of_help():

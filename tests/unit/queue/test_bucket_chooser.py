@@ -7,10 +7,10 @@ import pytest
 
 from swarm.core.task import Attempt
 from swarm.filesystem.entries import GRAIN_NS
+from swarm.queue import pending
 from swarm.queue.layout import BUCKET_SIZE, Layout, bucket_name
+from swarm.queue.pending import BucketChooser
 from swarm.queue.storage import Storage
-from swarm.queue.submit import buckets
-from swarm.queue.submit.buckets import BucketChooser
 from tests.helpers.queues import claim_one, llm, open_queue
 from tests.helpers.slowlisting import go_by_modification_time, hide_behind_listing
 from tests.helpers.wait import wait_until
@@ -30,9 +30,9 @@ class Bench:
         self.made = 0
         real = os.listdir
         go_by_modification_time(monkeypatch)
-        monkeypatch.setattr(buckets.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(buckets.time, "time_ns", lambda: self.wall_ns)
-        monkeypatch.setattr(buckets.os, "listdir", lambda path: self.listed.append(os.path.basename(path)) or real(path))
+        monkeypatch.setattr(pending.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(pending.time, "time_ns", lambda: self.wall_ns)
+        monkeypatch.setattr(pending.os, "listdir", lambda path: self.listed.append(os.path.basename(path)) or real(path))
         self.begin = lambda: BucketChooser(Layout(str(tmp_path)), Storage("fast", str(tmp_path)))
         self.chooser = self.begin()
 
@@ -137,12 +137,12 @@ def test_a_bucket_behind_one_of_the_future_has_others_behind_it():
     """Also when the clock is set back once more."""
     last = bucket_name(5, f"1z0000000000abcde-{'z' * 17}")
     for _ in range(3):
-        before, last = last, buckets.name_behind(last, 5)
+        before, last = last, pending.name_behind(last, 5)
         assert before < last
 
 
 def test_whoever_submits_later_is_served_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "AGAIN_S", 0.0)
+    monkeypatch.setattr(pending, "AGAIN_S", 0.0)
     one, other = open_queue(tmp_path), open_queue(tmp_path)
     wanted = [one.enqueue(llm())]
     list(other.enqueue_many(llm(str(n)) for n in range(3)))

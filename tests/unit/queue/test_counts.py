@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from swarm.core.task import TERMINAL, TaskState, Trail
 from swarm.filesystem import entries
-from swarm.filesystem.entries import GRAIN_NS
+from swarm.filesystem.entries import GRAIN_NS, Folders
+from swarm.queue import counts as counts_module
+from swarm.queue import pending
+from swarm.queue.counts import QueueGauges
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import parse_task_file, shard_of, time_of
-from swarm.queue.stats import counts as counts_module
-from swarm.queue.stats import lane_counts as folders
-from swarm.queue.stats.counts import QueueGauges
-from swarm.queue.stats.lane_counts import Folders, task_names
+from swarm.queue.pending import task_names
 from tests.helpers.queues import LANE, claim_one, finish_one, llm, open_queue, settle
 
 OTHER = "llm@qwen2.5:7b"
@@ -288,10 +288,10 @@ def test_a_directory_that_changed_while_a_slow_listing_went_on_is_listed_again(t
 def test_another_directory_of_the_same_time_is_another(tmp_path):
     (tmp_path / "bucket").mkdir()
     status = (tmp_path / "bucket").stat()
-    known = folders.Folder(status.st_ino, status.st_ctime_ns, 10**10, 7)
-    assert Folders(str(tmp_path), folders.count_waiting, {"bucket": known}).look(["bucket"])["bucket"].files == 7
-    moved = folders.Folder(status.st_ino + 1, status.st_ctime_ns, 10**10, 7)
-    assert Folders(str(tmp_path), folders.count_waiting, {"bucket": moved}).look(["bucket"])["bucket"].files == 0
+    known = entries.Folder(status.st_ino, status.st_ctime_ns, 10**10, 7)
+    assert Folders(str(tmp_path), pending.count_waiting, {"bucket": known}).look(["bucket"])["bucket"].files == 7
+    moved = entries.Folder(status.st_ino + 1, status.st_ctime_ns, 10**10, 7)
+    assert Folders(str(tmp_path), pending.count_waiting, {"bucket": moved}).look(["bucket"])["bucket"].files == 0
 
 
 NAMES = st.one_of(
@@ -304,7 +304,7 @@ NAMES = st.one_of(
 @given(st.lists(NAMES, unique=True, max_size=12))
 def test_only_task_files_are_tasks(names):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folders, "list_inside", lambda _path: names)
+        patch.setattr(pending, "list_inside", lambda _path: names)
         assert task_names("anywhere") == [name for name in names if parse_task_file(name) is not None]
 
 

@@ -7,8 +7,9 @@ import stat
 import pytest
 
 from swarm.errors import StorageFault
+from swarm.queue import pending
 from swarm.queue.storage import Storage
-from swarm.queue.submit import buckets, producer
+from swarm.queue.submit import producer
 from swarm.queue.submit.producer import appear
 from tests.helpers.forked import forked
 from tests.helpers.queues import llm, open_queue, whereabouts
@@ -72,7 +73,7 @@ def test_where_there_are_no_such_files_a_task_comes_in_the_longer_way(tmp_path, 
 
 
 def test_a_bucket_that_went_away_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "AGAIN_S", 3600.0)  # as if it went after the last look
+    monkeypatch.setattr(pending, "AGAIN_S", 3600.0)  # as if it went after the last look
     queue = open_queue(tmp_path)
     queue.enqueue(llm())
     (path,) = files(queue.layout.pending)

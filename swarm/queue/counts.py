@@ -17,13 +17,13 @@ from typing import Annotated
 import msgspec
 
 from swarm.core.lanes import parse_lane
+from swarm.core.placement.demand import is_load_id
 from swarm.core.task import TERMINAL, TaskState
-from swarm.filesystem.entries import DirStamp, list_names, read_file, stamp_of
+from swarm.filesystem.entries import DirStamp, Folders, Known, list_inside, list_names, read_file, stamp_of
 from swarm.queue.layout import Layout, is_shard
-from swarm.queue.stats.lane_counts import Folders, Known, LaneCounts, count_documents, task_names, waits_since_s
+from swarm.queue.pending import LaneCounts, list_lanes, sorted_buckets, task_names, waits_since_s
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.registry import holders
-from swarm.queue.submit.buckets import list_lanes, sorted_buckets
 
 QUIET_NS = 3_000_000_000
 """Written down is only what had been quiet for so long: times of some file systems move in steps of up to two seconds."""
@@ -83,6 +83,12 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     drop_ins: int
     oldest_pending_s: float | None
     """By the wall clock; None when nothing waits."""
+
+
+def count_documents(path: str) -> tuple[int, None]:
+    """Finished documents in a shard; loads that the brain inserted are no tasks of anybody's."""
+    names = (n for n in list_inside(path) if n.endswith(".json") and n[0] != ".")
+    return sum(1 for n in names if not is_load_id(n[:-5])), None
 
 
 class EndedCounts:

@@ -1,1 +1,0 @@
-"""Counts of the queue, and when they are taken again."""
