@@ -72,7 +72,7 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     engine: EngineNameText = "ollama"
     """Which engine serves the models: ``ollama``, ``llama-server``, ``openai`` or one of ``[engines]``."""
-    slots: Count | Literal["auto"] = 1
+    slots: Count | Literal["auto"] = "auto"
     """Requests at once per worker, and slots of its model server. ``auto``: chosen from memory and measured tokens/s."""
     slots_max: Count = 64
     """Most that ``auto`` chooses."""

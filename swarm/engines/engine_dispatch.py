@@ -35,6 +35,7 @@ class EngineAdapter(Protocol):
         options: Mapping[str, Any],
         keep_alive: str | float | None,
         embedding: bool,
+        slots: int,
         timeout_s: float,
         cancel: CancelToken | None,
     ) -> object:
@@ -94,12 +95,20 @@ class EngineDispatch:
         options: Mapping[str, Any],
         keep_alive: str | float | None = -1,
         embedding: bool = False,
+        slots: int = 0,
         timeout_s: float = 600.0,
         cancel: CancelToken | None = None,
     ) -> object:
         """Preload it with its engine. The caller has unloaded what ``ps`` lists."""
-        return self._of(model).load(
-            model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
+        adapter = self._of(model)
+        return adapter.load(
+            model,
+            options=options,
+            keep_alive=keep_alive,
+            embedding=embedding,
+            slots=slots,
+            timeout_s=timeout_s,
+            cancel=cancel,
         )
 
     def unload(self, model: str, timeout_s: float = 30.0) -> None:

@@ -126,6 +126,7 @@ def _details(model: str, header: ModelFile, *, vision: bool) -> ModelDetails:
         capabilities=able,
         architecture=header.architecture,
         context_length=header.context_length,
+        kv_bytes_per_token=header.kv_bytes_per_token,
     )
 
 

@@ -232,10 +232,11 @@ class ModelServer(Protocol):
         options: Mapping[str, Any],
         keep_alive: str | float | None,
         embedding: bool,
+        slots: int,
         timeout_s: float,
         cancel: CancelToken | None,
     ) -> object:
-        """Preload; returns once the server says that it is ready."""
+        """Preload for so many requests at once (0: the server decides); returns once the server says that it is ready."""
         ...
 
     def unload(self, model: str, timeout_s: float) -> None:

@@ -109,7 +109,7 @@ def held_claim(claim: Claim) -> Held:
 class Run:
     """A claimed task in a slot. The work loop owns it; who runs it only counts progress and leaves the ending."""
 
-    def __init__(self, claim: Claim, *, limit_s: float) -> None:
+    def __init__(self, claim: Claim, *, limit_s: float, own: bool = False) -> None:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
@@ -135,9 +135,11 @@ class Run:
         self.energy_j: float | None = None
         """Its share of what the cards used while it ran."""
         self._cancelled_s: float | None = None
-        self._alone = runs_alone(claim.attempts, claim.attempt)
+        self.own = own
+        """What the worker itself wants done: no task of the queue, so that nothing is recorded."""
+        self._alone = own or runs_alone(claim.attempts, claim.attempt)
         self._packable = claim.task.endpoint == EMBED
-        self._to_the_end = hits(claim.attempts, claim.attempt) >= MOST_HITS
+        self._to_the_end = own or hits(claim.attempts, claim.attempt) >= MOST_HITS
 
     def begin(self) -> None:
         """It leaves the waiting phase: the deadline counts from now."""

@@ -16,7 +16,7 @@ from swarm.clock import now_iso, parse_iso
 from swarm.core.explain.idle import IdleReason, idle_reason, suits
 from swarm.core.lanes import Pauses, parse_lane, preference
 from swarm.core.policy.retry import Again, last_broke
-from swarm.core.policy.slots import Occupancy, free_classes, slot_limits
+from swarm.core.policy.slots import Occupancy, free_classes
 from swarm.core.task import Claim, Settled, TaskClass, TaskState
 from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
@@ -25,6 +25,7 @@ from swarm.worker.attempt import Run, held_claim
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.outcomes import Closing, Outcomes
 from swarm.worker.parts import WorkerParts
+from swarm.worker.slot_tuner import SlotTuner
 from swarm.worker.slots import Slots
 
 IDLE_LOOK_S = 1.0
@@ -88,10 +89,10 @@ class DiskTrouble:
 class Exchange:
     """Owned by the work loop."""
 
-    def __init__(self, parts: WorkerParts, state: WorkerState, slots: Slots) -> None:
+    def __init__(self, parts: WorkerParts, state: WorkerState, slots: Slots, tuner: SlotTuner) -> None:
         self._queue = parts.queue
         self._log = parts.log
-        self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
+        self._tuner = tuner
         self._state = state
         self._slots = slots
         self._worker = state.beat.name
@@ -194,7 +195,7 @@ class Exchange:
 
     def _lanes(self, held: Occupancy, closed: Closed, pauses: Pauses) -> tuple[str, ...]:
         """The lanes to claim from beside what is held, best first."""
-        classes = free_classes(self._limits, held, server_open=not closed(held))
+        classes = free_classes(self._tuner.limits, held, server_open=not closed(held))
         free = tuple(c for c in classes if c in self._slots.classes)
         lanes = preference(worker=self._worker, model=self._state.beat.model, free=free)
         return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes

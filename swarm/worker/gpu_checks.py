@@ -20,6 +20,8 @@ STALLED_AFTER_S = 60.0
 SETTLE_S = 3.0
 """A driver may count a new process's memory a moment late: a refusal is looked at again for so long."""
 LOOK_EVERY_S = 0.25
+FREE_LOOKS, SURELY_FREE = 5, 0.9
+"""Looks at the memory of a card before a load; one look will do if so much of it is free."""
 
 
 class CardWatch:
@@ -77,6 +79,26 @@ class CardWatch:
             self._log.warning("Card not usable: %s", after.reason)
         elif before.reason and not after.reason:
             self._log.info("Card usable again")
+
+
+def free_memory_mib(reader: GpuReader, uuids: Collection[str], total_mib: int | None) -> int | None:
+    """Memory that others leave of these cards, read when the worker's own models are gone; None: not known.
+
+    A driver counts the memory of a process that has just ended for a moment longer: the best of several looks counts.
+    """
+    best: int | None = None
+    for look in range(FREE_LOOKS):
+        mine = [card for card in reader.read() if card.uuid in uuids]
+        sizes = [(card.memory_total_mib, card.memory_used_mib) for card in mine]
+        if len(sizes) < len(uuids) or any(total is None or used is None for total, used in sizes):
+            return total_mib
+        free = sum((total or 0) - (used or 0) for total, used in sizes)
+        best = free if best is None else max(best, free)
+        if total_mib and best >= SURELY_FREE * total_mib:
+            break
+        if look < FREE_LOOKS - 1:
+            time.sleep(LOOK_EVERY_S)
+    return best
 
 
 class PinProof:

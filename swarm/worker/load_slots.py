@@ -73,6 +73,10 @@ class LoadSlots:
         """An empty record of this card and model."""
         return SlotRecord(card=self._card, engine=self.engine(model), model=model, digest=digest, length=length)
 
+    def is_of(self, record: SlotRecord, model: str) -> bool:
+        """Whether it tells of this model, in some digest, on this card."""
+        return (record.card, record.engine, record.model) == (self._card, self.engine(model), model)
+
     def choose(self, model: str, details: ModelDetails, *, embedding: bool) -> Capacity:
         """For how many to load it; 0: that is not ours to say."""
         engine = self.engine(model)
@@ -85,7 +89,7 @@ class LoadSlots:
             return Capacity(0, "the server is not started by swarm")
         memory_mib = self._free_mib()
         context = self._context(engine, model, details, memory_mib)
-        ours = [one for one in self.memory.records if (one.card, one.engine, one.model) == (self._card, engine, model)]
+        ours = [one for one in self.memory.records if self.is_of(one, model)]
         facts = LoadFacts(
             memory_mib=memory_mib,
             weights_mib=self._weights_mib(model),
@@ -104,13 +108,11 @@ class LoadSlots:
     def no_room(self, model: str, slots: int) -> int:
         """A load for so many found no memory: remember it; how many to try next, 0: one alone found none."""
         facts = self._facts.get(model)
-        empty = self.record(model)
-        known = next((one for one in self.memory.records if (one.card, one.engine, one.model) == _name(empty)), empty)
-        context = facts.context if facts is not None else 0
-        if slots > 1 and not self.fixed:
+        known = next((one for one in self.memory.records if self.is_of(one, model)), self.record(model))
+        if slots > 1 and not self.fixed and facts is not None:
             failed = min(slots, known.failed or slots)
-            self.memory.keep(msgspec.structs.replace(known, failed=failed, failed_context=context))
-        return 0 if self.fixed else halved(slots)
+            self.memory.keep(msgspec.structs.replace(known, failed=failed, failed_context=facts.context))
+        return halved(slots) if slots and not self.fixed else 0
 
     def climb(self, model: str, slots: int) -> int:
         """What a reload for ``slots`` would load it for; more than now is asked of the next ``choose``."""
@@ -122,6 +124,10 @@ class LoadSlots:
         self._wanted[model] = would
         return would
 
+    def is_climbing(self, model: str) -> bool:
+        """A reload for more was asked for and has not begun."""
+        return model in self._wanted
+
     def _context(self, engine: str, model: str, details: ModelDetails, memory_mib: int | None) -> int:
         """Tokens that the engine reserves per slot."""
         options: Mapping[str, Any] = self._models.of(model).options
@@ -132,9 +138,5 @@ class LoadSlots:
         return min(found, details.context_length) if details.context_length else found
 
 
-OTHER_CONTEXT = 4096
+OTHER_CONTEXT = 8192
 """Where nothing sets ``num_ctx``, of engines that swarm starts itself."""
-
-
-def _name(record: SlotRecord) -> tuple[str, str, str]:
-    return record.card, record.engine, record.model

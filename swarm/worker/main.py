@@ -38,7 +38,7 @@ from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
 from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.loop import EXIT_CRASHED, StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
-from swarm.runtime.ports import GpuReader
+from swarm.runtime.ports import GpuReader, SlotMemory
 from swarm.supervisor.state import HOST_PREFIX, load_plan
 from swarm.supervisor.state import NAME as SUPERVISOR
 from swarm.supervisor.what_runs import end_remains
@@ -50,6 +50,7 @@ from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import LOOK_TIMEOUT_S, ModelServerProbe
+from swarm.worker.slot_wiring import own_parallel, slots_for_loads
 from swarm.worker.worker import Worker
 
 
@@ -211,11 +212,17 @@ def _parts(
         return parts
     loop = EventLoop(f"{plan.name}-requests")
     loop.at_close(server.close_work)
-    return with_model_server(parts, queue.layout, options, plan, server, loop)
+    return with_model_server(parts, queue.layout, options, plan, server, loop, queue.slot_book(plan.name))
 
 
 def with_model_server(
-    parts: WorkerParts, layout: Layout, options: RunOptions, plan: WorkerPlan, client: EngineDispatch, loop: EventLoop
+    parts: WorkerParts,
+    layout: Layout,
+    options: RunOptions,
+    plan: WorkerPlan,
+    client: EngineDispatch,
+    loop: EventLoop,
+    memory: SlotMemory | None = None,
 ) -> WorkerParts:
     """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
     settings, log = options.settings, parts.log
@@ -226,7 +233,13 @@ def with_model_server(
         limits=settings.repair,
         supervised=lambda: _is_kept(layout, plan),
     )
-    server = RepairingServer(client, actions, settings.repair, log=log)
+    parallel = own_parallel(options, plan, client, log, kept=lambda: _is_kept(layout, plan))
+    server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
+    load_slots = (
+        None
+        if memory is None
+        else slots_for_loads(parts, options, plan, memory, parallel, weights_mib=lambda model: _disk_mib(client, model))
+    )
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
     probe = ModelServerProbe(
@@ -247,6 +260,7 @@ def with_model_server(
         on_stuck=server.unload_stuck,
         memory_mib=plan.vram_mib,
         disk_mib=lambda model: _disk_mib(client, model),
+        slots=load_slots,
     )
     files = ResponseFiles(layout, max_bytes=settings.llm.cache_mib << 20)
     llm = LlmExecutor(
@@ -264,6 +278,7 @@ def with_model_server(
         loop=loop,
         probe=probe,
         prober=probe,
+        load_slots=load_slots,
         cards=_cards(options, plan, actions, log),
     )
 

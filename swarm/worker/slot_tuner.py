@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
@@ -152,7 +152,12 @@ class SlotTuner:
             after = slot_tuning.sampled(before, in_flight, rate, began_s=run.started_s, now_s=self._at_s)
         self._moved(model, known, before, after)
 
-    def end_tick(self, runs: Sequence[Run], waiting: int) -> int:
+    def saw(self, model: str, slots: int) -> None:
+        """The server lists it as loaded for so many; what its load said is more exact."""
+        if slots and not self._model(model).capacity:
+            self.loaded(model, slots, "")
+
+    def end_tick(self, runs: Sequence[Run], waiting: Callable[[], int]) -> int:
         """What runs now. Returns for how many slots the model is to be loaded anew, because that pays; mostly 0."""
         in_flight = [run for run in runs if run.begun and run.ending is None and run.claim.task.task_class is TaskClass.LLM]
         self._in_flight = len(in_flight)
@@ -170,18 +175,20 @@ class SlotTuner:
             self._publish(model, known)
         return self._climb(model, known, waiting)
 
-    def _climb(self, model: str, known: _Model, waiting: int) -> int:
+    def _climb(self, model: str, known: _Model, waiting: Callable[[], int]) -> int:
         tuning = self._tuning(model, known)
         gain = tuning.wants_more
         if self._fixed or not (known.capacity and tuning.settled and gain) or self._at_s < self._climb_look_s:
+            return 0
+        if self._load_slots is None or self._load_slots.is_climbing(model):
             return 0
         self._climb_look_s = self._at_s + CLIMB_LOOK_S
         tally = self._state.beat.models.get(model)
         load_s = tally.load_s / tally.loads if tally is not None and tally.loads else known.request_s
         saved_s = reload_gain_s(
-            waiting=waiting, tokens=known.counted, tokens_per_s=tuning.tokens_per_s, gain=gain, capacity=known.capacity
+            waiting=waiting(), tokens=known.counted, tokens_per_s=tuning.tokens_per_s, gain=gain, capacity=known.capacity
         )
-        if not reload_pays(saved_s, load_s=load_s, request_s=known.request_s) or self._load_slots is None:
+        if not reload_pays(saved_s, load_s=load_s, request_s=known.request_s):
             return 0
         slots = self._load_slots.climb(model, 2 * known.capacity)
         if slots <= known.capacity:
@@ -195,7 +202,15 @@ class SlotTuner:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _model(self, model: str) -> _Model:
-        return self._models.setdefault(model, _Model())
+        if model not in self._models:
+            latest = [
+                one for one in self._records() if self._load_slots and self._load_slots.is_of(one, model) and one.in_flight
+            ]
+            self._models[model] = _Model(length=latest[-1].length if latest else "")
+        return self._models[model]
+
+    def _records(self) -> Sequence[SlotRecord]:
+        return self._load_slots.memory.records if self._load_slots is not None else ()
 
     def _limit(self, known: _Model) -> int:
         most = self._settings.llm.slots_max
@@ -218,8 +233,7 @@ class SlotTuner:
         return slot_tuning.start(self._limit(known), first=first, now_s=self._at_s)
 
     def _record(self, model: str, length: str) -> SlotRecord | None:
-        assert self._load_slots is not None
-        return record_of(self._load_slots.memory.records, self._empty(model, length))
+        return record_of(self._records(), self._empty(model, length))
 
     def _empty(self, model: str, length: str) -> SlotRecord:
         assert self._load_slots is not None

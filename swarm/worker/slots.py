@@ -65,11 +65,11 @@ class Slots:
         """Seconds until the next one is overdue."""
         return min((run.overdue_in_s for run in self.runs), default=float("inf"))
 
-    def take(self, claim: Claim) -> Run:
-        """Give a claim a slot; ``begin_ready`` starts it."""
+    def take(self, claim: Claim, *, own: bool = False) -> Run:
+        """Give a claim a slot; ``begin_ready`` starts it. ``own``: what the worker wants done, no task of the queue."""
         task, settings = claim.task, self._parts.settings
         limits = settings.llm if task.task_class in SERVED else settings.command  # a load may take as long as a request
-        run = Run(claim, limit_s=task.timeout_s or limits.timeout_s)
+        run = Run(claim, limit_s=task.timeout_s or limits.timeout_s, own=own)
         self.runs = (*self.runs, run)
         return run
 

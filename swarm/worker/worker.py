@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from time import monotonic
 
+from swarm.core.faults import TaskFault
+from swarm.core.lanes import llm_lane
 from swarm.core.policy.slots import slot_limits
-from swarm.core.task import TaskClass
+from swarm.core.task import Claim, Task, TaskClass
 from swarm.core.worker import WorkerStatus
-from swarm.errors import SwarmError
+from swarm.errors import StorageFault, SwarmError
 from swarm.runtime.loop import StopWish
-from swarm.worker.attempt import ThreadPool
+from swarm.worker.attempt import Run, ThreadPool
 from swarm.worker.exchange import Exchange
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_health import ServerHealth
+from swarm.worker.slot_tuner import SlotTuner
 from swarm.worker.slots import Slots
 
 FULL_PAUSE_S = 0.2
@@ -49,7 +52,9 @@ class Worker:
         pool = ThreadPool(total + _LOOKS, f"{self._name}-slot", parts.wake)
         self.slots = Slots(parts, pool)
         self.server = ServerHealth(parts, pool)
-        self._exchange = Exchange(parts, state, self.slots)
+        self._tuner = SlotTuner(parts, state)
+        self._exchange = Exchange(parts, state, self.slots, self._tuner)
+        self._reloads = 0
         self._obeyed = 0
         self._give_up_s = float("inf")
         self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
@@ -81,12 +86,13 @@ class Worker:
         self.slots.stop_overdue()
         full = self._exchange.tick(self.server.closed_reason, draining=self._obeyed > 0)
         self._begin_ready()
+        self._tune()
         self._publish()
         return self._pause_s(full=full)
 
     def close(self) -> None:
         """An orderly end: the last log line and the last heartbeat."""
-        for run in self.slots.runs:
+        for run in (one for one in self.slots.runs if not one.own):
             self._log.error("Task %s could not be recorded in time; it is left to recovery", run.claim.task.task_id)
         self._log.info("%s shutting down - completed %d tasks", self.title, self._state.beat.tally.completed)
         self._last_beat("")
@@ -115,6 +121,7 @@ class Worker:
 
     def _close_ended(self) -> None:
         """What an ended attempt proved holds from now on, recorded or not; with some that has to be found out first."""
+        self._tuner.begin_tick()
         decided = self.server.judge(
             self.slots.ended(),
             self.slots.runs,
@@ -124,7 +131,11 @@ class Worker:
         for run in decided:
             run.energy_j = self._state.energy.end(run)
             self._state.ended(run)
-            self._exchange.ended(run)
+            self._tuner.ended(run)
+            if run.own:
+                self._reloaded(run)
+            else:
+                self._exchange.ended(run)
 
     def _look_at_server(self) -> None:
         reading = self.server.look(loading=self.slots.loading)
@@ -132,6 +143,8 @@ class Worker:
             return
         before = self._state.beat.model
         self._state.saw(reading.loaded, reading.refused, reading.servable)
+        if reading.loaded is not None:
+            self._tuner.saw(reading.loaded.name, reading.loaded.slots)
         if reading.model is None and before is not None:
             self._log.warning("Model %s is no longer loaded%s", before, f": {reading.reason}" if reading.reason else "")
         elif reading.model != before:
@@ -156,6 +169,35 @@ class Worker:
             self._state.begun(run.claim.task)
             if run.claim.task.task_class is TaskClass.LLM:
                 self._state.energy.begin(run)
+
+    def _tune(self) -> None:
+        """Learn how many are in flight now; load the model anew for more where that pays."""
+        slots = self._tuner.end_tick(self.slots.runs, self._waiting)
+        if slots:
+            self._reloads += 1
+            task = Task(
+                task_id=f"reload-{self._name}-{self._reloads}",
+                task_class=TaskClass.RESOURCE,
+                action="load_llm",
+                model=self._state.beat.model,
+                target_worker=self._name,
+            )
+            self.slots.take(Claim(task=task, attempt=1, worker=self._name, path="", body_size=0), own=True)
+
+    def _waiting(self) -> int:
+        """Requests that wait for the model that is loaded; none where it cannot be loaded anew now."""
+        loads = any(run.claim.task.task_class is TaskClass.RESOURCE for run in self.slots.runs)
+        if self._obeyed or loads or self.server.unready:
+            return 0
+        try:
+            return self._parts.queue.waiting().get(llm_lane(self._state.beat.model or ""), 0)
+        except StorageFault:  # claiming says so
+            return 0
+
+    def _reloaded(self, run: Run) -> None:
+        self.slots.drop(run)
+        if isinstance(run.ending, TaskFault):
+            self._log.warning("%s could not be loaded anew: %s", run.claim.task.model, run.ending.message)
 
     def _publish(self) -> None:
         """Renew the heartbeat's content; what others act upon is written out soon."""

@@ -106,7 +106,7 @@ def test_a_run_again_right_after_a_kill_waits_for_the_swarm_that_is_ending_and_s
 def test_of_two_runs_at_once_the_second_goes_on_when_the_first_takes_its_swarm_along(someone):
     someone.prompts(8, "first.jsonl")
     someone.prompts(60, "second.jsonl", turn=2)
-    someone.env["SWARM_SIM__REQUEST_S"] = "0.1"
+    someone.env |= {"SWARM_SIM__REQUEST_S": "0.1", "SWARM_LLM__SLOTS": "1"}
     someone.queue.prepare()
     someone.ok("queue", "pause", "all")
     first = someone.start("run", "first.jsonl", "-o", "1.out", "--model", MODEL, "--simulate", "1")
@@ -126,7 +126,7 @@ def test_of_two_runs_at_once_the_second_goes_on_when_the_first_takes_its_swarm_a
 
 def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
     """125 tasks for one model: each of four cold workers gets its own load, all work; what a killed one held is not lost."""
-    with user(tmp_path, SWARM_SIM__REQUEST_S="0.15") as someone:
+    with user(tmp_path, SWARM_SIM__REQUEST_S="0.15", SWARM_LLM__SLOTS="1") as someone:
         someone.ok("up", "--simulate", "4", "--detach")
         someone.prompts(125)
         batch = someone.json("submit", "prompts.jsonl", "--model", MODEL)["batch_id"]

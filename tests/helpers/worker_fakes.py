@@ -254,6 +254,7 @@ class FakeServer:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     load_fault: TaskFault | None = None
     stuck: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
     on_run: Callable[[Mapping[str, Any]], Reply] = lambda body: a_reply({"done": True})
     _leaving: dict[str, int] = field(default_factory=dict)
     _coming: dict[str, int] = field(default_factory=dict)
@@ -274,7 +275,7 @@ class FakeServer:
         if model not in self.known:
             raise TaskFault("deterministic", "model_missing", f"model '{model}' not found")
         kind = "embedding" if model.startswith("embed") else "completion"
-        return ModelDetails(name=model, capabilities=(kind,))
+        return ModelDetails(name=model, capabilities=(kind,), **self.details)
 
     def load(self, model: str, **how: Any) -> object:
         self.calls.append(("load", model, how))

@@ -30,7 +30,7 @@ IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "lo
 WIRING = {
     "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
-    "worker": ("main", "response_cache"),
+    "worker": ("main", "slot_wiring", "response_cache"),
     "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""

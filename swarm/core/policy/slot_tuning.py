@@ -38,6 +38,8 @@ SURE = 3.0
 """Standard errors that a drift must exceed as well."""
 LATE = 2.5
 """A step up without any answer after this many times what it would take at the old rate is taken back."""
+LATE_LEAST_S = 3.0
+"""Not before this: short requests may all be waiting for something else, such as a load that has just ended."""
 MEMORY = 24
 """Samples a mean remembers, about."""
 PROBE_SHARE, PROBE_SHARE_MAX = 20.0, 320.0
@@ -182,7 +184,7 @@ def overdue_s(tuning: Tuning, tokens: float) -> float | None:
     known = tuning.rates.get(tuning.slots)
     if tuning.trying not in {"up", "between"} or (known is not None and known.n >= ENOUGH):
         return None
-    return tuning.since_s + LATE * tuning.slots * tokens / tuning.rates[tuning.best].mean
+    return tuning.since_s + max(LATE_LEAST_S, LATE * tuning.slots * tokens / tuning.rates[tuning.best].mean)
 
 
 def overdue(tuning: Tuning, now_s: float) -> Tuning:

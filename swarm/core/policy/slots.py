@@ -125,7 +125,8 @@ def free_classes(limits: SlotLimits, held: Occupancy, *, server_open: bool) -> t
 def may_start(one: Held, others: Occupancy, *, careful: bool = False) -> bool:
     """Whether a claimed task may start beside those held; only resource tasks, and requests that run alone, ever wait.
 
-    A load may run beside requests to the same model (it changes nothing then); else the llm slots must be idle first.
+    A load may run beside requests to the same model (it changes nothing then, unless it is alone, being a reload); else the
+    llm slots must be idle first.
     ``careful``: requests start one after the other, each once the answer to the one before has begun. What breaks the
     server does so early, mostly; so it is known which one it was.
     """
@@ -137,6 +138,6 @@ def may_start(one: Held, others: Occupancy, *, careful: bool = False) -> bool:
     if task.task_class is not TaskClass.RESOURCE:
         return True
     models = {canonical_model(model) for model in others.models}
-    if task.action == "load_llm" and task.model is not None:
+    if task.action == "load_llm" and task.model is not None and not one.alone:
         return models <= {canonical_model(task.model)}
     return not models

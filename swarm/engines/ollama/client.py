@@ -88,13 +88,17 @@ class OllamaClient:
         options: Mapping[str, Any],
         keep_alive: KeepAlive = -1,
         embedding: bool = False,
+        slots: int = 0,
         timeout_s: float = 600.0,
         cancel: CancelToken | None = None,
     ) -> LoadAnswer:
         """Preload a model, with exactly the options its tasks will use, else their first request loads it again.
 
+        For how many requests at once is the server's own (``parallel.ParallelSlots``), whatever ``slots`` says.
+
         Cancelling (or the timeout) hangs up, which makes the server abort the load.
         """
+        del slots
         body: dict[str, Any] = {"model": model, "options": dict(options), "keep_alive": keep_alive}
         if keep_alive is None:
             del body["keep_alive"]

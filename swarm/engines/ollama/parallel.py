@@ -60,6 +60,7 @@ class ParallelSlots:
         self,
         path: Path,
         *,
+        serves: Callable[[str], bool] = lambda _model: True,
         running: Callable[[], tuple[int, int]],
         ready: Callable[[], bool],
         request_restart: Callable[[], bool],
@@ -68,11 +69,13 @@ class ParallelSlots:
         start_timeout_s: float,
         log: logging.Logger,
     ) -> None:
-        """``running``: process number of the server and what it was started for, 0 where nobody knows.
+        """``serves``: whether a model is this server's. ``running``: process number of the server and what it was started
+        for, 0 where nobody knows.
 
         ``request_restart``: False where nobody would start it again.
         """
         self._path = path
+        self.serves = serves
         self._running = running
         self._ready = ready
         self._request_restart = request_restart
@@ -86,13 +89,13 @@ class ParallelSlots:
         """What it runs for now; 0: not known."""
         return self._running()[1]
 
-    def ensure(self, slots: int, *, timeout_s: float, cancel: CancelToken | None) -> None:
-        """Have it run for ``slots``. What loads fits anyway where that cannot be had: then it stays as it is.
+    def ensure(self, model: str, slots: int, *, timeout_s: float, cancel: CancelToken | None) -> None:
+        """Have it run for ``slots`` before the model is loaded. Where that cannot be had it stays as it is.
 
         Raises ``TaskFault``: it does not come back, or the load was cancelled.
         """
         pid, now = self._running()
-        if not slots or not now or slots == now:
+        if not slots or not now or slots == now or not self.serves(model):
             return
         try:
             write_note(self._path, ParallelNote(slots=slots))

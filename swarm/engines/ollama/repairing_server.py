@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
+import msgspec
+
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
 from swarm.engines.engine_dispatch import EngineAdapter
+from swarm.engines.ollama.parallel import ParallelSlots
 from swarm.engines.ollama.repair_actions import RepairActions
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
@@ -38,12 +41,14 @@ class RepairingServer:
         limits: RepairSettings,
         *,
         log: logging.Logger,
+        parallel: ParallelSlots | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._actions = actions
         self._limits = limits
         self._log = log
+        self._parallel = parallel
         self._now_s = now_s
         self._lock = threading.Lock()
         self._ladder = Ladder()
@@ -86,18 +91,29 @@ class RepairingServer:
         options: Mapping[str, Any],
         keep_alive: str | float | None,
         embedding: bool,
+        slots: int,
         timeout_s: float,
         cancel: CancelToken | None,
     ) -> object:
-        """As the server's; crashes and hangs count, since where no load succeeds there are no requests to be judged.
+        """As the server's, once that runs for ``slots``.
+
+        Crashes and hangs count, since where no load succeeds there are no requests to be judged.
 
         A success proves too little to count: the model is there, but has answered nothing.
         """
         self._refuse_quarantined()
+        if self._parallel is not None:
+            self._parallel.ensure(model, slots, timeout_s=timeout_s, cancel=cancel)
         began_s = self._now_s()
         try:
             return self._server.load(
-                model, options=options, keep_alive=keep_alive, embedding=embedding, timeout_s=timeout_s, cancel=cancel
+                model,
+                options=options,
+                keep_alive=keep_alive,
+                embedding=embedding,
+                slots=slots,
+                timeout_s=timeout_s,
+                cancel=cancel,
             )
         except TaskFault as fault:
             if fault.kind in LOAD_CRASHES:
@@ -123,7 +139,12 @@ class RepairingServer:
                 self._silent(began_s)
             raise
         self._silent_since_s = None
-        return held
+        return held if self._parallel is None else [self._with_slots(one, self._parallel) for one in held]
+
+    @staticmethod
+    def _with_slots(held: LoadedModel, parallel: ParallelSlots) -> LoadedModel:
+        """Ollama does not say for how many it loaded a model; what it was started for does."""
+        return held if held.slots or not parallel.serves(held.name) else msgspec.structs.replace(held, slots=parallel.slots)
 
     def unload_stuck(self, model: str, began_s: float) -> None:
         """A model that was ordered out at ``began_s`` (monotonic) is still there: its runner cannot end."""

@@ -19,6 +19,7 @@ from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.sim_model import MIB, TRAINED_CONTEXT, SimModel, model_of
 
+LAYERS = 16
 PULL_STEPS = 5
 MODIFIED_AT = "2026-01-01T00:00:00Z"
 
@@ -125,11 +126,17 @@ def tags_entry(model: SimModel) -> dict[str, Any]:
 def show(store: ModelStore, name: str) -> dict[str, Any]:
     """The answer of ``/api/show``. Raises ``ApiError`` 404."""
     model = store.get(name)
+    head = round(model.context_mib(1 << 20) * MIB / (1 << 20) / LAYERS / 4)
     info = {
         "general.architecture": model.family,
         "general.parameter_count": int(model.parameters_b * 1e9),
         f"{model.family}.context_length": TRAINED_CONTEXT,
-        f"{model.family}.block_count": 28,
+        f"{model.family}.block_count": LAYERS,
+        # As much context per token as a runner takes.
+        f"{model.family}.attention.head_count": 32,
+        f"{model.family}.attention.head_count_kv": 1,
+        f"{model.family}.attention.key_length": head,
+        f"{model.family}.attention.value_length": head,
         f"{model.family}.embedding_length": 3072,
     }
     answer: dict[str, Any] = {"modelfile": "# simulated", "details": model.details, "model_info": info}

@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_options import ModelTable
-from swarm.core.model_server import LoadedModel
+from swarm.core.model_server import LoadedModel, ModelDetails
 from swarm.core.placement.fit import file_too_big
+from swarm.core.policy.slot_capacity import Capacity
 from swarm.core.snapshot import GpuReading
 from swarm.core.task import Claim, Task, Trail, canonical_model
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
+from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import SpillPolicy, refusal
 
 T = TypeVar("T")
@@ -45,9 +47,12 @@ class ResourceExecutor:
         on_stuck: Callable[[str, float], None] = lambda _model, _began_s: None,
         memory_mib: int | None = None,
         disk_mib: Callable[[str], int] = lambda _model: 0,
+        slots: LoadSlots | None = None,
     ) -> None:
         """``pin`` proves that a load came to the right card; ``on_stuck`` is called for a model that does not go, with when
         it was ordered out (monotonic). ``memory_mib``: of its cards together; ``disk_mib``: of a model's file, 0: not known.
+
+        ``slots`` chooses for how many requests at once; None: the server decides.
         """
         self._server = server
         self._timeout_s = settings.timeout_s
@@ -58,6 +63,7 @@ class ResourceExecutor:
         self._on_stuck = on_stuck
         self._memory_mib = memory_mib
         self._disk_mib = disk_mib
+        self._slots = slots
         self._one_at_a_time = threading.Lock()
 
     def run(self, claim: Claim, *, cancel: CancelToken, progress: Progress) -> Trail:
@@ -80,33 +86,54 @@ class ResourceExecutor:
         began_s = time.monotonic()
         held = self._server.ps(PS_TIMEOUT_S)
         present = _find(held, model)
-        if present is not None and not refusal(present, self._models, on_cpu_spill=self._policy):
+        anew = self._slots is not None and self._slots.is_climbing(model)
+        if present is not None and not anew and not refusal(present, self._models, on_cpu_spill=self._policy):
             return Trail(result={**_facts(present), "already_loaded": True, "load_s": 0.0})
-        capabilities = self._server.show(model, PS_TIMEOUT_S).capabilities  # a missing model must not cost the loaded one
+        details = self._server.show(model, PS_TIMEOUT_S)  # a missing model must not cost the loaded one
         self._check_file(model)
         self._log.info("Loading model %s (task %s)", model, task.task_id)
         for other in held:
             self._unload(other.name, stopper)
         before = self._pin.before() if self._pin is not None else ()
         load_began_s = time.monotonic()
-        try:
-            self._server.load(
-                model,
-                options=self._models.of(model).options,
-                keep_alive=self._models.of(model).keep_alive,
-                embedding="embedding" in capabilities and "completion" not in capabilities,
-                timeout_s=stopper.left_s,
-                cancel=cancel,
-            )
-        except TaskFault as fault:
-            raise _load_fault(model, fault) from fault
-        loaded = self._proven(model, stopper)
+        loaded, chosen = self._fitted(model, details, stopper, cancel)
         load_s = time.monotonic() - load_began_s
         if self._pin is not None:
             self._check_pin(self._pin, loaded, before, stopper)
         sizes = f"{loaded.size_mib} MiB ({loaded.size_vram_mib} MiB on GPU), context {loaded.context_length}"
+        slots = min(chosen.slots, loaded.slots) if chosen.slots and loaded.slots else chosen.slots or loaded.slots
+        sizes += f", {slots} at once ({chosen.why})" if slots else ""
         self._log.info("Model loaded: %s in %.1fs, %s", model, load_s, sizes)
-        return Trail(result={**_facts(loaded), "load_s": round(load_s, 3), "total_s": round(time.monotonic() - began_s, 3)})
+        times = {"load_s": round(load_s, 3), "total_s": round(time.monotonic() - began_s, 3)}
+        return Trail(result={**_facts(loaded), "slots": slots, "slots_why": chosen.why, **times})
+
+    def _fitted(
+        self, model: str, details: ModelDetails, stopper: _Stopper, cancel: CancelToken
+    ) -> tuple[LoadedModel, Capacity]:
+        """Loaded for as many requests at once as there is memory for; what found none is not tried again."""
+        embedding = "embedding" in details.capabilities and "completion" not in details.capabilities
+        chosen = Capacity(0, "") if self._slots is None else self._slots.choose(model, details, embedding=embedding)
+        while True:
+            try:
+                self._server.load(
+                    model,
+                    options=self._models.of(model).options,
+                    keep_alive=self._models.of(model).keep_alive,
+                    embedding=embedding,
+                    slots=chosen.slots,
+                    timeout_s=stopper.left_s,
+                    cancel=cancel,
+                )
+                fewer_left = self._slots is not None and not self._slots.fixed and chosen.slots > 1
+                return self._proven(model, stopper, fewer_left=fewer_left), chosen
+            except TaskFault as fault:
+                no_room = fault.kind in _NO_ROOM or bool((fault.result or {}).get("no_room"))
+                fewer = self._slots.no_room(model, chosen.slots) if no_room and self._slots is not None else 0
+                if not fewer:
+                    raise _load_fault(model, fault) from fault
+                line = "%s does not fit for %d requests at once: loading it for %d (%s)"
+                self._log.warning(line, model, chosen.slots, fewer, fault.message.partition(";")[0])
+                chosen = Capacity(fewer, f"{chosen.slots} found no memory")
 
     def _check_file(self, model: str) -> None:
         """A model whose file alone is too big must not cost the loaded one either."""
@@ -117,8 +144,11 @@ class ResourceExecutor:
             message = f"{model} does not fit: its file alone has {disk_mib} MiB, the card {self._memory_mib} MiB"
             raise TaskFault("deterministic", "does_not_fit", message, {"size_mib": disk_mib, "no_room": True})
 
-    def _proven(self, model: str, stopper: _Stopper) -> LoadedModel:
-        """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again."""
+    def _proven(self, model: str, stopper: _Stopper, *, fewer_left: bool) -> LoadedModel:
+        """The model as ``/api/ps`` lists it, accepted by the spill policy; a refused one is unloaded again.
+
+        ``fewer_left``: one that spilled may fit for fewer requests at once, so that a warning is not enough.
+        """
         loaded = stopper.until(lambda: _find(self._server.ps(PS_TIMEOUT_S), model), within_s=SHOWN_WITHIN_S)
         if loaded is None:
             message = f"the server reported that {model} is loaded, but /api/ps does not list it"
@@ -126,7 +156,7 @@ class ResourceExecutor:
         if not loaded.spilled:
             return loaded
         words, advice = _spill_words(loaded)
-        if self._policy == "refuse":
+        if self._policy == "refuse" or (self._policy == "warn" and fewer_left):
             self._unload(model, stopper)
             learnt = _facts(loaded) | ({"no_room": True} if loaded.size_vram_mib else {})
             raise TaskFault("deterministic", "cpu_spill", f"{words}; {advice}", learnt)

@@ -13,6 +13,7 @@ from swarm.core.model_options import ModelTable
 from swarm.core.task import Task
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
+from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import ModelServerProbe, judge
 from tests.helpers.blocking import event_loop
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
@@ -212,3 +213,106 @@ def test_a_server_that_does_not_answer_is_a_reading():
     server.ps = refuse  # type: ignore[method-assign]
     reading = ModelServerProbe(server, event_loop(), lambda *_: False, models=MODELS, on_cpu_spill="refuse").look()
     assert (reading.usable, reading.reason) == (False, "connection refused")
+
+
+class Memory:
+    """What is remembered, in memory."""
+
+    def __init__(self, *records):
+        self.records = list(records)
+
+    def keep(self, record):
+        self.records = [one for one in self.records if (one.model, one.length) != (record.model, record.length)] + [record]
+
+
+class SlottedServer(FakeServer):
+    """A card with room for so many slots beside the weights; more spill."""
+
+    room = 6
+
+    def load(self, model, **how):
+        super().load(model, **how)
+        if how["slots"] > self.room:
+            self.held[-1] = loaded(self.held[-1].name, size_vram_mib=900)
+
+    @property
+    def tried(self):
+        return [call[2]["slots"] for call in self.calls if call[0] == "load"]
+
+
+AUTO = LlmSettings(slots="auto")
+
+
+def load_slots(memory, settings=AUTO, **known):
+    return LoadSlots(settings, models=MODELS, memory=memory, card="GPU-1", **known)
+
+
+def loaded_with(server, slots, policy="refuse", model="a"):
+    executor = ResourceExecutor(
+        server, LlmSettings(on_cpu_spill=policy), models=MODELS, log=logging.getLogger("worker-1"), slots=slots
+    )
+    return executor.run(claim_of(load("l1", model)), cancel=Cancel(), progress=lambda n: None).result
+
+
+ROOMY = {"free_mib": lambda: 24_000, "weights_mib": lambda model: 1000}
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn"])
+def test_a_load_without_room_is_tried_for_half_as_many_and_never_again_for_as_many(policy, caplog):
+    server, memory = SlottedServer(), Memory()
+    slots = load_slots(memory, **ROOMY)
+    server.details = {"kv_bytes_per_token": 1 << 16, "context_length": 4096}
+    result = loaded_with(server, slots, policy)
+    assert server.tried == [16, 8, 4]
+    assert (result["slots"], result["slots_why"]) == (4, "8 found no memory")
+    assert "does not fit for 16 requests at once: loading it for 8" in caplog.text
+    server = SlottedServer()
+    server.details = {"kv_bytes_per_token": 1 << 16, "context_length": 4096}
+    assert loaded_with(server, load_slots(memory, **ROOMY), policy)["slots"] == 6
+    assert server.tried == [6]
+
+
+def test_one_slot_that_finds_no_room_fails_as_ever():
+    server, memory = SlottedServer(), Memory()
+    server.room = 0
+    server.details = {"kv_bytes_per_token": 1 << 16, "context_length": 4096}
+    with pytest.raises(TaskFault, match="does not fit on the card") as refused:
+        loaded_with(server, load_slots(memory, **ROOMY))
+    assert refused.value.kind == "cpu_spill"
+    assert server.tried == [16, 8, 4, 2, 1]
+    assert list(server.ps(1)) == []
+
+
+def test_a_number_that_is_set_is_obeyed_and_not_halved():
+    server = SlottedServer()
+    with pytest.raises(TaskFault):
+        loaded_with(server, load_slots(Memory(), LlmSettings(slots=8), **ROOMY))
+    assert server.tried == [8]
+    server.room = 8
+    assert loaded_with(server, load_slots(Memory(), LlmSettings(slots=8)))["slots"] == 8
+
+
+def test_what_ollama_forces_to_one_slot_is_loaded_for_one_and_says_why():
+    server = SlottedServer()
+    result = loaded_with(server, load_slots(Memory(), **ROOMY), model="embed")
+    assert (server.tried, result["slots"]) == ([1], 1)
+    assert "embedding models" in result["slots_why"]
+
+
+def test_a_reload_for_more_replaces_the_model_that_is_there():
+    server, memory = SlottedServer(), Memory()
+    server.details = {"kv_bytes_per_token": 1 << 16, "context_length": 4096}
+    server.room = 64
+    slots = load_slots(memory, **ROOMY)
+    assert loaded_with(server, slots)["slots"] == 16
+    assert loaded_with(server, slots)["already_loaded"]
+    assert slots.climb("a:latest", 32) == 32
+    assert loaded_with(server, slots)["slots"] == 32
+    assert loaded_with(server, slots)["already_loaded"]
+    assert server.tried == [16, 32]
+
+
+def test_of_a_server_that_swarm_does_not_start_nothing_is_asked():
+    server = SlottedServer()
+    assert loaded_with(server, load_slots(Memory(), chosen=False))["slots"] == 0
+    assert server.tried == [0]

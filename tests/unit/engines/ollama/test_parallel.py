@@ -48,7 +48,7 @@ class Kept:
         )
 
     def ensure(self, slots, cancel=None):
-        self.parallel().ensure(slots, timeout_s=60, cancel=cancel)
+        self.parallel().ensure("a:latest", slots, timeout_s=60, cancel=cancel)
 
 
 @pytest.fixture(autouse=True)
