@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm import __version__
-from swarm.api.documents import DocumentMaker, EarlierNames, Work, is_linked, links_between, plain
+from swarm.api.documents import DocumentMaker, EarlierNames, Work, drafts_of, is_linked, plain
 from swarm.api.results import Alive, Result, Results, as_ended, read_result
 from swarm.cli.run.hosting import Hosting, hosting
 from swarm.cli.run.input_options import LineCheck
@@ -22,6 +22,7 @@ from swarm.config.settings import Settings
 from swarm.core.task import ID_RE
 from swarm.errors import ConfigError, DuplicateTask, InputError, NotRunning, TaskInvalid
 from swarm.formats.input.problems import FieldError
+from swarm.formats.tasks.links import links
 from swarm.formats.tasks.scan import ItemKeys
 from swarm.formats.tasks.task_builder import Built
 from swarm.notify.targets import check_target
@@ -155,7 +156,7 @@ class Swarm:
         given = items if isinstance(items, Sequence) else list(items)
         for _ in self._pairs(maker, given):
             pass  # what cannot be meant is said before anything is accepted
-        linked = links_between(self._pairs(maker, given), self.queue.find) if is_linked(given, fields) else None
+        linked = links(drafts_of(self._pairs(maker, given)), "items", self.queue.find) if is_linked(given, fields) else None
         manifest = Manifest(
             batch_id=batch_id,
             source="python",

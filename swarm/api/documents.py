@@ -14,7 +14,7 @@ from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.input.source import InputItem, ReadOptions
 from swarm.formats.tasks.columns import FIELD_NAMES
-from swarm.formats.tasks.links import check_references, links
+from swarm.formats.tasks.links import check_references
 from swarm.formats.tasks.scan import Draft
 from swarm.formats.tasks.task_builder import DIGEST_BYTES, Built, builder
 
@@ -86,10 +86,6 @@ def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-LABEL = "items"
-"""Stands before the numbers (from 0) of items that are wrong."""
-
-
 class EarlierNames:
     """Names of tasks submitted one by one, so that later ones can wait for them by name; the last of a name counts."""
 
@@ -129,15 +125,8 @@ def is_linked(items: Sequence[Any], fields: Mapping[str, Any]) -> bool:
     return any(isinstance(work, Mapping) and work.get("depends_on") for work in items)
 
 
-def links_between(pairs: Iterable[tuple[str, dict[str, Any]]], exists: Callable[[str], object]) -> Links:
-    """What the names in ``depends_on`` stand for. ``pairs``: (item key, document), in order; ``exists``: of a task id.
-
-    Raises ``InputError`` as for the lines of a file, with items counted from 0.
-    """
-    return links(_drafts(pairs), LABEL, exists)
-
-
-def _drafts(pairs: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Draft]:
+def drafts_of(pairs: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Draft]:
+    """(Item key, document) pairs as lines of a file, counted from 0. Raises ``InputError`` for no names to wait for."""
     for index, (key, document) in enumerate(pairs):
         wants = document.get("depends_on", ())
         if not isinstance(wants, list | tuple) or not all(isinstance(name, str) for name in wants):

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,13 +65,8 @@ _PATHS_AS_TEXT = frozenset({"source", "words", "images_dir"})
 class Commands(Mapping[str, Any]):
     """All commands, as typer wants them: by name."""
 
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
     def __getitem__(self, name: str) -> Any:
-        if name not in self._made:
-            self._made[name] = _make(name, COMMANDS[name][0])
-        return self._made[name]
+        return _make(name, COMMANDS[name][0])
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -140,6 +136,7 @@ class Group(CommandGroup):
         return answer
 
 
+@cache
 def _make(name: str, place: str) -> Any:
     from swarm.cli.command_options import spread
 

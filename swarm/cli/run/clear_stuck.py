@@ -27,7 +27,7 @@ _POLL_S = 0.05
 Word = Literal["given back", "taken back", "finished", "left to the brain", "no reaction"]
 
 
-class Cleared(msgspec.Struct, frozen=True, kw_only=True):
+class Cleared(msgspec.Struct, frozen=True):
     """The outcome for one stuck task."""
 
     task_id: str
@@ -63,13 +63,13 @@ def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list
     """A dead worker's tasks: left to the brain, or reclaimed here under the free process lock where no brain runs."""
     if lives(settings, "brain"):
         text = "its worker is dead, the brain requeues it within a second"
-        return [Cleared(task_id=c.task_id, worker=worker, outcome="left to the brain", detail=text) for c in claims]
+        return [Cleared(c.task_id, worker, "left to the brain", text) for c in claims]
     lines = reclaim(settings, worker)
     if lines is None:
         text = f"{worker} is running again, or a program of it cannot be ended; swarm doctor {worker}"
-        return [Cleared(task_id=c.task_id, worker=worker, outcome="no reaction", detail=text) for c in claims]
+        return [Cleared(c.task_id, worker, "no reaction", text) for c in claims]
     by_id = {c.task_id: next((line for line in lines if c.task_id in line), "its state had changed") for c in claims}
-    return [Cleared(task_id=i, worker=worker, outcome="taken back", detail=line) for i, line in by_id.items()]
+    return [Cleared(i, worker, "taken back", line) for i, line in by_id.items()]
 
 
 def _give_back(queue: FileQueue, claims: Iterable[ClaimView]) -> list[Cleared]:
@@ -80,7 +80,7 @@ def _give_back(queue: FileQueue, claims: Iterable[ClaimView]) -> list[Cleared]:
         try:
             queue.cancel(claim.task_id, REASON)
         except QueueError as moved:
-            done.append(Cleared(task_id=claim.task_id, worker=claim.worker, outcome="finished", detail=moved.message))
+            done.append(Cleared(claim.task_id, claim.worker, "finished", moved.message))
         else:
             waiting[claim.task_id] = claim
     deadline_s = time.monotonic() + PATIENCE_S
@@ -103,10 +103,10 @@ def _settled(queue: FileQueue, claim: ClaimView, *, late: bool) -> Cleared | Non
     state = located.state if located is not None else None
     if state is TaskState.CANCELLED:
         lane = queue.retry(claim.task_id)
-        return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="given back", detail=f"waits in {lane}")
+        return Cleared(claim.task_id, claim.worker, "given back", f"waits in {lane}")
     if state is not TaskState.PROCESSING:
-        return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="finished", detail=f"it is {state or 'gone'}")
+        return Cleared(claim.task_id, claim.worker, "finished", f"it is {state or 'gone'}")
     if not late:
         return None
     text = f"{claim.worker} did not release it within {PATIENCE_S:.0f}s; swarm doctor {claim.worker}"
-    return Cleared(task_id=claim.task_id, worker=claim.worker, outcome="no reaction", detail=text)
+    return Cleared(claim.task_id, claim.worker, "no reaction", text)
