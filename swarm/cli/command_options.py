@@ -4,12 +4,14 @@ A command asks for a group by an argument of that type, and gets the values of a
 ``spread`` shows typer the options one by one.
 """
 
+# ruff: noqa: RUF009  (``opt`` and ``arg`` make fields)
+
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from swarm.config.settings import Settings
     from swarm.queue.file_queue import FileQueue
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log at DEBUG: claim attempts, lost races, heartbeats.")]
 Simulate = Annotated[
     int | None,
@@ -31,22 +32,24 @@ Simulate = Annotated[
 ]
 
 
+def opt(names: str, text: str, default: object = None, *, least: int | None = None, most: int | None = None) -> Any:  # noqa: ANN401
+    """A field of a group that is an option, by its names and perhaps what stands for its value: ``-o --output OUT``."""
+    words = names.split()
+    value = None if words[-1].startswith("-") else words.pop()
+    return field(default=default, metadata={"typer": typer.Option(*words, metavar=value, help=text, min=least, max=most)})
+
+
+def arg(value: str, text: str, default: object = MISSING) -> Any:  # noqa: ANN401
+    """A field of a group that is an argument; needed, if there is no default."""
+    return field(default=default, metadata={"typer": typer.Argument(metavar=value, help=text)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueOptions:
     """Which queue, and which configuration."""
 
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", metavar="DIR", help="Queue directory. [default: $SWARM_ROOT, the config's queue.root, ./queue]"
-        ),
-    ] = None
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="Configuration. [default: $SWARM_CONFIG, config/swarm.toml if it exists]"
-        ),
-    ] = None
+    root: Path | None = opt("--root DIR", "Queue directory. [default: $SWARM_ROOT, the config's queue.root, ./queue]")
+    config: Path | None = opt("--config FILE", "Configuration. [default: $SWARM_CONFIG, config/swarm.toml if it exists]")
 
     def load(self, *, announce: bool = False) -> "Loaded":
         """File, environment and options read; raises ``ConfigError``.
@@ -79,7 +82,7 @@ class QueueOptions:
 class ShowOptions(QueueOptions):
     """The same, and how to answer."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")] = False
+    as_json: bool = opt("--json", "One JSON document on standard output, nothing else.", False)
 
     def show(self, document: object, blocks: "Sequence[Block]") -> None:
         """Print the answer: the document, or for a reader the blocks."""
@@ -110,78 +113,34 @@ class ShowOptions(QueueOptions):
 class LineOptions:
     """How the lines of an input become tasks."""
 
-    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Model for lines that name none.")] = None
-    prompt_field: Annotated[
-        str | None, typer.Option("--prompt-field", metavar="NAME", help="Column that holds the prompt.")
-    ] = None
-    template: Annotated[
-        str | None, typer.Option("--template", metavar="TEXT", help="Prompt built from columns: 'Sum up: {text}'.")
-    ] = None
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message for every prompt.")] = None
-    priority: Annotated[int | None, typer.Option("--priority", min=0, max=9, help="Higher runs sooner. [default: 5]")] = None
-    format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="F", help="openai, jsonl, csv or text. [default: by IN's name and content]"),
-    ] = None
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", metavar="E", help="chat, generate or embed. [default: chat]")
-    ] = None
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Generation option: num_predict=64, temperature=0 …"),
-    ] = None
-    schema: Annotated[
-        Path | None,
-        typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must match, or its item fails."),
-    ] = None
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="S", help="Limit for one attempt: 90, 5m. [config: 600 s]")
-    ] = None
-    max_attempts: Annotated[
-        int | None,
-        typer.Option("--max-attempts", metavar="N", min=1, max=100, help="Attempts for each item. [config: 3]"),
-    ] = None
-    cache: Annotated[
-        bool | None,
-        typer.Option("--cache/--no-cache", help="Use cached answers of the same model to the same request. [config: no]"),
-    ] = None
+    model: str | None = opt("--model M", "Model for lines that name none.")
+    prompt_field: str | None = opt("--prompt-field NAME", "Column that holds the prompt.")
+    template: str | None = opt("--template TEXT", "Prompt built from columns: 'Sum up: {text}'.")
+    system: str | None = opt("--system TEXT", "System message for every prompt.")
+    priority: int | None = opt("--priority", "Higher runs sooner. [default: 5]", least=0, most=9)
+    format: str | None = opt("--format F", "openai, jsonl, csv or text. [default: by IN's name and content]")
+    endpoint: str | None = opt("--endpoint E", "chat, generate or embed. [default: chat]")
+    option: list[str] | None = opt("--option NAME=VALUE", "Generation option: num_predict=64, temperature=0 …")
+    schema: Path | None = opt("--schema FILE", "JSON Schema that every answer must match, or its item fails.")
+    timeout: str | None = opt("--timeout S", "Limit for one attempt: 90, 5m. [config: 600 s]")
+    max_attempts: int | None = opt("--max-attempts N", "Attempts for each item. [config: 3]", least=1, most=100)
+    cache: bool | None = opt("--cache/--no-cache", "Use cached answers of the same model to the same request. [config: no]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(LineOptions):
     """The same for an input that is read to its end: which of its items, in which order, from when on."""
 
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Only the first N items of IN; a batch keeps its other items."),
-    ] = None
-    sort: Annotated[
-        Literal["input", "longest", "shortest"],
-        typer.Option(
-            "--sort",
-            help="Order of work; longest first leaves the fewest cards idle at the end. Output keeps IN's order.",
-        ),
-    ] = "input"
-    max_fails: Annotated[
-        int | None,
-        typer.Option("--max-fails", metavar="N", min=0, help="Cancel the waiting tasks after more failures than this."),
-    ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan; write nothing.")] = False
-    notify: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--notify", metavar="TARGET", help="Notified at the end: http(s)://…, script:NAME, a name of [notify]."
-        ),
-    ] = None
-    not_before: Annotated[
-        str | None,
-        typer.Option("--not-before", "--delay", metavar="WHEN", help="Start nothing before: 10m, 22:00, 2026-02-07T21:05."),
-    ] = None
-    images_dir: Annotated[
-        str | None,
-        typer.Option("--images-dir", metavar="DIR", help="Directory of the images that lines name. [default: that of IN]"),
-    ] = None
-    quiet: Quiet = False
+    limit: int | None = opt("--limit N", "Only the first N items of IN; a batch keeps its other items.", least=1)
+    sort: Literal["input", "longest", "shortest"] = opt(
+        "--sort", "Order of work; longest first leaves the fewest cards idle at the end. Output keeps IN's order.", "input"
+    )
+    max_fails: int | None = opt("--max-fails N", "Cancel the waiting tasks after more failures than this.", least=0)
+    dry_run: bool = opt("--dry-run", "Check everything and show the plan; write nothing.", False)
+    notify: list[str] | None = opt("--notify TARGET", "Notified at the end: http(s)://…, script:NAME, a name of [notify].")
+    not_before: str | None = opt("--not-before --delay WHEN", "Start nothing before: 10m, 22:00, 2026-02-07T21:05.")
+    images_dir: str | None = opt("--images-dir DIR", "Directory of the images that lines name. [default: that of IN]")
+    quiet: bool = opt("--quiet -q", "No progress, only the summary.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,18 +148,12 @@ class RunRequest(BatchOptions):
     """What `swarm run` was asked to do."""
 
     FIRST: ClassVar = ("source", "output")
-    source: Annotated[str, typer.Argument(metavar="IN", help="JSONL, CSV, text or OpenAI batch file; - is standard input.")]
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Output file; not needed with --dry-run.")
-    ] = None
-    errors: Annotated[
-        Path | None,
-        typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch. [default: OUT's name.errors.jsonl]"),
-    ] = None
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Retry failed and cancelled items first; with --limit those among the first N."),
-    ] = False
+    source: str = arg("IN", "JSONL, CSV, text or OpenAI batch file; - is standard input.")
+    output: Path | None = opt("-o --output OUT", "Output file; not needed with --dry-run.")
+    errors: Path | None = opt("--errors FILE", "Failures of an OpenAI batch. [default: OUT's name.errors.jsonl]")
+    retry_failed: bool = opt(
+        "--retry-failed", "Retry failed and cancelled items first; with --limit those among the first N.", False
+    )
     simulate: Simulate = None
     verbose: Verbose = False
 
@@ -210,14 +163,10 @@ class SubmitRequest(BatchOptions):
     """What `swarm submit` was asked to do: exactly one of ``source``, ``prompt`` and ``task`` is given."""
 
     FIRST: ClassVar = ("source", "prompt", "task", "wait")
-    source: Annotated[str | None, typer.Argument(metavar="[IN]", help="A file as for `swarm run`; - is standard input.")] = (
-        None
-    )
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One prompt instead of a file.")] = None
-    task: Annotated[
-        Path | None, typer.Option("--task", metavar="F", help="One task as a JSON document; - is standard input.")
-    ] = None
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of all tasks.")] = False
+    source: str | None = arg("[IN]", "A file as for `swarm run`; - is standard input.", None)
+    prompt: str | None = opt("--prompt TEXT", "One prompt instead of a file.")
+    task: Path | None = opt("--task F", "One task as a JSON document; - is standard input.")
+    wait: bool = opt("--wait", "Wait for the end of all tasks.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,18 +175,11 @@ class FeedRequest(LineOptions):
 
     FIRST: ClassVar = ("command", "low", "target", "follow")
     source: str | None = None
-    command: Annotated[
-        str | None,
-        typer.Option("--command", metavar="CMD", help="Feed the lines that this command prints (run without a shell)."),
-    ] = None
-    low: Annotated[
-        int | None, typer.Option("--min", metavar="N", min=1, help="Refill when fewer tasks wait. [config: 5]")
-    ] = None
-    target: Annotated[
-        int | None, typer.Option("--target", metavar="N", min=1, help="Refill to this number. [config: 10]")
-    ] = None
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Do not end with the file; wait for it to grow.")] = False
-    quiet: Quiet = False
+    command: str | None = opt("--command CMD", "Feed the lines that this command prints (run without a shell).")
+    low: int | None = opt("--min N", "Refill when fewer tasks wait. [config: 5]", least=1)
+    target: int | None = opt("--target N", "Refill to this number. [config: 10]", least=1)
+    follow: bool = opt("--follow -f", "Do not end with the file; wait for it to grow.", False)
+    quiet: bool = opt("--quiet -q", "No progress, only the summary.", False)
 
 
 @dataclass(frozen=True)
@@ -279,9 +221,12 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
 
 def _options_of(kind: type[Any]) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
-    defaults = {field.name: field.default for field in fields(kind)}
+    by_name = {one.name: one for one in fields(kind)}
     first: tuple[str, ...] = getattr(kind, "FIRST", ())
-    for name in (*first, *(name for name in defaults if name not in first)):
-        if hasattr(hints[name], "__metadata__"):
-            default = inspect.Parameter.empty if defaults[name] is MISSING else defaults[name]
-            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+    for name in dict.fromkeys((*first, *by_name)):
+        hint, one = hints[name], by_name[name]
+        if "typer" in one.metadata:
+            hint = Annotated[hint, one.metadata["typer"]]
+        if hasattr(hint, "__metadata__"):  # the others are no options
+            default = inspect.Parameter.empty if one.default is MISSING else one.default
+            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

@@ -106,7 +106,8 @@ def parser_of_knobs(prog: str, description: str) -> argparse.ArgumentParser:
     for field, text in zip(msgspec.structs.fields(Knobs), _HELP, strict=True):
         flag = "--" + field.name.replace("_", "-")
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {"metavar": "X"}
-        parser.add_argument(flag, dest=field.name, help=f"{text} (default: {_shown(field.default)})", **extra)
+        words = f"{text} (default: {_shown(field.default)})".replace("%", "%%")  # argparse fills in what follows a %
+        parser.add_argument(flag, dest=field.name, help=words, **extra)
     return parser
 
 
@@ -137,4 +138,4 @@ def _split(text: str) -> list[str]:
 
 def _shown(default: object) -> str:
     text = ",".join(default) if isinstance(default, tuple) else str(default)
-    return (text or "none").replace("%", "%%")
+    return text or "none"
