@@ -147,6 +147,8 @@ class ModelSpecMaker:
         if plan.simulated:
             card_dirs = tuple(str(card_dir(self._root, uuid)) for uuid in plan.gpu_uuids)
             overlay |= sim_overlay(self._settings, card_dirs)
+        if self._engine.kind == "llama-server":
+            overlay |= llama_server.own_variables(options)
         overlay |= {name: value for name, value in wanted.env.items() if name not in _FIXED}
         return ModelServerSpec(
             engine=self._engine.name,

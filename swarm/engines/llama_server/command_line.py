@@ -53,8 +53,13 @@ def _loading(options: Mapping[str, Any]) -> Iterator[str]:
         yield from ("-t", str(threads))
     if (main_card := _whole(options, "main_gpu")) is not None:
         yield from ("-mg", str(main_card))
+
+
+def own_variables(options: Mapping[str, Any]) -> dict[str, str]:
+    """Beside the flags: where a name has changed, each release knows its own variable and ignores the others."""
     if options.get("use_mmap") is False:
-        yield "--no-mmap"
+        return {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_MMAP": "0", "LLAMA_ARG_NO_MMAP": "1"}
+    return {}
 
 
 def _whole(options: Mapping[str, Any], name: str) -> int | None:

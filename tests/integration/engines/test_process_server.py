@@ -137,7 +137,7 @@ def test_a_load_starts_a_process_and_an_unload_ends_it(world):
 
 def test_what_the_process_is_started_with(world):
     server = world.server()
-    load(server, options={"num_gpu": 20, "num_thread": 3})
+    load(server, options={"num_gpu": 20, "num_thread": 3, "use_mmap": False})
     seen = world.seen()
     words = " ".join(seen["argv"])
     for part in ("-m /models/a:1b.gguf", "-a a:1b", "-np 4", "-kvu", "-c 8192", "-ngl 20", "-t 3", f"--port {world.port}"):
@@ -145,6 +145,7 @@ def test_what_the_process_is_started_with(world):
     env = seen["env"]
     assert env["CUDA_VISIBLE_DEVICES"] == "GPU-a"
     assert len(env["LLAMA_API_KEY"]) > 30
+    assert (env["LLAMA_ARG_LOAD_MODE"], env["LLAMA_ARG_MMAP"]) == ("none", "0")
     assert "LLAMA_ARG_CTX_SIZE" not in env, "a variable of the caller's shell must not change our server"
     assert env["LLAMA_API_KEY"] not in words
     assert env["LLAMA_API_KEY"] not in note_path("worker-1", world.root).read_text()
