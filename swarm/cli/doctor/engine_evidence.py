@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import EngineEvidence, ModelFileEvidence, ServerEvidence
-from swarm.core.engines import OLLAMA, Engine, engine_named, engine_names, engine_of_model
+from swarm.core.engines import OLLAMA, Engine, engine_named, engine_names, engine_of_model, engine_of_worker
 from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.core.task import canonical_model
@@ -49,10 +49,13 @@ def _engine(engine: Engine, settings: Settings, plan: tuple[WorkerPlan, ...]) ->
 
 
 def file_evidence(settings: Settings) -> Iterator[ModelFileEvidence]:
-    """Each configured model whose engine loads a file, with what is wrong with that."""
+    """Each configured model that an engine of some worker would load from a file, with what is wrong with that."""
+    workers = [engine_of_worker(settings, one.engine) for one in settings.workers if one.ollama_url is None]
     for model, entry in settings.models.items():
-        engine = engine_named(settings, engine_of_model(settings, model, settings.llm.engine))
-        if entry.file is None and engine.kind != "llama-server":
+        names = {engine_of_model(settings, model, one) for one in workers or [settings.llm.engine]}
+        engines = [engine_named(settings, name) for name in sorted(names)]
+        engine = next((one for one in engines if one.kind != "ollama" and (entry.file or one.kind == "llama-server")), None)
+        if engine is None:
             continue
         try:
             found = ConfiguredFiles(engine, engine.name, settings, os.environ).find(model)

@@ -56,8 +56,6 @@ def test_what_is_wrong_with_the_file_of_a_model(ask, tmp_path):
     write_tiny_gguf(tmp_path / "good.gguf")
     (tmp_path / "page.gguf").write_text("<html>")
     config = f"""
-        [llm]
-        engine = "llama-server"
         [[workers]]
         name = "a"
         engine = "llama-server"
