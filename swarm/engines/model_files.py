@@ -18,13 +18,12 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_file import ModelFile
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import InstalledModel, ModelDetails
+from swarm.core.sim_model import TRAINED_CONTEXT, model_of
 from swarm.core.task import canonical_model
 from swarm.engines.gguf import read_gguf
 from swarm.engines.model_spec import FoundModel
 from swarm.engines.ollama_store import find_stored_model, model_directories, stored_names
 from swarm.errors import ModelFileInvalid, ModelNotFound, ModelServerError
-
-_SIM_EMBEDDING = ("embed", "minilm", "bge-")
 
 
 class ConfiguredFiles:
@@ -75,24 +74,26 @@ class SimulatedFiles:
     """Fits ``ModelFiles``: the models of simulated servers, whose files are their names."""
 
     def __init__(self, settings: Settings) -> None:
-        self._names = tuple(name.partition("=")[0].strip() for name in settings.sim.models)
+        self._models = {model.name: model for model in map(model_of, settings.sim.models)}
 
     def find(self, model: str) -> FoundModel:
         """As the port says."""
-        wanted = canonical_model(model)
-        name = next((one for one in self._names if canonical_model(one) == wanted), None)
-        if name is None:
-            there = ", ".join(self._names)
+        found = self._models.get(canonical_model(model))
+        if found is None:
+            there = ", ".join(self._models)
             raise TaskFault("deterministic", "model_missing", f"the simulated disk has no model {model} (it has: {there})")
-        embedding = any(part in name.lower() for part in _SIM_EMBEDDING)
         details = ModelDetails(
-            name=wanted, capabilities=("embedding" if embedding else "completion",), context_length=131072
+            name=found.name,
+            capabilities=tuple(found.capabilities),
+            architecture=found.family,
+            context_length=TRAINED_CONTEXT,
+            kv_bytes_per_token=found.context_mib(1 << 20),  # MiB for 2^20 tokens
         )
-        return FoundModel(file=name, digest=hashlib.sha256(wanted.encode()).hexdigest(), details=details)
+        return FoundModel(file=found.name, digest=found.digest, size_mib=found.size_mib, details=details)
 
     def listed(self) -> Sequence[InstalledModel]:
         """All of them."""
-        return tuple(_installed(self.find, self._names))
+        return tuple(_installed(self.find, self._models))
 
 
 def _installed(find: Callable[[str], FoundModel], names: Iterable[str]) -> Iterator[InstalledModel]:

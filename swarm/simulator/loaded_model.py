@@ -7,10 +7,10 @@ import math
 import random
 from collections.abc import Callable
 
+from swarm.core.sim_model import SimModel
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.pace import Pace, curve_of, drift_of
-from swarm.simulator.sim_model import SimModel
 from swarm.simulator.slot_pool import SlotPool
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from swarm.core.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel, model_of
 from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards
@@ -24,7 +25,6 @@ from swarm.simulator.compatible.openai_wire import FINGERPRINT, Style
 from swarm.simulator.http import ApiError, Request, Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import LoadedModel
-from swarm.simulator.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel, model_of
 
 LEAST_CONTEXT = 4096
 """Without ``-c`` the context is cut to what fits, but not below this."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.sim_model import COMPUTE_MIB, SimModel, model_of
 from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards
@@ -19,7 +20,6 @@ from swarm.simulator.compatible.openai_wire import DONE, EVENTS, Style, event
 from swarm.simulator.http import ApiError, Request, Response
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.loaded_model import LoadedModel
-from swarm.simulator.sim_model import COMPUTE_MIB, SimModel, model_of
 
 VERSION = "0.0.0+simulated"
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 501: "NotImplementedError", 503: "ServiceUnavailableError"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.sim_model import SimModel
 from swarm.simulator.http import ApiError
 from swarm.simulator.ollama.environment import parse_duration
-from swarm.simulator.sim_model import SimModel
 
 _NAME_RE = re.compile(r"([\w.-]+(:\d+)?/){0,2}[\w.-]+(:[\w.-]+)?")
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from swarm.core.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel
 from swarm.simulator.cards import Cards
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import Knobs
@@ -20,7 +21,6 @@ from swarm.simulator.loaded_model import LoadedModel
 from swarm.simulator.ollama.call import LoadOptions
 from swarm.simulator.ollama.environment import ServerEnv
 from swarm.simulator.ollama.runner import RunnerProcess
-from swarm.simulator.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel
 
 FOREVER = timedelta(days=292 * 365)
 LEAST_CONTEXT = 4
