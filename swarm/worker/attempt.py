@@ -103,7 +103,12 @@ Ending = Trail | TaskFault | Released
 def held_claim(claim: Claim) -> Held:
     """What a claim takes up before it begins."""
     alone = runs_alone(claim.attempts, claim.attempt)
-    return Held(claim.task, alone=alone, begun=False, packed=claim.task.endpoint == EMBED and not alone)
+    return Held(claim.task, alone=alone, begun=False, packed=packable(claim))
+
+
+def packable(claim: Claim) -> bool:
+    """Whether it may share one request to the server with others."""
+    return claim.task.endpoint == EMBED and not runs_alone(claim.attempts, claim.attempt)
 
 
 class Run:
@@ -138,7 +143,7 @@ class Run:
         self.own = own
         """What the worker itself wants done: no task of the queue, so that nothing is recorded."""
         self._alone = own or runs_alone(claim.attempts, claim.attempt)
-        self._packable = claim.task.endpoint == EMBED
+        self._packable = packable(claim)
         self._to_the_end = own or hits(claim.attempts, claim.attempt) >= MOST_HITS
 
     def begin(self) -> None:
@@ -241,7 +246,7 @@ class Run:
     def held(self, patience_s: float = 0.0) -> Held:
         """What it takes up, for who waits that long for its answer to begin."""
         answering = self.pieces > 0 or monotonic() - self.started_s > patience_s
-        return Held(self.claim.task, self.alone, self.begun, answering, self.judged, self._packable and not self.alone)
+        return Held(self.claim.task, self.alone, self.begun, answering, self.judged, self._packable)
 
     def view(self) -> SlotView:
         """For the heartbeat; safe from any thread."""

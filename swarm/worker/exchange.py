@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
+import msgspec
+
 from swarm.clock import now_iso, parse_iso
 from swarm.core.explain.idle import IdleReason, idle_reason, suits
 from swarm.core.lanes import Pauses, parse_lane, preference
@@ -93,6 +95,7 @@ class Exchange:
         self._queue = parts.queue
         self._log = parts.log
         self._tuner = tuner
+        self._pack_size = parts.pack_size
         self._state = state
         self._slots = slots
         self._worker = state.beat.name
@@ -195,7 +198,8 @@ class Exchange:
 
     def _lanes(self, held: Occupancy, closed: Closed, pauses: Pauses) -> tuple[str, ...]:
         """The lanes to claim from beside what is held, best first."""
-        classes = free_classes(self._tuner.limits, held, server_open=not closed(held))
+        limits = msgspec.structs.replace(self._tuner.limits, pack=self._pack_size())
+        classes = free_classes(limits, held, server_open=not closed(held))
         free = tuple(c for c in classes if c in self._slots.classes)
         lanes = preference(worker=self._worker, model=self._state.beat.model, free=free)
         return tuple(lane for lane in lanes if not _lane_paused(lane, pauses)) if pauses.pauses else lanes

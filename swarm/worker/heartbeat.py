@@ -151,7 +151,8 @@ class WorkerState:
 
     def _count_request(self, model: str, run: Run, outcome: Settled) -> None:
         tally = self._tally(model)
-        busy_s = tally.busy_s + run.elapsed_s
+        result = run.ending.result or {} if isinstance(run.ending, Trail) else {}
+        busy_s = tally.busy_s + run.elapsed_s / (result.get("packed") or 1)
         if outcome == "completed" and isinstance(run.ending, Trail):
             tokens_in, tokens_out = (0, 0) if run.ending.cached else _tokens(run.ending.result or {})
             self.count(tokens_in=tokens_in, tokens_out=tokens_out)

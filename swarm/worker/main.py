@@ -275,6 +275,7 @@ def with_model_server(
         parts,
         executors={**parts.executors, TaskClass.RESOURCE: resource},
         requests={TaskClass.LLM: llm},
+        pack_size=lambda: llm.pack_size,
         loop=loop,
         probe=probe,
         prober=probe,

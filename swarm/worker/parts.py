@@ -27,6 +27,8 @@ class WorkerParts:
     """Classes with neither are never claimed."""
     requests: Mapping[TaskClass, RequestExecutor] = field(default_factory=dict)
     """Those that run on ``loop``."""
+    pack_size: Callable[[], int] = lambda: 1
+    """So many embedding tasks share one request now."""
     loop: EventLoop | None = None
     """None: a worker without a model server."""
     beats: HeartbeatThread

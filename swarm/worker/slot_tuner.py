@@ -135,6 +135,8 @@ class SlotTuner:
             return
         if not isinstance(run.ending, Trail) or not run.proves_server or run.elapsed_s <= 0:
             return
+        if (run.ending.result or {}).get("packed"):
+            return  # its time is that of all that travelled with it
         tokens_in, tokens_out = _tokens(run.ending.result or {})
         model = canonical_model(task.model)
         known = self._model(model)

@@ -21,6 +21,8 @@ from swarm.core.task import Claim, ImageRef, Task, Trail
 from swarm.core.workflow import templating
 from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError
 from swarm.runtime.ports import ModelServer
+from swarm.worker.attempt import packable
+from swarm.worker.executors.embedding_packs import EmbeddingPacks
 from swarm.worker.executors.response_cache import ResponseCache
 from swarm.worker.executors.structured_output import ask_in_form
 
@@ -94,6 +96,12 @@ class LlmExecutor:
         self._read_image = read_image
         self._read_ended = read_ended
         self._cache = cache
+        self._packs = EmbeddingPacks(server)
+
+    @property
+    def pack_size(self) -> int:
+        """Texts that one embedding request carries now."""
+        return self._packs.size
 
     async def run(self, claim: Claim, *, progress: Progress) -> Trail:
         """Answer from the cache where the task wants that; else send the request and wait for the whole answer.
@@ -106,16 +114,16 @@ class LlmExecutor:
         body = request_body(task, self._models, num_predict=self._settings.num_predict)
         wanted = self._settings.cache if task.cache is None else task.cache
         if not wanted or self._cache is None:
-            return await self._ask(task, body, progress)
+            return await self._ask(claim, task, body, progress)
         key = await to_thread(self._cache.key, task, body)
         trail = None if key is None else await to_thread(self._cache.find, key)
         if trail is None:
-            trail = await self._ask(task, body, progress)
+            trail = await self._ask(claim, task, body, progress)
             if key is not None:
                 await to_thread(self._cache.keep, key, task, trail)
         return trail
 
-    async def _ask(self, task: Task, body: dict[str, Any], progress: Progress) -> Trail:
+    async def _ask(self, claim: Claim, task: Task, body: dict[str, Any], progress: Progress) -> Trail:
         if task.images:
             if self._read_image is None:
                 raise TaskFault("deterministic", "image_unusable", "this worker reads no images")
@@ -123,6 +131,8 @@ class LlmExecutor:
 
         async def ask(asked: Mapping[str, Any]) -> Reply:
             limits = self._limits(task)
+            if packable(claim):
+                return await self._packs.embed(asked, limits=limits, marker=task.task_id)
             return await self._server.run(task.endpoint, asked, limits=limits, progress=progress, marker=task.task_id)
 
         schema = task.request.get("format")

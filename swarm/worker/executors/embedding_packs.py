@@ -1,0 +1,205 @@
+"""Embedding requests that differ only in their texts travel together, each with its own answer or fault.
+
+* What waits when a pack leaves goes into it, bounded by texts and characters; nothing is waited for.
+* A pack that the server refuses for what is in it is halved until one text alone is to blame: the others get their answers.
+* A pack that meets another fault gives it to each of its requests, whose next attempts run as the fault's class says.
+
+For one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from swarm.core.faults import TaskFault
+from swarm.core.model_server import MIB, Limits, Reply
+from swarm.core.policy.pack_size import PackSize, after_pack
+from swarm.runtime.ports import ModelServer
+
+EMBED = "/api/embed"
+MOST_CHARACTERS = 200_000
+"""Of one pack, some 50,000 tokens; a longer text travels alone."""
+AT_ONCE = 2
+"""Packs under way: one that the server works on, one that it finds when that is done."""
+MOST_REPLY_BYTES = 512 * MIB
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class _Request:
+    """One task's part of a pack."""
+
+    def __init__(self, body: Mapping[str, Any], texts: list[str], limits: Limits, marker: str | None) -> None:
+        self.body = body
+        self.texts = texts
+        self.limits = limits
+        self.marker = marker
+        self.characters = sum(map(len, texts))
+        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+
+Pack = Sequence[_Request]
+
+
+class EmbeddingPacks:
+    """The packs to one server."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._server = server
+        self._sizes: dict[str, PackSize] = {}
+        self._waiting: deque[tuple[bytes, _Request]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._due = False
+        self._model = ""
+
+    @property
+    def size(self) -> int:
+        """Texts of a pack now. Safe from any thread."""
+        return self._sizes.get(self._model, PackSize()).size
+
+    async def embed(self, body: Mapping[str, Any], *, limits: Limits, marker: str | None) -> Reply:
+        """The answer to one request, sent together with others. ``final`` says how many texts travelled: ``packed``.
+
+        Of a pack only the sum of its tokens is known: it is shared out by length. Raises ``TaskFault``.
+        """
+        texts = texts_of(body)
+        if texts is None:
+            return await self._server.run(EMBED, body, limits=limits, progress=None, marker=marker)
+        request = _Request(body, texts, limits, marker)
+        self._waiting.append((_encode({name: value for name, value in body.items() if name != "input"}), request))
+        self._send_soon()
+        return await request.answer
+
+    def _send_soon(self) -> None:
+        """After all that starts in this turn of the loop has been queued."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._send_waiting)
+
+    def _send_waiting(self) -> None:
+        self._due = False
+        while self._waiting and len(self._under_way) < AT_ONCE:
+            pack = self._take()
+            if pack:
+                task = asyncio.get_running_loop().create_task(self._answer(pack))
+                self._under_way.add(task)
+                task.add_done_callback(self._ended)
+                _cut_when_unwanted(pack, task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._waiting:
+            self._send_soon()
+
+    def _take(self) -> Pack:
+        """The next pack: the oldest request, and those behind it that may travel with it."""
+        pack: list[_Request] = []
+        others: list[tuple[bytes, _Request]] = []
+        key, texts, characters = b"", 0, 0
+        while self._waiting:
+            own_key, request = entry = self._waiting.popleft()
+            if request.answer.done():  # cancelled while it waited
+                continue
+            if not pack:
+                key, self._model = own_key, str(request.body.get("model") or "")
+            elif own_key != key:
+                others.append(entry)
+                continue
+            elif texts + len(request.texts) > self.size or characters + request.characters > MOST_CHARACTERS:
+                others.append(entry)
+                break
+            pack.append(request)
+            texts, characters = texts + len(request.texts), characters + request.characters
+        self._waiting.extendleft(reversed(others))
+        return pack
+
+    async def _answer(self, pack: Pack) -> None:
+        """Send it, and give each its answer. Never raises."""
+        pack = [one for one in pack if not one.answer.done()]
+        if not pack:
+            return
+        try:
+            reply = await self._ask(pack)
+        except TaskFault as fault:
+            if fault.fault == "deterministic" and len(pack) > 1:
+                middle = len(pack) // 2
+                await self._answer(pack[:middle])
+                await self._answer(pack[middle:])
+            else:
+                _fail(pack, fault)
+        except Exception as error:  # noqa: BLE001 - each request raises it where it is waited for
+            _fail(pack, error)
+        else:
+            for request, own in zip(pack, _shares(pack, reply), strict=True):
+                if not request.answer.done():
+                    request.answer.set_result(own)
+
+    async def _ask(self, pack: Pack) -> Reply:
+        """One request for all. Raises ``TaskFault``, also for an answer that has not one vector for each text."""
+        first = pack[0]
+        texts = [text for one in pack for text in one.texts]
+        body = {**first.body, "input": texts} if len(pack) > 1 else first.body
+        limits = msgspec.structs.replace(
+            first.limits,
+            total_s=min(one.limits.total_s for one in pack),
+            max_reply_bytes=min(sum(one.limits.max_reply_bytes for one in pack), MOST_REPLY_BYTES),
+        )
+        began_s = monotonic()
+        reply = await self._server.run(EMBED, body, limits=limits, progress=None, marker=first.marker)
+        vectors = reply.final.get("embeddings")
+        if not isinstance(vectors, list) or len(vectors) != len(texts):
+            found = len(vectors) if isinstance(vectors, list) else "no"
+            raise TaskFault("infra", "garbage", f"{found} embeddings came for {len(texts)} texts")
+        model = str(first.body.get("model") or "")
+        characters = sum(one.characters for one in pack)
+        state = self._sizes.get(model, PackSize())
+        self._sizes[model] = after_pack(state, texts=len(texts), characters=characters, seconds=monotonic() - began_s)
+        return reply
+
+
+def texts_of(body: Mapping[str, Any]) -> list[str] | None:
+    """The texts of an embedding request; None if it has none that may travel with others."""
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        return None
+    return texts
+
+
+def _shares(pack: Pack, reply: Reply) -> list[Reply]:
+    """Each request's own part of the answer."""
+    vectors, total = reply.final["embeddings"], sum(one.characters for one in pack)
+    shares, start, given = [], 0, 0
+    for number, one in enumerate(pack):
+        last = number == len(pack) - 1
+        tokens_in = reply.tokens_in - given if last else round(reply.tokens_in * one.characters / max(total, 1))
+        tokens_in = max(0, min(tokens_in, reply.tokens_in - given))
+        given += tokens_in
+        final = {**reply.final, "embeddings": vectors[start : start + len(one.texts)], "packed": len(vectors)}
+        if "prompt_eval_count" in final:
+            final["prompt_eval_count"] = tokens_in
+        start += len(one.texts)
+        shares.append(msgspec.structs.replace(reply, final=final, tokens_in=tokens_in))
+    return shares
+
+
+def _fail(pack: Pack, error: Exception) -> None:
+    for request in pack:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+
+
+def _cut_when_unwanted(pack: Pack, task: asyncio.Task[None]) -> None:
+    """Hang up once every request of the pack was cancelled."""
+
+    def look(_answer: asyncio.Future[Reply]) -> None:
+        if all(one.answer.cancelled() for one in pack):
+            task.cancel()
+
+    for request in pack:
+        request.answer.add_done_callback(look)
