@@ -13,7 +13,7 @@ from swarm.cli.render import Cell, Table, columns, count, duration
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.worker import ModelTally, WorkerRow
+from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
 
 ASK_S = 2.0
 
@@ -81,6 +81,8 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     installed_on: tuple[str, ...] = ()
     """Living workers whose servers have it on disk."""
     disk_mib: int | None = None
+    slots: dict[str, TunedSlots] = msgspec.field(default_factory=dict)
+    """By worker that has it loaded: requests at once, the measured rates, and why so many."""
 
 
 def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None = None) -> tuple[ModelRow, ...]:
@@ -96,7 +98,12 @@ def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None =
             tallies.setdefault(model, []).append(tally)
     names = sorted({*loaded.values(), *waiting, *running, *tallies, *disk})
     where = {name: tuple(w for w, m in loaded.items() if m == name) for name in names}
-    return tuple(_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, []), disk.get(n)) for n in names)
+    tuned = {v.name: v.heartbeat.tuned for v in views if v.heartbeat}
+    rows = (_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, []), disk.get(n)) for n in names)
+    return tuple(
+        msgspec.structs.replace(row, slots={w: tuned[w][row.model] for w in row.loaded_on if row.model in tuned[w]})
+        for row in rows
+    )
 
 
 def _model_row(
@@ -126,7 +133,7 @@ def _ratio(total: float, number: float) -> float | None:
 
 
 def models_table(rows: Sequence[ModelRow]) -> Table:
-    """Models, where they are and what was learned of them."""
+    """Models, where they are and what was learned of them: requests of the slots, and tokens/s of all slots together."""
     numbers = ("waiting", "run", "done", "failed", "on disk", "on card", "load", "task", "tok/s")
     heads = columns("model~", "loaded on~", *(f"{name}>" for name in numbers))
     cells = tuple(_model_cells(row) for row in rows)
@@ -141,17 +148,19 @@ def _first_of(names: Sequence[str]) -> Cell:
 
 def _model_cells(row: ModelRow) -> tuple[Cell | str, ...]:
     size = "-" if row.size_mib is None else f"{(row.size_vram_mib or 0) / 1024:.1f}/{row.size_mib / 1024:.1f}G"
+    slots = sum(tuned.in_flight for tuned in row.slots.values())
+    total_s = sum(tuned.tokens_per_s for tuned in row.slots.values())
     spilled = row.size_mib is not None and (row.size_vram_mib or 0) < row.size_mib
     return (
         row.model,
         _first_of(row.loaded_on),
         f"{row.waiting:,}",
-        str(row.running),
+        f"{row.running}/{slots}" if slots else str(row.running),
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else "dim"),
         "-" if row.disk_mib is None else f"{row.disk_mib / 1024:.1f}G",
         Cell(size, "yellow" if spilled else ""),
         duration(row.load_s),
         duration(row.task_s),
-        "-" if row.tokens_per_s is None else count(row.tokens_per_s),
+        count(rate_s) if (rate_s := total_s or row.tokens_per_s or 0.0) else "-",
     )

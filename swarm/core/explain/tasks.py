@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.engines import OLLAMA
 from swarm.core.health.liveness import Condition, condition, stuck, workers_of
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
 from swarm.core.placement.placement import desired
 from swarm.core.policy.decide import waits_for
 from swarm.core.policy.retry import blamed_at, runs_alone
+from swarm.core.policy.slot_capacity import ONE_AT_A_TIME
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
 
@@ -77,7 +79,20 @@ def explain_worker(
     """Why a worker does not work, or on what it does."""
     reasons = _worker_reasons(view, snapshot, settings)
     needed = any(reason.code in _NEEDS_BRAIN for reason in reasons)
+    reasons = [*reasons, *_slots(view)]
     return [NO_BRAIN, *reasons] if needed and not brain_alive else reasons
+
+
+def _slots(view: WorkerView) -> list[Reason]:
+    """How many requests run at once for the model it holds, and why not more."""
+    beat = view.heartbeat if view.alive else None
+    tuned = beat.tuned.get(beat.model) if beat is not None and beat.model is not None else None
+    if beat is None or tuned is None or not tuned.why:
+        return []
+    text = f"{beat.model}: {tuned.why}."
+    if tuned.engine == OLLAMA and tuned.capacity == 1 and ONE_AT_A_TIME in tuned.why:
+        text += f' llama-server, where it is installed, runs more: [models."{beat.model}"] engine = "llama-server".'
+    return [Reason("slots", text, "swarm models")]
 
 
 def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:

@@ -39,6 +39,7 @@ ONE_SLOT = frozenset(
     }
 )
 """Families that Ollama loads for one request at a time, whatever it was told (its ``server/sched.go``)."""
+ONE_AT_A_TIME = "one request at a time"
 RESTART_TASKS = 16
 """Requests per slot that have to wait for a server to be restarted for more slots at a load."""
 RELOAD_PAYS = 2.0
@@ -106,9 +107,9 @@ def forced_to_one(engine: str, details: ModelDetails, *, embedding: bool) -> str
     if engine != "ollama":
         return ""
     if embedding:
-        return "Ollama loads embedding models for one request at a time"
+        return f"Ollama loads embedding models for {ONE_AT_A_TIME}"
     family = next((name for name in (details.architecture, *details.families) if name in ONE_SLOT), "")
-    return f"Ollama loads models of the family {family} for one request at a time" if family else ""
+    return f"Ollama loads models of the family {family} for {ONE_AT_A_TIME}" if family else ""
 
 
 def capacity_for(facts: LoadFacts) -> Capacity:

@@ -104,6 +104,22 @@ def test_every_table_fits_80_columns_and_keeps_its_names():
                 assert (row[i].text if isinstance(row[i], Cell) else row[i]) in text, (name, text)
 
 
+def test_models_tell_the_slots_of_all_that_hold_them_and_their_rate():
+    tuned = TunedSlots(
+        engine="ollama", in_flight=8, capacity=16, tokens_per_s=310.0, why="8 slots: 310 tokens/s; 16 gave 316"
+    )
+    views = [worker(f"worker-{n}", n, model="a:latest", task_id=f"task{n}") for n in (1, 2)]
+    views = [
+        msgspec.structs.replace(view, heartbeat=msgspec.structs.replace(view.heartbeat, tuned={"a:latest": tuned}))
+        for view in views
+    ]
+    (row,) = model_rows(swarm(brain(), *views))
+    assert row.slots == {"worker-1": tuned, "worker-2": tuned}
+    text = to_plain([models_table([row])])
+    assert "0/16" in text
+    assert "620" in text
+
+
 def test_a_card_that_says_nothing_and_a_lost_one_are_shown():
     silent = card(0, memory_used_mib=None, memory_total_mib=None, utilisation_pct=None, temperature_c=None, power_w=None)
     text = to_plain([cards_table(card_rows(swarm(gpus=(silent, card(1, fault="GPU is lost")))))])

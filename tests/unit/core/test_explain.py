@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from swarm.config.settings import Settings
@@ -9,7 +10,7 @@ from swarm.core.explain.tasks import explain_task, explain_worker
 from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import BlockedView
 from swarm.core.task import Attempt, Task, TaskClass, TaskError, TaskState, Trail
-from swarm.core.worker import ModelTally, WorkerStatus
+from swarm.core.worker import ModelTally, TunedSlots, WorkerStatus
 from tests.support.builders import (
     MODEL,
     a_card,
@@ -219,3 +220,28 @@ def test_why_a_worker_idles(worker, picture, codes):
     reasons = explain_worker(worker, a_snapshot(workers=[worker], **picture), S)
     assert [r.code for r in reasons] == codes
     assert all(r.text.endswith(".") for r in reasons)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "said"),
+    [
+        (TunedSlots(why="8 slots: 310 tokens/s; 16 gave 316"), "a:latest: 8 slots: 310 tokens/s; 16 gave 316."),
+        (
+            TunedSlots(
+                engine="ollama",
+                capacity=1,
+                why="1 slot: 90 tokens/s; Ollama loads embedding models for one request at a time",
+            ),
+            'llama-server, where it is installed, runs more: [models."a:latest"] engine = "llama-server".',
+        ),
+    ],
+)
+def test_a_worker_tells_how_many_requests_it_runs_at_once_and_why(tuned, said):
+    view = a_worker("worker-1", holding="a:latest")
+    view = msgspec.structs.replace(view, heartbeat=msgspec.structs.replace(view.heartbeat, tuned={"a:latest": tuned}))
+    picture = a_snapshot(workers=[view])
+    reason = explain_worker(view, picture, S)[-1]
+    assert reason.code == "slots"
+    assert said in reason.text
+    other = msgspec.structs.replace(view.heartbeat, model="b:latest")
+    assert explain_worker(msgspec.structs.replace(view, heartbeat=other), picture, S)[-1].code != "slots"
