@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from swarm.core.faults import TaskFault
 from swarm.core.policy import slot_tuning
 from swarm.core.policy.slot_capacity import CAUTIOUS, SlotRecord, length_class, record_of, reload_gain_s, reload_pays
 from swarm.core.policy.slot_tuning import HISTORY, Tuning
@@ -29,6 +30,8 @@ PUBLISH_S = 0.5
 """Measured rates are published at most this often."""
 CLIMB_LOOK_S = 5.0
 """Whether a reload for more slots pays is looked into this often."""
+_TOO_MANY = ("out_of_memory", "does_not_fit")
+"""Kinds of faults under which a server says that what it works on takes more memory than there is."""
 _MEAN_OF = 24
 """Requests that a mean remembers, about."""
 
@@ -133,6 +136,8 @@ class SlotTuner:
                 self.loaded(canonical_model(task.model), int(found.get("slots") or 0), str(found.get("slots_why") or ""))
         if task.task_class is not TaskClass.LLM or task.model is None or begun is None or self._load_slots is None:
             return
+        if isinstance(run.ending, TaskFault) and run.ending.kind in _TOO_MANY and run.ending.fault in ("infra", "suspect"):
+            self._too_many(canonical_model(task.model), run)
         if not isinstance(run.ending, Trail) or not run.proves_server or run.elapsed_s <= 0:
             return
         if (run.ending.result or {}).get("packed"):
@@ -152,6 +157,16 @@ class SlotTuner:
             after = slot_tuning.measured(before, in_flight, rate)
         else:
             after = slot_tuning.sampled(before, in_flight, rate, began_s=run.started_s, now_s=self._at_s)
+        self._moved(model, known, before, after)
+
+    def _too_many(self, model: str, run: Run) -> None:
+        """Memory ran out under what was in flight: fewer from now on. Those that failed with it tell nothing new."""
+        known = self._model(model)
+        before = self._tuning(model, known)
+        if self._fixed or run.started_s < before.since_s:
+            return
+        after = slot_tuning.out_of_memory(before, min(before.slots, max(self._in_flight, 1)), self._at_s)
+        self._log.warning("Memory ran out under %d requests to %s: at most %d at once", self._in_flight, model, after.limit)
         self._moved(model, known, before, after)
 
     def saw(self, model: str, slots: int) -> None:
@@ -182,7 +197,7 @@ class SlotTuner:
         gain = tuning.wants_more
         if self._fixed or not (known.capacity and tuning.settled and gain) or self._at_s < self._climb_look_s:
             return 0
-        if self._load_slots is None or self._load_slots.is_climbing(model):
+        if self._load_slots is None or self._load_slots.is_climbing(model) or tuning.limit < self._limit(known):
             return 0
         self._climb_look_s = self._at_s + CLIMB_LOOK_S
         tally = self._state.beat.models.get(model)
@@ -260,7 +275,7 @@ class SlotTuner:
         known.length = length
 
     def _moved(self, model: str, known: _Model, before: Tuning, after: Tuning) -> None:
-        known.tunings[known.length] = after
+        known.tunings[known.length or "medium"] = after
         if after.slots != before.slots or after.best != before.best:
             self._log.info("Slots of %s: %d, %s", model, after.slots, slot_tuning.words(after))
             self._publish_s = 0.0

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from swarm.config.settings import LlmSettings, Settings, WorkerSettings
+from swarm.core.faults import TaskFault
 from swarm.core.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.task import Trail
@@ -140,6 +141,41 @@ def test_never_more_than_the_model_was_loaded_for_plus_the_reserve(monkeypatch):
 @pytest.mark.parametrize(("slots", "capacity", "more"), [(1, 1, 0), (4, 8, 0), (8, 8, 1), (16, 16, 2), (8, 0, 0)])
 def test_a_few_wait_in_the_server_only_where_it_is_full(slots, capacity, more):
     assert reserve(slots, capacity) == more
+
+
+def fail_all(world, kind, fault="infra"):
+    """Everything in flight ends with this fault, in one tick."""
+    world.now_s += 1
+    world.tuner.begin_tick()
+    failed, world.runs = world.runs, []
+    for run in failed:
+        run.ending, run.proves_server = TaskFault(fault, kind, "too much"), False
+        world.tuner.ended(run)
+    world.tuner.end_tick([], lambda: world.waiting)
+
+
+@pytest.mark.parametrize(("kind", "fault"), [("does_not_fit", "infra"), ("out_of_memory", "suspect")])
+def test_memory_that_runs_out_under_requests_is_not_filled_so_far_again(monkeypatch, caplog, kind, fault):
+    caplog.set_level(logging.WARNING)
+    world = World(monkeypatch, knee(64)).loaded(64)
+    world.work(200)
+    assert world.tuner.limits.llm == 66
+    fail_all(world, kind, fault)
+    told = ["Memory ran out under 66 requests to a:latest: at most 48 at once"]
+    assert [record.getMessage() for record in caplog.records] == told, "one step for all that failed at one moment"
+    world.most = 0
+    assert world.work(600) == []
+    assert world.most <= 48
+
+
+def test_faults_of_another_kind_lower_nothing(monkeypatch):
+    world = World(monkeypatch, knee(8)).loaded(64)
+    world.work(300)
+    at = world.tuner.limits.llm
+    for kind, fault in (("busy", "infra"), ("out_of_memory", "poison"), ("runner_died", "suspect")):
+        fail_all(world, kind, fault)
+        world.work(20)
+    assert world.tuner.limits.llm == at
 
 
 def test_a_number_that_is_set_is_obeyed_and_measured(monkeypatch):
