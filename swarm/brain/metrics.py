@@ -6,7 +6,8 @@ again at zero with each process, which is the reset that ``rate()`` and ``increa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,6 +22,7 @@ from swarm.core.task import TaskState
 from swarm.core.worker import Heartbeat, Histogram, ModelTally, TunedSlots, WorkerTally
 
 _MIB = 1 << 20
+Labels = tuple[str, ...]
 _TALLIES: tuple[tuple[str, str, Callable[[WorkerTally], int]], ...] = (
     ("claims", "Tasks claimed.", lambda t: t.claims),
     ("lost_races", "Claims that another worker won.", lambda t: t.lost_races),
@@ -58,132 +60,113 @@ class Seen(NamedTuple):
 
 def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
     """All metric families. Pure."""
-    yield _one("swarm_build_info", "The program that answers.", 1, version=__version__)
+    yield _one("build_info", "The program that answers.", 1, version=__version__)
     yield from _tasks(seen, settings)
     yield from _workers(seen.snapshot, settings)
     yield from _models(seen.snapshot)
     yield from _histograms(seen.snapshot)
     yield from _cards(seen.snapshot.gpus)
     yield from _brain(seen)
-    yield _one("swarm_supervisor_up", "Whether a supervisor lives: its process lock is held.", float(seen.supervisor_alive))
-    yield _one("swarm_orphaned_processes", "Processes whose supervisor was killed.", seen.orphans)
+    yield _one("supervisor_up", "Whether a supervisor lives: its process lock is held.", float(seen.supervisor_alive))
+    yield _one("orphaned_processes", "Processes whose supervisor was killed.", seen.orphans)
 
 
-def _one(name: str, help_text: str, value: float, **labels: str) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, help_text, labels=tuple(labels))
-    family.add_metric(tuple(labels.values()), value)
+def _one(name: str, help_text: str, value: float, **labels: str) -> Metric:
+    return _gauge(name, help_text, tuple(labels), [(tuple(labels.values()), value)])
+
+
+def _gauge(name: str, help_text: str, labels: Labels, rows: Iterable[tuple[Labels, float | None]]) -> Metric:
+    """What is not known is left out: a gap in the graph, not a zero."""
+    family = GaugeMetricFamily(f"swarm_{name}", help_text, labels=labels)
+    for values, number in rows:
+        if number is not None:
+            family.add_metric(values, number)
+    return family
+
+
+def _counter(name: str, help_text: str, labels: Labels, rows: Iterable[tuple[Labels, float | None]]) -> Metric:
+    family = CounterMetricFamily(f"swarm_{name}", help_text, labels=labels)
+    for values, number in rows:
+        if number is not None:
+            family.add_metric(values, number)
     return family
 
 
 def _tasks(seen: Seen, settings: Settings) -> Iterator[Metric]:
     snapshot = seen.snapshot
-    states = GaugeMetricFamily("swarm_tasks", "Tasks by state.", labels=("state",))
     counts = {
         TaskState.PENDING: sum(lane.pending for lane in snapshot.lanes),
         TaskState.BLOCKED: len(snapshot.blocked),
         TaskState.PROCESSING: len(snapshot.claims),
         **seen.ended,
     }
-    for state in TaskState:
-        states.add_metric((str(state),), counts.get(state, 0))
-    yield states
+    yield _gauge("tasks", "Tasks by state.", ("state",), (((str(state),), counts.get(state, 0)) for state in TaskState))
     kinds = ("task_class", "model", "target_worker")
-    pending = GaugeMetricFamily("swarm_pending_tasks", "Waiting tasks by class and model.", labels=kinds)
-    oldest = GaugeMetricFamily("swarm_pending_oldest_seconds", "Age of the oldest waiting task of a lane.", labels=kinds)
-    for lane in snapshot.lanes:
-        labels = (str(lane.task_class), lane.model or "", lane.target_worker or "")
-        pending.add_metric(labels, lane.pending)
-        oldest.add_metric(labels, lane.oldest_wait_s)
-    yield pending
-    yield oldest
-    stale = GaugeMetricFamily("swarm_stale_queued_tasks", "Tasks waiting longer than brain.stale_queued_s.", labels=kinds)
-    for name, number in sorted(seen.stale.items()):
-        kind, argument = parse_lane(name) or (name, None)
-        model, target = (argument or "", "") if kind == "llm" else ("", argument or "")
-        stale.add_metric((str(kind), model, target), number)
-    yield stale
-    running = GaugeMetricFamily("swarm_running_tasks", "Claimed tasks.", labels=("worker", "task_class", "model"))
-    held: dict[tuple[str, str, str], int] = {}
-    for claim in snapshot.claims:
-        key = (claim.worker, claim.task_class or "", claim.model or "")
-        held[key] = held.get(key, 0) + 1
-    for key, number in sorted(held.items()):
-        running.add_metric(key, number)
-    yield running
-    yield _one("swarm_stuck_tasks", "Claimed tasks without progress.", len(stuck(snapshot, settings)))
-    yield _one("swarm_drop_in_files", "Files in pending/ that wait to be checked.", len(snapshot.drop_ins))
+    lanes = [((str(lane.task_class), lane.model or "", lane.target_worker or ""), lane) for lane in snapshot.lanes]
+    waiting = ((labels, lane.pending) for labels, lane in lanes)
+    yield _gauge("pending_tasks", "Waiting tasks by class and model.", kinds, waiting)
+    oldest = ((labels, lane.oldest_wait_s) for labels, lane in lanes)
+    yield _gauge("pending_oldest_seconds", "Age of the oldest waiting task of a lane.", kinds, oldest)
+    stale = ((_kind(name), number) for name, number in sorted(seen.stale.items()))
+    yield _gauge("stale_queued_tasks", "Tasks waiting longer than brain.stale_queued_s.", kinds, stale)
+    held = Counter((claim.worker, claim.task_class or "", claim.model or "") for claim in snapshot.claims)
+    yield _gauge("running_tasks", "Claimed tasks.", ("worker", "task_class", "model"), sorted(held.items()))
+    yield _one("stuck_tasks", "Claimed tasks without progress.", len(stuck(snapshot, settings)))
+    yield _one("drop_in_files", "Files in pending/ that wait to be checked.", len(snapshot.drop_ins))
 
 
-def _beating(snapshot: SwarmSnapshot) -> Iterator[tuple[WorkerView, Heartbeat]]:
-    for view in workers_of(snapshot):
-        if view.heartbeat is not None:
-            yield view, view.heartbeat
+def _kind(lane: str) -> Labels:
+    """Class, model and target worker of a lane."""
+    kind, argument = parse_lane(lane) or (lane, None)
+    return (str(kind), argument or "", "") if kind == "llm" else (str(kind), "", argument or "")
+
+
+def _beating(snapshot: SwarmSnapshot) -> list[tuple[WorkerView, Heartbeat]]:
+    return [(view, view.heartbeat) for view in workers_of(snapshot) if view.heartbeat is not None]
 
 
 def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
-    up = GaugeMetricFamily("swarm_worker_up", "Whether the worker lives: its process lock is held.", labels=("worker",))
-    info = GaugeMetricFamily(
-        "swarm_worker_info", "What the worker is; always 1.", labels=("worker", "state", "model", "gpus", "simulated")
-    )
-    epoch = GaugeMetricFamily(
-        "swarm_worker_epoch", "Starts under this name; counters begin at zero with each.", labels=("worker",)
-    )
-    for view in workers_of(snapshot):
-        up.add_metric((view.name,), view.alive)
-        row, beat = view.row, view.heartbeat
-        model = (beat.model if beat is not None and view.alive else None) or ""
-        gpus = ",".join(map(str, row.gpus)) if row is not None else ""
-        simulated = str(bool(row and row.simulated)).lower()
-        info.add_metric((view.name, condition(view, snapshot, settings).state, model, gpus, simulated), 1)
-        epoch.add_metric((view.name,), row.epoch if row is not None else 0)
-    yield from (up, info, epoch)
-    busy = GaugeMetricFamily("swarm_worker_slots_busy", "Tasks in the worker's slots.", labels=("worker",))
-    idle = GaugeMetricFamily("swarm_worker_idle_seconds", "Since it last had a task.", labels=("worker",))
-    for view, beat in _beating(snapshot):
-        busy.add_metric((view.name,), view.claims if view.alive else 0)
-        idle.add_metric((view.name,), beat.idle_s if view.alive else 0.0)
-    yield from (busy, idle)
+    views, beats, by = workers_of(snapshot), _beating(snapshot), ("worker",)
+    up = (((view.name,), view.alive) for view in views)
+    yield _gauge("worker_up", "Whether the worker lives: its process lock is held.", by, up)
+    info = ((_info(view, condition(view, snapshot, settings).state), 1) for view in views)
+    yield _gauge("worker_info", "What the worker is; always 1.", ("worker", "state", "model", "gpus", "simulated"), info)
+    epoch = (((view.name,), view.row.epoch if view.row is not None else 0) for view in views)
+    yield _gauge("worker_epoch", "Starts under this name; counters begin at zero with each.", by, epoch)
+    busy = (((view.name,), view.claims if view.alive else 0) for view, _ in beats)
+    yield _gauge("worker_slots_busy", "Tasks in the worker's slots.", by, busy)
+    idle = (((view.name,), beat.idle_s if view.alive else 0.0) for view, beat in beats)
+    yield _gauge("worker_idle_seconds", "Since it last had a task.", by, idle)
     for name, help_text, value in _TALLIES:
-        family = CounterMetricFamily(f"swarm_worker_{name}", help_text, labels=("worker",))
-        for view, beat in _beating(snapshot):
-            family.add_metric((view.name,), value(beat.tally))
-        yield family
-    energy = CounterMetricFamily("swarm_worker_energy_joules", "Used by the worker's cards.", labels=("worker",))
-    for view, beat in _beating(snapshot):
-        used_j = lifetime_j(beat)
-        if used_j is not None:
-            energy.add_metric((view.name,), used_j)
-    yield energy
-    cleared = CounterMetricFamily(
-        "swarm_worker_cleared",
-        "Requests that had broken a worker's server and were answered by another one.",
-        labels=("worker", "by"),
-    )
-    for view, beat in _beating(snapshot):
-        for worker, number in sorted(beat.cleared.items()):
-            cleared.add_metric((worker, view.name), number)
-    yield cleared
+        yield _counter(f"worker_{name}", help_text, by, (((view.name,), value(beat.tally)) for view, beat in beats))
+    energy = (((view.name,), lifetime_j(beat)) for view, beat in beats)
+    yield _counter("worker_energy_joules", "Used by the worker's cards.", by, energy)
+    cleared = (((worker, view.name), n) for view, beat in beats for worker, n in sorted(beat.cleared.items()))
+    help_text = "Requests that had broken a worker's server and were answered by another one."
+    yield _counter("worker_cleared", help_text, ("worker", "by"), cleared)
+
+
+def _info(view: WorkerView, state: str) -> Labels:
+    row, beat = view.row, view.heartbeat
+    model = (beat.model if beat is not None and view.alive else None) or ""
+    gpus = ",".join(map(str, row.gpus)) if row is not None else ""
+    return view.name, state, model, gpus, str(bool(row and row.simulated)).lower()
 
 
 def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:
     labels = ("worker", "model")
+    tallies = [
+        ((view.name, model), tally) for view, beat in _beating(snapshot) for model, tally in sorted(beat.models.items())
+    ]
     for name, help_text, value in _MODEL_TALLIES:
-        family = CounterMetricFamily(f"swarm_model_{name}", help_text, labels=labels)
-        for view, beat in _beating(snapshot):
-            for model, tally in sorted(beat.models.items()):
-                family.add_metric((view.name, model), value(tally))
-        yield family
-    failures = GaugeMetricFamily("swarm_model_load_failures", "Loads that failed in a row.", labels=labels)
-    for view, beat in _beating(snapshot):
-        for model, tally in sorted(beat.models.items()):
-            failures.add_metric((view.name, model), tally.load_failures)
-    yield failures
+        yield _counter(f"model_{name}", help_text, labels, ((values, value(tally)) for values, tally in tallies))
+    failures = ((values, tally.load_failures) for values, tally in tallies)
+    yield _gauge("model_load_failures", "Loads that failed in a row.", labels, failures)
     yield from _speeds(snapshot)
 
 
 def _speeds(snapshot: SwarmSnapshot) -> Iterator[Metric]:
-    """Of the model that each living worker holds. What is not known yet is left out."""
-    labels = ("worker", "model")
+    """Of the model that each living worker holds."""
     gauges: tuple[tuple[str, str, Callable[[Heartbeat], float | None]], ...] = (
         ("tokens_per_second", "Generated tokens per second over the last minute.", _rate(lambda r: r.tokens_out_per_s)),
         ("tokens_in_per_second", "Prompt tokens per second over the last minute.", _rate(lambda r: r.tokens_in_per_s)),
@@ -192,13 +175,10 @@ def _speeds(snapshot: SwarmSnapshot) -> Iterator[Metric]:
         ("slots", "Requests that the worker keeps in flight.", _tuned(lambda t: t.in_flight)),
         ("slots_capacity", "Requests at once that it was loaded for.", _tuned(lambda t: t.capacity)),
     )
+    holding = [(view.name, beat.model, beat) for view, beat in _beating(snapshot) if view.alive and beat.model is not None]
     for name, help_text, value in gauges:
-        family = GaugeMetricFamily(f"swarm_model_{name}", help_text, labels=labels)
-        for view, beat in _beating(snapshot):
-            found = value(beat) if view.alive and beat.model is not None else None
-            if found is not None:
-                family.add_metric((view.name, beat.model or ""), found)
-        yield family
+        speeds = (((worker, model), value(beat)) for worker, model, beat in holding)
+        yield _gauge(f"model_{name}", help_text, ("worker", "model"), speeds)
 
 
 def _rate(value: Callable[[Rates], float]) -> Callable[[Heartbeat], float | None]:
@@ -240,7 +220,6 @@ def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Hist
 
 
 def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
-    """What a card does not say is left out: a gap in the graph, not a zero."""
     labels = ("gpu", "uuid")
     readings: tuple[tuple[str, str, Callable[[GpuReading], float | None]], ...] = (
         ("memory_used_bytes", "Memory in use.", lambda c: _scaled(c.memory_used_mib, _MIB)),
@@ -251,17 +230,10 @@ def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
         ("fault", "1 when the card is lost or cannot be read.", lambda c: float(c.fault is not None)),
     )
     for name, help_text, value in readings:
-        family = GaugeMetricFamily(f"swarm_gpu_{name}", help_text, labels=labels)
-        for card in cards:
-            found = value(card)
-            if found is not None and (card.fault is None or name == "fault"):
-                family.add_metric((str(card.index), card.uuid), found)
-        yield family
-    energy = CounterMetricFamily("swarm_gpu_energy_joules", "Energy used since the driver was loaded.", labels=labels)
-    for card in cards:
-        if card.energy_j is not None and card.fault is None:
-            energy.add_metric((str(card.index), card.uuid), card.energy_j)
-    yield energy
+        told = (((str(card.index), card.uuid), value(card)) for card in cards if card.fault is None or name == "fault")
+        yield _gauge(f"gpu_{name}", help_text, labels, told)
+    energy = (((str(card.index), card.uuid), card.energy_j) for card in cards if card.fault is None)
+    yield _counter("gpu_energy_joules", "Energy used since the driver was loaded.", labels, energy)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -269,15 +241,14 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _brain(seen: Seen) -> Iterator[Metric]:
-    yield _one("swarm_brain_up", "Whether the brain lives: its process lock is held.", float(seen.brain_alive))
-    turns = CounterMetricFamily("swarm_brain_turns", "Ticks of the brain since it started.")
+    yield _one("brain_up", "Whether the brain lives: its process lock is held.", float(seen.brain_alive))
+    beats = [] if seen.brain is None else [("brain", seen.brain)]
+    turns = (((), beat.turn) for _, beat in beats)
+    yield _counter("brain_turns", "Ticks of the brain since it started.", (), turns)
     ticks = HistogramMetricFamily("swarm_brain_tick_seconds", "Of each tick of the brain, without waits.")
-    crashes = CounterMetricFamily("swarm_crashes", "Tasks requeued from dead workers.", labels=("by",))
-    if seen.brain is not None:
-        turns.add_metric((), seen.brain.turn)
-        crashes.add_metric(("brain",), seen.brain.tally.crashes)
-        if seen.brain.ticks is not None:
-            _add(ticks, (), seen.brain.ticks)
-    for view, beat in _beating(seen.snapshot):
-        crashes.add_metric((view.name,), beat.tally.crashes)
-    yield from (turns, ticks, crashes)
+    if seen.brain is not None and seen.brain.ticks is not None:
+        _add(ticks, (), seen.brain.ticks)
+    yield ticks
+    beats += [(view.name, beat) for view, beat in _beating(seen.snapshot)]
+    crashes = (((name,), beat.tally.crashes) for name, beat in beats)
+    yield _counter("crashes", "Tasks requeued from dead workers.", ("by",), crashes)
