@@ -164,13 +164,8 @@ def read_file(path: str, limit: int) -> bytes:
         os.close(fd)
 
 
-def printable(text: str) -> str:
-    r"""A name as one line of plain text: control characters and bytes that are not UTF-8 as ``\n``, ``\x1b``, ``\udcff``."""
-    return one_line(text)
-
-
 def plain_name(name: str) -> str:
-    """A name with ``_`` for each of these."""
+    """A name with ``_`` for each control character and byte that is not UTF-8."""
     return "".join(char if one_line(char) == char else "_" for char in name)
 
 

@@ -20,8 +20,9 @@ from contextlib import suppress
 from swarm.core.doctor.root_check import Check, RootProbe, first_missing, judge
 from swarm.errors import QueueError, StorageFault
 from swarm.filesystem.durable import place_of, sync_file_system
-from swarm.filesystem.entries import printable, status_of
+from swarm.filesystem.entries import status_of
 from swarm.filesystem.ownership import doubts_on_the_way
+from swarm.plain_text import one_line
 from swarm.queue.coordination import THERE, Inotify
 from swarm.queue.layout import Layout, new_id
 from swarm.queue.storage import DIR_MODE, FILE_MODE, Storage, rename_new, storage_faults
@@ -84,7 +85,7 @@ def _clear_ways(storage: Storage, folder: str) -> None:
         odd = [e.path for e in entries if not (e.is_file(follow_symlinks=False) or _is_plain_folder(e))]
     for path in odd:
         try:
-            with storage_faults(f"{printable(path)} is no file or directory of swarm and cannot be moved to corrupt/"):
+            with storage_faults(f"{one_line(path)} is no file or directory of swarm and cannot be moved to corrupt/"):
                 storage.make_way(path)
         except StorageFault as fault:
             log.warning("%s", fault)

@@ -29,9 +29,9 @@ from swarm.filesystem.entries import (
     odd_words,
     open_file,
     plain_name,
-    printable,
     status_of,
 )
+from swarm.plain_text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class storage_faults(ContextDecorator):  # noqa: N801  # used as a word of the l
             return
         if fault.errno in _HINTS:
             raise StorageFault(f"{self._what}: {fault.strerror}", hint=_HINTS[fault.errno]) from fault
-        where = f" ({printable(os.fsdecode(fault.filename))})" if isinstance(fault.filename, str | bytes) else ""
+        where = f" ({one_line(os.fsdecode(fault.filename))})" if isinstance(fault.filename, str | bytes) else ""
         raise StorageFault(f"{self._what}: {fault.strerror}{where}", hint=_ODD_PLACE) from fault
 
 
@@ -236,8 +236,8 @@ class Storage:
                 return None
             if self.full:
                 self.flush(self._corrupt)
-            renamed = "" if name == was else f" (its name was {printable(was)})"
-            text = f"{printable(reason.strip())}{renamed}\n"
+            renamed = "" if name == was else f" (its name was {one_line(was)})"
+            text = f"{one_line(reason.strip())}{renamed}\n"
             self.replace(place + REASON, text.encode(), durable=True)
             return name
         raise FileExistsError(errno.EEXIST, f"{self._corrupt} holds {_MOST_NAMES} of this name", path)

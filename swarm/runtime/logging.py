@@ -16,13 +16,13 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container
-from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from swarm.clock import iso_of
 from swarm.errors import SwarmError
 from swarm.filesystem.entries import open_file
 from swarm.plain_text import lines
@@ -41,8 +41,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """All lines of a record, without the final newline."""
-        moment = datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec="milliseconds")
-        header = f"[{moment}] [{self._name}] {record.levelname:<5} "
+        header = f"[{iso_of(record.created)}] [{self._name}] {record.levelname:<5} "
         first, *more = self._text(record).splitlines() or [""]
         return "\n".join([header + first, *(header + CONTINUATION + line for line in more)])
 

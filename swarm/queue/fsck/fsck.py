@@ -18,7 +18,8 @@ from swarm.clock import now_iso
 from swarm.core.task import TaskError, TaskState, Trail
 from swarm.errors import StorageFault
 from swarm.filesystem import temporary
-from swarm.filesystem.entries import folder_status, printable, read_file, status_of
+from swarm.filesystem.entries import folder_status, read_file, status_of
+from swarm.plain_text import one_line
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
@@ -84,7 +85,7 @@ def repair(layout: Layout, storage: Storage, findings: Iterable[FsckFinding]) ->
     done = []
     for finding in findings:
         try:
-            with storage_faults(f"cannot repair {printable(finding.path)}"):
+            with storage_faults(f"cannot repair {one_line(finding.path)}"):
                 if repairer.carry_out(finding):
                     done.append(finding)
         except (StorageFault, OSError) as fault:  # one that cannot be moved keeps no other from being put right

@@ -6,15 +6,15 @@ Holding the lock proves that the worker does not live.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from typing import Protocol
+from collections.abc import Callable
 
 import msgspec
 
-from swarm.clock import now_iso
+from swarm.clock import iso_of, now_iso
 from swarm.core.task import Attempt, TaskError, TaskState, Trail
 from swarm.errors import StorageFault, TaskInvalid
-from swarm.filesystem.entries import list_names, printable, status_of
+from swarm.filesystem.entries import list_names, status_of
+from swarm.plain_text import one_line
 from swarm.queue import codec
 from swarm.queue.layout import Layout, TaskName, parse_task_file
 from swarm.queue.storage import Storage, storage_faults
@@ -23,12 +23,8 @@ from swarm.queue.worker.transitions import Transitions
 log = logging.getLogger(__name__)
 
 
-class CrashRule(Protocol):
-    """What to do with a task whose worker died: the delay before the next attempt, or None to give up."""
-
-    def __call__(self, attempts: tuple[Attempt, ...]) -> float | None:
-        """``attempts`` include the one that just crashed."""
-        ...
+CrashRule = Callable[[tuple[Attempt, ...]], float | None]
+"""``rule(attempts)``, the one that just crashed included: the delay before the next attempt, None to give up."""
 
 
 def reclaim(layout: Layout, storage: Storage, worker: str, rule: CrashRule) -> tuple[str, ...]:
@@ -66,7 +62,7 @@ class _Recovery:
         """Whatever lies there under this name; a line for the log. Raises ``StorageFault``."""
         path = f"{self._layout.held_by(self._worker)}/{name}"
         parsed = parse_task_file(name)
-        with storage_faults(f"cannot requeue {printable(name)} of {self._worker}"):
+        with storage_faults(f"cannot requeue {one_line(name)} of {self._worker}"):
             if parsed is not None:
                 return self._reclaim(path, parsed)
             self._storage.quarantine(path, f"a foreign file among the tasks of {self._worker}")
@@ -120,6 +116,4 @@ def _crash_recorded(trail: Trail, path: str, attempt: int, worker: str) -> Trail
 def _claimed_at(path: str) -> str:
     """When the file was renamed into ``processing``: the inode's change time, or later if a tail was begun."""
     status = status_of(path)
-    if status is None:
-        return ""
-    return datetime.fromtimestamp(status.st_ctime, UTC).astimezone().isoformat(timespec="milliseconds")
+    return "" if status is None else iso_of(status.st_ctime)
