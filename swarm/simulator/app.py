@@ -143,6 +143,7 @@ class App(ABC):
             "in_flight": self.in_flight,
             "prompt_tokens_evaluated": self.evaluated,
             "prompt_tokens_reused": self.reused,
+            "tokens_generated": self.generated,
             "faults": self.picker.drawn,
             **self.more_state(),
             "knobs": self.knobs,

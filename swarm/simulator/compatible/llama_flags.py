@@ -49,6 +49,7 @@ _IGNORED_VALUES = (
     ("-dev", "--device"),
     ("--pooling",),
     ("--lora",),
+    ("--mmproj",),
     ("--kv-unified-per-slot",),
     ("--sleep-idle-seconds",),
     ("-to", "--timeout"),

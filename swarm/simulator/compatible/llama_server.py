@@ -184,15 +184,17 @@ class LlamaServerApp(OpenAiApp):
         say("srv  llama_server: model loaded")
         say(f"srv  llama_server: listening on http://{flags.host}:{self.port}")
 
+    def _gpus(self) -> int:
+        return visible_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), self.knobs.known_gpus)
+
     def _free_mib(self) -> int:
-        gpus = visible_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), self.knobs.known_gpus)
         used = Cards(card_dirs(self.knobs.card_dir)).used_by_others_mib({os.getpid()})
-        return gpus * self.knobs.vram_mib - used
+        return self._gpus() * self.knobs.vram_mib - used
 
     def _place(self, loaded: LoadedModel, free_mib: int) -> int:
         """Memory on the cards, MiB. Raises ``LoadFailed`` where what does not fit may not lie elsewhere."""
         placement, size_mib = self.knobs.placement, loaded.size_mib
-        if self.flags.gpu_layers == "0" or placement == "none":
+        if self.flags.gpu_layers == "0" or placement == "none" or self._gpus() == 0:
             return 0
         if placement == "gpu" or size_mib <= free_mib:
             return size_mib

@@ -146,6 +146,8 @@ def test_llama_server_loads_a_file_if_it_is_one_and_fits(tmp_path: Path) -> None
     (tmp_path / "bad.gguf").write_text("not a model")
     with SimServer("llama-server", "-m", str(good)) as sim:
         assert said(sim, "/v1/models")["data"][0]["id"] == "tiny.gguf"
+    with SimServer("llama-server", "-m", str(good), "-ngl", "99", env={"CUDA_VISIBLE_DEVICES": "-1"}) as sim:
+        assert sim.state()["runners"][0]["vram_mib"] == 0, "where no card is to be seen, it runs on the CPU"
     for flags, words in (
         (("-m", str(tmp_path / "bad.gguf")), "invalid magic characters: 'not ', expected 'GGUF'"),
         (("-m", str(tmp_path / "missing.gguf")), "No such file or directory"),
