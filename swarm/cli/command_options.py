@@ -4,14 +4,12 @@ A command asks for a group by an argument of that type, and gets the values of a
 ``spread`` shows typer the options one by one.
 """
 
-# ruff: noqa: RUF009  (``opt`` and ``arg`` make fields)
-
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -32,15 +30,22 @@ Simulate = Annotated[
 ]
 
 
-def opt(names: str, text: str, default: object = None, *, least: int | None = None, most: int | None = None) -> Any:  # noqa: ANN401
-    """A field of a group that is an option, by its names and perhaps what stands for its value: ``-o --output OUT``."""
+NEEDED = MISSING
+"""The default of what must be given."""
+
+
+def opt(names: str, text: str, default: object = None, *, least: float | None = None, most: float | None = None) -> Any:  # noqa: ANN401
+    """An option, as a field of a group or the default of a parameter.
+
+    ``names``: what it is called, then perhaps what stands for its value: ``-o --output OUT``.
+    """
     words = names.split()
     value = None if words[-1].startswith("-") else words.pop()
     return field(default=default, metadata={"typer": typer.Option(*words, metavar=value, help=text, min=least, max=most)})
 
 
-def arg(value: str, text: str, default: object = MISSING) -> Any:  # noqa: ANN401
-    """A field of a group that is an argument; needed, if there is no default."""
+def arg(value: str, text: str, default: object = NEEDED) -> Any:  # noqa: ANN401
+    """The same for an argument."""
     return field(default=default, metadata={"typer": typer.Argument(metavar=value, help=text)})
 
 
@@ -206,7 +211,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
             groups[parameter.name] = kind, list(_options_of(kind))
             parameters += groups[parameter.name][1]
         else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            parameters.append(_as_typer_wants(parameter.name, kind, parameter.default))
 
     @functools.wraps(command)
     def call(**given: Any) -> None:  # noqa: ANN401 - options, as typer has read them
@@ -224,9 +229,13 @@ def _options_of(kind: type[Any]) -> Iterator[inspect.Parameter]:
     by_name = {one.name: one for one in fields(kind)}
     first: tuple[str, ...] = getattr(kind, "FIRST", ())
     for name in dict.fromkeys((*first, *by_name)):
-        hint, one = hints[name], by_name[name]
-        if "typer" in one.metadata:
-            hint = Annotated[hint, one.metadata["typer"]]
-        if hasattr(hint, "__metadata__"):  # the others are no options
-            default = inspect.Parameter.empty if one.default is MISSING else one.default
-            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        one = by_name[name]
+        if one.metadata or hasattr(hints[name], "__metadata__"):  # the others are no options
+            yield _as_typer_wants(name, hints[name], one if one.metadata else one.default)
+
+
+def _as_typer_wants(name: str, hint: Any, default: object) -> inspect.Parameter:  # noqa: ANN401 - a type
+    if isinstance(default, Field):
+        hint, default = Annotated[hint, default.metadata["typer"]], default.default
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

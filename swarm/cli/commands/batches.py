@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import NEEDED, ShowOptions, opt
 from swarm.cli.render import Line, count, plural
 from swarm.runtime.open import open_queue, swarm_lives
 
@@ -88,7 +88,7 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
 def cancel(
     at: ShowOptions,
     batch: Batch,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the tasks' documents.")] = "batch cancelled by hand",
+    reason: str = opt("--reason", "Kept in the tasks' documents.", "batch cancelled by hand"),
 ) -> None:
     """Cancel a batch. Waiting items end at once; workers are asked to stop running ones.
 
@@ -120,8 +120,8 @@ def retry_failed(at: ShowOptions, batch: Batch) -> None:
 def export(
     at: ShowOptions,
     batch: Batch,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
-    errors: Annotated[Path | None, typer.Option("--errors", metavar="FILE", help="Failures of an OpenAI batch.")] = None,
+    output: Path = opt("-o --output OUT", "Output file.", NEEDED),
+    errors: Path | None = opt("--errors FILE", "Failures of an OpenAI batch."),
 ) -> None:
     """Write the results so far and the report. It names models by digest, options, versions, cards.
 

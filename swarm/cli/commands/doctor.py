@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from swarm.cli.command_options import ShowOptions, Simulate
+from swarm.cli.command_options import ShowOptions, Simulate, arg
 from swarm.cli.render import Block, Line, Style, plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def doctor(
     at: ShowOptions,
-    worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only what concerns this worker.")] = None,
+    worker: str | None = arg("[WORKER]", "Only what concerns this worker.", None),
     simulate: Simulate = None,
 ) -> None:
     """Find what is wrong: findings, their evidence, what to do.

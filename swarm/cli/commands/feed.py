@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from swarm.cli.command_options import FeedRequest, ShowOptions
+from swarm.cli.command_options import FeedRequest, ShowOptions, arg
 from swarm.errors import InputError, QueueError
 
 if TYPE_CHECKING:
@@ -23,10 +21,7 @@ REPORT_EVERY_S = 5.0
 def feed(
     at: ShowOptions,
     request: FeedRequest,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[IN | pause ID | resume ID | stop ID]", help="A file of lines, or what to do."),
-    ] = None,
+    words: list[str] | None = arg("[IN | pause ID | resume ID | stop ID]", "A file of lines, or what to do.", None),
 ) -> None:
     """Submit a source of any length, a few tasks at a time. Keeps a lane's waiting tasks between --min and --target.
 

@@ -8,12 +8,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.logs import task_history
 from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
 from swarm.cli.render import parse_duration_s, to_json, to_json_line
@@ -31,23 +30,13 @@ _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 def logs(
     at: ShowOptions,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="brain, worker-1, ollama-worker-1 …")
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow new lines; Ctrl-C ends.")] = False,
-    lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, help="Only the last N. [default: 100; all with --since]")
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option("--level", metavar="LEVEL", help="This level and above: debug, info, warning, error.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="AGE", help="Only records newer than this: 90s, 15m, 24h, 2d.")
-    ] = None,
-    grep: Annotated[
-        str | None, typer.Option("--grep", metavar="REGEX", help="Only records that match, such as a task id.")
-    ] = None,
-    task: Annotated[str | None, typer.Option("--task", metavar="ID", help="One task across all processes.")] = None,
+    names: list[str] | None = arg("[NAME]...", "brain, worker-1, ollama-worker-1 …", None),
+    follow: bool = opt("--follow -f", "Follow new lines; Ctrl-C ends.", False),
+    lines: int | None = opt("--lines -n", "Only the last N. [default: 100; all with --since]", least=0),
+    level: str | None = opt("--level LEVEL", "This level and above: debug, info, warning, error."),
+    since: str | None = opt("--since AGE", "Only records newer than this: 90s, 15m, 24h, 2d."),
+    grep: str | None = opt("--grep REGEX", "Only records that match, such as a task id."),
+    task: str | None = opt("--task ID", "One task across all processes."),
 ) -> None:
     """Show the logs of all processes, merged by time.
 

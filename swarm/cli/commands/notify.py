@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import ShowOptions, arg
 from swarm.cli.render import Cell, Line, Table, columns
 
 app = typer.Typer(
@@ -48,7 +46,7 @@ def list_notes(at: ShowOptions) -> None:
 @app.command()
 def retry(
     at: ShowOptions,
-    notes: Annotated[list[str], typer.Argument(metavar="NOTE...", help="Names as `swarm notify list` shows them.")],
+    notes: list[str] = arg("NOTE...", "Names as `swarm notify list` shows them."),
 ) -> None:
     """Retry undeliverable notifications.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.commands import queue_maintenance, queue_pause
 from swarm.cli.render import Line, plural
 from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
@@ -63,13 +63,11 @@ def stats(at: ShowOptions) -> None:
 @app.command(name="list")
 def list_tasks(
     at: ShowOptions,
-    state: Annotated[str | None, typer.Argument(metavar="[STATE]", help="pending, blocked, processing, completed …")] = None,
-    state_option: Annotated[str | None, typer.Option("--state", metavar="STATE", help="The same as an option.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10**9, help="Largest number of tasks.")] = 50,
-    lane: Annotated[
-        str | None, typer.Option("--lane", help="Only this lane: cpu, script, llm@MODEL, resource@WORKER.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only tasks for this model.")] = None,
+    state: str | None = arg("[STATE]", "pending, blocked, processing, completed …", None),
+    state_option: str | None = opt("--state STATE", "The same as an option."),
+    limit: int = opt("--limit -n", "Largest number of tasks.", 50, least=1, most=10**9),
+    lane: str | None = opt("--lane", "Only this lane: cpu, script, llm@MODEL, resource@WORKER."),
+    model: str | None = opt("--model", "Only tasks for this model."),
 ) -> None:
     """Tasks of one state, next in line first. [default: pending]
 
@@ -97,7 +95,7 @@ def list_tasks(
 @app.command()
 def show(
     at: ShowOptions,
-    task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    task_id: str = arg("TASK", "The task's id."),
 ) -> None:
     """One task: its body, attempts, result or error. --json prints the whole document.
 
@@ -138,7 +136,7 @@ def retry(at: ShowOptions, ids: Ids) -> None:
 def cancel(
     at: ShowOptions,
     ids: Ids,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the task's document.")] = "cancelled by hand",
+    reason: str = opt("--reason", "Kept in the task's document.", "cancelled by hand"),
 ) -> None:
     """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
 

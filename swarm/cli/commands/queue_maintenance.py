@@ -6,11 +6,11 @@ They requeue stuck tasks, remove old documents, and check that the queue is cons
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import NEEDED, ShowOptions, opt
 from swarm.cli.render import Block, Line, parse_duration_s, plural
 from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import EXIT_TASKS_FAILED, InputError
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def clear_stuck(
     at: ShowOptions,
-    worker: Annotated[
-        str | None, typer.Option("--worker", metavar="W", help="All tasks of this worker, stuck or not, dead or alive.")
-    ] = None,
+    worker: str | None = opt("--worker W", "All tasks of this worker, stuck or not, dead or alive."),
 ) -> None:
     """Stop and requeue tasks that make no progress.
 
@@ -48,14 +46,9 @@ def clear_stuck(
 
 def purge(
     at: ShowOptions,
-    older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Tasks that ended longer ago: 7d, 12h, 1h30m.")
-    ],
-    state: Annotated[
-        list[str] | None,
-        typer.Option("--state", metavar="STATE", help="completed, failed, cancelled (by default), corrupt; repeatable."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; remove nothing.")] = False,
+    older_than: str = opt("--older-than AGE", "Tasks that ended longer ago: 7d, 12h, 1h30m.", NEEDED),
+    state: list[str] | None = opt("--state STATE", "completed, failed, cancelled (by default), corrupt; repeatable."),
+    dry_run: bool = opt("--dry-run", "Count only; remove nothing.", False),
 ) -> None:
     """Remove ended tasks with their results. Keeps tasks that waiting ones depend on.
 
@@ -100,7 +93,7 @@ def _size(size_bytes: int) -> str:
 
 def fsck(
     at: ShowOptions,
-    repair: Annotated[bool, typer.Option("--repair", help="Carry out the repairs; no task is ever deleted.")] = False,
+    repair: bool = opt("--repair", "Carry out the repairs; no task is ever deleted.", False),
 ) -> None:
     """Check that each task is whole and in exactly one state. Also that nothing is left without an owner.
 

@@ -6,11 +6,10 @@ What already runs goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.render import Line
 from swarm.clock import now_iso
 from swarm.core.lanes import Kind, Pause, Pauses
@@ -20,19 +19,31 @@ from swarm.errors import InputError, name_hint
 if TYPE_CHECKING:
     from swarm.queue.file_queue import FileQueue
 
-Everything = Annotated[Literal["all"] | None, typer.Argument(metavar="[all]", help="Everything.")]
-Model = Annotated[str | None, typer.Option("--model", metavar="M", help="Tasks of this model.")]
-Batch = Annotated[str | None, typer.Option("--batch", metavar="B", help="Tasks of this batch.")]
-Worker = Annotated[str | None, typer.Option("--worker", metavar="W", help="What this worker would claim.")]
+
+@dataclass(frozen=True, kw_only=True)
+class PauseTarget:
+    """What is paused or resumed; exactly one of them."""
+
+    everything: Literal["all"] | None = arg("[all]", "Everything.", None)
+    model: str | None = opt("--model M", "Tasks of this model.")
+    batch: str | None = opt("--batch B", "Tasks of this batch.")
+    worker: str | None = opt("--worker W", "What this worker would claim.")
+
+    def chosen(self) -> tuple[Kind, str]:
+        """Its kind and name. Raises ``InputError``."""
+        named: tuple[tuple[Kind, str | None], ...] = (
+            ("all", None if self.everything is None else ""),
+            ("model", None if self.model is None else canonical_model(self.model)),
+            ("batch", self.batch),
+            ("worker", self.worker),
+        )
+        given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not None]
+        if len(given) != 1:
+            raise InputError("give exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
+        return given[0]
 
 
-def pause(
-    at: ShowOptions,
-    everything: Everything = None,
-    model: Model = None,
-    batch: Batch = None,
-    worker: Worker = None,
-) -> None:
+def pause(at: ShowOptions, target: PauseTarget) -> None:
     """Start no new tasks of a model, a batch or a worker. Running ones go on; survives restarts.
 
     \b
@@ -43,20 +54,14 @@ def pause(
     """
     from swarm.queue.coordination import change_pauses
 
-    kind, name = _target(everything, model, batch, worker)
+    kind, name = target.chosen()
     queue = at.queue().must_exist()
     _must_be_there(queue, kind, name)
     now = now_iso()
     _end(at, change_pauses(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))))
 
 
-def resume(
-    at: ShowOptions,
-    everything: Everything = None,
-    model: Model = None,
-    batch: Batch = None,
-    worker: Worker = None,
-) -> None:
+def resume(at: ShowOptions, target: PauseTarget) -> None:
     """End a pause; `all` ends all pauses.
 
     \b
@@ -65,7 +70,7 @@ def resume(
     """
     from swarm.queue.coordination import PauseBook, change_pauses
 
-    kind, name = _target(everything, model, batch, worker)
+    kind, name = target.chosen()
     queue = at.queue().must_exist()
     standing = PauseBook(queue.layout).read()
     if kind != "all" and standing.find(kind, name) is None:
@@ -74,19 +79,6 @@ def resume(
     left = change_pauses(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
     ended = [p for p in standing.pauses if p not in left.pauses]
     _end(at, left, ended)
-
-
-def _target(everything: str | None, model: str | None, batch: str | None, worker: str | None) -> tuple[Kind, str]:
-    named: tuple[tuple[Kind, str | None], ...] = (
-        ("all", None if everything is None else ""),
-        ("model", None if model is None else canonical_model(model)),
-        ("batch", batch),
-        ("worker", worker),
-    )
-    given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not None]
-    if len(given) != 1:
-        raise InputError("give exactly one of all, --model, --batch and --worker", hint="swarm queue pause all")
-    return given[0]
 
 
 def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:

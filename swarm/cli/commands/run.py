@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from swarm.cli.command_options import RunRequest, ShowOptions, SubmitRequest
+from swarm.cli.command_options import NEEDED, RunRequest, ShowOptions, SubmitRequest, arg, opt
 from swarm.errors import InputError
 
 
@@ -70,8 +67,8 @@ def submit(at: ShowOptions, request: SubmitRequest) -> None:
 
 def results(
     at: ShowOptions,
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The batch id that `swarm submit` printed.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Output file.")],
+    batch: str = arg("BATCH", "The batch id that `swarm submit` printed."),
+    output: Path = opt("-o --output OUT", "Output file.", NEEDED),
 ) -> None:
     """Write the results of a batch so far.
 

@@ -6,11 +6,11 @@ They show what the swarm is made of, what it does, and why.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from swarm.cli.command_options import QueueOptions, ShowOptions
+from swarm.cli.command_options import QueueOptions, ShowOptions, arg, opt
 from swarm.cli.render import SIMULATED, Line
 from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
 from swarm.runtime.open import lives, open_observer, open_queue
@@ -84,7 +84,7 @@ def workers(at: ShowOptions, context: typer.Context) -> None:
 @workers_app.command()
 def release(
     at: ShowOptions,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Workers whose cards are quarantined.")],
+    names: list[str] = arg("NAME...", "Workers whose cards are quarantined."),
 ) -> None:
     """End the quarantine of a card early. Its worker takes tasks again within seconds.
 
@@ -135,7 +135,7 @@ def models(at: ShowOptions, context: typer.Context) -> None:
 @models_app.command()
 def pull(
     at: ShowOptions,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model, as Ollama names it: llama3.2:3b.")],
+    name: str = arg("NAME", "A model, as Ollama names it: llama3.2:3b."),
 ) -> None:
     """Download a model, once for all servers that share its directory.
 
@@ -153,7 +153,7 @@ def pull(
 
 def explain(
     at: ShowOptions,
-    target: Annotated[str, typer.Argument(metavar="TASK|WORKER|MODEL", help="A task's id, a worker's or a model's name.")],
+    target: str = arg("TASK|WORKER|MODEL", "A task's id, a worker's or a model's name."),
 ) -> None:
     """Why a task waits, a worker idles, a model is loaded where it is.
 
@@ -190,11 +190,9 @@ def explain(
 
 def metrics(
     at: QueueOptions,
-    serve: Annotated[bool, typer.Option("--serve", help="Answer on http://HOST:PORT/metrics until interrupted.")] = False,
-    host: Annotated[str | None, typer.Option("--host", help="[default: metrics.host, which is 127.0.0.1]")] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help=f"[default: metrics.port, else {METRICS_PORT}]")
-    ] = None,
+    serve: bool = opt("--serve", "Answer on http://HOST:PORT/metrics until interrupted.", False),
+    host: str | None = opt("--host", "[default: metrics.host, which is 127.0.0.1]"),
+    port: int | None = opt("--port", f"[default: metrics.port, else {METRICS_PORT}]", least=1, most=65535),
 ) -> None:
     """Prometheus metrics: tasks, workers, models, cards, brain.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose
+from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt
 from swarm.cli.render import Line, to_json
 from swarm.errors import EngineError
 
@@ -19,9 +19,7 @@ sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated p
 def up(
     at: QueueOptions,
     simulate: Simulate = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Continue in the background once everything is up.")
-    ] = False,
+    detach: bool = opt("--detach -d", "Continue in the background once everything is up.", False),
     for_pid: Annotated[
         int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
     ] = None,
@@ -53,7 +51,7 @@ def up(
 
 def down(
     at: ShowOptions,
-    now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
+    now: bool = opt("--now", "Requeue running tasks instead of waiting for them.", False),
 ) -> None:
     """Stop everything that runs on this queue.
 
@@ -87,7 +85,7 @@ def brain(at: QueueOptions, verbose: Verbose = False) -> None:
 
 def worker(
     at: QueueOptions,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: from [[workers]], or worker-1 … one per card.")],
+    name: str = arg("NAME", "Its name: from [[workers]], or worker-1 … one per card."),
     simulate: Simulate = None,
     verbose: Verbose = False,
 ) -> None:
@@ -129,8 +127,8 @@ def ollama(ctx: typer.Context) -> None:
 
 def restart(
     at: ShowOptions,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="brain, worker-1, or its server ollama-worker-1.")],
-    now: Annotated[bool, typer.Option("--now", help="Requeue running tasks instead of waiting for them.")] = False,
+    names: list[str] = arg("NAME...", "brain, worker-1, or its server ollama-worker-1."),
+    now: bool = opt("--now", "Requeue running tasks instead of waiting for them.", False),
 ) -> None:
     """Restart single processes of the running swarm.
 
@@ -156,7 +154,7 @@ def restart(
 
 def serve(
     at: QueueOptions,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The worker whose model server it is.")],
+    name: str = arg("NAME", "The worker whose model server it is."),
     simulate: Simulate = None,
     verbose: Verbose = False,
 ) -> None:

@@ -10,11 +10,9 @@ import select
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from swarm.cli.command_options import ShowOptions
+from swarm.cli.command_options import ShowOptions, opt
 from swarm.cli.top.screen_state import Act, TopState, press, said, seen
 from swarm.cli.views.overview import status_blocks
 from swarm.errors import SwarmError
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 def top(
     at: ShowOptions,
-    interval: Annotated[float, typer.Option("--interval", metavar="S", min=0.2, help="Seconds between two updates.")] = 1.0,
+    interval: float = opt("--interval S", "Seconds between two updates.", 1.0, least=0.2),
 ) -> None:
     """Live view of the swarm, with keys to sort, open, retry, cancel.
 
