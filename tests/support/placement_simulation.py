@@ -12,11 +12,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from unittest import mock
 
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.placement import placement
 from swarm.core.placement.eta import work_eta_s
+from swarm.core.placement.speeds import DEFAULT_TASK_S, Speeds
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn, WithdrawResource
 from swarm.core.snapshot import ClaimView, LaneView, ResourceTask, SwarmSnapshot, WorkerView
@@ -27,6 +30,8 @@ MODELS = ("a:1", "b:1", "c:1")
 LOAD_S = 5.0
 TICK_S = 1.0
 LONGEST_S = 20_000.0
+TOKENS_PER_S = 100
+"""Of a card of speed 1: a task that takes longer generates more."""
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -150,7 +155,10 @@ class Sim(ABC):
         self._left -= 1
         known = card.learned.get(arrival.model, ModelTally())
         card.learned[arrival.model] = msgspec.structs.replace(
-            known, completed=known.completed + 1, busy_s=known.busy_s + arrival.seconds / card.speed
+            known,
+            completed=known.completed + 1,
+            busy_s=known.busy_s + arrival.seconds / card.speed,
+            tokens_out=known.tokens_out + round(arrival.seconds * TOKENS_PER_S),
         )
 
 
@@ -225,6 +233,22 @@ class Swarm(Sim):
         return a_snapshot(workers=workers, lanes=lanes, claims=claims)
 
 
+class Alike(Speeds):
+    """What a swarm would take its cards for that learns one mean per model."""
+
+    def task_s(self, worker: str, model: str) -> float:
+        return self._base.get(model, DEFAULT_TASK_S)
+
+
+class OneMean(Swarm):
+    """The same, were all cards taken for equal."""
+
+    def tick(self) -> None:
+        """One turn of the brain."""
+        with mock.patch.object(placement, "speeds", lambda snapshot: Alike(snapshot.workers)):
+            super().tick()
+
+
 class FirstCome(Sim):
     """A free card takes the oldest task there is and loads what it needs, as a plain queue in front of servers does."""
 
@@ -285,9 +309,12 @@ def skewed(seed: int, weights: Sequence[float], count: int = 600, *, when_s: flo
 
 
 def shifting(
-    seed: int, first: Sequence[float], second: Sequence[float], count: int = 600, *, overlap: float = 0.5, cards: int = 8
+    seed: int, first: Sequence[float], second: Sequence[float], count: int = 600, *, overlap: float = 0.5, cards: float = 8
 ) -> list[Arrival]:
-    """Half of the tasks by ``first``; the others, by ``second``, come when that share of the first half could be done."""
+    """Half of the tasks by ``first``; the others, by ``second``, come when that share of the first half could be done.
+
+    ``cards``: their number, or the sum of their speeds.
+    """
     early = skewed(seed, first, count // 2)
     when_s = overlap * sum(a.seconds for a in early) / cards
     return [*early, *skewed(seed + 10_000, second, count - count // 2, when_s=when_s)]
