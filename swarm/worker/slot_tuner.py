@@ -302,7 +302,7 @@ class SlotTuner:
         )
 
     def _publish(self, model: str, known: _Model) -> None:
-        if self._load_slots is None:
+        if (slots := self._load_slots) is None:
             return
         self._publish_s = self._at_s + PUBLISH_S
         tuning = self._tuning(model, known)
@@ -314,10 +314,12 @@ class SlotTuner:
         why = slot_tuning.words(tuning)
         if self._fixed:
             why = f"{why}; set in the configuration"
-        elif known.why and tuning.best >= self._limit(known):
-            why = f"{why}; loaded for {known.capacity}: {known.why}"
+        elif known.capacity and tuning.best >= self._limit(known):
+            failed = min((one.failed for one in self._records() if one.failed and slots.is_of(one, model)), default=0)
+            because = f"{failed} found no memory" if failed else known.why
+            why = f"{why}; loaded for {known.capacity}: {because}" if because else why
         tuned = TunedSlots(
-            engine=self._load_slots.engine(model),
+            engine=slots.engine(model),
             in_flight=self._wanted(model),
             capacity=known.capacity,
             tokens_per_s=round(tuning.tokens_per_s, 3),
