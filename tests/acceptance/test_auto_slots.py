@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 from tests.helpers.cli import user
+from tests.helpers.wait import wait_until
 
 NO_ROOM = re.compile(r"does not fit for (\d+) requests at once: loading it for (\d+)")
 LOADED = re.compile(r"Model loaded: \S+ in \S+, .*, (\d+) at once")
@@ -50,3 +51,23 @@ def test_on_a_card_with_room_it_climbs_and_the_next_run_begins_where_this_one_en
         first, *_, last = LOADED.findall(log)
         assert (int(first), int(last) >= record["in_flight"]) == (16, True)
         assert "Model server stays" not in log
+
+
+def test_a_server_that_is_kept_without_a_supervisor_is_started_again_as_well(tmp_path):
+    with user(tmp_path, SWARM_SIM__LOAD_S="0.1", SWARM_SIM__REQUEST_S="0.02") as someone:
+        someone.queue.prepare()
+        started = [
+            someone.start("serve", "worker-1", "--simulate", "1"),
+            someone.start("worker", "worker-1", "--simulate", "1"),
+        ]
+        someone.prompts(150)
+        someone.ok("submit", "prompts.jsonl", "--model", "llama3.2:1b")
+        started.append(someone.start("brain"))
+        wait_until(lambda: someone.json("queue", "stats")["completed"] == 150, timeout_s=60, what="all answered")
+        log = someone.log("worker-1")
+        assert "The model server is started again for 16 slots, it has 4" in log
+        assert LOADED.findall(log)[0] == "16"
+        assert "ollama-worker-1: restarting, as asked" in someone.log("serve-worker-1")
+        for process in reversed(started):
+            process.terminate()
+            process.communicate(timeout=60)
