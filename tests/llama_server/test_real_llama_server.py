@@ -7,6 +7,7 @@ text is noise: what is looked at are forms, counts and refusals.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from swarm.core.model_server import Limits, Reply
 from swarm.engines.gguf import read_gguf
 from swarm.engines.openai.client import OpenAIClient
 from tests.helpers.blocking import wait_for
+from tests.helpers.cli import user
 from tests.helpers.tinygguf import KV_HEADS, LAYERS, write_tiny_gguf
 from tests.helpers.wait import wait_until
 from tests.ollama.conftest import free_port
@@ -164,3 +166,36 @@ def test_a_full_shared_context_is_no_fault_of_a_request(tmp_path: Path) -> None:
 
 def test_the_header_says_what_the_context_costs(tmp_path: Path) -> None:
     assert read_gguf(write_tiny_gguf(tmp_path / "tiny.gguf")).kv_bytes_per_token == LAYERS * KV_HEADS * 2 * 16 * 2
+
+
+def test_a_swarm_works_through_a_batch(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    config = tmp_path / "swarm.toml"
+    config.write_text(f"""
+        [llm]
+        engine = "llama-server"
+        on_cpu_spill = "allow"
+        [engines.llama-server]
+        command = ["{BINARY}"]
+        [models.tiny]
+        file = "{model}"
+        options = {{num_ctx = 512}}
+        [[workers]]
+        name = "worker-1"
+        port = {free_port()}
+    """)
+    chat = {"model": "tiny", "messages": CHAT["messages"], "max_tokens": 5}
+    raw = {"model": "tiny", "prompt": "sea", "max_tokens": 5, "logprobs": 1}
+    bodies = [("/v1/chat/completions", chat), ("/v1/completions", raw)]
+    lines = [{"custom_id": f"c{i}", "method": "POST", "url": url, "body": body} for i, (url, body) in enumerate(bodies * 8)]
+    batch = tmp_path / "in.jsonl"
+    batch.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with user(tmp_path) as person:
+        person.ok("run", str(batch), "-o", "out.jsonl", "--config", str(config), timeout_s=90)
+    answers = [json.loads(line)["response"]["body"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(answers) == 16
+    assert all(0 < answer["usage"]["completion_tokens"] <= 5 for answer in answers)
+    assert answers[1]["usage"]["prompt_tokens"] < answers[0]["usage"]["prompt_tokens"], (
+        "a raw prompt has no template round it"
+    )
+    assert "simulated" not in answers[0]
