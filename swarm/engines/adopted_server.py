@@ -14,7 +14,7 @@ from typing import Any
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
 from swarm.core.task import canonical_model
-from swarm.engines.process_server import LOOK_S, RequestClient
+from swarm.engines.processes.process_server import LOOK_S, RequestClient
 from swarm.engines.server_calls import ServedModel, ServerCalls
 
 

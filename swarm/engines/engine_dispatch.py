@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadedModel, ModelDetails, Reply
-from swarm.engines.process_server import ProcessServer
+from swarm.engines.processes.process_server import ProcessServer
 
 
 class EngineAdapter(Protocol):

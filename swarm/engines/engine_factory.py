@@ -13,12 +13,12 @@ from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.adopted_server import AdoptedServer
 from swarm.engines.control_http import OnConnect
 from swarm.engines.engine_dispatch import EngineAdapter, EngineDispatch
-from swarm.engines.model_files import ConfiguredFiles, SimulatedFiles
-from swarm.engines.model_spec import ModelSpecMaker
 from swarm.engines.ollama.server import client_of
 from swarm.engines.openai.client import OpenAIClient
-from swarm.engines.process_server import ProcessServer
-from swarm.engines.programs import api_key
+from swarm.engines.processes.model_files import ConfiguredFiles, SimulatedFiles
+from swarm.engines.processes.model_spec import ModelSpecMaker
+from swarm.engines.processes.process_server import ProcessServer
+from swarm.engines.processes.programs import api_key
 from swarm.engines.server_calls import ServerCalls
 
 REMEMBERED = 4096

@@ -20,7 +20,7 @@ from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.engines.ollama.quarantine import WorkerQuarantine
 from swarm.engines.ollama.server import ServerProcess, find_binary
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards, server_spec
-from swarm.engines.programs import check_engines
+from swarm.engines.processes.programs import check_engines
 from swarm.errors import EXIT_USAGE
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue

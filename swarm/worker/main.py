@@ -24,7 +24,7 @@ from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.engines.ollama.repairing_server import RepairingServer
 from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
-from swarm.engines.programs import check_engines
+from swarm.engines.processes.programs import check_engines
 from swarm.errors import ConfigError, EngineError, name_hint
 from swarm.formats.input.images import read_image
 from swarm.proc.ports import is_free

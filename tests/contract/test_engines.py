@@ -21,8 +21,8 @@ from swarm.core.model_server import Limits, LoadedModel, Reply
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
-from swarm.engines.model_spec import markers_of
 from swarm.engines.ollama.repair_actions import RepairActions
+from swarm.engines.processes.model_spec import markers_of
 from swarm.proc.env_markers import find_marked
 from swarm.proc.ports import free_port
 from tests.helpers.blocking import wait_for

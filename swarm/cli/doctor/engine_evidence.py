@@ -13,12 +13,12 @@ from swarm.core.engines import OLLAMA, Engine, engine_named, engine_names, engin
 from swarm.core.faults import TaskFault
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.core.task import canonical_model
-from swarm.engines.model_files import ConfiguredFiles, SimulatedFiles
-from swarm.engines.model_process import running_note
-from swarm.engines.model_spec import markers_of, note_path
-from swarm.engines.ollama.server_proof import ServerProof
-from swarm.engines.programs import find_program, program_of, version_of
+from swarm.engines.processes.model_files import ConfiguredFiles, SimulatedFiles
+from swarm.engines.processes.model_process import running_note
+from swarm.engines.processes.model_spec import markers_of, note_path
+from swarm.engines.processes.programs import find_program, program_of, version_of
 from swarm.engines.server_calls import ServerCalls
+from swarm.engines.server_proof import ServerProof
 from swarm.errors import ConfigError
 from swarm.proc.ports import is_free
 

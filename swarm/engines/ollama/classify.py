@@ -13,7 +13,7 @@ import msgspec
 import urllib3
 
 from swarm.core.faults import FaultClass, TaskFault
-from swarm.engines.ollama.server_proof import ForeignServer
+from swarm.engines.server_proof import ForeignServer
 from swarm.plain_text import one_line
 
 SHOWN_CHARS: Final = 500

@@ -16,9 +16,9 @@ import msgspec
 
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.ollama.parallel import VARIABLE, wanted_parallel
-from swarm.engines.ollama.server_proof import ServerProof
 from swarm.engines.ollama.server_spec import ServerSpec
-from swarm.engines.programs import find_program
+from swarm.engines.processes.programs import find_program
+from swarm.engines.server_proof import ServerProof
 from swarm.errors import ConfigError, ModelServerError, PortTaken
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc.child import Child, KeptProcess, rotate_if_large

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.engines.model_process import running_note
-from swarm.engines.model_spec import markers_of, note_path
+from swarm.engines.processes.model_process import running_note
+from swarm.engines.processes.model_spec import markers_of, note_path
 from swarm.proc.env_markers import MODEL_MARKER, ROOT_MARKER, find_marked, find_marked_values
 from swarm.proc.ports import free_port
 from tests.helpers.wait import wait_until

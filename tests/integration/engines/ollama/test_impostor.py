@@ -14,7 +14,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_server import Limits
 from swarm.engines.ollama.readiness import ReadinessProbe
 from swarm.engines.ollama.server import server_proof
-from swarm.engines.ollama.server_proof import ForeignServer, ServerProof
+from swarm.engines.server_proof import ForeignServer, ServerProof
 from swarm.proc import identity
 from swarm.proc import ports as peer
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
@@ -103,8 +103,8 @@ def test_another_worker_s_server_is_a_stranger_too(tmp_path):
 
 def test_where_the_process_cannot_be_seen_its_user_decides(tmp_path, monkeypatch):
     """A server that may not be looked into (set-user-id, file capabilities), or ``/proc`` mounted with hidepid."""
-    hidden = "swarm.engines.ollama.server_proof.holds", lambda *_: None
-    nobody = "swarm.engines.ollama.server_proof.holder_of", lambda *_: None
+    hidden = "swarm.engines.server_proof.holds", lambda *_: None
+    nobody = "swarm.engines.server_proof.holder_of", lambda *_: None
     with sim(tmp_path) as server:
         proof = server_proof(WORKER, tmp_path)
         monkeypatch.setattr(*hidden)

@@ -12,7 +12,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.engines import OLLAMA, Engine, engine_named
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.engines.llama_server import command_line as llama_server
+from swarm.engines.processes import llama_server
 from swarm.errors import ConfigError
 from swarm.plain_text import one_line
 

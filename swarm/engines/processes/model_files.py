@@ -21,8 +21,8 @@ from swarm.core.model_server import InstalledModel, ModelDetails
 from swarm.core.sim_model import TRAINED_CONTEXT, model_of
 from swarm.core.task import canonical_model
 from swarm.engines.gguf import read_gguf
-from swarm.engines.model_spec import FoundModel
 from swarm.engines.ollama_store import find_stored_model, model_directories, stored_names
+from swarm.engines.processes.model_spec import FoundModel
 from swarm.errors import ModelFileInvalid, ModelNotFound, ModelServerError
 
 

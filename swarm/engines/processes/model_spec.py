@@ -21,8 +21,8 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import InstalledModel, ModelDetails
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
-from swarm.engines.llama_server import command_line as llama_server
 from swarm.engines.ollama.server_spec import NOT_INHERITED, card_dir, pinned_to, sim_overlay
+from swarm.engines.processes import llama_server
 from swarm.proc.env_markers import MODEL_MARKER, ROOT_MARKER
 
 DEFAULT_CONTEXT = 8192

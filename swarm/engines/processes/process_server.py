@@ -21,10 +21,10 @@ from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
-from swarm.engines.model_process import ModelProcess, end_marked, running_note
-from swarm.engines.model_spec import ModelFiles, ModelServerSpec, ModelSpecMaker
-from swarm.engines.ollama.server_proof import ServerProof
+from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note
+from swarm.engines.processes.model_spec import ModelFiles, ModelServerSpec, ModelSpecMaker
 from swarm.engines.server_calls import ServerCalls
+from swarm.engines.server_proof import ServerProof
 
 LOOK_S = 5.0
 DEATH_S = 0.2

@@ -19,9 +19,9 @@ from swarm.core.engines import engine_named
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import ModelDetails
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.engines.model_process import running_note
-from swarm.engines.model_spec import FoundModel, ModelSpecMaker, markers_of, note_path
-from swarm.engines.process_server import ProcessServer
+from swarm.engines.processes.model_process import running_note
+from swarm.engines.processes.model_spec import FoundModel, ModelSpecMaker, markers_of, note_path
+from swarm.engines.processes.process_server import ProcessServer
 from swarm.engines.server_calls import ServerCalls
 from swarm.proc.env_markers import find_marked
 from swarm.proc.ports import free_port
@@ -29,7 +29,7 @@ from tests.helpers.blocking import wait_for
 from tests.helpers.simserver import Cancel
 from tests.helpers.wait import wait_until
 
-TOY = str(Path(__file__).parents[2] / "helpers/toy_server.py")
+TOY = str(Path(__file__).parents[3] / "helpers/toy_server.py")
 LOG = logging.getLogger("worker-1")
 
 
@@ -258,10 +258,10 @@ def test_a_dead_server_holds_nothing_and_the_next_request_starts_it_again(world,
 OWNER = """
 import logging, os, sys
 from pathlib import Path
-from tests.integration.engines.test_process_server import World, load
+from tests.integration.engines.processes.test_process_server import World, load
 world = World.__new__(World)
 world.root, world.port = Path(sys.argv[1]), int(sys.argv[2])
-from tests.integration.engines.test_process_server import Files
+from tests.integration.engines.processes.test_process_server import Files
 world.files = Files()
 load(world.server())
 print("ready", flush=True)
@@ -272,7 +272,7 @@ sys.stdin.read()
 def killed_owner(world: World) -> None:
     """A worker's life that loads and is then killed with SIGKILL."""
     argv = [sys.executable, "-c", OWNER, str(world.root), str(world.port)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as owner:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[4]) as owner:
         assert owner.stdout.readline() == b"ready\n"
         owner.kill()
 

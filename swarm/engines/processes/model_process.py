@@ -21,9 +21,9 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.worker import ProcessIdentity
-from swarm.engines.model_spec import ModelServerSpec
 from swarm.engines.ollama.classify import fault_of_text, shown_text
-from swarm.engines.programs import find_program, version_of
+from swarm.engines.processes.model_spec import ModelServerSpec
+from swarm.engines.processes.programs import find_program, version_of
 from swarm.filesystem.entries import open_file
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc.child import Child, Exit, rotate_if_large

@@ -1,1 +1,0 @@
-"""llama-server, of llama.cpp: one process for each loaded model."""
