@@ -179,3 +179,16 @@ def test_an_engine_that_is_missing_starts_nothing(swarm):
     done = subprocess.run(one.command("up", "--detach"), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "engine 'missing' of w: '/no/x' does not exist" in done.stderr
+
+
+def test_a_request_that_kills_every_server_fails_alone(swarm):
+    poison = '[engines.llama-server]\nenv = { SWARM_SIM_POISON = "POISON=kill_runner" }\n[retry]\nbackoff_base_s = 0.1\n'
+    one = swarm("llama-server", poison)
+    (one.folder / "p.txt").write_text("".join(f"Prompt {n}\n" for n in range(20)) + "POISON\n")
+    words = ("run", str(one.folder / "p.txt"), "-o", str(one.folder / "out.jsonl"), "--model", MODEL, "--simulate", "1")
+    one(*words, code=1)
+    answers = [json.loads(line) for line in (one.folder / "out.jsonl").read_text().splitlines()]
+    failed = [answer for answer in answers if answer["status"] != "completed"]
+    assert [answer["prompt"] for answer in failed] == ["POISON"]
+    assert failed[0]["error"]["type"] == "poison"
+    assert "broke the server" in one.log()
