@@ -90,7 +90,7 @@ def load_on(one, *fault):
 
     def load():
         with pytest.raises(TaskFault) as caught:
-            server.load(MODEL, options={}, keep_alive=-1, embedding=False, timeout_s=1.0, cancel=None)
+            server.load(MODEL, options={}, keep_alive=-1, embedding=False, slots=1, timeout_s=1.0, cancel=None)
         return caught.value.kind
 
     return load
