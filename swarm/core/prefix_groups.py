@@ -112,6 +112,13 @@ def _group(heads: Mapping[int, str], members: list[int], chars: int) -> PrefixGr
     return PrefixGroup(zlib.crc32(heads[members[0]][:chars].encode(errors="surrogatepass")) & 0xFFFFFF, members)
 
 
+def take_freed(freed: list[str], waiting: Mapping[str, int]) -> str:
+    """The last freed group of which tasks wait, taken out; where there is none, the last goes: its slot gets another."""
+    at = next((at for at in range(len(freed) - 1, -1, -1) if freed[at] in waiting), -1)
+    group = freed.pop(at) if freed else ""
+    return group if group in waiting else ""
+
+
 def next_group(waiting: Mapping[str, int], current: str, held: Callable[[], Mapping[str, int]]) -> str:
     """Which group a worker takes from next.
 

@@ -201,6 +201,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the task's immutable body at the start of the file."""
     attempts: tuple[Attempt, ...] = ()
     """Earlier attempts."""
+    group: str = ""
+    """The mark of its prefix group; empty for one in none."""
 
 
 class Finish(NamedTuple):

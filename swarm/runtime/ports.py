@@ -52,10 +52,11 @@ class QueueTransaction(Protocol):
         """
         ...
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
+    def claim(self, lanes: Sequence[str], *, spread: bool = False) -> Claim | None:
         """Take the best waiting task of the first lane that has one; None: none has, or see ``fault``.
 
-        One rename into ``processing/<worker>/``; its attempt is counted by it.
+        One rename into ``processing/<worker>/``; its attempt is counted by it. ``spread``: the server has a slot for each
+        request, so each slot goes on with its own prefix group.
         """
         ...
 

@@ -184,7 +184,7 @@ class Exchange:
             claimed.lanes = self._lanes(held, closed, pauses)
             if not claimed.lanes:
                 break
-            claim = transaction.claim(claimed.lanes)
+            claim = transaction.claim(claimed.lanes, spread=self._tuner.slot_each)
             if claim is None:
                 return
             if pauses.batch(claim.task.batch_id) is not None:

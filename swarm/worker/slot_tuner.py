@@ -78,6 +78,7 @@ class SlotTuner:
         self._starts: dict[int, _Start] = {}
         self._in_flight = 0
         self._in_flight_s = 0.0
+        self._grouped = False
         self._at_s = monotonic()
         self._publish_s = 0.0
         self._climb_look_s = 0.0
@@ -94,10 +95,20 @@ class SlotTuner:
         most = self._settings.worker.max_tasks_per_worker
         return msgspec.structs.replace(self._limits, llm=slots, total=max(most, slots))
 
+    @property
+    def slot_each(self) -> bool:
+        """Whether the engine has a slot for each request in flight: then one that ended leaves its prompt to the next."""
+        model = self._state.beat.model
+        return model is not None and self.limits.llm <= self._model(model).capacity
+
     def _wanted(self, model: str) -> int:
         known = self._model(model)
         slots = self._tuning(model, known).slots
-        return slots + (0 if self._fixed else reserve(slots, known.capacity))
+        return slots + self._reserve(slots, known)
+
+    def _reserve(self, slots: int, known: _Model) -> int:
+        """None for prefix groups: what waits in the engine would get a slot that holds another group's prompt."""
+        return 0 if self._fixed or self._grouped else reserve(slots, known.capacity)
 
     @property
     def _fixed(self) -> int:
@@ -149,7 +160,7 @@ class SlotTuner:
         self._mean(known, tokens_in + tokens_out, counted, run.elapsed_s)
         self._change_length(model, known)
         before = self._tuning(model, known)
-        extra = 0 if self._fixed else reserve(before.slots, known.capacity)
+        extra = self._reserve(before.slots, known)
         span_s = max(self._at_s - begun.at_s, 1e-6)
         in_flight = (self._in_flight_s - begun.in_flight_s) / span_s - extra
         rate = counted / run.elapsed_s * (before.slots + extra) / before.slots
@@ -178,6 +189,7 @@ class SlotTuner:
         """What runs now. Returns for how many slots the model is to be loaded anew, because that pays; mostly 0."""
         in_flight = [run for run in runs if run.begun and run.ending is None and run.claim.task.task_class is TaskClass.LLM]
         self._in_flight = len(in_flight)
+        self._grouped = any(run.claim.group for run in in_flight)
         now = _Start(self._at_s, self._in_flight_s)
         self._starts = {id(run): self._starts.get(id(run), now) for run in runs if run.begun}
         model = self._state.beat.model

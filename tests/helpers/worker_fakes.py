@@ -57,7 +57,8 @@ class MemoryTransaction:
     def finish(self, claim: Claim, state: TaskState, trail: Trail) -> None:
         self.recorded += (self._queue.finish(claim, state, trail),)
 
-    def claim(self, lanes: Sequence[str]) -> Claim | None:
+    def claim(self, lanes: Sequence[str], *, spread: bool = False) -> Claim | None:
+        self._queue.spreads.append(spread)
         claim = self._queue.claim(lanes)
         if claim is not None:
             self.claims.append(claim)
@@ -69,6 +70,7 @@ class MemoryQueue:
 
     def __init__(self, worker: str, wakeup: MemoryWakeUp) -> None:
         self.lost_races = 0
+        self.spreads: list[bool] = []
         self.worker = worker
         self.wakeup = wakeup
         self.pending: dict[str, deque[tuple[Task, int, tuple[Attempt, ...]]]] = defaultdict(deque)

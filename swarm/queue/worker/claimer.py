@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from swarm.core.prefix_groups import next_group
+from swarm.core.prefix_groups import next_group, take_freed
 from swarm.filesystem.entries import GRAIN_NS, DirStamp, list_inside, list_names, stamp_from, stamp_of
 from swarm.queue.layout import BUCKET_SIZE, GROUP_MARK, Layout, TaskName, group_of, is_grouped, parse_task_file, task_file
 from swarm.queue.pending import BucketChooser, sorted_buckets
@@ -73,7 +73,7 @@ class LaneCursor:
     def __init__(self, lane_path: str, held: Callable[[], Mapping[str, int]] = dict) -> None:
         self.lane_path = lane_path
         self._held = held
-        self._group = self._chosen = ""
+        self._group = self._chosen = self._resumed = ""
         self._groups: dict[str, list[str]] = {}
         self._lane: OpenDirectory | None = None
         self._seen: DirStamp | None = None
@@ -94,7 +94,7 @@ class LaneCursor:
 
     def next(self) -> tuple[str, str, TaskName] | None:
         """The next candidate as (bucket path, file name, id and attempt), or None when the lane shows none."""
-        self._group = self._chosen  # the candidate before was taken, or ``lost`` put this right
+        self._group, self._resumed = self._chosen, ""  # the candidate before was taken, or ``lost`` put this right
         if not self._refresh():
             return None
         if self.freed is not None and self._names and is_grouped(self._bucket):
@@ -118,6 +118,8 @@ class LaneCursor:
             self._window = 2
         self._lost_s = now_s
         self._names, self._chosen = [], self._group
+        if self.freed is not None and self._resumed:
+            self.freed.append(self._resumed)
 
     def bar(self) -> bool:
         """Nothing can be taken out of the bucket of the last candidate: pass it over until it changes. False: known."""
@@ -202,8 +204,8 @@ class LaneCursor:
     def _choose(self) -> None:
         """Go on with the group to take from now."""
         waiting = {mark: len(some) for mark, some in self._groups.items() if some}
-        current = self._group if self.freed is None else _take_last(self.freed, waiting)
-        self._chosen = next_group(waiting, current, self._held)
+        self._resumed = self._group if self.freed is None else take_freed(self.freed, waiting)
+        self._chosen = next_group(waiting, self._resumed, self._held)
         self._names = self._groups[self._chosen]
 
     def _in_turn(self, names: list[str]) -> list[str]:
@@ -226,13 +228,6 @@ class LaneCursor:
             with suppress(OSError):
                 os.rmdir(path)
                 self._barren.pop(bucket, None)
-
-
-def _take_last(freed: list[str], waiting: Mapping[str, int]) -> str:
-    """The last freed group of which tasks wait, taken out; where there is none, the last goes: its slot gets another."""
-    at = next((at for at in range(len(freed) - 1, -1, -1) if freed[at] in waiting), -1)
-    group = freed.pop(at) if freed else ""
-    return group if group in waiting else ""
 
 
 def _fresh(now: DirStamp) -> bool:
@@ -267,9 +262,9 @@ class LaneClaimer:
         with storage_faults(f"cannot create the directory of {worker}"):
             storage.make_dir(self.folder)
 
-    def ended(self, task_id: str) -> None:
-        """A task of this worker has ended: a slot of its server is free that holds its prompt."""
-        if group := group_of(task_id):
+    def ended(self, group: str) -> None:
+        """A task of this prefix group has ended here: a slot of the server is free that holds its prompt."""
+        if group:
             with self._lock:
                 self._freed.append(group)
                 del self._freed[:-_MOST_SLOTS]

@@ -24,7 +24,7 @@ from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import Occupied, is_file
 from swarm.queue import codec
 from swarm.queue.coordination import PauseBook, is_held, wake
-from swarm.queue.layout import Layout, TaskName
+from swarm.queue.layout import Layout, TaskName, group_of
 from swarm.queue.pending import LaneCounts, returned_bucket
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
@@ -63,7 +63,7 @@ class WorkerTransaction:
             ending = Ending(claim.path, claim.task.task_id, claim.body_size, state, self._transitions.dated(state, trail))
             self._written.append((ending, self._transitions.write(self._writer, ending)))
         self.finishes.append(Finish(claim, state, trail))
-        self._claimer.ended(claim.task.task_id)
+        self._claimer.ended(claim.group)
 
     def claim(self, lanes: Sequence[str], *, spread: bool = False) -> Claim | None:
         """The best task of the first lane that has one; None: none has, or ``fault`` says why none can be claimed.
@@ -108,6 +108,7 @@ class WorkerTransaction:
             path=path,
             body_size=parts.body_size,
             attempts=parts.trail.attempts,
+            group=group_of(name.task_id),
         )
 
     @_RECORDING

@@ -209,7 +209,8 @@ def test_a_worker_called_away_comes_back_to_its_group(tmp_path):
     assert [group_of(claim_one(worker).task.task_id) for _ in range(3)] == [group_of(begun.task.task_id)] * 3
 
 
-def test_who_loses_a_race_in_its_group_stays_in_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("spread", [False, True])
+def test_who_loses_a_race_in_its_group_stays_in_it(tmp_path, monkeypatch, spread):
     queue = open_queue(tmp_path)
     submit(queue, texts(2, 8))
     other, worker = queue.worker_view("gpu0"), queue.worker_view("gpu1")
@@ -224,7 +225,8 @@ def test_who_loses_a_race_in_its_group_stays_in_it(tmp_path, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(worker._storage, "claim_move", late)
-    assert group_of(claim_one(worker).task.task_id) == group_of(begun.task.task_id)
+    again = claim_spread(worker, begun) if spread else claim_one(worker)
+    assert group_of(again.task.task_id) == group_of(begun.task.task_id)
     assert worker.lost_races == 1
 
 

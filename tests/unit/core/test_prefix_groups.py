@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.prefix_groups import MIN_CHARS, MIN_ROWS, next_group, prefix_groups, prompt_head
+from swarm.core.prefix_groups import MIN_CHARS, MIN_ROWS, next_group, prefix_groups, prompt_head, take_freed
 
 CHARS = 10_000
 
@@ -103,3 +103,12 @@ def test_a_worker_stays_in_its_group_then_takes_a_fresh_one_then_helps_where_mos
     assert next_group(waiting, "gone", lambda: {"a": 1}) == "b"
     assert next_group(waiting, "gone", lambda: {"a": 1, "b": 1, "c": 1}) == "b"
     assert next_group(waiting, "gone", lambda: {"a": 1, "b": 20, "c": 1}) == "a"
+
+
+def test_the_last_freed_slot_whose_group_waits_goes_on_with_it():
+    freed = ["a", "b", "a", "gone"]
+    assert take_freed(freed, {"a": 1, "b": 1}) == "a"
+    assert freed == ["a", "b", "gone"]
+    assert take_freed(freed, {"c": 1}) == ""
+    assert freed == ["a", "b"], "that slot holds another prompt from now on"
+    assert take_freed([], {"c": 1}) == ""

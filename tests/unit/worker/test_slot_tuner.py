@@ -57,6 +57,7 @@ class World:
     waiting: int = 0
     now_s: float = 1000.0
     capacity: int = 0
+    group: str = ""
 
     def __post_init__(self):
         self.monkeypatch.setattr(slot_tuner, "monotonic", lambda: self.now_s)
@@ -81,7 +82,8 @@ class World:
         asked = []
         while requests:
             while len(self.runs) < self.tuner.limits.llm:
-                self.runs.append(Request(claim_of(llm("t", MODEL)), self.tokens, self.tokens, self.now_s))
+                claim = claim_of(llm("t", MODEL), group=self.group)
+                self.runs.append(Request(claim, self.tokens, self.tokens, self.now_s))
             asked.append(self.tuner.end_tick(self.runs, lambda: self.waiting))
             self.most = max(self.most, len(self.runs))
             self._pass()
@@ -176,6 +178,18 @@ def test_faults_of_another_kind_lower_nothing(monkeypatch):
         fail_all(world, kind, fault)
         world.work(20)
     assert world.tuner.limits.llm == at
+
+
+def test_for_prefix_groups_nothing_waits_in_the_server_so_that_each_slot_goes_on_with_its_own(monkeypatch):
+    world = World(monkeypatch, knee(64)).loaded(8)
+    world.work(300)
+    assert (world.tuner.limits.llm, world.tuner.slot_each) == (9, False)
+    world.group = "g1234"
+    world.work(20)
+    assert (world.tuner.limits.llm, world.tuner.slot_each) == (8, True)
+    unsaid = World(monkeypatch, knee(64)).loaded(0)
+    unsaid.work(20)
+    assert not unsaid.tuner.slot_each
 
 
 def test_a_number_that_is_set_is_obeyed_and_measured(monkeypatch):
