@@ -54,6 +54,11 @@ def test_longest_first_in_the_inputs_order_and_its_report(somebody):
     shown = somebody.json("batch", "show", done["batch_id"])
     assert shown["report"]["tokens"] == report["tokens"]
     assert shown["batch"]["card_s"] == pytest.approx(report["card_s"])
+    (gave,) = shown["gave"]["workers"]
+    assert (gave["items"], gave["tokens_out"], gave["worker"]) == (8, report["tokens"]["out"], "worker-1")
+    assert gave["tokens_out_per_s"] == pytest.approx(gave["tokens_out"] / gave["worked_s"], rel=0.01)
+    assert shown["gave"]["energy_j"] == report["energy_j"] > 0, "simulated cards have simulated power"
+    assert "of work" in somebody.ok("batch", "show", done["batch_id"])
 
 
 def test_the_first_of_a_known_batch_leave_the_rest_in_it(somebody):
