@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarm.cli.command_options import ShowOptions, arg, opt
-from swarm.cli.commands import queue_maintenance, queue_pause
+from swarm.cli.commands import queue_maintenance
 from swarm.cli.render import Line, plural
 from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
 from swarm.core.lanes import parse_lane
@@ -36,8 +36,8 @@ app = typer.Typer(
 app.command(name="clear-stuck")(queue_maintenance.clear_stuck)
 app.command()(queue_maintenance.purge)
 app.command()(queue_maintenance.fsck)
-app.command()(queue_pause.pause)
-app.command()(queue_pause.resume)
+app.command()(queue_maintenance.pause)
+app.command()(queue_maintenance.resume)
 Ids = Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids of tasks.")]
 
 
