@@ -22,7 +22,7 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem.entries import DirStamp, Folders, Known, list_inside, list_names, read_file, stamp_of
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.pending import LaneCounts, list_lanes, sorted_buckets, task_names, waits_since_s
-from swarm.queue.storage import Storage, storage_faults
+from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.stores.registry import holders
 
 QUIET_NS = 3_000_000_000
@@ -106,7 +106,7 @@ class EndedCounts:
             state: sum(shard.files for shard in shards.look(filter(is_shard, list_names(self._tops[state]))).values())
             for state, shards in self._shards.items()
         }
-        counts[TaskState.CORRUPT] = sum(1 for n in list_names(self._corrupt) if not n.endswith(".reason"))
+        counts[TaskState.CORRUPT] = sum(1 for n in list_names(self._corrupt) if not n.endswith(REASON))
         return counts
 
     def known(self) -> dict[str, Known]:

@@ -104,7 +104,7 @@ class FileQueue:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """See ``ids.new_id``."""
+        """A fresh task id: see ``layout.new_id``."""
         return new_id()
 
     @cached_property

@@ -167,7 +167,7 @@ def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:
             yield from _terminal(layout, state)
         case TaskState.CORRUPT:
             for name in sorted(list_names(layout.corrupt)):
-                if not name.endswith(".reason"):
+                if not name.endswith(REASON):
                     yield Located(task_id=name, state=state, path=f"{layout.corrupt}/{name}")
 
 

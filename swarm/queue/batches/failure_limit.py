@@ -1,7 +1,7 @@
 """Ends, in steps, the waiting tasks of batches that are over their failure limit.
 
-Costs nothing while no batch has a limit; else what following such batches costs (see ``watch``). Failures from before tasks
-of the batch were retried do not count.
+Costs nothing while no batch has a limit; else what following such batches costs (see ``ShardWatch``). Failures from before
+tasks of the batch were retried do not count.
 """
 
 from __future__ import annotations

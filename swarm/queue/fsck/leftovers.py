@@ -16,7 +16,7 @@ from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
 from swarm.queue.fsck.walk import is_staged
 from swarm.queue.layout import Layout
 from swarm.queue.operations.cancel import cancel_marks, mapped_task
-from swarm.queue.storage import list_ids
+from swarm.queue.storage import REASON, list_ids
 from swarm.queue.stores import registry
 
 STAGING_AGE_S = 3600.0
@@ -116,6 +116,6 @@ def _abandoned(layout: Layout) -> Iterator[FsckFinding]:
 def _reasons(layout: Layout) -> Iterator[FsckFinding]:
     names = set(list_names(layout.corrupt))
     for name in sorted(names):
-        if not name.startswith(".") and not name.endswith(".reason") and f"{name}.reason" not in names:
+        if not name.startswith(".") and not name.endswith(REASON) and f"{name}{REASON}" not in names:
             what = "in corrupt/ without a reason: its process died, or the disk was full"
             yield FsckFinding("no-reason", f"{layout.corrupt}/{name}", what, "a reason that says so", Action.REASON)

@@ -22,6 +22,7 @@ from swarm.filesystem.entries import (
 from swarm.queue.coordination import is_held
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, to_quarantine
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
+from swarm.queue.storage import REASON
 
 RANK = {
     TaskState.COMPLETED: 0,
@@ -127,7 +128,7 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
         yield from _foreign(f"{layout.cache}/{part}", "cache/ holds 256 directories of answers", folder=True)
     for name in list_inside(layout.corrupt):
         path = f"{layout.corrupt}/{name}"
-        status = status_of(path) if name.endswith(".reason") else None
+        status = status_of(path) if name.endswith(REASON) else None
         if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was quarantined
             yield to_quarantine("odd", path, f"it {words}, and a reason is a file")
 

@@ -19,10 +19,8 @@ from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.lookup import task_of
 from swarm.queue.operations.retention import Removed, ShardPass
-from swarm.queue.storage import Storage, storage_faults
+from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.stores.feeds import FeedBook
-
-_REASON = ".reason"
 
 
 class Needed:
@@ -31,7 +29,7 @@ class Needed:
     That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
     session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
     still to be notified, all of a batch whose submission is under way, and what a feeder made that died before it moved its
-    cursor. Fits ``shard_scan.Keep``.
+    cursor. Fits ``retention.Keep``.
     """
 
     def __init__(self, layout: Layout, waiting: BlockedNeeds) -> None:
@@ -147,10 +145,10 @@ def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool
     removed = Removed()
     for name in list_names(layout.corrupt):
         path = f"{layout.corrupt}/{name}"
-        if name.endswith(_REASON) or not os.path.lexists(path):
+        if name.endswith(REASON) or not os.path.lexists(path):
             continue
         try:
-            since_s = os.lstat(path + _REASON).st_mtime
+            since_s = os.lstat(path + REASON).st_mtime
         except FileNotFoundError:
             since_s = os.lstat(path).st_ctime
         if since_s >= before_s or needed.keeps_corrupt(name):
@@ -158,7 +156,7 @@ def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool
         removed += Removed(1, os.lstat(path).st_size)
         if not dry:
             _delete(path)
-            _delete(path + _REASON)
+            _delete(path + REASON)
     return removed
 
 
