@@ -193,6 +193,9 @@ def test_refusals(face: Face) -> None:
     assert kind({**CHAT, "messages": [object()]}) == ("deterministic", "bad_request")
     assert kind({**CHAT, "options": {"top_p": object()}}) == ("deterministic", "bad_request")
     assert face.fault("/api/embed", {"model": MODEL, "input": "x"}).fault == "deterministic"
+    embedder = OpenAIClient(face.embedder.url, kind=face.kind, key=KEY)
+    assert face.fault(body={**CHAT, "model": EMBEDDER}, client=embedder).kind == "bad_request"
+    wait_for(embedder.close_work())
     if face.kind == "openai":
         assert kind({**CHAT, "model": "nope"}) == ("deterministic", "model_missing")
 

@@ -149,7 +149,7 @@ class LlamaServerApp(OpenAiApp):
                 raise TooLongError(text, tokens, limit)
             return
         if self.flags.embeddings:
-            raise ApiError(501, "This server does not support completions. Start it without `--embeddings`")
+            raise ApiError(500, "the current context does not support logits computation. skipping")
         tokens = answers.count_tokens(request.ask.prompt)
         if tokens >= limit:
             text = f"request ({tokens} tokens) exceeds the available context size ({limit} tokens), try increasing it"

@@ -41,6 +41,8 @@ def sglang(code: int, message: str) -> str:
          "deterministic", "bad_request"),
         (500, llama_server(500, "image input is not supported - hint: you may need to provide the mmproj", "server_error"),
          "deterministic", "bad_request"),
+        (500, llama_server(500, "the current context does not support logits computation. skipping", "server_error"),
+         "deterministic", "bad_request"),
         (500, llama_server(500, "tools param requires --jinja flag", "server_error"), "deterministic", "bad_request"),
         (500, llama_server(500, "Unsupported param: suffix", "server_error"), "deterministic", "bad_request"),
         (500, llama_server(500, "Compute error.", "server_error"), "transient", "server_error"),
