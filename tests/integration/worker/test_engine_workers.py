@@ -92,8 +92,9 @@ def test_a_run_with_an_engine_that_starts_a_process_for_each_model(swarm, engine
     answers = one.run(12, simulate=2)
     assert len(answers) == 12
     assert all(a["response"].startswith("[simulated] ") for a in answers)
-    assert f"{engine} started for {MODEL} as pid" in one.log()
-    assert "Completed llm task" in one.log()
+    said = one.log("worker-1") + one.log("worker-2")  # one of them may be quick enough to do it all
+    assert f"{engine} started for {MODEL} as pid" in said
+    assert "Completed llm task" in said
     assert not one.processes(), "they end with the swarm"
     assert not list(one.root.glob("workers/*.models.json"))
 
