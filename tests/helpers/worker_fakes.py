@@ -58,7 +58,6 @@ class MemoryTransaction:
         self.recorded += (self._queue.finish(claim, state, trail),)
 
     def claim(self, lanes: Sequence[str], *, spread: bool = False) -> Claim | None:
-        self._queue.spreads.append(spread)
         claim = self._queue.claim(lanes)
         if claim is not None:
             self.claims.append(claim)
@@ -70,7 +69,6 @@ class MemoryQueue:
 
     def __init__(self, worker: str, wakeup: MemoryWakeUp) -> None:
         self.lost_races = 0
-        self.spreads: list[bool] = []
         self.worker = worker
         self.wakeup = wakeup
         self.pending: dict[str, deque[tuple[Task, int, tuple[Attempt, ...]]]] = defaultdict(deque)
