@@ -78,6 +78,10 @@ class CardRow(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None
 
 
+MOST_TASKS = 4
+"""Tasks named in a worker's line; `swarm queue active` shows all."""
+
+
 def worker_lines(snapshot: SwarmSnapshot, settings: Settings) -> tuple[WorkerLine, ...]:
     """All workers, by name; the brain and the servers are not among them."""
     return tuple(_worker_line(view, snapshot, settings) for view in workers_of(snapshot))
@@ -214,7 +218,9 @@ def _share(row: WorkerLine) -> str:
 def _doing(row: WorkerLine, held: Mapping[str, ActiveRow]) -> str:
     """``d5de16d7 7s +42``: the tasks in a worker's hands with age and progress, else why it does nothing."""
     if row.tasks and row.alive:
-        return ", ".join(_task_words(task_id, held.get(task_id)) for task_id in row.tasks)
+        shown = [_task_words(task_id, held.get(task_id)) for task_id in row.tasks[:MOST_TASKS]]
+        more = len(row.tasks) - len(shown)
+        return ", ".join([*shown, *([f"{more} more"] if more else [])])
     idle = f"idle {duration(row.idle_s)}" if row.idle_s else ""
     return "; ".join(part for part in (idle, row.reason) if part) or "-"
 

@@ -173,3 +173,10 @@ def test_a_worker_that_was_restarted_or_is_dead_has_no_rate():
     (dead,) = worker_lines(swarm(msgspec.structs.replace(gives(), alive=False)), SETTINGS)
     assert (dead.tokens_per_s, dead.share_of_best) == (None, None)
     assert gave_blocks([row, dead]) == []
+
+
+def test_a_worker_with_hundreds_in_flight_names_a_few():
+    claims = tuple(claim(f"t{n}", "worker-1") for n in range(256))
+    (row,) = worker_lines(swarm(gives(), claims=claims), SETTINGS)
+    assert len(row.tasks) == 256
+    assert to_plain([workers_table([row])]).splitlines()[-1].endswith("t0, t1, t2, t3, 252 more")
