@@ -63,10 +63,12 @@ class _Start(NamedTuple):
     at_s: float
     in_flight_s: float
     """Requests in flight, summed over time."""
+    grouped: bool
+    """It is one of a prefix group."""
 
 
 class SlotTuner:
-    """Per tick: ``begin_tick``, ``ended`` for each run, ``end_tick`` with what runs then; ``limits`` hold in between."""
+    """Per tick: ``begin_tick``, ``ended`` and ``began`` for each run, ``end_tick``; ``limits`` hold in between."""
 
     def __init__(self, parts: WorkerParts, state: WorkerState) -> None:
         self._log = parts.log
@@ -76,9 +78,12 @@ class SlotTuner:
         self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
         self._models: dict[str, _Model] = {}
         self._starts: dict[int, _Start] = {}
+        """Of each request in flight."""
         self._in_flight = 0
+        """At the beginning of this tick, those that ended in it included."""
         self._in_flight_s = 0.0
-        self._grouped = False
+        self._grouped = 0
+        """Requests in flight that are of a prefix group."""
         self._at_s = monotonic()
         self._publish_s = 0.0
         self._climb_look_s = 0.0
@@ -120,8 +125,9 @@ class SlotTuner:
     # -- what it learns ----------------------------------------------------------------------------------------------
 
     def begin_tick(self) -> None:
-        """Time has passed with as many in flight as at the end of the last tick."""
+        """Time has passed, with as many in flight as had begun and not ended."""
         now_s = monotonic()
+        self._in_flight = len(self._starts)
         self._in_flight_s += self._in_flight * (now_s - self._at_s)
         self._at_s = now_s
 
@@ -137,9 +143,16 @@ class SlotTuner:
             known.tunings[length] = slot_tuning.limited(tuning, self._limit(known), now_s)
         self._publish(model, known)
 
+    def began(self, run: Run) -> None:
+        """An attempt has begun."""
+        if run.claim.task.task_class is TaskClass.LLM:
+            start = self._starts[id(run)] = _Start(self._at_s, self._in_flight_s, bool(run.claim.group))
+            self._grouped += start.grouped
+
     def ended(self, run: Run) -> None:
         """An attempt has ended: a request that was answered is a sample."""
         begun = self._starts.pop(id(run), None)
+        self._grouped -= begun is not None and begun.grouped
         task = run.claim.task
         if task.action == "load_llm" and task.model is not None and isinstance(run.ending, Trail):
             found = run.ending.result or {}
@@ -185,13 +198,8 @@ class SlotTuner:
         if slots and not self._model(model).capacity:
             self.loaded(model, slots, "")
 
-    def end_tick(self, runs: Sequence[Run], waiting: Callable[[], int]) -> int:
-        """What runs now. Returns for how many slots the model is to be loaded anew, because that pays; mostly 0."""
-        in_flight = [run for run in runs if run.begun and run.ending is None and run.claim.task.task_class is TaskClass.LLM]
-        self._in_flight = len(in_flight)
-        self._grouped = any(run.claim.group for run in in_flight)
-        now = _Start(self._at_s, self._in_flight_s)
-        self._starts = {id(run): self._starts.get(id(run), now) for run in runs if run.begun}
+    def end_tick(self, waiting: Callable[[], int]) -> int:
+        """Returns for how many slots the model is to be loaded anew, because that pays; mostly 0."""
         model = self._state.beat.model
         if model is None or self._load_slots is None:
             return 0

@@ -167,12 +167,13 @@ class Worker:
                     self.slots.stop(run, "stopping")  # another worker's server may be well
         for run in self.slots.begin_ready(self.server.start_rules(waiting)):
             self._state.begun(run.claim.task)
+            self._tuner.began(run)
             if run.claim.task.task_class is TaskClass.LLM:
                 self._state.energy.begin(run)
 
     def _tune(self) -> None:
-        """Learn how many are in flight now; load the model anew for more where that pays."""
-        slots = self._tuner.end_tick(self.slots.runs, self._waiting)
+        """Load the model anew for more requests at once where that pays."""
+        slots = self._tuner.end_tick(self._waiting)
         if slots:
             self._reloads += 1
             task = Task(

@@ -84,7 +84,8 @@ class World:
             while len(self.runs) < self.tuner.limits.llm:
                 claim = claim_of(llm("t", MODEL), group=self.group)
                 self.runs.append(Request(claim, self.tokens, self.tokens, self.now_s))
-            asked.append(self.tuner.end_tick(self.runs, lambda: self.waiting))
+                self.tuner.began(self.runs[-1])
+            asked.append(self.tuner.end_tick(lambda: self.waiting))
             self.most = max(self.most, len(self.runs))
             self._pass()
             requests -= 1
@@ -153,7 +154,7 @@ def fail_all(world, kind, fault="infra"):
     for run in failed:
         run.ending, run.proves_server = TaskFault(fault, kind, "too much"), False
         world.tuner.ended(run)
-    world.tuner.end_tick([], lambda: world.waiting)
+    world.tuner.end_tick(lambda: world.waiting)
 
 
 @pytest.mark.parametrize(("kind", "fault"), [("does_not_fit", "infra"), ("out_of_memory", "suspect")])
@@ -163,7 +164,7 @@ def test_memory_that_runs_out_under_requests_is_not_filled_so_far_again(monkeypa
     world.work(200)
     assert world.tuner.limits.llm == 66
     fail_all(world, kind, fault)
-    told = ["Memory ran out under 66 requests to a:latest: at most 48 at once"]
+    told = ["Memory ran out under 65 requests to a:latest: at most 48 at once"]
     assert [record.getMessage() for record in caplog.records] == told, "one step for all that failed at one moment"
     world.most = 0
     assert world.work(600) == []
@@ -236,7 +237,8 @@ def test_what_is_answered_by_the_cache_or_fails_tells_nothing(monkeypatch):
     for _ in range(50):
         run = Request(claim_of(llm("t", MODEL)), 0, 100, world.now_s, elapsed_s=0.01, proves_server=False)
         run.ending = Trail(result={})
-        world.tuner.end_tick([run], lambda: 0)
+        world.tuner.began(run)
+        world.tuner.end_tick(lambda: 0)
         world.now_s += 0.01
         world.tuner.begin_tick()
         world.tuner.ended(run)
