@@ -18,7 +18,7 @@ from benchmarks.throughput_curves import MEASURED, lengths, rate_of
 
 from swarm.config.settings import LlmSettings
 from swarm.core.policy import slot_tuning
-from swarm.core.policy.slot_capacity import LoadFacts, capacity_for, halved, reload_gain_s, reload_pays
+from swarm.core.policy.slot_capacity import LoadFacts, after_no_memory, capacity_for, reload_gain_s, reload_pays
 
 LOAD_S = 8.0
 LOOK_S = 5.0
@@ -116,7 +116,7 @@ class AutoSlots:
             now_s += LOAD_S
             outcome.failed("no memory at the load", slots)
             self._facts = _with(self._facts, failed=min(slots, self._facts.failed or slots))
-            slots = max(halved(slots), 1)
+            slots = max(after_no_memory(slots, self.capacity), 1)
         outcome.loads += 1
         now_s += LOAD_S
         first = self.capacity == 0

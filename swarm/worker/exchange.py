@@ -27,8 +27,8 @@ from swarm.worker.attempt import Run, held_claim
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.outcomes import Closing, Outcomes
 from swarm.worker.parts import WorkerParts
-from swarm.worker.slot_tuner import SlotTuner
 from swarm.worker.slots import Slots
+from swarm.worker.tuning.slot_tuner import SlotTuner
 
 IDLE_LOOK_S = 1.0
 """Why nothing suits is worked out at most this often …"""

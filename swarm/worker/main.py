@@ -50,7 +50,7 @@ from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import LOOK_TIMEOUT_S, ModelServerProbe
-from swarm.worker.slot_wiring import own_parallel, slots_for_loads
+from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
 from swarm.worker.worker import Worker
 
 

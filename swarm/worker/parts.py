@@ -12,8 +12,8 @@ from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.ports import Executor, RequestExecutor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
-from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import Prober, ServerProbe
+from swarm.worker.tuning.load_slots import LoadSlots
 
 
 @dataclass(frozen=True, kw_only=True)

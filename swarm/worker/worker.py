@@ -21,8 +21,8 @@ from swarm.worker.exchange import Exchange
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_health import ServerHealth
-from swarm.worker.slot_tuner import SlotTuner
 from swarm.worker.slots import Slots
+from swarm.worker.tuning.slot_tuner import SlotTuner
 
 FULL_PAUSE_S = 0.2
 """Longest pause while nothing can be claimed."""

@@ -141,9 +141,13 @@ def default_context(memory_mib: int | None) -> int:
     return next(context for least_mib, context in CONTEXT_BY_MIB if memory_mib >= least_mib)
 
 
-def halved(slots: int) -> int:
-    """The next capacity to try after ``slots`` found no memory; 0: one slot alone has none."""
-    return max((level for level in LADDER if level <= slots // 2), default=0)
+def after_no_memory(slots: int, loaded: int = 0) -> int:
+    """The next capacity to try after ``slots`` found no memory; 0: one slot alone has none.
+
+    Half, or what it was ``loaded`` for before (0: nothing), if that is more.
+    """
+    half = max((level for level in LADDER if level <= slots // 2), default=0)
+    return max(half, loaded if loaded < slots else 0)
 
 
 def reload_gain_s(*, waiting: int, tokens: float, tokens_per_s: float, gain: float, capacity: int) -> float:

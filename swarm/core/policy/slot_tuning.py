@@ -27,6 +27,8 @@ FIRST = 8
 """Where a tuning starts that knows nothing, if the limit allows."""
 WORTH = 1.04
 """A step up must give this much more: each request in flight costs memory and makes every answer later."""
+HOPED = 1.5
+"""What a second request is taken to give where one alone was tried: nothing lower tells."""
 FREE = 0.985
 """A step down may cost this much."""
 ENOUGH, PLENTY = 6, 32
@@ -104,10 +106,15 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wants_more(self) -> float:
-        """What the last step up to the limit gave, as a factor; 0 where the limit does not stand in the way."""
+        """What the last step up to the limit gave, as a factor; 0 where the limit does not stand in the way.
+
+        Of a limit of 1 nothing is known: ``HOPED``.
+        """
         if self.best < self.limit or self.best not in self.rates or self.rates[self.best].n < ENOUGH:
             return 0.0
         lower = [level for level in self.rates if level < self.best and self.rates[level].n >= ENOUGH]
+        if self.limit == 1:
+            return HOPED
         gain = self.rates[self.best].mean / self.rates[max(lower)].mean if lower else 0.0
         return gain if gain >= WORTH else 0.0
 

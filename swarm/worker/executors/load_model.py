@@ -18,8 +18,8 @@ from swarm.core.snapshot import GpuReading
 from swarm.core.task import Claim, Task, Trail, canonical_model
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
-from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import SpillPolicy, refusal
+from swarm.worker.tuning.load_slots import LoadSlots
 
 T = TypeVar("T")
 

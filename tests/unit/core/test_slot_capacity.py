@@ -7,11 +7,11 @@ from swarm.core.policy.slot_capacity import (
     LADDER,
     LoadFacts,
     SlotRecord,
+    after_no_memory,
     capacity_for,
     default_context,
     failed_for,
     forced_to_one,
-    halved,
     length_class,
     record_of,
     reload_gain_s,
@@ -97,9 +97,14 @@ def test_what_ollama_forces_to_one_slot_is_known(engine, details, embedding, wor
 def test_after_a_load_without_memory_half_is_tried_and_less_than_one_never():
     tried = [16]
     while tried[-1]:
-        tried.append(halved(tried[-1]))
+        tried.append(after_no_memory(tried[-1]))
     assert tried == [16, 8, 4, 2, 1, 0]
     assert all(one in LADDER for one in tried if one)
+
+
+@pytest.mark.parametrize(("slots", "loaded", "then"), [(3, 2, 2), (32, 16, 16), (16, 16, 8), (8, 24, 4), (2, 1, 1)])
+def test_a_climb_that_found_no_memory_goes_back_to_what_it_was_loaded_for(slots, loaded, then):
+    assert after_no_memory(slots, loaded) == then
 
 
 def test_the_context_that_ollama_takes_by_itself():

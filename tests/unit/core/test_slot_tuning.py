@@ -208,7 +208,14 @@ def test_a_limit_that_is_no_obstacle_is_not_asked_to_move():
     tuning = Card(linear(8), start(64)).until_settled()
     assert tuning.wants_more == 0.0
     assert limited(tuning, 128, 0.0).slots == tuning.slots
-    assert Card(flat(), start(1)).until_settled().wants_more == 0.0
+
+
+def test_where_one_alone_was_allowed_a_second_is_worth_a_try_once():
+    card = Card(flat(), start(1))
+    tuning = card.until_settled()
+    assert tuning.wants_more > 1.0
+    card.tuning = limited(tuning, 2, card.now_s)
+    assert card.until_settled().wants_more == 0.0
 
 
 def test_it_says_what_it_found():

@@ -13,8 +13,8 @@ from swarm.core.model_options import ModelTable
 from swarm.core.task import Task
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor
-from swarm.worker.load_slots import LoadSlots
 from swarm.worker.server_probe import ModelServerProbe, judge
+from swarm.worker.tuning.load_slots import LoadSlots
 from tests.helpers.blocking import event_loop
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
@@ -306,10 +306,21 @@ def test_a_reload_for_more_replaces_the_model_that_is_there():
     slots = load_slots(memory, **ROOMY)
     assert loaded_with(server, slots)["slots"] == 16
     assert loaded_with(server, slots)["already_loaded"]
-    assert slots.climb("a:latest", 32) == 32
+    assert slots.climb("a:latest", 32, loaded=16) == 32
     assert loaded_with(server, slots)["slots"] == 32
     assert loaded_with(server, slots)["already_loaded"]
     assert server.tried == [16, 32]
+
+
+def test_a_climb_without_memory_goes_back_to_what_it_was_loaded_for():
+    server, memory = SlottedServer(), Memory()
+    server.details = {"kv_bytes_per_token": 1 << 16, "context_length": 4096}
+    server.room = 16
+    slots = load_slots(memory, **ROOMY)
+    assert loaded_with(server, slots)["slots"] == 16
+    assert slots.climb("a:latest", 24, loaded=16) == 24
+    assert loaded_with(server, slots)["slots"] == 16
+    assert server.tried == [16, 24, 16]
 
 
 def test_of_a_server_that_swarm_does_not_start_nothing_is_asked():

@@ -12,10 +12,10 @@ from swarm.core.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.task import Trail
 from swarm.core.worker import ModelTally
-from swarm.worker import slot_tuner
 from swarm.worker.heartbeat import WorkerState
-from swarm.worker.load_slots import LoadSlots
-from swarm.worker.slot_tuner import SlotTuner, reserve
+from swarm.worker.tuning import slot_tuner
+from swarm.worker.tuning.load_slots import LoadSlots
+from swarm.worker.tuning.slot_tuner import SlotTuner, reserve
 from tests.helpers.worker_fakes import claim_of, llm, load
 
 MODEL = "a:latest"

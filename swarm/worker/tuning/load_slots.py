@@ -17,11 +17,11 @@ from swarm.core.policy.slot_capacity import (
     Capacity,
     LoadFacts,
     SlotRecord,
+    after_no_memory,
     capacity_for,
     default_context,
     failed_for,
     forced_to_one,
-    halved,
 )
 from swarm.runtime.ports import SlotMemory
 
@@ -64,6 +64,8 @@ class LoadSlots:
         self._waiting = waiting
         self._facts: dict[str, LoadFacts] = {}
         self._wanted: dict[str, int] = {}
+        self._loaded: dict[str, int] = {}
+        """What models were loaded for when more was asked for."""
 
     def engine(self, model: str) -> str:
         """Name of the engine that serves it."""
@@ -112,10 +114,11 @@ class LoadSlots:
         if slots > 1 and not self.fixed and facts is not None:
             failed = min(slots, known.failed or slots)
             self.memory.keep(msgspec.structs.replace(known, failed=failed, failed_context=facts.context))
-        return halved(slots) if slots and not self.fixed else 0
+        return after_no_memory(slots, self._loaded.get(model, 0)) if slots and not self.fixed else 0
 
-    def climb(self, model: str, slots: int) -> int:
-        """What a reload for ``slots`` would load it for; more than now is asked of the next ``choose``."""
+    def climb(self, model: str, slots: int, *, loaded: int) -> int:
+        """What a reload for ``slots`` would load it for, instead of ``loaded``; the next ``choose`` asks for that."""
+        self._loaded[model] = loaded
         facts = self._facts.get(model)
         if facts is None or self.fixed:
             return 0

@@ -19,9 +19,9 @@ from swarm.runtime.cards import gpu_reader, machine_reader
 from swarm.runtime.ports import SlotMemory
 from swarm.supervisor import restarts
 from swarm.worker.gpu_checks import free_memory_mib
-from swarm.worker.load_slots import LoadSlots
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import LOOK_TIMEOUT_S
+from swarm.worker.tuning.load_slots import LoadSlots
 
 
 def slots_for_loads(

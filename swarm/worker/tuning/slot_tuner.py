@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -23,8 +22,9 @@ from swarm.core.task import TaskClass, Trail, canonical_model
 from swarm.core.worker import TunedSlots
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
-from swarm.worker.load_slots import LoadSlots
 from swarm.worker.parts import WorkerParts
+from swarm.worker.tuning.load_slots import LoadSlots
+from swarm.worker.tuning.tuned_model import TunedModel
 
 PUBLISH_S = 0.5
 """Measured rates are published at most this often."""
@@ -32,8 +32,6 @@ CLIMB_LOOK_S = 5.0
 """Whether a reload for more slots pays is looked into this often."""
 _TOO_MANY = ("out_of_memory", "does_not_fit")
 """Kinds of faults under which a server says that what it works on takes more memory than there is."""
-_MEAN_OF = 24
-"""Requests that a mean remembers, about."""
 
 
 def reserve(slots: int, capacity: int) -> int:
@@ -41,22 +39,6 @@ def reserve(slots: int, capacity: int) -> int:
     if not capacity or slots < capacity or capacity < 2:
         return 0
     return 1 if capacity < 16 else 2
-
-
-@dataclass
-class _Model:
-    """What is known of one model in this life."""
-
-    capacity: int = 0
-    why: str = ""
-    tokens: float = 0.0
-    """Of a request, in and out; a mean, as the next two."""
-    counted: float = 0.0
-    """Those that its rate is made of."""
-    request_s: float = 0.0
-    seen: int = 0
-    length: str = ""
-    tunings: dict[str, Tuning] = field(default_factory=dict)
 
 
 class _Start(NamedTuple):
@@ -76,7 +58,7 @@ class SlotTuner:
         self._load_slots: LoadSlots | None = parts.load_slots
         self._settings = parts.settings
         self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, TunedModel] = {}
         self._starts: dict[int, _Start] = {}
         """Of each request in flight."""
         self._in_flight = 0
@@ -111,7 +93,7 @@ class SlotTuner:
         slots = self._tuning(model, known).slots
         return slots + self._reserve(slots, known)
 
-    def _reserve(self, slots: int, known: _Model) -> int:
+    def _reserve(self, slots: int, known: TunedModel) -> int:
         """None for prefix groups: what waits in the engine would get a slot that holds another group's prompt."""
         return 0 if self._fixed or self._grouped else reserve(slots, known.capacity)
 
@@ -170,7 +152,7 @@ class SlotTuner:
         model = canonical_model(task.model)
         known = self._model(model)
         counted = tokens_out or tokens_in or run.pieces  # a server may count none: then the pieces of its answers
-        self._mean(known, tokens_in + tokens_out, counted, run.elapsed_s)
+        known.add(tokens_in + tokens_out, counted, run.elapsed_s)
         self._change_length(model, known)
         before = self._tuning(model, known)
         extra = self._reserve(before.slots, known)
@@ -212,7 +194,7 @@ class SlotTuner:
             self._publish(model, known)
         return self._climb(model, known, waiting)
 
-    def _climb(self, model: str, known: _Model, waiting: Callable[[], int]) -> int:
+    def _climb(self, model: str, known: TunedModel, waiting: Callable[[], int]) -> int:
         tuning = self._tuning(model, known)
         gain = tuning.wants_more
         if self._fixed or not (known.capacity and tuning.settled and gain) or self._at_s < self._climb_look_s:
@@ -227,7 +209,7 @@ class SlotTuner:
         )
         if not reload_pays(saved_s, load_s=load_s, request_s=known.request_s):
             return 0
-        slots = self._load_slots.climb(model, 2 * known.capacity)
+        slots = self._load_slots.climb(model, 2 * known.capacity, loaded=known.capacity)
         if slots <= known.capacity:
             return 0
         words = slot_tuning.words(tuning)
@@ -238,28 +220,28 @@ class SlotTuner:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _model(self, model: str) -> _Model:
+    def _model(self, model: str) -> TunedModel:
         if model not in self._models:
             latest = [
                 one for one in self._records() if self._load_slots and self._load_slots.is_of(one, model) and one.in_flight
             ]
-            self._models[model] = _Model(length=latest[-1].length if latest else "")
+            self._models[model] = TunedModel(length=latest[-1].length if latest else "")
         return self._models[model]
 
     def _records(self) -> Sequence[SlotRecord]:
         return self._load_slots.memory.records if self._load_slots is not None else ()
 
-    def _limit(self, known: _Model) -> int:
+    def _limit(self, known: TunedModel) -> int:
         most = self._settings.llm.slots_max
         return min(most, known.capacity) if known.capacity else most
 
-    def _tuning(self, model: str, known: _Model) -> Tuning:
+    def _tuning(self, model: str, known: TunedModel) -> Tuning:
         length = known.length or "medium"
         if length not in known.tunings:
             known.tunings[length] = self._first(model, known, length)
         return known.tunings[length]
 
-    def _first(self, model: str, known: _Model, length: str) -> Tuning:
+    def _first(self, model: str, known: TunedModel, length: str) -> Tuning:
         if self._fixed:
             return slot_tuning.start(self._fixed, first=self._fixed, now_s=self._at_s)
         found = self._record(model, length)
@@ -277,14 +259,7 @@ class SlotTuner:
         tally = self._state.beat.models.get(model)
         return self._load_slots.record(model, digest=tally.digest if tally is not None else "", length=length)
 
-    def _mean(self, known: _Model, tokens: int, counted: int, took_s: float) -> None:
-        known.seen += 1
-        part = 1 / min(known.seen, _MEAN_OF)
-        known.tokens += part * (tokens - known.tokens)
-        known.counted += part * (counted - known.counted)
-        known.request_s += part * (took_s - known.request_s)
-
-    def _change_length(self, model: str, known: _Model) -> None:
+    def _change_length(self, model: str, known: TunedModel) -> None:
         length = length_class(known.tokens, known.length)
         if length == known.length:
             return
@@ -294,7 +269,7 @@ class SlotTuner:
                 known.tunings[length] = first
         known.length = length
 
-    def _moved(self, model: str, known: _Model, before: Tuning, after: Tuning) -> None:
+    def _moved(self, model: str, known: TunedModel, before: Tuning, after: Tuning) -> None:
         known.tunings[known.length or "medium"] = after
         if after.slots != before.slots or after.best != before.best:
             self._log.info("Slots of %s: %d, %s", model, after.slots, slot_tuning.words(after))
@@ -302,7 +277,7 @@ class SlotTuner:
         if after.settled and not before.settled:
             self._remember(model, known, after)
 
-    def _remember(self, model: str, known: _Model, tuning: Tuning) -> None:
+    def _remember(self, model: str, known: TunedModel, tuning: Tuning) -> None:
         if self._load_slots is None:
             return
         before = self._record(model, known.length) or self._empty(model, known.length)
@@ -321,7 +296,7 @@ class SlotTuner:
             )
         )
 
-    def _publish(self, model: str, known: _Model) -> None:
+    def _publish(self, model: str, known: TunedModel) -> None:
         if (slots := self._load_slots) is None:
             return
         self._publish_s = self._at_s + PUBLISH_S
