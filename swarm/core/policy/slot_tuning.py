@@ -283,9 +283,17 @@ def _tried(tuning: Tuning, now_s: float) -> Tuning:
     gain = new.mean / old.mean
     if tuning.trying == "up":
         return _after_up(tuning, gain, now_s)
-    if tuning.trying == "down" and gain >= FREE:
-        return _try_down(replace(tuning, best=tuning.slots, patience=PROBE_SHARE), now_s)
-    return _settled(tuning, tuning.slots if tuning.trying == "between" and gain > 1.0 else tuning.best, now_s)
+    if tuning.trying == "down":
+        lower = replace(tuning, best=tuning.slots, patience=PROBE_SHARE)
+        return _try_down(lower, now_s) if gain >= FREE else _after_down(tuning, now_s)
+    return _settled(tuning, tuning.slots if gain > 1.0 else tuning.best, now_s)
+
+
+def _after_down(tuning: Tuning, now_s: float) -> Tuning:
+    """A step down cost too much. After a way down of several steps the best may lie below the last of those left."""
+    left = sorted(level for level in tuning.rates if level > tuning.best)
+    between = _between(tuning.best, left[0]) if len(left) > 1 and not tuning.climbed else None
+    return _settled(tuning, tuning.best, now_s) if between is None else _moved(tuning, between, "between", now_s)
 
 
 def _after_up(tuning: Tuning, gain: float, now_s: float) -> Tuning:
