@@ -11,7 +11,7 @@ from swarm.config.settings import QueueSettings, Settings, SupervisorSettings, W
 from swarm.errors import EngineError, StorageFault
 from swarm.proc import identity
 from swarm.queue.fsck import fsck
-from swarm.queue.worker import transaction
+from swarm.queue.worker import claimer
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import what_runs
 from swarm.supervisor.main import NEVER_READY_LIMIT, restart_policy
@@ -59,7 +59,7 @@ def test_a_worker_does_not_start_while_programs_of_its_earlier_life_run(tmp_path
 
 @pytest.mark.parametrize("fault", ["EMFILE", "EIO"])
 def test_a_claim_that_fails_half_way_leaves_nothing_in_the_workers_hands(fault, monkeypatch):
-    monkeypatch.setattr(transaction, "UNREADABLE_S", 0.0)
+    monkeypatch.setattr(claimer, "UNREADABLE_S", 0.0)
     for k in range(20):
         with world() as one:
             queue = one.open()
