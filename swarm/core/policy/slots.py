@@ -128,11 +128,11 @@ def may_start(one: Held, others: Occupancy, *, careful: bool = False) -> bool:
     A load may run beside requests to the same model (it changes nothing then, unless it is alone, being a reload); else the
     llm slots must be idle first.
     ``careful``: requests start one after the other, each once the answer to the one before has begun. What breaks the
-    server does so early, mostly; so it is known which one it was.
+    server does so early, mostly; so it is known which one it was. Of a pack its halves tell.
     """
     task = one.task
     if task.task_class is TaskClass.LLM:
-        if careful and others.silent:
+        if careful and others.silent and not one.packed:
             return False
         return not (others.begun_requests if one.alone else others.begun_alone)
     if task.task_class is not TaskClass.RESOURCE:

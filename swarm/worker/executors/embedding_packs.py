@@ -1,8 +1,8 @@
 """Embedding requests that differ only in their texts travel together, each with its own answer or fault.
 
 * What waits when a pack leaves goes into it, bounded by texts and characters; nothing is waited for.
-* A pack that the server refuses for what is in it is halved until one text alone is to blame: the others get their answers.
-* A pack that meets another fault gives it to each of its requests, whose next attempts run as the fault's class says.
+* A pack that the server refuses, or breaks under, is halved until one text alone has the fault: the others are answered.
+* Where nothing is answered any more, each request of the pack gets the fault, and is tried again as the fault's class says.
 
 For one event loop.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
+from swarm.core.health.blame import AMBIGUOUS, HANGS
 from swarm.core.model_server import MIB, Limits, Reply
 from swarm.core.policy.pack_size import PackSize, after_pack
 from swarm.runtime.ports import ModelServer
@@ -27,6 +28,10 @@ MOST_CHARACTERS = 200_000
 """Of one pack, some 50,000 tokens; a longer text travels alone."""
 AT_ONCE = 2
 """Packs under way: one that the server works on, one that it finds when that is done."""
+SPLIT = AMBIGUOUS - HANGS - {"busy"}
+"""Faults that one text may have caused, and that come soon: worth finding out which."""
+BROKEN_AFTER = 2
+"""Texts in a row that fail alone: the server is to blame, and no more is asked of it."""
 MOST_REPLY_BYTES = 512 * MIB
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -46,6 +51,26 @@ class _Request:
 Pack = Sequence[_Request]
 
 
+class _Split:
+    """What the parts of one pack met so far."""
+
+    def __init__(self) -> None:
+        self.broken: TaskFault | None = None
+        """The server is; what is left gets this fault unasked."""
+        self._in_a_row = 0
+
+    def answered(self) -> None:
+        self._in_a_row = 0
+
+    def failed(self, fault: TaskFault) -> None:
+        """One text alone met this, or several a fault that no text causes."""
+        if fault.fault == "deterministic":
+            return
+        self._in_a_row += 1
+        if self._in_a_row >= BROKEN_AFTER or fault.kind not in SPLIT:
+            self.broken = fault
+
+
 class EmbeddingPacks:
     """The packs to one server."""
 
@@ -54,6 +79,8 @@ class EmbeddingPacks:
         self._sizes: dict[str, PackSize] = {}
         self._waiting: deque[tuple[bytes, _Request]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._splits = 0
+        """Packs that are being halved: meanwhile nothing is sent beside, which might break together with them."""
         self._due = False
         self._model = ""
 
@@ -83,7 +110,7 @@ class EmbeddingPacks:
 
     def _send_waiting(self) -> None:
         self._due = False
-        while self._waiting and len(self._under_way) < AT_ONCE:
+        while self._waiting and len(self._under_way) < (1 if self._splits else AT_ONCE):
             pack = self._take()
             if pack:
                 task = asyncio.get_running_loop().create_task(self._answer(pack))
@@ -118,26 +145,40 @@ class EmbeddingPacks:
         self._waiting.extendleft(reversed(others))
         return pack
 
-    async def _answer(self, pack: Pack) -> None:
+    async def _answer(self, pack: Pack, split: _Split | None = None) -> None:
         """Send it, and give each its answer. Never raises."""
         pack = [one for one in pack if not one.answer.done()]
         if not pack:
             return
+        if split is not None and split.broken is not None:
+            _fail(pack, split.broken)
+            return
         try:
             reply = await self._ask(pack)
         except TaskFault as fault:
-            if fault.fault == "deterministic" and len(pack) > 1:
-                middle = len(pack) // 2
-                await self._answer(pack[:middle])
-                await self._answer(pack[middle:])
-            else:
-                _fail(pack, fault)
+            if len(pack) > 1 and (fault.fault == "deterministic" or fault.kind in SPLIT):
+                await self._halve(pack, split or _Split())
+                return
+            _fail(pack, fault)
+            if split is not None:
+                split.failed(fault)
         except Exception as error:  # noqa: BLE001 - each request raises it where it is waited for
             _fail(pack, error)
         else:
+            if split is not None:
+                split.answered()
             for request, own in zip(pack, _shares(pack, reply), strict=True):
                 if not request.answer.done():
                     request.answer.set_result(own)
+
+    async def _halve(self, pack: Pack, split: _Split) -> None:
+        self._splits += 1
+        middle = len(pack) // 2
+        try:
+            await self._answer(pack[:middle], split)
+            await self._answer(pack[middle:], split)
+        finally:
+            self._splits -= 1
 
     async def _ask(self, pack: Pack) -> Reply:
         """One request for all. Raises ``TaskFault``, also for an answer that has not one vector for each text."""

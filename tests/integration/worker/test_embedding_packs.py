@@ -100,6 +100,22 @@ def test_what_no_list_can_carry_is_sent_as_it_is(sim):
     assert reply.fault == "deterministic"
 
 
+def test_a_text_that_breaks_the_server_has_its_fault_alone(sim):
+    sim.set(poison=["broken=error_500"])
+    texts = ["broken" if number == 37 else f"good {number}" for number in range(64)]
+    replies = ask_all(EmbeddingPacks(AsyncServer(sim.client)), [body(text) for text in texts])
+    assert [text for text, reply in zip(texts, replies, strict=True) if isinstance(reply, TaskFault)] == ["broken"]
+    assert replies[37].kind == "runner_died"
+
+
+def test_a_server_that_answers_nothing_is_not_asked_for_each_text(sim):
+    sim.set(faults=["reset"])
+    server = Counted(sim.client)
+    replies = ask_all(EmbeddingPacks(server), [body(f"t{n}") for n in range(64)])
+    assert {reply.kind for reply in replies} == {"connection_lost"}
+    assert len(server.asked) < 40
+
+
 def test_a_fault_of_the_server_reaches_each_request_of_the_pack(sim):
     sim.set(faults=["reset"])
     replies = ask_all(EmbeddingPacks(AsyncServer(sim.client)), [body(f"t{n}") for n in range(5)])

@@ -94,6 +94,12 @@ def test_more_llm_slots_than_the_total_raise_it():
     assert slot_limits(WorkerSettings(max_tasks_per_worker=5, cpu_slots=2), LlmSettings(slots=4)).total == 5
 
 
+def test_packed_requests_need_not_start_one_after_the_other():
+    silent = Occupancy([Held(llm("1"), answering=False)])
+    assert not may_start(Held(llm("2")), silent, careful=True)
+    assert may_start(Held(llm("2"), packed=True), silent, careful=True)
+
+
 @pytest.mark.parametrize(
     ("packed", "plain", "free"), [(0, 1, True), (0, 2, False), (15, 1, True), (16, 1, False), (31, 0, True), (32, 0, False)]
 )
