@@ -236,35 +236,49 @@ def _watch(url: str, worker: psutil.Process, seen: dict[str, float], stop: threa
             seen |= {name: max(value, seen[name]) for name, value in now.items()}
 
 
+EMBED_REQUEST_S = 0.02
+"""What an embedding request costs a server, however many short texts it carries."""
+
+
 def embeddings(number: int) -> dict[str, Any]:
-    """Short texts, one in a hundred of them bad: through swarm, and one by one in a plain loop of eight threads."""
-    texts = [f"text {n}" if n % 100 else f"bad {n}" for n in range(number)]
-    env = {"OLLAMA_NUM_PARALLEL": "8"}
-    with simulated_server("ollama", env=env, load_s=0.2, request_s=0.0, poison="bad=error_500", tokens_per_s=1e6) as url:
-        good = [{"model": EMBEDDER, "input": text} for text in texts if not text.startswith("bad")]
-        single_s, _ = plain(url, "/api/embed", good, 8)
-        with swarm(adopted(url, slots="auto", more="[retry]\nmax_attempts = 1\n")) as queue:
-            before = asked(url, "/sim/state")
-            ids = enqueue(queue, [_embedding_task(text) for text in texts])
-            start_s = time.monotonic()
-            watch = BatchWatch(queue.layout, ids)
-            until(lambda: watch.look().left == 0, "the embeddings", 900.0)
-            seconds = time.monotonic() - start_s
-            requests = asked(url, "/sim/state")["requests"] - before["requests"]
-            failed = queue.stats().failed
-    packed = requests < number / 2
+    """Short texts, one in a hundred of them too long: packed, and (a tenth of them) each as a request of its own."""
+    texts = [f"text {n}" if n % 100 else "word " * 3000 for n in range(number)]
+    packed = _embedded([_embedding_task(text) for text in texts])
+    # Requests that differ in an option never share one.
+    single = _embedded(
+        [_embedding_task(text, options={"seed": n}) for n, text in enumerate(texts[: max(100, number // 10)])]
+    )
     return {
-        "plain_one_by_one_per_s": round(len(good) / single_s),
-        "swarm_per_s": round(number / seconds),
-        "texts_per_request": round(number / max(requests, 1), 1),
-        "failed": failed,
+        "packed": packed,
+        "one_by_one": single,
+        "times": round(packed["texts_per_s"] / single["texts_per_s"], 1),
         "failed_expected": number // 100,
-        "packed": packed or "open: each text is a request of its own",
     }
 
 
-def _embedding_task(text: str) -> dict[str, Any]:
-    return {"task_class": "llm", "model": EMBEDDER, "endpoint": "/api/embed", "request": {"input": text}}
+def _embedded(tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """These tasks through one worker: texts a second, texts of a request, how many failed."""
+    with (
+        simulated_server("ollama", env=CONTEXT, load_s=0.2, request_s=EMBED_REQUEST_S) as url,
+        swarm(adopted(url, slots="auto")) as queue,
+    ):
+        before = asked(url, "/sim/state")
+        ids = enqueue(queue, tasks)
+        start_s = time.monotonic()
+        watch = BatchWatch(queue.layout, ids)
+        until(lambda: watch.look().left == 0, "the embeddings", 900.0)
+        seconds = time.monotonic() - start_s
+        requests = asked(url, "/sim/state")["requests"] - before["requests"]
+        failed = queue.stats().failed
+    return {
+        "texts_per_s": round(len(tasks) / seconds),
+        "texts_per_request": round(len(tasks) / max(requests, 1), 1),
+        "failed": failed,
+    }
+
+
+def _embedding_task(text: str, **more: Any) -> dict[str, Any]:
+    return {"task_class": "llm", "model": EMBEDDER, "endpoint": "/api/embed", "request": {"input": text, **more}}
 
 
 def prefix_groups(groups: int, each: int, prefix_tokens: int = 1500) -> dict[str, Any]:
