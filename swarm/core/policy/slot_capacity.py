@@ -77,6 +77,8 @@ class Capacity(msgspec.Struct, frozen=True):
 
     slots: int
     why: str
+    forced: bool = False
+    """The engine takes this number for the model whatever it is told."""
 
 
 class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,8 @@ class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int = 0
     context: int = 0
     """Tokens per slot; 0: not known."""
+    pooled: bool = False
+    """Slots share one pool of context, so that more of them take no more of the host's memory."""
     most: int = 64
     failed: int = 0
     """The smallest capacity that found no memory with this context; 0: none did."""
@@ -123,7 +127,8 @@ def capacity_for(facts: LoadFacts) -> Capacity:
 
 def _chosen(facts: LoadFacts) -> Capacity:
     if facts.memory_mib == 0:
-        return _bounded(facts, max(1, facts.remembered, facts.wanted), "the model runs on the CPU")
+        least = CAUTIOUS if facts.pooled else 1
+        return _bounded(facts, max(least, facts.remembered, facts.wanted), "the model runs on the CPU")
     fits = _fitting(facts)
     most = FIRST_MOST if fits is not None else CAUTIOUS
     asked = facts.wanted or _rung_from(facts.remembered) or most

@@ -120,7 +120,7 @@ class ResourceExecutor:
                     options=self._models.of(model).options,
                     keep_alive=self._models.of(model).keep_alive,
                     embedding=embedding,
-                    slots=chosen.slots,
+                    slots=0 if chosen.forced else chosen.slots,
                     timeout_s=stopper.left_s,
                     cancel=cancel,
                 )

@@ -84,7 +84,7 @@ class LoadSlots:
         engine = self.engine(model)
         forced = forced_to_one(engine, details, embedding=embedding)
         if forced:
-            return Capacity(1, forced)
+            return Capacity(1, forced, forced=True)
         if self.fixed:
             return Capacity(self.fixed, "set in the configuration")
         if not self._chosen:
@@ -97,6 +97,7 @@ class LoadSlots:
             weights_mib=self._weights_mib(model),
             kv_bytes_per_token=details.kv_bytes_per_token,
             context=context,
+            pooled=engine != "ollama",
             most=self.most,
             failed=failed_for(ours, self.record(model), context),
             remembered=max((one.in_flight for one in ours), default=0),

@@ -31,6 +31,8 @@ LLAMA_8B = LoadFacts(memory_mib=24_000, weights_mib=4_900, kv_bytes_per_token=13
         ({"memory_mib": None}, 4, "not known"),
         ({"memory_mib": 0}, 1, "CPU"),
         ({"memory_mib": 0, "remembered": 2}, 2, "CPU"),
+        ({"memory_mib": 0, "pooled": True}, 4, "CPU"),
+        ({"memory_mib": 0, "pooled": True, "most": 2}, 2, "slots_max"),
         ({"kv_bytes_per_token": 0}, 4, "not known"),
         ({"context": 0}, 4, "not known"),
         ({"most": 8}, 8, "slots_max = 8"),
