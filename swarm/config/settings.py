@@ -222,10 +222,7 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class EngineSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One engine besides Ollama: how its server is started, one per loaded model and worker, or where it runs.
-
-    Ollama itself is set in ``[ollama]``.
-    """
+    """One engine besides Ollama (``[ollama]``): how its server is started for a loaded model, or where it runs."""
 
     kind: Literal["llama-server", "openai"] | None = None
     """What it speaks. Default: that of the built-in engine of this name, else ``openai``."""
