@@ -46,7 +46,7 @@ def test_all_of_a_swarm_ends_and_goes_on_once_its_root_is_back(slow, tmp_path):
     slow.ok("up", "--simulate", "1", "--detach")
     slow.ok("submit", "--prompt", "hello", "--model", "llama3.2:3b", "--option", "num_predict=300")
     wait_until(lambda: works(slow), timeout_s=60, what="it is being worked on")
-    assert len(slow.ours()) >= 4
+    wait_until(lambda: len(slow.ours()) >= 4, timeout_s=60, what="its server, which a load may start again, to be there")
 
     away = tmp_path / "away"
     slow.root.rename(away)

@@ -28,7 +28,7 @@ def test_nothing_known_is_the_default_and_no_measurement():
 
 
 @given(
-    st.dictionaries(st.sampled_from("abcd"), positive, min_size=1),
+    st.dictionaries(st.sampled_from("abcd"), st.floats(0.25, 4.0), min_size=1),
     st.dictionaries(st.sampled_from("xyz"), positive, min_size=1),
 )
 def test_what_was_measured_often_is_believed(cards, models):
