@@ -23,7 +23,7 @@ from swarm.cli.run.input_options import LineCheck, check_options, read_options, 
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import somebody_works
-from swarm.cli.run.watch import RunWatch
+from swarm.cli.run.watch import RunWatch, root_in_place
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.core.notification import Note
@@ -41,6 +41,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.lookup import ended_in
 from swarm.queue.stores.notifications import write_note
 from swarm.runtime.bootstrap import run_options
+from swarm.runtime.loop import RootGuard
 from swarm.runtime.open import open_queue, swarm_lives
 
 SHOWN = 3
@@ -234,11 +235,14 @@ def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, be
     submitted: Submitted | None = None
     while True:
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
+            guard = RootGuard(queue.layout.root)
             check_models(loaded.settings, scan.models, unfit="refuse")
             submitted = submitted or batch.accept()
             try:
-                ids = queue.batches().task_ids(scan.batch_id, scan.items)
-                watch = RunWatch(queue, ids, loaded.settings, began_s, again=submitted.again, models=scan.models)
+                with root_in_place(guard):
+                    ids = queue.batches().task_ids(scan.batch_id, scan.items)
+                again = submitted.again
+                watch = RunWatch(queue, ids, loaded.settings, began_s, again=again, models=scan.models, guard=guard)
                 end = watch.wait(show, host)
             except SwarmGone:
                 if host.guest_of is None:

@@ -41,6 +41,23 @@ End = Literal["finished", "interrupted", "unservable"]
 """How waiting ended; ``unservable``: what is left is for models that no worker can serve."""
 
 
+@contextmanager
+def root_in_place(guard: RootGuard) -> Iterator[None]:
+    """Within the block, what fails because the root was moved or removed is reported as that."""
+    try:
+        yield
+    except (OSError, SwarmError) as error:
+        check_root(guard, error)
+        raise
+
+
+def check_root(guard: RootGuard, cause: Exception | None = None) -> None:
+    """Raises ``EngineError`` when the root was moved or removed."""
+    if why := guard.trouble():
+        hint = "find out who did that; finished results are in the directory that was there"
+        raise EngineError(why, hint=hint) from cause
+
+
 class RunWatch:
     """Follows the tasks of one batch to their end."""
 
@@ -54,8 +71,9 @@ class RunWatch:
         again: int = 0,
         models: Iterable[str],
         look_s: float = LOOK_S,
+        guard: RootGuard | None = None,
     ) -> None:
-        """Of the tasks ``ids``, ``again`` of which were known before, for these models.
+        """Of the tasks ``ids``, ``again`` of which were known before, for these models. ``guard``: of the root at first.
 
         Looks every ``look_s`` seconds, or less often where a look costs much.
         """
@@ -74,7 +92,7 @@ class RunWatch:
         self._servable = ServableWatch(settings)
         self._changed_s = self._asked_s = time.monotonic()
         self._said = ("", 0.0)
-        self._guard = RootGuard(queue.layout.root)
+        self._guard = guard or RootGuard(queue.layout.root)
         self._most_tokens = (0, 0)
 
     def wait(self, show: Show, host: Hosting, heard: Asked | None = None) -> End:
@@ -83,9 +101,9 @@ class RunWatch:
         Raises ``EngineError`` when the swarm of this run goes away, ``SwarmGone`` when another one does.
         """
         life = LifeWatch(self._settings, host, "run the same command again")
-        with interrupts(host) if heard is None else nullcontext(heard) as asked, self._root_in_place():
+        with interrupts(host) if heard is None else nullcontext(heard) as asked, root_in_place(self._guard):
             while True:
-                self._check_root()
+                check_root(self._guard)
                 look_began_s = time.monotonic()
                 left_before = self.ended.left
                 self.ended = self._watch.look()
@@ -106,20 +124,6 @@ class RunWatch:
                         return "unservable"
                     self._say_why()
                 time.sleep(max(self._look_s, cost_s * LOOK_SHARE))
-
-    @contextmanager
-    def _root_in_place(self) -> Iterator[None]:
-        """Within the block, what fails because the root was moved or removed is reported as that."""
-        try:
-            yield
-        except (OSError, SwarmError) as error:
-            self._check_root(error)
-            raise
-
-    def _check_root(self, cause: Exception | None = None) -> None:
-        if why := self._guard.trouble():
-            hint = "find out who did that; finished results are in the directory that was there"
-            raise EngineError(why, hint=hint) from cause
 
     def _workers(self) -> Iterator[tuple[WorkerRow, Heartbeat | None]]:
         layout = self._queue.layout
