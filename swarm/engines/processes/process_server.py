@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.faults import CancelToken, Progress, TaskFault, fault_of_stop
 from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
@@ -91,6 +91,9 @@ class ProcessServer:
         self._known: ProcessIdentity | None = None
         self._proof = ServerProof(maker.markers, known=lambda: self._known)
         self._mourned: ModelProcess | None = None
+        self._closing = threading.Event()
+        self._revival: asyncio.Task[_Running] | None = None
+        """The start under way on behalf of requests, however many wait for it; of the event loop."""
 
     # -- control -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +183,8 @@ class ProcessServer:
         return self._files.listed()
 
     def close(self) -> None:
-        """End the process. For an orderly end of the worker."""
+        """End the process. For an orderly end of the worker: a start under way is given up."""
+        self._closing.set()
         with self._lock:
             self._end()
 
@@ -212,7 +216,10 @@ class ProcessServer:
         model = str(body.get("model") or "")
         held = self._running
         if held is None or held.process.poll() is not None:
-            held = await to_thread(self._revived, model, limits)
+            if self._revival is None or self._revival.done():
+                self._revival = asyncio.create_task(asyncio.to_thread(self._revived, model, limits))
+                self._revival.add_done_callback(lambda one: one.cancelled() or one.exception())  # all may have hung up
+            held = await asyncio.shield(self._revival)
         body = {**body, "model": held.process.spec.served_as}
         return await held.client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
@@ -229,7 +236,7 @@ class ProcessServer:
             self._log.warning("The server of %s ended (%s): it is started again", spec.model, held.process.poll())
             self._end()
             try:
-                self._running = self._started(spec, min(limits.total_s, spec.start_timeout_s), threading.Event(), None)
+                self._running = self._started(spec, min(limits.total_s, spec.start_timeout_s), self._closing, None)
             except TaskFault:
                 self._running = None
                 raise
@@ -274,8 +281,8 @@ class ProcessServer:
         while True:
             if process.poll() is not None:
                 raise process.death()
-            if cancel is not None and cancel.reason is not None:
-                raise TaskFault("cancelled", cancel.reason, f"the load was stopped: {cancel.reason}")
+            if stopped.is_set() or self._closing.is_set():
+                raise fault_of_stop((cancel.reason if cancel is not None else None) or "stopping")
             try:
                 said = made.calls.trouble(process.spec.health, LOOK_S)
                 if not said:

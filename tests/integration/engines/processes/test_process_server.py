@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from swarm.config.settings import EngineSettings, QueueSettings, Settings
 from swarm.core.engines import engine_named
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import ModelDetails
+from swarm.core.model_server import Limits, ModelDetails
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.processes.model_process import running_note
 from swarm.engines.processes.model_spec import FoundModel, ModelSpecMaker, markers_of, note_path
@@ -253,6 +254,39 @@ def test_a_dead_server_holds_nothing_and_the_next_request_starts_it_again(world,
     assert server.ps()[0].name == "a:1b"
     server.close()
     assert fault_of(lambda: wait_for(server.run("/api/chat", {"model": "a:1b"}, limits=None))).kind == "not_loaded"
+
+
+def test_however_many_wait_for_a_start_it_takes_one_thread_and_a_close_ends_it(world, caplog):
+    server = world.server("--load-s", "0.5")
+    load(server)
+    asked = {"limits": Limits(total_s=30.0)}
+
+    def killed():
+        os.kill(world.note.process.pid, signal.SIGKILL)
+        wait_until(lambda: server.ps() == (), what="its end to be seen")
+
+    async def hundred():
+        order = []
+        waiting = [asyncio.create_task(server.run("/api/chat", {"model": "a:1b"}, **asked)) for _ in range(100)]
+        for task in waiting:
+            task.add_done_callback(lambda _task: order.append("answer"))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(order.append, "thread")
+        await asyncio.gather(*waiting)
+        return order
+
+    killed()
+    assert wait_for(hundred())[0] == "thread", "other work on threads goes on meanwhile"
+    assert len([r for r in caplog.records if "started again" in r.getMessage()]) == 1
+    server.close()
+
+    slow = world.server("--load-s", "600", start_timeout_s=600.0)
+    starting = threading.Thread(target=lambda: fault_of(lambda: load(slow, timeout_s=600.0)))
+    starting.start()
+    wait_until(lambda: world.note is not None, what="its process")
+    slow.close()
+    starting.join(20)
+    assert not starting.is_alive()
 
 
 OWNER = """
