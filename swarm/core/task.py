@@ -68,6 +68,7 @@ def session_fault(name: str) -> str | None:
 
 TERMINAL = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 Endpoint = Literal["/api/chat", "/api/generate", "/api/embed"]
+EMBED: Endpoint = "/api/embed"
 
 
 class MapSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -17,14 +17,13 @@ from swarm.core.faults import FaultClass, TaskFault
 from swarm.core.health.blame import MOST_HITS
 from swarm.core.policy.retry import hits, runs_alone
 from swarm.core.policy.slots import SERVED, Held
-from swarm.core.task import Claim, TaskClass, Trail
+from swarm.core.task import EMBED, Claim, TaskClass, Trail
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import Executor, RequestExecutor
 
 log = logging.getLogger(__name__)
 
 PROVEN_PIECES = 2
-EMBED = "/api/embed"
 CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
 
 

@@ -6,17 +6,17 @@ import dataclasses
 import logging
 import os
 import random
+from functools import partial
 
 import msgspec
 
 from swarm.config.settings import LlmSettings, Settings
 from swarm.core.engines import OLLAMA
 from swarm.core.faults import TaskFault
-from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
 from swarm.core.snapshot import named
-from swarm.core.task import TaskClass, canonical_model
+from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
@@ -49,7 +49,7 @@ from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.parts import WorkerParts
-from swarm.worker.server_probe import LOOK_TIMEOUT_S, ModelServerProbe
+from swarm.worker.server_probe import ModelServerProbe, servable_models, size_on_disk_mib
 from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
 from swarm.worker.worker import Worker
 
@@ -235,11 +235,10 @@ def with_model_server(
     )
     parallel = own_parallel(options, plan, client, log, kept=lambda: _is_kept(layout, plan))
     server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
-    load_slots = (
-        None
-        if memory is None
-        else slots_for_loads(parts, options, plan, memory, parallel, weights_mib=lambda model: _disk_mib(client, model))
-    )
+    disk_mib = partial(size_on_disk_mib, client.tags)
+    load_slots = None
+    if memory is not None:
+        load_slots = slots_for_loads(parts, options, plan, memory, parallel, weights_mib=disk_mib)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
     probe = ModelServerProbe(
@@ -249,7 +248,7 @@ def with_model_server(
         models=settings.models,
         on_cpu_spill=limits.on_cpu_spill,
         pin=pin,
-        list_servable=lambda: _servable(client, plan, settings, limits),
+        list_servable=partial(servable_models, client.tags, plan, settings, limits),
     )
     resource = ResourceExecutor(
         server,
@@ -259,18 +258,12 @@ def with_model_server(
         pin=pin,
         on_stuck=server.unload_stuck,
         memory_mib=plan.vram_mib,
-        disk_mib=lambda model: _disk_mib(client, model),
+        disk_mib=disk_mib,
         slots=load_slots,
     )
     files = ResponseFiles(layout, max_bytes=settings.llm.cache_mib << 20)
-    llm = LlmExecutor(
-        server,
-        settings.llm,
-        models=settings.models,
-        read_image=read_image,
-        read_ended=lambda task_id: read_ended(layout, task_id),
-        cache=ResponseCache(files, client, simulated=plan.simulated, log=log),
-    )
+    cache = ResponseCache(files, client, simulated=plan.simulated, log=log)
+    llm = _llm_executor(server, settings, layout, cache)
     return dataclasses.replace(
         parts,
         executors={**parts.executors, TaskClass.RESOURCE: resource},
@@ -284,24 +277,15 @@ def with_model_server(
     )
 
 
-def _servable(client: EngineDispatch, plan: WorkerPlan, settings: Settings, limits: LlmSettings) -> tuple[str, ...]:
-    """Models on the server's disk that its cards have room for, as far as their files tell. Raises ``TaskFault``."""
-    room_mib = plan.vram_mib if limits.on_cpu_spill == "refuse" else None
-    found = {canonical_model(m.name): m.size_mib for m in client.tags(LOOK_TIMEOUT_S)}
-    return tuple(
-        name
-        for name, size_mib in sorted(found.items())
-        if cards_needed(name, settings) <= max(1, len(plan.gpus))
-        and (room_mib is None or not file_too_big(size_mib, room_mib))
+def _llm_executor(server: RepairingServer, settings: Settings, layout: Layout, cache: ResponseCache) -> LlmExecutor:
+    return LlmExecutor(
+        server,
+        settings.llm,
+        models=settings.models,
+        read_image=read_image,
+        read_ended=partial(read_ended, layout),
+        cache=cache,
     )
-
-
-def _disk_mib(client: EngineDispatch, model: str) -> int:
-    """Size of a model's file; 0 where the server does not say."""
-    try:
-        return next((m.size_mib for m in client.tags() if canonical_model(m.name) == model), 0)
-    except TaskFault:
-        return 0
 
 
 def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:

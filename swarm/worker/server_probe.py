@@ -9,15 +9,19 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from swarm.config.settings import ModelSettings
+from swarm.config.settings import LlmSettings, ModelSettings, Settings
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.model_options import ModelTable
-from swarm.core.model_server import Limits, LoadedModel
+from swarm.core.model_server import InstalledModel, Limits, LoadedModel
+from swarm.core.placement.fit import cards_needed, file_too_big
+from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.core.task import canonical_model
 from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
 
 LOOK_TIMEOUT_S = 5.0
+DISK_TIMEOUT_S = 10.0
 LIST_EVERY_S = 30.0
 """What is on the server's disk is looked at this often."""
 PROMPT = "Hello"
@@ -165,3 +169,27 @@ def refusal(loaded: LoadedModel, models: ModelTable, *, on_cpu_spill: SpillPolic
     if isinstance(wanted, int) and loaded.context_length > wanted:
         return f"{loaded.name} was loaded with num_ctx {loaded.context_length}, configured is {wanted}"
     return ""
+
+
+Tags = Callable[[float], Sequence[InstalledModel]]
+"""The models on the server's disk, within so many seconds. Raises ``TaskFault``."""
+
+
+def servable_models(tags: Tags, plan: WorkerPlan, settings: Settings, limits: LlmSettings) -> tuple[str, ...]:
+    """Models on the server's disk that its cards have room for, as far as their files tell. Raises ``TaskFault``."""
+    room_mib = plan.vram_mib if limits.on_cpu_spill == "refuse" else None
+    found = {canonical_model(m.name): m.size_mib for m in tags(LOOK_TIMEOUT_S)}
+    return tuple(
+        name
+        for name, size_mib in sorted(found.items())
+        if cards_needed(name, settings) <= max(1, len(plan.gpus))
+        and (room_mib is None or not file_too_big(size_mib, room_mib))
+    )
+
+
+def size_on_disk_mib(tags: Tags, model: str) -> int:
+    """Size of a model's file; 0 where the server does not say."""
+    try:
+        return next((m.size_mib for m in tags(DISK_TIMEOUT_S) if canonical_model(m.name) == model), 0)
+    except TaskFault:
+        return 0

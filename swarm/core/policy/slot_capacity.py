@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from swarm.core.engines import OLLAMA
 from swarm.core.model_server import MIB, ModelDetails
 from swarm.core.policy.slot_tuning import LADDER, below
 
@@ -108,7 +109,7 @@ class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def forced_to_one(engine: str, details: ModelDetails, *, embedding: bool) -> str:
     """Why the engine loads this model for one request at a time; empty if it does not."""
-    if engine != "ollama":
+    if engine != OLLAMA:
         return ""
     if embedding:
         return f"Ollama loads embedding models for {ONE_AT_A_TIME}"

@@ -21,9 +21,9 @@ from swarm.core.faults import TaskFault
 from swarm.core.health.blame import AMBIGUOUS, HANGS
 from swarm.core.model_server import MIB, Limits, Reply
 from swarm.core.policy.pack_size import PackSize, after_pack
+from swarm.core.task import EMBED
 from swarm.runtime.ports import ModelServer
 
-EMBED = "/api/embed"
 MOST_CHARACTERS = 200_000
 """Of one pack, some 50,000 tokens; a longer text travels alone."""
 AT_ONCE = 2

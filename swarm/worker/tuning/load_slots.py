@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
+from swarm.core.engines import OLLAMA
 from swarm.core.model_options import ModelTable
 from swarm.core.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import (
@@ -38,7 +39,7 @@ class LoadSlots:
         models: Mapping[str, ModelSettings],
         memory: SlotMemory,
         card: str,
-        engine_of: Callable[[str], str] = lambda _model: "ollama",
+        engine_of: Callable[[str], str] = lambda _model: OLLAMA,
         fixed: int = 0,
         chosen: bool = True,
         free_mib: Callable[[], int | None] = lambda: None,
@@ -97,12 +98,12 @@ class LoadSlots:
             weights_mib=self._weights_mib(model),
             kv_bytes_per_token=details.kv_bytes_per_token,
             context=context,
-            pooled=engine != "ollama",
+            pooled=engine != OLLAMA,
             most=self.most,
             failed=failed_for(ours, self.record(model), context),
             remembered=max((one.in_flight for one in ours), default=0),
             wanted=self._wanted.pop(model, 0),
-            running=self._running() if engine == "ollama" else 0,
+            running=self._running() if engine == OLLAMA else 0,
             waiting=self._waiting(model),
         )
         self._facts[model] = facts
@@ -138,7 +139,7 @@ class LoadSlots:
         wanted = options.get("num_ctx")
         if isinstance(wanted, int) and wanted > 0:
             return wanted
-        found = default_context(memory_mib) if engine == "ollama" else OTHER_CONTEXT
+        found = default_context(memory_mib) if engine == OLLAMA else OTHER_CONTEXT
         return min(found, details.context_length) if details.context_length else found
 
 

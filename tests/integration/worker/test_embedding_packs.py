@@ -146,7 +146,7 @@ def test_a_cancelled_request_costs_the_others_nothing_and_without_any_the_pack_i
 
     async def cancel_one():
         asked = [asyncio.ensure_future(packs.embed(body(f"t{n}"), limits=LIMITS, marker=None)) for n in range(3)]
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_until, lambda: sim.state()["in_flight"] == 1, what="the pack to be asked")
         asked[1].cancel()
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -156,7 +156,7 @@ def test_a_cancelled_request_costs_the_others_nothing_and_without_any_the_pack_i
 
     async def cancel_all():
         asked = [asyncio.ensure_future(packs.embed(body(f"t{n}"), limits=LIMITS, marker=None)) for n in range(3)]
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_until, lambda: sim.state()["in_flight"] == 1, what="the pack to be asked")
         for one in asked:
             one.cancel()
         await asyncio.gather(*asked, return_exceptions=True)

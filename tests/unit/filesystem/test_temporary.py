@@ -24,7 +24,7 @@ from pathlib import Path
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.formats.output.writer import replacing
 from swarm.filesystem.temporary import write_note
-from swarm.queue.batches.batch_book import new_order
+from swarm.queue.batches.item_lists import new_order
 from swarm.queue.file_queue import FileQueue
 queue = FileQueue(sys.argv[1], "fast")
 print("ready", flush=True)
