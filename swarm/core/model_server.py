@@ -5,6 +5,7 @@ Sizes are in MiB, durations in seconds, model names canonical.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +33,18 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     first_token_s: float = 0.0
     total_s: float = 0.0
     simulated: bool = False
+
+
+class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A model to be loaded, and how."""
+
+    model: str
+    options: Mapping[str, Any] = {}
+    """Exactly those that its tasks will use, else their first request loads it again."""
+    keep_alive: str | float | None = -1
+    embedding: bool = False
+    slots: int = 0
+    """For how many requests at once; 0: as the engine likes."""
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):

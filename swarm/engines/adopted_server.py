@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
+from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.core.task import canonical_model
 from swarm.engines.processes.process_server import LOOK_S, RequestClient
 from swarm.engines.server_calls import ServedModel, ServerCalls
@@ -30,22 +30,12 @@ class AdoptedServer:
         self._spellings: dict[str, str] = {}
         """Its own, by canonical name, as it told last."""
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None = -1,
-        embedding: bool = False,
-        slots: int = 1,
-        timeout_s: float = 600.0,
-        cancel: CancelToken | None = None,
-    ) -> LoadAnswer:
+    def load(self, order: LoadOrder, *, timeout_s: float = 600.0, cancel: CancelToken | None = None) -> LoadAnswer:
         """Choose a model that it serves; nothing is loaded. Raises ``TaskFault`` kind ``model_missing``."""
-        del options, keep_alive, embedding, slots, cancel  # they are whoever's who started the server
+        del cancel  # nothing is waited for, and how it is loaded is whoever's who started the server
         began_s = time.monotonic()
-        self._spelled(model, min(timeout_s, LOOK_S))
-        model = canonical_model(model)
+        self._spelled(order.model, min(timeout_s, LOOK_S))
+        model = canonical_model(order.model)
         if self._chosen != model:
             self._log.info("%s is served by %s, which swarm does not start: nothing is loaded", model, self._calls.base_url)
         self._chosen = model

@@ -9,36 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadedModel, ModelDetails, Reply
-from swarm.engines.processes.process_server import ProcessServer
+from swarm.core.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.engines.processes.process_server import ProcessServer, RequestClient
 
 
-class EngineAdapter(Protocol):
-    """One engine of one worker."""
+class EngineAdapter(RequestClient, Protocol):
+    """One engine of one worker. ``close`` is for an orderly end of the worker: it ends what the engine owns."""
 
-    async def run(
-        self,
-        endpoint: str,
-        body: Mapping[str, Any],
-        *,
-        limits: Limits,
-        progress: Progress | None = None,
-        marker: str | None = None,
-    ) -> Reply:
-        """As the port's."""
-        ...
-
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None,
-        embedding: bool,
-        slots: int,
-        timeout_s: float,
-        cancel: CancelToken | None,
-    ) -> object:
+    def load(self, order: LoadOrder, *, timeout_s: float, cancel: CancelToken | None) -> object:
         """As the port's."""
         ...
 
@@ -56,14 +34,6 @@ class EngineAdapter(Protocol):
 
     def tags(self, timeout_s: float) -> Sequence[InstalledModel]:
         """The models that it could load."""
-        ...
-
-    def close(self) -> None:
-        """For an orderly end of the worker: end what it owns, close connections."""
-        ...
-
-    async def close_work(self) -> None:
-        """Close the connections of ``run``, on its event loop."""
         ...
 
 
@@ -88,28 +58,9 @@ class EngineDispatch:
         adapter = self._of(str(body.get("model") or ""))
         return await adapter.run(endpoint, body, limits=limits, progress=progress, marker=marker)
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None = -1,
-        embedding: bool = False,
-        slots: int = 0,
-        timeout_s: float = 600.0,
-        cancel: CancelToken | None = None,
-    ) -> object:
+    def load(self, order: LoadOrder, *, timeout_s: float = 600.0, cancel: CancelToken | None = None) -> object:
         """Preload it with its engine. The caller has unloaded what ``ps`` lists."""
-        adapter = self._of(model)
-        return adapter.load(
-            model,
-            options=options,
-            keep_alive=keep_alive,
-            embedding=embedding,
-            slots=slots,
-            timeout_s=timeout_s,
-            cancel=cancel,
-        )
+        return self._of(order.model).load(order, timeout_s=timeout_s, cancel=cancel)
 
     def unload(self, model: str, timeout_s: float = 30.0) -> None:
         """Unload it from whichever engine holds it."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
-from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
+from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import Attempt, Claim, TaskState, Trail
@@ -226,17 +226,7 @@ class ModelServer(Protocol):
         """
         ...
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None,
-        embedding: bool,
-        slots: int,
-        timeout_s: float,
-        cancel: CancelToken | None,
-    ) -> object:
+    def load(self, order: LoadOrder, *, timeout_s: float, cancel: CancelToken | None) -> object:
         """Preload for so many requests at once (0: the server decides); returns once the server says that it is ready."""
         ...
 

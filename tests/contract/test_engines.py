@@ -17,7 +17,7 @@ import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, QueueSettings, RepairSettings, Settings, SimSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, LoadedModel, Reply
+from swarm.core.model_server import Limits, LoadedModel, LoadOrder, Reply
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
@@ -94,8 +94,8 @@ class Rig:
             return json.load(reply)["in_flight"]
 
     def load(self, model: str = MODEL, **more: Any) -> object:
-        embedding = "embed" in model
-        return self.server.load(model, options={"num_ctx": 4096}, embedding=embedding, **({"timeout_s": 20} | more))
+        order = LoadOrder(model=model, options={"num_ctx": 4096}, embedding="embed" in model)
+        return self.server.load(order, **({"timeout_s": 20, "cancel": None} | more))
 
     def run(self, endpoint: str = "/api/chat", *, model: str = MODEL, cancel: Cancel | None = None, **more: Any) -> Reply:
         body = {"model": model, "messages": QUESTION} if endpoint == "/api/chat" else {"model": model, **more.pop("body")}

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from swarm.core.faults import CancelToken
-from swarm.core.model_server import Limits, Reply
+from swarm.core.model_server import Limits, LoadAnswer, LoadOrder, Reply
 from swarm.engines.ollama.client import OllamaClient
 from swarm.runtime.event_loop import EventLoop
 
@@ -41,6 +41,11 @@ class BlockingClient(OllamaClient):
     ) -> Reply:
         return wait_for(super().run(endpoint, body, limits=limits, progress=progress, marker=marker), cancel)
 
+    def load(  # type: ignore[override]
+        self, model: str, *, timeout_s: float = 600.0, cancel: CancelToken | None = None, **order: Any
+    ) -> LoadAnswer:
+        return super().load(LoadOrder(model=model, **order), timeout_s=timeout_s, cancel=cancel)
+
     def close(self) -> None:
         super().close()
         wait_for(self.close_work())
@@ -52,6 +57,7 @@ class AsyncServer:
     def __init__(self, client: BlockingClient) -> None:
         self._client = client
         self.run = client.run_async
+        self.load = super(BlockingClient, client).load
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

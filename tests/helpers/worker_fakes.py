@@ -14,7 +14,7 @@ from typing import Any
 from swarm.config.settings import CommandSettings, LlmSettings, RetrySettings, Settings, WorkerSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import Pauses, lane_of
-from swarm.core.model_server import LoadedModel, ModelDetails, Reply
+from swarm.core.model_server import LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.core.task import Attempt, Claim, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
@@ -277,8 +277,9 @@ class FakeServer:
         kind = "embedding" if model.startswith("embed") else "completion"
         return ModelDetails(name=model, capabilities=(kind,), **self.details)
 
-    def load(self, model: str, **how: Any) -> object:
-        self.calls.append(("load", model, how))
+    def load(self, order: LoadOrder, **how: Any) -> object:
+        model, asked = order.model, {name: getattr(order, name) for name in ("options", "keep_alive", "embedding", "slots")}
+        self.calls.append(("load", model, asked | how))
         if self.load_fault is not None:
             raise self.load_fault
         name = canonical_model(model)

@@ -17,7 +17,7 @@ import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, QueueSettings, Settings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.model_server import Limits, LoadOrder
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
@@ -77,7 +77,8 @@ def worker(tmp_path) -> Iterator[Worker]:
 
 
 def load(server: EngineDispatch, model: str = "tiny:latest", *, embedding: bool = False) -> None:
-    server.load(model, options={"num_ctx": CONTEXT, "num_thread": 1}, embedding=embedding, timeout_s=60)
+    order = LoadOrder(model=model, options={"num_ctx": CONTEXT, "num_thread": 1}, embedding=embedding)
+    server.load(order, timeout_s=60)
 
 
 def fault_of(call) -> TaskFault:

@@ -13,7 +13,17 @@ from functools import partial
 from typing import Any, Self
 
 from swarm.core.faults import CancelToken, TaskFault, fault_of_stop
-from swarm.core.model_server import MIB, InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.core.model_server import (
+    MIB,
+    InstalledModel,
+    Limits,
+    LoadAnswer,
+    LoadedModel,
+    LoadOrder,
+    ModelDetails,
+    PullStep,
+    Reply,
+)
 from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama import replies
@@ -32,7 +42,6 @@ from swarm.engines.work_call import answered, encoded, marker_header, whole_body
 from swarm.engines.work_http import WorkHttp, WorkReply
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
 
-KeepAlive = str | int | float | None
 _ERROR_BYTES = MIB // 4
 _DRAIN_S = 0.5
 """How long the end of a reply may trail its last line before the connection is given up instead of reused."""
@@ -81,35 +90,22 @@ class OllamaClient:
 
     # -- models --------------------------------------------------------------------------------------------------
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: KeepAlive = -1,
-        embedding: bool = False,
-        slots: int = 0,
-        timeout_s: float = 600.0,
-        cancel: CancelToken | None = None,
-    ) -> LoadAnswer:
-        """Preload a model, with exactly the options its tasks will use, else their first request loads it again.
-
-        For how many requests at once is the server's own (``parallel.ParallelSlots``), whatever ``slots`` says.
+    def load(self, order: LoadOrder, *, timeout_s: float = 600.0, cancel: CancelToken | None = None) -> LoadAnswer:
+        """Preload a model. For how many requests at once is the server's own (``parallel.ParallelSlots``).
 
         Cancelling (or the timeout) hangs up, which makes the server abort the load.
         """
-        del slots
-        body: dict[str, Any] = {"model": model, "options": dict(options), "keep_alive": keep_alive}
-        if keep_alive is None:
+        body: dict[str, Any] = {"model": order.model, "options": dict(order.options), "keep_alive": order.keep_alive}
+        if order.keep_alive is None:
             del body["keep_alive"]
-        endpoint = "/api/embed" if embedding else "/api/generate"
-        if embedding:
+        endpoint = "/api/embed" if order.embedding else "/api/generate"
+        if order.embedding:
             body["input"] = []
         else:
             body["stream"] = False
         reply = self._object("POST", endpoint, body, Limits(total_s=timeout_s), cancel)
-        reason = "load" if embedding else shown_text(str(reply.final.get("done_reason") or ""), 100)
-        if not embedding and reply.final.get("done") is not True:
+        reason = "load" if order.embedding else shown_text(str(reply.final.get("done_reason") or ""), 100)
+        if not order.embedding and reply.final.get("done") is not True:
             raise half_stream()
         return LoadAnswer(done_reason=reason, total_s=reply.total_s)
 

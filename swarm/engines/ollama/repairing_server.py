@@ -20,7 +20,7 @@ import msgspec
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
-from swarm.core.model_server import Limits, LoadedModel, ModelDetails, Reply
+from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.parallel import ParallelSlots
 from swarm.engines.ollama.repair_actions import RepairActions
@@ -84,17 +84,7 @@ class RepairingServer:
         self._answered()
         return reply
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None,
-        embedding: bool,
-        slots: int,
-        timeout_s: float,
-        cancel: CancelToken | None,
-    ) -> object:
+    def load(self, order: LoadOrder, *, timeout_s: float, cancel: CancelToken | None) -> object:
         """As the server's, once that runs for ``slots``.
 
         Crashes and hangs count, since where no load succeeds there are no requests to be judged.
@@ -103,18 +93,10 @@ class RepairingServer:
         """
         self._refuse_quarantined()
         if self._parallel is not None:
-            self._parallel.ensure(model, slots, timeout_s=timeout_s, cancel=cancel)
+            self._parallel.ensure(order.model, order.slots, timeout_s=timeout_s, cancel=cancel)
         began_s = self._now_s()
         try:
-            return self._server.load(
-                model,
-                options=options,
-                keep_alive=keep_alive,
-                embedding=embedding,
-                slots=slots,
-                timeout_s=timeout_s,
-                cancel=cancel,
-            )
+            return self._server.load(order, timeout_s=timeout_s, cancel=cancel)
         except TaskFault as fault:
             if fault.kind in LOAD_CRASHES:
                 self._climb(fault, began_s)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.core.faults import CancelToken, Progress, TaskFault, fault_of_stop
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, ModelDetails, Reply
+from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
 from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note
@@ -118,24 +118,13 @@ class ProcessServer:
             ended = end_marked(self._maker.markers)
             return f"{ended} processes of an earlier life ended, which served another model or otherwise" if ended else None
 
-    def load(
-        self,
-        model: str,
-        *,
-        options: Mapping[str, Any],
-        keep_alive: str | float | None = -1,
-        embedding: bool = False,
-        slots: int = 1,
-        timeout_s: float = 600.0,
-        cancel: CancelToken | None = None,
-    ) -> LoadAnswer:
+    def load(self, order: LoadOrder, *, timeout_s: float = 600.0, cancel: CancelToken | None = None) -> LoadAnswer:
         """Start the process and wait until it is ready; another model's is ended before. It stays until it is unloaded.
 
         Raises ``TaskFault``: of ``ModelFiles.find`` and ``ModelProcess``, ``load_timeout``, ``out_of_memory`` …
         """
-        del keep_alive
         began_s = time.monotonic()
-        spec = self._maker.spec(model, options, slots=slots, embedding=embedding)
+        spec = self._maker.spec(order.model, order.options, slots=max(order.slots, 1), embedding=order.embedding)
         stopped = threading.Event()
         if cancel is not None:
             cancel.on_cancel(stopped.set)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.model_options import ModelTable
-from swarm.core.model_server import LoadedModel, ModelDetails
+from swarm.core.model_server import LoadedModel, LoadOrder, ModelDetails
 from swarm.core.placement.fit import file_too_big
 from swarm.core.policy.slot_capacity import Capacity
 from swarm.core.snapshot import GpuReading
@@ -112,18 +114,13 @@ class ResourceExecutor:
     ) -> tuple[LoadedModel, Capacity]:
         """Loaded for as many requests at once as there is memory for; what found none is not tried again."""
         embedding = "embedding" in details.capabilities and "completion" not in details.capabilities
+        fixed = self._models.of(model)
+        order = LoadOrder(model=model, options=fixed.options, keep_alive=fixed.keep_alive, embedding=embedding)
         chosen = Capacity(0, "") if self._slots is None else self._slots.choose(model, details, embedding=embedding)
         while True:
             try:
-                self._server.load(
-                    model,
-                    options=self._models.of(model).options,
-                    keep_alive=self._models.of(model).keep_alive,
-                    embedding=embedding,
-                    slots=0 if chosen.forced else chosen.slots,
-                    timeout_s=stopper.left_s,
-                    cancel=cancel,
-                )
+                slots = 0 if chosen.forced else chosen.slots
+                self._server.load(msgspec.structs.replace(order, slots=slots), timeout_s=stopper.left_s, cancel=cancel)
                 fewer_left = self._slots is not None and not self._slots.fixed and chosen.slots > 1
                 return self._proven(model, stopper, fewer_left=fewer_left), chosen
             except TaskFault as fault:

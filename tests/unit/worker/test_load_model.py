@@ -230,9 +230,9 @@ class SlottedServer(FakeServer):
 
     room = 6
 
-    def load(self, model, **how):
-        super().load(model, **how)
-        if how["slots"] > self.room:
+    def load(self, order, **how):
+        super().load(order, **how)
+        if order.slots > self.room:
             self.held[-1] = loaded(self.held[-1].name, size_vram_mib=900)
 
     @property

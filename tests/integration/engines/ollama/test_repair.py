@@ -10,7 +10,7 @@ import pytest
 
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.model_server import Limits, LoadOrder
 from swarm.engines.ollama import quarantine
 from swarm.engines.ollama import repair_actions as hands_module
 from swarm.engines.ollama.repair_actions import RepairActions
@@ -81,7 +81,7 @@ class Loads:
     def __init__(self, fault):
         self.fault = fault
 
-    def load(self, model, **_how):
+    def load(self, order, **_how):
         raise self.fault
 
 
@@ -90,7 +90,7 @@ def load_on(one, *fault):
 
     def load():
         with pytest.raises(TaskFault) as caught:
-            server.load(MODEL, options={}, keep_alive=-1, embedding=False, slots=1, timeout_s=1.0, cancel=None)
+            server.load(LoadOrder(model=MODEL, slots=1), timeout_s=1.0, cancel=None)
         return caught.value.kind
 
     return load

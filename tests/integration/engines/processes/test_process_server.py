@@ -18,7 +18,7 @@ import pytest
 from swarm.config.settings import EngineSettings, QueueSettings, Settings
 from swarm.core.engines import engine_named
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, ModelDetails
+from swarm.core.model_server import Limits, LoadOrder, ModelDetails
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.processes.model_process import running_note
 from swarm.engines.processes.model_spec import FoundModel, ModelSpecMaker, markers_of, note_path
@@ -65,6 +65,7 @@ class World:
         for name in ("workers", "logs"):
             (root / name).mkdir()
         self.root = root
+        self.made: list[ProcessServer] = []
         self.port = free_port()
         self.files = Files()
         self.markers = markers_of("worker-1", root)
@@ -85,7 +86,9 @@ class World:
         engine = engine_named(settings, "toy")
         env = {"PATH": os.environ["PATH"], "LLAMA_ARG_CTX_SIZE": "1", "LLAMA_API_KEY": "theirs"}
         maker = ModelSpecMaker(engine, plan, settings, self.files, root=self.root, base_env=env)
-        return ProcessServer(maker, self.files, lambda *_: NoRequests(), log=LOG)
+        made = ProcessServer(maker, self.files, lambda *_: NoRequests(), log=LOG)
+        self.made.append(made)
+        return made
 
     @property
     def note(self):
@@ -103,6 +106,8 @@ class World:
 def world(tmp_path):
     made = World(tmp_path)
     yield made
+    for server in made.made:
+        server.release()
     for process in find_marked(**made.markers):
         os.kill(process.pid, signal.SIGKILL)
 
@@ -115,7 +120,8 @@ def fault_of(call) -> TaskFault:
 
 def load(server: ProcessServer, model: str = "a:1b", **more):
     options = {"num_ctx": 2048} | more.pop("options", {})
-    return server.load(model, options=options, slots=more.pop("slots", 4), **more)
+    order = LoadOrder(model=model, options=options, slots=more.pop("slots", 4), embedding=more.pop("embedding", False))
+    return server.load(order, **({"timeout_s": 600.0, "cancel": None} | more))
 
 
 def test_a_load_starts_a_process_and_an_unload_ends_it(world):
@@ -294,7 +300,7 @@ import logging, os, sys
 from pathlib import Path
 from tests.integration.engines.processes.test_process_server import World, load
 world = World.__new__(World)
-world.root, world.port = Path(sys.argv[1]), int(sys.argv[2])
+world.root, world.port, world.made = Path(sys.argv[1]), int(sys.argv[2]), []
 from tests.integration.engines.processes.test_process_server import Files
 world.files = Files()
 load(world.server())
