@@ -12,7 +12,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import SKIP_HEADER
 
 from swarm.core.faults import CancelToken
-from swarm.engines.deadlines import Deadlines
+from swarm.engines.deadlines import Deadlines, too_large
 from swarm.errors import ConfigError
 from swarm.http_session import PlainSession, cause_of
 
@@ -196,6 +196,28 @@ def body_of(response: Response) -> Iterator[bytes]:
     """The body in pieces, as they arrive; read to its end, the connection is kept for the next request."""
     while data := response.raw.read1(READ_BYTES):
         yield data
+
+
+def read_all(body: Iterable[bytes], max_bytes: int) -> bytes:
+    """The whole body. Raises ``TaskFault`` kind ``reply_too_large`` past ``max_bytes``."""
+    parts: list[bytes] = []
+    size = 0
+    for data in body:
+        size += len(data)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        parts.append(data)
+    return b"".join(parts)
+
+
+def read_start(body: Iterable[bytes], max_bytes: int) -> bytes:
+    """The start of a body, ``max_bytes`` at most; all of it is read only if it is no longer."""
+    start = b""
+    for data in body:
+        start += data
+        if len(start) > max_bytes:
+            break
+    return start[:max_bytes]
 
 
 def checked_url(base_url: str) -> str:

@@ -37,3 +37,8 @@ class Deadlines:
         if self.first_s is None:
             return TaskFault("transient", "first_token_timeout", f"no first token within {self.limits.first_token_s:g} s")
         return TaskFault("transient", "token_gap_timeout", f"no further token for {self.limits.token_gap_s:g} s")
+
+
+def too_large(max_bytes: int) -> TaskFault:
+    """The fault for an answer past the limit."""
+    return TaskFault("deterministic", "reply_too_large", f"the answer is longer than {max_bytes} bytes; set num_predict")

@@ -11,10 +11,9 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import MIB, Limits
-from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of
+from swarm.engines.classify import error_text, fault_of_transport, shown_text
+from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of, read_all
 from swarm.engines.deadlines import Deadlines
-from swarm.engines.ollama.classify import error_text, fault_of_transport, shown_text
-from swarm.engines.ollama.stream import read_all
 from swarm.http_session import TRANSPORT_ERRORS, cause_of
 
 MAX_BYTES = 4 * MIB

@@ -12,10 +12,9 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import MIB
+from swarm.engines.classify import fault_of_transport
 from swarm.engines.control_http import ConnectTimeout
-from swarm.engines.deadlines import Deadlines
-from swarm.engines.ollama.classify import fault_of_transport
-from swarm.engines.ollama.stream import too_large
+from swarm.engines.deadlines import Deadlines, too_large
 from swarm.engines.work_http import WorkHttp, WorkReply
 
 _MARKER_RE = re.compile(r"[A-Za-z0-9._:/-]{1,200}")

@@ -1,7 +1,7 @@
 """The Ollama client: native API, every call bounded and cancellable.
 
 Requests for work run on an event loop, all others block their thread. Every failure is a ``TaskFault`` whose class says
-what to do next; see ``swarm.engines.ollama.classify``.
+what to do next; see ``swarm.engines.classify``.
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ from swarm.core.model_server import (
     PullStep,
     Reply,
 )
-from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of
+from swarm.engines.classify import fault_of_status, fault_of_transport, shown_text
+from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of, read_all, read_start
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama import replies
-from swarm.engines.ollama.classify import fault_of_status, fault_of_transport, shown_text
 from swarm.engines.ollama.stream import (
     Answer,
     Line,
     LineReader,
     decode_object,
     half_stream,
-    read_all,
     read_lines,
-    read_start,
 )
 from swarm.engines.work_call import answered, encoded, marker_header, whole_body
 from swarm.engines.work_http import WorkHttp, WorkReply

@@ -15,8 +15,8 @@ from swarm.core.faults import TaskFault
 from swarm.core.model_file import ModelFile
 from swarm.core.model_server import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.core.task import canonical_model
+from swarm.engines.classify import shown_text
 from swarm.engines.deadlines import Deadlines
-from swarm.engines.ollama.classify import shown_text
 from swarm.engines.ollama.stream import Line, garbage
 from swarm.plain_text import lines
 

@@ -9,35 +9,13 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.model_server import MIB
-from swarm.engines.deadlines import Deadlines
-from swarm.engines.ollama.classify import fault_of_text, shown_text
+from swarm.engines.classify import fault_of_text, shown_text
+from swarm.engines.deadlines import Deadlines, too_large
 
 MAX_LINE_BYTES = 8 * MIB
 """Of one streamed line; the longest honest one is the final line of ``/api/generate`` with its context tokens."""
 
 Line = dict[str, Any]
-
-
-def read_all(body: Iterable[bytes], max_bytes: int) -> bytes:
-    """The whole body. Raises ``TaskFault`` kind ``reply_too_large`` past ``max_bytes``."""
-    parts: list[bytes] = []
-    size = 0
-    for data in body:
-        size += len(data)
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        parts.append(data)
-    return b"".join(parts)
-
-
-def read_start(body: Iterable[bytes], max_bytes: int) -> bytes:
-    """The start of a body, ``max_bytes`` at most; all of it is read only if it is no longer."""
-    start = b""
-    for data in body:
-        start += data
-        if len(start) > max_bytes:
-            break
-    return start[:max_bytes]
 
 
 def read_lines(body: Iterable[bytes], deadlines: Deadlines, max_bytes: int) -> Iterator[Line]:
@@ -109,11 +87,6 @@ def garbage(raw: bytes, why: str) -> TaskFault:
 def half_stream() -> TaskFault:
     """The fault for a stream that ended without ``"done": true``; its partial text is never a result."""
     return TaskFault("transient", "half_stream", "the answer ended before its final line (repeated token, or a cut stream)")
-
-
-def too_large(max_bytes: int) -> TaskFault:
-    """The fault for an answer past the limit."""
-    return TaskFault("deterministic", "reply_too_large", f"the answer is longer than {max_bytes} bytes; set num_predict")
 
 
 class Answer:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.engines.ollama.classify import shown_text
+from swarm.engines.classify import shown_text
 from swarm.engines.ollama.stream import MAX_LINE_BYTES, half_stream
 from swarm.engines.openai.openai_faults import fault_of_openai_error
 

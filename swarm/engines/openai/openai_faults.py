@@ -1,6 +1,6 @@
 """Classifies what a server with OpenAI's API says went wrong, as a ``TaskFault``. Pure.
 
-The kinds are those of ``swarm.engines.ollama.classify``. Servers differ in the form of an error: it is
+The kinds are those of ``swarm.engines.classify``. Servers differ in the form of an error: it is
 ``{"error": {"message": …}}`` (OpenAI, llama-server, vLLM), ``{"object": "error", "message": …}`` (SGLang, older vLLM) or
 ``{"detail": …}`` (FastAPI).
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from swarm.core.faults import FaultClass, TaskFault
-from swarm.engines.ollama.classify import fault_of_text, shown_text, text_rule
+from swarm.engines.classify import fault_of_text, shown_text, text_rule
 
 _RULES: Final = (
     # llama-server, when the requests under way have filled the context that they share: with fewer at once it goes.

@@ -21,7 +21,7 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.worker import ProcessIdentity
-from swarm.engines.ollama.classify import fault_of_text, shown_text
+from swarm.engines.classify import fault_of_text, shown_text
 from swarm.engines.processes.model_spec import ModelServerSpec
 from swarm.engines.processes.programs import find_program, version_of
 from swarm.filesystem.entries import open_file

@@ -9,7 +9,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.engines.ollama.classify import error_text, fault_of_status, fault_of_text, fault_of_transport
+from swarm.engines.classify import error_text, fault_of_status, fault_of_text, fault_of_transport
 
 TEXTS = [
     ("llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory", "infra", "out_of_memory"),
