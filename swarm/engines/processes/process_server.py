@@ -124,7 +124,7 @@ class ProcessServer:
         Raises ``TaskFault``: of ``ModelFiles.find`` and ``ModelProcess``, ``load_timeout``, ``out_of_memory`` …
         """
         began_s = time.monotonic()
-        spec = self._maker.spec(order.model, order.options, slots=max(order.slots, 1), embedding=order.embedding)
+        spec = self._maker.spec(order.model, order.options, slots=order.slots, embedding=order.embedding)
         stopped = threading.Event()
         if cancel is not None:
             cancel.on_cancel(stopped.set)
