@@ -45,6 +45,8 @@ def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
             now = lookup.find(layout, task_id)
             if now is not None and now.state in TERMINAL:
                 forget_cancel(layout, task_id)  # else it would be meant for the next task of this id
+                if now.state is TaskState.CANCELLED:
+                    return "cancelled"  # its worker was quicker than this look
                 raise QueueError(f"task {task_id} is {now.state} already")
             wake(layout)
             return "asked"

@@ -253,6 +253,21 @@ def test_a_cancel_that_comes_too_late_says_so_and_is_not_kept_for_the_next_of_th
     assert os.listdir(queue.layout.cancels) == []
 
 
+def test_a_worker_that_cancels_before_the_asker_looks_again_has_cancelled_it(queue, monkeypatch):
+    queue.enqueue(llm(task_id="nightly"))
+    worker = queue.worker_view("w")
+    claim = claim_one(worker)
+    ask = Canceller.ask
+
+    def obeyed(self, task_id):
+        ask(self, task_id)
+        finish_one(worker, claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "asked")))
+
+    monkeypatch.setattr(Canceller, "ask", obeyed)
+    assert queue.cancel("nightly", "enough") == "cancelled"
+    assert os.listdir(queue.layout.cancels) == []
+
+
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
