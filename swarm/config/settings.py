@@ -276,6 +276,25 @@ class MetricsSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
     port: Port | None = None
 
 
+class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[http]``: the HTTP server; needs the extra ``http``."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    """Unset: `swarm up` starts none."""
+
+
+class LiveSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[live]``: requests that a client of the HTTP server waits for; they go before batch work."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Live requests take at most this share of a card's slots from batch work, but always one."""
+    max_wait_s: Positive = 30.0
+    """So long a request waits for a slot or for its model before it is refused."""
+    queue_max: Count = 256
+    """More requests than this do not wait; they are refused at once."""
+
+
 class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Notifications of the end of tasks and batches."""
 
@@ -310,6 +329,8 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     notify: NotifySettings = NotifySettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+    http: HttpSettings = HttpSettings()
+    live: LiveSettings = LiveSettings()
 
 
 def script_entry(entry: Sequence[str] | ScriptSettings) -> ScriptSettings:

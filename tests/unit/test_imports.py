@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "runtime": BELOW,
     **dict.fromkeys(PROCESSES, BELOW | {"runtime"}),
     "simulator": BELOW,
-    "cli": EVERYTHING | {"__main__"},
+    "cli": EVERYTHING | {"__main__", "http"},
     "api": EVERYTHING,  # a door like the commands
+    "http": EVERYTHING,  # and a third one
     "__main__": LEAVES | {"cli", "proc"},  # process 1 of a container works in a child
 }
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "logging", "pathlib", "datetime", "secrets"}

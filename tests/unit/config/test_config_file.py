@@ -254,7 +254,7 @@ def test_the_example_changes_nothing_and_shows_every_key_with_its_default():
     defaults = plain(Settings())
     free = {name: defaults.pop(name) for name in ("workers", "models", "engines", "scripts")}
     assert free == {"workers": [], "models": {}, "engines": {}, "scripts": {}}
-    del defaults["metrics"]["port"]  # has none
+    del defaults["metrics"]["port"], defaults["http"]["port"]  # have none
     assert uncommented("#") == defaults
 
 

@@ -1,0 +1,1 @@
+"""Who may do what: tokens, Host and Origin, limits, a fair share for each client."""

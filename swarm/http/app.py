@@ -1,0 +1,31 @@
+"""Puts the application together from the packages' routes. Each package gives ``routes(parts)``, served in this order."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from swarm.errors import SwarmError
+from swarm.http.answers import ApiError, json_answer, refuse, refuse_http, refuse_swarm_error
+from swarm.http.batches.routes import routes as batch_routes
+from swarm.http.jobs.routes import routes as job_routes
+from swarm.http.live.routes import routes as live_routes
+from swarm.http.page.routes import routes as page_routes
+from swarm.http.parts import HttpParts
+
+
+async def health(_request: Request) -> Response:
+    """Whether this process serves; it says nothing about the rest of the swarm."""
+    return json_answer({"status": "ok"})
+
+
+def make_app(parts: HttpParts) -> Starlette:
+    """The whole application; it starts nothing before its lifespan begins."""
+    every = (live_routes, batch_routes, job_routes, page_routes)
+    return Starlette(
+        routes=[Route("/healthz", health), *(route for routes in every for route in routes(parts))],
+        exception_handlers={ApiError: refuse, HTTPException: refuse_http, SwarmError: refuse_swarm_error},
+    )

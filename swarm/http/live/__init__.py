@@ -1,0 +1,1 @@
+"""Requests that a client waits for: to a card that holds the model, before batch work."""

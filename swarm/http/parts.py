@@ -1,0 +1,45 @@
+"""What the HTTP server's packages share: settings, queue, client."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+from starlette.requests import HTTPConnection
+
+from swarm.config.settings import Settings
+from swarm.queue.file_queue import FileQueue
+
+
+class Scope(StrEnum):
+    """What a client may do; each includes those before it."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks."""
+
+    name: str
+    """Of its token; ``local`` for one that needs none."""
+    scope: Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpParts:
+    """Made once by ``main``."""
+
+    settings: Settings
+    queue: FileQueue
+    """Its calls wait for the disk: handlers make them in ``run_in_threadpool``."""
+    log: logging.Logger
+
+
+def client_of(request: HTTPConnection) -> Client:
+    """Who asks, as the access middleware has found out."""
+    client: Client = request.state.client
+    return client
