@@ -191,6 +191,17 @@ class WorkerTally(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     tokens_out: int = 0
 
 
+class LivePlaces(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Live requests at one worker: how many it takes at once, and what they hold now."""
+
+    limit: int = 0
+    """At once for the model that is loaded; 0: none may come (nothing loaded, not usable, draining)."""
+    in_flight: int = 0
+    """Accepted and not ended, those that wait for a place included."""
+    yielded: int = 0
+    """Batch requests stopped for live ones in this life; their tasks were released untouched."""
+
+
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``heartbeats/<name>.json``: replaced every ``heartbeat_s`` by a thread of its own.
 
@@ -212,6 +223,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     resource_seq: int = 0
     """Resource tasks ended in this life; with ``epoch`` it numbers the next one."""
     idle_s: float = 0.0
+    live: LivePlaces | None = None
+    """None: this worker takes no live requests at all (it has no model server)."""
     slots: tuple[SlotView, ...] = ()
     tally: WorkerTally = WorkerTally()
     models: dict[str, ModelTally] = msgspec.field(default_factory=dict)
