@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,7 +28,16 @@ async def health(_request: Request) -> Response:
 def make_app(parts: HttpParts) -> Starlette:
     """The whole application; it starts nothing before its lifespan begins."""
     every = (live_routes, batch_routes, job_routes, page_routes)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for running in parts.background:
+                await stack.enter_async_context(running())
+            yield
+
     return Starlette(
         routes=[Route("/healthz", health), *(route for routes in every for route in routes(parts))],
         exception_handlers={ApiError: refuse, HTTPException: refuse_http, SwarmError: refuse_swarm_error},
+        lifespan=lifespan,
     )

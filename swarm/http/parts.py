@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from starlette.requests import HTTPConnection
@@ -37,6 +39,9 @@ class HttpParts:
     queue: FileQueue
     """Its calls wait for the disk: handlers make them in ``run_in_threadpool``."""
     log: logging.Logger
+    background: list[Callable[[], AbstractAsyncContextManager[None]]] = field(default_factory=list)
+    """What runs beside the requests: ``routes(parts)`` of a package adds its own. Entered in this order, on the event loop
+    and before the first request; left in reverse order after the last one."""
 
 
 def client_of(request: HTTPConnection) -> Client:

@@ -202,6 +202,8 @@ class Layout:
         self.control = f"{root}/control"
         self.pauses = f"{root}/control/pauses.json"
         self.counts = f"{root}/control/counts"
+        self.live = f"{root}/live"
+        self.live_demand = f"{root}/live/demand.json"
         self.wakeup = f"{root}/.bell"
 
     def directories(self) -> tuple[str, ...]:
@@ -260,6 +262,10 @@ class Layout:
     def slots(self, name: str) -> str:
         """What a worker's card has shown for its models. Two dots: never taken for a registration."""
         return f"{self.workers}/{name}.slots.json"
+
+    def live_socket(self, worker: str) -> str:
+        """The Unix socket on which a worker takes live requests. Too long a path to bind: go through its directory."""
+        return f"{self.live}/{worker}.sock"
 
     def heartbeat(self, name: str) -> str:
         """The heartbeat of a worker or the brain."""

@@ -161,7 +161,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
 
 def _top(layout: Layout) -> Iterator[FsckFinding]:
     """Directories that swarm has here or makes when needed; what else lies here does no harm."""
-    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache}
+    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache, layout.live}
     for name in list_inside(layout.root):
         path = f"{layout.root}/{name}"
         status = status_of(path)
