@@ -18,10 +18,10 @@ import typer
 from swarm.errors import InputError, NotRunning
 
 if TYPE_CHECKING:
-    from swarm.cli.render import Block
     from swarm.config.load import Loaded
     from swarm.config.settings import Settings
     from swarm.queue.file_queue import FileQueue
+    from swarm.views.blocks import Block
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log at DEBUG: claim attempts, lost races, heartbeats.")]
 Simulate = Annotated[
@@ -97,7 +97,7 @@ class ShowOptions(QueueOptions):
 
     def end(self, outcome: "Outcome", output: Path | None = None) -> None:
         """Say how it ended; beside results on standard output nothing else is written there. Exits with its code."""
-        from swarm.cli.render import Line, Said
+        from swarm.views.blocks import Line, Said
 
         if str(output) == "-":
             for line in outcome.lines:

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swarm.cli.doctor.gather import gather
 from swarm.config.load import load
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
@@ -31,6 +30,7 @@ from swarm.queue.coordination import ProcessLock
 from swarm.queue.stores import registry
 from swarm.runtime.logging import FileHandler
 from swarm.runtime.loop import EXIT_CRASHED, run_loop
+from swarm.views.doctor.gather import gather
 from tests.helpers.cli import user
 from tests.helpers.queues import llm
 from tests.helpers.wait import wait_until
@@ -85,7 +85,7 @@ def stopped(*pids):
 
 
 def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.doctor.gather.ASK_S", 0.5)
+    monkeypatch.setattr("swarm.views.doctor.gather.ASK_S", 0.5)
     port = free_port()
     env = {"SWARM_SIM__VRAM_MIB": "6000", "SWARM_BRAIN__STUCK_AFTER_S": "1", "SWARM_SIM__REQUEST_S": "9000"}
     env |= {"SWARM_METRICS__PORT": str(port), "SWARM_WORKER__HEARTBEAT_S": "0.5"}

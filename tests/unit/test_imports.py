@@ -10,7 +10,8 @@ LEAVES = {"errors", "clock", "stdio", "plain_text", "http_session", "__init__"}
 BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
 ADAPTERS = {"queue", "gpu", "engines", "formats", "notify"}
 PROCESSES = {"brain", "worker", "supervisor"}
-EVERYTHING = BELOW | ADAPTERS | PROCESSES | {"runtime", "cli", "simulator"}
+SHOWN = BELOW | ADAPTERS | PROCESSES | {"runtime"}
+EVERYTHING = SHOWN | {"views", "cli", "simulator"}
 MAY_IMPORT = {
     **dict.fromkeys(LEAVES, LEAVES),
     "__init__": {"api"},  # by name only, when first asked for
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "runtime": BELOW,
     **dict.fromkeys(PROCESSES, BELOW | {"runtime"}),
     "simulator": BELOW,
+    "views": SHOWN,  # what the three doors show
     "cli": EVERYTHING | {"__main__", "http"},
     "api": EVERYTHING,  # a door like the commands
     "http": EVERYTHING,  # and a third one

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.command_options import NEEDED, ShowOptions, opt
-from swarm.cli.render import Line, count, plural
 from swarm.runtime.open import open_queue, swarm_lives
+from swarm.views.blocks import Line
+from swarm.views.words import count, plural
 
 if TYPE_CHECKING:
-    from swarm.cli.views.batch_gave import Bests
-    from swarm.cli.views.batch_rows import BatchRow
     from swarm.config.settings import Settings
     from swarm.queue.batches.batch_book import Manifest
     from swarm.queue.batches.tally import Tally
     from swarm.queue.file_queue import FileQueue
+    from swarm.views.batch_gave import Bests
+    from swarm.views.batch_rows import BatchRow
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -48,7 +49,7 @@ def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
       swarm batches
       swarm batches --price-per-mtok 0.20
     """
-    from swarm.cli.views.batch_rows import table
+    from swarm.views.batch_rows import table
 
     settings = at.settings()
     queue = open_queue(settings)
@@ -70,9 +71,9 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     Example:
       swarm batch show prompts-1a2b3c4d
     """
-    from swarm.cli.run.collect import report
-    from swarm.cli.views.batch_gave import batch_gave, gave_blocks
-    from swarm.cli.views.batch_rows import details
+    from swarm.views.batch_gave import batch_gave, gave_blocks
+    from swarm.views.batch_report import report
+    from swarm.views.batch_rows import details
 
     settings = at.settings()
     queue = open_queue(settings)
@@ -164,6 +165,6 @@ def _active(queue: FileQueue) -> int:
 
 
 def _row(settings: Settings, manifest: Manifest, tally: Tally, active: int, price_per_mtok: float | None) -> BatchRow:
-    from swarm.cli.views.batch_rows import batch_row
+    from swarm.views.batch_rows import batch_row
 
     return batch_row(manifest, tally, alive=swarm_lives(settings), active=active, price_per_mtok=price_per_mtok)

@@ -9,9 +9,10 @@ import msgspec
 import typer
 
 from swarm.cli.command_options import ShowOptions
-from swarm.cli.render import Line, to_json
+from swarm.cli.render import to_json
 from swarm.config.check import dotted
 from swarm.core.policy.script_entries import script_warnings
+from swarm.views.blocks import Line
 
 app = typer.Typer(
     rich_markup_mode=None,

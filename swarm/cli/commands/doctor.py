@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from swarm.cli.command_options import ShowOptions, Simulate, arg
-from swarm.cli.render import Block, Line, Style, plural
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
+from swarm.views.blocks import Block, Line, Style
+from swarm.views.words import plural
 
 if TYPE_CHECKING:
     from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding
@@ -31,8 +32,8 @@ def doctor(
       swarm doctor worker-2
       swarm doctor --json | jq '.findings[].code'
     """
-    from swarm.cli.doctor.gather import gather, names_of
     from swarm.core.doctor.diagnose import about, diagnose
+    from swarm.views.doctor.gather import gather, names_of
 
     loaded = at.load()
     wanted, file = loaded.settings, str(loaded.path or "")

@@ -12,8 +12,8 @@ from swarm.errors import InputError, QueueError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from swarm.cli.render import Block
     from swarm.core.workflow.feed import FeedState, Wish
+    from swarm.views.blocks import Block
 
 REPORT_EVERY_S = 5.0
 
@@ -70,7 +70,8 @@ def feeds(at: ShowOptions) -> None:
 
 
 def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
-    from swarm.cli.render import Cell, Table, columns, count
+    from swarm.views.blocks import Cell, Table, columns
+    from swarm.views.words import count
 
     heads = columns("id", "source~", "state", "lines>", "tasks>", "again>", "rejected>", "marks>", "last moved")
     rows = tuple(
@@ -97,8 +98,8 @@ def _state_words(state: FeedState, *, alive: bool) -> str:
 
 
 def _ask(at: ShowOptions, feed_id: str, wish: Wish, word: str) -> None:
-    from swarm.cli.render import Line
     from swarm.queue.stores.feeds import FeedBook
+    from swarm.views.blocks import Line
 
     queue = at.queue()
     book = FeedBook(queue.layout, queue.storage)
@@ -117,7 +118,7 @@ def _reporter(*, quiet: bool) -> Callable[[FeedState], None]:
     import sys
     import time
 
-    from swarm.cli.render import count
+    from swarm.views.words import count
 
     said_s, said = time.monotonic(), ""
 

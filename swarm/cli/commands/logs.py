@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from swarm.cli.command_options import ShowOptions, arg, opt
-from swarm.cli.logs import task_history
-from swarm.cli.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
-from swarm.cli.render import parse_duration_s, to_json, to_json_line
+from swarm.cli.render import to_json, to_json_line
 from swarm.clock import iso_of
 from swarm.errors import InputError, NotRunning, name_hint
 from swarm.runtime.open import open_queue
+from swarm.views.logs import task_history
+from swarm.views.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
+from swarm.views.words import parse_duration_s
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
@@ -114,7 +115,7 @@ def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) ->
 
 
 def _follow(folder: str, names: Sequence[str], wanted: Wanted, before: Iterator[Entry], *, as_json: bool) -> None:
-    from swarm.cli.logs.follow import Follower
+    from swarm.views.logs.follow import Follower
 
     follower = Follower(folder, names)  # before the history is read (it is lazy), so that no line falls between the two
     shown: deque[Entry] = deque(maxlen=1000)

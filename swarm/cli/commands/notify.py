@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from swarm.cli.command_options import ShowOptions, arg
-from swarm.cli.render import Cell, Line, Table, columns
+from swarm.views.blocks import Cell, Line, Table, columns
 
 app = typer.Typer(
     rich_markup_mode=None,

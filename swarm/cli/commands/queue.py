@@ -11,12 +11,13 @@ import typer
 
 from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.commands import queue_maintenance
-from swarm.cli.render import Line, plural
-from swarm.cli.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TaskState, canonical_model
 from swarm.errors import EXIT_USAGE, InputError, QueueError, SwarmError, name_hint
 from swarm.runtime.open import open_observer, open_queue
+from swarm.views.blocks import Line
+from swarm.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
+from swarm.views.words import plural
 
 if TYPE_CHECKING:
     from swarm.queue.file_queue import FileQueue
@@ -50,8 +51,8 @@ def stats(at: ShowOptions) -> None:
       swarm queue stats
       swarm queue stats --json | jq .pending.by_model
     """
-    from swarm.cli.views.queue_rows import queue_blocks, queue_stats
     from swarm.core.health.liveness import stuck
+    from swarm.views.queue_rows import queue_blocks, queue_stats
 
     settings = at.settings()
     queue = open_queue(settings)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from swarm.cli.command_options import NEEDED, ShowOptions, arg, opt
-from swarm.cli.render import Block, Line, parse_duration_s, plural
 from swarm.clock import now_iso
 from swarm.core.lanes import Kind, Pause, Pauses
 from swarm.core.task import TERMINAL, TaskState, canonical_model
 from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
 from swarm.runtime.open import open_observer
+from swarm.views.blocks import Block, Line
+from swarm.views.words import parse_duration_s, plural
 
 if TYPE_CHECKING:
     from swarm.queue.file_queue import FileQueue

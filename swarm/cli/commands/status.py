@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from swarm.cli.command_options import QueueOptions, ShowOptions, arg, opt
-from swarm.cli.render import SIMULATED, Line
 from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
 from swarm.runtime.open import lives, open_observer, open_queue
+from swarm.views.blocks import SIMULATED, Line
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
@@ -34,7 +34,7 @@ def status(at: ShowOptions) -> None:
       watch -c swarm status
       swarm status --json | jq '.alarms[].text'
     """
-    from swarm.cli.views.overview import look, status_blocks
+    from swarm.views.overview import look, status_blocks
 
     settings = at.settings()
     queue = open_queue(settings)
@@ -51,7 +51,7 @@ def gpus(at: ShowOptions) -> None:
     Example:
       swarm gpus --json | jq '.gpus[] | select(.temperature_c > 80)'
     """
-    from swarm.cli.views.worker_rows import card_rows, cards_table
+    from swarm.views.worker_rows import card_rows, cards_table
 
     snapshot = open_observer(at.load().settings).snapshot()
     rows, note = card_rows(snapshot), snapshot.gpus_note
@@ -73,7 +73,7 @@ def workers(at: ShowOptions, context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.cli.views.worker_rows import gave_blocks, worker_lines, workers_table
+    from swarm.views.worker_rows import gave_blocks, worker_lines, workers_table
 
     settings = at.settings()
     rows = worker_lines(open_observer(settings).snapshot(), settings)
@@ -124,7 +124,7 @@ def models(at: ShowOptions, context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.cli.views.model_rows import installed_models, model_rows, models_table
+    from swarm.views.model_rows import installed_models, model_rows, models_table
 
     settings = at.settings()
     snapshot = open_observer(settings).snapshot()
@@ -163,8 +163,8 @@ def explain(
       swarm explain d5de16d7
       swarm explain llama3.2:3b
     """
-    from swarm.cli.views import explanations
     from swarm.core.health.liveness import workers_of
+    from swarm.views import explanations
 
     settings = at.settings()
     snapshot = open_observer(settings).snapshot()

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt
-from swarm.cli.render import Line, to_json
+from swarm.cli.render import to_json
 from swarm.errors import EngineError
+from swarm.views.blocks import Line
 
 sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated parts: a model server without models or GPU.")
 

@@ -22,7 +22,6 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import FeedRequest, Outcome
-from swarm.cli.render import count
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
 from swarm.clock import now_iso
@@ -42,6 +41,7 @@ from swarm.queue.stores.feeds import FeedBook, FeedPool, OpenFeed, note_batch
 from swarm.queue.submit.producer import waits
 from swarm.runtime.loop import RootGuard, handling
 from swarm.runtime.open import open_queue, swarm_lives
+from swarm.views.words import count
 
 FeedSource = FileLines | CommandLines | CsvRows
 POLL_S = 0.02

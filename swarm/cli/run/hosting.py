@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from swarm.cli.render import plural
 from swarm.config.settings import Settings
 from swarm.errors import EngineError, LockHeld, NotRunning
 from swarm.proc.identity import read_stat
@@ -19,6 +18,7 @@ from swarm.runtime.open import lives, swarm_lives
 from swarm.supervisor.background import start_background, wait_until_up
 from swarm.supervisor.down import end_without_supervisor
 from swarm.supervisor.what_runs import orphans, run_served
+from swarm.views.words import plural
 
 READY_MARGIN_S = 30.0
 STOP_MARGIN_S = 60.0

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.cli.command_options import BatchOptions, LineOptions
-from swarm.cli.render import parse_duration_s
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
 from swarm.core.engines import EngineCheck
@@ -24,6 +23,7 @@ from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.problems import FieldError, did_you_mean
 from swarm.formats.input.source import Format, ReadOptions, read_json
 from swarm.queue.codec import validate
+from swarm.views.words import parse_duration_s
 
 T = TypeVar("T")
 FORMATS: dict[str, Format] = {"openai": "openai", "jsonl": "jsonl", "csv": "csv", "text": "text"}

@@ -16,7 +16,6 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import BatchOptions, Outcome, RunRequest, SubmitRequest
-from swarm.cli.render import count, plural
 from swarm.cli.run.collect import Collected, Ran, collect, ended_words, run_outcome, write_report
 from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
@@ -43,6 +42,7 @@ from swarm.queue.stores.notifications import write_note
 from swarm.runtime.bootstrap import run_options
 from swarm.runtime.loop import RootGuard
 from swarm.runtime.open import open_queue, swarm_lives
+from swarm.views.words import count, plural
 
 SHOWN = 3
 SHOWN_CHARS = 160

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 import msgspec
 
-from swarm.cli.render import SIMULATED, count, duration, rate
 from swarm.plain_text import one_line
+from swarm.views.blocks import SIMULATED
+from swarm.views.words import count, duration, rate
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -106,10 +106,10 @@ def _installed(settings: Settings, workers: Workers) -> set[str]:
 
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
     """Which of these models no worker can serve as things are: a look at the swarm, its cards and disks."""
-    from swarm.cli.views.model_rows import installed_models
     from swarm.core.placement.fit import Planned, nowhere
     from swarm.runtime.open import open_observer
     from swarm.supervisor.state import load_plan
+    from swarm.views.model_rows import installed_models
 
     snapshot = open_observer(settings).snapshot()
     disk = installed_models(snapshot, settings.queue.root)

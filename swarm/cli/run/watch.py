@@ -14,7 +14,6 @@ import msgspec
 from swarm.cli.run.hosting import Hosting, LifeWatch
 from swarm.cli.run.progress import RunCard, RunView, Show
 from swarm.cli.run.servable import ServableWatch
-from swarm.cli.views.explanations import task as explain_task
 from swarm.config.settings import Settings
 from swarm.core.rates import rates_of, share_of_best
 from swarm.core.task import canonical_model
@@ -25,6 +24,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
 from swarm.runtime.loop import RootGuard, handling
 from swarm.runtime.open import open_observer
+from swarm.views.explanations import task as explain_task
 
 LOOK_S = 0.1
 LOOK_SHARE = 20

@@ -12,20 +12,20 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.cli.logs.log_files import ERR, Wanted, history
-from swarm.cli.logs.task_history import pattern, why
-from swarm.cli.render import count, duration, rate
 from swarm.cli.top.screen_state import Look, TopData
-from swarm.cli.views import explanations
-from swarm.cli.views.overview import StatusView, look
-from swarm.cli.views.task_rows import TaskRow, task_row
-from swarm.cli.views.worker_rows import WorkerLine, slots_words
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.errors import QueueError, SwarmError, UnknownTask
 from swarm.runtime.open import open_observer, open_queue
+from swarm.views import explanations
+from swarm.views.logs.log_files import ERR, Wanted, history
+from swarm.views.logs.task_history import pattern, why
+from swarm.views.overview import StatusView, look
+from swarm.views.task_rows import TaskRow, task_row
+from swarm.views.words import count, duration, rate
+from swarm.views.worker_rows import WorkerLine, slots_words
 
 LOG_LINES = 200
 FAILED_ROWS = 200

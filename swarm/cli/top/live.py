@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from swarm.cli.command_options import ShowOptions, opt
 from swarm.cli.top.screen_state import Act, TopState, press, said, seen
-from swarm.cli.views.overview import status_blocks
 from swarm.errors import SwarmError
+from swarm.views.overview import status_blocks
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from rich.text import Text
 
-from swarm.cli.render import Cell, Table, columns, count, duration, plural, rate, table_lines
+from swarm.cli.render import table_lines
 from swarm.cli.top.screen_state import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
-from swarm.cli.views.overview import StatusView
-from swarm.cli.views.queue_rows import lanes_table
-from swarm.cli.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell
-from swarm.cli.views.worker_rows import WorkerLine, cards_table, workers_table
 from swarm.plain_text import one_line
+from swarm.views.blocks import Cell, Table, columns
+from swarm.views.overview import StatusView
+from swarm.views.queue_rows import lanes_table
+from swarm.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell
+from swarm.views.words import count, duration, plural, rate
+from swarm.views.worker_rows import WorkerLine, cards_table, workers_table
 
 MIN_LIST = 4
 """Lines that the list of workers or tasks keeps, its head included, however low the terminal is."""

@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from swarm.cli.views.explanations import Explanation
-from swarm.cli.views.overview import StatusView
-from swarm.cli.views.task_rows import ActiveRow, TaskRow
-from swarm.cli.views.worker_rows import WorkerLine
+from swarm.views.explanations import Explanation
+from swarm.views.overview import StatusView
+from swarm.views.task_rows import ActiveRow, TaskRow
+from swarm.views.worker_rows import WorkerLine
 
 Pane = Literal["workers", "tasks", "failed"]
 Page = Literal["main", "look", "help"]

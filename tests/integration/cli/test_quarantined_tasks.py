@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.cli.views import explanations
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.queue.batches.batch_book import Manifest
+from swarm.views import explanations
 from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
 from tests.helpers.wait import wait_until

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from swarm.cli.app import app
 from swarm.cli.command_options import Outcome
 from swarm.cli.run import pipeline
-from swarm.cli.views import model_rows
-from swarm.cli.views.model_rows import OnDisk
 from swarm.config.schema import schema_text
+from swarm.views import model_rows
+from swarm.views.model_rows import OnDisk
 from tests.helpers.cli_world import MODEL, Counts, MemoryQueue, World, healthy, lane, swarm
 
 REPOSITORY = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from swarm.cli.app import app, folded
 from swarm.cli.command_options import RunRequest
 from swarm.cli.run.input_options import check_options
-from swarm.cli.views.batch_rows import _price
 from swarm.config.settings import ModelSettings, Settings
 from swarm.errors import InputError
 from swarm.queue.file_queue import FileQueue
+from swarm.views.batch_rows import _price
 
 MODEL = "llama3.2:3b"
 

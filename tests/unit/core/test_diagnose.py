@@ -6,18 +6,6 @@ import time
 import msgspec
 import pytest
 
-from swarm.cli.doctor.host_evidence import (
-    able,
-    boxed_kills,
-    disk_evidence,
-    kernel_kills,
-    newer_than_now,
-    open_programs,
-    root_trouble,
-    way_trouble,
-)
-from swarm.cli.doctor.log_ends import LogEnd
-from swarm.cli.doctor.process_evidence import lock_holder
 from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
@@ -28,6 +16,18 @@ from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import ModelTally
 from swarm.queue.layout import Layout
+from swarm.views.doctor.host_evidence import (
+    able,
+    boxed_kills,
+    disk_evidence,
+    kernel_kills,
+    newer_than_now,
+    open_programs,
+    root_trouble,
+    way_trouble,
+)
+from swarm.views.doctor.log_ends import LogEnd
+from swarm.views.doctor.process_evidence import lock_holder
 from tests.helpers.spoken import fault_of
 from tests.support.builders import MODEL, a_worker
 
@@ -227,7 +227,7 @@ def test_the_last_traceback_is_quoted_by_its_exception_and_its_line(tmp_path):
 
 
 def test_standard_error_of_a_process_is_read_too_and_only_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.cli.doctor.log_ends.TAIL_BYTES", 200)
+    monkeypatch.setattr("swarm.views.doctor.log_ends.TAIL_BYTES", 200)
     path = tmp_path / "w.err"
     path.write_text("noise\n" * 1000 + 'Traceback (most recent call last):\n  File "a.py"\nswarm.errors.QueueError: no\n')
     crash = LogEnd(str(path), time.time()).crash()

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from swarm.brain.metrics import Seen, families
 from swarm.cli.render import to_json, to_plain
-from swarm.cli.views import overview
-from swarm.cli.views.worker_rows import card_rows, cards_table
 from swarm.config.settings import GpuSettings, Settings
 from swarm.core.doctor.diagnose import diagnose
 from swarm.core.health.gpu_health import CardVerdict, judge_cards, judge_pin
@@ -23,6 +21,8 @@ from swarm.core.snapshot import GpuProcess
 from swarm.engines.ollama.server_spec import server_overlay
 from swarm.gpu import nvml_calls as nvmlcalls
 from swarm.gpu.nvml import NO_INSTANCE, NvmlReader
+from swarm.views import overview
+from swarm.views.worker_rows import card_rows, cards_table
 from swarm.worker.gpu_checks import PinProof
 from tests.helpers import scripted_nvml as nvml
 from tests.helpers.cli_world import Counts

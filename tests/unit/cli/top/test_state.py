@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from swarm.cli.top.keys import split_keys
 from swarm.cli.top.screen import screen
 from swarm.cli.top.screen_state import Act, Look, TopData, TopState, press, seen, tasks_per_s, tokens_per_s
-from swarm.cli.views import overview
-from swarm.cli.views.task_rows import TaskRow
 from swarm.config.settings import Settings
 from swarm.core.worker import WorkerStatus
+from swarm.views import overview
+from swarm.views.task_rows import TaskRow
 from tests.helpers.cli_world import Counts, card, claim, healthy, lane, swarm, worker
 
 FAILED = tuple(

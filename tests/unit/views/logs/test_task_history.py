@@ -7,14 +7,14 @@ import os
 
 import pytest
 
-from swarm.cli.logs import log_files, task_history
 from swarm.config.settings import RetrySettings
 from swarm.core.policy.retry import crash_delay_s
 from swarm.queue.coordination import ProcessLock
 from swarm.queue.worker.orphans import reclaim
+from swarm.views.logs import log_files, task_history
 from tests.helpers.queues import claim_one, llm, open_queue
-from tests.unit.cli.logs.test_command import call
-from tests.unit.cli.logs.test_log_files import stamp
+from tests.unit.cli.test_logs_command import call
+from tests.unit.views.logs.test_log_files import stamp
 
 START = "started; what it says on standard error follows"
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from swarm.cli.logs.log_files import Entry
 from swarm.clock import iso_of, parse_iso
+from swarm.views.logs.log_files import Entry
 
 SOURCE = "task"
 

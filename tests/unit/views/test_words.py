@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.render import count, duration, mib, parse_duration_s, plural, rate
 from swarm.errors import InputError
+from swarm.views.words import count, duration, mib, parse_duration_s, plural, rate
 
 
 @pytest.mark.parametrize(

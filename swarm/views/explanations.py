@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from swarm.cli.render import Block, Line
-from swarm.cli.views import model_rows
-from swarm.cli.views.worker_rows import worker_lines
 from swarm.config.settings import Settings
 from swarm.core.explain.models import explain_model, models_to_explain
 from swarm.core.explain.tasks import Reason, explain_task, explain_worker
@@ -18,6 +15,9 @@ from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, nearest
+from swarm.views import model_rows
+from swarm.views.blocks import Block, Line
+from swarm.views.worker_rows import worker_lines
 
 if TYPE_CHECKING:
     from swarm.queue.file_queue import FileQueue

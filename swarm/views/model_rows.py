@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.cli.render import Cell, Table, columns, count, duration
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
+from swarm.views.blocks import Cell, Table, columns
+from swarm.views.words import count, duration
 
 ASK_S = 2.0
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns, duration, state_cell
 from swarm.core.health.liveness import workers_of
 from swarm.core.lanes import parse_lane
 from swarm.core.placement.speeds import Speeds, eta_s, speeds
 from swarm.core.snapshot import LaneView, SwarmSnapshot
+from swarm.views.blocks import Block, Cell, Line, Table, columns, state_cell
+from swarm.views.words import duration
 
 if TYPE_CHECKING:
     from swarm.queue.counts import Counts

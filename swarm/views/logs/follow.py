@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from swarm.cli.logs.log_files import ERR, MAX_LINE_BYTES, Entry, merged, parse, records, sources, text_of
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import open_file
+from swarm.views.logs.log_files import ERR, MAX_LINE_BYTES, Entry, merged, parse, records, sources, text_of
 
 
 class Follower:

@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from swarm.cli.logs.follow import Follower
 from swarm.runtime.logging import FileHandler
-from tests.unit.cli.logs.test_log_files import stamp, texts
+from swarm.views.logs.follow import Follower
+from tests.unit.views.logs.test_log_files import stamp, texts
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from swarm.cli.render import Block, Line, Table, columns, count, duration, percent, rate
 from swarm.core.task import canonical_model
 from swarm.queue.batches.tally import Sums, Tally
+from swarm.views.blocks import Block, Line, Table, columns
+from swarm.views.words import count, duration, percent, rate
 
 MOST_SHOWN = 8
 """Parts of the batch's time that the table shows slots for."""

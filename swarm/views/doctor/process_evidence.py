@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from swarm.cli.doctor.log_ends import LogEnd
 from swarm.clock import parse_iso
 from swarm.core.doctor.evidence import ProcessEvidence, Quote
 from swarm.core.worker import WorkerRow
@@ -21,6 +20,7 @@ from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from swarm.supervisor.state import ChildStatus, SupervisorStatus
+from swarm.views.doctor.log_ends import LogEnd
 
 T = TypeVar("T")
 D = TypeVar("D")

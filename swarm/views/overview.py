@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from swarm.cli.render import SIMULATED, Block, Line, Style, count, duration, plural, rate
-from swarm.cli.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
-from swarm.cli.views.task_rows import ActiveRow, active_rows
-from swarm.cli.views.worker_rows import CardRow, WorkerLine, card_rows, cards_table, worker_lines, workers_table
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.placement.eta import work_eta_s
@@ -19,6 +15,11 @@ from swarm.core.policy.alarms import supervisor_gone
 from swarm.core.rates import rates_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
+from swarm.views.blocks import SIMULATED, Block, Line, Style
+from swarm.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
+from swarm.views.task_rows import ActiveRow, active_rows
+from swarm.views.words import count, duration, plural, rate
+from swarm.views.worker_rows import CardRow, WorkerLine, card_rows, cards_table, worker_lines, workers_table
 
 if TYPE_CHECKING:
     from swarm.queue.counts import Counts

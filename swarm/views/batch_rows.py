@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns, count, duration, plural
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import Tally
+from swarm.views.blocks import Block, Cell, Line, Table, columns
+from swarm.views.words import count, duration, plural
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,18 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swarm.cli.doctor.engine_evidence import engine_evidence, engine_server, file_evidence
-from swarm.cli.doctor.host_evidence import (
-    able,
-    boxed_kills,
-    disk_evidence,
-    kernel_kills,
-    newer_than_now,
-    open_programs,
-    root_trouble,
-    way_trouble,
-)
-from swarm.cli.doctor.process_evidence import process_evidence, readable
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.engines import OLLAMA
@@ -43,6 +31,18 @@ from swarm.runtime.cards import gpu_reader
 from swarm.runtime.open import open_observer
 from swarm.supervisor.state import SupervisorStatus, load_plan, load_status
 from swarm.supervisor.what_runs import orphans
+from swarm.views.doctor.engine_evidence import engine_evidence, engine_server, file_evidence
+from swarm.views.doctor.host_evidence import (
+    able,
+    boxed_kills,
+    disk_evidence,
+    kernel_kills,
+    newer_than_now,
+    open_programs,
+    root_trouble,
+    way_trouble,
+)
+from swarm.views.doctor.process_evidence import process_evidence, readable
 
 _Ask = Callable[..., ServerEvidence]
 ASK_S = 3.0

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from swarm.cli.render import SIMULATED, Block, Cell, Line, Table, columns, count, duration, state_cell
 from swarm.core.health.liveness import stuck
 from swarm.core.lanes import parse_lane
 from swarm.core.worker import SlotView
+from swarm.views.blocks import SIMULATED, Block, Cell, Line, Table, columns, state_cell
+from swarm.views.words import count, duration
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings

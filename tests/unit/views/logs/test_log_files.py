@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.cli.logs import log_files as logfiles
-from swarm.cli.logs.log_files import Wanted
+from swarm.views.logs import log_files as logfiles
+from swarm.views.logs.log_files import Wanted
 
 
 def stamp(second: float, name: str = "worker-1", level: str = "INFO ", text: str = "x") -> str:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.cli.render import Block, Cell, Line, Table, columns, count, duration, mib, percent, state_cell
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.rates import lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
+from swarm.views.blocks import Block, Cell, Line, Table, columns, state_cell
+from swarm.views.words import count, duration, mib, percent
 
 if TYPE_CHECKING:
-    from swarm.cli.views.task_rows import ActiveRow
+    from swarm.views.task_rows import ActiveRow
 
 
 class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.views.overview import alarms, status, throughput
-from swarm.cli.views.queue_rows import queue_stats
-from swarm.cli.views.task_rows import task_row
-from swarm.cli.views.worker_rows import worker_lines
 from swarm.config.settings import Settings
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.core.worker import WorkerStatus
+from swarm.views.overview import alarms, status, throughput
+from swarm.views.queue_rows import queue_stats
+from swarm.views.task_rows import task_row
+from swarm.views.worker_rows import worker_lines
 from tests.helpers.cli_world import Counts, Located, brain, card, claim, healthy, swarm, worker
 
 SETTINGS = Settings()

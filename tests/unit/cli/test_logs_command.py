@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
-from swarm.cli.logs import log_files as logfiles
+from swarm.views.logs import log_files as logfiles
 from tests.helpers.wait import wait_until
-from tests.unit.cli.logs.test_log_files import stamp
+from tests.unit.views.logs.test_log_files import stamp
 
 REPOSITORY = Path(__file__).parents[4]
 

@@ -1,1 +1,0 @@
-"""What commands show: rows and tables built from documents."""
