@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
@@ -27,7 +28,7 @@ from swarm.errors import EngineError, NotRunning, SwarmError
 from swarm.filesystem.entries import list_names
 from swarm.filesystem.temporary import read_note
 from swarm.proc import identity
-from swarm.proc.identity import read_stat
+from swarm.proc.identity import all_pids, read_stat
 from swarm.proc.ports import describe
 from swarm.queue.coordination import is_held
 from swarm.queue.fsck.fsck import recover_root
@@ -87,7 +88,9 @@ REGISTER_S = 2.0
 HOST_END_S = 5.0
 """The host of a server ends by itself when a supervisor comes up; it looks once a second."""
 RETURN_S = 3.0
-"""What a script or a service manager starts again at once is back within this."""
+"""What a script or a service manager starts again at once has begun to start within this."""
+START_S = 60.0
+"""What has begun to start holds its process lock within this, or has ended."""
 
 
 def stop_swarm(settings: Settings, *, now: bool) -> tuple[str, ...]:
@@ -166,6 +169,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     options = RunOptions(settings=settings)
     queue, _ = open_root(options)
     managers = {one.name: manager for one in left if one.alone and (manager := _manager(one)) is not None}
+    starters = [found for one in left if one.alone and one.pid is not None and (found := starter_of(one.pid)) is not None]
     said = f"no supervisor is running; stopping the processes without one: {', '.join(map(str, left))}"
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)
     with logging_as(NAME, options) as log:
@@ -178,7 +182,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
             _refuse_leftovers(supervisor.leftovers or ("see logs/supervisor.log",))
         for line in _reclaim_all(settings, queue.layout):
             log.warning("%s", line)
-    _refuse_returned(root, left, managers)
+    _refuse_returned(root, left, managers, starters)
     return [f"{one} ended{_warning(managers.get(one.name))}" for one in left]
 
 
@@ -252,11 +256,49 @@ def _warning(manager: Manager | None) -> str:
     return f"; {manager} ran it and may start it again: {manager.way_out}" if manager is not None else ""
 
 
-def _refuse_returned(root: Path, left: Sequence[Running], managers: dict[str, Manager]) -> None:
+class Starter(msgspec.Struct, frozen=True):
+    """The parent of a process that was started alone, and the command line that it started."""
+
+    parent: ProcessIdentity
+    child: ProcessIdentity
+    command: tuple[str, ...]
+
+    def starts_again(self) -> bool:
+        """Whether that parent has a later child of that command line, which need not have registered yet."""
+        for pid in all_pids():
+            stat = read_stat(pid)
+            if stat is None or stat.parent != self.parent.pid or stat.identity.start_ticks <= self.child.start_ticks:
+                continue
+            if _command(pid) == self.command and identity.is_same(self.parent):
+                return True
+        return False
+
+
+def starter_of(pid: int) -> Starter | None:
+    """Who started that process; None where it has ended or its parent has."""
+    stat = read_stat(pid)
+    parent = identity.of_pid(stat.parent) if stat is not None and stat.parent > 1 else None
+    command = _command(pid)
+    return Starter(parent, stat.identity, command) if stat is not None and parent is not None and command else None
+
+
+def _command(pid: int) -> tuple[str, ...]:
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ()
+
+
+def _refuse_returned(root: Path, left: Sequence[Running], managers: dict[str, Manager], starters: Sequence[Starter]) -> None:
     """What was started alone may be started again by whoever did; then it was not ended. Raises ``EngineError``."""
     alone = [one for one in left if one.alone and one.role != "server"]
-    deadline_s = time.monotonic() + (RETURN_S if alone else 0.0)
-    while not (back := running(root)) and time.monotonic() < deadline_s:
+    began_s = time.monotonic()
+    while not (back := _settled(root)):
+        waited_s = time.monotonic() - began_s
+        if waited_s > START_S or not alone:
+            break
+        if waited_s > RETURN_S and not any(starter.starts_again() for starter in starters):
+            break
         time.sleep(POLL_S)
     if back:
         known = [m for one in back if (m := managers.get(one.name)) is not None]

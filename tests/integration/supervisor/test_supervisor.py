@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from swarm.config.settings import (
@@ -39,7 +40,7 @@ from swarm.queue.layout import Layout
 from swarm.queue.stores.registry import read_row
 from swarm.runtime.bootstrap import RunOptions, living, own_row
 from swarm.supervisor import restarts
-from swarm.supervisor.down import stop_swarm
+from swarm.supervisor.down import starter_of, stop_swarm
 from swarm.supervisor.main import make_supervisor
 from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, load_plan, load_status, save_status
 from tests.helpers.wait import wait_until
@@ -504,6 +505,28 @@ def test_down_returns_only_when_the_supervisor_itself_has_gone(root):
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_a_loop_starts_again_is_seen_before_it_has_registered():
+    lives = 'sleep 600; while :; do "$@"; done'
+    loop = subprocess.Popen(["sh", "-c", lives, "loop", "sleep", "601"], start_new_session=True)
+
+    def child(seconds):
+        return next((c.pid for c in psutil.Process(loop.pid).children() if c.cmdline() == ["sleep", seconds]), None)
+
+    try:
+        os.kill(wait_until(lambda: child("600"), what="another program of the same parent"), signal.SIGKILL)
+        first = wait_until(lambda: child("601"), what="the first life")
+        starter = starter_of(first)
+        assert not starter.starts_again()
+        os.kill(first, signal.SIGKILL)
+        wait_until(starter.starts_again, what="the next life")
+        loop.kill()
+        loop.wait()
+        assert not starter.starts_again(), "nobody is left to do it"
+    finally:
+        os.killpg(loop.pid, signal.SIGKILL)
+        loop.wait()
 
 
 def test_down_fails_when_something_was_left_running(root):
