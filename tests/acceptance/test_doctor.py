@@ -60,7 +60,7 @@ def until(someone, code, worker=None):
 
 def scrape(port):
     """The brain's metrics: values summed over labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     found = Counter()
     for family in families:

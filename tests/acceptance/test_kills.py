@@ -38,7 +38,7 @@ def test_a_brain_killed_again_and_again_files_what_is_dropped_in_each_time(tmp_p
             (someone.root / "pending" / f"d{number}.json").write_text(json.dumps(body))
             wait_until(lambda pid=pid: registry.read_row(layout, "brain").process.pid != pid, what="the next brain")
             filed = f"{layout.pending}/d{number}.json"
-            wait_until(lambda path=filed: not os.path.exists(path), what="the drop-in is filed", timeout_s=20)
+            wait_until(lambda path=filed: not os.path.exists(path), what="the drop-in is filed")
         wait_until(lambda: len(list(someone.queue.list(TaskState.COMPLETED))) >= 5, what="all of them are done")
 
 

@@ -126,7 +126,9 @@ def test_of_two_runs_at_once_the_second_goes_on_when_the_first_takes_its_swarm_a
 
 def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
     """125 tasks for one model: each of four cold workers gets its own load, all work; what a killed one held is not lost."""
-    with user(tmp_path, SWARM_SIM__REQUEST_S="0.15", SWARM_LLM__SLOTS="1") as someone:
+    with user(
+        tmp_path, SWARM_SIM__REQUEST_S="0.15", SWARM_LLM__SLOTS="1", SWARM_SUPERVISOR__RESTART_BASE_S="100"
+    ) as someone:
         someone.ok("up", "--simulate", "4", "--detach")
         someone.prompts(125)
         batch = someone.json("submit", "prompts.jsonl", "--model", MODEL)["batch_id"]
@@ -139,7 +141,7 @@ def test_the_incident_four_cold_workers_and_a_killed_one(tmp_path):
         wait_until(lambda: os.listdir(queue.layout.held_by("worker-2")), timeout_s=60, what="worker-2 busy")
         os.kill(registry.read_row(queue.layout, "worker-2").process.pid, signal.SIGKILL)
         wait_until(lambda: "died in attempt 1" in someone.log("brain"), what="the brain takes it back")
-        wait_until(lambda: is_held(queue.layout, "worker-2"), timeout_s=8, what="it is back without a backoff")
+        wait_until(lambda: is_held(queue.layout, "worker-2"), timeout_s=60, what="it is back without a backoff")
         wait_until(
             lambda: not sum(queue.stats().pending.values()) and not queue.stats().processing, timeout_s=60, what="end"
         )

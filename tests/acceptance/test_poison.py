@@ -72,7 +72,7 @@ def test_an_outage_of_all_servers_uses_up_no_task_and_is_soon_over(tmp_path):
         def turn(faults):
             for url in urls:
                 request = urllib.request.Request(f"{url}/sim/knobs", data=json.dumps({"faults": faults}).encode())
-                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10).close()
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).close()
 
         turn(["error_500"])
         ids = [me.queue.enqueue(task(f"waits {n}", n)) for n in range(20)]

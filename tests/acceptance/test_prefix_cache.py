@@ -34,7 +34,7 @@ def test_a_header_is_computed_once_for_all_who_share_it(tmp_path, ordered):
         submitted = someone.json("submit", "in.jsonl", "--model", MODEL)
         someone.ok("up", "--simulate", "1", "--detach")
         someone.ok("run", "in.jsonl", "--model", MODEL, "-o", "out.jsonl")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/sim/state", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/sim/state", timeout=60) as answer:
             evaluated = json.load(answer)["prompt_tokens_evaluated"]
         rows = [json.loads(line) for line in (someone.folder / "out.jsonl").read_text().splitlines()]
         assert [row["prompt"] for row in rows] == prompts, "results are in the input's order"

@@ -103,18 +103,18 @@ def test_links_that_cannot_be_are_refused_before_anything_is_accepted(swarm, ite
 
 def test_messages_embeddings_and_whole_tasks(swarm):
     talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
-    assert swarm.submit(talk, model=MODEL, priority=9).result(30).document["priority"] == 9
-    vectors = swarm.submit({"prompt": "hello"}, model="nomic-embed-text:latest", endpoint="/api/embed").result(30).embeddings
+    assert swarm.submit(talk, model=MODEL, priority=9).result(60).document["priority"] == 9
+    vectors = swarm.submit({"prompt": "hello"}, model="nomic-embed-text:latest", endpoint="/api/embed").result(60).embeddings
     assert len(vectors) == 1
     assert vectors[0]
-    bad = swarm.submit({"task_class": "script", "command": ["rm", "-rf", "x"]}).result(30)
+    bad = swarm.submit({"task_class": "script", "command": ["rm", "-rf", "x"]}).result(60)
     assert (bad.ok, bad.text) == (False, "")
     assert bad.error.startswith("not_allowed")
 
 
 def test_an_answer_cut_short_fails_and_keeps_its_text(swarm):
     form = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-    result = swarm.submit("x", model=MODEL, format=form, options={"num_predict": 3}).result(30)
+    result = swarm.submit("x", model=MODEL, format=form, options={"num_predict": 3}).result(60)
     assert not result.ok
     assert result.error.startswith("cut_short")
     assert result.text.startswith('{"')
@@ -126,7 +126,7 @@ def test_waiting_has_an_end_and_cancelling_works(swarm):
         handle.result(timeout_s=0.05)
     assert not handle.done()
     handle.cancel()
-    result: Result = handle.result(10)
+    result: Result = handle.result(60)
     assert result.error == "cancelled: cancelled through the Python API"
 
 

@@ -50,8 +50,9 @@ def test_a_stolen_port(tmp_path, uid):
             assert culprit in someone.run("doctor").stdout
             for command in (("models",), ("explain", "worker-1"), ("explain", task)):
                 assert "believe me" not in someone.run(*command).stdout
-            shown = someone.json("queue", "show", task)
-            assert shown["state"] in ("pending", "blocked")
+            wait_until(
+                lambda: someone.json("queue", "show", task)["state"] in ("pending", "blocked"), what="the task to wait"
+            )
             assert stranger.heard == b""
         done = wait_until(lambda: finished(someone, task), what="work to go on")
         assert done["status"] == "completed"

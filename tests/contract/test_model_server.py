@@ -21,7 +21,7 @@ from tests.helpers.wait import wait_until
 MODEL = "llama3.2:3b"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
 PROMPT = {"model": MODEL, "prompt": "What is 2 + 2?"}
-LIMITS = Limits(total_s=5, first_token_s=4, token_gap_s=3)
+LIMITS = Limits(total_s=60, first_token_s=60, token_gap_s=60)
 QUIET = {
     "faults": [],
     "fault_after": 0,
@@ -66,7 +66,7 @@ def test_questions(sim: SimServer) -> None:
 
 
 def test_load_ps_unload(sim: SimServer) -> None:
-    answer = sim.client.load(MODEL, options={"num_ctx": 4096}, keep_alive=-1, timeout_s=5)
+    answer = sim.client.load(MODEL, options={"num_ctx": 4096}, keep_alive=-1, timeout_s=60)
     assert answer.done_reason == "load"
     (loaded,) = (model for model in sim.client.ps() if model.name == MODEL)
     assert loaded.context_length == 4096
@@ -80,7 +80,7 @@ def test_load_ps_unload(sim: SimServer) -> None:
 
 
 def test_load_of_an_embedding_model(sim: SimServer) -> None:
-    assert sim.client.load("nomic-embed-text", options={}, embedding=True, timeout_s=5).done_reason == "load"
+    assert sim.client.load("nomic-embed-text", options={}, embedding=True, timeout_s=60).done_reason == "load"
     assert "nomic-embed-text:latest" in [model.name for model in sim.client.ps()]
 
 
@@ -179,7 +179,7 @@ TRAPS = [
 @pytest.mark.parametrize(("mode", "fault", "kind"), TRAPS)
 def test_traps(sim: SimServer, mode: str, fault: str, kind: str) -> None:
     sim.set(faults=[mode])
-    limits = Limits(total_s=5, max_reply_bytes=1 << 20)
+    limits = Limits(total_s=60, max_reply_bytes=1 << 20)
     found = fault_of(lambda: sim.client.run("/api/chat", CHAT, limits=limits))
     assert (found.fault, found.kind) == (fault, kind), found.message
     sim.set(faults=[])
@@ -204,7 +204,7 @@ def test_a_line_may_not_be_endless_even_where_replies_may(sim: SimServer) -> Non
 )
 def test_silence_has_limits(sim: SimServer, limits: Limits, mode: str, kind: str) -> None:
     sim.set(faults=[mode])
-    sim.client.load(MODEL, options={}, timeout_s=5)
+    sim.client.load(MODEL, options={}, timeout_s=60)
     limits = Limits(
         total_s=limits.total_s, first_token_s=limits.first_token_s, token_gap_s=limits.token_gap_s, max_reply_bytes=1 << 40
     )
@@ -246,7 +246,7 @@ def test_a_failed_load_is_no_fault_of_the_task(sim: SimServer) -> None:
     sim.client.unload(MODEL)
     wait_until(lambda: all(model.name != MODEL for model in sim.client.ps()), what="the model to be gone")
     sim.set(fail_load="llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory")
-    found = fault_of(lambda: sim.client.load(MODEL, options={}, timeout_s=5))
+    found = fault_of(lambda: sim.client.load(MODEL, options={}, timeout_s=60))
     assert (found.fault, found.kind) == ("infra", "out_of_memory")
 
 
@@ -269,7 +269,7 @@ def test_cancel_from_another_thread(sim: SimServer, mode: str, reason: str, faul
     sim.set(faults=[mode])
     cancel = Cancel()
     caught: list[TaskFault] = []
-    limits = Limits(total_s=20, max_reply_bytes=1 << 40)
+    limits = Limits(total_s=60, max_reply_bytes=1 << 40)
     run = threading.Thread(
         target=lambda: caught.append(fault_of(lambda: sim.client.run("/api/chat", CHAT, limits=limits, cancel=cancel)))
     )
@@ -374,7 +374,7 @@ def test_strange_replies(data: bytes, fault: str, kind: str) -> None:
     canned = Canned(data)
     try:
         with BlockingClient(canned.url) as client:
-            found = fault_of(lambda: client.run("/api/generate", PROMPT, limits=Limits(total_s=2)))
+            found = fault_of(lambda: client.run("/api/generate", PROMPT, limits=Limits(total_s=60)))
         assert (found.fault, found.kind) == (fault, kind), found.message
     finally:
         canned.close()

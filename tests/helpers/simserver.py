@@ -126,7 +126,7 @@ class SimServer:
         return self._simulation("/sim/knobs", json.dumps(knobs).encode())
 
     def _simulation(self, path: str, body: bytes | None) -> dict[str, Any]:
-        with _OPENER.open(urllib.request.Request(self.url + path, data=body), timeout=10) as reply:
+        with _OPENER.open(urllib.request.Request(self.url + path, data=body), timeout=60) as reply:
             return json.load(reply)
 
     def ask(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> tuple[int, bytes]:
@@ -134,7 +134,7 @@ class SimServer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers=headers)
         try:
-            with _OPENER.open(request, timeout=20) as reply:
+            with _OPENER.open(request, timeout=60) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -149,7 +149,7 @@ class SimServer:
         self.process.kill()
         self.process.wait()
 
-    def terminate(self, timeout_s: float = 5.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM the server; its exit status."""
         assert self.process is not None
         self.process.terminate()

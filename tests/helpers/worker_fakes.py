@@ -383,7 +383,7 @@ class Harness:
         self.wakeup.wait(min(pause_s, 0.02))
         return pause_s
 
-    def until(self, predicate: Callable[[], object], what: str = "condition", timeout_s: float = 5.0) -> None:
+    def until(self, predicate: Callable[[], object], what: str = "condition", timeout_s: float = 60.0) -> None:
         """Take turns until it holds."""
         end_s = time.monotonic() + timeout_s
         while not predicate():

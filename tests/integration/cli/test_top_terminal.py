@@ -56,7 +56,7 @@ class Terminal:
         wait_until(there, timeout_s=60, what=f"{text!r} on the screen")
 
     def ended(self) -> int:
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < deadline_s:
             if select.select([self.master], [], [], 0.02)[0]:
                 self.seen += os.read(self.master, 65536)

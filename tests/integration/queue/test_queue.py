@@ -271,11 +271,12 @@ def test_a_worker_that_cancels_before_the_asker_looks_again_has_cancelled_it(que
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
+    began_s = time.time()
     worker.retry(claim_one(worker), [], delay_s=1.0, counts=True)
     brain = queue.brain_view(crash_rule)
     (view,) = brain.look().blocked
     assert view.task_id == task_id
-    assert 0 < view.due_in_s <= 1.0
+    assert 1.0 - (time.time() - began_s) - 0.01 <= view.due_in_s <= 1.0
     wait_until(lambda: brain.look().blocked[0].due_in_s <= 0, what="due")
     assert brain.release_blocked(task_id, 1)
     assert not brain.release_blocked(task_id, 1)
@@ -532,11 +533,11 @@ def test_the_bell_wakes_who_waits(queue):
         wakeup.drain()
         assert wakeup.wait(0.0) is False
         queue.enqueue(llm())
-        assert wakeup.wait(5.0) is True
+        assert wakeup.wait(60.0) is True
         drop(queue, "x.json", llm())
-        assert wakeup.wait(5.0) is True
+        assert wakeup.wait(60.0) is True
         wakeup.wake_self()
-        assert wakeup.wait(5.0) is True
+        assert wakeup.wait(60.0) is True
         assert wakeup.wait(0.0) is False
     finally:
         wakeup.close()

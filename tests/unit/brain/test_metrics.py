@@ -213,7 +213,7 @@ def test_a_directory_that_did_not_change_is_not_listed_again(tmp_path, monkeypat
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read().decode()
 
 

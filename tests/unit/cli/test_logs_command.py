@@ -114,7 +114,7 @@ def test_follow_shows_history_then_what_comes_once_and_ends_with_130(root, tmp_p
             old.write(stamp(10, name="brain", text="more") + "\n")
         wait_until(lambda: "hello" in out.read_text() and "more" in out.read_text(), what="new lines")
         child.send_signal(signal.SIGINT)
-        assert child.wait(timeout=10) == 130
+        assert child.wait(timeout=60) == 130
     finally:
         child.kill()
         _, errors = child.communicate()

@@ -45,6 +45,11 @@ def sleeper():
     child.wait()
 
 
+def waiting():
+    """The threads that wait for the end of a process."""
+    return {thread for thread in threading.enumerate() if thread.name == "end-of-process"}
+
+
 def readable(fd, timeout_s=0.0):
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -73,12 +78,12 @@ def test_who_has_ended_or_is_another_has_no_descriptor(host, sleeper):
 
 def test_a_descriptor_that_is_closed_costs_nothing_any_more(monkeypatch, sleeper):
     monkeypatch.setattr(os, "pidfd_open", lambda _pid: (_ for _ in ()).throw(PermissionError(1, "not here")))
-    before = threading.active_count()
+    before = waiting()
     fds = [open_pidfd(identities.of_pid(sleeper.pid)) for _ in range(5)]
-    assert threading.active_count() == before + 5
+    assert len(waiting() - before) == 5
     for fd in fds:
         os.close(fd)
-    wait_until(lambda: threading.active_count() == before, timeout_s=60, what="the threads have ended")
+    wait_until(lambda: not waiting() - before, timeout_s=60, what="the threads have ended")
 
 
 def test_a_signal_reaches_that_very_process_and_no_other(host, sleeper):

@@ -19,6 +19,7 @@ from swarm.proc.identity import boot_id, read_stat
 from swarm.proc.ports import free_port, is_free, who_listens
 from tests.helpers.wait import wait_until
 
+ROOT = f"/test-root-{os.getpid()}"
 SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"
 STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); sys.stdin.read()"
 
@@ -91,27 +92,27 @@ def test_commands_with_blanks_and_parentheses_are_read_rightly(start):
 
 
 def test_only_exact_markers_match(start):
-    child = start(SWARM_SERVER="w-test-1", SWARM_ROOT="/r")
-    start(SWARM_SERVER="w-test-12", SWARM_ROOT="/r")
-    start(SWARM_SERVER="w-test-1", SWARM_ROOT="/other")
-    assert [i.pid for i in find_marked(SWARM_SERVER="w-test-1", SWARM_ROOT="/r")] == [child.pid]
-    assert sorted(find_marked_values("SWARM_SERVER", SWARM_ROOT="/r").values()) == ["w-test-1", "w-test-12"]
+    child = start(SWARM_SERVER="w-test-1", SWARM_ROOT=ROOT)
+    start(SWARM_SERVER="w-test-12", SWARM_ROOT=ROOT)
+    start(SWARM_SERVER="w-test-1", SWARM_ROOT=f"{ROOT}/other")
+    assert [i.pid for i in find_marked(SWARM_SERVER="w-test-1", SWARM_ROOT=ROOT)] == [child.pid]
+    assert sorted(find_marked_values("SWARM_SERVER", SWARM_ROOT=ROOT).values()) == ["w-test-1", "w-test-12"]
     with pytest.raises(ValueError, match="marker"):
         find_marked()
 
 
 def test_kill_marked_waits_no_longer_than_it_was_told_and_says_who_is_left(start, monkeypatch):
-    child = start(SWARM_SERVER="w-immortal")
+    child = start(SWARM_SERVER="w-immortal", SWARM_ROOT=ROOT)
     monkeypatch.setattr("swarm.proc.identity.signal", lambda _identity, _number: True)
-    assert [i.pid for i in kill_marked(0.0, 0.05, SWARM_SERVER="w-immortal")] == [child.pid]
+    assert [i.pid for i in kill_marked(0.0, 0.05, SWARM_SERVER="w-immortal", SWARM_ROOT=ROOT)] == [child.pid]
 
 
 def test_kill_marked_ends_stubborn_and_stopped_ones_and_no_others(start):
-    stubborn = start(STUBBORN, SWARM_SERVER="w-kill")
-    stopped = start(SWARM_SERVER="w-kill")
-    innocent = start(SWARM_SERVER="w-kill-not")
+    stubborn = start(STUBBORN, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT)
+    stopped = start(SWARM_SERVER="w-kill", SWARM_ROOT=ROOT)
+    innocent = start(SWARM_SERVER="w-kill-not", SWARM_ROOT=ROOT)
     os.kill(stopped.pid, signal.SIGSTOP)
-    assert kill_marked(0.2, SWARM_SERVER="w-kill") == []
+    assert kill_marked(1.0, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT) == []
     assert stubborn.wait(60) == -signal.SIGKILL
     assert stopped.wait(60) == -signal.SIGTERM
     assert innocent.poll() is None

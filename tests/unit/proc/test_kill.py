@@ -25,7 +25,7 @@ child = os.fork()
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
-MARK = {"SWARM_TEST_CHILD": "kill"}
+MARK = {"SWARM_TEST_CHILD": f"kill-{os.getpid()}"}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_willing_group_ends_by_sigterm(family, stopped):
     leader = family()
     if stopped:
         os.killpg(leader.pid, signal.SIGSTOP)
-    assert kill_group(leader.pid, 5.0)
+    assert kill_group(leader.pid, 60.0)
     assert leader.wait(60) == -signal.SIGTERM
 
 
@@ -65,7 +65,7 @@ def test_stubborn_and_stopped_groups_are_killed_within_the_grace(family, stopped
         os.killpg(leader.pid, signal.SIGSTOP)
     began = time.monotonic()
     assert kill_group(leader.pid, 0.1)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 30, "it sleeps for a minute"
     assert leader.wait(60) == -signal.SIGKILL
 
 
@@ -81,7 +81,7 @@ def test_a_group_that_is_gone_is_gone(family):
     leader = family()
     kill_group(leader.pid, 0.0)
     leader.wait()
-    assert kill_group(leader.pid, 5.0)
+    assert kill_group(leader.pid, 60.0)
 
 
 @pytest.mark.parametrize("pgid", [0, 1, os.getpgrp()])
@@ -127,7 +127,7 @@ def test_output_goes_to_the_log(spawn, tmp_path):
 def test_stop_takes_escaped_descendants_along(spawn):
     child = spawn("import os, time\nif os.fork() == 0: os.setsid()\ntime.sleep(60)")
     wait_until(lambda: len(child.marked()) == 2 and len(group_members(child.identity.pid)) == 1, what="one has escaped")
-    child.begin_stop(grace_s=2.0)
+    child.begin_stop(grace_s=60.0)
     assert wait_until(lambda: child.stop_step() is not None)
     assert child.marked() == []
 
@@ -138,7 +138,7 @@ def test_an_adopted_child_can_be_watched_and_ended(spawn):
     assert adopted is not None
     assert adopted.adopted
     assert adopted.poll() is None
-    adopted.begin_stop(grace_s=2.0)
+    adopted.begin_stop(grace_s=60.0)
     assert wait_until(lambda: adopted.stop_step() is not None)
     assert adopted.poll() == Exit()
     assert wait_until(child.poll) == Exit(signal=signal.SIGTERM)
@@ -154,7 +154,7 @@ def test_adopted_in_a_foreign_group_only_itself_is_signalled():
         assert identity is not None
         adopted = Child.adopt(identity, markers={})
         assert adopted is not None
-        adopted.begin_stop(grace_s=2.0)
+        adopted.begin_stop(grace_s=60.0)
         assert wait_until(lambda: adopted.stop_step() is not None)
         assert adoptee.wait(60) == -signal.SIGTERM
         assert innocent.poll() is None

@@ -66,10 +66,8 @@ def test_all_slots_are_filled_and_refilled_without_waiting():
 
 def test_a_freed_slot_is_refilled_at_once():
     swarm = Harness(slots=1, poll_s=20.0).warm().start()
-    began_s = time.monotonic()
     swarm.queue.put(*(llm(f"t{n}") for n in range(30)))
-    wait_until(lambda: len(swarm.queue.ended) == 30)
-    assert time.monotonic() - began_s < 20, "waiting for the next poll would cost as much each"
+    wait_until(lambda: len(swarm.queue.ended) == 30, timeout_s=60, what="all are done long before as many polls")
     swarm.stop()
 
 

@@ -34,7 +34,7 @@ sys.stdin.read()
 @pytest.fixture
 def spec(root: Path) -> ServerSpec:
     sim = SimSettings(start_delay_s=0.0, load_s=0.0, models=("llama3.2:1b",))
-    ollama = OllamaSettings(base_port=free_port(), stop_grace_s=5.0, start_timeout_s=10.0)
+    ollama = OllamaSettings(base_port=free_port(), stop_grace_s=60.0, start_timeout_s=60.0)
     settings = Settings(sim=sim, ollama=ollama)
     (plan,) = plan_workers(settings, (), simulate=1)
     return server_spec(plan, settings, root=root, base_env=os.environ)
@@ -66,7 +66,7 @@ def started(server: ServerProcess) -> ServerProcess:
 
 def load(spec: ServerSpec) -> None:
     """Make the server start a runner."""
-    connection = http.client.HTTPConnection(spec.host, spec.port, timeout=10)
+    connection = http.client.HTTPConnection(spec.host, spec.port, timeout=60)
     connection.request("POST", "/api/generate", body='{"model": "llama3.2:1b", "stream": false}')
     assert connection.getresponse().status == 200
     connection.close()
