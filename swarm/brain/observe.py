@@ -6,14 +6,15 @@ An age runs from when this observer last *saw* a number change, never from a tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 import msgspec
 
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
+from swarm.core.live.demand import STALE_S
 from swarm.core.policy.decide import old_after_s
-from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, GpuReading, LaneView, LiveView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import BrainQueue, ChosenCards
@@ -69,6 +70,21 @@ class Watched:
         return self._late and not before
 
 
+class Wanted:
+    """Since when each model is wanted again and again, with no gap longer than ``gap_s``."""
+
+    def __init__(self, gap_s: float) -> None:
+        self._gap_s = gap_s
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def since_s(self, model: str, now_s: float) -> float:
+        """Seconds since it was first wanted; it is so now. What was not for too long is forgotten."""
+        self._seen = {name: (first, last) for name, (first, last) in self._seen.items() if now_s - last <= self._gap_s}
+        first_s = self._seen.get(model, (now_s, now_s))[0]
+        self._seen[model] = (first_s, now_s)
+        return now_s - first_s
+
+
 class Observer:
     """Used by one thread. Costs one read the queue per call."""
 
@@ -90,6 +106,7 @@ class Observer:
         self._judged = Ages()
         self._elapsed = Ages()
         self._watched = Watched(2 * settings.brain.tick_s + LATE_MARGIN_S)
+        self._wanted = Wanted(settings.brain.max_wait_s)
         self._cards: tuple[GpuReading, ...] = ()
         self._cards_due_s = float("-inf")
 
@@ -109,6 +126,7 @@ class Observer:
             lanes=tuple(self._aged_lane(lane, workers, claims) for lane in seen.lanes),
             claims=claims,
             workers=workers,
+            live=tuple(self._aged_live(seen, self._watched.now_s)),
             gpus=self._read_cards(now_s),
             gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
         )
@@ -151,6 +169,19 @@ class Observer:
         if served or not lane.pending:
             return lane
         return replace(lane, unserved_s=self._judged.age_s(("lane", lane.lane), None, self._watched.now_s))
+
+    def _aged_live(self, seen: SwarmSnapshot, now_s: float) -> Iterator[LiveView]:
+        """What live requests want; nothing if whoever says so hangs."""
+        said_s = self._judged.age_s(("live",), seen.live_written_at, now_s) if seen.live else 0.0
+        for view in seen.live if said_s <= STALE_S else ():
+            busy = bool(view.waiting or view.in_flight)
+            age_s = self._judged.age_s(("live", view.model), busy, now_s)
+            yield replace(
+                view,
+                oldest_s=view.oldest_s + said_s if view.waiting else 0.0,
+                idle_s=0.0 if busy else age_s,
+                wanted_s=self._wanted.since_s(view.model, now_s) if busy else 0.0,
+            )
 
     def _read_cards(self, now_s: float) -> tuple[GpuReading, ...]:
         if self._gpu is not None and now_s >= self._cards_due_s:

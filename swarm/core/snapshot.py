@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from swarm.core.lanes import Pauses
+from swarm.core.live.demand import KEPT_S
 from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import Heartbeat, WorkerRow
 
@@ -193,6 +194,28 @@ class BatchOverLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_fails: int
 
 
+class LiveView(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests for one model whose clients wait, as the HTTP server says."""
+
+    model: str
+    """Canonical."""
+    waiting: int = 0
+    """Have no worker yet."""
+    in_flight: int = 0
+    """At workers."""
+    oldest_s: float = 0.0
+    """Age of the longest waiting one."""
+    idle_s: float = 0.0
+    """Since the observer first saw neither; 0 while there is one."""
+    wanted_s: float = 0.0
+    """Since the observer first saw the model wanted; gaps up to ``brain.max_wait_s`` do not count as such."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether clients use the model, or did so just now: batch work does not take its last card."""
+        return bool(self.waiting or self.in_flight) or self.idle_s < KEPT_S
+
+
 class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All the brain knows at one moment. Wall time is for display; all ages are monotonic unless said otherwise."""
 
@@ -217,6 +240,10 @@ class SwarmSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     orphaned: tuple[str, ...] = ()
     """Mapped tasks that were cancelled, of whose children some may not have been."""
     pauses: Pauses = Pauses()
+    live: tuple[LiveView, ...] = ()
+    """Empty without a living HTTP server."""
+    live_written_at: str = ""
+    """Changes each time the HTTP server says so."""
 
     def worker(self, name: str) -> WorkerView | None:
         """The worker of that name, or None."""

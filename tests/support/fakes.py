@@ -16,6 +16,7 @@ from swarm.core.snapshot import (
     DropIn,
     FinishedView,
     LaneView,
+    LiveView,
     ResourceTask,
     SwarmSnapshot,
     WorkerView,
@@ -68,6 +69,8 @@ class FakeBrainQueue:
         self.documents: list[dict[str, Any]] = []
         self.batches_over_limit: tuple[BatchOverLimit, ...] = ()
         self.paused = Pauses()
+        self.live: tuple[LiveView, ...] = ()
+        self.live_written_at = ""
         self.fault: Exception | None = None
         self.finished_view = FinishedView()
         self.purgeable: dict[tuple[TaskState, str], int] = {}
@@ -112,6 +115,8 @@ class FakeBrainQueue:
             workers=tuple(replace(view, claims=counts[name]) for name, view in sorted(self.worker_views.items())),
             over_limit=self.batches_over_limit,
             pauses=self.paused,
+            live=self.live,
+            live_written_at=self.live_written_at,
             finished=FinishedView() if old_after_s is None else self.finished_view,
         )
 

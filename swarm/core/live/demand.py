@@ -35,3 +35,5 @@ KEPT_S = 60.0
 """A model is named for so long after its last live request."""
 WRITE_S = 0.2
 REFRESH_S = 5.0
+STALE_S = 3 * REFRESH_S
+"""Not refreshed for so long although its process lives: it hangs, and what it said is not true any more."""

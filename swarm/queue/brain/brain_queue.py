@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.live.demand import ModelDemand
 from swarm.core.placement.demand import resource_task
-from swarm.core.snapshot import ClaimView, FinishedView, LaneView, ResourceTask, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, FinishedView, LaneView, LiveView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import Task, TaskError, TaskState, canonical_model
 from swarm.core.worker import WorkerRow
 from swarm.core.workflow.fan_out import MapFault
@@ -31,6 +32,7 @@ from swarm.queue.operations.retention import FinishedIndex
 from swarm.queue.pending import BucketChooser, LaneCounts, returned_bucket
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores import registry
+from swarm.queue.stores.live_demand import DemandBook
 from swarm.queue.submit.drop_ins import DropInFiler
 from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.orphans import CrashRule, reclaim
@@ -92,6 +94,17 @@ class TaskDocuments:
         return None if task is None else resource_task(task)
 
 
+def _live_view(name: str, found: ModelDemand) -> LiveView:
+    """Numbers below zero, which the HTTP server never writes, count as none."""
+    waiting, in_flight = max(0, found.waiting), max(0, found.in_flight)
+    return LiveView(
+        model=canonical_model(name),
+        waiting=waiting,
+        in_flight=in_flight,
+        oldest_s=max(0.0, found.oldest_s) if waiting else 0.0,
+    )
+
+
 def _read(path: str) -> Task | None:
     """The task; None for a file that cannot be read or understood, which is for others to report."""
     try:
@@ -141,6 +154,7 @@ class BrainFileQueue:
         self._finished = FinishedIndex(layout, count=count_finished)
         self._buckets = BucketChooser(layout, storage)
         self._documents = TaskDocuments(layout)
+        self._live = DemandBook(layout)
 
     @storage_faults("cannot read the queue")
     def look(self, old_after_s: float | None = None) -> SwarmSnapshot:
@@ -153,6 +167,7 @@ class BrainFileQueue:
             name: sorted(n for n in list_inside(self._layout.held_by(name)) if not n.startswith("."))
             for name in sorted(registry.holders(self._layout))
         }
+        live = self._live.read()
         return SwarmSnapshot(
             workers=self._workers(held),
             claims=self._documents.claims(held),
@@ -163,6 +178,8 @@ class BrainFileQueue:
             over_limit=() if self._limits is None else self._limits.look(),
             orphaned=self._canceller.orphaned() if self._cancels.any() else (),
             pauses=self.blocked.pauses,
+            live=() if live is None else tuple(_live_view(name, found) for name, found in sorted(live.models.items())),
+            live_written_at="" if live is None else live.written_at,
             finished=FinishedView() if old_after_s is None else self._finished.look(old_after_s),
         )
 

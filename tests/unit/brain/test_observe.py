@@ -9,6 +9,8 @@ from swarm.brain.observe import LATE_MARGIN_S, Observer
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.live.demand import KEPT_S, STALE_S
+from swarm.core.snapshot import LiveView
 from swarm.core.worker import ModelTally, SlotView
 from tests.support.builders import MODEL, a_card, a_heartbeat, a_worker
 from tests.support.fakes import FakeBrainQueue, FakeClock
@@ -142,3 +144,48 @@ def test_what_is_gone_is_forgotten(world):
 
 def test_the_snapshot_says_which_of_the_machines_cards_it_shows():
     assert World().observer.snapshot().gpus_note == World.visibility.note
+
+
+def say(world, at, **numbers):
+    """What the HTTP server says at that moment."""
+    world.queue.live = (LiveView(model=MODEL, **numbers),)
+    world.queue.live_written_at = str(at)
+
+
+def test_live_requests_age_from_when_they_were_seen(world):
+    say(world, 1, waiting=1, oldest_s=0.5)
+    (seen,) = world.after(3).live
+    assert (seen.oldest_s, seen.wanted_s, seen.idle_s) == (3.5, 3, 0)
+    say(world, 2, in_flight=1)
+    (seen,) = world.after(2).live
+    assert (seen.oldest_s, seen.wanted_s, seen.idle_s) == (0, 5, 0)
+    say(world, 3)
+    assert world.after(4).live[0].idle_s == 4
+    say(world, 4, waiting=1)
+    (seen,) = world.after(0).live
+    assert (seen.wanted_s, seen.idle_s) == (9, 0), "a gap as short as that is none"
+
+
+def test_a_model_is_kept_for_a_while_after_its_last_live_request_whatever_the_server_says(world):
+    for at in range(int(KEPT_S) + 1):
+        say(world, at)
+        (seen,) = world.after(0 if at == 0 else 1).live
+        assert seen.keeps == (at < KEPT_S)
+
+
+def test_a_model_that_was_not_wanted_for_long_is_wanted_anew(world):
+    say(world, 1, waiting=1)
+    world.after(5)
+    world.queue.live = ()
+    world.after(Settings().brain.max_wait_s + 1)
+    say(world, 2, waiting=1)
+    assert world.after(2).live[0].wanted_s == 2
+    assert len(world.observer._wanted._seen) == 1
+
+
+def test_what_a_server_that_hangs_has_said_is_ignored(world):
+    say(world, 1, waiting=1)
+    assert world.after(STALE_S).live
+    assert not world.after(1).live
+    say(world, 2, waiting=1)
+    assert world.after(0).live
