@@ -5,12 +5,14 @@ Sizes are in MiB, durations in seconds, model names canonical.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 MIB = 1 << 20
+OnPiece = Callable[[dict[str, Any]], None]
+"""Called with each piece of an answer before the last one, in Ollama's form, as it comes."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer. ``final`` is Ollama's last object with the text, thinking and tool calls of all lines merged in."""
 
     final: dict[str, Any]
+    last: dict[str, Any] = {}
+    """``final`` less what the pieces before it have brought: the last piece, for who was given those (``OnPiece``)."""
     tokens_in: int = 0
     tokens_out: int = 0
     """Includes thinking tokens."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.task import canonical_model
 from swarm.engines.processes.process_server import LOOK_S, RequestClient
 from swarm.engines.server_calls import ServedModel, ServerCalls
@@ -73,12 +73,13 @@ class AdoptedServer:
         limits: Limits,
         progress: Progress | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """One request."""
         model = str(body.get("model") or "")
         spelled = self._spellings.get(canonical_model(model)) or await to_thread(self._spelled, model, LOOK_S)
         body = {**body, "model": spelled}
-        return await self._client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
+        return await self._client.run(endpoint, body, limits=limits, progress=progress, marker=marker, on_piece=on_piece)
 
     def close(self) -> None:
         """Close idle connections."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.engines.processes.process_server import ProcessServer, RequestClient
 
 
@@ -53,10 +53,11 @@ class EngineDispatch:
         limits: Limits,
         progress: Progress | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """One request, to the engine of its model."""
         adapter = self._of(str(body.get("model") or ""))
-        return await adapter.run(endpoint, body, limits=limits, progress=progress, marker=marker)
+        return await adapter.run(endpoint, body, limits=limits, progress=progress, marker=marker, on_piece=on_piece)
 
     def load(self, order: LoadOrder, *, timeout_s: float = 600.0, cancel: CancelToken | None = None) -> object:
         """Preload it with its engine. The caller has unloaded what ``ps`` lists."""

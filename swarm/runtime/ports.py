@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
-from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import Attempt, Claim, TaskState, Trail
@@ -219,10 +219,12 @@ class ModelServer(Protocol):
         limits: Limits,
         progress: Progress | None,
         marker: str | None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """One request, in Ollama's form whatever the engine; cancelling the awaiting task hangs up.
 
         ``marker`` tells the server's log which task it is. All calls are made on one event loop.
+        What ``on_piece`` is called with is whole with ``Reply.last``; it must not raise.
         """
         ...
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from swarm.core.faults import CancelToken
-from swarm.core.model_server import Limits, LoadAnswer, LoadOrder, Reply
+from swarm.core.model_server import Limits, LoadAnswer, LoadOrder, OnPiece, Reply
 from swarm.engines.ollama.client import OllamaClient
 from swarm.runtime.event_loop import EventLoop
 
@@ -38,8 +38,10 @@ class BlockingClient(OllamaClient):
         cancel: CancelToken | None = None,
         progress: Callable[[int], None] | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
-        return wait_for(super().run(endpoint, body, limits=limits, progress=progress, marker=marker), cancel)
+        asked = super().run(endpoint, body, limits=limits, progress=progress, marker=marker, on_piece=on_piece)
+        return wait_for(asked, cancel)
 
     def load(  # type: ignore[override]
         self, model: str, *, timeout_s: float = 600.0, cancel: CancelToken | None = None, **order: Any

@@ -21,6 +21,7 @@ from swarm.core.model_server import (
     LoadedModel,
     LoadOrder,
     ModelDetails,
+    OnPiece,
     PullStep,
     Reply,
 )
@@ -30,7 +31,6 @@ from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama import replies
 from swarm.engines.ollama.stream import (
     Answer,
-    Line,
     LineReader,
     decode_object,
     half_stream,
@@ -145,6 +145,7 @@ class OllamaClient:
         limits: Limits,
         progress: Callable[[int], None] | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """Run one request (``/api/chat``, ``/api/generate`` or ``/api/embed``); ``body`` names the model.
 
@@ -157,10 +158,12 @@ class OllamaClient:
         refused = partial(fault_of_status, endpoint=endpoint)
         async with answered(self._work, endpoint, sent, marker_header(marker), deadlines, refused) as reply:
             if streamed:
-                final = await _streamed(reply, deadlines, limits.max_reply_bytes, progress)
+                answer = Answer(progress, on_piece)
+                await _read_stream(answer, reply, deadlines, limits.max_reply_bytes)
+                final, last = answer.final, answer.last
             else:
-                final = decode_object(await whole_body(reply, limits.max_reply_bytes))
-        return replies.whole_reply(replies.answer(final), deadlines)
+                final = last = decode_object(await whole_body(reply, limits.max_reply_bytes))
+        return replies.whole_reply(replies.answer(final), deadlines, last=replies.answer(last))
 
     async def close_work(self) -> None:
         """Close the idle connections of ``run``; to be awaited on its event loop."""
@@ -224,16 +227,15 @@ class OllamaClient:
         return deadlines.fault() if isinstance(error, TimeoutError) else fault_of_transport(error, url=self.base_url)
 
 
-async def _streamed(reply: WorkReply, deadlines: Deadlines, max_bytes: int, progress: Callable[[int], None] | None) -> Line:
-    reader, answer = LineReader(deadlines, max_bytes), Answer(progress)
+async def _read_stream(answer: Answer, reply: WorkReply, deadlines: Deadlines, max_bytes: int) -> None:
+    reader = LineReader(deadlines, max_bytes)
     async for data in reply.pieces():
         for line in reader.feed(data):
             answer.add(line)
         if answer.complete:
-            return answer.final
+            return
     for line in reader.end():
         answer.add(line)
-    return answer.final
 
 
 def _drain(received: Iterator[bytes], deadlines: Deadlines) -> None:

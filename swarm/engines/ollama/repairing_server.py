@@ -20,7 +20,7 @@ import msgspec
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
-from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.parallel import ParallelSlots
 from swarm.engines.ollama.repair_actions import RepairActions
@@ -65,6 +65,7 @@ class RepairingServer:
         limits: Limits,
         progress: Progress | None,
         marker: str | None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """As the server's; a load on its behalf that dies is answered by a repair before the fault goes on."""
         self._refuse_quarantined()
@@ -76,7 +77,7 @@ class RepairingServer:
                 progress(count)
 
         try:
-            reply = await self._server.run(endpoint, body, limits=limits, progress=heard, marker=marker)
+            reply = await self._server.run(endpoint, body, limits=limits, progress=heard, marker=marker, on_piece=on_piece)
         except TaskFault as fault:
             if fault.kind == "load_timeout":
                 await asyncio.to_thread(self._climb, fault, began_s)

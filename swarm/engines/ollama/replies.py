@@ -190,11 +190,12 @@ def answer(final: Line) -> Line:
     return {**final, **words, **{key: _count(final, key) for key in _COUNTERS if key in final}}
 
 
-def whole_reply(final: Line, deadlines: Deadlines) -> Reply:
-    """Of the final object of a request for work."""
+def whole_reply(final: Line, deadlines: Deadlines, *, last: Line | None = None) -> Reply:
+    """Of the final object of a request for work; ``last``: of its last piece, where that is another."""
     elapsed_s = deadlines.elapsed_s()
     return Reply(
         final=final,
+        last=final if last is None else last,
         tokens_in=_count(final, "prompt_eval_count"),
         tokens_out=_count(final, "eval_count"),
         first_token_s=elapsed_s if deadlines.first_s is None else deadlines.first_s,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import MIB
+from swarm.core.model_server import MIB, OnPiece
 from swarm.engines.classify import fault_of_text, shown_text
 from swarm.engines.deadlines import Deadlines, too_large
 
@@ -92,14 +92,17 @@ def half_stream() -> TaskFault:
 class Answer:
     """The whole answer of a stream: the final line with the text, thinking and tool calls of all lines merged in."""
 
-    def __init__(self, progress: Callable[[int], None] | None = None) -> None:
-        """``progress`` is called with 1 for each line before the final one."""
+    def __init__(self, progress: Callable[[int], None] | None = None, on_piece: OnPiece | None = None) -> None:
+        """``progress`` is called with 1 for each line before the final one, and ``on_piece`` with the line."""
         self._progress = progress
+        self._on_piece = on_piece
         self._text: dict[str, list[str]] = {"response": [], "content": [], "thinking": []}
         self._lists: dict[str, list[Any]] = {"tool_calls": [], "logprobs": []}
         self._role = "assistant"
         self._chat = False
         self._final: Line | None = None
+        self.last: Line = {}
+        """The final line as it came, without what the lines before it brought."""
 
     @property
     def complete(self) -> bool:
@@ -124,9 +127,12 @@ class Answer:
             self._role = shown_text(str(message.get("role") or self._role), 40)
             self._collect(message)
         if line.get("done") is True:
-            self._final = self._merged(line)
-        elif self._progress is not None:
+            self._final, self.last = self._merged(line), line
+            return
+        if self._progress is not None:
             self._progress(1)
+        if self._on_piece is not None:
+            self._on_piece(line)
 
     def _collect(self, part: Line) -> None:
         for key, value in part.items():

@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 from swarm.core.engines import EngineKind
-from swarm.core.model_server import Limits, Reply
+from swarm.core.model_server import Limits, OnPiece, Reply
+from swarm.core.task import EMBED
 from swarm.engines.control_http import OnConnect
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama.replies import answer, whole_reply
 from swarm.engines.openai.event_stream import EventReader, StreamedAnswer, decode_answer
+from swarm.engines.openai.native_pieces import NativePieces, native_end
 from swarm.engines.openai.openai_faults import fault_of_openai_status
 from swarm.engines.openai.translate_answer import native_answer
 from swarm.engines.openai.translate_request import EMBEDDINGS, OpenAIRequest, openai_request
@@ -54,6 +56,7 @@ class OpenAIClient:
         limits: Limits,
         progress: Callable[[int], None] | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """Run one request (``/api/chat``, ``/api/generate`` or ``/api/embed``); ``body`` names the model as the server does.
 
@@ -68,10 +71,17 @@ class OpenAIClient:
         refused = partial(fault_of_openai_status, path=wanted.path)
         async with answered(self._work, wanted.path, sent, headers, deadlines, refused) as reply:
             if streamed:
-                document = await _streamed(reply, deadlines, limits.max_reply_bytes, progress)
+                whole = StreamedAnswer(progress, None if on_piece is None else NativePieces(endpoint, body, on_piece).add)
+                document = await _streamed(whole, reply, deadlines, limits.max_reply_bytes)
             else:
                 document = decode_answer(await whole_body(reply, limits.max_reply_bytes))
-        return whole_reply(answer(native_answer(endpoint, body, document)), deadlines)
+        final = answer(native_answer(endpoint, body, document))
+        if on_piece is None or endpoint == EMBED:
+            return whole_reply(final, deadlines)
+        *pieces, last = native_end(final, streamed=streamed)
+        for piece in pieces:
+            on_piece(piece)
+        return whole_reply(final, deadlines, last=last)
 
 
 def _streams(wanted: OpenAIRequest) -> bool:
@@ -79,10 +89,8 @@ def _streams(wanted: OpenAIRequest) -> bool:
     return wanted.path != EMBEDDINGS and not (wanted.body.get("logprobs") and wanted.body.get("tools"))
 
 
-async def _streamed(
-    reply: WorkReply, deadlines: Deadlines, max_bytes: int, progress: Callable[[int], None] | None
-) -> dict[str, Any]:
-    reader, whole = EventReader(max_bytes), StreamedAnswer(progress)
+async def _streamed(whole: StreamedAnswer, reply: WorkReply, deadlines: Deadlines, max_bytes: int) -> dict[str, Any]:
+    reader = EventReader(max_bytes)
     async for data in reply.pieces():
         for event in reader.feed(data):
             deadlines.line_seen()

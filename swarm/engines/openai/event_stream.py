@@ -88,9 +88,12 @@ class EventReader:
 class StreamedAnswer:
     """What the events of a stream add up to: the document that the server would have sent in one piece."""
 
-    def __init__(self, progress: Callable[[int], None] | None = None) -> None:
-        """``progress`` is called with 1 for each event that brings a piece of the answer."""
+    def __init__(
+        self, progress: Callable[[int], None] | None = None, on_event: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        """``progress`` is called with 1 for each event that brings a piece of the answer, ``on_event`` with the event."""
         self._progress = progress
+        self._on_event = on_event
         self._document: dict[str, Any] = {}
         self._texts: dict[str, list[str]] = {"content": [], "reasoning": [], "text": []}
         self._calls: dict[int, dict[str, Any]] = {}
@@ -115,6 +118,8 @@ class StreamedAnswer:
             raise _garbage(msgspec.json.encode(event), "no piece of an answer") from error
         if self._progress is not None:
             self._progress(1)
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _add_choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or choice.get("message") or {}

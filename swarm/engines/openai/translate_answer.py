@@ -87,14 +87,20 @@ def native_answer(endpoint: str, request: Mapping[str, Any], document: Mapping[s
     """
     answer = _read(document)
     final: dict[str, Any] = {"model": request.get("model"), "done": True}
-    if answer.created is not None and 0 < answer.created < _MOST_EPOCH_S:
-        final["created_at"] = datetime.fromtimestamp(answer.created, UTC).isoformat()
+    final |= creation(answer.created)
     if endpoint == "/api/embed":
         del final["done"]
         final |= {"embeddings": _vectors(answer, request)} | _counters(answer, answered=False)
     else:
         final |= _said(endpoint, request, answer) | _counters(answer, answered=True)
     return final | ({"simulated": True} if answer.simulated else {})
+
+
+def creation(created_s: object) -> dict[str, str]:
+    """``created_at`` for seconds since 1970; empty for what is no date."""
+    if not isinstance(created_s, (int, float)) or not 0 < created_s < _MOST_EPOCH_S:
+        return {}
+    return {"created_at": datetime.fromtimestamp(created_s, UTC).isoformat()}
 
 
 def _read(document: Mapping[str, Any]) -> _Answer:
@@ -124,7 +130,7 @@ def _said(endpoint: str, request: Mapping[str, Any], answer: _Answer) -> dict[st
     else:
         final |= {"response": text, **extras}
     if request.get("logprobs") and choice.logprobs:
-        final["logprobs"] = _logprobs(choice.logprobs, request.get("top_logprobs") or 0)
+        final["logprobs"] = native_logprobs(choice.logprobs, request.get("top_logprobs") or 0)
     return final
 
 
@@ -150,7 +156,7 @@ def _bad_call(name: str, why: str, reason: str) -> TaskFault:
     return TaskFault("transient", "schema_mismatch", what)
 
 
-def _logprobs(logprobs: Mapping[str, Any], top: int) -> list[dict[str, Any]]:
+def native_logprobs(logprobs: Mapping[str, Any], top: int) -> list[dict[str, Any]]:
     """One entry per token; of chats it is that already, of text completions there are parallel lists (or llama-server's)."""
     content = logprobs.get("content")
     if isinstance(content, list):

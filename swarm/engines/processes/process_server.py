@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.core.faults import CancelToken, Progress, TaskFault, fault_of_stop
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
 from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note
@@ -42,6 +42,7 @@ class RequestClient(Protocol):
         limits: Limits,
         progress: Progress | None,
         marker: str | None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """As the port's."""
         ...
@@ -200,6 +201,7 @@ class ProcessServer:
         limits: Limits,
         progress: Progress | None = None,
         marker: str | None = None,
+        on_piece: OnPiece | None = None,
     ) -> Reply:
         """One request to the process; one that has died is started again first."""
         model = str(body.get("model") or "")
@@ -210,7 +212,7 @@ class ProcessServer:
                 self._revival.add_done_callback(lambda one: one.cancelled() or one.exception())  # all may have hung up
             held = await asyncio.shield(self._revival)
         body = {**body, "model": held.process.spec.served_as}
-        return await held.client.run(endpoint, body, limits=limits, progress=progress, marker=marker)
+        return await held.client.run(endpoint, body, limits=limits, progress=progress, marker=marker, on_piece=on_piece)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class Talk:
             self, self, RepairSettings(), log=logging.getLogger("worker-1"), now_s=lambda: self.now_s
         )
 
-    async def run(self, endpoint, body, *, limits, progress, marker):
+    async def run(self, endpoint, body, *, limits, progress, marker, on_piece):
         for _ in range(10):
             self.now_s += 1.0
             if limits(self.now_s):
