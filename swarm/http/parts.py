@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
 from swarm.config.settings import Settings
+from swarm.http.look import SwarmObserver
 from swarm.queue.file_queue import FileQueue
 
 
@@ -39,6 +41,12 @@ class HttpParts:
     queue: FileQueue
     """Its calls wait for the disk: handlers make them in ``run_in_threadpool``."""
     log: logging.Logger
+
+    @cached_property
+    def observer(self) -> SwarmObserver:
+        """Looks at the swarm once for all who ask: ``(await parts.observer.look()).value``."""
+        return SwarmObserver(self.settings, self.queue)
+
     background: list[Callable[[], AbstractAsyncContextManager[None]]] = field(default_factory=list)
     """What runs beside the requests: ``routes(parts)`` of a package adds its own. Entered in this order, on the event loop
     and before the first request; left in reverse order after the last one."""

@@ -64,6 +64,10 @@ class FileQueue:
         """Where a task is."""
         return lookup.find(self.layout, task_id)
 
+    def find_ended(self, task_id: str, state: TaskState) -> Located | None:
+        """The same for a task that has ended in this way; one ``access`` call."""
+        return lookup.find_ended(self.layout, task_id, state)
+
     def read(self, task_id: str) -> dict[str, Any]:
         """A whole document with its ``state``. Raises ``UnknownTask``, ``TaskInvalid``."""
         return lookup.read(self.layout, task_id)

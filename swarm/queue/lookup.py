@@ -71,6 +71,12 @@ def ended_in(layout: Layout, task_id: str) -> TaskState | None:
     return None if place is None else TERMINAL[place]
 
 
+def find_ended(layout: Layout, task_id: str, state: TaskState) -> Located | None:
+    """A task that has ended in this way."""
+    path = layout.terminal(state, task_id)
+    return Located(task_id=task_id, state=state, path=path) if is_file(path) else None
+
+
 def _find_ended(layout: Layout, task_id: str) -> Located | None:
     state = ended_in(layout, task_id)
     return None if state is None else Located(task_id=task_id, state=state, path=layout.terminal(state, task_id))

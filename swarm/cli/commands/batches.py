@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swarm.cli.command_options import NEEDED, ShowOptions, opt
-from swarm.runtime.open import open_queue, swarm_lives
+from swarm.runtime.open import open_queue
 from swarm.views.blocks import Line
 from swarm.views.words import count, plural
-
-if TYPE_CHECKING:
-    from swarm.config.settings import Settings
-    from swarm.queue.batches.batch_book import Manifest
-    from swarm.queue.batches.tally import Tally
-    from swarm.queue.file_queue import FileQueue
-    from swarm.views.batch_gave import Bests
-    from swarm.views.batch_rows import BatchRow
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -49,16 +40,12 @@ def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
       swarm batches
       swarm batches --price-per-mtok 0.20
     """
+    from swarm.views.batch_documents import batch_list
     from swarm.views.batch_rows import table
 
     settings = at.settings()
-    queue = open_queue(settings)
-    before = _active(queue)
-    tallies = [_tally(queue, name) for name in queue.batches().names()]
-    active = max(before, _active(queue))
-    rows = tuple(_row(settings, *tally, active, price_per_mtok) for tally in tallies)
-    rows = tuple(sorted(rows, key=lambda row: row.submitted_at))
-    at.show({"batches": rows}, table(rows))
+    found = batch_list(open_queue(settings), settings, price_per_mtok)
+    at.show(found, table(found.batches))
 
 
 @app.command()
@@ -71,18 +58,13 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     Example:
       swarm batch show prompts-1a2b3c4d
     """
-    from swarm.views.batch_gave import batch_gave, gave_blocks
-    from swarm.views.batch_report import report
+    from swarm.views.batch_documents import batch_document
+    from swarm.views.batch_gave import gave_blocks
     from swarm.views.batch_rows import details
 
     settings = at.settings()
-    queue = open_queue(settings)
-    before = _active(queue)
-    manifest, tally = _tally(queue, batch)
-    row = _row(settings, manifest, tally, max(before, _active(queue)), price_per_mtok)
-    found = report(queue, settings, manifest, tally)
-    gave = batch_gave(tally, _bests(queue), time.time())
-    at.show({"batch": row, "gave": gave, "report": found}, [*details(row, found), *gave_blocks(gave)])
+    found = batch_document(open_queue(settings), settings, batch, price_per_mtok)
+    at.show(found, [*details(found.batch, found.report), *gave_blocks(found.gave)])
 
 
 @app.command()
@@ -136,35 +118,3 @@ def export(
 
     at.check_output(output)
     at.end(collect.results(at.settings(), batch, output, errors, report=True), output)
-
-
-def _tally(queue: FileQueue, batch: str) -> tuple[Manifest, Tally]:
-    from swarm.queue.batches.tally import tally
-
-    manifest = queue.batches().manifest(batch)
-    return manifest, tally(queue.layout, queue.storage, batch, queue.batches().task_ids(batch))
-
-
-def _bests(queue: FileQueue) -> Bests:
-    """What each worker's card has shown at its best, as its last heartbeat tells."""
-    from swarm.queue.stores import registry
-
-    beats = {name: registry.read_heartbeat(queue.layout, name) for name in registry.names(queue.layout)}
-    return {
-        (name, model): tuned.best_tokens_per_s
-        for name, beat in beats.items()
-        for model, tuned in (beat.tuned.items() if beat is not None else ())
-        if tuned.best_tokens_per_s > 0
-    }
-
-
-def _active(queue: FileQueue) -> int:
-    """Tasks that have not ended, at the most: what is at work may be on the move and counts twice."""
-    counts = queue.stats()
-    return sum(counts.pending.values()) + counts.drop_ins + counts.blocked + 2 * sum(counts.processing.values())
-
-
-def _row(settings: Settings, manifest: Manifest, tally: Tally, active: int, price_per_mtok: float | None) -> BatchRow:
-    from swarm.views.batch_rows import batch_row
-
-    return batch_row(manifest, tally, alive=swarm_lives(settings), active=active, price_per_mtok=price_per_mtok)

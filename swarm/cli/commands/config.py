@@ -13,6 +13,7 @@ from swarm.cli.render import to_json
 from swarm.config.check import dotted
 from swarm.core.policy.script_entries import script_warnings
 from swarm.views.blocks import Line
+from swarm.views.config_document import ConfigDocument
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -39,7 +40,7 @@ def show(at: ShowOptions) -> None:
     loaded = at.load()
     if at.as_json:
         file = str(loaded.path) if loaded.path else None
-        print(to_json({"file": file, "settings": loaded.settings, "sources": loaded.sources}))
+        print(to_json(ConfigDocument(file=file, settings=loaded.settings, sources=loaded.sources)))
         return
     print(f"# file: {loaded.path or 'none, these are the defaults'}")
     for line in _toml(msgspec.to_builtins(loaded.settings), loaded.sources):

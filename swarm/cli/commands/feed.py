@@ -10,10 +10,11 @@ from swarm.cli.command_options import FeedRequest, ShowOptions, arg
 from swarm.errors import InputError, QueueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from swarm.core.workflow.feed import FeedState, Wish
     from swarm.views.blocks import Block
+    from swarm.views.documents import FeedRow
 
 REPORT_EVERY_S = 5.0
 
@@ -58,18 +59,13 @@ def feeds(at: ShowOptions) -> None:
     Example:
       swarm feeds
     """
-    import msgspec
+    from swarm.views.documents import feed_list
 
-    from swarm.queue.stores.feeds import FeedBook
-
-    queue = at.queue()
-    book = FeedBook(queue.layout, queue.storage)
-    found = [(book.state(name), book.lives(name)) for name in book.names()]
-    rows = [{**msgspec.structs.asdict(state), "alive": alive} for state, alive in found]
-    at.show({"feeds": rows}, _table(found))
+    found = feed_list(at.queue())
+    at.show(found, _table(found.feeds))
 
 
-def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
+def _table(feeds: Sequence[FeedRow]) -> list[Block]:
     from swarm.views.blocks import Cell, Table, columns
     from swarm.views.words import count
 
@@ -78,7 +74,7 @@ def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
         (
             state.feed_id,
             state.source,
-            _state_words(state, alive=alive),
+            _state_words(state, alive=state.alive),
             count(state.number),
             count(state.accepted),
             count(state.again),
@@ -86,7 +82,7 @@ def _table(found: list[tuple[FeedState, bool]]) -> list[Block]:
             f"{state.min}-{state.target}",
             state.updated_at,
         )
-        for state, alive in found
+        for state in feeds
     )
     return [Table(columns=heads, rows=rows, empty="no feeds")]
 

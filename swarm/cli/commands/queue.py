@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.commands import queue_maintenance
-from swarm.core.lanes import parse_lane
-from swarm.core.task import TaskState, canonical_model
-from swarm.errors import EXIT_USAGE, InputError, QueueError, SwarmError, name_hint
+from swarm.errors import EXIT_USAGE, SwarmError
 from swarm.runtime.open import open_observer, open_queue
 from swarm.views.blocks import Line
-from swarm.views.task_rows import TaskRow, active_rows, active_table, task_blocks, task_row, task_table
+from swarm.views.documents import active_list
+from swarm.views.task_lists import TaskFilter, state_of, task_list
+from swarm.views.task_rows import active_table, task_blocks, task_table
 from swarm.views.words import plural
-
-if TYPE_CHECKING:
-    from swarm.queue.file_queue import FileQueue
-    from swarm.queue.lookup import Located
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -51,13 +46,12 @@ def stats(at: ShowOptions) -> None:
       swarm queue stats
       swarm queue stats --json | jq .pending.by_model
     """
-    from swarm.core.health.liveness import stuck
-    from swarm.views.queue_rows import queue_blocks, queue_stats
+    from swarm.views.documents import stats as queue_numbers
+    from swarm.views.queue_rows import queue_blocks
 
     settings = at.settings()
     queue = open_queue(settings)
-    counts, snapshot = queue.stats(), open_observer(settings, queue, cards=False).snapshot()
-    found = queue_stats(counts, stuck_tasks=len(stuck(snapshot, settings)))
+    found = queue_numbers(queue, open_observer(settings, queue, cards=False).snapshot(), settings)
     at.show(found, queue_blocks(found))
 
 
@@ -69,6 +63,7 @@ def list_tasks(
     limit: int = opt("--limit -n", "Largest number of tasks.", 50, least=1, most=10**9),
     lane: str | None = opt("--lane", "Only this lane: cpu, script, llm@MODEL, resource@WORKER."),
     model: str | None = opt("--model", "Only tasks for this model."),
+    batch: str | None = opt("--batch", "Only tasks of this batch."),
 ) -> None:
     """Tasks of one state, next in line first. [default: pending]
 
@@ -78,19 +73,12 @@ def list_tasks(
       swarm queue list failed -n 10
       swarm queue list --model llama3.2:3b --json
     """
-    asked = _state(state_option or state or "pending")
-    queue = at.queue()
-    if lane is not None and parse_lane(lane) is None:
-        raise InputError(f"{lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
-    wanted = canonical_model(model) if model is not None else None
-    every = _rows(queue, asked, lane)
-    chosen = (row for row in every if wanted is None or (row.model is not None and canonical_model(row.model) == wanted))
-    found = list(islice(chosen, limit + 1))
-    rows, more = tuple(found[:limit]), len(found) > limit
-    blocks: list[Any] = [task_table(rows, state=str(asked))]
-    if more:
+    wanted = TaskFilter(state=state_of(state_option or state or "pending"), lane=lane, model=model, batch=batch)
+    found = task_list(at.queue(), wanted, limit=limit)
+    blocks: list[Any] = [task_table(found.tasks, state=str(wanted.state))]
+    if found.more:
         blocks.append(Line(f"only the first {plural(limit, 'task')}; -n shows more", "dim"))
-    at.show({"tasks": rows, "more": more}, blocks)
+    at.show(found, blocks)
 
 
 @app.command()
@@ -117,8 +105,8 @@ def active(at: ShowOptions) -> None:
       swarm queue active
     """
     settings = at.settings()
-    rows = active_rows(open_observer(settings).snapshot(), settings)
-    at.show({"tasks": rows}, [active_table(rows)])
+    found = active_list(open_observer(settings).snapshot(), settings)
+    at.show(found, [active_table(found.tasks)])
 
 
 @app.command()
@@ -173,26 +161,3 @@ def _each(at: ShowOptions, ids: list[str], act: Callable[[str], str]) -> None:
         if hint:
             print(f"hint: {hint}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE)
-
-
-def _state(text: str) -> TaskState:
-    try:
-        return TaskState(text.lower())
-    except ValueError:
-        raise InputError(f"{text!r} is no state of a task", hint=name_hint(text.lower(), TaskState, "one of:")) from None
-
-
-def _rows(queue: FileQueue, state: TaskState, lane: str | None) -> Iterator[TaskRow]:
-    for located in queue.list(state):
-        if lane is None or located.lane == lane:
-            reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
-            yield task_row(located, _document(queue, located), reason=reason)
-
-
-def _document(queue: FileQueue, located: Located) -> Mapping[str, Any] | None:
-    if located.state is TaskState.CORRUPT:
-        return None
-    try:
-        return queue.read(located.task_id)
-    except QueueError:
-        return None  # it moved on or cannot be read; what its place says is shown

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from swarm.cli.command_options import QueueOptions, ShowOptions, arg, opt
-from swarm.errors import EXIT_NOT_RUNNING, InputError, UnknownTask, name_hint
-from swarm.runtime.open import lives, open_observer, open_queue
+from swarm.errors import EXIT_NOT_RUNNING, InputError, name_hint
+from swarm.runtime.open import open_observer, open_queue
 from swarm.views.blocks import SIMULATED, Line
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def gpus(at: ShowOptions) -> None:
     Example:
       swarm gpus --json | jq '.gpus[] | select(.temperature_c > 80)'
     """
-    from swarm.views.worker_rows import card_rows, cards_table
+    from swarm.views.documents import card_list
+    from swarm.views.worker_rows import cards_table
 
-    snapshot = open_observer(at.load().settings).snapshot()
-    rows, note = card_rows(snapshot), snapshot.gpus_note
-    lines = [Line(note, "yellow")] if note else []
-    at.show({"gpus": rows, "cards_note": note}, [cards_table(rows), *lines])
+    found = card_list(open_observer(at.load().settings).snapshot())
+    lines = [Line(found.cards_note, "yellow")] if found.cards_note else []
+    at.show(found, [cards_table(found.gpus), *lines])
 
 
 @workers_app.callback()
@@ -73,12 +73,14 @@ def workers(at: ShowOptions, context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.views.worker_rows import gave_blocks, worker_lines, workers_table
+    from swarm.views.documents import worker_list
+    from swarm.views.worker_rows import gave_blocks, workers_table
 
     settings = at.settings()
-    rows = worker_lines(open_observer(settings).snapshot(), settings)
+    found = worker_list(open_observer(settings).snapshot(), settings)
+    rows = found.workers
     simulated = [Line(SIMULATED, "yellow")] if any(row.simulated and row.alive for row in rows) else []
-    at.show({"workers": rows}, [workers_table(rows), *gave_blocks(rows), *simulated])
+    at.show(found, [workers_table(rows), *gave_blocks(rows), *simulated])
 
 
 @workers_app.command()
@@ -124,12 +126,12 @@ def models(at: ShowOptions, context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from swarm.views.model_rows import installed_models, model_rows, models_table
+    from swarm.views.documents import model_list
+    from swarm.views.model_rows import models_table
 
     settings = at.settings()
-    snapshot = open_observer(settings).snapshot()
-    rows = model_rows(snapshot, installed_models(snapshot, settings.queue.root))
-    at.show({"models": rows}, [models_table(rows)])
+    found = model_list(open_observer(settings).snapshot(), settings)
+    at.show(found, [models_table(found.models)])
 
 
 @models_app.command()
@@ -163,29 +165,12 @@ def explain(
       swarm explain d5de16d7
       swarm explain llama3.2:3b
     """
-    from swarm.core.health.liveness import workers_of
-    from swarm.views import explanations
+    from swarm.views.documents import explain as explained
+    from swarm.views.explanations import explanation_blocks
 
     settings = at.settings()
-    snapshot = open_observer(settings).snapshot()
-    view = next((w for w in workers_of(snapshot) if w.name == target), None)
-    if view is not None:
-        found = explanations.worker(view, snapshot, settings, brain=lives(settings, "brain"))
-    elif explanations.is_model(target, snapshot, settings):
-        found = explanations.model(target, snapshot, settings)
-    else:
-        queue = open_queue(settings)
-        try:
-            document = queue.read(target)
-        except UnknownTask as unknown:
-            aside = queue.quarantined(target)
-            if aside is None:
-                raise explanations.no_such(target, snapshot) from unknown
-            found = explanations.quarantined(target, aside, settings.queue.root)
-        else:
-            missing = explanations.missing_dependency(document, queue)
-            found = explanations.task(document, snapshot, settings, brain=lives(settings, "brain"), missing=missing)
-    at.show(found, explanations.explanation_blocks(found))
+    found = explained(target, open_observer(settings).snapshot(), settings, open_queue(settings))
+    at.show(found, explanation_blocks(found))
 
 
 def metrics(
