@@ -282,6 +282,10 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host: str = "127.0.0.1"
     port: Port | None = None
     """Unset: `swarm up` starts none."""
+    max_upload_mib: Count = 512
+    """A larger file is refused."""
+    max_batch_requests: Count = 200_000
+    """A batch whose file has more requests fails."""
 
 
 class LiveSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

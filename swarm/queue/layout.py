@@ -191,6 +191,7 @@ class Layout:
         self.corrupt = f"{root}/corrupt"
         self.batches = f"{root}/batches"
         self.feeds = f"{root}/feeds"
+        self.files = f"{root}/files"
         self.outbox = f"{root}/outbox"
         self.cache = f"{root}/cache"
         self.workers = f"{root}/workers"

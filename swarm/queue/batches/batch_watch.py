@@ -32,8 +32,17 @@ class ShardWatch:
         self._layout = layout
         self._open: dict[str, set[str]] = {}
         self._seen: dict[str, DirStamp] = {}
+        self.add(task_ids)
+
+    def add(self, task_ids: Iterable[str]) -> None:
+        """Follow these too. None of them may have been followed before."""
+        shards: dict[str, set[str]] = {}
         for task_id in task_ids:
-            self._open.setdefault(shard_of(task_id), set()).add(task_id)
+            shards.setdefault(shard_of(task_id), set()).add(task_id)
+        for shard, ids in shards.items():
+            self._open.setdefault(shard, set()).update(ids)
+            for state in TERMINAL:  # what was listed there before did not look for these
+                self._seen.pop(f"{self._layout.root}/{state}/{shard}", None)
 
     @property
     def left(self) -> int:
@@ -62,8 +71,8 @@ class ShardWatch:
         self._seen[folder] = now
         return ended
 
-    def open_ids(self, limit: int) -> list[str]:
-        """Some ids that have not ended, oldest first."""
+    def open_ids(self, limit: int | None = None) -> list[str]:
+        """Some ids that have not ended (None: all), oldest first."""
         return sorted(i for ids in self._open.values() for i in ids)[:limit]
 
 
@@ -85,6 +94,10 @@ class BatchWatch:
             left=self._watch.left,
         )
 
-    def open_ids(self, limit: int) -> list[str]:
-        """Some ids that have not ended, oldest first."""
+    def add(self, task_ids: Iterable[str]) -> None:
+        """Count these too. None of them may have been counted before."""
+        self._watch.add(task_ids)
+
+    def open_ids(self, limit: int | None = None) -> list[str]:
+        """Some ids that have not ended (None: all), oldest first."""
         return self._watch.open_ids(limit)

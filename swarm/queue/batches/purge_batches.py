@@ -1,8 +1,9 @@
 """Batches of which nothing is left: their files go once each of their tasks was purged.
 
 A batch stays while any task of it, or of its mapped ones' children, is in any state; while it is being submitted; while
-somebody is to be told of its end; and if it is a feed, whose state says which lines were fed. Running the same input again
-does its work again then, as it would anyway.
+somebody is to be told of its end; if it is a feed, whose state says which lines were fed; and while it is open to a client
+of the HTTP server, whose output and error file go with it. Running the same input again does its work again then, as it
+would anyway.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import chain
 from swarm.core.task import ID_RE, TERMINAL, TaskState
 from swarm.errors import LockHeld, QueueError, StorageFault
 from swarm.filesystem.entries import is_file, list_names, odd_words, status_of
+from swarm.queue.batches.api_batches import ENDED, MARKS, OPEN, remove_result_files
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage, storage_faults
@@ -23,7 +25,7 @@ from swarm.queue.storage import Storage, storage_faults
 SUBMITTING_S = 3600.0
 """A submission that wrote nothing for so long was cut off; the next one goes on without what was purged since."""
 _DATA = (".items", ".order", ".tally", ".retried", ".report.json")
-_ENDINGS = (*_DATA, ".json", ".lock")
+_ENDINGS = (*_DATA, ".json", *MARKS, ENDED, ".lock")
 """In the order in which they go: whoever dies in between leaves a batch that is still seen to be empty."""
 
 Gone = Callable[[TaskState, str], bool]
@@ -58,6 +60,7 @@ class EmptyBatches:
     ) -> None:
         """Only batches that were last submitted before ``before_s`` (seconds since the epoch) are looked at."""
         self._layout = layout
+        self._storage = storage
         self._book = BatchBook(layout, storage)
         self._before_s = before_s
         self._gone = gone
@@ -132,14 +135,19 @@ class EmptyBatches:
 
     def _may_go(self, batch_id: str) -> bool:
         """By its own files."""
-        others = (f"{self._layout.feeds}/{batch_id}.json", f"{self._layout.outbox}/batch-{batch_id}.json")
+        others = (
+            f"{self._layout.feeds}/{batch_id}.json",
+            f"{self._layout.outbox}/batch-{batch_id}.json",
+            f"{self._layout.batches}/{batch_id}{OPEN}",
+        )
         if any(os.path.lexists(path) for path in others):
             return False
         own = [f"{self._layout.batches}/{batch_id}{ending}" for ending in _ENDINGS]
         if any(odd_words(path) for path in own) or not self._is_ours(batch_id):
             return False  # fsck names it
         return all(
-            _changed_s(f"{self._layout.batches}/{batch_id}{e}") < self._before_s for e in (".items", ".order", ".json")
+            _changed_s(f"{self._layout.batches}/{batch_id}{e}") < self._before_s
+            for e in (".items", ".order", ".json", ENDED)
         )
 
     def _is_ours(self, batch_id: str) -> bool:
@@ -164,6 +172,7 @@ class EmptyBatches:
         with suppress(LockHeld), self._book.alone(batch_id):
             if not self._may_go(batch_id):
                 return  # submitted again since
+            remove_result_files(self._layout, self._storage, batch_id)
             for ending in _ENDINGS:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._layout.batches}/{batch_id}{ending}")

@@ -23,6 +23,7 @@ from swarm.queue.coordination import is_held
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, to_quarantine
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
 from swarm.queue.storage import REASON
+from swarm.queue.stores.file_store import CONTENT, RECORD, is_file_id
 
 RANK = {
     TaskState.COMPLETED: 0,
@@ -126,11 +127,27 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
     for part in list_inside(layout.cache):
         yield from _files(f"{layout.cache}/{part}")
         yield from _foreign(f"{layout.cache}/{part}", "cache/ holds 256 directories of answers", folder=True)
+    yield from _api_files(layout)
     for name in list_inside(layout.corrupt):
         path = f"{layout.corrupt}/{name}"
         status = status_of(path) if name.endswith(REASON) else None
         if status is not None and (words := odd_kind(path, status)):  # whatever its name: that of what was quarantined
             yield to_quarantine("odd", path, f"it {words}, and a reason is a file")
+
+
+def _api_files(layout: Layout) -> Iterator[FsckFinding]:
+    belongs = "files/ holds one directory for each file of the HTTP API"
+    for name in list_inside(layout.files):
+        folder = f"{layout.files}/{name}"
+        if not is_file_id(name):
+            yield to_quarantine("odd", folder, f"it has no file's id, and {belongs}")
+            continue
+        yield from _foreign(folder, belongs, folder=True)
+        yield from _files(folder)
+        missing = sorted({CONTENT, RECORD}.difference(list_inside(folder)))
+        if missing and folder_status(folder) is not None:
+            what = f"it is a file of the HTTP API without {' and '.join(missing)}"
+            yield FsckFinding("file", folder, what, "none: remove the directory, and upload the file again")
 
 
 def _files(folder: str, *, folders: tuple[str, ...] = ()) -> Iterator[FsckFinding]:
@@ -161,7 +178,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
 
 def _top(layout: Layout) -> Iterator[FsckFinding]:
     """Directories that swarm has here or makes when needed; what else lies here does no harm."""
-    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache, layout.live}
+    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache, layout.files, layout.live}
     for name in list_inside(layout.root):
         path = f"{layout.root}/{name}"
         status = status_of(path)

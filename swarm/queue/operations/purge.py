@@ -13,6 +13,7 @@ from swarm.core.task import TERMINAL, TaskState
 from swarm.errors import InputError, QueueError, StorageFault
 from swarm.filesystem.entries import is_file, list_names, status_of
 from swarm.queue import codec
+from swarm.queue.batches.api_batches import ApiBatches
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.batches.purge_batches import EmptyBatches, being_submitted
 from swarm.queue.brain.release_log import read_turns, still_needed
@@ -28,13 +29,15 @@ class Needed:
 
     That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
     session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
-    still to be notified, all of a batch whose submission is under way, and what a feeder made that died before it moved its
-    cursor. Fits ``retention.Keep``.
+    still to be notified, all of a batch whose submission is under way or that is open to a client of the HTTP server, and
+    what a feeder made that died before it moved its cursor. Fits ``retention.Keep``.
     """
 
     def __init__(self, layout: Layout, waiting: BlockedNeeds) -> None:
         """``waiting`` must have been looked at before: what is released meanwhile is on record by now."""
-        self._ids = waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_notified(layout)
+        self._ids = (
+            waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_notified(layout) | _open_to_clients(layout)
+        )
         self._maps = waiting.maps
         self._cursors = _cursors(layout)
         self._turns = read_turns(layout)
@@ -107,6 +110,12 @@ def _to_be_notified(layout: Layout) -> frozenset[str]:
             batch_id = rest.removesuffix(".json")
             found.update(book.known(batch_id).values(), book.order(batch_id))
     return frozenset(found)
+
+
+def _open_to_clients(layout: Layout) -> frozenset[str]:
+    storage = Storage("fast", layout.root)
+    book = BatchBook(layout, storage)
+    return frozenset(i for name in ApiBatches(layout, storage).open_names() for i in book.known(name).values())
 
 
 def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, dry: bool) -> dict[TaskState, Removed]:

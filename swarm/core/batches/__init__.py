@@ -1,0 +1,1 @@
+"""Rules for the batches that clients of the HTTP server create. Pure."""
