@@ -83,7 +83,7 @@ def test_a_second_brain_is_refused_and_names_the_first(tmp_path):
     lock = ProcessLock(queue.layout, "brain")
     lock.acquire()
     argv = [sys.executable, "-m", "swarm", "brain", "--root", queue.layout.root]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     lock.release()
     assert done.returncode == 2
     assert "brain is running already" in done.stderr

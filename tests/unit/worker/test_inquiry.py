@@ -71,7 +71,7 @@ def test_where_nobody_else_asks_a_probe_tells_and_poison_ends_with_the_evidence(
     swarm = Harness(prober=(prober := Answers())).warm()
     swarm.work.fail("bad", *[HTML] * 9)
     swarm.queue.put(llm("bad", endpoint="/api/embed"))
-    swarm.until(lambda: "bad" in swarm.queue.ended, timeout_s=20)
+    swarm.until(lambda: "bad" in swarm.queue.ended)
     state, trail = swarm.queue.ended["bad"]
     assert state is TaskState.FAILED
     assert trail.error.type == "poison"
