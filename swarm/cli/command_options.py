@@ -198,6 +198,16 @@ class Outcome:
     """A model's or program's own text."""
 
 
+def with_address(loaded: "Loaded", text: str, option: str) -> "Loaded":
+    """The configuration with the HTTP server at ``[HOST:]PORT``. Raises ``InputError`` that names the option."""
+    from msgspec.structs import replace
+
+    from swarm.config.listen import parse_listen, with_http
+
+    address = parse_listen(text, option, loaded.settings.http.host)
+    return replace(loaded, settings=with_http(loaded.settings, address))
+
+
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of its groups one by one, as typer wants them; those of ``FIRST`` lead a group.
 

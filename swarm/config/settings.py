@@ -282,6 +282,8 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host: str = "127.0.0.1"
     port: Port | None = None
     """Unset: `swarm up` starts none."""
+    stop_grace_s: NotNegative = 30.0
+    """Once asked to stop it takes no more requests, and those that run have so long to finish."""
     max_upload_mib: Count = 512
     """A larger file is refused."""
     max_batch_requests: Count = 200_000

@@ -67,7 +67,7 @@ class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     name: str
     role: str = "worker"
-    """``worker``, ``brain``, ``supervisor`` or ``server``."""
+    """``worker``, ``brain``, ``supervisor``, ``http`` or ``server``."""
     process: ProcessIdentity
     started_at: str
     epoch: int
@@ -76,7 +76,8 @@ class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     gpu_uuids: tuple[str, ...] = ()
     port: int | None = None
     url: str | None = None
-    """Base URL of the worker's model server; None for a worker without one (cpu and script work only)."""
+    """Base URL of the worker's model server; None for a worker without one (cpu and script work only). Of the HTTP server:
+    where it listens."""
     engines: tuple[str, ...] = ("ollama",)
     """Engines that serve its models, that of models which name none first."""
     model_port: int | None = None

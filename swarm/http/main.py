@@ -2,31 +2,104 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+import resource
+from collections.abc import Callable
+
+import msgspec
 import uvicorn
 
+from swarm.clock import now_iso
+from swarm.config.listen import Address, http_address
+from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
+from swarm.errors import EXIT_USAGE, ConfigError
 from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
+from swarm.http.server import HttpServer, listening_sockets
+from swarm.queue.file_queue import FileQueue
 from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.loop import on_hangup, root_watch
+from swarm.supervisor.state import HTTP
 
-NAME = "http"
-"""Of its process lock, registration and log."""
+KEEP_ALIVE_S = 75
+"""An idle connection is closed after this; clients keep theirs for about a minute."""
 
 
 def run_http(options: RunOptions) -> int:
-    """Serve this root until asked to stop; returns the exit status. Raises ``LockHeld`` when a server runs already."""
-    settings = options.settings
-    queue, _instead = open_root(options)
-    with living(queue, own_row(NAME, NAME)), logging_as(NAME, options) as log:
-        app = make_app(HttpParts(settings=settings, queue=queue, log=log))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=settings.http.host,
-                port=settings.http.port or 0,
-                log_config=None,
-                access_log=False,
-                server_header=False,
+    """Serve this root until asked to stop; returns the exit status.
+
+    Raises ``LockHeld`` when a server runs already, ``EngineError`` where the port is taken, ``ConfigError`` without one.
+    """
+    address = http_address(options.settings)
+    if address is None:
+        raise ConfigError("the HTTP server has no port", hint="--listen [HOST:]PORT, or port in [http]")
+    queue, instead = open_root(options)
+    root_trouble = root_watch(queue.layout.root)
+    with living(queue, _row(address)) as row, logging_as(HTTP, options) as log:
+        for check in instead:
+            log.info("Fallback: %s", check)
+        sockets = listening_sockets(address)
+        _allow_many_connections(log)
+        parts = HttpParts(settings=options.settings, queue=queue, log=log)
+        server = HttpServer(
+            _config(parts),
+            ending=parts.ending,
+            beat=_beating(queue, row),
+            root_trouble=root_trouble,
+            log=log,
+        )
+        on_hangup(server.handle_exit)
+        log.info("HTTP server on %s", address.url)
+        print(f"HTTP server on {address.url}", flush=True)  # noqa: T201
+        code = server.run_to_end(sockets)
+        return EXIT_USAGE if server.lost else code
+
+
+def _row(address: Address) -> WorkerRow:
+    return msgspec.structs.replace(own_row(HTTP, HTTP), url=address.url, port=address.port)
+
+
+def _config(parts: HttpParts) -> uvicorn.Config:
+    return uvicorn.Config(
+        make_app(parts),
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(parts.settings.http.stop_grace_s),
+    )
+
+
+def _beating(queue: FileQueue, row: WorkerRow) -> Callable[[int, WorkerStatus], None]:
+    heart = queue.heartbeats()
+
+    def beat(turn: int, status: WorkerStatus) -> None:
+        heart.beat(
+            Heartbeat(
+                name=row.name,
+                pid=os.getpid(),
+                epoch=row.epoch,
+                seq=turn,
+                turn=turn,
+                written_at=now_iso(),
+                status=status,
             )
         )
-        server.run()
-        return 0
+
+    return beat
+
+
+def _allow_many_connections(log: logging.Logger) -> None:
+    """As many open files as the system allows us; the usual 1,024 are few for event streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("HTTP server keeps to %d open files: %s", soft, error)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
 from swarm.config.settings import Settings
+from swarm.core.access import Scope
 from swarm.http.look import SwarmObserver
 from swarm.queue.file_queue import FileQueue
-
-
-class Scope(StrEnum):
-    """What a client may do; each includes those before it."""
-
-    READ = "read"
-    SUBMIT = "submit"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,8 @@ class HttpParts:
     background: list[Callable[[], AbstractAsyncContextManager[None]]] = field(default_factory=list)
     """What runs beside the requests: ``routes(parts)`` of a package adds its own. Entered in this order, on the event loop
     and before the first request; left in reverse order after the last one."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this process was asked to end: what never ends by itself, as event streams do, ends now."""
 
 
 def client_of(request: HTTPConnection) -> Client:

@@ -45,7 +45,7 @@ def free_port(host: str = "127.0.0.1", room: int = 8) -> int:
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now. Raises ``OSError`` for an address this machine does not have."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
         # Connections of a server that just ended linger for a minute; a new server may listen all the same.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -60,7 +60,7 @@ def is_free(host: str, port: int) -> bool:
 def who_listens(port: int, host: str = "127.0.0.1") -> str | None:
     """Names the holder of a port: ``pid 4711 (ollama serve)``, and another user. None if nobody listens there."""
     try:
-        owner = listener(port, socket.gethostbyname(host)) or listener(port)
+        owner = listener(port, host if ":" in host else socket.gethostbyname(host)) or listener(port)
     except (OwnerUnknown, OSError):
         return None
     if owner is None:

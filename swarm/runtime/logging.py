@@ -124,7 +124,8 @@ class FileHandler(LineHandler, RotatingFileHandler):
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self.stream.fileno()), os.lstat(self.baseFilename)):
                     return self.stream.fileno()
-            self.stream.close()
+            stream, self.stream = self.stream, None  # or a directory that is missing would leave a closed one, for ever
+            stream.close()
         self.stream = self._open()
         return self.stream.fileno()
 

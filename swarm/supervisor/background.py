@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from swarm.config.listen import http_address
 from swarm.errors import EngineError, LockHeld, OddEntry
 from swarm.filesystem.entries import read_file
 from swarm.proc.ports import describe
@@ -17,8 +18,8 @@ from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, open_root
-from swarm.supervisor.main import plan_swarm
-from swarm.supervisor.state import NAME, ChildState, ChildStatus, SupervisorStatus, load_status
+from swarm.supervisor.main import plan_swarm, planned_http
+from swarm.supervisor.state import HTTP, NAME, ChildState, ChildStatus, SupervisorStatus, load_status
 from swarm.supervisor.what_runs import FOR_PID
 
 START_POLL_S = 0.05
@@ -39,12 +40,15 @@ def start_background(
     """
     check_host()
     plans, visibility = plan_swarm(options)  # what is wrong with the configuration is said here, not in a log
+    http = planned_http(options.settings)
     queue, instead = open_root(options)
     if is_held(queue.layout, NAME):
         _refuse(queue.layout)
     words = ["up"]
     if options.simulate:
         words += ["--simulate", str(options.simulate)]
+    if http is not None:
+        words += ["--http", http.text]
     if parent:
         words += [FOR_PID, str(os.getpid())]
     for check in instead:
@@ -63,7 +67,7 @@ def start_background(
 
 
 def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, timeout_s: float) -> SupervisorStatus:
-    """Until a worker runs and no other is starting; returns the status. Raises ``EngineError`` when none comes up."""
+    """Until a worker runs and nothing else is starting; returns the status. Raises ``EngineError`` when none comes up."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         status = load_status(options.root / "workers")
@@ -83,9 +87,14 @@ def _settled(status: SupervisorStatus) -> bool:
     workers = [c for c in status.children if c.role == "worker"]
     servers = {c.name: c for c in status.children if c.role == "server"}
     up = [w for w in workers if w.state is ChildState.RUNNING]
-    coming = [c for c in (*workers, *servers.values()) if c.state is ChildState.STARTING]
+    coming = [c for c in status.children if c.role != "brain" and (c.state is ChildState.STARTING or _begins(c))]
     waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _is_late(w.name, servers)]
     return bool(up) and not coming and not waiting
+
+
+def _begins(child: ChildStatus) -> bool:
+    """Whether it is the HTTP server, not tried yet."""
+    return child.role == HTTP and child.state is ChildState.BACKOFF and child.last_exit is None
 
 
 def _fails_at_start(status: SupervisorStatus) -> str:
@@ -142,7 +151,18 @@ def start_detached(options: RunOptions) -> int:
     every = sum(1 for c in status.children if c.role == "worker")
     simulated = " on simulated cards" if status.simulated else ""
     print(f"swarm is up: {up} of {every} workers{simulated}, supervisor pid {process.pid}")  # noqa: T201
+    for line in _http_lines(options, status):
+        print(line)  # noqa: T201
     return 0
+
+
+def _http_lines(options: RunOptions, status: SupervisorStatus) -> Iterator[str]:
+    child, address = status.child(HTTP), http_address(options.settings)
+    if child is not None and address is not None:
+        up = child.state is ChildState.RUNNING
+        yield (
+            f"HTTP server on {address.url}" if up else f"the HTTP server is not up: {child.reason}; swarm logs {HTTP} -n 30"
+        )
 
 
 def _say_note(_workers: int, note: str) -> None:

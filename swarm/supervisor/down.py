@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from swarm.config.listen import Address, address_of
 from swarm.config.settings import Settings
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity, WorkerRow
@@ -37,7 +38,7 @@ from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, logging_as, open_root, process_lock
 from swarm.runtime.open import open_queue, reclaim
 from swarm.supervisor.main import make_supervisor, obey_signals, supervise
-from swarm.supervisor.state import NAME, load_plan, load_status, remove_plan
+from swarm.supervisor.state import HTTP, NAME, load_plan, load_status, remove_plan
 from swarm.supervisor.what_runs import Running, named, running
 
 _SYSTEMD = "systemd"
@@ -174,7 +175,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)
     with logging_as(NAME, options) as log:
         log.info("%s", said)
-        supervisor = make_supervisor(queue, options, _plans(root, left))
+        supervisor = make_supervisor(queue, options, _plans(root, left), _http(left))
         obey_signals(supervisor, asked=1)
         (supervisor.request_stop if now else supervisor.request_drain)()
         code = supervise(supervisor, queue, options, log, begun=lambda: _end_hosts(queue.layout, left))
@@ -212,6 +213,12 @@ def _plans(root: Path, left: Sequence[Running]) -> tuple[WorkerPlan, ...]:
             if worker not in plans and note is not None:
                 plans[worker] = WorkerPlan(name=worker, port=note.port, url=note.url, simulated=note.simulated)
     return tuple(plans.values())
+
+
+def _http(left: Sequence[Running]) -> Address | None:
+    """Where the HTTP server listens, as it says itself; None: there is none."""
+    urls = (one.row.url for one in left if one.role == HTTP and one.row is not None)
+    return next((address_of(url) for url in urls if url is not None), None)
 
 
 def _plan_of(row: WorkerRow) -> WorkerPlan:

@@ -1,4 +1,4 @@
-"""One process of ours on this machine, brain or worker: found or started, watched, ended."""
+"""One process of ours on this machine, brain, worker or HTTP server: found or started, watched, ended."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from swarm.clock import SystemClock
+from swarm.config.listen import Address
 from swarm.core.worker import WorkerRow
-from swarm.errors import EngineError, OddEntry
+from swarm.errors import EngineError, OddEntry, PortTaken
 from swarm.filesystem.entries import open_file
 from swarm.proc.child import Child, KeptProcess, rotate_if_large
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER
 from swarm.proc.identity import is_same
+from swarm.proc.ports import is_free, who_listens
 from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
+from swarm.supervisor.state import HTTP
 
 STOP_GRACE_S = 10.0
 """Between "stop at once" and SIGKILL: time to requeue claimed tasks."""
@@ -142,6 +145,34 @@ class LocalProcess(KeptProcess):
                 f"{self.name}: cannot start {self._argv[0]}: {error.strerror}",
                 hint=f"the command was: {' '.join(self._argv)}",
             ) from error
+
+
+class HttpProcess(LocalProcess):
+    """The HTTP server: ready once it serves, and not started while somebody else has its port."""
+
+    def __init__(self, argv: Sequence[str], root: Path, address: Address) -> None:
+        super().__init__(HTTP, HTTP, argv, root, lambda row: row.url == address.url)
+        self._address = address
+
+    def start(self) -> str:
+        """As of any process of ours. Raises ``PortTaken`` too, naming who has the port."""
+        host, port = self._address
+        if self._child is None and not self._held_for_long() and not _may_listen(host, port):
+            holder = who_listens(port, host) or "somebody"
+            raise PortTaken(f"{self.name} cannot start: port {port} on {host} is taken by {holder}")
+        return super().start()
+
+    def ready(self) -> bool:
+        """Whether it serves: it beats only then."""
+        return self.worked()
+
+
+def _may_listen(host: str, port: int) -> bool:
+    """False where the port is taken; what else is wrong with the address is for the process itself to say."""
+    try:
+        return is_free(host, port)
+    except OSError:
+        return True
 
 
 def _note_start(path: Path, name: str) -> None:

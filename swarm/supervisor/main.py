@@ -11,6 +11,7 @@ from types import FrameType
 import msgspec
 
 from swarm.clock import SystemClock
+from swarm.config.listen import Address, http_address
 from swarm.config.settings import Settings
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
@@ -27,10 +28,11 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, logging_as, open_root, own_row
 from swarm.runtime.cards import visible_reader
+from swarm.runtime.extras import need_http
 from swarm.runtime.loop import on_hangup, root_watch, run_loop
 from swarm.supervisor.keeper import Keeper, Waker
-from swarm.supervisor.local_process import LocalProcess
-from swarm.supervisor.state import NAME, load_plan, save_visibility
+from swarm.supervisor.local_process import HttpProcess, LocalProcess
+from swarm.supervisor.state import HTTP, NAME, load_plan, save_visibility
 from swarm.supervisor.supervisor import Supervisor
 
 DRAIN_MARGIN_S = 30.0
@@ -46,6 +48,7 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
     """
     check_host()
     plans, visibility = plan_swarm(options)
+    address = planned_http(options.settings)
     queue, instead = open_root(options)
     with logging_as(NAME, options) as log:
         log.info("Configuration: %s", options.config or "none, these are the defaults")
@@ -57,7 +60,7 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
             log.warning("[scripts] %s: %s; %s", risk.name, risk.what, risk.next)
         if visibility.note:
             log.info("%s", visibility.note)
-        supervisor = make_supervisor(queue, options, plans, parent=parent)
+        supervisor = make_supervisor(queue, options, plans, address, parent=parent)
         obey_signals(supervisor)
         code = supervise(supervisor, queue, options, log, visibility)
         if supervisor.lost:
@@ -82,6 +85,14 @@ def plan_swarm(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]
     return plans, reader.visibility
 
 
+def planned_http(settings: Settings) -> Address | None:
+    """Where the HTTP server is to listen; None: there is to be none. Raises ``ConfigError`` without its packages."""
+    address = http_address(settings)
+    if address is not None:
+        need_http()
+    return address
+
+
 def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]:
     """Simulated servers give way to whoever has their ports; those of an earlier supervisor that died keep theirs."""
     earlier = load_plan(options.root / "workers") or ()
@@ -100,11 +111,15 @@ def make_supervisor(
     queue: FileQueue,
     options: RunOptions,
     plans: tuple[WorkerPlan, ...],
+    http: Address | None = None,
     *,
     parent: ProcessIdentity | None = None,
     argv_of: Callable[..., tuple[str, ...]] = command_of,
 ) -> Supervisor:
-    """A supervisor of these workers, with real processes; starts nothing. ``argv_of`` gives the commands of its children."""
+    """A supervisor of these workers, with real processes; starts nothing. ``http``: where an HTTP server is to listen.
+
+    ``argv_of`` gives the commands of its children.
+    """
     settings, waker, clock = options.settings, Waker(), SystemClock()
     policy = restart_policy(settings)
 
@@ -128,11 +143,16 @@ def make_supervisor(
 
         return process("worker", plan.name, server=servers.get(plan.name), fits=fits)
 
+    def http_keeper(address: Address) -> Keeper:
+        argv = argv_of(HTTP, "--listen", address.text, options=options)
+        return Keeper(HttpProcess(argv, options.root, address), policy, clock)
+
     def tidy() -> None:
         remove_cards(options.root)
         recover_root(queue.layout, queue.storage)
 
     servers = {p.name: server(p) for p in plans if p.owns_server}
+    drain_s = max(settings.llm.timeout_s, settings.command.timeout_s) + DRAIN_MARGIN_S
     return Supervisor(
         plans,
         options.root,
@@ -141,7 +161,8 @@ def make_supervisor(
         brain=process("brain", fits=lambda _row: True),
         servers=tuple(servers.values()),
         workers=tuple(worker(p) for p in plans),
-        drain_s=max(settings.llm.timeout_s, settings.command.timeout_s) + DRAIN_MARGIN_S,
+        http=() if http is None else (http_keeper(http),),
+        drain_s=drain_s if http is None else drain_s + settings.http.stop_grace_s,
         parent=parent,
         root_trouble=root_watch(queue.layout.root),
         tidy=tidy,

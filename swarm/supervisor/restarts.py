@@ -129,8 +129,9 @@ def _alone(rows: Sequence[WorkerRow]) -> str:
     if not rows:
         return "`swarm up` starts all of it"
     first = rows[0]
-    command = "swarm brain" if first.role == "brain" else f"swarm {first.role} {first.name}"
-    unit = "swarm-brain" if first.role == "brain" else f"swarm-{first.role}@{first.name}"
+    one = first.role == first.name
+    command = f"swarm {first.role}" if one else f"swarm {first.role} {first.name}"
+    unit = f"swarm-{first.role}" if one else f"swarm-{first.role}@{first.name}"
     return (
         f"{first.name} was started alone, as pid {first.process.pid}: `systemctl restart {unit}` if systemd did it, "
         f"else `kill -TERM {first.process.pid}` and `{command}` again"

@@ -14,6 +14,8 @@ from swarm.filesystem.temporary import read_note, remove_note, write_note
 
 NAME = "supervisor"
 """Of its process lock, registration and log."""
+HTTP = "http"
+"""The same of the HTTP server."""
 HOST_PREFIX = "serve-"
 """Process lock, registration and log of the host of ``worker-1``'s server are called ``serve-worker-1``."""
 PLAN_FILE = "supervisor.plan.json"

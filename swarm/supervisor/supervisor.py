@@ -1,8 +1,9 @@
-"""Keeps brain, model servers and workers running, and ends them in order.
+"""Keeps brain, model servers, workers and the HTTP server running, and ends them in order.
 
 One tick: note what was asked -> let each child take a step (servers before workers, so that a worker starts in the tick
 its server got ready) -> move the end on by one rank when the rank before it has ended -> publish what changed.
-The end goes by rank: workers finish their tasks, then servers, then the brain, which may still reclaim and record.
+The end goes by rank: the HTTP server takes no more requests and ends those that run, then workers finish their tasks, then
+servers, then the brain, which may still reclaim and record.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Supervisor:
         brain: Keeper,
         servers: tuple[Keeper, ...],
         workers: tuple[Keeper, ...],
+        http: tuple[Keeper, ...] = (),
         drain_s: float,
         parent: ProcessIdentity | None = None,
         root_trouble: Callable[[], str] = lambda: "",
@@ -61,7 +63,8 @@ class Supervisor:
         """Another directory lies where the queue root was."""
         self.leftovers: tuple[str, ...] = ()
         self._brain, self._servers, self._workers = brain, servers, workers
-        self._keepers = (brain, *servers, *workers)
+        self._http = http
+        self._keepers = (brain, *servers, *workers, *http)
         self._root = root
         self._clock = clock
         self._waker = waker
@@ -85,7 +88,7 @@ class Supervisor:
 
     @property
     def children(self) -> tuple[ChildStatus, ...]:
-        """How all of them are: brain, servers, workers."""
+        """How all of them are: brain, servers, workers, HTTP server."""
         return tuple(k.status for k in self._keepers)
 
     def start(self) -> None:
@@ -96,7 +99,7 @@ class Supervisor:
             self._root,
             servers={p.name for p in self.plans if p.owns_server},
             models={p.name for p in self.plans if p.model_port is not None},
-            processes={"brain", *(p.name for p in self.plans)},
+            processes={k.process.name for k in self._keepers if k.process.role != "server"},
         )
 
     def request_drain(self) -> None:
@@ -169,15 +172,16 @@ class Supervisor:
         if overdue and not self._stop_asked:
             log.warning("workers did not finish within %.0f s: stopping them", self.drain_s)
             self._stop_asked = True
-        for keeper in self._workers:
-            if self._stop_asked:
-                keeper.stop()
-            elif keeper.state is not ChildState.STOPPING:
-                keeper.drain()
-        for rank, before in ((self._servers, self._workers), ((self._brain,), (*self._workers, *self._servers))):
-            if all(k.state is ChildState.EXITED for k in before):
-                for keeper in rank:
+        before: tuple[Keeper, ...] = ()
+        for rank, drains in ((self._http, True), (self._workers, True), (self._servers, False), ((self._brain,), False)):
+            if any(k.state is not ChildState.EXITED for k in before):
+                return
+            for keeper in rank:
+                if self._stop_asked or not drains:
                     keeper.stop()
+                elif keeper.state is not ChildState.STOPPING:
+                    keeper.drain()
+            before += rank
 
     def _finish(self) -> None:
         self.finished = True

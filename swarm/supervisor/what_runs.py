@@ -26,7 +26,7 @@ from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-from swarm.supervisor.state import HOST_PREFIX, NAME, load_status
+from swarm.supervisor.state import HOST_PREFIX, HTTP, NAME, load_status
 
 log = logging.getLogger(__name__)
 STRANGER_GRACE_S = 10.0
@@ -44,10 +44,11 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """One process that runs."""
 
     name: str
-    """As the supervisor calls it: ``brain``, ``worker-1``, ``ollama-worker-1``, ``models-worker-1``, ``serve-worker-1``."""
+    """As the supervisor calls it: ``brain``, ``http``, ``worker-1``, ``ollama-worker-1``, ``models-worker-1``; a host:
+    ``serve-worker-1``."""
     role: str
-    """``brain``, ``worker``, ``server`` (an Ollama server), ``models`` (serves one model for its worker) or ``host`` (of an
-    Ollama server that was started alone)."""
+    """``brain``, ``http``, ``worker``, ``server`` (an Ollama server), ``models`` (serves one model for its worker) or
+    ``host`` (of an Ollama server that was started alone)."""
     pid: int | None = None
     row: WorkerRow | None = None
     """Of who holds a process lock and has registered."""
@@ -64,7 +65,7 @@ def named(role: str, name: str) -> str:
 
 
 def running(root: Path) -> tuple[Running, ...]:
-    """All that runs, the supervisor left out: brain, workers and hosts, model servers. Raises ``StorageFault``."""
+    """All that runs, the supervisor left out: brain, HTTP server, workers, hosts, model servers. Raises ``StorageFault``."""
     layout = Layout(str(root))
     marker = {ROOT_MARKER: str(root)}
     started = {one.pid for one in find_marked_values(PROCESS_MARKER, **marker)}
@@ -115,7 +116,7 @@ def _locked(layout: Layout, name: str, started: set[int]) -> Running:
     row = registry.read_row(layout, name)
     if row is not None and not identity.is_same(row.process):
         row = None  # of an earlier life: the holder has not registered yet, or only looks
-    role = "brain" if name == "brain" else "host" if name.startswith(HOST_PREFIX) else "worker"
+    role = name if name in ("brain", HTTP) else "host" if name.startswith(HOST_PREFIX) else "worker"
     pid = row.process.pid if row is not None else None
     return Running(name=name, role=role, pid=pid, row=row, alone=pid not in started)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt
+from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt, with_address
 from swarm.cli.render import to_json
 from swarm.errors import EngineError
 from swarm.views.blocks import Line
@@ -20,13 +20,14 @@ sim = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Simulated p
 def up(
     at: QueueOptions,
     simulate: Simulate = None,
+    http: str | None = opt("--http [HOST:]PORT", "Serve OpenAI's and Ollama's APIs and a page there. [config: http.port]"),
     detach: bool = opt("--detach -d", "Continue in the background once everything is up.", False),
     for_pid: Annotated[
         int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Start brain, model servers and workers; restart what dies.
+    """Start brain, model servers and workers, and perhaps the HTTP server; restart what dies.
 
     Runs until stopped: Ctrl-C once drains, twice stops at once.
 
@@ -35,13 +36,17 @@ def up(
       swarm up
       swarm up --simulate 4          no GPU or Ollama needed
       swarm up --detach; swarm status; swarm down
+      swarm up --http 8080
     """
     from swarm.proc import identity
     from swarm.runtime.bootstrap import run_options
     from swarm.supervisor.background import start_detached
     from swarm.supervisor.main import run_supervisor
 
-    options = run_options(at.load(announce=True), simulate=simulate, verbose=verbose)
+    loaded = at.load(announce=True)
+    if http is not None:
+        loaded = with_address(loaded, http, "--http")
+    options = run_options(loaded, simulate=simulate, verbose=verbose)
     if detach:
         raise typer.Exit(start_detached(options))
     parent = None if for_pid is None else identity.of_pid(for_pid)
@@ -128,7 +133,7 @@ def ollama(ctx: typer.Context) -> None:
 
 def restart(
     at: ShowOptions,
-    names: list[str] = arg("NAME...", "brain, worker-1, or its server ollama-worker-1."),
+    names: list[str] = arg("NAME...", "brain, http, worker-1, or its server ollama-worker-1."),
     now: bool = opt("--now", "Requeue running tasks instead of waiting for them.", False),
 ) -> None:
     """Restart single processes of the running swarm.

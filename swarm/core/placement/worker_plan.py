@@ -14,7 +14,7 @@ from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
 
 HOST = "127.0.0.1"
-RESERVED_NAMES = frozenset({"brain", "supervisor"})
+RESERVED_NAMES = frozenset({"brain", "supervisor", "http"})
 """Lock and log files of these names belong to others."""
 _LAST_PORT = 65535
 _SHOW_CARDS = (
