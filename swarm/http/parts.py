@@ -12,7 +12,7 @@ from functools import cached_property
 from starlette.requests import HTTPConnection
 
 from swarm.config.settings import Settings
-from swarm.core.access import Scope
+from swarm.core.access import Scope as Scope  # noqa: PLC0414  (those who ask for clients find it here)
 from swarm.http.look import SwarmObserver
 from swarm.queue.file_queue import FileQueue
 
