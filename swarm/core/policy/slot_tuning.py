@@ -38,7 +38,7 @@ NEAR = 0.1
 DRIFT = 0.15
 SURE = 3.0
 """Standard errors that a drift must exceed as well."""
-LATE = 2.5
+LATE = 1.5
 """A step up without any answer after this many times what it would take at the old rate is taken back."""
 LATE_LEAST_S = 3.0
 """Not before this: short requests may all be waiting for something else, such as a load that has just ended."""
@@ -290,9 +290,10 @@ def _tried(tuning: Tuning, now_s: float) -> Tuning:
 
 
 def _after_down(tuning: Tuning, now_s: float) -> Tuning:
-    """A step down cost too much. After a way down of several steps the best may lie below the last of those left."""
+    """A step down cost too much. The best may still lie below the level above, if that was tried on the way and worse."""
     left = sorted(level for level in tuning.rates if level > tuning.best)
-    between = _between(tuning.best, left[0]) if len(left) > 1 and not tuning.climbed else None
+    worse = bool(left) and tuning.rates[left[0]].mean < FREE * tuning.rates[tuning.best].mean
+    between = _between(tuning.best, left[0]) if (len(left) > 1 or worse) and not tuning.climbed else None
     return _settled(tuning, tuning.best, now_s) if between is None else _moved(tuning, between, "between", now_s)
 
 

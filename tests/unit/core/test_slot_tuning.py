@@ -122,10 +122,10 @@ def test_a_step_up_without_answers_is_taken_back_in_time():
     tuning = card.answer(ENOUGH)
     assert (tuning.slots, tuning.trying) == (16, "up")
     due_s = overdue_s(tuning, tokens=100)
-    assert due_s == pytest.approx(card.now_s + 2.5 * 16 * 100 / 80)
+    assert due_s == pytest.approx(card.now_s + slot_tuning.LATE * 16 * 100 / 80)
     after = overdue(tuning, due_s)
     assert after.slots < 16
-    assert "16 gave 32" in words(after)
+    assert "16 gave" in words(after)
     assert overdue_s(after, tokens=100) is None
 
 
