@@ -42,6 +42,10 @@ class InputError(SwarmError):
         self.problems = problems
 
 
+class UnknownName(InputError):
+    """Nothing of that name is there; the hint tells what is."""
+
+
 class QueueError(SwarmError):
     """The task queue could not do what was asked."""
 
@@ -56,6 +60,10 @@ class DuplicateTask(QueueError):
 
 class UnknownTask(QueueError):
     """There is no task with this id."""
+
+
+class UnknownBatch(QueueError):
+    """There is no batch with this id."""
 
 
 class StorageFault(QueueError):

@@ -18,6 +18,7 @@ from swarm.queue.storage import Storage
 
 if TYPE_CHECKING:
     from swarm.core.doctor.root_check import Check
+    from swarm.core.lanes import Kind, Pause, Pauses
     from swarm.core.task import TaskState
     from swarm.queue.batches.batch_book import BatchBook
     from swarm.queue.brain.brain_queue import BrainFileQueue
@@ -154,6 +155,18 @@ class FileQueue:
         from swarm.queue.operations import task_ops
 
         return task_ops.retry_tasks(self.layout, self.storage, task_ids)
+
+    def pause(self, kind: Kind, name: str = "") -> Pauses:
+        """See ``pauses.pause``."""
+        from swarm.queue.operations import pauses
+
+        return pauses.pause(self.layout, self.storage, kind, name)
+
+    def resume(self, kind: Kind, name: str = "") -> tuple[Pauses, tuple[Pause, ...]]:
+        """See ``pauses.resume``."""
+        from swarm.queue.operations import pauses
+
+        return pauses.resume(self.layout, self.storage, kind, name)
 
     def purge(self, states: Iterable[TaskState], *, older_than_s: float, dry: bool = False) -> dict[TaskState, Removed]:
         """See ``purge.purge``."""

@@ -10,6 +10,7 @@ import typer
 from swarm.cli.command_options import NEEDED, ShowOptions, opt
 from swarm.runtime.open import open_queue
 from swarm.views.blocks import Line
+from swarm.views.verbs import BATCH_BY_HAND
 from swarm.views.words import count, plural
 
 app = typer.Typer(
@@ -71,7 +72,7 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
 def cancel(
     at: ShowOptions,
     batch: Batch,
-    reason: str = opt("--reason", "Kept in the tasks' documents.", "batch cancelled by hand"),
+    reason: str = opt("--reason", "Kept in the tasks' documents.", BATCH_BY_HAND),
 ) -> None:
     """Cancel a batch. Waiting items end at once; workers are asked to stop running ones.
 
@@ -79,10 +80,11 @@ def cancel(
     Example:
       swarm batch cancel prompts-1a2b3c4d
     """
-    queue = at.queue()
-    done = queue.cancel_many(queue.batches().task_ids(batch), reason)
+    from swarm.views.verbs import cancel_batch
+
+    done = cancel_batch(at.queue(), batch, reason)
     line = f"batch {batch}: {count(done.cancelled)} cancelled, {count(done.asked)} running ones asked to stop"
-    at.show({"batch_id": batch, "cancelled": done.cancelled, "asked": done.asked}, [Line(line)])
+    at.show(done, [Line(line)])
 
 
 @app.command(name="retry-failed")
@@ -93,10 +95,10 @@ def retry_failed(at: ShowOptions, batch: Batch) -> None:
     Example:
       swarm batch retry-failed prompts-1a2b3c4d
     """
-    queue = at.queue()
-    number = queue.retry_many(queue.batches().task_ids(batch))
-    line = f"batch {batch}: {plural(number, 'item')} requeued"
-    at.show({"batch_id": batch, "put_back": number}, [Line(line)])
+    from swarm.views.verbs import retry_batch
+
+    done = retry_batch(at.queue(), batch)
+    at.show(done, [Line(f"batch {batch}: {plural(done.put_back, 'item')} requeued")])
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from swarm.cli.command_options import ShowOptions, Simulate, arg
-from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
+from swarm.errors import EXIT_TASKS_FAILED
 from swarm.views.blocks import Block, Line, Style
 from swarm.views.words import plural
 
@@ -32,32 +32,16 @@ def doctor(
       swarm doctor worker-2
       swarm doctor --json | jq '.findings[].code'
     """
-    from swarm.core.doctor.diagnose import about, diagnose
-    from swarm.views.doctor.gather import gather, names_of
+    from swarm.views.doctor.gather import gather
+    from swarm.views.doctor.report import doctor_report
 
     loaded = at.load()
-    wanted, file = loaded.settings, str(loaded.path or "")
-    evidence = gather(wanted, simulate=simulate)
-    found = diagnose(evidence, wanted)
-    if worker is not None:
-        names = [*names_of(evidence), "brain", "supervisor"]
-        if worker not in names:
-            raise InputError(f"there is no worker {worker}", hint=name_hint(worker, names))
-        found = about(found, worker)
-    document = {
-        "root": evidence.root,
-        "file": file or None,
-        "worker": worker,
-        "healthy": not found,
-        "cards_note": evidence.cards_note,
-        "checks": evidence.checks,
-        "engines": evidence.engines,
-        "model_files": evidence.model_files,
-        "findings": found,
-    }
+    file = str(loaded.path) if loaded.path else None
+    evidence = gather(loaded.settings, simulate=simulate)
+    report = doctor_report(evidence, loaded.settings, file=file, worker=worker)
     configured = Line(f"  configuration: {file or 'none, these are the defaults'}", "dim")
-    at.show(document, [*_blocks(evidence, worker, found), configured])
-    if found:
+    at.show(report, [*_blocks(evidence, worker, report.findings), configured])
+    if report.findings:
         raise typer.Exit(EXIT_TASKS_FAILED)
 
 

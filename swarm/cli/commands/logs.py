@@ -7,24 +7,14 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
-
-import msgspec
+from collections.abc import Iterable
 
 from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.render import to_json, to_json_line
-from swarm.clock import iso_of
-from swarm.errors import InputError, NotRunning, name_hint
-from swarm.runtime.open import open_queue
-from swarm.views.logs import task_history
-from swarm.views.logs.log_files import ERR, LEVELS, Entry, Wanted, history, is_start, sources
-from swarm.views.words import parse_duration_s
+from swarm.errors import InputError
+from swarm.views.logs.log_files import Entry, is_start
+from swarm.views.logs.log_query import ChosenLogs, LogLines, LogQuery, choose, log_line
 
-if TYPE_CHECKING:
-    from swarm.config.settings import Settings
-
-DEFAULT_LINES = 100
 POLL_S = 0.2
 _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
@@ -51,42 +41,16 @@ def logs(
       swarm logs --since 24h --level warning
       swarm logs --task d5de16d7          one task, from all logs and its record
     """
-    found = at.load().settings
-    folder = f"{found.queue.root}/logs"
-    wanted = _wanted(level, since, grep)
-    record: tuple[Entry, ...] = ()
-    if task is not None:
-        wanted, record = _of_task(found, task, wanted)
-    chosen = _choose(folder, names or [], follow=follow, needed=not record)
-    if lines is None and since is None and task is None:
-        lines = DEFAULT_LINES
-    entries = history(folder, chosen, wanted, lines, record)
+    if task is not None and grep is not None:
+        raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task} | grep -E ...")
+    query = LogQuery(names=tuple(names or ()), lines=lines, level=level, since=since, pattern=_pattern(grep), task=task)
+    chosen = choose(at.load().settings, query, follow=follow)
     if follow:
-        _follow(folder, chosen, wanted, entries, as_json=at.as_json)
+        _follow(chosen, as_json=at.as_json)
     elif at.as_json:
-        print(to_json({"lines": [_document(entry) for entry in entries]}))
+        print(to_json(LogLines(lines=tuple(map(log_line, chosen.entries())))))
     else:
-        _print(entries)
-
-
-def _wanted(level: str | None, since: str | None, grep: str | None) -> Wanted:
-    if level is not None:
-        asked, level = level, {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level.upper(), level.upper())
-        if level not in LEVELS:
-            names = ", ".join(name.lower() for name in LEVELS)
-            raise InputError(f"--level {asked!r}: there is no such level", hint=f"one of: {names}")
-    since_s = 0.0 if since is None else time.time() - parse_duration_s(since)
-    return Wanted(level=level, since_s=since_s, pattern=_pattern(grep))
-
-
-def _of_task(settings: Settings, task_id: str, wanted: Wanted) -> tuple[Wanted, tuple[Entry, ...]]:
-    """What to look for, and what the task's document tells. Raises ``InputError`` beside --grep, ``UnknownTask``."""
-    if wanted.pattern is not None:
-        raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task_id} | grep -E ...")
-    document = open_queue(settings).read(task_id)
-    looking = msgspec.structs.replace(wanted, pattern=task_history.pattern(task_id))
-    kept = msgspec.structs.replace(wanted, pattern=None)
-    return looking, tuple(filter(kept, task_history.entries(document)))
+        _print(chosen.entries())
 
 
 def _pattern(grep: str | None) -> re.Pattern[str] | None:
@@ -97,27 +61,12 @@ def _pattern(grep: str | None) -> re.Pattern[str] | None:
         raise InputError(f"--grep {grep!r} cannot be used: {problem}", hint=hint) from problem
 
 
-def _choose(folder: str, names: Sequence[str], *, follow: bool, needed: bool) -> tuple[str, ...]:
-    """The logs asked for (empty: all), each with what its process said on standard error.
-
-    Raises ``NotRunning`` when there are none although they are ``needed``, ``InputError`` for an unknown one.
-    """
-    known = sources(folder) if os.path.isdir(folder) else {}
-    if not known and needed and not (follow and os.path.isdir(os.path.dirname(folder))):
-        raise NotRunning(
-            f"there are no logs in {folder}", hint="start with `swarm up`, or name the queue's directory with --root"
-        )
-    for name in names:
-        if known and name not in known and f"{name}{ERR}" not in known:
-            there = sorted({k.removesuffix(ERR) for k in known})
-            raise InputError(f"there is no log of {name!r}", hint=name_hint(name, there))
-    return tuple(part for name in names for part in (name, f"{name}{ERR}"))
-
-
-def _follow(folder: str, names: Sequence[str], wanted: Wanted, before: Iterator[Entry], *, as_json: bool) -> None:
+def _follow(chosen: ChosenLogs, *, as_json: bool) -> None:
     from swarm.views.logs.follow import Follower
 
-    follower = Follower(folder, names)  # before the history is read (it is lazy), so that no line falls between the two
+    wanted, before = chosen.wanted, chosen.entries()
+    # Made before the history is read (it is lazy), so that no line falls between the two.
+    follower = Follower(chosen.folder, chosen.names)
     shown: deque[Entry] = deque(maxlen=1000)
     try:
         for entry in before:
@@ -136,15 +85,10 @@ def _print(entries: Iterable[Entry], *, json_lines: bool = False) -> None:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for entry in entries:
         if json_lines:
-            print(to_json_line(_document(entry)))
+            print(to_json_line(log_line(entry)))
             continue
         for line in entry.lines:
             text = line if line.startswith("[2") else f"[{entry.source}] {line}"
             code = _COLOURS.get(entry.level or "") if colour else None
             print(f"\x1b[{code}m{text}\x1b[0m" if code else text)
     sys.stdout.flush()
-
-
-def _document(entry: Entry) -> dict[str, object]:
-    moment = iso_of(entry.time_s) if entry.time_s else None
-    return {"time": moment, "source": entry.source, "level": entry.level, "text": "\n".join(entry.lines)}

@@ -16,6 +16,7 @@ from swarm.views.blocks import Line
 from swarm.views.documents import active_list
 from swarm.views.task_lists import TaskFilter, state_of, task_list
 from swarm.views.task_rows import active_table, task_blocks, task_table
+from swarm.views.verbs import BY_HAND, TaskDone, cancel_task, each, retry_task
 from swarm.views.words import plural
 
 app = typer.Typer(
@@ -118,14 +119,14 @@ def retry(at: ShowOptions, ids: Ids) -> None:
       swarm queue retry d5de16d7
     """
     queue = at.queue()
-    _each(at, ids, lambda task_id: f"back in lane {queue.retry(task_id)}")
+    _each(at, ids, lambda task_id: retry_task(queue, task_id))
 
 
 @app.command()
 def cancel(
     at: ShowOptions,
     ids: Ids,
-    reason: str = opt("--reason", "Kept in the task's document.", "cancelled by hand"),
+    reason: str = opt("--reason", "Kept in the task's document.", BY_HAND),
 ) -> None:
     """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
 
@@ -134,30 +135,21 @@ def cancel(
       swarm queue cancel d5de16d7 --reason "wrong prompt"
     """
     queue = at.queue()
-    words = {"asked": "its worker was asked to stop it"}
-
-    def act(task_id: str) -> str:
-        done = queue.cancel(task_id, reason)
-        return words.get(done, done)
-
-    _each(at, ids, act)
+    _each(at, ids, lambda task_id: cancel_task(queue, task_id, reason))
 
 
-def _each(at: ShowOptions, ids: list[str], act: Callable[[str], str]) -> None:
+def _each(at: ShowOptions, ids: list[str], act: Callable[[str], TaskDone]) -> None:
     """Do it to each task. Those that refuse are reported and make the exit code 2; the rest is done all the same."""
-    done: list[dict[str, str]] = []
-    refused: list[dict[str, str]] = []
     hint: str | None = None
-    for task_id in ids:
-        try:
-            done.append({"task_id": task_id, "outcome": act(task_id)})
-        except SwarmError as problem:
-            refused.append({"task_id": task_id, "error": problem.message})
-            print(f"error: {problem.message}", file=sys.stderr)
-            hint = problem.hint or hint
-    blocks = [Line(f"{one['task_id']}: {one['outcome']}") for one in done]
-    at.show({"done": done, "refused": refused}, blocks)
-    if refused:
+
+    def refused(problem: SwarmError) -> None:
+        nonlocal hint
+        print(f"error: {problem.message}", file=sys.stderr)
+        hint = problem.hint or hint
+
+    found = each(ids, act, refused)
+    at.show(found, [Line(f"{one.task_id}: {one.outcome}") for one in found.done])
+    if found.refused:
         if hint:
             print(f"hint: {hint}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE)

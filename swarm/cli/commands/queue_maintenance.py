@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from swarm.cli.command_options import NEEDED, ShowOptions, arg, opt
-from swarm.clock import now_iso
 from swarm.core.lanes import Kind, Pause, Pauses
 from swarm.core.task import TERMINAL, TaskState, canonical_model
-from swarm.errors import EXIT_TASKS_FAILED, InputError, name_hint
+from swarm.errors import EXIT_TASKS_FAILED, InputError
 from swarm.runtime.open import open_observer
 from swarm.views.blocks import Block, Line
 from swarm.views.words import parse_duration_s, plural
 
 if TYPE_CHECKING:
-    from swarm.queue.file_queue import FileQueue
     from swarm.queue.fsck.rules import FsckFinding
 
 
@@ -171,13 +169,8 @@ def pause(at: ShowOptions, target: PauseTarget) -> None:
       swarm queue pause --worker worker-2
       swarm queue pause all
     """
-    from swarm.queue.coordination import change_pauses
-
     kind, name = target.chosen()
-    queue = at.queue().must_exist()
-    _must_be_there(queue, kind, name)
-    now = now_iso()
-    _end(at, change_pauses(queue.layout, queue.storage, lambda pauses: pauses.with_one(Pause(kind, name, now))))
+    _end(at, at.queue().must_exist().pause(kind, name))
 
 
 def resume(at: ShowOptions, target: PauseTarget) -> None:
@@ -187,30 +180,12 @@ def resume(at: ShowOptions, target: PauseTarget) -> None:
     Example:
       swarm queue resume --model llama3.2:3b
     """
-    from swarm.queue.coordination import PauseBook, change_pauses
-
     kind, name = target.chosen()
-    queue = at.queue().must_exist()
-    standing = PauseBook(queue.layout).read()
-    if kind != "all" and standing.find(kind, name) is None:
-        there = ", ".join(p.words for p in standing.pauses) or "nothing is paused"
-        raise InputError(f"{kind} {name} is not paused", hint=there)
-    left = change_pauses(queue.layout, queue.storage, lambda pauses: pauses.without(kind, name))
-    ended = [p for p in standing.pauses if p not in left.pauses]
-    _end(at, left, ended)
-
-
-def _must_be_there(queue: FileQueue, kind: Kind, name: str) -> None:
-    """A pause of something misspelt would hold back nothing, in silence. A model may well have no tasks yet."""
-    if kind not in ("batch", "worker"):
-        return
-    known = queue.batches().names() if kind == "batch" else list(queue.worker_names())
-    if name not in known:
-        raise InputError(f"there is no {kind} {name}", hint=name_hint(name, known))
+    _end(at, *at.queue().must_exist().resume(kind, name))
 
 
 def _end(at: ShowOptions, pauses: Pauses, ended: Sequence[Pause] = ()) -> None:
     lines = [Line(f"resumed: {'everything' if p.kind == 'all' else f'{p.kind} {p.name}'}") for p in ended]
     lines += [Line(f"{p.words}; ends with: {p.way_out}") for p in pauses.pauses]
     lines = lines or [Line("nothing is paused")]
-    at.show({"pauses": list(pauses.pauses)}, lines)
+    at.show(pauses, lines)

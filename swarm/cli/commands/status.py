@@ -5,13 +5,12 @@ They show what the swarm is made of, what it does, and why.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from swarm.cli.command_options import QueueOptions, ShowOptions, arg, opt
-from swarm.errors import EXIT_NOT_RUNNING, InputError, name_hint
+from swarm.errors import EXIT_NOT_RUNNING
 from swarm.runtime.open import open_observer, open_queue
 from swarm.views.blocks import SIMULATED, Line
 
@@ -94,24 +93,14 @@ def release(
     Example:
       swarm workers release worker-2
     """
-    from swarm.engines.ollama import quarantine
-    from swarm.queue.layout import Layout
-    from swarm.queue.stores import registry
-    from swarm.supervisor.state import load_plan
+    from swarm.views.verbs import cards_released, release_cards
 
-    settings = at.settings()
-    folder = Path(settings.queue.root) / "workers"
-    known = {*registry.names(Layout(settings.queue.root)), *(p.name for p in load_plan(folder) or ())}
-    known |= {note.worker for note in quarantine.all_of(folder)}
-    for name in names:
-        if name not in known:
-            raise InputError(f"no worker is called {name}", hint=name_hint(name, sorted(known)))
-    freed = {name: quarantine.release(folder, name) for name in names}
+    freed = release_cards(at.settings(), names)
     lines = [
         Line(f"{name}: quarantine ended ({note.reason})" if note is not None else f"{name}: is not quarantined")
         for name, note in freed.items()
     ]
-    at.show({"released": [name for name, note in freed.items() if note is not None]}, lines)
+    at.show(cards_released(freed), lines)
 
 
 @models_app.callback()

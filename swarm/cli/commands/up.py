@@ -148,6 +148,7 @@ def restart(
       swarm restart brain
     """
     from swarm.supervisor.restarts import restart as restart_processes
+    from swarm.views.verbs import Restarted
 
     lines = []
     for line in restart_processes(at.settings(), list(dict.fromkeys(names)), now=now):
@@ -155,7 +156,7 @@ def restart(
         if not at.as_json:
             print(line, flush=True)
     if at.as_json:
-        print(to_json({"restarted": lines}))
+        print(to_json(Restarted(restarted=tuple(lines))))
 
 
 def serve(

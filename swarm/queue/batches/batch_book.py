@@ -20,7 +20,7 @@ import msgspec
 from swarm.core.prefix_groups import prefix_groups
 from swarm.core.task import ID_RE
 from swarm.core.workflow.dag import Links, linked
-from swarm.errors import LockHeld, OddEntry, QueueError, name_hint
+from swarm.errors import LockHeld, OddEntry, QueueError, UnknownBatch, name_hint
 from swarm.filesystem.entries import is_file, read_file
 from swarm.queue import codec, lookup
 from swarm.queue.batches.item_lists import Items, NewOrder, new_order, whole_lines
@@ -88,7 +88,7 @@ class BatchBook:
             raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to rewrite it") from exc
         except FileNotFoundError as exc:
             hint = name_hint(batch_id, self.names(), "known batches:", 3, cutoff=0.7)
-            raise QueueError(f"there is no batch {batch_id}", hint=hint) from exc
+            raise UnknownBatch(f"there is no batch {batch_id}", hint=hint) from exc
 
     def names(self) -> list[str]:
         """Ids of all batches."""

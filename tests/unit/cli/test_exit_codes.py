@@ -92,7 +92,7 @@ def test_a_root_that_is_a_file_comes_with_the_way_on(at_home, command):
 def test_a_level_is_named_as_it_was_written(at_home):
     (at_home / "queue" / "logs").mkdir()
     (at_home / "queue" / "logs" / "brain.log").touch()
-    assert "--level 'foo': there is no such level" in swarm("logs", "--level", "foo").stderr
+    assert "level 'foo': there is no such level" in swarm("logs", "--level", "foo").stderr
 
 
 def test_a_batch_from_standard_input_says_so_and_names_no_file_that_is_gone(at_home):
