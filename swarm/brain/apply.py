@@ -213,7 +213,7 @@ class Effects:
         Right after a load ended, the heartbeat that says so may be a period old. An id that stays used beyond that
         belongs to a load that was withdrawn or cancelled before it ran, and the deficit has come back: number it on.
         """
-        document = load_document(decision.worker, decision.model, decision.epoch)
+        document = load_document(decision.worker, decision.model, decision.epoch, live=decision.live)
         for number in range(1, _MAX_AGAIN + 1):
             task_id = decision.task_id if number == 1 else f"{decision.task_id}-{number}"
             try:

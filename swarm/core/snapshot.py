@@ -75,6 +75,8 @@ class ResourceTask(msgspec.Struct, frozen=True, kw_only=True):
     """Canonical; None where the task names none."""
     epoch: int | None = None
     """The life of the worker that the brain made it for; None: the operator submitted it."""
+    live: bool = False
+    """Made for live requests."""
 
 
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from swarm.core.lanes import llm_lane, resource_lane
+from swarm.core.lanes import Pauses, llm_lane, resource_lane
 from swarm.core.placement.demand import load_id
-from swarm.core.snapshot import BlockedView, ClaimView, DropIn, GpuReading, LaneView, ResourceTask, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import (
+    BlockedView,
+    ClaimView,
+    DropIn,
+    GpuReading,
+    LaneView,
+    LiveView,
+    ResourceTask,
+    SwarmSnapshot,
+    WorkerView,
+)
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import (
     Heartbeat,
+    LivePlaces,
     ModelTally,
     ProcessIdentity,
     SlotView,
@@ -58,6 +69,7 @@ def a_heartbeat(
     cleared: dict[str, int] | None = None,
     tuned: dict[str, TunedSlots] | None = None,
     completed: int = 0,
+    live: LivePlaces | None = None,
 ) -> Heartbeat:
     """A heartbeat of a worker that holds ``holding`` (None: cold)."""
     return Heartbeat(
@@ -77,6 +89,7 @@ def a_heartbeat(
         cleared=cleared or {},
         tuned=tuned or {},
         tally=WorkerTally(completed=completed),
+        live=live,
     )
 
 
@@ -103,6 +116,7 @@ def a_worker(
     tuned: dict[str, TunedSlots] | None = None,
     completed: int = 0,
     gpu: int = 0,
+    live: LivePlaces | None = None,
 ) -> WorkerView:
     """A living, ready, cold worker unless told otherwise."""
     heartbeat = a_heartbeat(
@@ -117,6 +131,7 @@ def a_worker(
         cleared=cleared,
         tuned=tuned,
         completed=completed,
+        live=live,
     )
     return WorkerView(
         name=name,
@@ -148,15 +163,35 @@ def llm_waiting(count: int, model: str = MODEL, *, unserved_s: float = 0.0, wait
     )
 
 
+def live_waiting(
+    waiting: int = 1,
+    model: str = MODEL,
+    *,
+    in_flight: int = 0,
+    oldest_s: float = 0.0,
+    idle_s: float = 0.0,
+    wanted_s: float = 0.0,
+) -> LiveView:
+    """Live requests that wait for ``model``; with none in flight either, its last one ended ``idle_s`` ago."""
+    return LiveView(
+        model=canonical_model(model),
+        waiting=waiting,
+        in_flight=in_flight,
+        oldest_s=oldest_s,
+        idle_s=idle_s,
+        wanted_s=wanted_s,
+    )
+
+
 def cpu_waiting(count: int, task_class: TaskClass = TaskClass.CPU) -> LaneView:
     """``count`` cpu (or script) tasks waiting."""
     return LaneView(lane=str(task_class), task_class=task_class, pending=count)
 
 
-def a_load(worker: str, model: str = MODEL, *, epoch: int = 1, resource_seq: int = 0) -> ResourceTask:
+def a_load(worker: str, model: str = MODEL, *, epoch: int = 1, resource_seq: int = 0, live: bool = False) -> ResourceTask:
     """A load that the brain made for this life of a worker."""
-    task_id = load_id(worker, canonical_model(model), epoch=epoch, resource_seq=resource_seq)
-    return ResourceTask(task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch)
+    task_id = load_id(worker, canonical_model(model), epoch=epoch, resource_seq=resource_seq, live=live)
+    return ResourceTask(task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch, live=live)
 
 
 def resource_waiting(worker: str, *tasks: str | ResourceTask, wait_s: float = 0.0) -> LaneView:
@@ -172,9 +207,9 @@ def resource_waiting(worker: str, *tasks: str | ResourceTask, wait_s: float = 0.
     )
 
 
-def load_waiting(worker: str, model: str = MODEL, *, wait_s: float = 0.0) -> LaneView:
+def load_waiting(worker: str, model: str = MODEL, *, wait_s: float = 0.0, live: bool = False) -> LaneView:
     """The brain's load task for one worker, not yet claimed."""
-    return resource_waiting(worker, a_load(worker, model), wait_s=wait_s)
+    return resource_waiting(worker, a_load(worker, model, live=live), wait_s=wait_s)
 
 
 def load_claimed(worker: str = "worker-1", model: str = MODEL, *, resource_seq: int = 0) -> ClaimView:
@@ -226,6 +261,8 @@ def a_snapshot(
     drop_ins: Iterable[DropIn] = (),
     gpus: Iterable[GpuReading] = (),
     grace: bool = False,
+    live: Iterable[LiveView] = (),
+    pauses: Pauses | None = None,
 ) -> SwarmSnapshot:
     """A picture of the swarm at noon."""
     return SwarmSnapshot(
@@ -238,4 +275,6 @@ def a_snapshot(
         blocked=tuple(blocked),
         drop_ins=tuple(drop_ins),
         gpus=tuple(gpus),
+        live=tuple(live),
+        pauses=pauses or Pauses(),
     )

@@ -46,7 +46,14 @@ def _one(snapshot: SwarmSnapshot, decision: Decision) -> SwarmSnapshot:
         case LoadModel():
             if decision.instead_of is not None:
                 changed = _without_resource(snapshot, decision.worker, decision.instead_of)
-            changed = _with_waiting(changed, decision.worker, decision.task_id, decision.model, decision.epoch)
+            load = ResourceTask(
+                task_id=decision.task_id,
+                worker=decision.worker,
+                model=decision.model,
+                epoch=decision.epoch,
+                live=decision.live,
+            )
+            changed = _with_waiting(changed, load)
         case WithdrawResource():
             changed = _without_resource(snapshot, decision.worker, decision.task_id)
         case Warn():
@@ -60,7 +67,8 @@ def _recovered(snapshot: SwarmSnapshot, worker: str) -> SwarmSnapshot:
         if claim.worker == worker and claim.task_class == TaskClass.RESOURCE:
             view = snapshot.worker(worker)
             epoch = view.row.epoch if view is not None and view.row is not None else None
-            snapshot = _with_waiting(snapshot, worker, claim.task_id, claim.model, epoch)
+            load = ResourceTask(task_id=claim.task_id, worker=worker, model=claim.model, epoch=epoch)
+            snapshot = _with_waiting(snapshot, load)
         elif claim.worker == worker and claim.model is not None:
             snapshot = _one_more(snapshot, claim.model)
     return replace(
@@ -78,13 +86,13 @@ def _one_more(snapshot: SwarmSnapshot, model: str) -> SwarmSnapshot:
     return replace(snapshot, lanes=lanes)
 
 
-def _with_waiting(snapshot: SwarmSnapshot, worker: str, task_id: str, model: str | None, epoch: int | None) -> SwarmSnapshot:
+def _with_waiting(snapshot: SwarmSnapshot, load: ResourceTask) -> SwarmSnapshot:
     lane = LaneView(
-        lane=resource_lane(worker),
+        lane=resource_lane(load.worker),
         task_class=TaskClass.RESOURCE,
-        target_worker=worker,
+        target_worker=load.worker,
         pending=1,
-        resource_tasks=(ResourceTask(task_id=task_id, worker=worker, model=model, epoch=epoch),),
+        resource_tasks=(load,),
     )
     return replace(snapshot, lanes=(*snapshot.lanes, lane))
 

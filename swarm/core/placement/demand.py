@@ -1,8 +1,9 @@
 """How much work waits per model, what was learned of it, and which loads are under way.
 
 The id of a load names worker, model, the worker's life (epoch) and the number of resource tasks it has ended in it. A
-restarted brain makes the same id for the same deficit, and the queue refuses it a second time. The id is only a key: what a
-load is for, its document says.
+restarted brain makes the same id for the same deficit, and the queue refuses it a second time. One for live requests has an
+id of its own, so that it can take the place of one for batch work. The id is only a key: what a load is for, its document
+says.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from swarm.core.worker import ModelTally
 
 _EPOCH = "worker_epoch"
 """In the metadata: the life of the worker that the brain made the load for."""
+_LIVE = "live"
+"""In the metadata: clients wait for it. Its worker stops batch requests that are in its way."""
 _ID_LENGTH = 64
-_TAIL_LENGTH = len("-e999999-r9999999-99")
+_TAIL_LENGTH = len("-e999999-r9999999-live-99")
 _HASH_LENGTH = 6
-_LOAD_ID_RE = re.compile(r"load-.+-e\d+-r\d+(-\d+)?")
+_LOAD_ID_RE = re.compile(r"load-.+-e\d+-r\d+(-live)?(-\d+)?")
 
 
 class Outstanding(msgspec.Struct, frozen=True):
@@ -57,12 +60,13 @@ def model_slug(worker: str, model: str) -> str:
     return f"{slug[: room - _HASH_LENGTH - 1]}-{digest}" if room > _HASH_LENGTH + 1 else digest
 
 
-def load_id(worker: str, model: str, *, epoch: int, resource_seq: int) -> str:
+def load_id(worker: str, model: str, *, epoch: int, resource_seq: int, live: bool = False) -> str:
     """Id of the load task for this deficit; a legal task id for every legal worker and model name."""
-    return f"load-{worker}-{model_slug(worker, model)}-e{epoch % 10**6}-r{resource_seq % 10**7}"
+    key = f"load-{worker}-{model_slug(worker, model)}-e{epoch % 10**6}-r{resource_seq % 10**7}"
+    return f"{key}-live" if live else key
 
 
-def load_document(worker: str, model: str, epoch: int) -> dict[str, Any]:
+def load_document(worker: str, model: str, epoch: int, *, live: bool = False) -> dict[str, Any]:
     """A load task of the brain's, but for its id."""
     return {
         "task_class": str(TaskClass.RESOURCE),
@@ -71,7 +75,7 @@ def load_document(worker: str, model: str, epoch: int) -> dict[str, Any]:
         "target_worker": worker,
         "model": model,
         "priority": RESOURCE_PRIORITY,
-        "metadata": {_EPOCH: epoch},
+        "metadata": {_EPOCH: epoch} | ({_LIVE: True} if live else {}),
     }
 
 
@@ -85,7 +89,13 @@ def resource_task(task: Task) -> ResourceTask | None:
         worker=task.target_worker or "",
         model=canonical_model(task.model) if task.model else None,
         epoch=epoch if isinstance(epoch, int) else None,
+        live=is_live_load(task),
     )
+
+
+def is_live_load(task: Task) -> bool:
+    """Whether it is a load that clients wait for: it goes before all else that waits for its worker."""
+    return task.action == "load_llm" and task.metadata.get(_LIVE) is True
 
 
 def is_load_id(task_id: str) -> bool:

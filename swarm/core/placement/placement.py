@@ -1,111 +1,29 @@
 """Which worker should hold which model.
 
-In order: what is loaded or being loaded stays; cold workers, the fastest first, are given to the model that is
-slowest to clear; workers whose own model has nothing waiting go where their help is worth a load; a model nobody
-holds takes a card from one with several, or from anybody past ``max_wait_s``; last, cards move while that shortens
-the slower of two models by more than a load. The steps are repeated until nothing moves, so that deciding again on
-the result changes nothing; each move settles a card, which bounds it. Everything is deterministic: ties go to the
-first name.
+In order: what is loaded or being loaded stays; live requests get the cards that they need (``live_cards``); cold
+workers, the fastest first, are given to the model that is slowest to clear; workers whose own model has nothing waiting
+go where their help is worth a load; a model nobody holds takes a card from one with several, or from anybody past
+``max_wait_s``; last, cards move while that shortens the slower of two models by more than a load. The steps but for the
+first two are repeated until nothing moves, so that deciding again on the result changes nothing; each move settles a
+card, which bounds it. Everything is deterministic: ties go to the first name.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
+from swarm.core.live.demand import KEPT_S
+from swarm.core.placement.board import Board, Card
+from swarm.core.placement.demand import Demand, Outstanding, demands, no_demand, outstanding
 from swarm.core.placement.fit import misfit
-from swarm.core.placement.speeds import Speeds, eta_s, speeds
+from swarm.core.placement.live_cards import place_live, take_in_s
+from swarm.core.placement.speeds import Speeds, speeds
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
-
-
-class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker ready for llm work, with its card."""
-
-    name: str
-    speeds: Speeds
-    busy: int
-    """Slots in use, as far as is known."""
-    holds: str | None
-    held_s: float = 0.0
-    refused: frozenset[str] = frozenset()
-    """Models it cannot be given now."""
-    model: str | None = None
-    """What it should hold, so far; starts as what it holds or is about to load."""
-    pinned: bool = False
-    """A resource task is outstanding, or it was moved in this tick: it stays."""
-    reason: str = ""
-
-    def placed(self, model: str | None, reason: str) -> Card:
-        """The same card, settled on this model."""
-        return msgspec.structs.replace(self, model=model, pinned=True, reason=reason)
-
-    @property
-    def free(self) -> int:
-        """Slots that would take waiting tasks of its model; one that is about to load counts whole."""
-        slots = self.speeds.slots(self.name, self.model or "")
-        return max(0, slots - self.busy) if self.model == self.holds else slots
-
-    def per_s(self, model: str) -> float:
-        """Tasks of this model that it does, or would do, a second."""
-        return self.speeds.per_s(self.name, model)
-
-    def task_s(self, model: str) -> float:
-        """Seconds that one of them takes here."""
-        return self.speeds.task_s(self.name, model)
-
-
-class Board:
-    """Cards and demand, with the sums placement asks for. Lives for one call; seconds and tasks per second throughout."""
-
-    def __init__(self, demand: dict[str, Demand], cards: Iterable[Card]) -> None:
-        self.demand = demand
-        self.cards = list(cards)
-
-    def give(self, card: Card, model: str, reason: str) -> None:
-        """Settle a card on a model."""
-        self.cards[self.cards.index(card)] = card.placed(model, reason)
-
-    def on(self, model: str) -> list[Card]:
-        """Cards that hold, or are about to hold, this model."""
-        return [c for c in self.cards if c.model == model]
-
-    def costs_too_much(self, model: str) -> bool:
-        """Whether a hot card is too expensive for it: whether it fits is unknown, and one card is on its way to find out."""
-        trying = self.on(model)
-        return bool(trying) and not self.demand[model].proven and all(card.holds != model for card in trying)
-
-    def clear_s(self, model: str, *, without: Card | None = None) -> float:
-        """Seconds until this model's work is done by the cards it is on, each at its own speed; infinite without any."""
-        demand = self.demand.get(model)
-        cards = [c for c in self.on(model) if c is not without]
-        found_s = eta_s(demand.waiting, demand.running, (c.per_s(model) for c in cards)) if demand else 0.0
-        return math.inf if found_s is None or not cards else found_s
-
-    def outlasts(self, model: str, card: Card, start_s: float) -> bool:
-        """Whether a task that this card could begin after ``start_s`` would end before the others have cleared the model."""
-        fastest_s = min((c.task_s(model) for c in self.on(model)), default=0.0)
-        late_s = max(0.0, card.task_s(model) - fastest_s) if fastest_s else 0.0
-        return self.clear_s(model) > start_s + late_s
-
-    def waiting(self, model: str | None) -> int:
-        """Waiting tasks of a model."""
-        return self.demand[model].waiting if model in self.demand else 0
-
-    def needy(self, max_wait_s: float) -> list[Demand]:
-        """Models with more waiting tasks than free slots, the slowest to clear first."""
-        short = [d for d in self.demand.values() if d.waiting > sum(c.free for c in self.on(d.model))]
-        return sorted(short, key=lambda d: (-self.clear_s(d.model), d.unserved_s <= max_wait_s, -d.work_s, d.model))
-
-    def movable(self) -> list[Card]:
-        """Cards that hold a model and are not settled, the least busy first."""
-        return sorted((c for c in self.cards if not c.pinned and c.model is not None), key=lambda c: (c.busy, c.name))
-
 
 PATIENCE_LOADS = 3.0
 """A model nobody holds waits this many load times before it takes a busy card from a model with several."""
@@ -118,16 +36,15 @@ class Want(msgspec.Struct, frozen=True):
 
     model: str | None
     reason: str
+    live: bool = False
+    """For live requests: such a load goes before batch work on its worker too."""
 
 
 def desired(snapshot: SwarmSnapshot, settings: Settings) -> dict[str, Want]:
     """What each worker that is ready for llm work should hold; workers that are not ready are left out."""
-    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
-    demand = demands(snapshot)
-    tasks = outstanding(snapshot)
-    learned = speeds(snapshot)
-    board = Board(demand, [_card(w, learned, tasks.get(w.name, ()), demand, snapshot, settings) for w in ready])
-    for _ in ready:
+    board = _board(snapshot, settings)
+    place_live(board, snapshot, settings)
+    for _ in tuple(board.cards):
         before = tuple(board.cards)
         _fill_cold(board, settings)
         _move_spare(board, settings)
@@ -135,7 +52,25 @@ def desired(snapshot: SwarmSnapshot, settings: Settings) -> dict[str, Want]:
         _balance(board)
         if tuple(board.cards) == before:
             break
-    return {card.name: Want(card.model, card.reason or _stay(card, board)) for card in board.cards}
+    return {card.name: Want(card.model, card.reason or _stay(card, board), card.live) for card in board.cards}
+
+
+def live_take_in_s(model: str, snapshot: SwarmSnapshot, settings: Settings) -> dict[str, float]:
+    """By worker that may be given it: seconds until live requests for a model that nobody holds may have its card."""
+    board = _board(snapshot, settings)
+    view = next((v for v in snapshot.live if v.model == model), None)
+    place_live(board, snapshot, settings)
+    return {} if view is None else {c.name: s for c in board.cards if (s := take_in_s(board, c, view, settings)) is not None}
+
+
+def _board(snapshot: SwarmSnapshot, settings: Settings) -> Board:
+    """The cards as they are, and all demand; a model that only live requests want has none, but may be refused somewhere."""
+    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    demand = demands(snapshot)
+    live = frozenset(view.model for view in snapshot.live if view.keeps and not snapshot.pauses.model(view.model))
+    demand |= {model: no_demand(model, snapshot) for model in live - demand.keys()}
+    tasks, learned = outstanding(snapshot), speeds(snapshot)
+    return Board(demand, [_card(w, learned, tasks.get(w.name, ()), demand, live, snapshot, settings) for w in ready])
 
 
 def _card(
@@ -143,12 +78,13 @@ def _card(
     learned: Speeds,
     tasks: tuple[Outstanding, ...],
     demand: dict[str, Demand],
+    live: Collection[str],
     snapshot: SwarmSnapshot,
     settings: Settings,
 ) -> Card:
     """A worker as placement sees it, on its present model or the one it is about to load."""
     assert view.heartbeat is not None
-    holds = view.heartbeat.model
+    holds, places = view.heartbeat.model, view.heartbeat.live
     card = Card(
         name=view.name,
         speeds=learned,
@@ -157,17 +93,19 @@ def _card(
         held_s=view.held_s,
         refused=frozenset(m for m, d in demand.items() if misfit(view, d, snapshot, settings) is not None),
         model=holds,
+        live_in_flight=0 if places is None else places.in_flight,
     )
-    kept = next((task for task in tasks if not _withdrawable(task, demand, card.refused)), None)
+    kept = next((task for task in tasks if not _withdrawable(task, demand, live, card.refused)), None)
     if kept is None:
         return card
-    return card.placed(kept.model or holds, f"its resource task {kept.task.task_id} is {kept.where}")
+    card = card.placed(kept.model or holds, f"its resource task {kept.task.task_id} is {kept.where}")
+    return msgspec.structs.replace(card, replaceable=len(tasks) == 1 and kept.withdrawable and not kept.task.live)
 
 
-def _withdrawable(task: Outstanding, demand: dict[str, Demand], refused: frozenset[str]) -> bool:
+def _withdrawable(task: Outstanding, demand: dict[str, Demand], live: Collection[str], refused: frozenset[str]) -> bool:
     """A load of ours that nobody has begun, for a model that nothing waits for any more, or that turned out not to fit."""
-    wanted = task.model in demand and demand[task.model].waiting > 0 and task.model not in refused
-    return task.withdrawable and not wanted
+    waits = task.model in live or (task.model in demand and demand[task.model].waiting > 0)
+    return task.withdrawable and not (waits and task.model not in refused)
 
 
 def _fill_cold(board: Board, settings: Settings) -> None:
@@ -205,20 +143,23 @@ def _serve_unserved(board: Board, settings: Settings) -> None:
     """A model nobody holds takes a busy card: soon from a model with several, past ``max_wait_s`` from any.
 
     In the second case the card must have served its own model for a fair share of ``max_wait_s``, else models that
-    are more than the cards would pass one card round without anybody getting work done.
+    are more than the cards would pass one card round without anybody getting work done. Cards of live requests may be taken
+    too, the last of all, unless ``live.share`` is 1.
     """
     max_wait_s = settings.brain.max_wait_s
     unserved = [d for d in board.needy(max_wait_s) if not board.on(d.model)]
     share_s = max_wait_s / (len(unserved) + 1)
     for demand in sorted(unserved, key=lambda d: (-d.unserved_s, d.model)):
-        donors = [c for c in board.movable() if demand.model not in c.refused and c.model is not None]
-        if demand.unserved_s > max_wait_s:
-            donors = [c for c in donors if c.held_s >= share_s]
+        starved = demand.unserved_s > max_wait_s
+        movable = board.movable(kept=starved and settings.live.share < 1)
+        donors = [c for c in movable if demand.model not in c.refused and c.model is not None]
+        if starved:
+            donors = [c for c in donors if c.held_s >= share_s or c.kept]
         elif demand.unserved_s > PATIENCE_LOADS * demand.load_s:
             donors = [c for c in donors if _can_spare(board, c, 2 * demand.load_s)]
         else:
             continue
-        donor = min(donors, key=lambda c: (-len(board.on(c.model or "")), -c.held_s, c.busy, c.name), default=None)
+        donor = min(donors, key=lambda c: (c.kept, -len(board.on(c.model or "")), -c.held_s, c.busy, c.name), default=None)
         if donor is not None:
             waited = f"{demand.waiting} tasks for {demand.model} have waited {demand.unserved_s:.0f}s with no card"
             board.give(donor, demand.model, waited)
@@ -272,6 +213,8 @@ def _stay(card: Card, board: Board) -> str:
             f"it cannot be given {refused} now" if refused else "the workers that hold models can take all waiting llm tasks"
         )
     waiting = board.waiting(card.model)
+    if card.kept and not waiting:
+        return f"live requests use {card.model}, or did so in the last {KEPT_S:.0f}s"
     return (
         f"{waiting} tasks wait for its model {card.model}" if waiting else f"it keeps {card.model}; no other model needs it"
     )

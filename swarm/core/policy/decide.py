@@ -144,15 +144,17 @@ def _close_deficit(
     view: WorkerView, want: Want, tasks: tuple[Outstanding, ...], snapshot: SwarmSnapshot
 ) -> LoadModel | WithdrawResource | None:
     assert view.heartbeat is not None
-    unwanted = next((t for t in tasks if t.withdrawable and t.model != (want.model or "")), None)
+    unwanted = next((t for t in tasks if t.withdrawable and not _suits(t, want)), None)
     if len(tasks) > (unwanted is not None) or (tasks and tasks[0].where != "pending"):
         return None
     if want.model is not None and want.model != view.heartbeat.model:
+        beat = view.heartbeat
         return LoadModel(
             worker=view.name,
             model=want.model,
-            epoch=view.heartbeat.epoch,
-            task_id=load_id(view.name, want.model, epoch=view.heartbeat.epoch, resource_seq=view.heartbeat.resource_seq),
+            epoch=beat.epoch,
+            task_id=load_id(view.name, want.model, epoch=beat.epoch, resource_seq=beat.resource_seq, live=want.live),
+            live=want.live,
             instead_of=unwanted.task.task_id if unwanted is not None else None,
             reason=_why_load(want, snapshot),
         )
@@ -163,7 +165,14 @@ def _close_deficit(
     return None
 
 
+def _suits(task: Outstanding, want: Want) -> bool:
+    """A load that waits is what is wanted; one for live requests says so in its document."""
+    return task.model == (want.model or "") and (task.task.live or not want.live)
+
+
 def _why_load(want: Want, snapshot: SwarmSnapshot) -> str:
+    if want.live:
+        return f"{want.reason[:1].upper()}{want.reason[1:]} - inserting load_llm task"
     waiting = sum(snapshot.llm_pending().values())
     hot = [w.name for w in snapshot.workers if w.alive and w.heartbeat is not None and w.heartbeat.model is not None]
     if not hot:

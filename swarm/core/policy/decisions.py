@@ -51,6 +51,8 @@ class LoadModel(_Decision, frozen=True, kw_only=True):
     task_id: str
     instead_of: str | None = None
     """A load task that still waits for this worker and is no longer wanted: withdrawn first. Missing: do nothing."""
+    live: bool = False
+    """Clients wait for it."""
 
 
 class WithdrawResource(_Decision, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import Any
 
 from swarm.clock import now_iso
 from swarm.core.lanes import lane_of
+from swarm.core.placement.demand import is_live_load
 from swarm.core.task import Task
 from swarm.errors import DuplicateTask
 from swarm.queue import lookup
@@ -35,7 +36,7 @@ from swarm.queue.layout import (
     task_file,
     time_of,
 )
-from swarm.queue.pending import BucketChooser
+from swarm.queue.pending import BucketChooser, returned_bucket
 from swarm.queue.storage import FILE_MODE, Storage, storage_faults, write_all
 from swarm.queue.stores.notifications import enqueue_for
 
@@ -118,7 +119,8 @@ class Producer:
             self._stage(body, lambda staged: self._storage.move(staged, blocked))
             return
         lane = lane_of(task)
-        bucket = self._buckets.at_end(lane, task.priority)
+        first = is_live_load(task)
+        bucket = returned_bucket(task.priority) if first else self._buckets.at_end(lane, task.priority)
         path = self._buckets.path(lane, bucket, task.task_id, 0)
         if not appear(self._storage, self._layout.staging, path, body):
             self._stage(body, lambda staged: self._buckets.move_in(staged, lane, bucket, task.task_id, 0))

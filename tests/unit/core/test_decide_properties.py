@@ -13,9 +13,9 @@ from swarm.core.health.liveness import condition
 from swarm.core.placement.demand import is_load_id, load_document, load_id, outstanding, resource_task
 from swarm.core.policy.decide import decide
 from swarm.core.policy.decisions import LoadModel, Warn
-from swarm.core.snapshot import BlockedView, DropIn, ResourceTask
+from swarm.core.snapshot import BlockedView, DropIn, LiveView, ResourceTask
 from swarm.core.task import ID_RE, Task, canonical_model
-from swarm.core.worker import ModelTally, WorkerStatus
+from swarm.core.worker import LivePlaces, ModelTally, WorkerStatus
 from tests.support.builders import a_claim, a_snapshot, a_worker, llm_waiting, load_claimed, load_waiting, resource_waiting
 from tests.support.decision_model import after
 
@@ -51,7 +51,26 @@ def workers(draw, name, *, healthy):
         held_s=draw(seconds),
         learned=draw(st.dictionaries(models, tallies, max_size=3)),
         load_failed_s=draw(st.dictionaries(models, seconds, max_size=3)),
+        live=draw(st.none() | st.builds(LivePlaces, limit=st.integers(0, 2), in_flight=st.integers(0, 2))),
     )
+
+
+@st.composite
+def live_views(draw):
+    """What clients wait for: of half of the swarms nothing."""
+    wanted = draw(st.just([]) | st.lists(models, unique=True, max_size=3))
+    waiting = {model: draw(st.integers(0, 3)) for model in wanted}
+    return [
+        LiveView(
+            model=model,
+            waiting=number,
+            in_flight=draw(st.integers(0, 2)),
+            oldest_s=draw(seconds) if number else 0.0,
+            idle_s=draw(seconds),
+            wanted_s=draw(seconds),
+        )
+        for model, number in waiting.items()
+    ]
 
 
 @st.composite
@@ -63,7 +82,7 @@ def snapshots(draw, *, healthy=False):
         held = [a_claim(f"t-{name}-{n}", worker=name, model=draw(models)) for n in range(draw(st.integers(0, 3)))]
         match draw(st.sampled_from(["", "", "", "ours", "claimed", "theirs"])):
             case "ours":
-                lanes.append(load_waiting(name, draw(models)))
+                lanes.append(load_waiting(name, draw(models), live=draw(st.booleans())))
             case "theirs":
                 lanes.append(resource_waiting(name, f"mine-{name}"))
             case "claimed" if view.alive:
@@ -79,6 +98,7 @@ def snapshots(draw, *, healthy=False):
         blocked=draw(st.lists(st.builds(BlockedView, task_id=st.just("b1"), attempt=st.just(1)), max_size=1)),
         drop_ins=draw(st.lists(st.builds(DropIn, file_name=st.just("d.json"), quiet_s=seconds), max_size=1)),
         grace=not healthy and draw(st.booleans()),
+        live=draw(live_views()),
     )
 
 
@@ -96,6 +116,7 @@ def test_the_same_picture_gives_the_same_answer(snapshot):
     flipped = a_snapshot(
         **{f: getattr(snapshot, f) for f in ("lanes", "claims", "blocked", "drop_ins", "grace")},
         workers=reversed(snapshot.workers),
+        live=reversed(snapshot.live),
     )
     assert decide(flipped, S) == decide(snapshot, S), "the order of a listing is no reason"
 
@@ -111,7 +132,8 @@ def test_loads_go_one_to_a_worker_that_can_serve_and_has_none_outstanding(snapsh
         assert condition(view, snapshot, S).state == "ready"
         assert view.heartbeat.model != load.model
         assert {t.task.task_id for t in outstanding(snapshot).get(load.worker, ())} == {load.instead_of} - {None}
-        assert any(lane.model == load.model for lane in snapshot.lanes) or snapshot.claims
+        waited_for = [*snapshot.lanes, *snapshot.claims, *(view for view in snapshot.live if view.waiting)]
+        assert any(one.model == load.model for one in waited_for)
         assert ID_RE.match(load.task_id)
 
 
@@ -135,13 +157,13 @@ names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
 any_model = st.text(string.ascii_lowercase + string.digits + "._:/-", min_size=1, max_size=150).map(lambda t: "m" + t)
 
 
-@given(names, any_model, st.integers(0, 10**9), st.integers(0, 10**9))
-def test_a_load_id_is_legal_and_its_document_tells_what_it_is_for(worker, model, epoch, resource_seq):
-    task_id = load_id(worker, model, epoch=epoch, resource_seq=resource_seq)
+@given(names, any_model, st.integers(0, 10**9), st.integers(0, 10**9), st.booleans())
+def test_a_load_id_is_legal_and_its_document_tells_what_it_is_for(worker, model, epoch, resource_seq, live):
+    task_id = load_id(worker, model, epoch=epoch, resource_seq=resource_seq, live=live)
     assert ID_RE.match(task_id)
     assert is_load_id(task_id)
     assert is_load_id(f"{task_id}-2")
-    document = {"task_id": task_id, **load_document(worker, model, epoch)}
+    document = {"task_id": task_id, **load_document(worker, model, epoch, live=live)}
     assert resource_task(msgspec.convert(document, Task)) == ResourceTask(
-        task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch
+        task_id=task_id, worker=worker, model=canonical_model(model), epoch=epoch, live=live
     )

@@ -1,0 +1,111 @@
+"""The cards that are ready for llm work and what each should hold so far, with the sums placement asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from swarm.core.placement.demand import Demand
+from swarm.core.placement.speeds import Speeds, eta_s
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker ready for llm work, with its card."""
+
+    name: str
+    speeds: Speeds
+    busy: int
+    """Slots in use, as far as is known."""
+    holds: str | None
+    held_s: float = 0.0
+    refused: frozenset[str] = frozenset()
+    """Models it cannot be given now."""
+    model: str | None = None
+    """What it should hold, so far; starts as what it holds or is about to load."""
+    pinned: bool = False
+    """A resource task is outstanding, or it was moved in this tick: it stays."""
+    replaceable: bool = False
+    """All that pins it is a load that nobody has begun and that live requests may go before."""
+    kept: bool = False
+    """Live requests use its model, or did so just now: batch work may not take it."""
+    live: bool = False
+    """Its model is placed for live requests."""
+    live_in_flight: int = 0
+    reason: str = ""
+
+    def placed(self, model: str | None, reason: str, *, live: bool = False) -> Card:
+        """The same card, settled on this model."""
+        return msgspec.structs.replace(self, model=model, pinned=True, replaceable=False, live=live, reason=reason)
+
+    @property
+    def free(self) -> int:
+        """Slots that would take waiting tasks of its model; one that is about to load counts whole."""
+        slots = self.speeds.slots(self.name, self.model or "")
+        return max(0, slots - self.busy) if self.model == self.holds else slots
+
+    def per_s(self, model: str) -> float:
+        """Tasks of this model that it does, or would do, a second."""
+        return self.speeds.per_s(self.name, model)
+
+    def task_s(self, model: str) -> float:
+        """Seconds that one of them takes here."""
+        return self.speeds.task_s(self.name, model)
+
+
+class Board:
+    """Cards and demand, with the sums placement asks for. Lives for one call; seconds and tasks per second throughout."""
+
+    def __init__(self, demand: dict[str, Demand], cards: Iterable[Card]) -> None:
+        self.demand = demand
+        self.cards = list(cards)
+
+    def give(self, card: Card, model: str, reason: str, *, live: bool = False) -> None:
+        """Settle a card on a model."""
+        self.cards[self.cards.index(card)] = card.placed(model, reason, live=live)
+
+    def keep(self, card: Card) -> None:
+        """Keep a card from being taken by batch work."""
+        self.cards[self.cards.index(card)] = msgspec.structs.replace(card, kept=True)
+
+    def on(self, model: str) -> list[Card]:
+        """Cards that hold, or are about to hold, this model."""
+        return [c for c in self.cards if c.model == model]
+
+    def costs_too_much(self, model: str) -> bool:
+        """Whether a hot card is too expensive for it: whether it fits is unknown, and one card is on its way to find out."""
+        trying = self.on(model)
+        return bool(trying) and not self.demand[model].proven and all(card.holds != model for card in trying)
+
+    def clear_s(self, model: str, *, without: Card | None = None) -> float:
+        """Seconds until this model's work is done by the cards it is on, each at its own speed; infinite without any."""
+        demand = self.demand.get(model)
+        cards = [c for c in self.on(model) if c is not without]
+        found_s = eta_s(demand.waiting, demand.running, (c.per_s(model) for c in cards)) if demand else 0.0
+        return math.inf if found_s is None or not cards else found_s
+
+    def outlasts(self, model: str, card: Card, start_s: float) -> bool:
+        """Whether a task that this card could begin after ``start_s`` would end before the others have cleared the model."""
+        fastest_s = min((c.task_s(model) for c in self.on(model)), default=0.0)
+        late_s = max(0.0, card.task_s(model) - fastest_s) if fastest_s else 0.0
+        return self.clear_s(model) > start_s + late_s
+
+    def waiting(self, model: str | None) -> int:
+        """Waiting tasks of a model."""
+        return self.demand[model].waiting if model in self.demand else 0
+
+    def needy(self, max_wait_s: float) -> list[Demand]:
+        """Models with more waiting tasks than free slots, the slowest to clear first."""
+        short = [d for d in self.demand.values() if d.waiting > sum(c.free for c in self.on(d.model))]
+        return sorted(short, key=lambda d: (-self.clear_s(d.model), d.unserved_s <= max_wait_s, -d.work_s, d.model))
+
+    def has_work(self, model: str | None) -> bool:
+        """Whether batch tasks of a model wait or run."""
+        demand = self.demand.get(model or "")
+        return demand is not None and bool(demand.waiting or demand.running)
+
+    def movable(self, *, kept: bool = False) -> list[Card]:
+        """Cards that hold a model and are not settled, the least busy first; ``kept``: also those that live requests use."""
+        free = (c for c in self.cards if not c.pinned and c.model is not None and (kept or not c.kept))
+        return sorted(free, key=lambda c: (c.busy, c.name))
