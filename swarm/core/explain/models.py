@@ -9,20 +9,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from swarm.config.settings import Settings
+from swarm.core.explain.live import live_obstacles, live_turn, live_use
 from swarm.core.explain.tasks import Reason, misfit_reason
 from swarm.core.health.liveness import condition, workers_of
-from swarm.core.placement.demand import Demand, demands, outstanding
+from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
 from swarm.core.placement.fit import nowhere, what_helps
-from swarm.core.placement.placement import Want, desired
+from swarm.core.placement.placement import Want, desired, live_take_in_s
 from swarm.core.policy.decide import obstacle
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 
 
 def models_to_explain(snapshot: SwarmSnapshot, settings: Settings) -> frozenset[str]:
-    """Every model that something is known of: waiting, running, loaded before, or configured."""
+    """Every model that something is known of: waiting, running, wanted by live requests, loaded before, or configured."""
     models = {canonical_model(name) for name in settings.models}
-    models |= {view.model for views in (snapshot.lanes, snapshot.claims, snapshot.blocked) for view in views if view.model}
+    seen = (snapshot.lanes, snapshot.claims, snapshot.blocked, snapshot.live)
+    models |= {view.model for views in seen for view in views if view.model}
     for worker in snapshot.workers:
         if worker.heartbeat is not None:
             models |= {*worker.heartbeat.models, *([worker.heartbeat.model] if worker.heartbeat.model else [])}
@@ -34,9 +36,12 @@ def explain_model(
 ) -> list[Reason]:
     """What waits for a canonical model name, who has it on disk (None: nobody was asked), then each worker's part in it."""
     demand = demands(snapshot).get(model)
-    reasons = [*_paused(model, snapshot), *_held_back(model, snapshot)]
+    live = list(_live(model, snapshot, settings))
+    reasons = [*live, *_paused(model, snapshot), *_held_back(model, snapshot)]
     if demand is not None or not reasons:
         reasons = [_demand(model, demand), *reasons]
+    if demand is None and live:
+        demand = no_demand(model, snapshot)
     never = nowhere(model, snapshot, settings)
     if never is not None:
         reasons.append(Reason("fits_nowhere", f"{never}.", what_helps(model)))
@@ -47,6 +52,15 @@ def explain_model(
         return [*reasons, Reason("no_worker", "No worker is registered.", "swarm up")]
     wants = desired(snapshot, settings)
     return [*reasons, *(_on(view, model, demand, wants.get(view.name), snapshot, settings) for view in views)]
+
+
+def _live(model: str, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Reason]:
+    """What clients want of it, and what keeps them waiting; each worker's part is told below."""
+    view = next((view for view in snapshot.live if view.model == model and view.keeps), None)
+    if view is not None:
+        yield live_use(view)
+        obstacles = live_obstacles(model, snapshot, settings) if view.waiting else ()
+        yield from (reason for reason in obstacles if reason.code in ("paused", "live_busy"))
 
 
 def _paused(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
@@ -114,5 +128,7 @@ def _on(
     if want.model == model:
         text = f"{name} will load it at the brain's next tick: {want.reason}."
         return Reason("load_due", text, "swarm logs brain -n 20")
+    in_s = live_take_in_s(model, snapshot, settings).get(name)
     held = "it holds nothing; " if holds is None else "" if holds in want.reason else f"it holds {holds}; "
-    return Reason("elsewhere", f"Not on {name}: {held}{want.reason}.", f"swarm explain {name}")
+    elsewhere = Reason("elsewhere", f"Not on {name}: {held}{want.reason}.", f"swarm explain {name}")
+    return live_turn(view, in_s) if in_s else elsewhere

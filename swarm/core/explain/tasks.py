@@ -79,8 +79,18 @@ def explain_worker(
     """Why a worker does not work, or on what it does."""
     reasons = _worker_reasons(view, snapshot, settings)
     needed = any(reason.code in _NEEDS_BRAIN for reason in reasons)
-    reasons = [*reasons, *_slots(view)]
+    reasons = [*reasons, *_live(view), *_slots(view)]
     return [NO_BRAIN, *reasons] if needed and not brain_alive else reasons
+
+
+def _live(view: WorkerView) -> list[Reason]:
+    """What live requests take of a worker's slots; nothing while none do."""
+    places = view.heartbeat.live if view.alive and view.heartbeat is not None else None
+    if places is None or not places.in_flight:
+        return []
+    text = f"{view.name} runs live requests ({places.in_flight} of at most {places.limit}), which go before its batch work"
+    gave = f"; {places.yielded} batch requests have given way to such, no attempt used" if places.yielded else ""
+    return [Reason("live", f"{text}{gave}.", "swarm workers")]
 
 
 def _slots(view: WorkerView) -> list[Reason]:
@@ -98,7 +108,7 @@ def _slots(view: WorkerView) -> list[Reason]:
 def _worker_reasons(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
     verdict = condition(view, snapshot, settings)
     if verdict.state not in ("ready", "no_server"):
-        return [_not_ready(view, verdict)]
+        return [not_ready(view, verdict)]
     claims = [c for c in snapshot.claims if c.worker == view.name]
     reasons = [_load_reason(view, task) for task in outstanding(snapshot).get(view.name, ())]
     if claims:
@@ -144,7 +154,7 @@ def _pending_resource(task: Task, snapshot: SwarmSnapshot, settings: Settings) -
         return [Reason("no_such_worker", f"Its target {name} is not registered.", "swarm workers")]
     verdict = condition(view, snapshot, settings)
     if verdict.state != "ready":
-        return [_not_ready(view, verdict)]
+        return [not_ready(view, verdict)]
     return [Reason("target_busy", f"Only {name} may claim it, and it has not done so yet.", f"swarm explain {name}")]
 
 
@@ -152,12 +162,13 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings) -> lis
     verdicts = {w.name: condition(w, snapshot, settings) for w in workers_of(snapshot)}
     ready = [w for w in workers_of(snapshot) if verdicts[w.name].state == "ready"]
     if not ready:
-        others = [_not_ready(w, verdicts[w.name]) for w in workers_of(snapshot)]
+        others = [not_ready(w, verdicts[w.name]) for w in workers_of(snapshot)]
         return [Reason("no_llm_worker", "No worker is ready for llm work.", "swarm workers"), *others]
     holders = [w for w in ready if w.heartbeat is not None and w.heartbeat.model == model]
     if holders:
         names = ", ".join(w.name for w in holders)
-        return [Reason("slots_busy", f"{model} is loaded on {names}, whose slots are busy.", "swarm queue active")]
+        busy = [Reason("slots_busy", f"{model} is loaded on {names}, whose slots are busy.", "swarm queue active")]
+        return [*busy, *(reason for view in holders for reason in _live(view))]
     loads = [(w, t) for w in ready for t in outstanding(snapshot).get(w.name, ()) if t.model == model]
     if loads:
         return [_load_reason(view, task) for view, task in loads]
@@ -236,7 +247,7 @@ def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list
         return [Reason("owner_dead", f"{claim.worker} died holding it; the brain requeues it.", "swarm logs brain -n 20")]
     reasons = [_busy(claim, snapshot, settings)]
     if verdict.state in ("stale", "hung"):
-        reasons.append(_not_ready(view, verdict))
+        reasons.append(not_ready(view, verdict))
     return reasons
 
 
@@ -262,7 +273,8 @@ def _load_reason(view: WorkerView, task: Outstanding) -> Reason:
             return Reason("load_retry", text, f"swarm logs {view.name}")
 
 
-def _not_ready(view: WorkerView, verdict: Condition) -> Reason:
+def not_ready(view: WorkerView, verdict: Condition) -> Reason:
+    """Why a worker takes no llm work, and what to do about it."""
     log = f"swarm logs {view.name} -n 30"
     way_out = "swarm queue resume all" if "everything" in verdict.text else f"swarm queue resume --worker {view.name}"
     steps = {"dead": f"swarm doctor {view.name}", "stopped": "swarm up", "paused": way_out}
