@@ -72,7 +72,7 @@ def test_a_run_survives_a_lost_card_and_the_card_is_released(tmp_path):
 def test_a_hanging_server_is_repaired_and_nothing_is_lost(tmp_path):
     """A request hangs and so does the probe after it: cut. The next probe hangs: runner killed. Then all goes well."""
     faults = {"SWARM_SIM_FAULTS": "hang_first", "SWARM_SIM_FAULT_LIMIT": "3"}
-    limits = {"SWARM_LLM__FIRST_TOKEN_S": "0.5", "SWARM_LLM__TOKEN_GAP_S": "0.5", "SWARM_LLM__SLOTS": "1"}
+    limits = {"SWARM_LLM__FIRST_TOKEN_S": "2", "SWARM_LLM__TOKEN_GAP_S": "2", "SWARM_LLM__SLOTS": "1"}
     with user(tmp_path, SWARM_OLLAMA__ENV=json.dumps(faults), **limits) as me:
         me.ok("run", str(me.prompts(10)), "--model", "llama3.2:3b", "--simulate", "1", "-o", "out.jsonl")
         assert len((me.folder / "out.jsonl").read_text().splitlines()) == 10
