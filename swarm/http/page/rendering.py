@@ -8,6 +8,7 @@ r"""Renders the page's templates: everything escaped, control characters written
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from swarm import plain_text
 from swarm.clock import iso_of, parse_iso
 from swarm.http.parts import Client, Scope
-from swarm.views.words import count, duration, mib, percent, rate
+from swarm.views.words import count, duration, percent, plural, rate
 
 STATIC = "/static/"
 """Style and script; they hold nothing of the swarm, so that the page to sign in may use them."""
@@ -39,6 +40,13 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+STATES = {
+    "bad": {"dead", "hung", "card_lost", "failed", "corrupt", "stuck"},
+    "warn": {"stale", "unready", "draining", "loading", "cancelled", "incomplete", "waiting", "retried", "starting"},
+    "ok": {"busy", "running", "processing", "completed", "finished", "loaded"},
+}
+"""States by the colour that they are shown in."""
 
 
 @cache
@@ -85,8 +93,13 @@ def environment() -> Environment:
         "number": _number,
         "moment": moment,
         "clock": clock,
+        "cut": _cut,
+        "dash": _dash,
+        "floor_percent": _floor_percent,
+        "plural": plural,
+        "state_class": _state_class,
     }
-    made.globals |= {"mib": mib, "static_url": static_url, "may": _may}
+    made.globals |= {"mib": mib_words, "static_url": static_url, "may": _may}
     return made
 
 
@@ -101,6 +114,31 @@ def _may(client: Client | None, scope: str) -> bool:
     """Whether the client's scope includes this one."""
     order = list(Scope)
     return client is not None and order.index(client.scope) >= order.index(Scope(scope))
+
+
+def _state_class(word: str) -> str:
+    """The colour of a state; without one it is ordinary, or not known here."""
+    return next((name for name, words in STATES.items() if word in words), "quiet")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _dash(text: str) -> str:
+    return "–" if text == "-" else text
+
+
+def _floor_percent(share: float) -> str:
+    """``99%`` until all is done."""
+    return f"{math.floor(share)}%"
+
+
+def mib_words(used: int | None, total: int | None) -> str:
+    """``7.8/24.0 GiB``; ``?`` for what the driver did not say."""
+    if used is None and total is None:
+        return "–"
+    return "/".join("?" if size is None else f"{size / 1024:.1f}" for size in (used, total)) + " GiB"
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -9,13 +9,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from swarm.http.page.pages import Pages, readable
 from swarm.http.page.rendering import KINDS, STATIC, static_file
+from swarm.http.page.sources import Sources
+from swarm.http.page.sparklines import RateHistory, sampling
 from swarm.http.parts import HttpParts
 
 
-def routes(parts: HttpParts) -> Sequence[BaseRoute]:  # noqa: ARG001
+def routes(parts: HttpParts) -> Sequence[BaseRoute]:
     """See ``swarm.http.app``."""
-    return (Route(f"{STATIC}{{name}}", static),)
+    history = RateHistory()
+    parts.background.append(lambda: sampling(history, parts))
+    pages = Pages(parts, Sources(parts), history)
+    shown = {
+        "/": pages.overview,
+        "/batches": pages.batches,
+        "/batches/{batch_id}": pages.batch,
+        "/tasks/{task_id}": pages.task,
+        "/workers/{name}": pages.worker,
+        "/new": pages.new,
+        "/find": pages.find,
+    }
+    return (*(Route(path, readable(page)) for path, page in shown.items()), Route(f"{STATIC}{{name}}", static))
 
 
 def static(request: Request) -> Response:
