@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,6 +30,15 @@ class BatchList(msgspec.Struct, frozen=True, kw_only=True):
     """The oldest first."""
 
 
+class BatchView(NamedTuple):
+    """How one batch stands; made from what the queue holds, without asking a model server."""
+
+    manifest: Manifest
+    tally: Tally
+    row: BatchRow
+    gave: BatchGave
+
+
 class BatchDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`swarm batch show`."""
 
@@ -46,15 +55,18 @@ def batch_list(queue: FileQueue, settings: Settings, price_per_mtok: float | Non
     return BatchList(batches=tuple(sorted(rows, key=lambda row: row.submitted_at)))
 
 
-def batch_document(queue: FileQueue, settings: Settings, batch: str, price_per_mtok: float | None = None) -> BatchDocument:
-    """One batch with its report; asks the model servers for their versions. Raises ``QueueError`` for an unknown one."""
+def batch_view(queue: FileQueue, settings: Settings, batch: str, price_per_mtok: float | None = None) -> BatchView:
+    """One batch. Raises ``QueueError`` for an unknown one."""
     (manifest, found), active = _counted(queue, lambda: _tally(queue, batch))
     alive = swarm_lives(settings)
-    return BatchDocument(
-        batch=batch_row(manifest, found, alive=alive, active=active, price_per_mtok=price_per_mtok),
-        gave=batch_gave(found, _bests(queue), time.time()),
-        report=report(queue, settings, manifest, found),
-    )
+    row = batch_row(manifest, found, alive=alive, active=active, price_per_mtok=price_per_mtok)
+    return BatchView(manifest, found, row, batch_gave(found, _bests(queue), time.time()))
+
+
+def batch_document(queue: FileQueue, settings: Settings, batch: str, price_per_mtok: float | None = None) -> BatchDocument:
+    """One batch with its report; asks the model servers for their versions. Raises ``QueueError`` for an unknown one."""
+    manifest, found, row, gave = batch_view(queue, settings, batch, price_per_mtok)
+    return BatchDocument(batch=row, gave=gave, report=report(queue, settings, manifest, found))
 
 
 def _counted(queue: FileQueue, count: Callable[[], _Counted]) -> tuple[_Counted, int]:

@@ -1,22 +1,26 @@
-"""The pages: each gathers what it shows and renders it. They block, so Starlette runs them in threads."""
+"""The pages: each gathers what it shows, beside the one look at the swarm that all share, and renders it in a thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from swarm.config.settings import Settings
 from swarm.core.task import TERMINAL
-from swarm.errors import QueueError, SwarmError
+from swarm.errors import QueueError, StorageFault
+from swarm.http.cached import Cached
+from swarm.http.look import SwarmLook
 from swarm.http.page.card_places import common_name, places
 from swarm.http.page.rendering import render_page
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
-from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, texts_of
-from swarm.http.parts import HttpParts
+from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, failure_groups, texts_of
 from swarm.views.logs.task_history import entries as life_of
 
 FAST_MS = 2000
@@ -27,67 +31,73 @@ NEWEST = 20
 MOST_BATCHES = 200
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
-Page = Callable[[Request], Response]
+Seen = Cached[SwarmLook]
+Look = Callable[[], Awaitable[Seen]]
+Page = Callable[[Request, Seen], Response]
+STALE_S = 10.0
+"""A look at the swarm that is older than this says so."""
 
 
 class Pages:
     """Made once for the process."""
 
-    def __init__(self, parts: HttpParts, sources: Sources, history: RateHistory) -> None:
-        self._parts = parts
+    def __init__(self, settings: Settings, sources: Sources, history: RateHistory) -> None:
+        self._settings = settings
         self._sources = sources
         self._history = history
 
-    def _show(self, request: Request, template: str, refresh_ms: int, **values: Any) -> Response:  # noqa: ANN401  (whatever the template shows)
-        return render_page(request, template, view=self._sources.look().view, refresh_ms=refresh_ms, **values)
-
-    def overview(self, request: Request) -> Response:
+    def overview(self, request: Request, seen: Seen) -> Response:
         """Alarms, cards, queue, batches."""
-        view = self._sources.look().view
+        view = seen.value.status
         batches, number = self._sources.batches(NEWEST)
-        return self._show(
+        return _show(
             request,
+            seen,
             "overview.html",
             FAST_MS,
             places=places(view.cards, view.workers),
             card_name=common_name(view.cards),
             history=self._history,
             together=self._history.together(),
-            warn_c=self._parts.settings.gpu.warn_c,
+            warn_c=self._settings.gpu.warn_c,
             batches=batches,
             more_batches=number if number > len(batches) else 0,
         )
 
-    def batches(self, request: Request) -> Response:
+    def batches(self, request: Request, seen: Seen) -> Response:
         """All batches, the newest first."""
         batches, number = self._sources.batches(MOST_BATCHES)
         more = number if number > len(batches) else 0
-        return self._show(request, "batches.html", SLOW_MS, batches=batches, more_batches=more)
+        return _show(request, seen, "batches.html", SLOW_MS, batches=batches, more_batches=more)
 
-    def batch(self, request: Request) -> Response:
+    def batch(self, request: Request, seen: Seen) -> Response:
         """One batch."""
         batch_id = request.path_params["batch_id"]
         found = self._sources.batch(batch_id)
-        return self._show(
+        failures = self._sources.failures(found)
+        return _show(
             request,
+            seen,
             "batch.html",
             SLOW_MS if found.row.state == "finished" else FAST_MS,
             batch=found.row,
             models=found.manifest.models,
-            errors=found.errors,
+            errors=dict(sorted(found.tally.all.errors.items(), key=lambda pair: -pair[1])),
             gave=found.gave,
-            failures=self._sources.failures(found),
+            failures=failure_groups(failures),
+            looked_at=len(failures),
             verbs=f"/swarm/batches/{quote(batch_id, safe='')}",
             downloads={"output": None, "errors": None},
         )
 
-    def task(self, request: Request) -> Response:
+    def task(self, request: Request, seen: Seen) -> Response:
         """One task."""
         task_id = request.path_params["task_id"]
-        document, explanation = self._sources.task(task_id)
+        document, explanation = self._sources.task(task_id, seen.value.snapshot)
         state = str(document["state"])
-        return self._show(
+        return _show(
             request,
+            seen,
             "task.html",
             NEVER_MS if state in TERMINAL else FAST_MS,
             task_id=task_id,
@@ -102,13 +112,14 @@ class Pages:
             log=self._sources.task_log(task_id),
         )
 
-    def worker(self, request: Request) -> Response:
+    def worker(self, request: Request, seen: Seen) -> Response:
         """One worker."""
         name = request.path_params["name"]
-        explanation = self._sources.worker(name)
-        view = self._sources.look().view
-        return self._show(
+        explanation = self._sources.worker(name, seen.value)
+        view = seen.value.status
+        return _show(
             request,
+            seen,
             "worker.html",
             FAST_MS,
             worker=next(worker for worker in view.workers if worker.name == name),
@@ -119,44 +130,53 @@ class Pages:
             log=self._sources.worker_log(name),
         )
 
-    def new(self, request: Request) -> Response:
+    def new(self, request: Request, seen: Seen) -> Response:
         """Start a batch, try a prompt."""
-        view = self._sources.look().view
+        view = seen.value.status
         known = [
             *(worker.model for worker in view.workers),
             *(lane.model for lane in view.lanes),
-            *self._parts.settings.models,
+            *self._settings.models,
         ]
         models = list(dict.fromkeys(model for model in known if model))
-        return self._show(request, "new.html", NEVER_MS, models=models, endpoints=ENDPOINTS)
+        return _show(request, seen, "new.html", NEVER_MS, models=models, endpoints=ENDPOINTS)
 
-    def find(self, request: Request) -> Response:
+    def find(self, request: Request, seen: Seen) -> Response:
         """To the page of the task, batch or worker of this name."""
         wanted = request.query_params.get("id", "").strip()
-        if any(worker.name == wanted for worker in self._sources.look().view.workers):
+        if any(worker.name == wanted for worker in seen.value.status.workers):
             return RedirectResponse(f"/workers/{quote(wanted, safe='')}", 303)
-        for read, place in ((self._sources.batch, "batches"), (self._sources.task, "tasks")):
-            try:
-                read(wanted)
-            except SwarmError:
-                continue
-            return RedirectResponse(f"/{place}/{quote(wanted, safe='')}", 303)
+        for place, read in (
+            ("batches", lambda: self._sources.batch(wanted)),
+            ("tasks", lambda: self._sources.task(wanted, seen.value.snapshot)),
+        ):
+            with suppress(QueueError):
+                read()
+                return RedirectResponse(f"/{place}/{quote(wanted, safe='')}", 303)
         shown = wanted if len(wanted) <= 120 else f"{wanted[:120]}…"
         return missing(request, f"There is no task, batch or worker {shown}")
 
 
-def missing(request: Request, message: str, hint: str | None = None) -> Response:
+def missing(request: Request, message: str, hint: str | None = None, *, status: int = 404) -> Response:
     """A page that says what is not there."""
-    return render_page(request, "missing.html", status=404, message=message, hint=hint)
+    return render_page(request, "missing.html", status=status, message=message, hint=hint)
 
 
-def readable(page: Page) -> Page:
-    """A page that answers what the queue refuses with a page, not with a document."""
+def served(page: Page, look: Look) -> Callable[[Request], Awaitable[Response]]:
+    """A page as a handler: what the queue refuses is a page too, not a document."""
 
-    def shown(request: Request) -> Response:
+    async def shown(request: Request) -> Response:
         try:
-            return page(request)
+            return await run_in_threadpool(page, request, await look())
+        except StorageFault as problem:
+            return missing(request, problem.message, problem.hint, status=503)
         except QueueError as problem:
             return missing(request, problem.message, problem.hint)
 
     return shown
+
+
+def _show(request: Request, seen: Seen, template: str, refresh_ms: int, **values: Any) -> Response:  # noqa: ANN401
+    view = seen.value.status
+    stale_s = seen.age_s if seen.age_s > STALE_S else None
+    return render_page(request, template, view=view, stale_s=stale_s, refresh_ms=refresh_ms, **values)

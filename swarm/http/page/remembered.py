@@ -47,8 +47,3 @@ class Remembered:
                 slot.until_s = self._mono_s() + max(keep_s, COST_SHARE * took_s)
             value: Made = slot.value
             return value
-
-    def forget(self) -> None:
-        """Have everything made anew: something was changed."""
-        with self._lock:
-            self._slots.clear()

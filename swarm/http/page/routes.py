@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from swarm.http.page.pages import Pages, readable
+from swarm.http.page.pages import Look, Pages, served
 from swarm.http.page.rendering import KINDS, STATIC, static_file
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory, sampling
@@ -20,7 +20,12 @@ def routes(parts: HttpParts) -> Sequence[BaseRoute]:
     """See ``swarm.http.app``."""
     history = RateHistory()
     parts.background.append(lambda: sampling(history, parts))
-    pages = Pages(parts, Sources(parts), history)
+    return page_routes(parts, parts.observer.look, Sources(parts), history)
+
+
+def page_routes(parts: HttpParts, look: Look, sources: Sources, history: RateHistory) -> Sequence[BaseRoute]:
+    """The pages of what ``look`` sees."""
+    pages = Pages(parts.settings, sources, history)
     shown = {
         "/": pages.overview,
         "/batches": pages.batches,
@@ -30,7 +35,7 @@ def routes(parts: HttpParts) -> Sequence[BaseRoute]:
         "/new": pages.new,
         "/find": pages.find,
     }
-    return (*(Route(path, readable(page)) for path, page in shown.items()), Route(f"{STATIC}{{name}}", static))
+    return (*(Route(path, served(page, look)) for path, page in shown.items()), Route(f"{STATIC}{{name}}", static))
 
 
 def static(request: Request) -> Response:

@@ -81,8 +81,11 @@ class RateHistory:
 
 
 def draw(rates: Sequence[Rate]) -> Sparkline | None:
-    """Samples, oldest first, as a line that ends at the right edge; gaps stay gaps."""
-    size = KEPT // POINTS
+    """Samples, oldest first, as a line that ends at the right edge; gaps stay gaps.
+
+    Its width is ten minutes, more once there are more, an hour at most.
+    """
+    size = max(1, -(-len(rates) // POINTS))
     parts = [rates[max(0, end - size) : end] for end in range(len(rates), 0, -size)][::-1]
     means = [sum(known) / len(known) if (known := [r for r in part if r is not None]) else None for part in parts]
     highest = max((mean for mean in means if mean is not None), default=0.0)

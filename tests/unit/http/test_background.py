@@ -1,14 +1,17 @@
 """What the packages run beside the requests."""
 
 from contextlib import asynccontextmanager
+from logging import getLogger
 
 from starlette.testclient import TestClient
 
+from swarm.config.settings import QueueSettings, Settings
 from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
+from swarm.queue.file_queue import FileQueue
 
 
-def test_it_is_entered_before_the_first_request_and_left_in_reverse_order():
+def test_it_is_entered_before_the_first_request_and_left_in_reverse_order(tmp_path):
     happened = []
 
     def running(name):
@@ -20,7 +23,8 @@ def test_it_is_entered_before_the_first_request_and_left_in_reverse_order():
 
         return context
 
-    parts = HttpParts(settings=None, queue=None, log=None)
+    settings = Settings(queue=QueueSettings(root=str(tmp_path)))
+    parts = HttpParts(settings=settings, queue=FileQueue(str(tmp_path)).prepare(), log=getLogger(__name__))
     app = make_app(parts)
     parts.background.extend((running("one"), running("two")))
     with TestClient(app) as client:

@@ -48,6 +48,8 @@ function morph(old, fresh) {
   if (followed) old.scrollTop = old.scrollHeight;
 }
 
+class Refused extends Error {}
+
 async function refresh() {
   clearTimeout(timer);
   if (asking || document.hidden) return;
@@ -60,7 +62,7 @@ async function refresh() {
       return;
     }
     const text = await answer.text();
-    if (!answer.ok && answer.status !== 404) throw new Error(`status ${answer.status}`);
+    if (!answer.ok && answer.status !== 404) throw new Refused(answer.status);
     const page = new DOMParser().parseFromString(text, "text/html");
     for (const id of ["state", "main"]) {
       const fresh = page.getElementById(id);
@@ -70,12 +72,11 @@ async function refresh() {
     if (failures) tell("");
     failures = 0;
     seenAt = new Date();
-  } catch {
+  } catch (problem) {
     failures += 1;
-    if (failures > 1) {
-      const at = seenAt.toLocaleTimeString();
-      tell(`The HTTP server does not answer; what is shown is from ${at}. \`swarm up --http\` starts it.`, true);
-    }
+    const how = problem instanceof Refused ? `answers with status ${problem.message}` : "does not answer";
+    const what = problem instanceof Refused ? "`swarm logs http` says why." : "`swarm up --http` starts it.";
+    if (failures > 1) tell(`The HTTP server ${how}; what is shown is from ${seenAt.toLocaleTimeString()}. ${what}`, true);
   } finally {
     clearTimeout(limit);
     asking = null;

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from swarm.http.page import rendering
-from swarm.http.page.routes import routes
+from swarm.http.page.routes import static
 from swarm.http.parts import Client, Scope
 
 
@@ -44,7 +45,7 @@ def test_actions_are_shown_to_those_who_may():
 
 @pytest.mark.parametrize("name", sorted(rendering.KINDS))
 def test_static_files_are_kept_by_their_mark(name):
-    client = TestClient(Starlette(routes=routes(SimpleNamespace())))
+    client = TestClient(Starlette(routes=[Route("/static/{name}", static)]))
     marked = client.get(rendering.static_url(name))
     assert marked.status_code == 200
     assert "immutable" in marked.headers["Cache-Control"]
@@ -54,7 +55,7 @@ def test_static_files_are_kept_by_their_mark(name):
 
 @pytest.mark.parametrize("name", ["..%2frouting.py", "base.html", "%2e%2e%2ftemplates%2fbase.html"])
 def test_nothing_else_is_given_out(name):
-    assert TestClient(Starlette(routes=routes(SimpleNamespace()))).get(f"/static/{name}").status_code == 404
+    assert TestClient(Starlette(routes=[Route("/static/{name}", static)])).get(f"/static/{name}").status_code == 404
 
 
 def test_times_are_relative_with_the_absolute_in_the_title():
