@@ -17,7 +17,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.lanes import parse_lane
 from swarm.core.rates import Rates, lifetime_j, rates_of, share_of_best
-from swarm.core.snapshot import GpuReading, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import GpuReading, LiveView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
 from swarm.core.worker import Heartbeat, Histogram, ModelTally, TunedSlots, WorkerTally
 
@@ -64,6 +64,7 @@ def families(seen: Seen, settings: Settings) -> Iterator[Metric]:
     yield from _tasks(seen, settings)
     yield from _workers(seen.snapshot, settings)
     yield from _models(seen.snapshot)
+    yield from _live(seen.snapshot)
     yield from _histograms(seen.snapshot)
     yield from _cards(seen.snapshot.gpus)
     yield from _brain(seen)
@@ -179,6 +180,25 @@ def _speeds(snapshot: SwarmSnapshot) -> Iterator[Metric]:
     for name, help_text, value in gauges:
         speeds = (((worker, model), value(beat)) for worker, model, beat in holding)
         yield _gauge(f"model_{name}", help_text, ("worker", "model"), speeds)
+
+
+def _live(snapshot: SwarmSnapshot) -> Iterator[Metric]:
+    """Requests whose clients wait: by model as the HTTP server says, by worker as the workers do."""
+    by_model: tuple[tuple[str, str, Callable[[LiveView], float]], ...] = (
+        ("waiting", "Live requests that have no worker yet.", lambda v: v.waiting),
+        ("in_flight", "Live requests at workers.", lambda v: v.in_flight),
+        ("oldest_seconds", "Age of the longest waiting live request; 0 while none waits.", lambda v: v.oldest_s),
+    )
+    for name, help_text, value in by_model:
+        rows = (((view.model,), value(view)) for view in snapshot.live)
+        yield _gauge(f"live_{name}", help_text, ("model",), rows)
+    places = [(view, beat.live) for view, beat in _beating(snapshot) if beat.live is not None]
+    held = (((view.name,), live.in_flight) for view, live in places if view.alive)
+    yield _gauge("worker_live_in_flight", "Live requests at the worker.", ("worker",), held)
+    limits = (((view.name,), live.limit) for view, live in places if view.alive)
+    yield _gauge("worker_live_limit", "Live requests at once that it takes for its model.", ("worker",), limits)
+    yielded = (((view.name,), live.yielded) for view, live in places)
+    yield _counter("worker_yielded", "Batch requests stopped for live ones.", ("worker",), yielded)
 
 
 def _rate(value: Callable[[Rates], float]) -> Callable[[Heartbeat], float | None]:

@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
-from swarm.core.snapshot import SwarmSnapshot
+from swarm.core.snapshot import LiveView, SwarmSnapshot
 from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
 from swarm.views.blocks import Cell, Table, columns
 from swarm.views.words import count, duration
@@ -69,6 +69,9 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     loaded_on: tuple[str, ...]
     waiting: int
     running: int
+    live_waiting: int
+    """Live requests that have no worker yet."""
+    live_in_flight: int
     completed: int
     failed: int
     size_mib: int | None
@@ -87,7 +90,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None = None) -> tuple[ModelRow, ...]:
-    """Every model that is loaded, waited for, was run by a worker that is known, or lies on a server's disk."""
+    """Every model that is loaded, waited for, used live, was run by a worker that is known, or lies on a server's disk."""
     disk = installed or {}
     views = workers_of(snapshot)
     loaded = {v.name: v.heartbeat.model for v in views if v.alive and v.heartbeat and v.heartbeat.model}
@@ -97,10 +100,15 @@ def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None =
     for view in views:
         for model, tally in (view.heartbeat.models if view.heartbeat else {}).items():
             tallies.setdefault(model, []).append(tally)
-    names = sorted({*loaded.values(), *waiting, *running, *tallies, *disk})
+    live = {view.model: view for view in snapshot.live}
+    names = sorted({*loaded.values(), *waiting, *running, *live, *tallies, *disk})
     where = {name: tuple(w for w, m in loaded.items() if m == name) for name in names}
     tuned = {v.name: v.heartbeat.tuned for v in views if v.heartbeat}
-    rows = (_model_row(n, where[n], waiting.get(n, 0), running[n], tallies.get(n, []), disk.get(n)) for n in names)
+    none = LiveView(model="")
+    rows = (
+        _model_row(n, where[n], waiting.get(n, 0), running[n], live.get(n, none), tallies.get(n, []), disk.get(n))
+        for n in names
+    )
     return tuple(
         msgspec.structs.replace(row, slots={w: tuned[w][row.model] for w in row.loaded_on if row.model in tuned[w]})
         for row in rows
@@ -108,7 +116,13 @@ def model_rows(snapshot: SwarmSnapshot, installed: Mapping[str, OnDisk] | None =
 
 
 def _model_row(
-    name: str, loaded_on: tuple[str, ...], waiting: int, running: int, tallies: list[ModelTally], disk: OnDisk | None
+    name: str,
+    loaded_on: tuple[str, ...],
+    waiting: int,
+    running: int,
+    live: LiveView,
+    tallies: list[ModelTally],
+    disk: OnDisk | None,
 ) -> ModelRow:
     completed, failed = sum(t.completed for t in tallies), sum(t.failed for t in tallies)
     busy_s = sum(t.busy_s for t in tallies)
@@ -117,6 +131,8 @@ def _model_row(
         loaded_on=loaded_on,
         waiting=waiting,
         running=running,
+        live_waiting=live.waiting,
+        live_in_flight=live.in_flight,
         completed=completed,
         failed=failed,
         size_mib=max((t.size_mib for t in tallies), default=0) or None,
@@ -135,9 +151,11 @@ def _ratio(total: float, number: float) -> float | None:
 
 def models_table(rows: Sequence[ModelRow]) -> Table:
     """Models, where they are and what was learned of them: requests of the slots, and tokens/s of all slots together."""
-    numbers = ("waiting", "run", "done", "failed", "on disk", "on card", "load", "task", "tok/s")
+    live = any(row.live_waiting or row.live_in_flight for row in rows)
+    places = ("live wait", "live run") if live else ()
+    numbers = ("waiting", "run", *places, "done", "failed", "on disk", "on card", "load", "task", "tok/s")
     heads = columns("model~", "loaded on~", *(f"{name}>" for name in numbers))
-    cells = tuple(_model_cells(row) for row in rows)
+    cells = tuple(_model_cells(row, live=live) for row in rows)
     return Table(columns=heads, rows=cells, empty="no model is loaded, waited for or installed")
 
 
@@ -147,7 +165,7 @@ def _first_of(names: Sequence[str]) -> Cell:
     return Cell(names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}")
 
 
-def _model_cells(row: ModelRow) -> tuple[Cell | str, ...]:
+def _model_cells(row: ModelRow, *, live: bool) -> tuple[Cell | str, ...]:
     size = "-" if row.size_mib is None else f"{(row.size_vram_mib or 0) / 1024:.1f}/{row.size_mib / 1024:.1f}G"
     slots = sum(tuned.in_flight for tuned in row.slots.values())
     total_s = sum(tuned.tokens_per_s for tuned in row.slots.values())
@@ -157,6 +175,7 @@ def _model_cells(row: ModelRow) -> tuple[Cell | str, ...]:
         _first_of(row.loaded_on),
         f"{row.waiting:,}",
         f"{row.running}/{slots}" if slots else str(row.running),
+        *((f"{row.live_waiting:,}", f"{row.live_in_flight:,}") if live else ()),
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else "dim"),
         "-" if row.disk_mib is None else f"{row.disk_mib / 1024:.1f}G",

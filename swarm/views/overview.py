@@ -16,6 +16,7 @@ from swarm.core.rates import rates_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
 from swarm.views.blocks import SIMULATED, Block, Line, Style
+from swarm.views.live_rows import LiveRequests, live_line, live_requests
 from swarm.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
 from swarm.views.task_rows import ActiveRow, active_rows
 from swarm.views.words import count, duration, plural, rate
@@ -71,6 +72,8 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     lanes: tuple[LaneRow, ...]
     """What waits, most first."""
     queue: QueueStats
+    live: LiveRequests
+    """What clients of the HTTP server wait for and use."""
     throughput: Throughput
 
 
@@ -112,6 +115,7 @@ def status(
         active=active_rows(snapshot, settings),
         lanes=lane_rows(snapshot),
         queue=queue,
+        live=live_requests(snapshot),
         throughput=throughput(snapshot, settings),
     )
 
@@ -188,7 +192,7 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
                 step = next(p.way_out for p in snapshot.pauses.pauses if p.key == about)
             case "no-llm-worker":
                 step = "swarm workers"
-            case "fits-nowhere":
+            case "fits-nowhere" | "live-waits":
                 step = f"swarm explain {about}"
             case "model-missing":
                 step = f"swarm models pull {about}"
@@ -236,8 +240,9 @@ def status_blocks(view: StatusView) -> list[Block]:
     if view.cards_note:
         blocks.append(Line(view.cards_note, "yellow"))
     blocks += [Line(""), workers_table(view.workers, short=True, active=view.active), Line("")]
-    blocks += [*queue_blocks(view.queue, lanes=view.lanes), throughput_line(view.throughput)]
-    return blocks
+    live = live_line(view.live)
+    blocks += queue_blocks(view.queue, lanes=view.lanes)
+    return [*blocks, *([live] if live else []), throughput_line(view.throughput)]
 
 
 def alarm_lines(found: Sequence[Alarm]) -> list[Block]:

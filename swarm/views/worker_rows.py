@@ -13,7 +13,7 @@ from swarm.core.rates import lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
 from swarm.views.blocks import Block, Cell, Line, Table, columns, state_cell
-from swarm.views.words import count, duration, mib, percent
+from swarm.views.words import count, duration, mib, percent, plural
 
 if TYPE_CHECKING:
     from swarm.views.task_rows import ActiveRow
@@ -31,6 +31,12 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[str, ...]
     slots_busy: int
     slots: int
+    live_in_flight: int
+    """Live requests that it runs; they are no tasks."""
+    live_limit: int
+    """Live requests that it takes at once for its model; 0: none now."""
+    yielded: int
+    """Batch requests that it stopped for live ones; their tasks used no attempt."""
     completed: int
     failed: int
     tokens_in: int
@@ -95,6 +101,7 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
     row = view.row
     rates = rates_of(beat) if view.alive else None
     tuned = beat.tuned.get(beat.model or "") if beat else None
+    live = beat.live if beat and view.alive else None
     return WorkerLine(
         name=view.name,
         state=str(beat.status) if healthy and beat else verdict.state,
@@ -104,6 +111,9 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
         tasks=tuple(c.task_id for c in snapshot.claims if c.worker == view.name),
         slots_busy=sum(1 for c in snapshot.claims if c.worker == view.name and c.task_class in (None, "llm")),
         slots=tuned.in_flight if tuned else row.llm_slots if row else 1,
+        live_in_flight=live.in_flight if live else 0,
+        live_limit=live.limit if live else 0,
+        yielded=live.yielded if live else 0,
         completed=beat.tally.completed if beat else 0,
         failed=beat.tally.failed if beat else 0,
         tokens_in=beat.tally.tokens_in if beat else 0,
@@ -171,13 +181,18 @@ def _card_cells(row: CardRow) -> tuple[Cell | str, ...]:
 
 
 def workers_table(rows: Sequence[WorkerLine], *, short: bool = False, active: Sequence[ActiveRow] = ()) -> Table:
-    """Workers; ``short`` leaves out what the cards' table and `swarm workers` show. ``active``: how far their tasks are."""
+    """Workers; ``short`` leaves out what the cards' table and `swarm workers` show. ``active``: how far their tasks are.
+
+    Places of live requests are shown once there were such.
+    """
     more = () if short else ("tokens>", "gpus")
     best = any(row.share_of_best is not None for row in rows) and short
     rates = ("tok/s>", "best>") if best else ("tok/s>",)
-    heads = columns("worker", "state", "model~", "slots>", "done>", "failed>", *rates, *more, "doing~")
+    live = any(row.live_in_flight or row.yielded for row in rows)
+    places = () if not live else ("live>",) if short else ("live>", "yielded>")
+    heads = columns("worker", "state", "model~", "slots>", *places, "done>", "failed>", *rates, *more, "doing~")
     held = {task.task_id: task for task in active}
-    cells = tuple(_worker_cells(row, short=short, best=best, held=held) for row in rows)
+    cells = tuple(_worker_cells(row, short=short, live=live, best=best, held=held) for row in rows)
     return Table(columns=heads, rows=cells, empty="no workers are registered: `swarm up` starts one per card")
 
 
@@ -218,10 +233,11 @@ def _share(row: WorkerLine) -> str:
 
 def _doing(row: WorkerLine, held: Mapping[str, ActiveRow]) -> str:
     """``d5de16d7 7s +42``: the tasks in a worker's hands with age and progress, else why it does nothing."""
-    if row.tasks and row.alive:
+    live = [plural(row.live_in_flight, "live request")] if row.live_in_flight else []
+    if (row.tasks or live) and row.alive:
         shown = [_task_words(task_id, held.get(task_id)) for task_id in row.tasks[:MOST_TASKS]]
         more = len(row.tasks) - len(shown)
-        return ", ".join([*shown, *([f"{more} more"] if more else [])])
+        return ", ".join([*live, *shown, *([f"{more} more"] if more else [])])
     idle = f"idle {duration(row.idle_s)}" if row.idle_s else ""
     return "; ".join(part for part in (idle, row.reason) if part) or "-"
 
@@ -233,12 +249,16 @@ def _task_words(task_id: str, task: ActiveRow | None) -> str:
     return f"{task_id} {duration(task.elapsed_s)}{f' +{count(task.progress)}' if task.progress else ''}{stuck}"
 
 
-def _worker_cells(row: WorkerLine, *, short: bool, best: bool, held: Mapping[str, ActiveRow]) -> tuple[Cell | str, ...]:
+def _worker_cells(
+    row: WorkerLine, *, short: bool, live: bool, best: bool, held: Mapping[str, ActiveRow]
+) -> tuple[Cell | str, ...]:
     return (
         row.name,
         state_cell(row.state),
         row.model or "-",
         f"{row.slots_busy}/{row.slots}",
+        *((f"{row.live_in_flight}/{row.live_limit}",) if live else ()),
+        *((count(row.yielded),) if live and not short else ()),
         count(row.completed),
         Cell(count(row.failed), "red" if row.failed else "dim"),
         _number(row.tokens_per_s),

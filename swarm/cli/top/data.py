@@ -24,7 +24,7 @@ from swarm.views.logs.log_files import ERR, Wanted, history
 from swarm.views.logs.task_history import pattern, why
 from swarm.views.overview import StatusView, look
 from swarm.views.task_rows import TaskRow, task_row
-from swarm.views.words import count, duration, rate
+from swarm.views.words import count, duration, plural, rate
 from swarm.views.worker_rows import WorkerLine, slots_words
 
 LOG_LINES = 200
@@ -88,6 +88,9 @@ def _worker_facts(name: str, status: StatusView) -> Iterator[str]:
     where = f"GPU {','.join(map(str, row.gpus))}" if row.gpus else "no GPU"
     yield f"{where}, {row.url or 'no model server'}, pid {row.pid or '-'}, since {row.started_at or '-'}"
     yield f"model {row.model or '-'}, {row.completed:,} done, {row.failed:,} failed, {count(row.tokens_out)} tokens"
+    if row.live_in_flight or row.yielded:
+        live = f"live requests {row.live_in_flight} of at most {row.live_limit}"
+        yield f"{live}, {plural(row.yielded, 'batch request')} gave way to such"
     yield from _gave_facts(row)
     for task in status.active:
         if task.worker == name:

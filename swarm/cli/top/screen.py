@@ -103,6 +103,8 @@ def _totals(view: StatusView) -> Text:
         if number or name not in ("blocked", "cancelled", "corrupt"):
             style = "bold red" if number and name in ("failed", "corrupt", "stuck") else "" if number else "dim"
             line.append(f"{name} {number:,}   ", style=style)
+    if view.live.waiting or view.live.in_flight:
+        line.append(f"live {view.live.in_flight:,}, {view.live.waiting:,} waiting   ")
     return line
 
 

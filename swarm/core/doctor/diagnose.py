@@ -135,11 +135,26 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
             case "fits-nowhere":
                 code, subject, step = "fits-nowhere", name, what_helps(name)
                 numbers = tuple(line for w in workers_of(snapshot) for line in _load_numbers(snapshot, w.name, name))
+            case "live-waits":
+                yield warning(kind, name, alarm.reason, evidence=_live_numbers(snapshot, name), todo=f"swarm explain {name}")
+                continue
             case "no-llm-worker":
                 code, subject, step = "no-server", "box", "give a worker a card or ollama_url in [[workers]]"
             case _:
                 code, subject, step = kind, worker, f"swarm explain {worker}; swarm logs {worker} -n 30"
         yield critical(code, subject, alarm.reason, evidence=numbers or _own_words(snapshot, worker), todo=step)
+
+
+def _live_numbers(snapshot: SwarmSnapshot, model: str) -> tuple[str, ...]:
+    """What the workers that hold the model say of their places, and the HTTP server of its clients."""
+    view = next(view for view in snapshot.live if view.model == model)
+    beats = [w.heartbeat for w in workers_of(snapshot) if w.alive and w.heartbeat is not None]
+    places = (
+        f"heartbeats/{beat.name}.json: {beat.live.in_flight} live requests, at most {beat.live.limit}"
+        for beat in beats
+        if beat.model == model and beat.live is not None
+    )
+    return (f"live/demand.json: {view.waiting} wait for {model}, {view.in_flight} are at workers", *places)
 
 
 def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str, ...]:

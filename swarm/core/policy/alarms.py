@@ -57,6 +57,7 @@ def alarms(snapshot: SwarmSnapshot, settings: Settings) -> tuple[Warn, ...]:
         *_no_worker(picture),
         *_no_llm_worker(picture),
         *_fits_nowhere(picture),
+        *_live_waits(picture),
     )
 
 
@@ -150,6 +151,15 @@ def _no_llm_worker(picture: _Picture) -> Iterator[Warn]:
     waiting = sum(lane.pending for lane in llm)
     text = f"LLM tasks waiting ({waiting}) but none of the workers {[w.name for w in alive]} has a model server"
     yield Warn(key="no-llm-worker", reason=text)
+
+
+def _live_waits(picture: _Picture) -> Iterator[Warn]:
+    """Clients that will soon be refused, or are being refused already: their model has no card, or too few places."""
+    limit_s = picture.settings.live.max_wait_s
+    for view in picture.snapshot.live:
+        if view.waiting and view.oldest_s > limit_s / 2:
+            waits = f"live requests ({view.waiting}) wait for {view.model}, the oldest for {view.oldest_s:.0f}s"
+            yield Warn(key=f"live-waits:{view.model}", reason=f"{waits}; at {limit_s:.0f}s they are refused")
 
 
 def _fits_nowhere(picture: _Picture) -> Iterator[Warn]:

@@ -19,12 +19,12 @@ from swarm.config.settings import MetricsSettings, QueueSettings, Settings
 from swarm.core.lanes import llm_lane
 from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
-from swarm.core.worker import WAIT_BOUNDS_S, ModelTally, RateSample, SlotView, TunedSlots, WorkerTally, empty
+from swarm.core.worker import WAIT_BOUNDS_S, LivePlaces, ModelTally, RateSample, SlotView, TunedSlots, WorkerTally, empty
 from swarm.errors import EngineError
 from swarm.proc.ports import free_port
 from swarm.queue.counts import QueueGauges
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle
-from tests.support.builders import MODEL, a_worker
+from tests.support.builders import MODEL, a_worker, live_waiting
 
 replace = msgspec.structs.replace
 ROOT = Path(__file__).parents[3]
@@ -118,6 +118,21 @@ def test_a_scrape_says_all_that_operators_ask_for():
     assert "swarm_gpu_temperature_celsius{gpu=1,uuid=GPU-b}" not in found, "a lost card says nothing rather than zero"
     assert found["swarm_brain_up{}"] == 1
     assert found["swarm_brain_tick_seconds_count{}"] == 1
+
+
+def test_live_requests_by_model_and_by_worker():
+    busy, dead = worker(live=LivePlaces(limit=2, in_flight=1, yielded=7)), worker(live=LivePlaces(yielded=3))
+    dead = replace(dead, name="worker-2", alive=False)
+    live = (live_waiting(2, MODEL, in_flight=1, oldest_s=4.5),)
+    found = scraped(a_look(snapshot=SwarmSnapshot(workers=(busy, dead), live=live)))
+    assert found[f"swarm_live_waiting{{model={MODEL}}}"] == 2
+    assert found[f"swarm_live_in_flight{{model={MODEL}}}"] == 1
+    assert found[f"swarm_live_oldest_seconds{{model={MODEL}}}"] == 4.5
+    assert found["swarm_worker_live_in_flight{worker=worker-1}"] == 1
+    assert found["swarm_worker_live_limit{worker=worker-1}"] == 2
+    assert found["swarm_worker_yielded_total{worker=worker-1}"] == 7
+    assert found["swarm_worker_yielded_total{worker=worker-2}"] == 3, "what it did stays done"
+    assert "swarm_worker_live_limit{worker=worker-2}" not in found
 
 
 def test_an_empty_box_is_no_error():

@@ -14,7 +14,7 @@ from swarm.core.lanes import Pause, Pauses, llm_lane
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
-from swarm.core.worker import ModelTally
+from swarm.core.worker import LivePlaces, ModelTally
 from swarm.queue.layout import Layout
 from swarm.views.doctor.host_evidence import (
     able,
@@ -29,7 +29,7 @@ from swarm.views.doctor.host_evidence import (
 from swarm.views.doctor.log_ends import LogEnd
 from swarm.views.doctor.process_evidence import lock_holder
 from tests.helpers.spoken import fault_of
-from tests.support.builders import MODEL, a_worker
+from tests.support.builders import MODEL, a_snapshot, a_worker, live_waiting
 
 replace = msgspec.structs.replace
 DISK = DiskEvidence(path="/q", free_mib=50_000, total_mib=100_000, free_inodes=10**6)
@@ -319,3 +319,17 @@ def test_what_is_paused_is_found_with_the_command_that_ends_it(pause):
     assert found.severity == "warning"
     assert found.next == pause.way_out
     assert fault_of(found.next) is None
+
+
+def test_clients_that_wait_for_long_are_a_finding_with_what_each_side_says():
+    worker = a_worker("worker-1", holding=MODEL, live=LivePlaces(limit=1, in_flight=1))
+    picture = a_snapshot(workers=[worker], live=[live_waiting(4, MODEL, in_flight=1, oldest_s=16.0)])
+    (found,) = (f for f in diagnose(box(snapshot=picture), Settings()) if f.code == "live-waits")
+    assert (found.severity, found.subject, found.next) == ("warning", MODEL, f"swarm explain {MODEL}")
+    assert found.what == f"live requests (4) wait for {MODEL}, the oldest for 16s; at 30s they are refused"
+    assert found.evidence == (
+        f"live/demand.json: 4 wait for {MODEL}, 1 are at workers",
+        "heartbeats/worker-1.json: 1 live requests, at most 1",
+    )
+    patient = a_snapshot(workers=[worker], live=[live_waiting(4, MODEL, in_flight=1, oldest_s=15.0)])
+    assert not [f for f in diagnose(box(snapshot=patient), Settings()) if f.code == "live-waits"]
