@@ -74,7 +74,7 @@ def test_after_a_reboot_all_starts_restarts_and_ends_and_nobody_is_harmed(tmp_pa
     mine = identity.of_pid(innocent.pid)
     rebooted = msgspec.structs.replace(mine, boot_id="11111111-2222-3333-4444-555555555555")
     recycled = msgspec.structs.replace(mine, start_ticks=mine.start_ticks - 1)
-    with user(tmp_path, SWARM_OLLAMA__BASE_PORT=str(free_port())) as someone:
+    with user(tmp_path) as someone:
         for stale in (rebooted, recycled, mine):
             shutil.rmtree(someone.root, ignore_errors=True)
             leave_behind(someone.root, stale)
@@ -156,7 +156,7 @@ def test_what_a_dead_worker_said_last_is_kept_and_shown(tmp_path):
 
 def test_processes_alone_make_a_swarm(tmp_path):
     """Brain, one server, its worker, each in the foreground: they work; a supervisor that comes later takes over."""
-    with user(tmp_path, SWARM_OLLAMA__BASE_PORT=str(free_port())) as someone:
+    with user(tmp_path) as someone:
         config = tmp_path / "swarm.toml"
         config.write_text('[[workers]]\nname = "cpu-only"\n')
         refused = someone.run("serve", "cpu-only", "--simulate", "1", "--config", str(config))

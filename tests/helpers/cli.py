@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from swarm.cli.app import app
 from swarm.errors import InputError
 from swarm.proc.env_markers import ROOT_MARKER, find_marked
+from swarm.proc.ports import free_port
 from swarm.queue.file_queue import FileQueue
 from tests.helpers.wait import wait_until
 
@@ -43,7 +44,8 @@ class User:
         self.folder = folder
         self.root = folder / "queue"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_", "OLLAMA_"))}
-        self.env = {**kept, **QUICK, **env}
+        # Each has ports of its own: from the usual one on, the servers of two tests that run at once would meet.
+        self.env = {**kept, **QUICK, "SWARM_OLLAMA__BASE_PORT": str(free_port()), **env}
 
     @property
     def queue(self) -> FileQueue:

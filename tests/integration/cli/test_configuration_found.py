@@ -18,7 +18,7 @@ PROGRAM = Path(sys.executable).with_name("swarm")
 
 @pytest.fixture
 def someone(tmp_path):
-    with user(tmp_path, SWARM_OLLAMA__BASE_PORT="22320") as person:
+    with user(tmp_path) as person:
         (tmp_path / "config").mkdir()
         yield person
 

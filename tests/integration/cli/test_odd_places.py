@@ -22,7 +22,7 @@ BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 @pytest.fixture
 def someone(tmp_path):
-    with user(tmp_path, SWARM_OLLAMA__BASE_PORT="22370") as person:
+    with user(tmp_path) as person:
         yield person
 
 

@@ -25,7 +25,7 @@ ALL = (0, 1, 2)
 
 @pytest.fixture
 def someone(tmp_path):
-    with user(tmp_path, SWARM_OLLAMA__BASE_PORT="22310") as person:
+    with user(tmp_path) as person:
         yield person
 
 
