@@ -196,9 +196,9 @@ class LivePlaces(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Live requests at one worker: how many it takes at once, and what they hold now."""
 
     limit: int = 0
-    """At once for the model that is loaded; 0: none may come (nothing loaded, not usable, draining)."""
+    """At once for the model that is loaded; 0: none may come now (none is loaded, not usable, paused, draining)."""
     in_flight: int = 0
-    """Accepted and not ended, those that wait for a place included."""
+    """Accepted and not ended."""
     yielded: int = 0
     """Batch requests stopped for live ones in this life; their tasks were released untouched."""
 

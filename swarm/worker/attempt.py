@@ -24,7 +24,8 @@ from swarm.runtime.ports import Executor, RequestExecutor
 log = logging.getLogger(__name__)
 
 PROVEN_PIECES = 2
-CancelReason = Literal["cancelled", "timeout", "stopping", "card_lost"]
+CancelReason = Literal["cancelled", "timeout", "stopping", "yielded", "card_lost"]
+"""``yielded``: to a live request, or to a load that one waits for."""
 
 
 class ThreadPool:
@@ -113,7 +114,7 @@ def packable(claim: Claim) -> bool:
 class Run:
     """A claimed task in a slot. The work loop owns it; who runs it only counts progress and leaves the ending."""
 
-    def __init__(self, claim: Claim, *, limit_s: float, own: bool = False) -> None:
+    def __init__(self, claim: Claim, *, limit_s: float, own: bool = False, live: bool = False) -> None:
         self.claim = claim
         self.cancel = Cancel()
         self.limit_s = limit_s
@@ -139,10 +140,11 @@ class Run:
         self.energy_j: float | None = None
         """Its share of what the cards used while it ran."""
         self._cancelled_s: float | None = None
-        self.own = own
-        """What the worker itself wants done: no task of the queue, so that nothing is recorded."""
+        self.own = own or live
+        """No task of the queue, so that nothing is recorded: what the worker itself wants done, or a live request."""
+        self.live = live
         self._alone = own or runs_alone(claim.attempts, claim.attempt)
-        self._packable = packable(claim)
+        self._packable = packable(claim) and not live
         self._to_the_end = own or hits(claim.attempts, claim.attempt) >= MOST_HITS
 
     def begin(self) -> None:
@@ -242,6 +244,12 @@ class Run:
         """
         return self._alone and (self._to_the_end or self.pieces < PROVEN_PIECES)
 
+    @property
+    def takes_engine_slot(self) -> bool:
+        """It is under way at the engine by itself, and is to go on."""
+        served = self.begun and self.claim.task.task_class is TaskClass.LLM and not self._packable
+        return served and self.ending is None and self.cancel.reason is None
+
     def held(self, patience_s: float = 0.0) -> Held:
         """What it takes up, for who waits that long for its answer to begin."""
         answering = self.pieces > 0 or monotonic() - self.started_s > patience_s
@@ -281,5 +289,5 @@ class Run:
                 return TaskFault("cancelled", "cancelled", "cancelled on request")
             case "card_lost":
                 return TaskFault("infra", "card_lost", "its card was lost while it ran")
-            case "stopping":
+            case "stopping" | "yielded":
                 return Released()

@@ -25,6 +25,7 @@ from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import QueueTransaction
 from swarm.worker.attempt import Run, held_claim
 from swarm.worker.heartbeat import WorkerState
+from swarm.worker.live.live_gate import LiveGate
 from swarm.worker.outcomes import Closing, Outcomes
 from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import Slots
@@ -91,13 +92,16 @@ class DiskTrouble:
 class Exchange:
     """Owned by the work loop."""
 
-    def __init__(self, parts: WorkerParts, state: WorkerState, slots: Slots, tuner: SlotTuner) -> None:
+    def __init__(
+        self, parts: WorkerParts, state: WorkerState, slots: Slots, tuner: SlotTuner, live: LiveGate | None = None
+    ) -> None:
         self._queue = parts.queue
         self._log = parts.log
         self._tuner = tuner
         self._pack_size = parts.pack_size
         self._state = state
         self._slots = slots
+        self._live = live
         self._worker = state.beat.name
         self._outcomes = Outcomes(parts, self._worker)
         self._closings: list[Closing] = []
@@ -105,6 +109,8 @@ class Exchange:
         self._idle_look_s = 0.0
         self.idle_text = ""
         """Why it has nothing to do, for operators."""
+        self.paused = ""
+        """Why an operator has paused this worker; empty if none has."""
         self.disk = DiskTrouble(parts.log)
 
     def ended(self, run: Run) -> None:
@@ -198,7 +204,8 @@ class Exchange:
 
     def _lanes(self, held: Occupancy, closed: Closed, pauses: Pauses) -> tuple[str, ...]:
         """The lanes to claim from beside what is held, best first."""
-        limits = msgspec.structs.replace(self._tuner.limits, pack=self._pack_size())
+        limits = self._tuner.limits if self._live is None else self._live.left_for_batches(self._tuner.limits)
+        limits = msgspec.structs.replace(limits, pack=self._pack_size())
         classes = free_classes(limits, held, server_open=not closed(held))
         free = tuple(c for c in classes if c in self._slots.classes)
         lanes = preference(worker=self._worker, model=self._state.beat.model, free=free)
@@ -251,11 +258,12 @@ class Exchange:
     def _rests(self, pauses: Pauses) -> bool:
         """Whether this worker is paused."""
         pause = pauses.worker(self._worker)
+        self.paused = "" if pause is None else f"paused: {pause.words}"
         if pause is None:
             return False
         if self._idle_key != pause.words:
             self._log.info("Paused: %s", pause.words)
-        self._idle_key, self.idle_text = pause.words, f"paused: {pause.words}"
+        self._idle_key, self.idle_text = pause.words, self.paused
         return True
 
     def _note_idle(self, lanes: tuple[str, ...], closed: str) -> None:

@@ -149,6 +149,16 @@ class WorkerState:
         if task.task_class is TaskClass.LLM and task.model is not None:
             self._count_request(canonical_model(task.model), run, outcome)
 
+    def answered_live(self, run: Run) -> None:
+        """A live request has ended: its tokens count, as the card's rate is made of them; it is no task of anybody's."""
+        if run.claim.task.model is None or not isinstance(run.ending, Trail):
+            return
+        model = canonical_model(run.claim.task.model)
+        tokens_in, tokens_out = _tokens(run.ending.result or {})
+        tally = self._tally(model)
+        self.count(tokens_in=tokens_in, tokens_out=tokens_out)
+        self._learn(model, tokens_in=tally.tokens_in + tokens_in, tokens_out=tally.tokens_out + tokens_out)
+
     def _count_request(self, model: str, run: Run, outcome: Settled) -> None:
         tally = self._tally(model)
         result = run.ending.result or {} if isinstance(run.ending, Trail) else {}

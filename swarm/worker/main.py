@@ -36,7 +36,7 @@ from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
 from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
 from swarm.runtime.event_loop import EventLoop
-from swarm.runtime.loop import EXIT_CRASHED, StopWish, install, root_watch, run_loop
+from swarm.runtime.loop import EXIT_CRASHED, RootGuard, StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
 from swarm.runtime.ports import GpuReader, SlotMemory
 from swarm.supervisor.state import HOST_PREFIX, load_plan
@@ -48,6 +48,8 @@ from swarm.worker.executors.load_model import ResourceExecutor
 from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from swarm.worker.live.live_call import LiveModel
+from swarm.worker.live.live_server import LiveServer, open_live_server
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ModelServerProbe, servable_models, size_on_disk_mib
 from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
@@ -81,7 +83,9 @@ def run_worker(options: RunOptions, name: str) -> int:
         parts = _parts(queue, options, plan, server, wakeup, beats, log)
         code = EXIT_CRASHED
         try:
-            code = run_loop(Worker(parts, state, wish), wait=wakeup.wait, log=log, lost=root_trouble)
+            worker = Worker(parts, state, wish)
+            _take_live_requests(worker, parts, queue.layout, name)
+            code = run_loop(worker, wait=wakeup.wait, log=log, lost=root_trouble)
         finally:
             if parts.loop is not None:
                 parts.loop.close()
@@ -268,6 +272,7 @@ def with_model_server(
         parts,
         executors={**parts.executors, TaskClass.RESOURCE: resource},
         requests={TaskClass.LLM: llm},
+        live_model=LiveModel(server, settings.llm, settings.models),
         pack_size=lambda: llm.pack_size,
         loop=loop,
         probe=probe,
@@ -286,6 +291,13 @@ def _llm_executor(server: RepairingServer, settings: Settings, layout: Layout, c
         read_ended=partial(read_ended, layout),
         cache=cache,
     )
+
+
+def _take_live_requests(worker: Worker, parts: WorkerParts, layout: Layout, name: str) -> None:
+    if worker.live is None or parts.live_model is None or parts.loop is None:
+        return
+    server = LiveServer(worker.live, parts.live_model, lost=RootGuard(layout.root).trouble)
+    open_live_server(server, layout.live_socket(name), parts.loop)
 
 
 def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:

@@ -12,6 +12,7 @@ from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.ports import Executor, RequestExecutor, WorkerQueue
 from swarm.worker.gpu_checks import CardWatch
 from swarm.worker.heartbeat import HeartbeatThread
+from swarm.worker.live.live_call import LiveModel
 from swarm.worker.server_probe import Prober, ServerProbe
 from swarm.worker.tuning.load_slots import LoadSlots
 
@@ -44,6 +45,8 @@ class WorkerParts:
     """None: a worker without a model server."""
     prober: Prober | None = None
     """None: nothing is found out about a fault, its class alone decides; and a task is the trial of a broken server."""
+    live_model: LiveModel | None = None
+    """None: a worker without a model server."""
     load_slots: LoadSlots | None = None
     """None: a worker without a model server."""
     cards: CardWatch | None = None

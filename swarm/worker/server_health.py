@@ -94,9 +94,13 @@ class ServerHealth:
 
     def closed_reason(self, held: Occupancy) -> str:
         """Why no llm or resource task may start beside those held; empty if one may."""
+        return self.closed(in_flight=held.uses_server)
+
+    def closed(self, *, in_flight: bool) -> str:
+        """The same, where ``in_flight`` says whether a request or a load runs already."""
         if self._probe is None:
             return "it has no model server"
-        closed = self.cards.reason or self.refusal(in_flight=held.uses_server)
+        closed = self.cards.reason or self.refusal(in_flight=in_flight)
         return closed or ("" if self._inquiry is None else self._inquiry.closed_reason)
 
     def refusal(self, *, in_flight: bool) -> str:

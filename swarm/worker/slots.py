@@ -73,6 +73,10 @@ class Slots:
         self.runs = (*self.runs, run)
         return run
 
+    def adopt(self, run: Run) -> None:
+        """Give a slot to a run that has begun already."""
+        self.runs = (*self.runs, run)
+
     def begin_ready(self, rules: StartRules) -> list[Run]:
         """Start what may start now; returns it. A resource task, or a request that needs the server to itself, may have to
         wait for requests to end.
@@ -108,7 +112,7 @@ class Slots:
         self.runs = tuple(other for other in self.runs if other is not run)
 
     def stop(self, run: Run, reason: CancelReason) -> None:
-        """Ask one to end."""
+        """Ask one to end. From other threads only for one that has begun."""
         if run.cancel.reason is None and run.ending is None:
             run.stop(reason)
             if not run.begun:
@@ -167,6 +171,10 @@ class Slots:
     async def _ask(self, run: Run, executor: RequestExecutor) -> None:
         """Whoever ends while the work loop is awake already, or about to be, does not wake it again."""
         await run.ask(executor)
+        self.has_ended(run)
+
+    def has_ended(self, run: Run) -> None:
+        """Tell the work loop; from the event loop."""
         self._ended.put(run)
         if not self._woken:
             self._woken = True

@@ -12,13 +12,15 @@ from time import monotonic
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import llm_lane
 from swarm.core.policy.slots import slot_limits
-from swarm.core.task import Claim, Task, TaskClass
+from swarm.core.task import Claim, Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault, SwarmError
 from swarm.runtime.loop import StopWish
 from swarm.worker.attempt import Run, ThreadPool
 from swarm.worker.exchange import Exchange
 from swarm.worker.heartbeat import WorkerState
+from swarm.worker.live.live_gate import LiveGate
+from swarm.worker.live.live_terms import SHUT, live_terms, stands_in_the_way
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_health import ServerHealth
 from swarm.worker.slots import Slots
@@ -53,11 +55,13 @@ class Worker:
         self.slots = Slots(parts, pool)
         self.server = ServerHealth(parts, pool)
         self._tuner = SlotTuner(parts, state)
-        self._exchange = Exchange(parts, state, self.slots, self._tuner)
+        self.live = None if parts.probe is None else LiveGate(self.slots, parts.settings.live.share, parts.wake)
+        """Where live requests come in; None for a worker without a model server."""
+        self._exchange = Exchange(parts, state, self.slots, self._tuner, self.live)
         self._reloads = 0
         self._obeyed = 0
         self._give_up_s = float("inf")
-        self._outside: tuple[WorkerStatus, str | None, int] = (state.beat.status, None, 0)
+        self._outside: tuple[WorkerStatus, str | None, int, int] = (state.beat.status, None, 0, 0)
         """What others act upon, as it was published last."""
         if parts.cards is not None:
             state.meter_by(parts.cards.meter)
@@ -73,7 +77,9 @@ class Worker:
     @property
     def finished(self) -> bool:
         """Drained; or asked twice to stop, and what ran has ended or had its time."""
-        return self._obeyed > 0 and (not self.slots.runs or monotonic() >= self._give_up_s)
+        if self._obeyed == 0 or monotonic() >= self._give_up_s:
+            return self._obeyed > 0
+        return not self.slots.runs and (self.live is None or self.live.all_sent)
 
     def step(self) -> float:
         """One tick; returns the seconds to wait for a wake-up before the next."""
@@ -99,6 +105,7 @@ class Worker:
 
     def abandon(self) -> None:
         """After a crash: end the programs and requests that run here, settle nothing."""
+        self._adopt_live(shut=True)
         self.slots.stop_all(STOP_LIMIT_S)
         self._last_beat("crashed in main loop; see its log")
 
@@ -108,6 +115,7 @@ class Worker:
         urgency = self._wish.urgency
         if urgency == self._obeyed:
             return
+        self._adopt_live(shut=True)
         runs = self.slots.runs
         if self._obeyed == 0:
             self._log.info("%s received shutdown signal - finishing %d tasks", self.title, len(runs))
@@ -122,8 +130,10 @@ class Worker:
     def _close_ended(self) -> None:
         """What an ended attempt proved holds from now on, recorded or not; with some that has to be found out first."""
         self._tuner.begin_tick()
+        ended = self.slots.ended()
+        self._adopt_live()  # after that: whatever has ended is known
         decided = self.server.judge(
-            self.slots.ended(),
+            ended,
             self.slots.runs,
             unwanted=lambda run: self._parts.queue.cancel_requested(run.claim),
             give_up=self._obeyed > 1,
@@ -132,7 +142,9 @@ class Worker:
             run.energy_j = self._state.energy.end(run)
             self._state.ended(run)
             self._tuner.ended(run)
-            if run.own:
+            if run.live:
+                self._live_ended(run)
+            elif run.own:
                 self._reloaded(run)
             else:
                 self._exchange.ended(run)
@@ -161,6 +173,12 @@ class Worker:
         waiting = self.slots.waiting
         if not waiting:
             return
+        if self.live is not None:
+            for run in waiting:
+                if stands_in_the_way(run):
+                    self.live.make_way(run.claim.task)
+            if any(run.alone or run.claim.task.task_class is TaskClass.RESOURCE for run in waiting):
+                self._adopt_live(shut=True)
         if self.server.unready:
             for run in waiting:
                 if run.alone:
@@ -170,6 +188,37 @@ class Worker:
             self._tuner.began(run)
             if run.claim.task.task_class is TaskClass.LLM:
                 self._state.energy.begin(run)
+        if self.live is not None:
+            self.live.make_room()
+
+    def _adopt_live(self, *, shut: bool = False) -> None:
+        """Take over the live requests that have come; ``shut``: no more come until the end of this tick."""
+        if self.live is None:
+            return
+        if shut:
+            self.live.shut(SHUT)
+        arrived = self.live.adopt()
+        for run in arrived:
+            self._tuner.began(run)
+            self._state.energy.begin(run)
+        if arrived:
+            for run in self.slots.waiting:
+                if run.own:  # a load for more slots would wait for them, and they for it
+                    self.slots.stop(run, "stopping")
+
+    def _live_ended(self, run: Run) -> None:
+        """What was asked and answered is nobody else's business, so only that and how long is logged."""
+        self.slots.drop(run)
+        self._state.answered_live(run)
+        named = f"live request {run.claim.task.task_id}"
+        match run.ending:
+            case Trail():
+                self._log.info("Answered %s in %.2fs", named, run.elapsed_s)
+            case TaskFault() as fault if fault.fault != "cancelled":
+                detail = f" ({fault.message[:300]})" if fault.fault == "infra" else ""
+                self._log.warning("Failed %s - %s fault, %s%s", named, fault.fault, fault.kind, detail)
+            case _:
+                self._log.info("Cancelled %s after %.2fs", named, run.elapsed_s)
 
     def _tune(self) -> None:
         """Load the model anew for more requests at once where that pays."""
@@ -188,7 +237,7 @@ class Worker:
     def _waiting(self) -> int:
         """Requests that wait for the model that is loaded; none where it cannot be loaded anew now."""
         loads = any(run.claim.task.task_class is TaskClass.RESOURCE for run in self.slots.runs)
-        if self._obeyed or loads or self.server.unready:
+        if self._obeyed or loads or self.server.unready or (self.live is not None and self.live.active):
             return 0
         try:
             return self._parts.queue.waiting().get(llm_lane(self._state.beat.model or ""), 0)
@@ -197,6 +246,8 @@ class Worker:
 
     def _reloaded(self, run: Run) -> None:
         self.slots.drop(run)
+        if not run.begun and self._parts.load_slots is not None:
+            self._parts.load_slots.withdraw(canonical_model(run.claim.task.model or ""))
         if isinstance(run.ending, TaskFault):
             self._log.warning("%s could not be loaded anew: %s", run.claim.task.model, run.ending.message)
 
@@ -209,11 +260,23 @@ class Worker:
             state.count(lost_races=lost_races - before.tally.lost_races)
         status, reason = self._condition()
         state.publish(turn=before.turn + 1, status=status, reason=reason)
-        outside = (status, state.beat.model, state.beat.resource_seq)
+        places = self._state_live_terms()
+        outside = (status, state.beat.model, state.beat.resource_seq, places)
         if outside != self._outside:
             flips = outside[1:] == self._outside[1:] and {status, self._outside[0]} == {WorkerStatus.IDLE, WorkerStatus.BUSY}
             self._parts.beats.beat_within(BUSY_BEAT_S if flips else 0.0)
             self._outside = outside
+
+    def _state_live_terms(self) -> int:
+        """Say by which terms live requests are let in from now on; how many may be here at once."""
+        if self.live is None:
+            return 0
+        model, places = self._state.beat.model, self._tuner.places
+        terms = live_terms(model, places, self.slots, self.server, self._exchange.paused, stopping=self._obeyed > 0)
+        shown = self.live.state(terms)
+        if self.live.open:
+            self._state.publish(live=shown)
+        return shown.limit
 
     def _condition(self) -> tuple[WorkerStatus, str]:
         """The status to publish; what stands in the way of work comes before what it is busy with."""
@@ -233,7 +296,8 @@ class Worker:
         if runs:
             return WorkerStatus.BUSY, ""
         refused = "" if server.reading is None else server.reading.reason
-        return WorkerStatus.IDLE, "; ".join(part for part in (self._exchange.idle_text, refused) if part)
+        kept = "a place is kept for live requests" if self.live is not None and self.live.active else ""
+        return WorkerStatus.IDLE, "; ".join(part for part in (kept, self._exchange.idle_text, refused) if part)
 
     def _pause_s(self, *, full: bool) -> float:
         settings = self._parts.settings.worker

@@ -104,16 +104,16 @@ class Occupancy:
 
 
 def free_classes(limits: SlotLimits, held: Occupancy, *, server_open: bool) -> tuple[TaskClass, ...]:
-    """Classes with a free slot.
+    """Classes with a free slot. ``total`` does not bound loads: one waits for what runs, or what runs gives way to it.
 
     While the server is closed (unusable, or its circuit breaker is open) neither llm nor resource tasks start. While a
     resource task is held no llm task starts: otherwise a load waiting for the running requests to end would wait for
     ever, and one running would find its model in use. The same for a request that needs the server to itself.
     """
     packs = held.packed // limits.pack
-    if held.tasks + packs - min(held.judged, limits.llm) >= limits.total:
-        return ()
     closed: set[TaskClass] = set()
+    if held.tasks + packs - min(held.judged, limits.llm) >= limits.total:
+        closed |= {TaskClass.LLM, TaskClass.CPU, TaskClass.SCRIPT}
     if not server_open or held.alone:
         closed |= {TaskClass.LLM, TaskClass.RESOURCE}
     if held.classes[TaskClass.RESOURCE]:

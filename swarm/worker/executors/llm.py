@@ -130,7 +130,7 @@ class LlmExecutor:
             body = await to_thread(with_images, body, task, self._read_image)
 
         async def ask(asked: Mapping[str, Any]) -> Reply:
-            limits = self._limits(task)
+            limits = request_limits(task, self._settings)
             if packable(claim):
                 return await self._packs.embed(asked, limits=limits, marker=task.task_id)
             return await self._server.run(task.endpoint, asked, limits=limits, progress=progress, marker=task.task_id)
@@ -142,14 +142,16 @@ class LlmExecutor:
         reply = await ask(body)
         return Trail(result=_result(reply), simulated=reply.simulated)
 
-    def _limits(self, task: Task) -> Limits:
-        total_s = task.timeout_s or self._settings.timeout_s
-        return Limits(
-            total_s=total_s,
-            first_token_s=min(self._settings.first_token_s, total_s),
-            token_gap_s=min(self._settings.token_gap_s, total_s),
-            max_reply_bytes=int(self._settings.max_reply_mib * (1 << 20)),
-        )
+
+def request_limits(task: Task, settings: LlmSettings) -> Limits:
+    """The bounds of one request."""
+    total_s = task.timeout_s or settings.timeout_s
+    return Limits(
+        total_s=total_s,
+        first_token_s=min(settings.first_token_s, total_s),
+        token_gap_s=min(settings.token_gap_s, total_s),
+        max_reply_bytes=int(settings.max_reply_mib * (1 << 20)),
+    )
 
 
 def request_body(task: Task, models: ModelTable, *, num_predict: int) -> dict[str, Any]:
@@ -194,14 +196,14 @@ def _refuse_reload(task: Task, asked: Mapping[str, Any], fixed: Mapping[str, Any
 def _result(reply: Reply) -> dict[str, Any]:
     return {
         **{key: value for key, value in reply.final.items() if key not in _DROPPED},
-        "usage": _usage(reply),
+        "usage": usage_of(reply),
         "first_token_s": round(reply.first_token_s, 4),
         "total_s": round(reply.total_s, 4),
     }
 
 
-def _usage(reply: Reply) -> dict[str, int] | None:
-    """None: the server did not count, so nobody knows."""
+def usage_of(reply: Reply) -> dict[str, int] | None:
+    """Its tokens. None: the server did not count, so nobody knows."""
     if reply.final.get("usage_missing"):
         return None
     usage = {

@@ -133,6 +133,10 @@ class LoadSlots:
         """A reload for more was asked for and has not begun."""
         return model in self._wanted
 
+    def withdraw(self, model: str) -> None:
+        """The reload that was asked for will not begin."""
+        self._wanted.pop(model, None)
+
     def _context(self, engine: str, model: str, details: ModelDetails, memory_mib: int | None) -> int:
         """Tokens that the engine reserves per slot."""
         options: Mapping[str, Any] = self._models.of(model).options

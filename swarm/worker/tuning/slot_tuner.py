@@ -83,6 +83,18 @@ class SlotTuner:
         return msgspec.structs.replace(self._limits, llm=slots, total=max(most, slots))
 
     @property
+    def places(self) -> tuple[int, int]:
+        """Slots of the loaded model (no ``reserve``), and how many requests its engine works on at once; 0 without one."""
+        model = self._state.beat.model
+        if model is None:
+            return 0, 0
+        if self._load_slots is None:
+            return self._limits.llm, self._limits.llm
+        known = self._model(model)
+        slots = self._tuning(model, known).slots
+        return min(slots, known.capacity or slots), known.capacity or slots
+
+    @property
     def slot_each(self) -> bool:
         """Whether the engine has a slot for each request in flight: then one that ended leaves its prompt to the next."""
         model = self._state.beat.model

@@ -1,0 +1,1 @@
+"""Live requests at a worker: the socket that takes them, and their places beside batch work."""
