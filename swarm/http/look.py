@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.http.cached import Cache, Cached
 from swarm.runtime.open import open_observer
+from swarm.supervisor.state import load_plan, load_visibility
 from swarm.views.overview import StatusView, look
 
 if TYPE_CHECKING:
+    from swarm.brain.observe import Observer
     from swarm.config.settings import Settings
     from swarm.core.snapshot import SwarmSnapshot
     from swarm.queue.file_queue import FileQueue
@@ -30,13 +33,24 @@ class SwarmObserver:
     """Looks when somebody asks. Nobody who asks: no look, no cost."""
 
     def __init__(self, settings: Settings, queue: FileQueue) -> None:
-        observer = open_observer(settings, queue)
+        self._settings = settings
+        self._queue = queue
+        self._observer: Observer | None = None
+        self._planned: tuple[object, object] = (None, None)
+        self._cache = Cache(self._look, FRESH_S)
 
-        def make() -> SwarmLook:
-            snapshot = observer.snapshot()
-            return SwarmLook(snapshot, look(settings, queue, snapshot))
+    def _look(self) -> SwarmLook:
+        snapshot = self._opened().snapshot()
+        return SwarmLook(snapshot, look(self._settings, self._queue, snapshot))
 
-        self._cache = Cache(make, FRESH_S)
+    def _opened(self) -> Observer:
+        """The cards to read are those of the swarm's plan: one that starts later, or with others, has another plan."""
+        workers = Path(self._settings.queue.root) / "workers"
+        planned = (load_plan(workers), load_visibility(workers))
+        if self._observer is None or planned != self._planned:
+            self._observer = open_observer(self._settings, self._queue)
+            self._planned = planned
+        return self._observer
 
     async def look(self, fresh_s: float | None = None) -> Cached[SwarmLook]:
         """The swarm as it is, ``FRESH_S`` (or ``fresh_s``) old at most. Raises ``StorageFault``."""

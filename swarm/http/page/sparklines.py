@@ -24,7 +24,7 @@ STEP_S = 5.0
 KEPT = 720
 """Samples of each worker: an hour."""
 MOST_WORKERS = 256
-POINTS = 120
+POINTS, LEAST_POINTS = 120, 24
 """Of a drawn line, each the mean of what was sampled in its time."""
 WIDTH, HEIGHT = 240, 40
 """Of the drawing, in its own units; the page stretches it."""
@@ -83,13 +83,13 @@ class RateHistory:
 def draw(rates: Sequence[Rate]) -> Sparkline | None:
     """Samples, oldest first, as a line that ends at the right edge; gaps stay gaps.
 
-    Its width is ten minutes, more once there are more, an hour at most.
+    Its width is two minutes, more once there are more, an hour at most. None where nothing was generated.
     """
-    size = max(1, -(-len(rates) // POINTS))
+    size = -(-len(rates) // POINTS) or 1
     parts = [rates[max(0, end - size) : end] for end in range(len(rates), 0, -size)][::-1]
     means = [sum(known) / len(known) if (known := [r for r in part if r is not None]) else None for part in parts]
     highest = max((mean for mean in means if mean is not None), default=0.0)
-    step = WIDTH / (POINTS - 1)
+    step = WIDTH / (max(len(means), LEAST_POINTS) - 1)
     left = WIDTH - step * (len(means) - 1)
     places = [
         None if mean is None else (left + step * i, HEIGHT * (1 - 0.95 * mean / (highest or 1)))
@@ -102,7 +102,7 @@ def draw(rates: Sequence[Rate]) -> Sparkline | None:
         elif runs[-1]:
             runs.append([])
     drawn = [run for run in runs if len(run) > 1]
-    if not drawn:
+    if not drawn or not highest:
         return None
     lines = ["M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in run) for run in drawn]
     under = [f"{line}L{run[-1][0]:.1f} {HEIGHT}L{run[0][0]:.1f} {HEIGHT}Z" for line, run in zip(lines, drawn, strict=True)]
