@@ -55,6 +55,7 @@ COMMANDS = {
     "brain": ("commands.up:brain", "Run the brain alone, in the foreground."),
     "worker": ("commands.up:worker", "Run one worker alone, in the foreground."),
     "http": ("commands.http:http", "Run the HTTP server alone, in the foreground."),
+    "token": ("commands.token:app", "Tokens of the HTTP server: create, list, revoke."),
     "serve": ("commands.up:serve", "Run one worker's model server alone, in the foreground."),
     "sim": ("commands.up:sim", "Simulated parts: a model server without models or GPU."),
 }

@@ -101,6 +101,14 @@ def http_address(settings: Settings) -> Address | None:
     return None if http.port is None else Address(http.host.removeprefix("[").removesuffix("]"), http.port)
 
 
+def needs_tokens(settings: Settings) -> bool:
+    """Whether every request needs a token: others than this machine may reach the server, or it is told to ask for one."""
+    address = http_address(settings)
+    if address is None:
+        return False
+    return settings.http.tokens == "always" or not address.is_loopback or bool(settings.http.hosts)
+
+
 def with_http(settings: Settings, address: Address) -> Settings:
     """These settings with the HTTP server at that address."""
     http = msgspec.structs.replace(settings.http, host=address.host, port=address.port)

@@ -20,6 +20,8 @@ NoOrMore = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$")]
 EngineNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
+HostText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}(?!\n)$")]
+OriginText = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9._\[\]:-]*(?!\n)$")]
 WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
 
 
@@ -284,6 +286,22 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Unset: `swarm up` starts none."""
     stop_grace_s: NotNegative = 30.0
     """Once asked to stop it takes no more requests, and those that run have so long to finish."""
+    tokens: Literal["auto", "always"] = "auto"
+    """``auto``: each request needs one unless only this machine reaches the server: a loopback address, and no ``hosts``."""
+    hosts: tuple[HostText, ...] = ()
+    """Names under which clients reach it, as through a proxy; its address and ``localhost`` are known."""
+    origins: tuple[OriginText, ...] = ()
+    """Other web pages that may use it: ``https://chat.example.org``."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
+    max_body_mib: Count = 32
+    """A larger request is refused; files have a limit of their own."""
+    read_timeout_s: Positive = 30.0
+    """Longest time to wait for the rest of a request."""
+    max_connections: Count = 2048
+    """More connections at once are refused."""
+    client_requests: Count = 256
+    """A token's requests at once, streams of events included; more are refused for now."""
     max_upload_mib: Count = 512
     """A larger file is refused."""
     max_batch_requests: Count = 200_000

@@ -7,11 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from swarm.errors import SwarmError
+from swarm.http.access.gate import AccessGate
+from swarm.http.access.login import routes as login_routes
 from swarm.http.answers import ApiError, json_answer, refuse, refuse_http, refuse_swarm_error
 from swarm.http.batches.routes import routes as batch_routes
 from swarm.http.jobs.routes import routes as job_routes
@@ -27,7 +31,7 @@ async def health(_request: Request) -> Response:
 
 def make_app(parts: HttpParts) -> Starlette:
     """The whole application; it starts nothing before its lifespan begins."""
-    every = (live_routes, batch_routes, job_routes, page_routes)
+    every = (login_routes, live_routes, batch_routes, job_routes, page_routes)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -39,5 +43,21 @@ def make_app(parts: HttpParts) -> Starlette:
     return Starlette(
         routes=[Route("/healthz", health), *(route for routes in every for route in routes(parts))],
         exception_handlers={ApiError: refuse, HTTPException: refuse_http, SwarmError: refuse_swarm_error},
+        middleware=_middleware(parts),
         lifespan=lifespan,
     )
+
+
+def _middleware(parts: HttpParts) -> list[Middleware]:
+    """The outermost first: pages of other servers may read refusals too."""
+    every = [Middleware(AccessGate, parts=parts)]
+    if parts.settings.http.origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=parts.settings.http.origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("retry-after",),
+        )
+        every.insert(0, cors)
+    return every

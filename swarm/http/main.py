@@ -15,10 +15,12 @@ from swarm.clock import now_iso
 from swarm.config.listen import Address, http_address
 from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
 from swarm.errors import EXIT_USAGE, ConfigError
+from swarm.http.access.guarded_protocol import with_limits
 from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
 from swarm.http.server import HttpServer, listening_sockets
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores.tokens import check_entry
 from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
 from swarm.runtime.loop import on_hangup, root_watch
 from swarm.supervisor.state import HTTP
@@ -36,6 +38,7 @@ def run_http(options: RunOptions) -> int:
     if address is None:
         raise ConfigError("the HTTP server has no port", hint="--listen [HOST:]PORT, or port in [http]")
     queue, instead = open_root(options)
+    check_entry(queue.layout, options.settings)
     root_trouble = root_watch(queue.layout.root)
     with living(queue, _row(address)) as row, logging_as(HTTP, options) as log:
         for check in instead:
@@ -62,16 +65,19 @@ def _row(address: Address) -> WorkerRow:
 
 
 def _config(parts: HttpParts) -> uvicorn.Config:
+    proxies = list(parts.settings.http.proxies)
     return uvicorn.Config(
         make_app(parts),
-        http="httptools",
+        http=with_limits(parts.settings.http.max_connections),
         loop="uvloop",
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        headers=[("x-content-type-options", "nosniff"), ("x-frame-options", "DENY")],
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(parts.settings.http.stop_grace_s),
     )

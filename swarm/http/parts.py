@@ -12,9 +12,11 @@ from functools import cached_property
 from starlette.requests import HTTPConnection
 
 from swarm.config.settings import Settings
-from swarm.core.access import Scope as Scope  # noqa: PLC0414  (those who ask for clients find it here)
+from swarm.core.access import Scope
 from swarm.http.look import SwarmObserver
 from swarm.queue.file_queue import FileQueue
+
+__all__ = ["Client", "HttpParts", "Scope", "client_of"]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from swarm.runtime.loop import EXIT_CRASHED
 
 PERIOD_S = 1.0
 """Between two heartbeats, and looks at the root."""
+BACKLOG = 2048
 
 
 class HttpServer(uvicorn.Server):
@@ -134,6 +135,7 @@ def _bound(family: int, place: Any) -> socket.socket:  # noqa: ANN401 - as getad
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(place)
+        one.listen(BACKLOG)  # who connects from now on is answered as soon as the application is ready
     except OSError:
         one.close()
         raise

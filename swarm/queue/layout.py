@@ -202,6 +202,7 @@ class Layout:
         self.sessions = f"{root}/.sessions"
         self.control = f"{root}/control"
         self.pauses = f"{root}/control/pauses.json"
+        self.tokens = f"{root}/control/tokens.json"
         self.counts = f"{root}/control/counts"
         self.live = f"{root}/live"
         self.live_demand = f"{root}/live/demand.json"

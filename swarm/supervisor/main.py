@@ -26,6 +26,8 @@ from swarm.errors import EXIT_USAGE
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
+from swarm.queue.layout import Layout
+from swarm.queue.stores.tokens import check_entry
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, logging_as, open_root, own_row
 from swarm.runtime.cards import visible_reader
 from swarm.runtime.extras import need_http
@@ -86,10 +88,14 @@ def plan_swarm(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]
 
 
 def planned_http(settings: Settings) -> Address | None:
-    """Where the HTTP server is to listen; None: there is to be none. Raises ``ConfigError`` without its packages."""
+    """Where the HTTP server is to listen; None: there is to be none.
+
+    Raises ``ConfigError`` without its packages or the token that it needs.
+    """
     address = http_address(settings)
     if address is not None:
         need_http()
+        check_entry(Layout(settings.queue.root), settings)
     return address
 
 

@@ -27,7 +27,7 @@ def up(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Start brain, model servers and workers, and perhaps the HTTP server; restart what dies.
+    """Start brain, model servers and workers; restart what dies.
 
     Runs until stopped: Ctrl-C once drains, twice stops at once.
 
