@@ -37,7 +37,7 @@ def explain_model(
     """What waits for a canonical model name, who has it on disk (None: nobody was asked), then each worker's part in it."""
     demand = demands(snapshot).get(model)
     live = list(_live(model, snapshot, settings))
-    reasons = [*live, *_paused(model, snapshot), *_held_back(model, snapshot)]
+    reasons = [*live, *_paused(model, snapshot, live=bool(live)), *_held_back(model, snapshot)]
     if demand is not None or not reasons:
         reasons = [_demand(model, demand), *reasons]
     if demand is None and live:
@@ -63,11 +63,11 @@ def _live(model: str, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[R
         yield from (reason for reason in obstacles if reason.code in ("paused", "live_busy"))
 
 
-def _paused(model: str, snapshot: SwarmSnapshot) -> Iterator[Reason]:
-    """What waits in its lane, and is not to be begun. What of it is under way goes on."""
+def _paused(model: str, snapshot: SwarmSnapshot, *, live: bool) -> Iterator[Reason]:
+    """What waits in its lane, and is not to be begun. What of it is under way goes on. ``live``: clients are told of."""
     pause = snapshot.pauses.model(model)
     waiting = snapshot.llm_pending().get(model, 0)
-    if pause is not None:
+    if pause is not None and (waiting or not live):
         yield Reason(
             "paused", f"{waiting} tasks wait for {model} and are not started, because {pause.words}.", pause.way_out
         )
