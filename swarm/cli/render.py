@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swarm.plain_text import json_shown, one_line
 from swarm.plain_text import lines as shown_lines
+from swarm.plain_text import one_line
 from swarm.stdio import OutputLost, forget_output
 from swarm.views.blocks import Block, Cell, Column, Line, Said, Table
+from swarm.views.json_text import to_json_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,28 +51,6 @@ def to_json(document: object) -> str:
         import json
 
         return json.dumps(json.loads(line), indent=2)
-
-
-def to_json_line(document: object) -> str:
-    """The same without line breaks: no character that a terminal would obey, NaN and infinity as null."""
-    try:
-        return json_shown(msgspec.json.encode(document).decode())
-    except UnicodeEncodeError:
-        import json
-
-        return json.dumps(_finite(msgspec.to_builtins(document)))
-
-
-def _finite(value: object) -> object:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {name: _finite(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
 
 
 def to_plain(blocks: Sequence[Block]) -> str:

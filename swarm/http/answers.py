@@ -14,7 +14,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from swarm.errors import SwarmError
+from swarm.errors import (
+    DuplicateTask,
+    EngineError,
+    LockHeld,
+    ModelServerError,
+    NotRunning,
+    OddEntry,
+    StorageFault,
+    SwarmError,
+    UnknownBatch,
+    UnknownName,
+    UnknownTask,
+)
+from swarm.views.json_text import to_json_line
 
 OLLAMA_PATHS = "/api/"
 
@@ -45,7 +58,15 @@ class ApiError(Exception):
 
 def json_answer(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A document as the whole answer."""
-    return Response(msgspec.json.encode(document), status, headers, "application/json")
+    return Response(encoded(document), status, headers, "application/json")
+
+
+def encoded(document: object) -> bytes:
+    """A document as JSON, whatever is in it."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:  # bytes of a file name that are no UTF-8
+        return to_json_line(document).encode()
 
 
 def refusal(path: str, error: ApiError) -> Response:
@@ -71,7 +92,29 @@ def refuse_http(request: Request, error: Exception) -> Response:
     return refusal(request.url.path, ApiError(error.status_code, error.detail, headers=error.headers))
 
 
+_STATUSES: tuple[tuple[type[SwarmError], int, str], ...] = (
+    (UnknownTask, 404, "not_found"),
+    (UnknownBatch, 404, "not_found"),
+    (UnknownName, 404, "not_found"),
+    (LockHeld, 409, "conflict"),
+    (DuplicateTask, 409, "conflict"),
+    (StorageFault, 503, "storage_fault"),
+    (OddEntry, 503, "storage_fault"),
+    (NotRunning, 503, "not_running"),
+    (ModelServerError, 503, "model_server_error"),
+    (EngineError, 503, "engine_error"),
+)
+"""Statuses and codes of what is refused; all else is a 400."""
+
+
 def refuse_swarm_error(request: Request, error: Exception) -> Response:
-    """One for what the queue or the configuration refuses: the client's mistake, as the commands see it too."""
+    """One for what the queue or the configuration refuses: mostly the client's mistake, as the commands see it too."""
     assert isinstance(error, SwarmError)
-    return refusal(request.url.path, ApiError(400, error.message, hint=error.hint))
+    return refusal(request.url.path, api_error(error))
+
+
+def api_error(error: SwarmError) -> ApiError:
+    """The same as a refusal."""
+    status, code = next(((status, code) for kind, status, code in _STATUSES if isinstance(error, kind)), (400, None))
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return ApiError(status, error.message, kind=kind, code=code, hint=error.hint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.http.cached import Cache, Cached
-from swarm.runtime.open import open_observer
+from swarm.runtime.open import open_observer, open_queue
 from swarm.supervisor.state import load_plan, load_visibility
 from swarm.views.overview import StatusView, look
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from swarm.brain.observe import Observer
     from swarm.config.settings import Settings
     from swarm.core.snapshot import SwarmSnapshot
-    from swarm.queue.file_queue import FileQueue
 
 FRESH_S = 1.0
 """Who asks within this time gets the same look."""
@@ -32,9 +31,9 @@ class SwarmLook:
 class SwarmObserver:
     """Looks when somebody asks. Nobody who asks: no look, no cost."""
 
-    def __init__(self, settings: Settings, queue: FileQueue) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._queue = queue
+        self._queue = open_queue(settings)  # its own: the observer shares its counts, and is for one thread at a time
         self._observer: Observer | None = None
         self._planned: tuple[object, object] = (None, None)
         self._cache = Cache(self._look, FRESH_S)

@@ -45,7 +45,13 @@ def run_http(options: RunOptions) -> int:
             log.info("Fallback: %s", check)
         sockets = listening_sockets(address)
         _allow_many_connections(log)
-        parts = HttpParts(settings=options.settings, queue=queue, log=log)
+        parts = HttpParts(
+            settings=options.settings,
+            queue=queue,
+            log=log,
+            config_file=None if options.config is None else str(options.config),
+            config_sources=options.sources,
+        )
         server = HttpServer(
             _config(parts),
             ending=parts.ending,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,16 +37,21 @@ class HttpParts:
     """Its calls wait for the disk: handlers make them in ``run_in_threadpool``."""
     log: logging.Logger
 
-    @cached_property
-    def observer(self) -> SwarmObserver:
-        """Looks at the swarm once for all who ask: ``(await parts.observer.look()).value``."""
-        return SwarmObserver(self.settings, self.queue)
-
     background: list[Callable[[], AbstractAsyncContextManager[None]]] = field(default_factory=list)
     """What runs beside the requests: ``routes(parts)`` of a package adds its own. Entered in this order, on the event loop
     and before the first request; left in reverse order after the last one."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this process was asked to end: what never ends by itself, as event streams do, ends now."""
+
+    config_file: str | None = None
+    """The configuration that was read."""
+    config_sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each key that is no default came from."""
+
+    @cached_property
+    def observer(self) -> SwarmObserver:
+        """Looks at the swarm once for all who ask: ``(await parts.observer.look()).value``."""
+        return SwarmObserver(self.settings)
 
 
 def client_of(request: HTTPConnection) -> Client:

@@ -28,6 +28,8 @@ from swarm.runtime.loop import EXIT_CRASHED
 PERIOD_S = 1.0
 """Between two heartbeats, and looks at the root."""
 BACKLOG = 2048
+STALLED_MS = 60_000
+"""A connection whose client takes nothing of what was sent for so long is cut by the kernel."""
 
 
 class HttpServer(uvicorn.Server):
@@ -134,6 +136,7 @@ def _bound(family: int, place: Any) -> socket.socket:  # noqa: ANN401 - as getad
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart takes the port at once
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # its connections inherit it
         one.bind(place)
         one.listen(BACKLOG)  # who connects from now on is answered as soon as the application is ready
     except OSError:

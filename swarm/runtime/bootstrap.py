@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: Settings
     config: Path | None = None
+    sources: Mapping[str, str] = {}
+    """Where each key that is no default came from."""
     simulate: int | None = None
     verbose: bool = False
     console: bool = False
@@ -51,7 +53,12 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 def run_options(loaded: Loaded, *, simulate: int | None = None, verbose: bool = False) -> RunOptions:
     """What a process that the command line starts is given. Log lines go to a terminal too, where there is one."""
     return RunOptions(
-        settings=loaded.settings, config=loaded.path, simulate=simulate, verbose=verbose, console=sys.stderr.isatty()
+        settings=loaded.settings,
+        config=loaded.path,
+        sources=loaded.sources,
+        simulate=simulate,
+        verbose=verbose,
+        console=sys.stderr.isatty(),
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.worker import ProcessIdentity, WorkerRow
-from swarm.errors import EngineError, InputError, NotRunning, name_hint
+from swarm.errors import EngineError, NotRunning, UnknownName, name_hint
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.filesystem.temporary import read_note, remove_note, write_note
 from swarm.proc import identity
@@ -94,7 +94,7 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     """Restart these, all at the same time; yields a line as each is back.
 
     Running tasks are finished first, unless ``now``: then they go back into the queue. Raises ``NotRunning`` without a
-    supervisor, ``InputError`` for an unknown name, ``EngineError`` when one does not come back.
+    supervisor, ``UnknownName``, ``EngineError`` when one does not come back.
     """
     root = Path(settings.queue.root)
     layout = Layout(str(root))
@@ -142,7 +142,7 @@ def _known(status: SupervisorStatus, name: str) -> ChildStatus:
     child = status.child(name)
     if child is None:
         there = [c.name for c in status.children]
-        raise InputError(f"{name} is no process of this swarm", hint=name_hint(name, there))
+        raise UnknownName(f"{name} is no process of this swarm", hint=name_hint(name, there))
     return child
 
 

@@ -14,7 +14,7 @@ from swarm.core.explain.tasks import Reason, explain_task, explain_worker
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import Task, TaskState, Trail, canonical_model
-from swarm.errors import InputError, TaskInvalid, UnknownTask, name_hint, nearest
+from swarm.errors import TaskInvalid, UnknownName, UnknownTask, name_hint, nearest
 from swarm.views import model_rows
 from swarm.views.blocks import Block, Line
 from swarm.views.worker_rows import worker_lines
@@ -100,11 +100,11 @@ def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanati
     return Explanation(subject=name, kind="model", state=state, reasons=reasons)
 
 
-def no_such(target: str, snapshot: SwarmSnapshot) -> InputError | UnknownTask:
+def no_such(target: str, snapshot: SwarmSnapshot) -> UnknownName | UnknownTask:
     """The error for a target that is neither; names the worker that was probably meant."""
     names = [view.name for view in workers_of(snapshot)]
     if nearest(target, names):
-        return InputError(f"there is no task or worker {target}", hint=name_hint(target, names))
+        return UnknownName(f"there is no task or worker {target}", hint=name_hint(target, names))
     known = f"workers: {', '.join(names)}; " if names else ""
     return UnknownTask(f"there is no task or worker {target}", hint=f"{known}`swarm queue list` shows tasks")
 

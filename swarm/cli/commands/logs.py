@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from swarm.cli.command_options import ShowOptions, arg, opt
-from swarm.cli.render import to_json, to_json_line
+from swarm.cli.render import to_json
 from swarm.errors import InputError
+from swarm.views.json_text import to_json_line
 from swarm.views.logs.log_files import Entry, is_start
 from swarm.views.logs.log_query import ChosenLogs, LogLines, LogQuery, choose, log_line
 

@@ -56,6 +56,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/api/embeddings"): _SUBMIT,
     # The swarm's API
     ("GET", "/swarm/*"): _READ,
+    ("GET", "/metrics"): _READ,
     ("POST", "/swarm/tasks/*"): _SUBMIT,
     ("POST", "/swarm/batches/*"): _SUBMIT,
     ("POST", "/swarm/pause"): _ADMIN,

@@ -8,12 +8,13 @@ import json
 import msgspec
 from rich.console import Console
 
-from swarm.cli.render import to_json, to_json_line, to_plain, to_terminal
+from swarm.cli.render import to_json, to_plain, to_terminal
 from swarm.config.settings import Settings
 from swarm.core.worker import RateSample, TunedSlots
 from swarm.plain_text import one_line
 from swarm.views import overview
 from swarm.views.blocks import Block, Cell, Column, Line, Table
+from swarm.views.json_text import to_json_line
 from swarm.views.model_rows import model_rows, models_table
 from swarm.views.task_rows import active_rows, active_table, task_blocks
 from swarm.views.worker_rows import card_rows, cards_table, gave_blocks, worker_lines, workers_table

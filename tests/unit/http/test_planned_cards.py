@@ -17,11 +17,11 @@ def plan(root, cards):
 
 
 def test_cards_are_those_of_the_plan_that_stands_now(tmp_path):
-    queue = FileQueue(str(tmp_path)).prepare()
+    FileQueue(str(tmp_path)).prepare()
     plan(tmp_path, 1)
 
     async def seen():
-        observer = SwarmObserver(Settings(queue=QueueSettings(root=str(tmp_path))), queue)
+        observer = SwarmObserver(Settings(queue=QueueSettings(root=str(tmp_path))))
         for cards in (1, 3, 2):
             plan(tmp_path, cards)
             yield [card.index for card in (await observer.look(0)).value.status.cards]
