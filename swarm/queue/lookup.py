@@ -15,6 +15,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -225,16 +226,20 @@ class Presence:
     """Whether a known task is still somewhere: looked up by name lists, not one search each."""
 
     def __init__(self, layout: Layout, known: Mapping[str, str]) -> None:
-        """Reads what is active now; with nothing ``known`` there is nothing to look for."""
+        """What is active is read when first asked for; with nothing ``known`` there is nothing to look for."""
         self._layout = layout
-        self._active: set[str] = set()
-        if known:
-            for _ in range(2):  # a task requeued between two listings is in neither: look twice
-                for state in (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING):
-                    self._active.update(located.task_id for located in list_state(layout, state))
+        self._known = known
+
+    @cached_property
+    def _active(self) -> frozenset[str]:
+        if not self._known:
+            return frozenset()
+        states = (TaskState.PENDING, TaskState.BLOCKED, TaskState.PROCESSING)
+        twice = (*states, *states)  # a task requeued between two listings is in neither: look twice
+        return frozenset(located.task_id for state in twice for located in list_state(self._layout, state))
 
     def has(self, task_id: str) -> bool:
-        """Whether the task was active at that moment, or has ended."""
+        """Whether the task was active at the first question, or has ended."""
         return task_id in self._active or ended_in(self._layout, task_id) is not None
 
 

@@ -24,6 +24,7 @@ from swarm.queue.layout import Layout, new_id
 from swarm.queue.storage import FILE_MODE, Storage, storage_faults, write_all
 
 _TIME_CHARS = 12
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 is_file_id = re.compile(r"file-[0-9a-z]{12}[0-9a-f]{24}").fullmatch
 _RECORD_BYTES = 1 << 16
 CONTENT = "content"
@@ -67,9 +68,11 @@ class Incoming:
         self.size = 0
         with storage_faults("the file was not accepted"):
             storage.make_dir(self._home)
-            self._fd = os.open(
-                f"{self._home}/{CONTENT}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
-            )
+            try:
+                self._fd = os.open(f"{self._home}/{CONTENT}", _MAKE, FILE_MODE)
+            except OSError:
+                shutil.rmtree(self._home, ignore_errors=True)
+                raise
 
     @storage_faults("the file was not accepted")
     def write(self, data: bytes) -> None:
