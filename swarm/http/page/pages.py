@@ -16,12 +16,12 @@ from swarm.core.task import TERMINAL
 from swarm.errors import QueueError, StorageFault
 from swarm.http.cached import Cached
 from swarm.http.look import SwarmLook
+from swarm.http.page.batch_facts import failure_groups, offers
 from swarm.http.page.card_places import common_name, places
 from swarm.http.page.rendering import render_page
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
-from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, failure_groups, texts_of
-from swarm.views.logs.task_history import entries as life_of
+from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, texts_of
 
 FAST_MS = 2000
 SLOW_MS = 5000
@@ -73,21 +73,24 @@ class Pages:
     def batch(self, request: Request, seen: Seen) -> Response:
         """One batch."""
         batch_id = request.path_params["batch_id"]
-        found = self._sources.batch(batch_id)
-        failures = self._sources.failures(found)
+        view, of_client = self._sources.batch(batch_id)
+        offered = offers(view.row if view is not None else None, of_client)
+        if view is None:
+            return _show(request, seen, "batch_unsubmitted.html", FAST_MS, of_client=of_client, offers=offered)
+        failures = self._sources.failures(view.row)
         return _show(
             request,
             seen,
             "batch.html",
-            SLOW_MS if found.row.state == "finished" else FAST_MS,
-            batch=found.row,
-            models=found.manifest.models,
-            errors=dict(sorted(found.tally.all.errors.items(), key=lambda pair: -pair[1])),
-            gave=found.gave,
+            FAST_MS if view.row.left else SLOW_MS,
+            batch=view.row,
+            of_client=of_client,
+            models=view.manifest.models,
+            errors=dict(sorted(view.tally.all.errors.items(), key=lambda pair: -pair[1])),
+            gave=view.gave,
             failures=failure_groups(failures),
             looked_at=len(failures),
-            verbs=f"/swarm/batches/{quote(batch_id, safe='')}",
-            downloads={"output": None, "errors": None},
+            offers=offered,
         )
 
     def task(self, request: Request, seen: Seen) -> Response:
@@ -108,8 +111,7 @@ class Pages:
             attempts=attempt_rows(document),
             facts=facts_of(document),
             texts=texts_of(document),
-            life=list(life_of(document)),
-            log=self._sources.task_log(task_id),
+            log=self._sources.task_log(task_id, document),
         )
 
     def worker(self, request: Request, seen: Seen) -> Response:

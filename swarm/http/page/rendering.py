@@ -43,8 +43,20 @@ HEADERS = {
 
 STATES = {
     "bad": {"dead", "hung", "card_lost", "failed", "corrupt", "stuck"},
-    "warn": {"stale", "unready", "draining", "loading", "cancelled", "incomplete", "waiting", "retried", "starting"},
-    "ok": {"busy", "running", "processing", "completed", "finished", "loaded"},
+    "warn": {
+        "stale",
+        "unready",
+        "draining",
+        "loading",
+        "cancelled",
+        "incomplete",
+        "waiting",
+        "retried",
+        "starting",
+        "expired",
+        "cancelling",
+    },
+    "ok": {"busy", "running", "processing", "completed", "finished", "loaded", "in_progress", "finalizing"},
 }
 """States by the colour that they are shown in."""
 

@@ -5,24 +5,27 @@ Calls block: they belong in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import TaskState
 from swarm.errors import QueueError, UnknownTask
 from swarm.http.look import SwarmLook
+from swarm.http.page.batch_facts import as_client_sees
 from swarm.http.page.remembered import Remembered
 from swarm.http.parts import HttpParts
+from swarm.queue.batches.api_batches import ApiBatch, ApiBatches
 from swarm.runtime.open import lives
 from swarm.views import explanations
 from swarm.views.batch_documents import BatchView, batch_view
 from swarm.views.batch_rows import BatchRow
 from swarm.views.explanations import Explanation
 from swarm.views.logs.log_files import ERR, Entry, Wanted, history
+from swarm.views.logs.task_history import entries as life_of
 from swarm.views.logs.task_history import pattern
 from swarm.views.task_rows import TaskRow, task_row
 
@@ -38,12 +41,22 @@ FAILURES = 200
 """Of a batch that its page looks at."""
 
 
+class BatchFound(NamedTuple):
+    """One batch; at least one of the two."""
+
+    view: BatchView | None
+    """What of it is in the queue."""
+    of_client: ApiBatch | None
+    """The record of a client that created it over HTTP."""
+
+
 class Sources:
     """One for the process."""
 
     def __init__(self, parts: HttpParts) -> None:
         self._settings = parts.settings
         self._queue = parts.queue
+        self._of_clients = ApiBatches(parts.queue.layout, parts.queue.storage)
         self._kept = Remembered()
 
     def batches(self, most: int) -> tuple[list[BatchRow], int]:
@@ -52,7 +65,12 @@ class Sources:
 
     def _batches(self, most: int) -> tuple[list[BatchRow], int]:
         names = self._batch_names()
-        return [found.row for name in names[:most] if (found := self._batch_or_none(name)) is not None], len(names)
+        found: list[BatchRow] = []
+        for name in names[:most]:
+            with suppress(QueueError):
+                if (view := self.batch(name).view) is not None:
+                    found.append(view.row)
+        return found, len(names)
 
     def _batch_names(self) -> list[str]:
         """Newest first."""
@@ -63,19 +81,22 @@ class Sources:
                 made.append((book.manifest(name).created_at, name))
         return [name for _, name in sorted(made, reverse=True)]
 
-    def _batch_or_none(self, batch_id: str) -> BatchView | None:
-        try:
-            return self.batch(batch_id)
-        except QueueError:
-            return None
-
-    def batch(self, batch_id: str) -> BatchView:
+    def batch(self, batch_id: str) -> BatchFound:
         """One batch. Raises ``QueueError`` for one that there is not."""
-        return self._kept.get(("batch", batch_id), BATCH_S, lambda: batch_view(self._queue, self._settings, batch_id))
+        return self._kept.get(("batch", batch_id), BATCH_S, lambda: self._batch(batch_id))
 
-    def failures(self, batch: BatchView) -> list[TaskRow]:
+    def _batch(self, batch_id: str) -> BatchFound:
+        of_client = self._of_clients.find(batch_id)
+        try:
+            view = batch_view(self._queue, self._settings, batch_id)
+        except QueueError:
+            if of_client is None:
+                raise
+            return BatchFound(None, of_client)  # nothing of it is in the queue: it is being checked, or its file is bad
+        return BatchFound(view._replace(row=as_client_sees(view.row, of_client)), of_client)
+
+    def failures(self, row: BatchRow) -> list[TaskRow]:
         """Its tasks that failed or were cancelled, with the reason; ``FAILURES`` at most."""
-        row = batch.row
         if not row.failed and not row.cancelled:
             return []
         key = ("failures", row.batch_id, str(row.failed), str(row.cancelled))
@@ -106,9 +127,10 @@ class Sources:
         brain = lives(self._settings, "brain")
         return document, explanations.task(document, snapshot, self._settings, brain=brain, missing=missing)
 
-    def task_log(self, task_id: str) -> list[Entry]:
-        """Lines of the logs about it, oldest first."""
-        return self._kept.get(("log of task", task_id), SEARCH_S, lambda: self._log((), Wanted(pattern=pattern(task_id))))
+    def task_log(self, task_id: str, document: Mapping[str, Any]) -> list[Entry]:
+        """Its life as its document tells it, and lines of the logs about it, oldest first."""
+        wanted = Wanted(pattern=pattern(task_id))
+        return self._kept.get(("log of task", task_id), SEARCH_S, lambda: self._log((), wanted, life_of(document)))
 
     def worker(self, name: str, seen: SwarmLook) -> Explanation:
         """Why a worker does what it does. Raises ``UnknownTask`` for one that there is not."""
@@ -122,5 +144,5 @@ class Sources:
         """The last lines of its log and of what it wrote to standard error."""
         return self._kept.get(("log of worker", name), LOG_S, lambda: self._log((name, f"{name}{ERR}"), Wanted()))
 
-    def _log(self, names: tuple[str, ...], wanted: Wanted) -> list[Entry]:
-        return list(history(f"{self._settings.queue.root}/logs", names, wanted, LOG_LINES, rotated=False))
+    def _log(self, names: tuple[str, ...], wanted: Wanted, record: Iterable[Entry] = ()) -> list[Entry]:
+        return list(history(f"{self._settings.queue.root}/logs", names, wanted, LOG_LINES, record, rotated=False))

@@ -1,14 +1,13 @@
-"""What pages show of tasks' documents: facts, attempts, texts, failures by reason. Pure."""
+"""What a task's page shows of its document: facts, attempts, texts. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from swarm.clock import parse_iso
-from swarm.views.task_rows import TaskRow
 
 FACTS = {
     "Class": "task_class",
@@ -36,23 +35,6 @@ class AttemptRow(NamedTuple):
     took_s: float | None
     outcome: str
     error: str
-
-
-class FailureGroup(NamedTuple):
-    """Tasks of a batch that ended in the same way for the same reason."""
-
-    state: str
-    reason: str
-    rows: list[TaskRow]
-
-
-def failure_groups(rows: Iterable[TaskRow]) -> list[FailureGroup]:
-    """The largest first; failed ones before cancelled ones."""
-    groups: dict[tuple[str, str], list[TaskRow]] = {}
-    for row in rows:
-        groups.setdefault((row.state, row.error or "no reason is recorded"), []).append(row)
-    found = [FailureGroup(state, reason, members) for (state, reason), members in groups.items()]
-    return sorted(found, key=lambda group: (group.state != "failed", -len(group.rows)))
 
 
 def facts_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,14 +8,17 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from swarm.config.settings import QueueSettings, Settings
+from swarm.core.batches.life import BatchStatus
 from swarm.core.worker import RateSample
 from swarm.http.look import SwarmLook
 from swarm.http.page.routes import page_routes
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
 from swarm.http.parts import Client, HttpParts, Scope
+from swarm.queue.batches.api_batches import ApiBatch, ApiBatches, BatchProblem
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores.file_store import sortable_id
 from swarm.views.overview import status
 from tests.helpers import cli_world as world
 
@@ -77,7 +80,7 @@ def test_a_busy_swarm_is_seen_at_a_look(tmp_path):
     for shown in ("worker-1", world.MODEL, "3.3/24.0 GiB", "87%", "61 °C", "211 W", "123", "2 × NVIDIA GeForce RTX 4090"):
         assert shown in text, shown
     assert "Tokens per second, the last 15s; at most 200" in text
-    assert '<span class="tag warn" title="Answers come from simulated model servers">simulated</span>' in text
+    assert 'title="Model servers and cards are simulated' in text
 
 
 def test_sixteen_cards_one_lost_and_a_model_with_a_hostile_name(tmp_path):
@@ -150,17 +153,17 @@ def test_a_task_its_reason_prompt_and_verbs(tmp_path):
 def test_who_may_only_read_gets_no_verbs(tmp_path):
     browser = Browser(tmp_path, world.healthy(), scope=Scope.READ)
     text = browser.get(f"/tasks/{task(browser)}") + browser.get("/")
-    assert 'method="post"' not in text
+    assert "data-verb" not in text
     assert 'href="/new"' not in text
 
 
-def submit(browser, number=3):
+def submit(browser, number=3, batch_id="b-1"):
     manifest = Manifest(
-        batch_id="b-1", source="/x/<b>.jsonl", format="openai", created_at=world.NOW, models={HOSTILE: number}
+        batch_id=batch_id, source="/x/<b>.jsonl", format="openai", created_at=world.NOW, models={HOSTILE: number}
     )
     items = [(f"k{i}", {"task_class": "llm", "model": world.MODEL, "request": {"prompt": "x"}}) for i in range(number)]
     list(browser.queue.batches().submit(manifest, items))
-    return list(browser.queue.batches().task_ids("b-1"))
+    return list(browser.queue.batches().task_ids(batch_id))
 
 
 def test_a_batch_its_failures_by_reason(tmp_path):
@@ -177,6 +180,50 @@ def test_a_batch_its_failures_by_reason(tmp_path):
     assert 'href="/batches/b-1"' in browser.get("/")
     assert 'href="/batches/b-1"' in browser.get("/batches")
     assert "there is no batch b-2" in browser.get("/batches/b-2", 404)
+
+
+def over_http(browser, **more):
+    batch = ApiBatch(
+        id=sortable_id("batch_"),
+        client=HOSTILE,
+        endpoint="/v1/chat/completions",
+        input_file_id="file-1",
+        completion_window="24h",
+        created_at=1,
+        expires_at=2,
+        **more,
+    )
+    ApiBatches(browser.queue.layout, browser.queue.storage).write(batch)
+    return batch.id
+
+
+def test_a_batch_whose_file_is_bad_names_the_lines(tmp_path):
+    browser = Browser(tmp_path, world.healthy())
+    errors = (BatchProblem(code="invalid", message=f"no model {HOSTILE}", line=7),)
+    text = browser.get(f"/batches/{over_http(browser, status=BatchStatus.FAILED, errors=errors)}")
+    assert "line 7: no model &lt;script&gt;" in text
+    assert "data-verb" not in text, "nothing is left to cancel"
+
+
+def test_a_batch_over_http_is_shown_as_its_client_sees_it(tmp_path):
+    browser = Browser(tmp_path, world.healthy())
+    batch_id = over_http(browser, status=BatchStatus.IN_PROGRESS, total=10, metadata={"<b>": HOSTILE})
+    ids = submit(browser, batch_id=batch_id)
+    browser.queue.cancel(ids[0], "for a reason")
+    text = browser.get(f"/batches/{batch_id}")
+    assert "10%" in text, "1 of 10, though 3 are in the queue yet"
+    assert f'action="/v1/batches/{batch_id}/cancel"' in text
+    assert "/retry" not in text
+    assert "in progress" in browser.get("/")
+
+
+def test_results_are_offered_once_a_batch_is_over(tmp_path):
+    browser = Browser(tmp_path, world.healthy())
+    batch_id = over_http(browser, status=BatchStatus.COMPLETED, total=3, output_file_id="file-a", error_file_id="file-b")
+    submit(browser, batch_id=batch_id)
+    text = browser.get(f"/batches/{batch_id}")
+    assert 'href="/v1/files/file-a/content" download' in text
+    assert 'href="/v1/files/file-b/content" download' in text
 
 
 @pytest.mark.parametrize(("wanted", "place"), [("worker-2", "/workers/worker-2"), ("b-1", "/batches/b-1")])
