@@ -30,6 +30,8 @@ from swarm.errors import (
 from swarm.views.json_text import to_json_line
 
 OLLAMA_PATHS = "/api/"
+CLIENT_GONE = 499
+"""nginx's number for it; it is never sent, for nobody is there."""
 
 
 class ApiError(Exception):
@@ -84,6 +86,11 @@ def refuse(request: Request, error: Exception) -> Response:
     """An exception handler for ``ApiError``."""
     assert isinstance(error, ApiError)
     return refusal(request.url.path, error)
+
+
+def nobody_waits(_request: Request, _error: Exception) -> Response:
+    """One for a client that has gone in the midst of its request."""
+    return Response(status_code=CLIENT_GONE)
 
 
 def refuse_http(request: Request, error: Exception) -> Response:

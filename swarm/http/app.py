@@ -9,14 +9,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from swarm.errors import SwarmError
 from swarm.http.access.gate import AccessGate
 from swarm.http.access.login import routes as login_routes
-from swarm.http.answers import ApiError, json_answer, refuse, refuse_http, refuse_swarm_error
+from swarm.http.answers import ApiError, json_answer, nobody_waits, refuse, refuse_http, refuse_swarm_error
 from swarm.http.batches.routes import routes as batch_routes
 from swarm.http.jobs.routes import routes as job_routes
 from swarm.http.live.routes import routes as live_routes
@@ -42,7 +42,12 @@ def make_app(parts: HttpParts) -> Starlette:
 
     return Starlette(
         routes=[Route("/healthz", health), *(route for routes in every for route in routes(parts))],
-        exception_handlers={ApiError: refuse, HTTPException: refuse_http, SwarmError: refuse_swarm_error},
+        exception_handlers={
+            ApiError: refuse,
+            HTTPException: refuse_http,
+            SwarmError: refuse_swarm_error,
+            ClientDisconnect: nobody_waits,
+        },
         middleware=_middleware(parts),
         lifespan=lifespan,
     )

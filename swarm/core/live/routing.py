@@ -43,6 +43,7 @@ class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
     """It has said which models it could serve."""
     digest: str = ""
     """Of the loaded model's file, where known."""
+    simulated: bool = False
 
     @property
     def moment(self) -> tuple[int, int]:

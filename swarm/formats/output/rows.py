@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -84,10 +84,15 @@ def _chat_choice(result: Mapping[str, Any], task_id: str) -> dict[str, Any]:
     if said.get("thinking"):
         message["reasoning"] = said["thinking"]
     if calls:
-        message["tool_calls"] = [_tool_call(call, i, task_id) for i, call in enumerate(calls)]
+        message["tool_calls"] = [tool_call(call, i, task_id) for i, call in enumerate(calls)]
     tokens = result.get("logprobs")
-    logprobs = {"content": [_token(token) for token in tokens], "refusal": None} if tokens else None
+    logprobs = chat_logprobs(tokens) if tokens else None
     return {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(result)}
+
+
+def chat_logprobs(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The log probabilities of a chat's tokens, or of those in one piece of it."""
+    return {"content": [_token(token) for token in tokens], "refusal": None}
 
 
 def _text_choice(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +100,13 @@ def _text_choice(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "index": 0,
         "text": result.get("response") or "",
-        "logprobs": _old_logprobs(tokens) if tokens else None,
+        "logprobs": text_logprobs(tokens) if tokens else None,
         "finish_reason": finish_reason(result),
     }
 
 
-def _tool_call(call: Mapping[str, Any], index: int, task_id: str) -> dict[str, Any]:
+def tool_call(call: Mapping[str, Any], index: int, task_id: str) -> dict[str, Any]:
+    """A tool call, with an id made of the task's where the server gave none."""
     function = call.get("function") or {}
     arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
     return {
@@ -117,10 +123,10 @@ def _token(token: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({} if token.get("top_logprobs") == () else {"top_logprobs": top})
 
 
-def _old_logprobs(tokens: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Four parallel lists, as text completions have it."""
+def text_logprobs(tokens: list[Mapping[str, Any]], offset: int = 0) -> dict[str, Any]:
+    """Four parallel lists, as text completions have it. ``offset``: characters before the first of these tokens."""
     texts = [str(token.get("token", "")) for token in tokens]
-    offsets = [0]
+    offsets = [offset]
     for text in texts[:-1]:
         offsets.append(offsets[-1] + len(text))
     top = [{str(o.get("token", "")): o.get("logprob", 0.0) for o in token.get("top_logprobs") or ()} for token in tokens]
@@ -165,8 +171,9 @@ def usage_of(result: Mapping[str, Any]) -> dict[str, Any] | None:
     prompt = usage.get("prompt_tokens", result.get("prompt_eval_count")) or 0
     completion = usage.get("completion_tokens", result.get("eval_count")) or 0
     found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    if "cached_tokens" in usage:
-        found["prompt_tokens_details"] = {"cached_tokens": usage["cached_tokens"]}
+    cached = usage.get("cached_tokens", result.get("prompt_cached_count"))
+    if cached is not None:
+        found["prompt_tokens_details"] = {"cached_tokens": cached}
     return found
 
 
