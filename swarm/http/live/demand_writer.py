@@ -33,6 +33,7 @@ class DemandWriter:
         self._process = current()
         self._due = asyncio.Event()
         self._failed = False
+        self._ending = False
 
     def changed(self) -> None:
         """The demand may be another one now."""
@@ -45,16 +46,17 @@ class DemandWriter:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            self._ending = True  # not cancelled: its thread could write what was wanted over what is written last
+            self._due.set()
+            await task
             await asyncio.to_thread(self._write, {})
 
     async def _follow(self) -> None:
         written: dict[str, tuple[int, int]] = {}
-        while True:
+        while not self._ending:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), REFRESH_S)
+                async with asyncio.timeout(REFRESH_S):
+                    await self._due.wait()
             refresh = not self._due.is_set()
             self._due.clear()
             demand = self._demand()

@@ -87,7 +87,8 @@ class WorkerWatch:
     async def _follow(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):  # not wait_for, which may lose that it is cancelled (until Python 3.12)
+                    await self._due.wait()
             self._due.clear()
             await self._look()
             await asyncio.sleep(MIN_GAP_S)

@@ -9,28 +9,14 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from swarm.config.settings import LiveSettings, LlmSettings, Settings
 from swarm.http.app import make_app
-from swarm.http.parts import Client, HttpParts, Scope
+from swarm.http.parts import HttpParts
 from tests.helpers.fake_live_worker import FakeLiveWorker
 from tests.helpers.queues import open_queue
 from tests.helpers.wait import wait_until
-
-
-class AsClient:
-    """In place of the access checks: the client says who it is."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            names = dict(scope["headers"])
-            scope.setdefault("state", {})["client"] = Client(names.get(b"x-client", b"local").decode(), Scope.ADMIN)
-        await self.app(scope, receive, send)
 
 
 class Bench:
@@ -43,12 +29,12 @@ class Bench:
     def worker(self, name="worker-1", **fields):
         return FakeLiveWorker(self.queue, name, **fields)
 
-    def app(self) -> Starlette:
-        return AsClient(make_app(HttpParts(settings=self.settings, queue=self.queue, log=logging.getLogger("test"))))
+    def app(self):
+        return make_app(HttpParts(settings=self.settings, queue=self.queue, log=logging.getLogger("test")))
 
     @contextmanager
     def serving(self):
-        with TestClient(self.app(), raise_server_exceptions=True) as client:
+        with TestClient(self.app(), base_url="http://127.0.0.1") as client:
             yield client
 
     @contextmanager
