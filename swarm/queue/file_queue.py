@@ -138,6 +138,12 @@ class FileQueue:
 
         return task_ops.cancel_tasks(self.layout, self.storage, task_ids, reason)
 
+    def cancel_batch(self, batch_id: str, reason: str) -> CancelCounts:
+        """See ``task_ops.cancel_batch``."""
+        from swarm.queue.operations import task_ops
+
+        return task_ops.cancel_batch(self.layout, self.storage, batch_id, reason)
+
     def uncancel(self, task_id: str) -> None:
         """Withdraw the request that a running task be cancelled; harmless when there is none."""
         from swarm.queue.operations import task_ops

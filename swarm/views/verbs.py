@@ -98,7 +98,7 @@ def each(ids: Iterable[str], act: Callable[[str], TaskDone], refused: Callable[[
 
 def cancel_batch(queue: FileQueue, batch: str, reason: str) -> BatchCancelled:
     """Cancel what has not ended of a batch. Raises ``QueueError`` for an unknown one."""
-    done = queue.cancel_many(queue.batches().task_ids(batch), reason)
+    done = queue.cancel_batch(batch, reason)
     return BatchCancelled(batch_id=batch, cancelled=done.cancelled, asked=done.asked)
 
 

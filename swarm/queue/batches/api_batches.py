@@ -159,6 +159,8 @@ class ApiBatches:
 
     def ask_cancel(self, batch_id: str) -> ApiBatch | None:
         """Ask the driver to cancel it; its record, None for an unknown one. Only a ``CANCELLABLE`` one is marked."""
+        if self.find(batch_id) is None:
+            return None
         with self.alone():
             batch = self.find(batch_id)
             if batch is not None and batch.status in CANCELLABLE:

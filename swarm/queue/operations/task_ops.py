@@ -15,6 +15,7 @@ from swarm.core.workflow.fan_out import child_ids
 from swarm.errors import QueueError, StorageFault, UnknownTask
 from swarm.filesystem.entries import is_file, list_inside
 from swarm.queue import codec, lookup
+from swarm.queue.batches.api_batches import ApiBatches
 from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.coordination import wake
 from swarm.queue.layout import Layout, shard_of
@@ -159,6 +160,18 @@ def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reas
     done = canceller.end_all(waiting, lambda located: located.task_id in ids or is_child(located, ids), reason)
     wake(layout)
     return done
+
+
+def cancel_batch(layout: Layout, storage: Storage, batch_id: str, reason: str) -> CancelCounts:
+    """Cancel what has not ended of a batch. One of a client of the HTTP server is cancelled for that client too.
+
+    Raises ``QueueError`` for an unknown batch, ``StorageFault``; repeating it goes on where it stopped.
+    """
+    book = BatchBook(layout, storage)
+    asked = ApiBatches(layout, storage).ask_cancel(batch_id)
+    if asked is not None and not is_file(f"{layout.batches}/{batch_id}.json"):  # nothing of it is in the queue yet
+        return CancelCounts(cancelled=0, asked=0)
+    return cancel_tasks(layout, storage, book.task_ids(batch_id), reason)
 
 
 def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> int:
