@@ -16,6 +16,7 @@ from swarm.core.rates import rates_of
 from swarm.core.snapshot import SwarmSnapshot
 from swarm.runtime.open import lives
 from swarm.views.blocks import SIMULATED, Block, Line, Style
+from swarm.views.http_line import HttpLine, http_line
 from swarm.views.live_rows import LiveRequests, live_line, live_requests
 from swarm.views.queue_rows import LaneRow, QueueStats, lane_rows, queue_blocks, queue_stats
 from swarm.views.task_rows import ActiveRow, active_rows
@@ -72,8 +73,10 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     lanes: tuple[LaneRow, ...]
     """What waits, most first."""
     queue: QueueStats
+    http: HttpLine | None
+    """The HTTP server; None where there is to be none."""
     live: LiveRequests
-    """What clients of the HTTP server wait for and use."""
+    """What its clients wait for and use."""
     throughput: Throughput
 
 
@@ -82,7 +85,15 @@ def look(settings: Settings, queue: FileQueue, snapshot: SwarmSnapshot) -> Statu
     from swarm.supervisor.what_runs import orphans
 
     brain, supervisor = lives(settings, "brain"), lives(settings, "supervisor")
-    return status(snapshot, queue.stats(), settings, brain=brain, supervisor=supervisor, orphans=len(orphans(settings)))
+    return status(
+        snapshot,
+        queue.stats(),
+        settings,
+        brain=brain,
+        supervisor=supervisor,
+        orphans=len(orphans(settings)),
+        http=http_line(settings),
+    )
 
 
 def status(
@@ -93,6 +104,7 @@ def status(
     brain: bool,
     supervisor: bool = False,
     orphans: int = 0,
+    http: HttpLine | None = None,
 ) -> StatusView:
     """Everything `swarm status` shows. A snapshot holds the workers only: whether brain and supervisor live is an argument.
 
@@ -108,13 +120,14 @@ def status(
         brain_alive=brain,
         supervisor_alive=supervisor,
         simulated=any(w.simulated and w.alive for w in workers),
-        alarms=alarms(snapshot, queue, settings, brain=brain, orphans=orphans),
+        alarms=alarms(snapshot, queue, settings, brain=brain, orphans=orphans, http=http),
         cards=cards,
         cards_note=snapshot.gpus_note,
         workers=workers,
         active=active_rows(snapshot, settings),
         lanes=lane_rows(snapshot),
         queue=queue,
+        http=http,
         live=live_requests(snapshot),
         throughput=throughput(snapshot, settings),
     )
@@ -140,11 +153,18 @@ def throughput(snapshot: SwarmSnapshot, settings: Settings) -> Throughput:
 
 
 def alarms(
-    snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool, orphans: int = 0
+    snapshot: SwarmSnapshot,
+    queue: QueueStats,
+    settings: Settings,
+    *,
+    brain: bool,
+    orphans: int = 0,
+    http: HttpLine | None = None,
 ) -> tuple[Alarm, ...]:
     """What the operator should know first: critical before warnings, each with the next thing to do."""
     found = [
         *_process_alarms(snapshot, queue, brain=brain, orphans=orphans),
+        *_http_alarms(http),
         *_worker_alarms(snapshot, settings),
         *_brain_alarms(snapshot, settings),
         *_card_alarms(snapshot, settings),
@@ -167,6 +187,11 @@ def _process_alarms(snapshot: SwarmSnapshot, queue: QueueStats, *, brain: bool, 
         yield Alarm("critical", text, "swarm logs brain -n 30; swarm up")
     if not alive:
         yield Alarm("critical", "no worker is alive", "swarm logs --level warning --since 1h")
+
+
+def _http_alarms(http: HttpLine | None) -> Iterator[Alarm]:
+    if http is not None and http.trouble:
+        yield Alarm("critical", f"the HTTP server does not run: {http.trouble}", "swarm logs http -n 30")
 
 
 def _worker_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
@@ -242,6 +267,8 @@ def status_blocks(view: StatusView) -> list[Block]:
     blocks += [Line(""), workers_table(view.workers, short=True, active=view.active), Line("")]
     live = live_line(view.live)
     blocks += queue_blocks(view.queue, lanes=view.lanes)
+    if view.http is not None and view.http.alive and view.http.url:
+        blocks.append(Line(f"HTTP server: {view.http.url}"))
     return [*blocks, *([live] if live else []), throughput_line(view.throughput)]
 
 

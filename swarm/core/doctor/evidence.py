@@ -28,7 +28,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of ours: brain, supervisor, a worker or (``ollama-<worker>``) a worker's model server."""
+    """One process of ours: brain, supervisor, HTTP server, a worker or (``ollama-<worker>``) a worker's model server."""
 
     name: str
     role: str

@@ -103,7 +103,7 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[DoctorFind
             process.name,
             f"{process.name} (pid {process.pid}) is stopped: somebody sent SIGSTOP, or a debugger holds it",
             evidence=proofs,
-            todo=f"kill -CONT {process.pid}; the brain kills a stopped worker and requeues its tasks",
+            todo=f"kill -CONT {process.pid}{_brain_kills(process, 'a stopped worker and requeues its tasks')}",
         )
     elif process.kernel_state == "D":
         yield warning(
@@ -119,8 +119,12 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[DoctorFind
             process.name,
             f"{process.name} lives but sends no heartbeat",
             evidence=(*proofs, *_quotes(process.last_words)),
-            todo=f"swarm logs {process.name} -n 30; the brain kills a worker that sends no heartbeat",
+            todo=f"swarm logs {process.name} -n 30{_brain_kills(process, 'a worker that sends no heartbeat')}",
         )
+
+
+def _brain_kills(process: ProcessEvidence, what: str) -> str:
+    return f"; the brain kills {what}" if process.role == "worker" else f"; swarm restart {process.name} --now"
 
 
 def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[DoctorFinding]:

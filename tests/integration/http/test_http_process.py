@@ -1,5 +1,6 @@
 """The HTTP server as a process: alone and supervised; adopted, killed, restarted, ended; what keeps it from starting."""
 
+import json
 import os
 import signal
 import socket
@@ -63,6 +64,7 @@ def alone(tmp_path) -> Iterator[User]:
 def test_up_is_not_over_before_it_answers_and_it_comes_back_when_killed(swarm):
     user, port = swarm
     assert answers(port)
+    assert f"HTTP server: http://127.0.0.1:{port}" in user.ok("status")
     before = pid_of(user)
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: pid_of(user) != before, what="another process")
@@ -121,7 +123,13 @@ def test_a_taken_port_is_named_and_the_rest_of_the_swarm_runs(alone):
         out = alone.ok("up", "--simulate", "1", "--http", str(port), "--detach")
         assert "swarm is up: 1 of 1 workers" in out
         assert "the HTTP server is not up" in out
-        assert f"port {port} on 127.0.0.1 is taken by pid {os.getpid()}" in state_of(alone)[2]
+        taken_by = f"port {port} on 127.0.0.1 is taken by pid {os.getpid()}"
+        assert taken_by in state_of(alone)[2]
+        status = alone.json("status")
+        assert [taken_by in alarm["text"] for alarm in status["alarms"] if "HTTP server" in alarm["text"]] == [True]
+        assert status["http"]["alive"] is False
+        doctor = json.loads(alone.run("doctor", "--json").stdout)
+        assert [taken_by in finding["what"] for finding in doctor["findings"] if finding["subject"] == "http"] == [True]
         found = alone.run("http", "--listen", str(port))
         assert found.returncode == 2
     wait_for_answer(port)  # it is tried again until the port is free
