@@ -13,7 +13,8 @@ from swarm.worker.slots import Slots
 
 SHUT = Refusal("busy", "the worker is about to start what nothing may run beside", 0.1)
 ALONE_AFTER_S = 2.0
-"""A batch request that has to run alone waits at most so long for live requests to stop coming."""
+"""A batch request that has to run alone waits at most so long for live requests to stop coming; so does a load for batch
+work, once nothing else is in its way."""
 
 
 def live_terms(
@@ -31,6 +32,12 @@ def stands_in_the_way(run: Run) -> bool:
     return not run.begun and task.action == "load_llm" and task.metadata.get("live") is True
 
 
+def _only_live_before(load: Run, slots: Slots) -> bool:
+    """Whether a load waits for live requests alone, which would keep it waiting for ever if they went on coming."""
+    others = (run for run in slots.runs if run is not load and run.uses_server and run.ending is None)
+    return monotonic() - load.started_s > ALONE_AFTER_S and all(run.live for run in others)
+
+
 def _refusal(server: ServerHealth, paused: str, *, stopping: bool) -> Refusal | None:
     if stopping:
         return Refusal("draining", "the worker is stopping")
@@ -44,7 +51,7 @@ def _refusal(server: ServerHealth, paused: str, *, stopping: bool) -> Refusal | 
 def _passing(slots: Slots, server: ServerHealth) -> Refusal | None:
     for run in slots.runs:
         task = run.claim.task
-        if task.task_class is TaskClass.RESOURCE and (run.begun or stands_in_the_way(run)):
+        if task.task_class is TaskClass.RESOURCE and (run.begun or stands_in_the_way(run) or _only_live_before(run, slots)):
             model = canonical_model(task.model or "")
             return Refusal("model_not_loaded", f"{'loading' if task.action == 'load_llm' else 'unloading'} {model}")
         if run.alone and not run.own and not run.begun and monotonic() - run.started_s > ALONE_AFTER_S:
