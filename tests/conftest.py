@@ -1,12 +1,14 @@
 """What holds for all tests: they see nothing of the settings and the shell of whoever starts them, nor a busy machine."""
 
 import os
+import random
 import signal
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from swarm.proc import ports
 from swarm.queue import layout
 
 for name in list(os.environ):
@@ -18,6 +20,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")
+
+
+SHARES = 8
+
+
+class _PortsOfThisProcess:
+    """Draws from a share of the ports, so that tests in two processes at once never draw the same one."""
+
+    def randrange(self, first: int, end: int) -> int:
+        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
+        size = (end - first) // SHARES
+        return random.randrange(first + number * size, first + (number + 1) * size)
+
+
+ports.random = _PortsOfThisProcess()
 
 
 @pytest.hookimpl(wrapper=True)
