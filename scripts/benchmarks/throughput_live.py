@@ -106,13 +106,13 @@ def _up(url: str, path: str) -> bool:
 
 
 @contextlib.contextmanager
-def swarm(toml: str, *, simulate: int = 0) -> Iterator[FileQueue]:
-    """A detached swarm on a temporary root with this configuration; yields its queue."""
+def swarm(toml: str, *, simulate: int = 0, **more: str) -> Iterator[FileQueue]:
+    """A detached swarm on a temporary root with this configuration and environment; yields its queue."""
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
         (Path(folder) / "swarm.toml").write_text(toml)
         env = {k: v for k, v in os.environ.items() if not k.startswith("SWARM_")}
         env |= {"SWARM_ROOT": f"{folder}/queue", "SWARM_CONFIG": f"{folder}/swarm.toml"}
-        env |= {"SWARM_OLLAMA__BASE_PORT": str(free_port("127.0.0.1")), "PYTHONPATH": str(HOME)}
+        env |= {"SWARM_OLLAMA__BASE_PORT": str(free_port("127.0.0.1")), "PYTHONPATH": str(HOME), **more}
         command = [sys.executable, "-m", "swarm"]
         cards = ["--simulate", str(simulate)] if simulate else []
         try:

@@ -15,12 +15,13 @@ from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SE
 
 
 def victims(root: str, kind: str) -> dict[ProcessIdentity, str]:
-    """Living processes of this root with their names; ``kind`` is ``server``, ``brain``, or anything else for workers."""
+    """Living processes of this root with their names; ``kind`` is ``server``, ``brain``, ``http``, or else for workers."""
     marker = {ROOT_MARKER: root}
     if kind == "server":
         return find_marked_values(SERVER_MARKER, **marker) | find_marked_values(MODEL_MARKER, **marker)
     found = find_marked_values(PROCESS_MARKER, **marker)
-    return {who: name for who, name in found.items() if (name == "brain") == (kind == "brain")}
+    others = ("brain", "http")
+    return {who: name for who, name in found.items() if (name == kind if kind in others else name not in others)}
 
 
 def pick(found: dict[ProcessIdentity, str], dice: random.Random) -> ProcessIdentity:
