@@ -199,6 +199,8 @@ class LivePlaces(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """At once for the model that is loaded; 0: none may come now (none is loaded, not usable, paused, draining)."""
     in_flight: int = 0
     """Accepted and not ended."""
+    kept: int = 0
+    """Places that are kept free for the next ones; batch work has them again some seconds after the last."""
     yielded: int = 0
     """Batch requests stopped for live ones in this life; their tasks were released untouched."""
 

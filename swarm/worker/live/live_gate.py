@@ -139,7 +139,7 @@ class LiveGate:
                 self._renew(terms)
             self._terms = terms
             limit = place_limit(terms.slots, self._share) if terms.refusal is None and terms.model is not None else 0
-            return LivePlaces(limit=limit, in_flight=len(self._live), yielded=self.yielded)
+            return LivePlaces(limit=limit, in_flight=len(self._live), kept=self._use.kept, yielded=self.yielded)
 
     def adopt(self) -> list[Run]:
         """The runs that have come since; each has a slot from now on."""
