@@ -35,7 +35,7 @@ class Refuse:
     kind: str = "busy"
     fault: str = "infra"
     message: str = "scripted"
-    retry_after_s: float | None = None
+    elsewhere: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class FakeLiveWorker:
         self.asked.append(asked)
         met = self.script.pop(0) if self.script else _default(asked["endpoint"], asked["request"])
         if isinstance(met, Refuse):
-            said = {"kind": met.kind, "fault": met.fault, "message": met.message, "retry_after_s": met.retry_after_s}
+            said: dict[str, Any] = {"kind": met.kind, "message": met.message}
+            said |= {"retry_after_s": 1.0} if met.status == 409 else {"fault": met.fault, "elsewhere": met.elsewhere}
             return web.json_response({"error": said}, status=met.status)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

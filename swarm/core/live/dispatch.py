@@ -2,8 +2,8 @@
 
 * Never more requests at a worker than its last heartbeat allows; what is in flight is counted here.
 * A request waits only while no candidate has a free place for it.
-* A worker that refused a request (it was busy, lost its model) is no candidate until its next heartbeat, or for the time
-  that it named.
+* A worker that refused a request (it was busy, lost its model) is no candidate until its next heartbeat, or the end of the
+  time that it named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Held(msgspec.Struct, frozen=True):
     moment: tuple[int, int]
     """Its last heartbeat then."""
     until_s: float | None
-    """None: until the next one."""
+    """At the latest; None: not before the next one."""
 
 
 class LiveDispatch:
@@ -80,7 +80,7 @@ class LiveDispatch:
         self._ended_s[ticket.model] = now_s
 
     def hold(self, worker: str, now_s: float, for_s: float | None) -> None:
-        """It refused a request: no candidate for so long, or (None) until its next heartbeat."""
+        """It refused a request: no candidate until its next heartbeat, and for so long at most."""
         known = self.workers.get(worker)
         if known is not None:
             self._held[worker] = _Held(known.moment, None if for_s is None else now_s + for_s)
@@ -139,4 +139,4 @@ class LiveDispatch:
         held = self._held.get(worker.name)
         if held is None:
             return True
-        return worker.moment != held.moment if held.until_s is None else now_s >= held.until_s
+        return worker.moment != held.moment or (held.until_s is not None and now_s >= held.until_s)

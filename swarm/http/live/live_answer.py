@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from swarm.http.answers import ApiError
 from swarm.http.live.live_desk import ClientGone, while_connected
 from swarm.http.live.refusals import of_fault
-from swarm.http.live.worker_sockets import LiveFault, LiveStream, Piece
+from swarm.http.live.worker_sockets import AnswerFault, LiveStream, Piece
 
 T = TypeVar("T")
 
@@ -46,12 +46,12 @@ def answer_headers(ask_id: str, worker: str) -> dict[str, str]:
 
 
 async def first_pieces(stream: LiveStream) -> BegunAnswer:
-    """As soon as there is something to pass on. Raises ``LiveFault``."""
+    """As soon as there is something to pass on. Raises ``AnswerFault``."""
     return BegunAnswer(stream, await stream.pieces())
 
 
 async def all_pieces(stream: LiveStream) -> WholeAnswer:
-    """The whole answer; closes the stream. Raises ``LiveFault``."""
+    """The whole answer; closes the stream. Raises ``AnswerFault``."""
     found: list[Piece] = []
     while pieces := await stream.pieces():
         found += pieces
@@ -98,5 +98,5 @@ async def _frames(
         while pieces:
             yield frame(pieces)
             pieces = await begun.stream.pieces()
-    except LiveFault as fault:
+    except AnswerFault as fault:
         yield error_frame(of_fault(fault, 1))

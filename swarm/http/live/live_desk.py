@@ -20,14 +20,14 @@ from swarm.http.answers import ApiError
 from swarm.http.live import refusals
 from swarm.http.live.demand_writer import DemandWriter
 from swarm.http.live.live_ask import LiveAsk
-from swarm.http.live.worker_sockets import LiveFault, LiveStream, NotTaken, WorkerSockets
+from swarm.http.live.worker_sockets import AnswerFault, LiveStream, NotTaken, WorkerSockets
 from swarm.http.live.worker_watch import WorkerWatch
 from swarm.http.parts import HttpParts
 
 T = TypeVar("T")
 MAX_TRIES = 3
-BUSY_S = 0.05
-"""After a refusal for want of a place that names no time, a worker is asked again so much later."""
+BUSY_S = 0.1
+"""After a refusal for want of a place a worker is asked again so much later: places come back at any moment."""
 
 
 class LiveDesk:
@@ -80,11 +80,11 @@ class LiveDesk:
                     try:
                         return await self._try(ask, ticket, worker, deadline_s - loop.time(), read)
                     except NotTaken as refusal:
-                        for_s = refusal.retry_after_s or (BUSY_S if refusal.kind == "busy" else None)
+                        for_s = BUSY_S if refusal.kind == "busy" else refusal.retry_after_s
                         self._dispatch.hold(worker, loop.time(), for_s)
-                    except LiveFault as fault:
+                    except AnswerFault as fault:
                         tries += 1
-                        if fault.of_request or tries >= MAX_TRIES:
+                        if not fault.elsewhere or tries >= MAX_TRIES:
                             raise refusals.of_fault(fault, tries) from fault
                         self._dispatch.avoid(ticket, worker)
                     self.watch.look_soon()

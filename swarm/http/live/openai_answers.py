@@ -19,7 +19,7 @@ from swarm.formats.output.rows import chat_logprobs, finish_reason, response_bod
 from swarm.formats.tasks.openai_batch import CHAT, EMBEDDINGS
 from swarm.http.answers import ApiError
 from swarm.http.live.live_ask import LiveAsk
-from swarm.http.live.worker_sockets import LiveFault, Piece
+from swarm.http.live.worker_sockets import AnswerFault, Piece
 
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -46,12 +46,12 @@ def whole_answer(url: str, ask: LiveAsk, pieces: Iterable[Piece], worker: LiveWo
 
 
 def merged(ask: LiveAsk, pieces: Iterable[Piece]) -> dict[str, Any]:
-    """The one object that all pieces make. Raises ``LiveFault``."""
+    """The one object that all pieces make. Raises ``AnswerFault``."""
     if ask.endpoint == "/api/embed":
         try:
             return _embeddings(next(iter(pieces)).raw)
         except (msgspec.DecodeError, StopIteration) as error:
-            raise LiveFault("garbage", f"the worker's answer holds no embeddings: {error}") from error
+            raise AnswerFault("garbage", f"the worker's answer holds no embeddings: {error}") from error
     answer = Answer()
     for piece in pieces:
         answer.add(piece.document)

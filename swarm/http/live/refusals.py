@@ -8,7 +8,7 @@ from swarm.core.live.dispatch import LiveDispatch
 from swarm.core.live.routing import Standing, models_of
 from swarm.errors import name_hint
 from swarm.http.answers import ApiError
-from swarm.http.live.worker_sockets import LiveFault
+from swarm.http.live.worker_sockets import AnswerFault
 
 LOAD_AGAIN_S = 10.0
 FULL_AGAIN_S = 2.0
@@ -88,7 +88,7 @@ def too_late(timeout_s: float) -> ApiError:
     )
 
 
-def of_fault(fault: LiveFault, tries: int) -> ApiError:
+def of_fault(fault: AnswerFault, tries: int) -> ApiError:
     """A worker's fault, where it is not tried elsewhere any more."""
     if fault.of_request:
         return ApiError(400, fault.message, code=fault.kind)

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from swarm.core.live.live_request import PATH, LiveRequest
 from swarm.core.task import EMBED
 from swarm.http.live.live_ask import LiveAsk
 from swarm.queue.layout import Layout
@@ -24,7 +25,7 @@ KEEP_S = 60.0
 CONNECT_S = 5.0
 GRACE_S = 5.0
 """The worker keeps the time limit of a request; so much later its answer is given up here."""
-_RUN = URL("http://worker/run")
+_RUN = URL(f"http://worker{PATH}")
 _JSON = {"Content-Type": "application/json"}
 _REFUSED, _WRONG = 409, 422
 _encode = msgspec.json.Encoder().encode
@@ -40,28 +41,31 @@ class NotTaken(Exception):
         """None: it did not say."""
 
 
-class LiveFault(Exception):
-    """The request failed at the worker. ``of_request``: it would fail anywhere."""
+class AnswerFault(Exception):
+    """The request failed at the worker. ``of_request``: it would fail anywhere. ``elsewhere``: another may be tried."""
 
-    def __init__(self, kind: str, message: str, *, of_request: bool = False) -> None:
+    def __init__(self, kind: str, message: str, *, of_request: bool = False, elsewhere: bool = True) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.of_request = of_request
+        self.elsewhere = elsewhere and not of_request
 
 
 class _Error(msgspec.Struct, frozen=True):
-    kind: str = "server"
-    message: str = "the worker did not say why"
-    fault: str = ""
+    """A ``Refusal`` or a ``LiveFault`` of ``core.live.live_request``."""
+
+    kind: str
+    message: str
     retry_after_s: float | None = None
+    elsewhere: bool = False
 
 
-class _Refusal(msgspec.Struct, frozen=True):
-    error: _Error = _Error()
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: _Error
 
 
-_refusal = msgspec.json.Decoder(_Refusal).decode
+_error_body = msgspec.json.Decoder(_ErrorBody).decode
 _ERROR_LINE = b'{"error"'
 _document = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -96,10 +100,10 @@ class LiveStream:
         self._rest = b""
         self._complete = False
         self._passed_on = False
-        self._fault: LiveFault | None = None
+        self._fault: AnswerFault | None = None
 
     async def pieces(self) -> list[Piece]:
-        """What came since the last call, at least one; none once the answer has ended. Raises ``LiveFault``."""
+        """What came since the last call, at least one; none once the answer has ended. Raises ``AnswerFault``."""
         if self._fault is not None:
             raise self._fault
         while True:
@@ -107,16 +111,16 @@ class LiveStream:
                 async with asyncio.timeout_at(self._deadline_s):
                     data = await self._response.content.readany()
             except TimeoutError as error:
-                raise LiveFault("timeout", f"{self.worker} has not ended the answer in time") from error
+                raise AnswerFault("timeout", f"{self.worker} has not ended the answer in time", elsewhere=False) from error
             except (aiohttp.ClientError, ConnectionError) as error:
-                raise LiveFault("worker_lost", f"{self.worker} broke the answer off: {error}") from error
+                raise AnswerFault("worker_lost", f"{self.worker} broke the answer off: {error}") from error
             if not data:
                 return self._end()
             *whole, self._rest = (self._rest + data).split(b"\n")
             found: list[Piece] = []
             try:
                 found += map(self._checked, filter(None, whole))
-            except LiveFault as fault:
+            except AnswerFault as fault:
                 if not (found and self._passed_on):  # who has nothing yet may be answered by another worker
                     raise
                 self._fault = fault
@@ -132,30 +136,31 @@ class LiveStream:
 
     def _end(self) -> list[Piece]:
         if self._rest or not self._complete:
-            raise LiveFault("half_stream", f"{self.worker} ended the answer before its last line")
+            raise AnswerFault("half_stream", f"{self.worker} ended the answer before its last line")
         return []
 
     def _checked(self, line: bytes) -> Piece:
         if line.startswith(_ERROR_LINE):
-            raise fault_in(line, of_request=False)
+            raise fault_in(line)
         if self._one_line:
             self._complete = True
             return Piece(line, {})
         try:
             document = _document(line)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise LiveFault("garbage", f"{self.worker}'s answer is in no known form: {error}") from error
+            raise AnswerFault("garbage", f"{self.worker}'s answer is in no known form: {error}") from error
         self._complete |= document.get("done") is True
         return Piece(line, document)
 
 
-def fault_in(body: bytes, *, of_request: bool) -> LiveFault:
-    """The fault that a worker tells."""
+def fault_in(body: bytes, *, of_request: bool = False) -> AnswerFault:
+    """The fault that a worker tells. One that was stopped with a request in flight refuses it, late."""
     try:
-        error = _refusal(body).error
+        error = _error_body(body).error
     except (msgspec.DecodeError, UnicodeError) as problem:
-        return LiveFault("garbage", f"the worker's answer is in no known form: {problem}")
-    return LiveFault(error.kind, error.message, of_request=of_request or error.fault == "deterministic")
+        return AnswerFault("garbage", f"the worker's answer is in no known form: {problem}")
+    elsewhere = error.elsewhere or error.retry_after_s is not None
+    return AnswerFault(error.kind, error.message, of_request=of_request, elsewhere=elsewhere)
 
 
 class WorkerSockets:
@@ -170,26 +175,26 @@ class WorkerSockets:
     async def ask(self, worker: str, epoch: int, ask: LiveAsk, *, timeout_s: float, ended: Callable[[], None]) -> LiveStream:
         """Send the request; returns with the head of the answer. ``ended`` is called when the answer is closed.
 
-        Raises ``NotTaken``, ``LiveFault``; then ``ended`` is not called.
+        Raises ``NotTaken``, ``AnswerFault``; then ``ended`` is not called.
         """
-        body: dict[str, Any] = {"id": ask.id, "endpoint": ask.endpoint, "request": ask.request, "timeout_s": timeout_s}
+        body = LiveRequest(id=ask.id, endpoint=ask.endpoint, request=ask.request, timeout_s=timeout_s)
         try:
             response = await self._session(worker, epoch).post(_RUN, data=_encode(body), headers=_JSON)
         except (FileNotFoundError, ConnectionRefusedError, aiohttp.ClientConnectorError) as error:
             self._drop(worker)
             raise NotTaken("unready", f"{worker} takes no connection: {error}", None) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise LiveFault("worker_lost", f"{worker} broke the connection off: {error}") from error
+            raise AnswerFault("worker_lost", f"{worker} broke the connection off: {error}") from error
         if response.status == 200:
             deadline_s = asyncio.get_running_loop().time() + timeout_s + GRACE_S
             return LiveStream(response, worker, ended, deadline_s=deadline_s, one_line=ask.endpoint == EMBED)
         try:
             said = await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise LiveFault("worker_lost", f"{worker} broke its refusal off: {error}") from error
+            raise AnswerFault("worker_lost", f"{worker} broke its refusal off: {error}") from error
         fault = fault_in(said, of_request=response.status == _WRONG)
         if response.status == _REFUSED and fault.kind != "garbage":
-            raise NotTaken(fault.kind, fault.message, _refusal(said).error.retry_after_s)
+            raise NotTaken(fault.kind, fault.message, _error_body(said).error.retry_after_s)
         raise fault
 
     async def close(self) -> None:

@@ -247,9 +247,17 @@ def test_a_model_that_is_installed_waits_for_its_load(bench):
 
 def test_a_fault_of_the_request_goes_to_the_client(bench):
     with bench.worker("w1").running() as one, bench.worker("w2").running() as two, bench.serving() as client:
-        one.script.append(Refuse(422, kind="bad_request", fault="deterministic", message="the prompt is too long"))
+        one.script.append(Refuse(422, kind="bad_request", fault="deterministic", message="too long", elsewhere=False))
         answer = client.post("/v1/chat/completions", json=CHAT)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "the prompt is too long")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "too long")
+    assert (len(one.asked), len(two.asked)) == (1, 0)
+
+
+def test_a_fault_that_no_other_worker_would_mend_goes_to_the_client(bench):
+    with bench.worker("w1").running() as one, bench.worker("w2").running() as two, bench.serving() as client:
+        one.script.append(Refuse(502, kind="timeout", elsewhere=False))
+        answer = client.post("/v1/chat/completions", json=CHAT)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert (len(one.asked), len(two.asked)) == (1, 0)
 
 
