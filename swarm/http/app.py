@@ -18,10 +18,15 @@ from swarm.http.access.gate import AccessGate
 from swarm.http.access.login import routes as login_routes
 from swarm.http.answers import ApiError, json_answer, nobody_waits, refuse, refuse_http, refuse_swarm_error
 from swarm.http.batches.routes import routes as batch_routes
+from swarm.http.jobs.routes import OPERATIONS as JOBS
 from swarm.http.jobs.routes import routes as job_routes
 from swarm.http.live.routes import routes as live_routes
+from swarm.http.openapi import openapi_route
 from swarm.http.page.routes import routes as page_routes
 from swarm.http.parts import HttpParts
+
+OPERATIONS = JOBS
+"""What is described by the OpenAPI document; the page is not."""
 
 
 async def health(_request: Request) -> Response:
@@ -41,7 +46,11 @@ def make_app(parts: HttpParts) -> Starlette:
             yield
 
     return Starlette(
-        routes=[Route("/healthz", health), *(route for routes in every for route in routes(parts))],
+        routes=[
+            Route("/healthz", health),
+            openapi_route(OPERATIONS),
+            *(route for routes in every for route in routes(parts)),
+        ],
         exception_handlers={
             ApiError: refuse,
             HTTPException: refuse_http,

@@ -57,6 +57,7 @@ RULES: dict[tuple[str, str], Rule] = {
     # The swarm's API
     ("GET", "/swarm/*"): _READ,
     ("GET", "/metrics"): _READ,
+    ("GET", "/openapi.json"): _READ,
     ("POST", "/swarm/tasks/*"): _SUBMIT,
     ("POST", "/swarm/batches/*"): _SUBMIT,
     ("POST", "/swarm/pause"): _ADMIN,

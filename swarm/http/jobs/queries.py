@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from swarm.core.lanes import Kind
 from swarm.core.task import TaskState, canonical_model
@@ -15,9 +15,25 @@ from swarm.views.verbs import BATCH_BY_HAND, BY_HAND
 MOST_TASKS = 1000
 MOST_LINES = 10_000
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+LogName = Annotated[str, Meta(min_length=1)]
 Reason = Annotated[str, Meta(min_length=1, max_length=2000, description="Kept in the documents of the tasks.")]
 Level = Literal["debug", "info", "warning", "error", "critical"]
-Age = Annotated[str, Meta(max_length=40, description="Only entries newer than this: 90s, 15m, 24h, 2d.")]
+Age = Annotated[
+    str,
+    Meta(
+        max_length=40,
+        description="Only entries newer than this: 90s, 15m, 24h, 2d.",
+        extra_json_schema={"pattern": r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|[smhdw]))+$"},
+    ),
+]
+Lane = Annotated[
+    str,
+    Meta(
+        description="cpu, script, llm@MODEL, resource@WORKER.",
+        extra_json_schema={"pattern": "^(cpu|script|(llm|resource)@[A-Za-z0-9]+)$"},
+    ),
+]
+"""Their patterns are for readers: what does not match is refused in words."""
 
 
 class _Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +44,7 @@ class TaskQuery(_Query, frozen=True, kw_only=True):
     """``GET /swarm/tasks``."""
 
     state: TaskState = TaskState.PENDING
-    lane: Annotated[str, Meta(description="cpu, script, llm@MODEL, resource@WORKER.")] | None = None
+    lane: Lane | None = None
     model: Annotated[Name, Meta(description="Only tasks for this model.")] | None = None
     batch: Annotated[Name, Meta(description="Only tasks of this batch.")] | None = None
     limit: Annotated[int, Meta(ge=1, le=MOST_TASKS)] = 50
@@ -46,7 +62,7 @@ class TaskLogQuery(_Query, frozen=True, kw_only=True):
 class LogQueryParameters(_Query, frozen=True, kw_only=True):
     """``GET /swarm/logs``."""
 
-    name: Annotated[tuple[Name, ...], Meta(max_length=100, description="Logs: brain, worker-1 …; absent: all.")] = ()
+    name: Annotated[tuple[LogName, ...], Meta(description="Logs: brain, worker-1 …; absent: all.")] = ()
     lines: Annotated[int, Meta(ge=1, le=MOST_LINES, description="Only the last so many entries.")] | None = None
     level: Annotated[Level, Meta(description="This level and above.")] | None = None
     since: Age | None = None
@@ -86,20 +102,24 @@ class RestartProcess(_Body, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class PauseTarget(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is paused or resumed; exactly one of them."""
 
-    all: bool = False
-    model: Name | None = None
-    batch: Name | None = None
-    worker: Name | None = None
+    all: Literal[True] | UnsetType = UNSET
+    model: Name | UnsetType = UNSET
+    batch: Name | UnsetType = UNSET
+    worker: Name | UnsetType = UNSET
 
     def chosen(self) -> tuple[Kind, str]:
         """Its kind and name. Raises ``ApiError``."""
-        named: tuple[tuple[Kind, str | None], ...] = (
-            ("all", "" if self.all else None),
-            ("model", None if self.model is None else canonical_model(self.model)),
+        named: tuple[tuple[Kind, str | UnsetType], ...] = (
+            ("all", self.all if self.all is UNSET else ""),
+            ("model", self.model if self.model is UNSET else canonical_model(self.model)),
             ("batch", self.batch),
             ("worker", self.worker),
         )
-        given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not None]
+        given: list[tuple[Kind, str]] = [(kind, name) for kind, name in named if name is not UNSET]
         if len(given) != 1:
             raise ApiError(400, "give exactly one of all, model, batch and worker", hint='{"all": true} means everything')
         return given[0]
+
+
+OnePauseTarget = Annotated[PauseTarget, Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})]
+"""The same as a type whose schema says so."""

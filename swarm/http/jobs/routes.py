@@ -13,7 +13,7 @@ from swarm.http.jobs.queries import (
     CancelTask,
     DoctorQuery,
     LogQueryParameters,
-    PauseTarget,
+    OnePauseTarget,
     RestartProcess,
     TaskLogQuery,
     TaskQuery,
@@ -138,7 +138,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Start nothing new of everything, a model, a batch or a worker: `swarm queue pause`.",
         Scope.ADMIN,
         Pauses,
-        body=PauseTarget,
+        body=OnePauseTarget,
         errors=(404, 409),
     ),
     _verb(
@@ -147,7 +147,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "End a pause: `swarm queue resume`.",
         Scope.ADMIN,
         Pauses,
-        body=PauseTarget,
+        body=OnePauseTarget,
         errors=(404, 409),
     ),
     _verb(
