@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.explain.tasks import Reason, misfit_reason, not_ready
+from swarm.core.explain.tasks import NO_BRAIN, Reason, misfit_reason, not_ready
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.live.demand import KEPT_S
 from swarm.core.placement.demand import demands, no_demand, outstanding
@@ -33,11 +33,11 @@ def live_use(view: LiveView) -> Reason:
 def live_turn(view: WorkerView, in_s: float) -> Reason:
     """Why a worker's card is not given to live requests for another model yet."""
     holds = view.heartbeat.model if view.heartbeat is not None else None
-    text = f"{view.name} keeps {holds} for {in_s:.0f}s more: cards do not change models all the time."
+    text = f"{view.name} keeps {holds} for up to {in_s:.0f}s more: cards do not change models all the time."
     return Reason("live_turn", text, f"swarm explain {view.name}")
 
 
-def live_obstacles(model: str, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+def live_obstacles(model: str, snapshot: SwarmSnapshot, settings: Settings, *, brain_alive: bool = True) -> list[Reason]:
     """Why a live request for this model (canonical name) is not begun now, the most telling reason first.
 
     Empty: a worker has a place for it, as far as its last heartbeat tells.
@@ -59,6 +59,8 @@ def live_obstacles(model: str, snapshot: SwarmSnapshot, settings: Settings) -> l
         return [Reason("loading", f"{v.name} is loading {model}, or about to.", f"swarm explain {v.name}") for v in loading]
     reasons = list(_on_no_card(model, ready, snapshot, settings))
     held_up = (not_ready(view, verdicts[view.name]) for view in workers if view not in ready)
+    if not brain_alive and any(reason.code == "load_due" for reason in reasons):
+        reasons.insert(0, NO_BRAIN)
     return [*reasons, *(reason for reason in held_up if reason.code != "stopped")]
 
 

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+from swarm.core.explain.live import live_obstacles
 from swarm.core.live.demand import ModelDemand
 from swarm.core.live.dispatch import LiveDispatch
 from swarm.core.live.routing import LiveWorker
 from swarm.core.live.waiting import Ticket
+from swarm.errors import StorageFault
 from swarm.http.answers import ApiError
 from swarm.http.live import refusals
 from swarm.http.live.demand_writer import DemandWriter
@@ -41,13 +43,13 @@ class LiveDesk:
         self._timer: asyncio.TimerHandle | None = None
         self._sockets = WorkerSockets(parts.queue.layout)
         self._writer: DemandWriter | None = None
-        self._queue = parts.queue
+        self._parts = parts
         self.watch = WorkerWatch(parts.queue, parts.settings, self._workers_changed)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve within the block."""
-        self._writer = DemandWriter(self._queue, self._demand)
+        self._writer = DemandWriter(self._parts.queue, self._demand)
         async with self.watch.running(), self._writer.running():
             try:
                 yield
@@ -141,6 +143,8 @@ class LiveDesk:
         self._pump()
         try:
             return await future
+        except ApiError as refusal:
+            raise await self._explained(refusal, ticket.model) from refusal
         except asyncio.CancelledError:
             if self._waiting.pop(ticket, None) is not None:
                 self._dispatch.queue.remove(ticket)
@@ -148,6 +152,18 @@ class LiveDesk:
                 self._dispatch.give_back(ticket, future.result(), loop.time())
             self._pump()
             raise
+
+    async def _explained(self, refusal: ApiError, model: str) -> ApiError:
+        """A refusal for want of a card says why the model has none."""
+        if refusal.code != refusals.LOADING:
+            return refusal
+        try:
+            seen = (await self._parts.observer.look()).value
+        except StorageFault:
+            return refusal
+        settings, brain = self._parts.settings, seen.status.brain_alive
+        reasons = await asyncio.to_thread(live_obstacles, model, seen.snapshot, settings, brain_alive=brain)
+        return refusals.with_reasons(refusal, reasons)
 
     def _give_back(self, ticket: Ticket, worker: str) -> None:
         self._dispatch.give_back(ticket, worker, asyncio.get_running_loop().time())

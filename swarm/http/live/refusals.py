@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
+from swarm.core.explain.tasks import Reason
 from swarm.core.live.dispatch import LiveDispatch
 from swarm.core.live.routing import Standing, models_of
 from swarm.errors import name_hint
 from swarm.http.answers import ApiError
 from swarm.http.live.worker_sockets import AnswerFault
 
+LOADING = "model_loading"
+"""The code where a worker could hold the model, and none does."""
+MOST_REASONS = 3
 LOAD_AGAIN_S = 10.0
 FULL_AGAIN_S = 2.0
 PAUSED_AGAIN_S = 30.0
@@ -51,7 +56,7 @@ def _why(dispatch: LiveDispatch, model: str) -> tuple[str, str, float]:
         case Standing.INSTALLED:
             serving = [one for one in dispatch.workers.values() if one.model == model or model in one.servable]
             why = next((f"; {one.name}: {one.why}" for one in serving if one.why), "")
-            return f"{model} is not loaded yet{why}", "model_loading", LOAD_AGAIN_S
+            return f"{model} is not loaded yet{why}", LOADING, LOAD_AGAIN_S
         case _:
             return f"no worker serves {model} now", "no_worker", LOAD_AGAIN_S
 
@@ -61,6 +66,21 @@ def waited_too_long(dispatch: LiveDispatch, model: str) -> ApiError:
     words, code, after_s = _why(dispatch, model)
     return _later(
         429, f"{words}; the request has waited as long as it may", code, after_s, hint="`[live] max_wait_s` says how long"
+    )
+
+
+def with_reasons(refusal: ApiError, reasons: Sequence[Reason]) -> ApiError:
+    """The same, with what keeps its model from being loaded."""
+    if not reasons:
+        return refusal
+    words = "; ".join(reason.text.rstrip(".") for reason in reasons[:MOST_REASONS])
+    return ApiError(
+        refusal.status,
+        f"{refusal.message}: {words}",
+        kind=refusal.kind,
+        code=refusal.code,
+        hint=f"`{reasons[0].next_step}`",
+        headers=refusal.headers,
     )
 
 

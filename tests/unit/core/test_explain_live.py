@@ -46,7 +46,7 @@ PAUSED = Pauses((Pause("model", "a:1"),))
         (
             {"workers": [a_worker(holding="b:1", held_s=3.0)], "lanes": [llm_waiting(9, "b:1")]},
             "live_turn",
-            "worker-1 keeps b:1 for 7s more",
+            "worker-1 keeps b:1 for up to 7s more",
         ),
         ({"workers": cold_workers(1)}, "load_due", "worker-1 will load it at the brain's next tick: live requests (1) wait"),
         (
@@ -62,6 +62,14 @@ def test_why_a_live_request_is_not_begun(picture, code, words):
         found = {r.code: r for r in live_obstacles("a:1", a_snapshot(**picture, live=live), S)}
         assert words in found[code].text
         assert found[code].next_step.startswith(("swarm ", "set options"))
+
+
+def test_without_a_brain_nothing_is_loaded():
+    picture = a_snapshot(workers=cold_workers(1))
+    codes = [reason.code for reason in live_obstacles("a:1", picture, S, brain_alive=False)]
+    assert codes == ["no_brain", "load_due"]
+    loading = a_snapshot(workers=cold_workers(1), claims=[load_claimed("worker-1", "a:1")])
+    assert [reason.code for reason in live_obstacles("a:1", loading, S, brain_alive=False)] == ["loading"]
 
 
 def test_a_place_that_is_free_is_no_obstacle():
@@ -81,7 +89,7 @@ def test_explain_model_has_them():
     )
     found = texts(explain_model("a:1", picture, S))
     assert found["live"] == "0 live requests for a:1 under way, 3 waiting, the oldest for 4.0s."
-    assert found["live_turn"].startswith("worker-1 keeps b:1 for 17s more")
+    assert found["live_turn"].startswith("worker-1 keeps b:1 for up to 17s more")
     assert "no_demand" not in found
     assert texts(explain_model("b:1", picture, S))["live_kept"].startswith("Live requests used b:1 in the last 60s")
     assert {"a:1", "b:1"} <= models_to_explain(picture, S)

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from swarm.config.settings import LiveSettings, LlmSettings, Settings
+from swarm.config.settings import LiveSettings, LlmSettings, QueueSettings, Settings
 from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
 from tests.helpers.fake_live_worker import FakeLiveWorker
@@ -24,7 +24,8 @@ class Bench:
 
     def __init__(self, path, **live):
         self.queue = open_queue(path)
-        self.settings = Settings(live=LiveSettings(**live), llm=LlmSettings(timeout_s=60.0))
+        root = QueueSettings(root=self.queue.layout.root)
+        self.settings = Settings(queue=root, live=LiveSettings(**live), llm=LlmSettings(timeout_s=60.0))
 
     def worker(self, name="worker-1", **fields):
         return FakeLiveWorker(self.queue, name, **fields)

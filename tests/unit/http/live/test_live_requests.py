@@ -274,5 +274,9 @@ def test_who_waits_too_long_is_told_why(bench):
     bench.set(max_wait_s=0.3)
     with bench.worker(model=None).running(), bench.serving() as client:
         answer = client.post("/v1/chat/completions", json=CHAT)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "model_loading")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (429, "model_loading")
         assert int(answer.headers["retry-after"]) > 0
+        assert "No brain is running: no task is released, loaded or requeued" in error["message"]
+        assert "worker-1 will load it at the brain's next tick" in error["message"]
+        assert error["hint"] == "`swarm up`"
