@@ -1,6 +1,7 @@
 """The batch driver on a real queue, with a worker that takes one task at a time: every life cut off anywhere goes on."""
 
 import logging
+import os
 import time
 
 import msgspec
@@ -311,6 +312,7 @@ def test_killed_at_every_file_call_it_goes_on(tmp_path, ending):
             assert ApiBatches(queue.layout, queue.storage).open_names() == []
             names = FileStore(queue.layout, queue.storage).names()
             now = shop.get(batch_id)
+            assert os.listdir(queue.layout.corrupt) == []
             assert set(names) == {now["input_file_id"], now["output_file_id"], now["error_file_id"]} - {None}
         k += 1
     assert k > 20

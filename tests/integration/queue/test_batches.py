@@ -290,3 +290,15 @@ def test_retrying_leaves_a_mark_only_where_there_is_a_limit(queue):
     for task_id in [located.task_id for located in queue.list(TaskState.FAILED)]:
         queue.retry(task_id)
     assert not [name for name in os.listdir(queue.layout.batches) if name.endswith(".retried")]
+
+
+def test_a_watch_takes_in_more_that_may_have_ended_already(queue):
+    submit(queue, items("a", "b"))
+    first, second = queue.batches().task_ids("b-1")
+    work(queue)
+    settle(Path(queue.layout.root))
+    never = f"{first[:-1]}{'y' if first[-1] == 'z' else 'z'}"
+    watch = BatchWatch(queue.layout, [first, never])
+    assert (watch.look().completed, watch.look().left) == (1, 1)
+    watch.add([second])
+    assert (watch.look().completed, watch.look().left) == (2, 1)
