@@ -54,6 +54,7 @@ class HttpServer(uvicorn.Server):
         self._log = log
         self._troubles = LogOnce(log)
         self._pulse: asyncio.Task[None] | None = None
+        self._cut = 0
 
     def run_to_end(self, sockets: list[socket.socket]) -> int:
         """Serve on these until asked to end; returns the exit status, ``EXIT_CRASHED`` when it could not begin."""
@@ -86,9 +87,16 @@ class HttpServer(uvicorn.Server):
         # From here on uvicorn would report each request that is cut with the traceback of its cancellation.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._ending.set()
+        late = asyncio.get_running_loop().call_later(grace_s, self._note_cut)  # uvicorn's own patience begins after this
         await super().shutdown(sockets)
-        if self.server_state.tasks:
-            self._log.warning("HTTP server cut %d requests", len(self.server_state.tasks))
+        late.cancel()
+        self._note_cut()
+
+    def _note_cut(self) -> None:
+        cut = len(self.server_state.tasks)
+        if cut and not self._cut:
+            self._cut = cut
+            self._log.warning("HTTP server cuts %d requests", cut)
 
     async def _beats(self) -> None:
         turn = 0

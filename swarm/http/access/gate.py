@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import traceback
@@ -51,6 +52,10 @@ class AccessGate:
         call = _Call(scope, receive, send)
         try:
             await self._pass_on(call)
+        except asyncio.CancelledError:
+            error = ApiError(503, "the server ends", kind="server_error", code="ending", headers={"retry-after": "5"})
+            await self._refuse(call, error)
+            raise
         except Exception as error:  # noqa: BLE001  (uvicorn would log all of it, a prompt in its text included)
             await self._refuse(call, self._judged(call, error))
         finally:

@@ -60,6 +60,10 @@ async def reads(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok", "more_body": False})
 
 
+async def unreachable(scope, receive, send):
+    raise AssertionError("this was to be refused before")
+
+
 @pytest.fixture
 def parts(tmp_path):
     return http_parts(tmp_path / "queue", max_body_mib=1, max_upload_mib=3, client_requests=2)
@@ -71,7 +75,7 @@ MIB = b"x" * (1 << 20)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
 def test_a_body_that_says_that_it_is_too_large_is_refused_unread_and_the_rest_discarded(parts, path):
     most = 1 if path != "/v1/files" else 4
-    connection = Connection(parts, reads, path=path, headers=[(b"content-length", str((most << 20) + 1).encode())])
+    connection = Connection(parts, unreachable, path=path, headers=[(b"content-length", str((most << 20) + 1).encode())])
     for _ in range(most):
         connection.give(MIB, more=True)
     connection.give(b"x")
@@ -120,6 +124,20 @@ def test_a_body_that_does_not_come_is_refused_and_one_that_comes_steadily_is_not
         return connection.status
 
     assert asyncio.run(steady()) == 200
+
+
+def test_a_body_that_drips_is_refused(tmp_path):
+    parts = http_parts(tmp_path / "queue", read_timeout_s=0.2)
+
+    async def drips():
+        connection = Connection(parts, reads, headers=[(b"content-length", b"9999")])
+        running = asyncio.create_task(connection.run())
+        while not running.done():
+            connection.give(b"x", more=True)
+            await asyncio.sleep(0.02)
+        return connection.status
+
+    assert asyncio.run(asyncio.wait_for(drips(), 60)) == 408
 
 
 def test_an_application_that_takes_its_time_does_not_count_against_the_client(tmp_path):

@@ -2,11 +2,13 @@
 
 import pytest
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from swarm.core.access import Scope
 from swarm.http.access.scopes import UNLISTED, rule_for
 from swarm.http.app import make_app
-from tests.helpers.http_access import gated, http_parts, new_token
+from swarm.http.openapi import PATH
+from tests.helpers.http_access import HOST, gated, http_parts, new_token
 
 OPEN = {("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("POST", "/logout"), ("GET", "/static/x")}
 
@@ -33,6 +35,16 @@ def tokens(parts):
 
 def test_every_route_is_in_the_table(parts):
     assert [route for route in routes(parts) if rule_for(*route) is UNLISTED] == []
+
+
+def test_the_openapi_document_says_the_same(parts, tokens):
+    client = TestClient(
+        make_app(parts), base_url=f"http://{HOST}", headers={"authorization": f"Bearer {tokens[Scope.READ]}"}
+    )
+    documented = client.get(PATH).json()["paths"]
+    said = {(method.upper(), path): one["x-scope"] for path, each in documented.items() for method, one in each.items()}
+    assert len(said) > 20
+    assert {route: str(rule_for(*route).scope) for route in said} == said
 
 
 def test_what_is_open_to_everybody_is_this_and_no_more(parts):
