@@ -25,6 +25,8 @@ from swarm.worker.live.live_gate import LiveGate
 from swarm.worker.live.live_socket import LiveSocket
 
 STALLED_S = 30.0
+TOLD_AFTER_S = 0.05
+"""The work loop is woken for a request that is still under way then: no turn of it stands before the first piece."""
 _KEEP_ALIVE_S = 300.0
 _NDJSON = {"Content-Type": "application/x-ndjson"}
 _STOPPED = Refusal("draining", "the worker was stopped")
@@ -101,9 +103,11 @@ class LiveServer:
                 run.stop("cancelled")
 
     async def _run(self, run: Run, call: LiveCall) -> None:
+        waking = asyncio.get_running_loop().call_later(TOLD_AFTER_S, self._gate.wake)
         try:
             await run.ask(call)
         finally:
+            waking.cancel()
             call.end(run.ending)
             self._gate.ended(run)
 

@@ -26,6 +26,7 @@ heartbeat_s = 0.1
 poll_s = 0.1
 [llm]
 slots = {slots}
+max_reply_mib = 2
 [ollama]
 base_port = {port}
 [sim]
@@ -199,6 +200,16 @@ def test_who_hangs_up_ends_the_run(swarm):
     answer.hang_up()
     wait_until(lambda: swarm.in_flight() == 0, what="the request's end at the server")
     wait_until(lambda: not swarm.beat["live"].get("in_flight"))
+
+
+def test_who_reads_nothing_holds_no_place(swarm):
+    swarm.knobs(faults=["endless"])
+    answer = swarm.ask()
+    assert answer.status == 200
+    wait_until(lambda: swarm.in_flight() == 0, what="the end of the request at the server, at the limit of its answer")
+    swarm.knobs(faults=[])
+    wait_until(lambda: not swarm.beat["live"].get("in_flight"))
+    assert list(answer.lines())[-1]["error"]["kind"] == "reply_too_large"
 
 
 def test_batch_work_gives_way_and_loses_nothing(swarm):
