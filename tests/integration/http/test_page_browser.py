@@ -101,6 +101,35 @@ def test_it_stays_fresh_and_what_others_wrote_is_text(swarm, tab):
     assert page.title() == f"completed {task_id} – swarm"
 
 
+@pytest.mark.parametrize("tab", ["/batches"], indirect=True)
+def test_a_batch_is_cancelled_and_what_was_is_retried(swarm, tab):
+    page = tab.page
+    batch_id = swarm.user.json("submit", str(swarm.user.prompts(4)), "--model", "llama3.2:3b", "--delay", "1h")["batch_id"]
+    page.get_by_role("link", name=batch_id).click()
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#notice", has_text="Cancel: done.").wait_for()
+    page.get_by_role("button", name="Retry failed").click()
+    page.locator("#notice", has_text="Retry failed: done.").wait_for()
+    page.get_by_role("button", name="Cancel").wait_for()
+    assert swarm.user.json("batch", "show", batch_id)["batch"]["left"] == 4
+
+
+@pytest.mark.parametrize("tab", ["/new"], indirect=True)
+def test_a_prompt_is_answered_while_one_watches(swarm, tab):
+    page = tab.page
+    page.wait_for_function("document.querySelector('#try input[name=model]').value")
+    page.get_by_label("Model").fill("llama3.2:3b")
+    page.get_by_label("Prompt", exact=True).fill("Why is the sky blue?")
+    tab.press("Control+Enter")
+    page.locator("#try-said", has_text="tokens, first after").wait_for()
+    assert page.locator("#try-answer").inner_text().startswith("[simulated]")
+    assert page.get_by_text("The model servers are simulated").is_visible()
+    page.get_by_label("Model").fill("nobody-has-this")
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#try-said.bad", has_text="nobody-has-this").wait_for()
+    tab.troubles[:] = [trouble for trouble in tab.troubles if "404" not in trouble]  # what the browser says of an answer
+
+
 @pytest.mark.parametrize("tab", ["/workers/worker-1"], indirect=True)
 def test_a_server_that_does_not_answer_is_said_and_so_is_its_return(swarm, tab):
     page = tab.page

@@ -237,6 +237,22 @@ if (attempt) {
   const stop = document.getElementById("try-stop");
   let running = null;
 
+  // What no worker holds or waits for can be asked too: it is loaded then.
+  fetch("/v1/models")
+    .then(documentOf)
+    .then(({ data }) => {
+      const list = document.getElementById("models");
+      const known = new Set([...list.options].map((option) => option.value));
+      for (const { id } of data) {
+        if (known.has(id)) continue;
+        const option = document.createElement("option");
+        option.value = id;
+        list.append(option);
+      }
+      if (!attempt.elements.model.value && list.options.length) attempt.elements.model.value = list.options[0].value;
+    })
+    .catch((error) => tell(`The models are not known: ${error.message}`, true));
+
   stop.addEventListener("click", () => running && running.abort());
   attempt.elements.prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) attempt.requestSubmit();
