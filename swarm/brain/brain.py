@@ -17,6 +17,7 @@ from swarm.brain.observe import Observer
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import monitor_line, stuck, stuck_line, workers_of
+from swarm.core.placement.placement import next_live_turn_s
 from swarm.core.policy.decide import DROP_IN_QUIET_S, decide
 from swarm.core.policy.decisions import Decision, FailBlocked, FileDropIn, RecoverWorker, ReleaseTask, Warn
 from swarm.core.snapshot import SwarmSnapshot
@@ -246,7 +247,9 @@ class Brain:
         """Seconds until the first thing falls due by itself; a tick at most."""
         ripe_s = [DROP_IN_QUIET_S - d.quiet_s for d in snapshot.drop_ins if d.quiet_s < DROP_IN_QUIET_S]
         due_s = [b.due_in_s for b in snapshot.blocked if b.due_in_s is not None and b.due_in_s > 0]
-        return max(0.0, min([self._settings.brain.tick_s, *ripe_s, *due_s]))
+        turn_s = next_live_turn_s(snapshot, self._settings)
+        turns_s = [] if turn_s is None else [turn_s]
+        return max(0.0, min([self._settings.brain.tick_s, *ripe_s, *due_s, *turns_s]))
 
     def _beat(self, status: WorkerStatus) -> None:
         now_s = self._mono_s()

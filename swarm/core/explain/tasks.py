@@ -86,9 +86,10 @@ def explain_worker(
 def _live(view: WorkerView) -> list[Reason]:
     """What live requests take of a worker's slots; nothing while none do."""
     places = view.heartbeat.live if view.alive and view.heartbeat is not None else None
-    if places is None or not places.in_flight:
+    if places is None or not (places.in_flight or places.kept):
         return []
     text = f"{view.name} runs live requests ({places.in_flight} of at most {places.limit}), which go before its batch work"
+    text += f", and keeps places free for the next ones ({places.kept})" if places.kept else ""
     gave = f"; {places.yielded} batch requests have given way to such, no attempt used" if places.yielded else ""
     return [Reason("live", f"{text}{gave}.", "swarm workers")]
 

@@ -63,6 +63,17 @@ def live_take_in_s(model: str, snapshot: SwarmSnapshot, settings: Settings) -> d
     return {} if view is None else {c.name: s for c in board.cards if (s := take_in_s(board, c, view, settings)) is not None}
 
 
+def next_live_turn_s(snapshot: SwarmSnapshot, settings: Settings) -> float | None:
+    """Seconds until a card may be given to live requests whose model nobody holds; None where none wait for that."""
+    if not any(view.waiting for view in snapshot.live):
+        return None
+    board = _board(snapshot, settings)
+    place_live(board, snapshot, settings)
+    left = [view for view in snapshot.live if view.waiting and not board.on(view.model)]
+    waits = (take_in_s(board, card, view, settings) for view in left for card in board.cards)
+    return min((in_s for in_s in waits if in_s), default=None)
+
+
 def _board(snapshot: SwarmSnapshot, settings: Settings) -> Board:
     """The cards as they are, and all demand; a model that only live requests want has none, but may be refused somewhere."""
     ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]

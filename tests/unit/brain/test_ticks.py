@@ -17,7 +17,7 @@ from swarm.core.snapshot import BlockedView
 from swarm.core.worker import SlotView
 from swarm.errors import EngineError, StorageFault
 from swarm.runtime.loop import EXIT_CRASHED, StopWish, run_loop
-from tests.support.builders import MODEL, a_heartbeat, a_worker, cold_workers
+from tests.support.builders import MODEL, a_heartbeat, a_worker, cold_workers, live_waiting
 from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 
 replace = msgspec.structs.replace
@@ -221,6 +221,21 @@ def test_right_after_a_load_a_late_heartbeat_causes_no_second_one(world):
     world.become("worker-1", model=MODEL, resource_seq=1)
     world.turns(10)
     assert len(world.queue.documents) == 1
+
+
+def test_waits_no_longer_than_until_a_card_may_be_given_to_clients(world):
+    world.queue.add_worker(a_worker(holding="b:1"))
+    world.queue.add_llm(500, "b:1")
+    world.queue.live = (live_waiting(1, "a:1"),)
+    for _ in range(5):
+        world.queue.live_written_at = str(world.clock.now_s)
+        assert world.brain.step() == 1.0
+        world.clock.advance(1.96)
+    assert world.brain.step() == pytest.approx(0.2)
+    world.clock.advance(0.2)
+    assert world.queue.loads() == []
+    world.brain.step()
+    assert len(world.queue.loads()) == 1, "batch work has had the card for as long as a load takes"
 
 
 def test_waits_until_the_next_thing_falls_due(world):

@@ -113,6 +113,9 @@ def test_a_batch_task_that_waits_for_live_requests_says_so_and_its_worker_too():
     )
     task = Task(task_id="t1", task_class=TaskClass.LLM, model="a:1")
     assert texts(explain_task(task, TaskState.PENDING, picture, S))["live"] == words
+    keeping = a_snapshot(workers=[a_worker(holding="a:1", live=LivePlaces(limit=2, kept=1))], lanes=[llm_waiting(9, "a:1")])
+    kept = texts(explain_task(task, TaskState.PENDING, keeping, S))["live"]
+    assert kept.endswith("(0 of at most 2), which go before its batch work, and keeps places free for the next ones (1).")
     assert texts(explain_worker(worker, picture, S))["live"] == words
 
 
