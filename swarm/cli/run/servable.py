@@ -50,21 +50,51 @@ def check_models(settings: Settings, models: Iterable[str], *, unfit: Literal["i
     workers = _living(Layout(settings.queue.root))
     if not workers:
         return
-    unclear = sorted({name for name in models if not _is_clear(canonical_model(name), workers)})
+    unclear = _unclear(models, workers)
     if not unclear:
         return
-    installed = _installed(settings, workers)
+    installed, silent = _installed(settings, workers)
+    for note in silent:
+        print(f"note: {note}", file=sys.stderr)
     missing = [name for name in unclear if canonical_model(name) not in installed] if installed else []
     if missing:
-        shown = ", ".join(missing[:3])
-        which = f"the model {shown}" if len(missing) == 1 else f"the models {shown}{' …' if len(missing) > 3 else ''}"
-        there = name_hint(canonical_model(missing[0]), sorted(installed), number=3, cutoff=0.5)
-        raise ModelNotFound(f"no server has {which}", hint=f"{there} Get it with `swarm models pull {missing[0]}`")
+        raise _not_found(missing, installed)
     reasons = find_unservable(settings, unclear).reasons if unfit != "ignore" else {}
     if reasons and unfit == "refuse":
         raise does_not_fit(reasons)
     for why in reasons.values():
         print(f"note: {why}; its tasks wait until that has changed", file=sys.stderr)
+
+
+def find_missing(settings: Settings, models: Iterable[str]) -> dict[str, ModelNotFound]:
+    """Of these models, those that surely no server has, with the refusal of each; by the name as given.
+
+    None while a worker that belongs to the swarm is away, or its server does not answer: it may have them.
+    """
+    from swarm.supervisor.state import load_plan
+
+    layout = Layout(settings.queue.root)
+    workers = _living(layout)
+    names = {row.name for row, _ in workers}
+    planned = {plan.name for plan in load_plan(Path(layout.workers)) or () if plan.url is not None}
+    unclear = _unclear(models, workers)
+    if not workers or not unclear or not planned <= names:
+        return {}
+    installed, silent = _installed(settings, workers)
+    if silent or not installed:
+        return {}
+    return {name: _not_found([name], installed) for name in unclear if canonical_model(name) not in installed}
+
+
+def _unclear(models: Iterable[str], workers: Workers) -> list[str]:
+    return sorted({name for name in models if not _is_clear(canonical_model(name), workers)})
+
+
+def _not_found(missing: list[str], installed: set[str]) -> ModelNotFound:
+    shown = ", ".join(missing[:3])
+    which = f"the model {shown}" if len(missing) == 1 else f"the models {shown}{' …' if len(missing) > 3 else ''}"
+    there = name_hint(canonical_model(missing[0]), sorted(installed), number=3, cutoff=0.5)
+    return ModelNotFound(f"no server has {which}", hint=f"{there} Get it with `swarm models pull {missing[0]}`")
 
 
 def _living(layout: Layout) -> Workers:
@@ -82,8 +112,8 @@ def _is_clear(model: str, workers: Workers) -> bool:
     return not failed and any(model in beat.servable for beat in beats)
 
 
-def _installed(settings: Settings, workers: Workers) -> set[str]:
-    """Canonical names of what the servers have. One that does not answer is named in a note.
+def _installed(settings: Settings, workers: Workers) -> tuple[set[str], list[str]]:
+    """Canonical names of what the servers have, and words for each that does not answer.
 
     What other engines than Ollama could serve is told by their workers.
     """
@@ -91,6 +121,7 @@ def _installed(settings: Settings, workers: Workers) -> set[str]:
     from swarm.engines.ollama.server import client_of
 
     found: set[str] = set()
+    silent: list[str] = []
     for row, beat in workers:
         if row.engines != ("ollama",) and beat is not None:
             found.update(beat.servable)
@@ -100,8 +131,8 @@ def _installed(settings: Settings, workers: Workers) -> set[str]:
             try:
                 found.update(canonical_model(model.name) for model in client.tags(ASK_S))
             except TaskFault as fault:
-                print(f"note: {row.name} does not say which models it has: {fault.message}", file=sys.stderr)
-    return found
+                silent.append(f"{row.name} does not say which models it has: {fault.message}")
+    return found, silent
 
 
 def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:

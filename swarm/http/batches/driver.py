@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -39,7 +41,8 @@ from swarm.queue.stores.file_store import FileStore, sortable_id
 SLICE_S = 0.25
 """Checking and writing of one batch stop after this for the others."""
 RETRY_S = 2.0
-"""A batch in trouble is looked at again after this."""
+"""A batch in trouble is looked at again after this, later each time."""
+RETRY_MOST_S = 60.0
 STOP_AGAIN_S = 1.0
 _ENTERED = {
     BatchStep.CANCEL: (BatchStatus.CANCELLING, BatchStatus.CANCELLED),
@@ -61,6 +64,7 @@ class BatchDriver:
         self._store = FileStore(queue.layout, queue.storage)
         self._followed: dict[str, FollowedBatch] = {}
         self._not_before_s: dict[str, float] = {}
+        self._troubles: dict[str, int] = {}
 
     def tick(self) -> bool:
         """Go one step on with every open batch; whether there is more to do at once."""
@@ -71,13 +75,12 @@ class BatchDriver:
         now_s = time.monotonic()
         due = [name for name in names if self._not_before_s.get(name, 0.0) <= now_s]
         for name in due:
-            self._guarded(name, lambda name=name: self._follow(name))  # type: ignore[misc]
+            self._guarded(name, partial(self._follow, name))
         room = windows([self._claim(f) for f in self._followed.values() if self._submits(f)])
         busy = False
         for name in due:
             if name in self._followed:
-                followed = self._followed[name]
-                busy |= self._guarded(name, lambda f=followed: self._step(f, room.get(f.batch.id, 0)))  # type: ignore[misc]
+                busy |= self._guarded(name, partial(self._step, self._followed[name], room.get(name, 0)))
         return busy
 
     @property
@@ -88,13 +91,18 @@ class BatchDriver:
     def _guarded(self, name: str, act: Callable[[], object]) -> bool:
         """One batch in trouble holds up no other."""
         try:
-            return bool(act())
+            done = bool(act())
         except (SwarmError, OSError) as trouble:
             self._log.warning("batch %s: %s; trying again", name, trouble)
-        except Exception:  # noqa: BLE001  (a fault in our own code: that batch waits, the others go on)
-            self._log.exception("batch %s: trying again", name)
+        except Exception as fault:  # noqa: BLE001  (a fault in our own code: that batch waits, the others go on)
+            place = "".join(traceback.format_tb(fault.__traceback__))  # without its text, which may quote a prompt
+            self._log.error("batch %s: %s, trying again; at\n%s", name, type(fault).__name__, place)
+        else:
+            self._troubles.pop(name, None)
+            return done
         self._followed.pop(name, None)
-        self._not_before_s[name] = time.monotonic() + RETRY_S
+        troubles = self._troubles[name] = self._troubles.get(name, 0) + 1
+        self._not_before_s[name] = time.monotonic() + min(RETRY_S * troubles, RETRY_MOST_S)
         return False
 
     def _follow(self, name: str) -> None:

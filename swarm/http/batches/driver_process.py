@@ -63,16 +63,18 @@ class DriverProcess:
         wait_s = _BACKOFF_S[0]
         while True:
             began_s = time.monotonic()
-            await self._start()
-            assert self._process is not None
-            code = await self._process.wait()
+            code: object
+            try:
+                code = await (await self._start()).wait()
+            except OSError as error:  # no memory, no descriptor, no process
+                code = error
             if time.monotonic() - began_s > _BACKOFF_S[1]:
                 wait_s = _BACKOFF_S[0]
             self._parts.log.warning("the batch driver has ended (%s); it is started again in %.0f s", code, wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _BACKOFF_S[1])
 
-    async def _start(self) -> None:
+    async def _start(self) -> asyncio.subprocess.Process:
         settings = self._parts.settings
         # -P: modules are not looked for in the current directory, where others may have put some.
         argv = (sys.executable, "-P", "-m", __name__, "--root", settings.queue.root)
@@ -81,6 +83,7 @@ class DriverProcess:
         self._process.stdin.write(msgspec.json.encode(settings) + b"\n")
         with suppress(ConnectionError):  # it is dead already: its end is seen by who waits for it
             await self._process.stdin.drain()
+        return self._process
 
     async def _end(self) -> None:
         process = self._process

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from swarm.cli.run.input_options import LineCheck
-from swarm.cli.run.servable import check_models
+from swarm.cli.run.servable import find_missing
 from swarm.config.settings import Settings
 from swarm.core.engines import EngineCheck
-from swarm.errors import ModelNotFound
+from swarm.filesystem.entries import is_file
 from swarm.formats.input.problems import FieldError, did_you_mean, kind
 from swarm.formats.input.readers import parse_object
 from swarm.formats.input.source import MAX_LINE_BYTES, InputItem, ReadOptions
@@ -139,6 +139,8 @@ UnknownModels = Callable[[Iterable[str]], dict[str, str]]
 
 def check_file(path: str, reader: RequestReader, most: int, unknown: UnknownModels) -> Generator[None, None, Checked]:
     """Read the whole file; yields now and then. Memory: some 100 bytes a request. Stops after ``MOST_PROBLEMS``."""
+    if not is_file(path):
+        return Checked(0, {}, (BatchProblem(code="file_not_found", message="The input file is not there any more."),))
     problems: list[BatchProblem] = []
     lines: dict[str, int] = {}
     models: dict[str, int] = {}
@@ -171,24 +173,10 @@ def check_file(path: str, reader: RequestReader, most: int, unknown: UnknownMode
 
 
 def unknown_models(settings: Settings) -> UnknownModels:
-    """By what the living workers and their servers have; with no worker alive nothing is unknown."""
+    """By what all workers of the swarm have; nothing is unknown while one of them is away."""
 
     def unknown(models: Iterable[str]) -> dict[str, str]:
-        wanted = sorted(set(models))
-        found: dict[str, str] = {}
-        if not _why_unknown(settings, wanted):
-            return found
-        for model in wanted[:MOST_PROBLEMS]:
-            if why := _why_unknown(settings, [model]):
-                found[model] = why
-        return found
+        found = find_missing(settings, models)
+        return {model: f"{problem.message}. {problem.hint or ''}".rstrip() for model, problem in found.items()}
 
     return unknown
-
-
-def _why_unknown(settings: Settings, models: list[str]) -> str:
-    try:
-        check_models(settings, models, unfit="ignore")
-    except ModelNotFound as problem:
-        return f"{problem.message}. {problem.hint or ''}".rstrip()
-    return ""

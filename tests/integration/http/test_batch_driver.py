@@ -20,6 +20,7 @@ from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, o
 
 CHAT = "/v1/chat/completions"
 LOG = logging.getLogger("tests.driver")
+SECRET = "a secret prompt"
 OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -141,6 +142,32 @@ def test_a_bad_file_fails_its_batch_and_nothing_is_submitted(shop):
     assert now["failed_at"] >= now["created_at"]
     assert shop.queue.stats().pending == {}
     assert shop.cancel(batch_id).status_code == 400
+
+
+def test_a_file_that_was_removed_from_the_disk_fails_its_batch(shop):
+    batch_id = shop.batch(line("a"))
+    os.unlink(f"{shop.queue.layout.files}/{shop.get(batch_id)['input_file_id']}/content")
+    now = shop.tick_until(batch_id, *OVER)
+    assert (now["status"], now["errors"]["data"][0]["code"]) == ("failed", "file_not_found")
+
+
+def test_a_batch_in_trouble_holds_up_no_other(shop, caplog, monkeypatch):
+    damaged, broken, good = (shop.batch(line("a", SECRET)) for _ in range(3))
+    with open(f"{shop.queue.layout.batches}/{damaged}.open.json", "w") as file:
+        file.write("{")
+    real = BatchDriver._check
+
+    def check(driver, followed):
+        if followed.batch.id == broken:
+            raise RuntimeError(SECRET)
+        return real(driver, followed)
+
+    monkeypatch.setattr(BatchDriver, "_check", check)
+    assert shop.tick_until(good, *OVER, work=True)["status"] == "completed"
+    said = [record.getMessage() for record in caplog.records]
+    assert any(damaged in text and "damaged" in text for text in said)
+    assert any(broken in text and "RuntimeError" in text for text in said)
+    assert SECRET not in caplog.text
 
 
 def test_cancelled_half_way_what_ran_is_in_the_output(shop):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.cli.run.servable import check_models
+from swarm.cli.run.servable import check_models, find_missing
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.worker import Heartbeat, ModelTally, ProcessIdentity, WorkerRow, WorkerStatus
 from swarm.proc.ports import free_port
@@ -30,6 +30,7 @@ def asked(tmp_path, capsys):
         beat = {"status": WorkerStatus.IDLE, **beat}
         queue.heartbeats().beat(Heartbeat(name="w", pid=1, epoch=1, seq=1, turn=1, written_at="", **beat))
         check_models(settings, [MODEL], unfit="ignore")
+        assert find_missing(settings, [MODEL]) == {}, "a server that does not answer may have it"
         return "w does not say which models it has" in capsys.readouterr().err
 
     yield ask
