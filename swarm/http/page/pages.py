@@ -22,6 +22,7 @@ from swarm.http.page.rendering import render_page
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
 from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, texts_of
+from swarm.views.live_rows import live_line
 
 FAST_MS = 2000
 SLOW_MS = 5000
@@ -60,6 +61,7 @@ class Pages:
             history=self._history,
             together=self._history.together(),
             warn_c=self._settings.gpu.warn_c,
+            live=live_line(view.live),
             batches=batches,
             more_batches=number if number > len(batches) else 0,
         )

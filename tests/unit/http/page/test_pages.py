@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from swarm.config.settings import QueueSettings, Settings
 from swarm.core.batches.life import BatchStatus
-from swarm.core.worker import RateSample
+from swarm.core.worker import LivePlaces, RateSample
 from swarm.http.look import SwarmLook
 from swarm.http.page.routes import page_routes
 from swarm.http.page.sources import Sources
@@ -81,6 +81,17 @@ def test_a_busy_swarm_is_seen_at_a_look(tmp_path):
         assert shown in text, shown
     assert "Tokens per second, the last 15s; at most 200" in text
     assert 'title="Model servers and cards are simulated' in text
+
+
+def test_live_requests_are_seen(tmp_path):
+    busy = world.worker("worker-1")
+    beat = msgspec.structs.replace(busy.heartbeat, live=LivePlaces(limit=4, in_flight=2, yielded=7))
+    snapshot = world.swarm(msgspec.structs.replace(busy, heartbeat=beat), gpus=(world.card(0),))
+    browser = Browser(tmp_path, snapshot)
+    text = browser.get("/")
+    assert '<span title="Live requests">2 live,</span> 0/1' in text
+    assert "Live requests: 0 under way, 0 waiting; 7 batch requests gave way" in text
+    assert "2/4<small>7 gave way</small>" in browser.get("/workers/worker-1")
 
 
 def test_sixteen_cards_one_lost_and_a_model_with_a_hostile_name(tmp_path):
@@ -221,6 +232,9 @@ def test_results_are_offered_once_a_batch_is_over(tmp_path):
     browser = Browser(tmp_path, world.healthy())
     batch_id = over_http(browser, status=BatchStatus.COMPLETED, total=3, output_file_id="file-a", error_file_id="file-b")
     submit(browser, batch_id=batch_id)
+    other = over_http(browser, status=BatchStatus.FINALIZING, total=3, output_file_id="file-c")
+    submit(browser, batch_id=other)
+    assert "file-c" not in browser.get(f"/batches/{other}"), "it may not be whole yet"
     text = browser.get(f"/batches/{batch_id}")
     assert 'href="/v1/files/file-a/content" download' in text
     assert 'href="/v1/files/file-b/content" download' in text
