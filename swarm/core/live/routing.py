@@ -34,6 +34,8 @@ class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
     """It lives, was heard of lately, and takes llm work."""
     why: str = ""
     """What keeps it from being ready, in words."""
+    silent: bool = False
+    """It lives, but was not heard of lately."""
     pause: Pause | None = None
     model: str | None = None
     limit: int = 0

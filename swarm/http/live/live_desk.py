@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+import msgspec
+
 from swarm.core.explain.live import live_obstacles
 from swarm.core.live.demand import ModelDemand
 from swarm.core.live.dispatch import LiveDispatch
@@ -40,6 +42,9 @@ class LiveDesk:
         self._dispatch = LiveDispatch(queue_max=live.queue_max, max_wait_s=live.max_wait_s)
         self._timeout_s = parts.settings.llm.timeout_s
         self._waiting: dict[Ticket, asyncio.Future[str]] = {}
+        self._unanswered: dict[str, set[asyncio.Task[LiveStream]]] = {}
+        """By worker: requests of which nothing has come yet."""
+        self._log = parts.log
         self._timer: asyncio.TimerHandle | None = None
         self._sockets = WorkerSockets(parts.queue.layout)
         self._writer: DemandWriter | None = None
@@ -77,15 +82,19 @@ class LiveDesk:
         try:
             async with asyncio.timeout_at(deadline_s):
                 worker = await self._first_place(ticket)
-                tries = 0
+                asked = tries = 0
                 while True:
+                    # Each under an id of its own: a worker may not have put away the last one yet.
+                    sent = msgspec.structs.replace(ask, id=f"{ask.id}-{asked}") if asked else ask
+                    asked += 1
                     try:
-                        return await self._try(ask, ticket, worker, deadline_s - loop.time(), read)
+                        return await self._try(sent, ticket, worker, deadline_s - loop.time(), read)
                     except NotTaken as refusal:
                         for_s = BUSY_S if refusal.kind == "busy" else refusal.retry_after_s
                         self._dispatch.hold(worker, loop.time(), for_s)
                     except AnswerFault as fault:
                         tries += 1
+                        self._log.warning("Live request %s: %s failed it: %s", ask.id, worker, fault.kind)
                         if not fault.elsewhere or tries >= MAX_TRIES:
                             raise refusals.of_fault(fault, tries) from fault
                         self._dispatch.avoid(ticket, worker)
@@ -114,14 +123,30 @@ class LiveDesk:
 
         stream: LiveStream | None = None
         try:
-            epoch = self.worker(worker).epoch
-            stream = await self._sockets.ask(worker, epoch, ask, timeout_s=timeout_s, ended=ended)
+            stream = await self._begin(ask, worker, timeout_s, ended)
             return await read(stream)
         except BaseException:
             if stream is not None:
                 stream.close()
             ended()
             raise
+
+    async def _begin(self, ask: LiveAsk, worker: str, timeout_s: float, ended: Callable[[], None]) -> LiveStream:
+        """The head of the answer; given up once its worker is not heard of any more."""
+        epoch = self.worker(worker).epoch
+        asking = asyncio.ensure_future(self._sockets.ask(worker, epoch, ask, timeout_s=timeout_s, ended=ended))
+        others = self._unanswered.setdefault(worker, set())
+        others.add(asking)
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                asking.result().close()  # it came in the same moment
+            if _cancelled_from_outside():
+                raise
+            raise AnswerFault("worker_silent", f"{worker} has not been heard of lately") from None
+        finally:
+            others.discard(asking)
 
     async def _first_place(self, ticket: Ticket) -> str:
         now_s = asyncio.get_running_loop().time()
@@ -172,6 +197,10 @@ class LiveDesk:
     def _workers_changed(self) -> None:
         seen = self.watch.seen
         self._dispatch.see(seen.workers, seen.pauses, starting=seen.supervised)
+        for one in seen.workers:
+            if one.silent:
+                for asking in self._unanswered.get(one.name, ()):
+                    asking.cancel()
         self._pump()
 
     def _pump(self) -> None:
@@ -201,6 +230,11 @@ class LiveDesk:
 
     def _demand(self) -> dict[str, ModelDemand]:
         return self._dispatch.demand(asyncio.get_running_loop().time())
+
+
+def _cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class ClientGone(Exception):

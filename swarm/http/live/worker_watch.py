@@ -28,6 +28,7 @@ LOOK_S = 1.0
 MIN_GAP_S = 0.05
 """Between two looks: several workers replace their heartbeats within a moment."""
 _TAKING = (WorkerStatus.IDLE, WorkerStatus.BUSY, WorkerStatus.LOADING)
+_SILENT = "it has not been heard of lately"
 log = logging.getLogger(__name__)
 
 
@@ -131,7 +132,7 @@ class WorkerWatch:
         if known is None or known[0] != numbers:
             self._ages[row.name] = known = (numbers, now_s)
         if now_s - known[1] > self._stale_s:
-            return "it has not been heard of lately"
+            return _SILENT
         if beat.status not in _TAKING:
             return beat.reason or f"it is {beat.status}"
         return "" if beat.live is not None else "it takes no live requests"
@@ -152,6 +153,7 @@ def live_worker(row: WorkerRow, beat: Heartbeat | None, why: str, pause: Pause |
         epoch=row.epoch,
         beat=beat.seq,
         ready=not why and pause is None,
+        silent=why == _SILENT,
         why=why or (pause.words if pause is not None else ""),
         pause=pause,
         model=beat.model if beat.epoch == row.epoch else None,

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from swarm.config.settings import WorkerSettings
 from swarm.core.lanes import Pause, Pauses
 from swarm.queue.coordination import change_pauses
 from swarm.queue.stores.live_demand import read_demand
@@ -133,7 +134,20 @@ def test_what_fails_before_the_first_byte_is_asked_elsewhere(bench, met, streame
         answer = client.post("/v1/chat/completions", json=CHAT | {"stream": streamed})
         assert (answer.status_code, "three" in answer.text) == (200, True)
         assert answer.headers["x-swarm-worker"] == "w2"
-    assert [asked["id"] for asked in one.asked] == [asked["id"] for asked in two.asked]
+    (first,), (second,) = one.asked, two.asked
+    assert first["request"] == second["request"]
+    assert first["id"] != second["id"]
+
+
+def test_a_worker_that_is_not_heard_of_any_more_is_given_up(bench):
+    bench.settings = msgspec.structs.replace(bench.settings, worker=WorkerSettings(heartbeat_stale_s=1.0))
+    with bench.worker("w1").running() as one, bench.worker("w2").running() as two, bench.listening() as client:
+        one.script.append(Say(holds=True))
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.post, "/v1/chat/completions", json=CHAT)
+            wait_until(lambda: (two.beat(), asked.done())[1], what="the other worker answers", poll_s=0.1)
+        assert said(asked.result()) == "one two three"
+        wait_until(lambda: one.cancelled == 1, what="the first one is told")
 
 
 def test_a_whole_answer_that_breaks_off_is_asked_elsewhere_too(bench):
