@@ -103,13 +103,14 @@ class LiveServer:
                 run.stop("cancelled")
 
     async def _run(self, run: Run, call: LiveCall) -> None:
-        waking = asyncio.get_running_loop().call_later(TOLD_AFTER_S, self._gate.wake)
+        loop = asyncio.get_running_loop()
+        waking = loop.call_later(TOLD_AFTER_S, self._gate.wake)
         try:
             await run.ask(call)
         finally:
             waking.cancel()
             call.end(run.ending)
-            self._gate.ended(run)
+            loop.call_soon(self._gate.ended, run)  # the last piece goes first: what this wakes would stand in its way
 
     async def _send(self, request: web.BaseRequest, call: LiveCall) -> web.StreamResponse:
         response: web.StreamResponse | None = None
@@ -124,18 +125,23 @@ class LiveServer:
                     return _failed(ending)
                 lines += _error_line(ending)
             if response is None:
-                response = web.StreamResponse(headers=_NDJSON)
+                response = _Stream(headers=_NDJSON)
                 await response.prepare(request)
-            await _write(request, response, lines)
+            await _write(request, response, lines, last=ending is not None)
             if ending is not None:
-                await response.write_eof()
                 return response
 
 
-async def _write(request: web.BaseRequest, response: web.StreamResponse, lines: bytes) -> None:
+class _Stream(web.StreamResponse):
+    """Its head is sent with the first lines, in one call."""
+
+    _send_headers_immediately = False
+
+
+async def _write(request: web.BaseRequest, response: web.StreamResponse, lines: bytes, *, last: bool) -> None:
     try:
         async with asyncio.timeout(STALLED_S):
-            await response.write(lines)
+            await (response.write_eof(lines) if last else response.write(lines))
     except TimeoutError as error:
         if request.transport is not None:
             request.transport.abort()
