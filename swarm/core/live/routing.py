@@ -3,7 +3,8 @@
 * A candidate is ready, holds the model and has a free place.
 * The worker that answered a prompt with the same beginning goes first: its server still has that computed. It gives way
   where another is clearly less loaded.
-* Else the least loaded one, by the share of its places that would be taken; of equals the one that was chosen longest ago.
+* Else the least loaded one, by the share of its places that would be taken; of equals the one that was chosen last: it keeps
+  the place of the request before, and every other card would have to stop batch work and keep a place too.
 """
 
 from __future__ import annotations
@@ -92,13 +93,14 @@ def choose(
 ) -> str:
     """The worker for one request, of at least one candidate, all with a free place.
 
-    ``in_flight`` live requests of each, ``last`` when each was chosen, ``knows`` the one that knows the prompt's beginning.
+    ``in_flight`` live requests of each, ``last`` when each was chosen (rising), ``knows`` the one that knows the prompt's
+    beginning.
     """
 
     def load(worker: LiveWorker) -> float:
         return (in_flight.get(worker.name, 0) + 1) / worker.limit
 
-    least = min(candidates, key=lambda one: (load(one), last.get(one.name, 0), one.name))
+    least = min(candidates, key=lambda one: (load(one), -last.get(one.name, 0), one.name))
     known = next((one for one in candidates if one.name == knows), None)
     return known.name if known is not None and load(known) - load(least) <= GIVES_WAY else least.name
 

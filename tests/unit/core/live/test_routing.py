@@ -19,10 +19,11 @@ def test_the_least_loaded_by_share_of_its_places():
     assert choose([small, large], {"small": 0, "large": 5}, {}, None) == "small"
 
 
-def test_of_equals_the_one_chosen_longest_ago():
+def test_of_equals_the_one_chosen_last_which_keeps_a_place():
     both = [worker("w1"), worker("w2")]
-    assert choose(both, {}, {"w1": 7, "w2": 3}, None) == "w2"
-    assert choose(both, {}, {"w1": 7}, None) == "w2"
+    assert choose(both, {}, {"w1": 3, "w2": 7}, None) == "w2"
+    assert choose(both, {}, {"w2": 7}, None) == "w2"
+    assert choose(both, {"w2": 1}, {"w2": 7}, None) == "w1", "the load comes first"
 
 
 def test_who_knows_the_prompt_goes_first_until_another_is_clearly_less_loaded():
