@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -106,6 +106,7 @@ def environment() -> Environment:
         "moment": moment,
         "clock": clock,
         "cut": _cut,
+        "commands": _commands,
         "dash": _dash,
         "floor_percent": _floor_percent,
         "plural": plural,
@@ -135,6 +136,15 @@ def _state_class(word: str) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _commands(text: str) -> Markup:
+    """A text with what stands between backticks, as commands do, set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(plain_text.lines(text))
+    shown = (escape(plain_text.lines(part)) for part in parts)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(shown))
 
 
 def _dash(text: str) -> str:

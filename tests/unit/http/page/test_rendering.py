@@ -64,3 +64,8 @@ def test_times_are_relative_with_the_absolute_in_the_title():
     assert rendering.moment(iso, 1770494750.123 - 60) == f'<time datetime="{iso}" title="{iso}">in 1m00s</time>'
     assert rendering.moment("<b>") == "<b>", "no time: as it is, and still to be escaped"
     assert rendering.moment(None) == "–"
+
+
+def test_commands_in_a_text_are_set_as_code_and_nothing_else_is():
+    assert rendering._commands("try `swarm <up>` now\u202e") == "try <code>swarm &lt;up&gt;</code> now\\u202e"
+    assert rendering._commands("one ` <b> alone") == "one ` &lt;b&gt; alone"
