@@ -160,7 +160,7 @@ class HttpProcess(LocalProcess):
         if self._child is None and not self._held_for_long() and not _may_listen(host, port):
             holder = who_listens(port, host) or "somebody"
             raise PortTaken(f"{self.name} cannot start: port {port} on {host} is taken by {holder}")
-        return super().start()
+        return f"{super().start()}, on {self._address.url}"
 
     def ready(self) -> bool:
         """Whether it serves: it beats only then."""

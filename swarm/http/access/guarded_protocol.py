@@ -3,6 +3,7 @@
 * A connection beyond the limit is answered 503 and closed.
 * The head of a request, the first after the connection was made included, must come within ``HEAD_S`` (408) and be no larger
   than ``HEAD_BYTES`` (431).
+* A client that takes nothing of its answer for ``WRITE_S`` is cut off: it may hold a place on a card.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_S = 10.0
+WRITE_S = 60.0
 HEAD_BYTES = 64 << 10
 _TOO_LARGE = f"the head of the request is larger than {HEAD_BYTES >> 10} KiB"
 
@@ -23,6 +25,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     most_connections = 1024
     head_s = HEAD_S
+    write_s = WRITE_S
+    _write_timer: asyncio.TimerHandle | None = None
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     """Of the head that comes now."""
@@ -39,6 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +78,22 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(400, msg)
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _await_head(self) -> None:
         self._timer = self.loop.call_later(self.head_s, self._late)
 
@@ -98,6 +119,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def with_limits(most_connections: int, head_s: float = HEAD_S) -> type[GuardedProtocol]:
+def with_limits(most_connections: int, write_s: float = WRITE_S) -> type[GuardedProtocol]:
     """The class with other limits."""
-    return type("LimitedProtocol", (GuardedProtocol,), {"most_connections": most_connections, "head_s": head_s})
+    return type("LimitedProtocol", (GuardedProtocol,), {"most_connections": most_connections, "write_s": write_s})

@@ -56,8 +56,9 @@ def status(answer: bytes) -> int:
 
 @pytest.fixture(scope="module")
 def entry(tmp_path_factory) -> Iterator[Entry]:
-    settings = {"SWARM_HTTP__MAX_BODY_MIB": "1", "SWARM_HTTP__READ_TIMEOUT_S": "1", "SWARM_HTTP__MAX_CONNECTIONS": "40"}
-    user = User(tmp_path_factory.mktemp("entry"), **settings, SWARM_LOGGING__LEVEL="DEBUG")
+    settings = {"MAX_BODY_MIB": "1", "READ_TIMEOUT_S": "1", "MAX_CONNECTIONS": "40", "PROXIES": '["127.0.0.1"]'}
+    env = {f"SWARM_HTTP__{name}": value for name, value in settings.items()}
+    user = User(tmp_path_factory.mktemp("entry"), **env, SWARM_LOGGING__LEVEL="DEBUG")
     port = free_port()
     refused = user.run("http", "--listen", f"0.0.0.0:{port}")
     assert refused.returncode == 2
@@ -101,6 +102,15 @@ def test_a_body_that_is_too_large_is_refused_and_the_client_sees_the_answer(entr
 def test_an_upload_by_somebody_unknown_is_refused_and_the_client_sees_the_answer(entry):
     answer = requests.post(f"{entry.url}/v1/files", data=b"x" * (8 << 20), timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "missing_api_key")
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])
+def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_only(entry, scheme, secure):
+    form = {"token": entry.token(f"by-{scheme}")}
+    passed_on = {"x-forwarded-proto": scheme, "x-forwarded-for": "10.0.0.1", "origin": entry.url}
+    answer = requests.post(f"{entry.url}/login", data=form, headers=passed_on, timeout=60, allow_redirects=False)
+    assert answer.status_code == 303
+    assert ("; Secure" in answer.headers["set-cookie"]) is secure
 
 
 HEAD = b"POST /login HTTP/1.1\r\nHost: localhost\r\n"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from swarm.proc.ports import free_port
 from swarm.queue.layout import Layout
@@ -69,6 +70,21 @@ def test_up_is_not_over_before_it_answers_and_it_comes_back_when_killed(swarm):
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: pid_of(user) != before, what="another process")
     wait_for_answer(port)
+
+
+def test_no_log_of_any_process_holds_a_prompt_or_an_answer(swarm):
+    user, port = swarm
+    prompt = "Zanzibar is an archipelago off the coast"
+    body = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": prompt}]}
+    found = requests.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=120)
+    assert found.status_code == 200, found.text
+    answer = found.json()["choices"][0]["message"]["content"]
+    wrong = requests.post(f"http://127.0.0.1:{port}/v1/chat/completions", data=prompt, timeout=120)
+    assert wrong.status_code == 400
+    logs = {path.name: path.read_text() for path in (user.root / "logs").iterdir()}
+    assert {"http.log", "brain.log", "worker-1.log", "supervisor.log"} <= set(logs)
+    for said in (prompt, answer, "Zanzibar"):
+        assert [name for name, text in logs.items() if said in text] == []
 
 
 def test_a_restart_takes_the_port_at_once(swarm):

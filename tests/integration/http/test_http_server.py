@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import signal
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +19,7 @@ from swarm.config.listen import Address
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault
 from swarm.http.access.gate import AccessGate
+from swarm.http.access.guarded_protocol import with_limits
 from swarm.http.server import HttpServer, listening_sockets
 from swarm.proc.ports import free_port
 from tests.helpers.http_access import http_parts
@@ -48,8 +51,17 @@ class Running:
         async def stream(_request):
             return StreamingResponse(pieces())
 
-        app = Starlette(routes=[Route("/", slow), Route("/swarm/events", stream)])
-        config = uvicorn.Config(AccessGate(app, parts), log_config=None, timeout_graceful_shutdown=grace_s, ws="none")
+        async def endless():
+            while True:
+                yield b"x" * 65536
+                await asyncio.sleep(0)
+
+        async def flood(_request):
+            return StreamingResponse(endless())
+
+        app = Starlette(routes=[Route("/", slow), Route("/swarm/events", stream), Route("/swarm/flood", flood)])
+        gate, protocol = AccessGate(app, parts), with_limits(99, write_s=0.3)
+        config = uvicorn.Config(gate, http=protocol, ws="none", log_config=None, timeout_graceful_shutdown=grace_s)
         self.server = HttpServer(
             config, ending=parts.ending, beat=self._beat, root_trouble=lambda: self.trouble, log=parts.log
         )
@@ -161,3 +173,19 @@ def test_a_disk_that_takes_no_heartbeat_is_said_once_and_ends_nothing(running, c
     wait_until(lambda: len(one.beats) > before, what="it beats again")
     wait_until(lambda: "can write its heartbeat again" in caplog.text, what="it says so")
     assert caplog.text.count("cannot write its heartbeat") == 1
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_and_one_that_takes_its_time_is_not(running):
+    one = running()
+    ask = b"GET /swarm/flood HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as steady:
+        steady.sendall(ask)
+        end_s = time.monotonic() + 1.0
+        while time.monotonic() < end_s:  # three times as long as it would have without reading
+            assert steady.recv(1 << 20)
+        assert one.server.server_state.tasks
+    wait_until(lambda: not one.server.server_state.tasks, what="the stream has ended with its client")
+    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as stuck:
+        stuck.sendall(ask)
+        wait_until(lambda: one.server.server_state.tasks, what="the stream has begun")
+        wait_until(lambda: not one.server.server_state.tasks, what="the stream was cut")
