@@ -15,6 +15,7 @@ from swarm.http.batches.requests import item_key, numbered_lines
 from swarm.queue import lookup
 from swarm.queue.batches.api_batches import ApiBatch, TokenUsage
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.storage import storage_faults
 from swarm.queue.stores.file_store import FileRecord, FileStore, Incoming
 
 _PAUSE_EVERY = 50
@@ -61,8 +62,9 @@ def write_results(
                 yield
             custom_id = _decode(text).custom_id
             task_id = known.get(item_key(custom_id))
-            finished = None if task_id is None else lookup.read_ended(queue.layout, task_id)
-            if finished is None and task_id is not None and lookup.find(queue.layout, task_id) is not None:
+            try:
+                finished = None if task_id is None else _finished(queue, task_id)
+            except _NotEndedError:
                 return None
             _add(results, output, errors, _line_of(batch, custom_id, finished))
         for file_id in (batch.error_file_id, batch.output_file_id):
@@ -72,6 +74,22 @@ def write_results(
             if new.size:
                 new.publish(_record(batch, name, new, now_s))
     return results
+
+
+class _NotEndedError(Exception):
+    pass
+
+
+def _finished(queue: FileQueue, task_id: str) -> Mapping[str, Any] | None:
+    """None for a task that is nowhere, or whose document is damaged. Raises ``_NotEndedError``, ``StorageFault``."""
+    with storage_faults(f"task {task_id} cannot be read"):
+        try:
+            finished = lookup.read_ended(queue.layout, task_id)
+        except ValueError:
+            return None
+        if finished is None and lookup.find(queue.layout, task_id) is not None:
+            raise _NotEndedError
+        return finished
 
 
 def _add(

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from swarm.config.settings import Settings
 from swarm.core.batches import windows as window_rules
 from swarm.core.task import TaskState, Trail
+from swarm.errors import StorageFault
 from swarm.http.batches import followed_batch
 from swarm.http.batches.driver import BatchDriver
 from swarm.queue.batches.api_batches import ApiBatches
 from swarm.queue.stores.file_store import FileStore
-from tests.helpers.crashpoints import dies, killer, watched
+from tests.helpers.crashpoints import dies, failing, killer, watched
 from tests.helpers.httpclients import http_client, jsonl, line
 from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, open_queue, whereabouts
 
@@ -241,6 +243,20 @@ def test_retried_when_it_is_over_changes_nothing_that_clients_see(shop):
     assert shop.results(batch_id) == before
 
 
+def test_a_damaged_result_does_not_hold_up_its_batch(shop):
+    batch_id = shop.batch(line("a"), line("b"))
+    shop.tick_until(batch_id, "in_progress")
+    shop.driver.tick()
+    shop.work(1)
+    tasks = map(shop.queue.find, shop.queue.batches().task_ids(batch_id))
+    path = next(found.path for found in tasks if found.state is TaskState.COMPLETED)
+    with open(path, "w") as file:
+        file.write("{")
+    assert shop.tick_until(batch_id, *OVER, work=True)["status"] == "completed"
+    good, bad = shop.results(batch_id)
+    assert ([row["custom_id"] for row in good], bad[0]["error"]["code"]) == (["b"], "task_lost")
+
+
 def test_a_task_that_is_gone_does_not_hold_up_its_batch(shop):
     batch_id = shop.batch(line("a"), line("b"))
     shop.tick_until(batch_id, "in_progress")
@@ -342,4 +358,30 @@ def test_killed_at_every_file_call_it_goes_on(tmp_path, ending):
             assert os.listdir(queue.layout.corrupt) == []
             assert set(names) == {now["input_file_id"], now["output_file_id"], now["error_file_id"]} - {None}
         k += 1
+    assert k > 20
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
+def test_a_disk_in_trouble_at_every_file_call_is_waited_for(shop, fault):
+    k = ended = 0
+    while not ended:
+        batch_id = shop.batch(*(line(i) for i in IDS))
+        with watched(shop.queue.layout.root, failing(fault, k, lasting=True)):
+            for _ in range(6):
+                shop.restart()
+                with suppress(StorageFault):
+                    shop.driver.tick()
+        shop.work(2)
+        with watched(shop.queue.layout.root, failing(fault, k // 2, lasting=False)):
+            for _ in range(6):
+                shop.restart()
+                with suppress(StorageFault):
+                    shop.driver.tick()
+        ended = ApiBatches(shop.queue.layout, shop.queue.storage).find(batch_id).status in OVER
+        shop.restart()
+        assert shop.tick_until(batch_id, *OVER, work=True)["status"] == "completed"
+        shop.check_once_each(batch_id, IDS)
+        assert os.listdir(shop.queue.layout.corrupt) == []
+        k += 3
+        ended = ended or k > 60
     assert k > 20
