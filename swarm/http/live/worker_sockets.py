@@ -113,7 +113,7 @@ class LiveStream:
             except TimeoutError as error:
                 raise AnswerFault("timeout", f"{self.worker} has not ended the answer in time", elsewhere=False) from error
             except (aiohttp.ClientError, ConnectionError) as error:
-                raise AnswerFault("worker_lost", f"{self.worker} broke the answer off: {error}") from error
+                raise AnswerFault("worker_lost", f"{self.worker} broke the answer off") from error
             if not data:
                 return self._end()
             *whole, self._rest = (self._rest + data).split(b"\n")

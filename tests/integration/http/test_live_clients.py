@@ -13,6 +13,7 @@ import pytest
 from swarm.proc.ports import free_port
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
+from swarm.queue.stores.live_demand import read_demand
 from swarm.supervisor.state import load_status
 from tests.helpers.cli import User
 from tests.helpers.wait import wait_until
@@ -156,6 +157,14 @@ def test_killed_servers_and_workers_go_unseen_by_clients(client, user):
         finally:
             stop.set()
         assert sum(one.result() for one in asking) > 6
+    wait_until(lambda: wanted(user) == (0, 0), what="nothing counts as waiting or in flight any more")
+
+
+def wanted(user: User) -> tuple[int, int]:
+    """Live requests that wait, and those at workers, as the brain is told."""
+    demand = read_demand(Layout(str(user.root)))
+    models = demand.models.values() if demand is not None else ()
+    return sum(one.waiting for one in models), sum(one.in_flight for one in models)
 
 
 def kill(user: User, worker: str, *, server: bool) -> None:
