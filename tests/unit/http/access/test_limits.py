@@ -117,8 +117,8 @@ def test_a_body_that_does_not_come_is_refused_and_one_that_comes_steadily_is_not
         connection = Connection(parts, reads, headers=[(b"content-length", b"9")])
         running = asyncio.create_task(connection.run())
         for _ in range(5):
+            connection.give(b"x" * 4 * limits.SLOWEST_BYTES_PER_S, more=True)  # each buys four seconds
             await asyncio.sleep(0.03)
-            connection.give(b"x" * 4 * limits.SLOWEST_BYTES_PER_S, more=True)
         connection.give()
         await running
         return connection.status
