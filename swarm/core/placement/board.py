@@ -32,6 +32,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Live requests use its model, or did so just now: batch work may not take it."""
     live: bool = False
     """Its model is placed for live requests."""
+    promised: str | None = None
+    """A model of live requests that gets it soon: until then batch work moves it nowhere."""
     live_in_flight: int = 0
     reason: str = ""
 
@@ -100,6 +102,10 @@ class Board:
         short = [d for d in self.demand.values() if d.waiting > sum(c.free for c in self.on(d.model))]
         return sorted(short, key=lambda d: (-self.clear_s(d.model), d.unserved_s <= max_wait_s, -d.work_s, d.model))
 
+    def promise(self, card: Card, model: str, reason: str) -> None:
+        """Let a card be as it is until live requests get it for this model."""
+        self.cards[self.cards.index(card)] = msgspec.structs.replace(card, promised=model, reason=reason)
+
     def has_work(self, model: str | None) -> bool:
         """Whether batch tasks of a model wait or run."""
         demand = self.demand.get(model or "")
@@ -107,5 +113,5 @@ class Board:
 
     def movable(self, *, kept: bool = False) -> list[Card]:
         """Cards that hold a model and are not settled, the least busy first; ``kept``: also those that live requests use."""
-        free = (c for c in self.cards if not c.pinned and c.model is not None and (kept or not c.kept))
-        return sorted(free, key=lambda c: (c.busy, c.name))
+        own = (c for c in self.cards if not c.pinned and c.model is not None and c.promised is None)
+        return sorted((c for c in own if kept or not c.kept), key=lambda c: (c.busy, c.name))

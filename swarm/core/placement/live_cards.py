@@ -14,6 +14,7 @@ import math
 
 from swarm.config.settings import Settings
 from swarm.core.placement.board import Board, Card
+from swarm.core.placement.demand import Demand
 from swarm.core.snapshot import LiveView, SwarmSnapshot
 
 TURN_LOADS = 2.0
@@ -45,16 +46,18 @@ def _place(board: Board, view: LiveView, settings: Settings) -> None:
     on = board.on(view.model)
     waits = f"live requests ({view.waiting}) wait for {view.model}"
     if not on:
-        ready = [card for card in board.cards if take_in_s(board, card, view, settings) == 0]
-        best = min(ready, key=lambda card: _cost(board, card, view.model), default=None)
-        if best is not None:
-            board.give(best, view.model, f"{waits}, which no card holds", live=True)
+        in_s = [(s, card) for card in board.cards if (s := take_in_s(board, card, view, settings)) is not None]
+        if in_s:
+            soonest_s, card = min(in_s, key=lambda one: (one[0], _cost(board, one[1], view.model)))
+            if soonest_s > 0:
+                board.promise(card, view.model, f"{waits} and get this card in {soonest_s:.0f}s")
+            else:
+                board.give(card, view.model, f"{waits}, which no card holds", live=True)
     elif all(card.replaceable for card in on):
         board.give(on[0], view.model, f"{waits}, and its load has not begun", live=True)
     elif _is_slow(board, view, settings):
-        spare = [
-            c for c in board.cards if not c.pinned and not c.kept and _is_free(board, c) and view.model not in c.refused
-        ]
+        own = (c for c in board.cards if not c.pinned and not c.kept and c.promised is None)
+        spare = [c for c in own if _is_free(board, c) and view.model not in c.refused]
         best = min(spare, key=lambda card: _cost(board, card, view.model), default=None)
         if best is not None:
             board.give(best, view.model, f"{waits}, the oldest for {view.oldest_s:.0f}s", live=True)
@@ -63,20 +66,21 @@ def _place(board: Board, view: LiveView, settings: Settings) -> None:
 def take_in_s(board: Board, card: Card, view: LiveView, settings: Settings) -> float | None:
     """Seconds until a card may be taken for live requests that wait for a model; None: not as things are."""
     demand = board.demand.get(view.model)
-    if demand is None or view.model in card.refused or card.model == view.model or (card.pinned and not card.replaceable):
+    if demand is None or view.model in card.refused or card.model == view.model:
         return None
-    if card.replaceable or card.model is None:
-        return 0.0
+    if (card.pinned and not card.replaceable) or card.promised not in (None, view.model):
+        return None
     if card.kept:
         return max(0.0, TURN_LOADS * demand.load_s - card.held_s)
-    if _is_free(board, card):
+    if card.holds is None or _is_free(board, card):
         return 0.0
-    return max(0.0, _batch_turn_s(board, card.model, view, settings) - card.held_s)
+    turn_s = _batch_turn_s(board.demand.get(card.holds, demand), view, settings)
+    return max(0.0, turn_s - card.held_s)
 
 
-def _batch_turn_s(board: Board, model: str, view: LiveView, settings: Settings) -> float:
-    """Seconds for which batch work of this model keeps a card that it has got."""
-    own, max_wait_s, share = board.demand[model], settings.brain.max_wait_s, settings.live.share
+def _batch_turn_s(own: Demand, view: LiveView, settings: Settings) -> float:
+    """Seconds for which batch work of its own model keeps a card that it has got."""
+    max_wait_s, share = settings.brain.max_wait_s, settings.live.share
     if view.wanted_s <= max_wait_s or share >= 1:
         return own.load_s
     enough_s = max(BATCH_TURN_LOADS * own.load_s, BATCH_TURN_TASKS * own.task_s)
@@ -85,7 +89,7 @@ def _batch_turn_s(board: Board, model: str, view: LiveView, settings: Settings) 
 
 def _is_free(board: Board, card: Card) -> bool:
     """It holds nothing, or a model for which no batch task waits or runs."""
-    return not card.busy and not board.has_work(card.model)
+    return not card.busy and not board.has_work(card.holds)
 
 
 def _is_slow(board: Board, view: LiveView, settings: Settings) -> bool:

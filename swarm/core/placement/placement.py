@@ -110,7 +110,10 @@ def _card(
     if kept is None:
         return card
     card = card.placed(kept.model or holds, f"its resource task {kept.task.task_id} is {kept.where}")
-    return msgspec.structs.replace(card, replaceable=len(tasks) == 1 and kept.withdrawable and not kept.task.live)
+    wanted = demand.get(kept.model or "")
+    starved = wanted is not None and wanted.unserved_s > settings.brain.max_wait_s and settings.live.share < 1
+    gives_way = len(tasks) == 1 and kept.withdrawable and not kept.task.live and not starved
+    return msgspec.structs.replace(card, replaceable=gives_way)
 
 
 def _withdrawable(task: Outstanding, demand: dict[str, Demand], live: Collection[str], refused: frozenset[str]) -> bool:

@@ -156,7 +156,7 @@ def _no_llm_worker(picture: _Picture) -> Iterator[Warn]:
 def _live_waits(picture: _Picture) -> Iterator[Warn]:
     """Clients that will soon be refused, or are being refused already: their model has no card, or too few places."""
     limit_s = picture.settings.live.max_wait_s
-    for view in picture.snapshot.live:
+    for view in sorted(picture.snapshot.live, key=lambda view: view.model):
         if view.waiting and view.oldest_s > limit_s / 2:
             waits = f"live requests ({view.waiting}) wait for {view.model}, the oldest for {view.oldest_s:.0f}s"
             yield Warn(key=f"live-waits:{view.model}", reason=f"{waits}; at {limit_s:.0f}s they are refused")

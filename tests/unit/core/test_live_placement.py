@@ -95,6 +95,11 @@ def test_a_load_for_batch_work_becomes_a_live_one_once_clients_wait_for_the_same
     assert loads(lanes=[llm_waiting(50, "a:1"), load_waiting("worker-1", "a:1", live=True)], **picture) == []
 
 
+def test_a_load_for_a_batch_that_has_waited_past_the_limit_does_not_give_way():
+    lanes = [llm_waiting(5, "b:1", unserved_s=S.brain.max_wait_s + 1), load_waiting("worker-1", "b:1")]
+    assert loads(workers=held_by("a:1"), lanes=lanes, live=[live_waiting(1, "a:1", wanted_s=900.0)]) == []
+
+
 def test_what_live_requests_have_just_used_is_not_taken_by_batch_work():
     picture = {"workers": held_by("a:1"), "lanes": [llm_waiting(500, "b:1")]}
     assert loads(**picture) == [("worker-1", "b:1", False)]
@@ -121,12 +126,28 @@ def test_batch_work_that_waits_past_the_limit_takes_even_that_unless_live_may_ha
     assert loads(workers=held_by("a:1", "c:1"), **starved, live=live)[0][0] == "worker-2", "the others come first"
     everything = Settings(live=LiveSettings(share=1.0))
     assert loads(everything, workers=held_by("a:1"), **starved, live=live) == []
+    swapping = held_by("a:1", held_s=5.0)
+    assert loads(workers=swapping, **starved, live=live) == [("worker-1", "b:1", False)], (
+        "however often clients' models change"
+    )
 
 
 @pytest.mark.parametrize(("held_s", "wanted_s", "taken"), [(9, 0, False), (10, 0, True), (99, 700, False), (100, 700, True)])
 def test_batch_work_keeps_a_card_for_a_while_and_longer_where_live_requests_never_end(held_s, wanted_s, taken):
     picture = {"lanes": [llm_waiting(500, "b:1")], "live": [live_waiting(1, "a:1", wanted_s=wanted_s)]}
     assert bool(loads(workers=held_by("b:1", held_s=held_s), **picture)) == taken
+
+
+def test_a_card_that_clients_get_soon_is_not_moved_for_batch_work_meanwhile():
+    picture = {
+        "workers": held_by("b:1", held_s=4.0),
+        "claims": [a_claim(worker="worker-1", model="b:1")],
+        "lanes": [llm_waiting(50, "c:1")],
+    }
+    assert loads(**picture) == [("worker-1", "c:1", False)]
+    assert loads(**picture, live=[live_waiting(1, "a:1")]) == []
+    want = desired(a_snapshot(**picture, live=[live_waiting(1, "a:1")]), S)["worker-1"]
+    assert want.reason == "live requests (1) wait for a:1 and get this card in 6s"
 
 
 def test_a_card_without_batch_work_is_taken_however_short_it_has_had_its_model():
@@ -165,6 +186,8 @@ def test_while_batch_work_waits_for_cards_more_copies_stay_within_their_share():
 def test_a_paused_model_is_not_loaded_for_anybody():
     pauses = Pauses((Pause("model", "a:1"),))
     assert loads(workers=cold_workers(1), live=[live_waiting(1, "a:1")], pauses=pauses) == []
+    two = [*held_by("a:1"), a_worker("worker-2")]
+    assert loads(workers=two, live=[live_waiting(3, "a:1", oldest_s=20.0)], pauses=pauses) == []
 
 
 def test_a_model_that_does_not_fit_unloads_nothing():
