@@ -17,15 +17,17 @@ from swarm.errors import SwarmError
 from swarm.http.access.gate import AccessGate
 from swarm.http.access.login import routes as login_routes
 from swarm.http.answers import ApiError, json_answer, nobody_waits, refuse, refuse_http, refuse_swarm_error
+from swarm.http.batches.operations import OPERATIONS as BATCHES
 from swarm.http.batches.routes import routes as batch_routes
 from swarm.http.jobs.routes import OPERATIONS as JOBS
 from swarm.http.jobs.routes import routes as job_routes
+from swarm.http.live.operations import OPERATIONS as LIVE
 from swarm.http.live.routes import routes as live_routes
 from swarm.http.openapi import openapi_route
 from swarm.http.page.routes import routes as page_routes
 from swarm.http.parts import HttpParts
 
-OPERATIONS = JOBS
+OPERATIONS = (*LIVE, *BATCHES, *JOBS)
 """What is described by the OpenAPI document; the page is not."""
 
 

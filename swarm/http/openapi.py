@@ -25,9 +25,9 @@ _REF = "#/components/schemas/"
 _TITLE = "swarm"
 _ABOUT = """The OpenAI and Ollama APIs of a swarm, files and batches, and the swarm's own API below `/swarm/`.
 
-Query parameters that an operation does not name are refused. `Age` says how many seconds old a document is that was made
-for several clients. Without tokens (`swarm token create`) a client on this machine may do everything; `x-scope` is the scope
-that an operation needs of a token."""
+Below `/swarm/` a query parameter that an operation does not name is refused. `Age` says how many seconds old a document is
+that was made for several clients. Without tokens (`swarm token create`) a client on this machine may do everything;
+`x-scope` is what an operation needs of a token."""
 _REFUSALS: Mapping[int, str] = {
     400: "Something in the request is wrong; the message says what.",
     401: "A token is needed, or this one is not valid.",
@@ -45,6 +45,7 @@ _REFUSALS: Mapping[int, str] = {
     502: "The model server failed.",
     503: "The swarm, its disk or a model server cannot answer now.",
     504: "The model server did not answer in time.",
+    507: "The disk is full.",
 }
 _ALWAYS = (400, 401, 403, 405, 408, 421, 429, 431, 500, 503)
 _WITH_BODY = (413,)

@@ -70,6 +70,8 @@ def query_of(request: Request, kind: type[Asked]) -> Asked:
         value: object = "true" if types[name] is bool and not text else text  # `?follow` alone
         if get_origin(types[name]) is tuple:
             raw.setdefault(name, []).append(value)
+        elif text.lower() == "null" and types[name] is not str:  # msgspec would take it for an absent one
+            raise ApiError(400, f"query parameter {name}: null is no value", param=name, hint="leave it out")
         elif name in raw:
             raise ApiError(400, f"query parameter {name!r} is given twice", param=name)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from swarm.http.jobs.status_events import PARTS
 from swarm.proc.ports import free_port
 from tests.helpers.cli import User
 from tests.helpers.queues import llm
@@ -119,6 +120,7 @@ def test_metrics_are_those_that_prometheus_reads(client):
         ("GET", "tasks?limt=3", None, 400, "did you mean limit?"),
         ("GET", "status?limit=3", None, 400, "takes none"),
         ("GET", "tasks?limit=0", None, 400, "limit"),
+        ("GET", "logs?lines=null", None, 400, "null is no value"),
         ("GET", "tasks?limit=3&limit=4", None, 400, "given twice"),
         ("GET", "tasks?state=complet", None, 400, "did you mean completed?"),
         ("GET", "tasks?lane=nolane", None, 400, "lanes are"),
@@ -166,3 +168,77 @@ def test_verbs_do_what_the_commands_do_and_twice_is_once(user, client):
     assert client.post(f"/swarm/batches/{batch}/retry").json() == {"batch_id": batch, "put_back": 0}
     assert client.post("/swarm/workers/worker-1/release").json() == {"released": []}
     assert "ollama-worker-2 restarted" in client.post("/swarm/processes/ollama-worker-2/restart").text
+
+
+def events_of(response: httpx.Response) -> Iterator[tuple[str, str, object]]:
+    """Id, name and document of each event."""
+    id_ = name = ""
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
+        if field == "id":
+            id_ = value
+        elif field == "event":
+            name = value
+        elif field == "data":
+            yield id_, name, json.loads(value)
+
+
+def until_event(events: Iterator[tuple[str, str, object]], wanted) -> str:
+    """The id of the first event that is wanted."""
+    return next(id_ for id_, name, document in events if wanted(name, document))
+
+
+def test_events_hold_the_parts_of_the_status_and_go_on_where_a_client_left(user, client):
+    status = client.get("/swarm/status").json()
+    parts = {}
+    with client.stream("GET", "/swarm/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = events_of(response)
+        for id_, name, document in events:
+            parts[name] = document
+            last = id_
+            if set(parts) >= {*PARTS, "batches"}:
+                break
+        for name, fields in PARTS.items():
+            assert set(parts[name]) == set(fields)
+        assert {field for part in PARTS.values() for field in part} <= set(status)
+        before = parts["queue"]["queue"]["completed"]
+        task_id = user.queue.enqueue(llm(model="llama3.2:1b"))
+        last = until_event(events, lambda name, said: name == "queue" and said["queue"]["completed"] > before)
+    wait_until(lambda: not client.get("/swarm/active").json()["tasks"], what=f"{task_id} has left its worker")
+    with client.stream("GET", "/swarm/events", headers={"Last-Event-ID": last}) as response:
+        seen = []
+        user.queue.pause("worker", "worker-2")
+        for id_, name, document in events_of(response):
+            assert number_of(id_) > number_of(last)
+            seen.append(name)
+            if name == "alarms" and any("paused" in alarm["text"] for alarm in document["alarms"]):
+                break
+        assert "status" not in seen  # it has not changed
+    user.queue.resume("worker", "worker-2")
+
+
+def number_of(event_id: str) -> int:
+    return int(event_id.rpartition("-")[2])
+
+
+def up_to(events: Iterator[tuple[str, str, object]], wanted) -> Iterator[tuple[str, str, object]]:
+    """Events up to the first that is wanted, with it."""
+    for one in events:
+        yield one
+        if wanted(one[2]):
+            return
+
+
+def test_a_log_is_followed_from_its_last_entries_on(user, client):
+    path = user.root / "logs" / "worker-1.log"
+    last = client.get("/swarm/logs?name=worker-1&lines=1").json()["lines"][-1]
+    with client.stream("GET", "/swarm/logs?follow&name=worker-1&lines=1") as response:
+        events = events_of(response)
+        assert next(events)[2]["source"] == last["source"] == "worker-1"
+        for name in ("worker-2", "worker-1"):
+            with path.with_name(f"{name}.log").open("a") as log:
+                log.write(f"[2026-11-29T12:00:00.000+00:00] [{name}] INFO  said by {name}\n")
+        said = [document for _, _, document in up_to(events, lambda said: said["text"].endswith("said by worker-1"))]
+        assert {one["source"] for one in said} == {"worker-1"}
+    assert client.get("/swarm/logs?text=said by worker-2").json()["lines"][0]["source"] == "worker-2"
