@@ -2,7 +2,7 @@
 
 * ``core.batches.life`` says what is next. Every step may be cut off by a death and is then done again.
 * Nothing but caches is kept in memory; whatever fails drops them, and the batch is looked at anew after a while.
-* One driver works on a root: it holds the process lock ``http-batches``.
+* One driver works on a root: it holds the process lock ``.http-batches``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from swarm.queue.batches.api_batches import ApiBatches
 from swarm.queue.file_queue import FileQueue
 
 NAME = "http-batches"
-"""Of its process lock and log."""
+"""Of its log."""
+LOCK = f".{NAME}"
+"""Of its process lock. Hidden: it belongs to the HTTP server and ends with it, nobody else looks after it."""
 TICK_S = 0.5
 IDLE_S = 30.0
 LEAST_S = 0.05
@@ -108,7 +110,7 @@ def main() -> int:
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     queue = FileQueue(settings.queue.root, settings.queue.durability)
-    lock = process_lock(queue.layout, NAME)
+    lock = process_lock(queue.layout, LOCK)
     lock.acquire(IDLE_S)
     guard = RootGuard(queue.layout.root)
     with logging_as(NAME, RunOptions(settings=settings)) as log:

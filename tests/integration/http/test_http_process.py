@@ -11,14 +11,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
+from swarm.http.batches.driver_process import LOCK
 from swarm.proc.ports import free_port
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores.registry import read_row
 from swarm.supervisor.state import load_status
 from tests.helpers.cli import User
+from tests.helpers.httpclients import jsonl, line
 from tests.helpers.wait import runs, wait_until
 
 
@@ -209,3 +213,31 @@ def test_it_ends_when_another_directory_takes_the_place_of_its_root(alone):
     assert err.startswith("error: another directory is in place of the queue root")
     assert "Traceback" not in err
     assert not list(alone.root.iterdir())
+
+
+def test_down_ends_all_that_a_killed_supervisor_left_a_batch_driver_at_work_too(tmp_path):
+    person, port = User(tmp_path), free_port()
+    person.ok("up", "--simulate", "1", "--http", str(port), "--detach", timeout_s=300)
+    try:
+        sent = {"file": ("requests.jsonl", jsonl(line("a")))}
+        requests.post(
+            f"http://127.0.0.1:{port}/v1/files", files=sent, data={"purpose": "batch"}, timeout=60
+        ).raise_for_status()
+        driver = wait_until(lambda: driver_of(person), what="the batch driver")
+        os.kill(pid_of(person, "supervisor"), signal.SIGKILL)
+    finally:
+        person.ok("down", "--now", timeout_s=120)
+    wait_until(lambda: not runs(driver) and not person.ours(), what="all processes gone")
+
+
+def driver_of(person: User) -> int | None:
+    """The process number of a batch driver that holds its lock."""
+    drivers = (pid for pid in person.ours() if "driver_process" in " ".join(command_line_of(pid)))
+    return next(drivers, None) if is_held(Layout(str(person.root)), LOCK) else None
+
+
+def command_line_of(pid: int) -> list[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return []
