@@ -92,15 +92,22 @@ def test_the_youngest_batch_request_gives_way_untouched(monkeypatch):
     assert swarm.state.tally.completed == 5
 
 
-def test_what_began_in_the_slot_of_a_live_request_gives_way_at_once():
-    swarm = full(2)
-    swarm.work.gate.set()
-    wait_until(lambda: not swarm.work.running)
-    swarm.work.gate.clear()  # both have ended, and the work loop does not know it yet
-    enter(swarm)
-    for _ in range(20):
-        swarm.turn()
-    assert len(swarm.work.running) == 1
+def test_what_began_in_the_slot_of_a_live_request_gives_way_at_once(monkeypatch):
+    swarm = Harness(slots=2).warm()
+    swarm.work.gate.clear()
+    exchange = swarm.worker._exchange
+    tick = exchange.tick
+
+    def tick_and_enter(*how, **more):
+        """It comes when the batch has claimed for both slots and not begun."""
+        is_full = tick(*how, **more)
+        if swarm.queue.held and "live" not in gate_of(swarm)._live:
+            enter(swarm)
+        return is_full
+
+    monkeypatch.setattr(exchange, "tick", tick_and_enter)
+    swarm.queue.put(llm("t1"), llm("t2"))
+    swarm.until(lambda: len(swarm.queue.released) == 1 and len(swarm.work.running) == 1)
 
 
 def test_no_more_than_the_share_and_no_id_twice():
