@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from swarm.http.jobs.fan_out import EventStream, FanOut, Subscriber, event
 from swarm.http.parts import HttpParts
+from swarm.runtime.logging import LogOnce
 from swarm.views.logs.follow import Follower
 from swarm.views.logs.log_files import Entry, is_start
 from swarm.views.logs.log_query import ChosenLogs, log_line
@@ -41,6 +43,7 @@ class LogEvents:
         self._folder = f"{parts.settings.queue.root}/logs"
         self._clients = WeakKeyDictionary[Subscriber, _Follow]()
         self._follows = asyncio.Event()
+        self._troubles = LogOnce(parts.log)
         self.fan_out = FanOut(self._watch, ending=parts.ending, most=MOST_STREAMS, backlog=3 * MOST_AT_ONCE)
 
     def stream(self, chosen: ChosenLogs) -> EventStream:
@@ -70,7 +73,12 @@ class LogEvents:
             self._follows.set()
             while True:
                 await asyncio.sleep(EVERY_S)
-                entries = await run_in_threadpool(follower.poll)
+                try:
+                    entries = await run_in_threadpool(follower.poll)
+                except OSError as problem:
+                    self._troubles.failing("poll", f"Logs cannot be followed: {problem}", logging.WARNING)
+                    continue
+                self._troubles.working("poll", "Logs can be followed again")
                 for entry in entries[:MOST_AT_ONCE]:
                     self._publish(entry)
                 if len(entries) > MOST_AT_ONCE:

@@ -84,6 +84,8 @@ class StatusEvents:
                 await self._look()
             except SwarmError as problem:
                 self._set("fault", {"message": problem.message, "hint": problem.hint})
+            except OSError as problem:
+                self._set("fault", {"message": f"the swarm cannot be looked at: {problem}", "hint": "swarm doctor"})
             self._looked.set()
             cost_s = time.monotonic() - begun_s
             await asyncio.sleep(max(EVERY_S, cost_s / COST_SHARE))
