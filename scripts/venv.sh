@@ -8,7 +8,7 @@ ensure_venv() {
     fi
     echo "Installing into .venv (first time, or pyproject.toml changed) ..."
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[${extra:-http}]"
     touch "$mark"
 }
 
