@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.config import http_settings
 from swarm.config import settings as settings_module
 from swarm.config.settings import Settings
 
@@ -32,7 +33,7 @@ def schema_text() -> str:
 def _docstrings() -> dict[str, dict[str, str]]:
     """What the settings say of their own fields, by class and field; Python does not keep these strings at run time."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(settings_module)).body:
+    for node in (one for module in (settings_module, http_settings) for one in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
             texts = found.setdefault(node.name, {})
             for field, after in zip(node.body, node.body[1:], strict=False):

@@ -13,23 +13,21 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-NoOrMore = Annotated[int, msgspec.Meta(ge=0)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$")]
-EngineNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
-HostText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}(?!\n)$")]
-OriginText = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9._\[\]:-]*(?!\n)$")]
-WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
+from swarm.config.http_settings import HttpSettings, LiveSettings
+from swarm.config.section import (
+    Count,
+    EngineNameText,
+    NoOrMore,
+    NotNegative,
+    Port,
+    Positive,
+    Section,
+    VariableName,
+    WorkerNameText,
+)
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all sections: unknown keys are refused."""
-
-
-class QueueSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class QueueSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The queue: its directory, and what is flushed."""
 
     root: str = "./queue"
@@ -37,7 +35,7 @@ class QueueSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """``full``: accepted and finished tasks survive a power cut. ``fast``: they survive ``kill -9`` only."""
 
 
-class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class BrainSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Ticks, limits, reports and retention of the brain."""
 
     tick_s: Positive = 1.0
@@ -57,7 +55,7 @@ class BrainSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Above this number of ended tasks the oldest are purged, but none within a day of its end; 0: no limit."""
 
 
-class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkerSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One worker process."""
 
     heartbeat_s: Positive = 2.0
@@ -69,7 +67,7 @@ class WorkerSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_slots: Count = 1
 
 
-class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LlmSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Requests to model servers."""
 
     engine: EngineNameText = "ollama"
@@ -96,7 +94,7 @@ class LlmSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Largest size of the cache; the least recently used answers are removed first."""
 
 
-class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CommandSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Tasks of class ``cpu`` and ``script``."""
 
     timeout_s: Positive = 600.0
@@ -105,7 +103,7 @@ class CommandSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
     """Size kept of stdout and of stderr; the rest is discarded."""
 
 
-class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RetrySettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often a task is retried."""
 
     max_attempts: Count = 3
@@ -119,7 +117,7 @@ class RetrySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     backoff_cap_s: Positive = 300.0
 
 
-class SupervisorSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SupervisorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Restarts: at once after a death while working, with growing delays after a failed start."""
 
     restart_base_s: Positive = 10.0
@@ -128,7 +126,7 @@ class SupervisorSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_o
     """Up to twenty deaths within this time cause a restart at once; after that each waits a twentieth of it."""
 
 
-class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OllamaSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The model servers swarm starts."""
 
     binary: str = "ollama"
@@ -138,7 +136,7 @@ class OllamaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     stop_grace_s: Positive = 10.0
 
 
-class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GpuSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Cards: which may be used, and when one is hot (degrees Celsius)."""
 
     warn_c: Positive = 85.0
@@ -151,7 +149,7 @@ class GpuSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Use all cards, also those hidden by ``CUDA_VISIBLE_DEVICES``."""
 
 
-class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RepairSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The repair ladder: how many hangs in a row are answered by each step before the next one."""
 
     cut_requests: Annotated[int, msgspec.Meta(ge=0)] = 1
@@ -168,7 +166,7 @@ class RepairSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     quarantine_cap_s: Positive = 14400.0
 
 
-class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SimSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Simulated cards and servers (``--simulate N``)."""
 
     vram_mib: Count = 24576
@@ -199,7 +197,7 @@ class SimSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     )
 
 
-class WorkerSpec(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkerSpec(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One worker as written in ``[[workers]]``."""
 
     name: WorkerNameText
@@ -211,7 +209,7 @@ class WorkerSpec(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Use this running server; swarm neither starts nor stops it."""
 
 
-class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options fixed per model, so that no request reloads it by accident."""
 
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -223,7 +221,7 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """The model's GGUF file, by absolute path, for engines that load files. Without it: the file in Ollama's own store."""
 
 
-class EngineSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EngineSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One engine besides Ollama (``[ollama]``): how its server is started for a loaded model, or where it runs."""
 
     kind: Literal["llama-server", "openai"] | None = None
@@ -244,7 +242,7 @@ class EngineSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     stop_grace_s: Positive = 10.0
 
 
-class ScriptSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ScriptSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One program that tasks of class ``cpu`` and ``script`` may run, and what else a task may set."""
 
     command: tuple[str, ...]
@@ -255,14 +253,14 @@ class ScriptSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     """A task's ``cwd`` may be this directory or one below it. Without it every task runs in a fresh directory."""
 
 
-class FeedSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FeedSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A feed refills its lane to ``target`` when fewer than ``min`` tasks wait."""
 
     min: Count = 5
     target: Count = 10
 
 
-class LoggingSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LoggingSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Log files."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -271,55 +269,14 @@ class LoggingSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only
     """Rotated files kept beside the current one."""
 
 
-class MetricsSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The metrics endpoint."""
 
     host: str = "127.0.0.1"
     port: Port | None = None
 
 
-class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[http]``: the HTTP server; needs the extra ``http``."""
-
-    host: str = "127.0.0.1"
-    port: Port | None = None
-    """Unset: `swarm up` starts none."""
-    stop_grace_s: NotNegative = 30.0
-    """Once asked to stop it takes no more requests, and those that run have so long to finish."""
-    tokens: Literal["auto", "always"] = "auto"
-    """``auto``: each request needs one unless only this machine reaches the server: a loopback address, and no ``hosts``."""
-    hosts: tuple[HostText, ...] = ()
-    """Names under which clients reach it, as through a proxy; its address and ``localhost`` are known."""
-    origins: tuple[OriginText, ...] = ()
-    """Other web pages that may use it: ``https://chat.example.org``."""
-    proxies: tuple[str, ...] = ()
-    """Addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
-    max_body_mib: Count = 32
-    """A larger request is refused; files have a limit of their own."""
-    read_timeout_s: Positive = 30.0
-    """Longest time to wait for the rest of a request."""
-    max_connections: Count = 2048
-    """More connections at once are refused."""
-    client_requests: Count = 256
-    """A token's requests at once, streams of events included; more are refused for now."""
-    max_upload_mib: Count = 512
-    """A larger file is refused."""
-    max_batch_requests: Count = 200_000
-    """A batch whose file has more requests fails."""
-
-
-class LiveSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[live]``: requests that a client of the HTTP server waits for; they go before batch work."""
-
-    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """Live requests take at most this share of a card's slots from batch work, but always one."""
-    max_wait_s: Positive = 30.0
-    """So long a request waits for a slot or for its model before it is refused."""
-    queue_max: Count = 256
-    """More requests than this do not wait; they are refused at once."""
-
-
-class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class NotifySettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Notifications of the end of tasks and batches."""
 
     timeout_s: Positive = 10.0
@@ -329,7 +286,7 @@ class NotifySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     """Named targets, to keep addresses and secrets out of tasks: http(s)://…, script:NAME, or an apprise URL."""
 
 
-class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration."""
 
     queue: QueueSettings = QueueSettings()

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swarm.config.settings import NotNegative, Positive, SimSettings
+from swarm.config.section import NotNegative, Positive
+from swarm.config.settings import SimSettings
 
 ENV_PREFIX = "SWARM_SIM_"
 _PATHS = frozenset({"card_dir", "ledger"})

@@ -12,8 +12,6 @@ import msgspec
 
 from swarm.formats.tasks.task_builder import unpack
 
-_FINGERPRINT = "fp_ollama"
-
 
 def output_line(document: Mapping[str, Any], finished: Mapping[str, Any] | None) -> tuple[dict[str, Any], bool]:
     """One line of the output, and whether it is a success (output file) or not (errors file).
@@ -69,7 +67,7 @@ def _text_body(prefix: str, name: str, task_id: str, model: str, finished: Mappi
         "model": model,
         "choices": [],
         "usage": usage_of(finished["result"]),
-        "system_fingerprint": _FINGERPRINT,
+        "system_fingerprint": None,
     }
 
 

@@ -260,7 +260,7 @@ def test_chat_reply() -> None:
                     }
                 ],
                 "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
-                "system_fingerprint": "fp_ollama",
+                "system_fingerprint": None,
             },
         },
         "error": None,
