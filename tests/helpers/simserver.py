@@ -53,6 +53,7 @@ class SimServer:
         self._log = Path(self._directory.name) / "log"
         self._client: BlockingClient | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._groups: list[int] = []
         self.port = port
 
     @property
@@ -82,6 +83,7 @@ class SimServer:
                 stderr=log,
                 start_new_session=True,
             )
+        self._groups.append(self.process.pid)
         try:
             self.port = wait_until(self._told_port, what="the simulated server to listen")
             if self._wait:
@@ -156,12 +158,13 @@ class SimServer:
         return self.process.wait(timeout_s)
 
     def stop(self) -> None:
-        """End the server and all that it left in its group."""
+        """End the server and all that its lives have left in their groups."""
         if self._client is not None:
             self._client.close()
-        if self.process is not None:
+        for group in self._groups:  # of earlier lives too: runners survive a killed server
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
+        if self.process is not None:
             self.process.wait()
         self._directory.cleanup()
 
