@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec, script_entry
-from swarm.core.engines import engine_problems, placeholder_problem
-from swarm.core.model_options import option_problems
+from swarm.core.models.engines import engine_problems, placeholder_problem
+from swarm.core.models.model_options import option_problems
 from swarm.core.placement.worker_plan import RESERVED_NAMES
 from swarm.core.policy.script_entries import script_faults
 from swarm.errors import nearest

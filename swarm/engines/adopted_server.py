@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.models.model_server import (
+    InstalledModel,
+    Limits,
+    LoadAnswer,
+    LoadedModel,
+    LoadOrder,
+    ModelDetails,
+    OnPiece,
+    Reply,
+)
 from swarm.core.task import canonical_model
 from swarm.engines.processes.process_server import LOOK_S, RequestClient
 from swarm.engines.server_calls import ServedModel, ServerCalls

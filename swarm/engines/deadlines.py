@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 
 
 class Deadlines:

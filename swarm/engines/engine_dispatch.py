@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.engines.processes.process_server import ProcessServer, RequestClient
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from swarm.config.settings import Settings
-from swarm.core.engines import OLLAMA, EngineKind, engine_named, engine_of_model
+from swarm.core.models.engines import OLLAMA, EngineKind, engine_named, engine_of_model
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.adopted_server import AdoptedServer
 from swarm.engines.control_http import OnConnect

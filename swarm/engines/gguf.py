@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from swarm.core.model_file import ModelFile
-from swarm.core.model_server import MIB
+from swarm.core.models.model_file import ModelFile
+from swarm.core.models.model_server import MIB
 from swarm.errors import ModelFileInvalid
 from swarm.plain_text import one_line
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.core.model_server import MIB
+from swarm.core.models.model_server import MIB
 from swarm.core.task import canonical_model
 from swarm.errors import ModelFileInvalid, ModelNotFound, ModelServerError
 

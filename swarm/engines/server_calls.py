@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import MIB, Limits
+from swarm.core.models.model_server import MIB, Limits
 from swarm.engines.classify import error_text, fault_of_transport, shown_text
 from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of, read_all
 from swarm.engines.deadlines import Deadlines

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import MIB
+from swarm.core.models.model_server import MIB
 from swarm.engines.classify import fault_of_transport
 from swarm.engines.control_http import ConnectTimeout
 from swarm.engines.deadlines import Deadlines, too_large

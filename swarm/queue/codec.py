@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from swarm.clock import parse_iso
-from swarm.core.model_options import option_problem
+from swarm.core.models.model_options import option_problem
 from swarm.core.task import ID_PATTERN, ID_RE, MAX_TASK_BYTES, RESOURCE_PRIORITY, Task, TaskClass, Trail, session_fault
 from swarm.core.workflow.templating import references
 from swarm.errors import TaskInvalid

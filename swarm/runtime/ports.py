@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from swarm.core.faults import CancelToken, Progress
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
-from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import Attempt, Claim, TaskState, Trail

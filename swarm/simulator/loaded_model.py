@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable
 
-from swarm.core.sim_model import SimModel
+from swarm.core.models.sim_model import SimModel
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import Knobs
 from swarm.simulator.pace import Pace, curve_of, drift_of

@@ -22,7 +22,7 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.health.blame import AMBIGUOUS, BLAMELESS, DEADLY, HANGS, Broken, Probed, Verdict, Witness, verdict
 from swarm.core.health.circuit_breaker import TRIP_AFTER
-from swarm.core.model_server import LoadedModel
+from swarm.core.models.model_server import LoadedModel
 from swarm.core.policy.retry import hits
 from swarm.core.task import TaskClass
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool

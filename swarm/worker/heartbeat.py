@@ -17,7 +17,7 @@ import msgspec
 from swarm.clock import now_iso, parse_iso
 from swarm.core.energy import EnergyMeter
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import LoadedModel
+from swarm.core.models.model_server import LoadedModel
 from swarm.core.policy.retry import blamed_at
 from swarm.core.task import Claim, Settled, Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import RUN_BOUNDS_S, WAIT_BOUNDS_S, Heartbeat, Histogram, ModelTally, WorkerStatus, empty

@@ -11,8 +11,8 @@ from functools import partial
 import msgspec
 
 from swarm.config.settings import LlmSettings, Settings
-from swarm.core.engines import OLLAMA
 from swarm.core.faults import TaskFault
+from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
 from swarm.core.snapshot import named

@@ -11,8 +11,8 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings, Settings
 from swarm.core.faults import CancelToken, TaskFault
-from swarm.core.model_options import ModelTable
-from swarm.core.model_server import InstalledModel, Limits, LoadedModel
+from swarm.core.models.model_options import ModelTable
+from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel
 from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.task import canonical_model

@@ -17,7 +17,7 @@ import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, QueueSettings, RepairSettings, Settings, SimSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, LoadedModel, LoadOrder, Reply
+from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, Reply
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server

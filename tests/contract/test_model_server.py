@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, PullStep
+from swarm.core.models.model_server import Limits, PullStep
 from swarm.engines.ollama.client import is_simulated
 from swarm.errors import ConfigError
 from tests.helpers.blocking import BlockingClient

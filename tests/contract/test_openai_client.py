@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from swarm.core.engines import EngineKind
 from swarm.core.faults import CancelToken, TaskFault
-from swarm.core.model_server import Limits, Reply
+from swarm.core.models.engines import EngineKind
+from swarm.core.models.model_server import Limits, Reply
 from swarm.engines.openai.client import OpenAIClient
 from tests.contract.test_model_server import Canned, _ok
 from tests.helpers.blocking import wait_for

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from swarm.core.faults import CancelToken
-from swarm.core.model_server import Limits, LoadAnswer, LoadOrder, OnPiece, Reply
+from swarm.core.models.model_server import Limits, LoadAnswer, LoadOrder, OnPiece, Reply
 from swarm.engines.ollama.client import OllamaClient
 from swarm.runtime.event_loop import EventLoop
 

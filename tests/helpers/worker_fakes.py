@@ -14,7 +14,7 @@ from typing import Any
 from swarm.config.settings import CommandSettings, LlmSettings, RetrySettings, Settings, WorkerSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.lanes import Pauses, lane_of
-from swarm.core.model_server import LoadedModel, LoadOrder, ModelDetails, Reply
+from swarm.core.models.model_server import LoadedModel, LoadOrder, ModelDetails, Reply
 from swarm.core.task import Attempt, Claim, Task, TaskClass, TaskState, Trail, canonical_model
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_options import KNOWN_OPTIONS, LOAD_OPTIONS
-from swarm.core.model_server import Limits, Reply
+from swarm.core.models.model_options import KNOWN_OPTIONS, LOAD_OPTIONS
+from swarm.core.models.model_server import Limits, Reply
 from swarm.engines.gguf import read_gguf
 from swarm.engines.openai.client import OpenAIClient
 from tests.helpers.blocking import wait_for

@@ -17,7 +17,7 @@ import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, QueueSettings, Settings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, LoadOrder
+from swarm.core.models.model_server import Limits, LoadOrder
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from swarm.engines.ollama.client import OllamaClient
 from tests.helpers.simserver import Cancel
 from tests.helpers.wait import wait_until

@@ -41,8 +41,8 @@ def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
       swarm batches
       swarm batches --price-per-mtok 0.20
     """
-    from swarm.views.batch_documents import batch_list
-    from swarm.views.batch_rows import table
+    from swarm.views.batches.batch_documents import batch_list
+    from swarm.views.batches.batch_rows import table
 
     settings = at.settings()
     found = batch_list(open_queue(settings), settings, price_per_mtok)
@@ -59,9 +59,9 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
     Example:
       swarm batch show prompts-1a2b3c4d
     """
-    from swarm.views.batch_documents import batch_document
-    from swarm.views.batch_gave import gave_blocks
-    from swarm.views.batch_rows import details
+    from swarm.views.batches.batch_documents import batch_document
+    from swarm.views.batches.batch_gave import gave_blocks
+    from swarm.views.batches.batch_rows import details
 
     settings = at.settings()
     found = batch_document(open_queue(settings), settings, batch, price_per_mtok)

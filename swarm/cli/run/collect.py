@@ -20,8 +20,8 @@ from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.queue.file_queue import FileQueue
 from swarm.runtime.open import open_queue
-from swarm.views.batch_report import report as report_of
-from swarm.views.batch_report import saved
+from swarm.views.batches.batch_report import report as report_of
+from swarm.views.batches.batch_report import saved
 from swarm.views.words import count, duration, plural
 
 

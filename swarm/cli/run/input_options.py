@@ -16,8 +16,8 @@ import msgspec
 from swarm.cli.command_options import BatchOptions, LineOptions
 from swarm.clock import iso_of
 from swarm.config.settings import Settings
-from swarm.core.engines import EngineCheck
-from swarm.core.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
+from swarm.core.models.engines import EngineCheck
+from swarm.core.models.model_options import KNOWN_OPTIONS, ModelTable, load_option_conflict, near_option, option_problem
 from swarm.core.task import Endpoint, Task, TaskClass
 from swarm.errors import InputError, TaskInvalid
 from swarm.formats.input.problems import FieldError, did_you_mean

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import PullStep
+from swarm.core.models.model_server import PullStep
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.ollama.server import ServerProcess, client_of

@@ -10,7 +10,7 @@ from swarm.cli.command_options import Outcome, SubmitRequest
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
 from swarm.config.settings import Settings
-from swarm.core.model_options import option_problems
+from swarm.core.models.model_options import option_problems
 from swarm.core.task import TaskClass
 from swarm.errors import (
     EXIT_INTERRUPTED,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.engines import OLLAMA
 from swarm.core.health.liveness import Condition, condition, stuck, workers_of
+from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
 from swarm.core.placement.placement import desired

@@ -8,8 +8,8 @@ from itertools import count
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec
-from swarm.core.engines import OLLAMA, engine_named, engine_of_worker
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.models.engines import OLLAMA, engine_named, engine_of_worker
 from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
 

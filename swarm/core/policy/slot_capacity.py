@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from swarm.core.engines import OLLAMA
-from swarm.core.model_server import MIB, ModelDetails
+from swarm.core.models.engines import OLLAMA
+from swarm.core.models.model_server import MIB, ModelDetails
 from swarm.core.policy.slot_tuning import LADDER, below
 
 CAUTIOUS = 4

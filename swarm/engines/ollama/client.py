@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Self
 
 from swarm.core.faults import CancelToken, TaskFault, fault_of_stop
-from swarm.core.model_server import (
+from swarm.core.models.model_server import (
     MIB,
     InstalledModel,
     Limits,

@@ -20,7 +20,7 @@ import msgspec
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
-from swarm.core.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.parallel import ParallelSlots
 from swarm.engines.ollama.repair_actions import RepairActions

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_file import ModelFile
-from swarm.core.model_server import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
+from swarm.core.models.model_file import ModelFile
+from swarm.core.models.model_server import MIB, InstalledModel, LoadedModel, ModelDetails, PullStep, Reply
 from swarm.core.task import canonical_model
 from swarm.engines.classify import shown_text
 from swarm.engines.deadlines import Deadlines

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import MIB, OnPiece
+from swarm.core.models.model_server import MIB, OnPiece
 from swarm.engines.classify import fault_of_text, shown_text
 from swarm.engines.deadlines import Deadlines, too_large
 

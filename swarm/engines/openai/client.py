@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from swarm.core.engines import EngineKind
-from swarm.core.model_server import Limits, OnPiece, Reply
+from swarm.core.models.engines import EngineKind
+from swarm.core.models.model_server import Limits, OnPiece, Reply
 from swarm.core.task import EMBED
 from swarm.engines.control_http import OnConnect
 from swarm.engines.deadlines import Deadlines

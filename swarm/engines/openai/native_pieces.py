@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarm.core.model_server import OnPiece
+from swarm.core.models.model_server import OnPiece
 from swarm.engines.openai.translate_answer import creation, native_logprobs
 
 _TEXTS = ("content", "thinking")

@@ -3,7 +3,7 @@
 * ``/api/chat`` becomes ``/v1/chat/completions``. So does ``/api/generate``, for it applies the chat template to its prompt;
   only what is raw or has a suffix is a text completion (``/v1/completions``).
 * Only what was asked for is sent: defaults are the server's, as with Ollama.
-* What has no counterpart is refused (``swarm.core.engines``), nothing is left out silently.
+* What has no counterpart is refused (``swarm.core.models.engines``), nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.engines import EngineKind, text_only, unsupported
 from swarm.core.faults import TaskFault
-from swarm.core.model_options import LOAD_OPTIONS
+from swarm.core.models.engines import EngineKind, text_only, unsupported
+from swarm.core.models.model_options import LOAD_OPTIONS
 from swarm.engines.openai.translate_messages import content_with_images, openai_messages, refusal
 
 CHAT = "/v1/chat/completions"

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from swarm.config.settings import Settings
-from swarm.core.engines import Engine, engine_of_model
 from swarm.core.faults import TaskFault
-from swarm.core.model_file import ModelFile
-from swarm.core.model_options import ModelTable
-from swarm.core.model_server import InstalledModel, ModelDetails
-from swarm.core.sim_model import TRAINED_CONTEXT, model_of
+from swarm.core.models.engines import Engine, engine_of_model
+from swarm.core.models.model_file import ModelFile
+from swarm.core.models.model_options import ModelTable
+from swarm.core.models.model_server import InstalledModel, ModelDetails
+from swarm.core.models.sim_model import TRAINED_CONTEXT, model_of
 from swarm.core.task import canonical_model
 from swarm.engines.gguf import read_gguf
 from swarm.engines.ollama_store import find_stored_model, model_directories, stored_names

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.engines import Engine, EngineKind, filled_in
 from swarm.core.faults import TaskFault
-from swarm.core.model_options import ModelTable
-from swarm.core.model_server import InstalledModel, ModelDetails
+from swarm.core.models.engines import Engine, EngineKind, filled_in
+from swarm.core.models.model_options import ModelTable
+from swarm.core.models.model_server import InstalledModel, ModelDetails
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.engines.ollama.server_spec import NOT_INHERITED, card_dir, pinned_to, sim_overlay
 from swarm.engines.processes import llama_server

@@ -18,7 +18,16 @@ from typing import Any, Protocol
 import msgspec
 
 from swarm.core.faults import CancelToken, Progress, TaskFault, fault_of_stop
-from swarm.core.model_server import InstalledModel, Limits, LoadAnswer, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.models.model_server import (
+    InstalledModel,
+    Limits,
+    LoadAnswer,
+    LoadedModel,
+    LoadOrder,
+    ModelDetails,
+    OnPiece,
+    Reply,
+)
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
 from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.engines import OLLAMA, Engine, engine_named
+from swarm.core.models.engines import OLLAMA, Engine, engine_named
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.processes import llama_server
 from swarm.errors import ConfigError

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from swarm.core.model_options import KNOWN_OPTIONS, are_options, option_problems
+from swarm.core.models.model_options import KNOWN_OPTIONS, are_options, option_problems
 from swarm.core.task import Endpoint, MapSpec, ModelText, PositiveSeconds, Priority, session_fault
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean, kind, need_list, need_object, need_text

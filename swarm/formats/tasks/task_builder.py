@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.model_options import option_problems
+from swarm.core.models.model_options import option_problems
 from swarm.core.task import MAX_TASK_BYTES, MODEL_PATTERN
 from swarm.errors import InputError
 from swarm.formats.input.images import image_refs

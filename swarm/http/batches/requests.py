@@ -15,7 +15,7 @@ import msgspec
 from swarm.cli.run.input_options import LineCheck
 from swarm.cli.run.servable import find_missing
 from swarm.config.settings import Settings
-from swarm.core.engines import EngineCheck
+from swarm.core.models.engines import EngineCheck
 from swarm.filesystem.entries import is_file
 from swarm.formats.input.problems import FieldError, did_you_mean, kind
 from swarm.formats.input.readers import parse_object

@@ -26,7 +26,7 @@ from swarm.http.look import SwarmLook
 from swarm.http.operations import query_of
 from swarm.http.parts import HttpParts
 from swarm.views import documents
-from swarm.views.batch_documents import BatchDocument, BatchList, batch_document, batch_list
+from swarm.views.batches.batch_documents import BatchDocument, BatchList, batch_document, batch_list
 from swarm.views.config_document import ConfigDocument, without_secrets
 from swarm.views.doctor.gather import gather
 from swarm.views.doctor.report import doctor_report

@@ -21,7 +21,7 @@ from swarm.http.jobs.queries import (
 from swarm.http.jobs.reads import Reads
 from swarm.http.operations import Operation, route
 from swarm.http.parts import HttpParts, Scope
-from swarm.views.batch_documents import BatchDocument, BatchList
+from swarm.views.batches.batch_documents import BatchDocument, BatchList
 from swarm.views.config_document import ConfigDocument
 from swarm.views.doctor.report import DoctorReport
 from swarm.views.documents import ActiveList, CardList, FeedList, ModelList, WorkerList

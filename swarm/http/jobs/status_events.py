@@ -19,7 +19,7 @@ from swarm.errors import SwarmError
 from swarm.http.cached import Cache
 from swarm.http.jobs.fan_out import EventStream, FanOut, Subscriber, event
 from swarm.http.parts import HttpParts
-from swarm.views.batch_documents import BatchList
+from swarm.views.batches.batch_documents import BatchList
 from swarm.views.overview import StatusView
 
 EVERY_S = 1.0

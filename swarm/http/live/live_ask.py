@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.engines import EngineCheck
 from swarm.core.live.routing import prefix_keys
-from swarm.core.model_options import ModelTable, load_option_conflict, option_problems
+from swarm.core.models.engines import EngineCheck
+from swarm.core.models.model_options import ModelTable, load_option_conflict, option_problems
 from swarm.core.task import MODEL_PATTERN, Endpoint, Task, TaskClass, canonical_model
 from swarm.formats.input.problems import FieldError, need_bool, need_object, need_text
 from swarm.formats.tasks.openai_batch import map_body

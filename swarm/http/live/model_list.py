@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from swarm import __version__
 from swarm.core.faults import TaskFault
 from swarm.core.live.routing import models_of
-from swarm.core.model_server import MIB, InstalledModel, ModelDetails
+from swarm.core.models.model_server import MIB, InstalledModel, ModelDetails
 from swarm.core.task import canonical_model
 from swarm.core.worker import ModelTally, WorkerRow
 from swarm.engines.ollama.server import client_of

@@ -10,7 +10,7 @@ import msgspec
 
 from swarm.core.batches.life import CANCELLABLE, OVER
 from swarm.queue.batches.api_batches import ApiBatch
-from swarm.views.batch_rows import BatchRow
+from swarm.views.batches.batch_rows import BatchRow
 from swarm.views.task_rows import TaskRow
 
 PLACE_CHARS = 120

@@ -21,8 +21,8 @@ from swarm.http.parts import HttpParts
 from swarm.queue.batches.api_batches import ApiBatch, ApiBatches
 from swarm.runtime.open import lives
 from swarm.views import explanations
-from swarm.views.batch_documents import BatchView, batch_view
-from swarm.views.batch_rows import BatchRow
+from swarm.views.batches.batch_documents import BatchView, batch_view
+from swarm.views.batches.batch_rows import BatchRow
 from swarm.views.explanations import Explanation
 from swarm.views.logs.log_files import ERR, Entry, Wanted, history
 from swarm.views.logs.task_history import entries as life_of

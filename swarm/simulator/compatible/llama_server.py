@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from swarm.core.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel, model_of
+from swarm.core.models.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel, model_of
 from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards

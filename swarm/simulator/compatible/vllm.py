@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.sim_model import COMPUTE_MIB, SimModel, model_of
+from swarm.core.models.sim_model import COMPUTE_MIB, SimModel, model_of
 from swarm.simulator import made_up_text as answers
 from swarm.simulator.app import Route
 from swarm.simulator.cards import Cards, card_dirs, visible_cards

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.sim_model import SimModel
+from swarm.core.models.sim_model import SimModel
 from swarm.simulator.http import ApiError
 from swarm.simulator.ollama.environment import parse_duration
 

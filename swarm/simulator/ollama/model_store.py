@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from swarm.core.sim_model import MIB, TRAINED_CONTEXT, SimModel, model_of
+from swarm.core.models.sim_model import MIB, TRAINED_CONTEXT, SimModel, model_of
 from swarm.core.task import canonical_model
 from swarm.simulator.http import ApiError, Response
 from swarm.simulator.knobs import Knobs

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swarm.core.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel
+from swarm.core.models.sim_model import COMPUTE_MIB, MIB, TRAINED_CONTEXT, SimModel
 from swarm.simulator.cards import Cards
 from swarm.simulator.http import ApiError
 from swarm.simulator.knobs import Knobs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import EngineEvidence, ModelFileEvidence, ServerEvidence
-from swarm.core.engines import OLLAMA, Engine, engine_named, engine_names, engine_of_model, engine_of_worker
 from swarm.core.faults import TaskFault
+from swarm.core.models.engines import OLLAMA, Engine, engine_named, engine_names, engine_of_model, engine_of_worker
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.core.task import canonical_model
 from swarm.engines.processes.model_files import ConfiguredFiles, SimulatedFiles

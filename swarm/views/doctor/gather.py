@@ -15,9 +15,9 @@ from pathlib import Path
 
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
-from swarm.core.engines import OLLAMA
 from swarm.core.faults import TaskFault
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
 from swarm.core.snapshot import GpuReading, SwarmSnapshot
 from swarm.core.task import canonical_model

@@ -19,7 +19,7 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.health.blame import AMBIGUOUS, HANGS
-from swarm.core.model_server import MIB, Limits, Reply
+from swarm.core.models.model_server import MIB, Limits, Reply
 from swarm.core.policy.pack_size import PackSize, after_pack
 from swarm.core.task import EMBED
 from swarm.runtime.ports import ModelServer

@@ -15,8 +15,8 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import Progress, TaskFault
-from swarm.core.model_options import ModelTable, load_option_conflict
-from swarm.core.model_server import Limits, Reply
+from swarm.core.models.model_options import ModelTable, load_option_conflict
+from swarm.core.models.model_server import Limits, Reply
 from swarm.core.task import Claim, ImageRef, Task, Trail
 from swarm.core.workflow import templating
 from swarm.core.workflow.templating import EarlierResults, ReadEnded, TemplateError

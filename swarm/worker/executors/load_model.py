@@ -12,8 +12,8 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
-from swarm.core.model_options import ModelTable
-from swarm.core.model_server import LoadedModel, LoadOrder, ModelDetails
+from swarm.core.models.model_options import ModelTable
+from swarm.core.models.model_server import LoadedModel, LoadOrder, ModelDetails
 from swarm.core.placement.fit import file_too_big
 from swarm.core.policy.slot_capacity import Capacity
 from swarm.core.snapshot import GpuReading

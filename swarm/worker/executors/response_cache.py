@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import InstalledModel, LoadedModel
+from swarm.core.models.model_server import InstalledModel, LoadedModel
 from swarm.core.task import Task, Trail, canonical_model
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.filesystem.entries import list_names, read_file, status_of

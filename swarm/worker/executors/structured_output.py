@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Reply
+from swarm.core.models.model_server import Reply
 
 # ruff: noqa: PLC0415  (jsonschema is an extra, and heavy: only who gets a schema loads it)
 

@@ -11,7 +11,7 @@ import msgspec
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import Progress, TaskFault
 from swarm.core.live.live_request import LiveRequest
-from swarm.core.model_options import ModelTable
+from swarm.core.models.model_options import ModelTable
 from swarm.core.task import Claim, Task, TaskClass, Trail
 from swarm.runtime.ports import ModelServer
 from swarm.worker.attempt import Ending

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
-from swarm.core.engines import OLLAMA
-from swarm.core.model_options import ModelTable
-from swarm.core.model_server import ModelDetails
+from swarm.core.models.engines import OLLAMA
+from swarm.core.models.model_options import ModelTable
+from swarm.core.models.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import (
     Capacity,
     LoadFacts,

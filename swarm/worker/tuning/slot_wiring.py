@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from swarm.core.engines import OLLAMA, engine_of_model
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import llm_lane
+from swarm.core.models.engines import OLLAMA, engine_of_model
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.ollama.parallel import ParallelSlots, fixed_parallel, note_path

@@ -14,7 +14,7 @@ from swarm.queue.batches import tally as batchtally
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.queue.batches.worker_sums import GAP_S, MAX_SPANS, merged
-from swarm.views.batch_rows import batch_row, details
+from swarm.views.batches.batch_rows import batch_row, details
 from swarm.views.blocks import Line
 from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, settle
 from tests.helpers.slowlisting import hide_behind_listing

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from swarm.worker.executors.embedding_packs import AT_ONCE, EmbeddingPacks
 from tests.helpers.blocking import AsyncServer, wait_for
 from tests.helpers.simserver import SimServer

@@ -14,7 +14,7 @@ from swarm.cli.run.input_options import check_options
 from swarm.config.settings import ModelSettings, Settings
 from swarm.errors import InputError
 from swarm.queue.file_queue import FileQueue
-from swarm.views.batch_rows import _price
+from swarm.views.batches.batch_rows import _price
 
 MODEL = "llama3.2:3b"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from swarm.config.load import load
-from swarm.core.model_options import KNOWN_OPTIONS, are_options, near_option, option_problem
+from swarm.core.models.model_options import KNOWN_OPTIONS, are_options, near_option, option_problem
 from swarm.core.task import TaskState
 from swarm.errors import ConfigError, InputError, TaskInvalid
 from swarm.formats.input.source import ReadOptions

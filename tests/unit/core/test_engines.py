@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, Settings, WorkerSpec
-from swarm.core.engines import (
+from swarm.core.models.engines import (
     PLACEHOLDERS,
     engine_named,
     engine_of_model,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, Settings, WorkerSpec
-from swarm.core.engines import EngineCheck
+from swarm.core.models.engines import EngineCheck
 from swarm.core.task import ImageRef, Task, TaskClass
 
 VLLM = {"vllm": EngineSettings(url="http://127.0.0.1:8000")}

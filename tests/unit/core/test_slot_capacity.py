@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core.model_server import ModelDetails
+from swarm.core.models.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import (
     LADDER,
     LoadFacts,

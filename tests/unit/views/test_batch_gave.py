@@ -7,7 +7,7 @@ import pytest
 
 from swarm.cli.render import to_plain
 from swarm.queue.batches.tally import Sums, Tally
-from swarm.views.batch_gave import batch_gave, gave_blocks, joules
+from swarm.views.batches.batch_gave import batch_gave, gave_blocks, joules
 
 AT = "2026-02-07T21:{:02d}:{:02d}.000+00:00"
 BEGAN_S = 1770498000.0  # 21:00:00

@@ -6,7 +6,7 @@ import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_options import ModelTable
+from swarm.core.models.model_options import ModelTable
 from swarm.core.task import Task, TaskClass
 from swarm.worker.executors.llm import LlmExecutor, request_body
 from tests.helpers.blocking import wait_for

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_options import ModelTable
+from swarm.core.models.model_options import ModelTable
 from swarm.core.task import Task
 from swarm.worker.attempt import Cancel
 from swarm.worker.executors.load_model import UNLOAD_LIMIT_S, ResourceExecutor

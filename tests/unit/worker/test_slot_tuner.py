@@ -8,7 +8,7 @@ import pytest
 
 from swarm.config.settings import LlmSettings, Settings, WorkerSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import ModelDetails
+from swarm.core.models.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.task import Trail
 from swarm.core.worker import ModelTally

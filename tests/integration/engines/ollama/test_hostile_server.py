@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from swarm.queue.codec import encode_trail
 from swarm.worker.executors.llm import LlmExecutor
 from tests.helpers.blocking import AsyncServer, BlockingClient, wait_for

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from swarm.engines.ollama.readiness import ReadinessProbe
 from swarm.engines.ollama.server import server_proof
 from swarm.engines.server_proof import ForeignServer, ServerProof

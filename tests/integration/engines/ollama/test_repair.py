@@ -10,7 +10,7 @@ import pytest
 
 from swarm.config.settings import RepairSettings
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, LoadOrder
+from swarm.core.models.model_server import Limits, LoadOrder
 from swarm.engines.ollama import quarantine
 from swarm.engines.ollama import repair_actions as hands_module
 from swarm.engines.ollama.repair_actions import RepairActions

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from tests.helpers.blocking import BlockingClient
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until

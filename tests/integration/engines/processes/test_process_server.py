@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from swarm.config.settings import EngineSettings, QueueSettings, Settings
-from swarm.core.engines import engine_named
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits, LoadOrder, ModelDetails
+from swarm.core.models.engines import engine_named
+from swarm.core.models.model_server import Limits, LoadOrder, ModelDetails
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.processes.model_process import running_note
 from swarm.engines.processes.model_spec import FoundModel, ModelSpecMaker, markers_of, note_path

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.faults import TaskFault
-from swarm.core.model_server import Limits
+from swarm.core.models.model_server import Limits
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama.stream import Answer, read_lines
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
-from swarm.core.engines import SET_BY_US, EngineKind, unsupported
 from swarm.core.faults import TaskFault
+from swarm.core.models.engines import SET_BY_US, EngineKind, unsupported
 from swarm.engines.openai.translate_request import openai_request
 from swarm.formats.tasks.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, map_body
 

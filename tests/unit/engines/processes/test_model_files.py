@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, Settings
-from swarm.core.engines import engine_named
 from swarm.core.faults import TaskFault
+from swarm.core.models.engines import engine_named
 from swarm.engines.processes.model_files import ConfiguredFiles, SimulatedFiles
 from tests.helpers.tinygguf import CONTEXT, tiny_gguf, write_tiny_gguf
 from tests.unit.engines.test_ollama_store import store

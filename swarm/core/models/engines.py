@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from swarm.config.settings import EngineSettings, Settings
-from swarm.core.model_options import LOAD_OPTIONS, ModelTable
+from swarm.core.models.model_options import LOAD_OPTIONS, ModelTable
 from swarm.core.task import Task
 from swarm.errors import nearest
 

@@ -11,9 +11,9 @@ import msgspec
 from swarm.queue.batches.tally import Tally, tally
 from swarm.queue.stores import registry
 from swarm.runtime.open import swarm_lives
-from swarm.views.batch_gave import BatchGave, Bests, batch_gave
-from swarm.views.batch_report import report
-from swarm.views.batch_rows import BatchRow, batch_row
+from swarm.views.batches.batch_gave import BatchGave, Bests, batch_gave
+from swarm.views.batches.batch_report import report
+from swarm.views.batches.batch_rows import BatchRow, batch_row
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
