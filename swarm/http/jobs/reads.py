@@ -119,7 +119,7 @@ class Reads:
         return json_answer(await run_in_threadpool(self._queue.read, task_id))
 
     async def task_logs(self, request: Request) -> Response:
-        """`swarm logs --task`."""
+        """`swarm logs --task ID`."""
         asked = query_of(request, TaskLogQuery)
         task_id = request.path_params["task_id"]
         query = LogQuery(task=task_id, lines=asked.lines, level=asked.level, since=asked.since)

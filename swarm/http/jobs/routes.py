@@ -60,7 +60,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _read(
         "/swarm/tasks/{task_id}/logs",
         "task_logs",
-        "Its life in all logs and its record: `swarm logs --task`.",
+        "Its life in all logs and its record: `swarm logs --task ID`.",
         LogLines,
         query=TaskLogQuery,
         errors=(404,),
