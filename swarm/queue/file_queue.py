@@ -146,9 +146,9 @@ class FileQueue:
 
     def uncancel(self, task_id: str) -> None:
         """Withdraw the request that a running task be cancelled; harmless when there is none."""
-        from swarm.queue.operations import task_ops
+        from swarm.queue.operations import cancel
 
-        task_ops.forget_cancel(self.layout, task_id)
+        cancel.forget_cancel(self.layout, task_id)
 
     def retry(self, task_id: str) -> str:
         """See ``task_ops.retry``."""

@@ -274,7 +274,9 @@ class Starter(msgspec.Struct, frozen=True):
         """Whether that parent has a later child of that command line, which need not have registered yet."""
         for pid in all_pids():
             stat = read_stat(pid)
-            if stat is None or stat.parent != self.parent.pid or stat.identity.start_ticks <= self.child.start_ticks:
+            if stat is None or stat.parent != self.parent.pid or stat.identity.start_ticks < self.child.start_ticks:
+                continue
+            if stat.identity == self.child:  # the next life may have begun within the same tick of the clock
                 continue
             if _command(pid) == self.command and identity.is_same(self.parent):
                 return True

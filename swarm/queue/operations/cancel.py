@@ -75,9 +75,13 @@ class Canceller:
                 if cancelled == most:
                     return CancelCounts(cancelled=cancelled, asked=len(asked))
             for located in lookup.list_state(self._layout, TaskState.PROCESSING):
-                if located.task_id not in asked and wanted(located):
-                    self.ask(located.task_id)
+                if located.task_id in asked or not wanted(located):
+                    continue
+                self.ask(located.task_id)
+                if lookup.ended_in(self._layout, located.task_id) is None:
                     asked.add(located.task_id)
+                else:
+                    forget_cancel(self._layout, located.task_id)  # else it would be meant for the next task of this id
             if (cancelled, len(asked)) == before:
                 break
         return CancelCounts(cancelled=cancelled, asked=len(asked))
@@ -118,6 +122,13 @@ class Canceller:
         self.ask(map_id)
         with storage_faults(f"cannot cancel {map_id}"):
             self._storage.flush(self._layout.cancels)
+
+
+def forget_cancel(layout: Layout, task_id: str) -> None:
+    """Withdraw the request that a running task be cancelled; harmless when there is none."""
+    with suppress(FileNotFoundError):
+        if is_file(layout.cancel_mark(task_id)):
+            os.unlink(layout.cancel_mark(task_id))
 
 
 def cancel_marks(layout: Layout) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 
 import msgspec
@@ -20,7 +19,15 @@ from swarm.queue.batches.batch_book import BatchBook
 from swarm.queue.coordination import wake
 from swarm.queue.layout import Layout, shard_of
 from swarm.queue.lookup import Located, find_quarantined
-from swarm.queue.operations.cancel import CancelCounts, Canceller, cancel_marks, is_child, list_children, mapped_task
+from swarm.queue.operations.cancel import (
+    CancelCounts,
+    Canceller,
+    cancel_marks,
+    forget_cancel,
+    is_child,
+    list_children,
+    mapped_task,
+)
 from swarm.queue.pending import BucketChooser
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.stores.notifications import enqueue_for
@@ -137,13 +144,6 @@ def _on_the_move(task_id: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError) as exc:
         hint = f"`swarm queue show {task_id}`"
         raise QueueError(f"task {task_id} has just been retried by another process", hint=hint) from exc
-
-
-def forget_cancel(layout: Layout, task_id: str) -> None:
-    """Withdraw the request that a running task be cancelled; harmless when there is none."""
-    with suppress(FileNotFoundError):
-        if is_file(layout.cancel_mark(task_id)):
-            os.unlink(layout.cancel_mark(task_id))
 
 
 def cancel_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str], reason: str) -> CancelCounts:

@@ -268,6 +268,22 @@ def test_a_worker_that_cancels_before_the_asker_looks_again_has_cancelled_it(que
     assert os.listdir(queue.layout.cancels) == []
 
 
+def test_of_many_cancelled_at_once_one_that_ends_meanwhile_leaves_no_mark(queue, monkeypatch):
+    ids = [queue.enqueue(llm()) for _ in range(2)]
+    worker = queue.worker_view("w")
+    claims = {claim.task.task_id: claim for claim in (claim_one(worker), claim_one(worker))}
+    ask = Canceller.ask
+
+    def late(self, task_id):
+        if task_id == ids[0]:
+            finish_one(worker, claims[task_id], TaskState.COMPLETED, DONE)
+        ask(self, task_id)
+
+    monkeypatch.setattr(Canceller, "ask", late)
+    assert queue.cancel_many(ids, "enough").asked == 1
+    assert os.listdir(queue.layout.cancels) == ids[1:]
+
+
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")

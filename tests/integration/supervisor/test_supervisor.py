@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -512,7 +512,8 @@ def test_what_a_loop_starts_again_is_seen_before_it_has_registered():
     loop = subprocess.Popen(["sh", "-c", lives, "loop", "sleep", "601"], start_new_session=True)
 
     def child(seconds):
-        return next((c.pid for c in psutil.Process(loop.pid).children() if c.cmdline() == ["sleep", seconds]), None)
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # one that was killed, not reaped yet
+            return next((c.pid for c in psutil.Process(loop.pid).children() if c.cmdline() == ["sleep", seconds]), None)
 
     try:
         os.kill(wait_until(lambda: child("600"), what="another program of the same parent"), signal.SIGKILL)
