@@ -66,7 +66,7 @@ def reasons(me: User, model: str) -> dict[str, str]:
 def test_a_model_that_clients_wait_for_takes_one_card_and_the_batch_goes_on_with_the_other(tmp_path):
     with user(tmp_path, SWARM_SIM__REQUEST_S="0.1", SWARM_LLM__SLOTS="1") as me:
         me.ok("up", "--simulate", "2", "--detach")
-        me.ok("submit", str(me.prompts(400)), "--model", BATCH)
+        me.ok("submit", str(me.prompts(200)), "--model", BATCH)
         wait_until(lambda: len(holders(me, BATCH)) == 2 and ended(me) > 10, what="both cards at work for the batch")
         with Clients(me) as clients:
             clients.want(LIVE, waiting=2)
@@ -89,7 +89,7 @@ def test_a_model_that_clients_wait_for_takes_one_card_and_the_batch_goes_on_with
 
             clients.want()
             wait_until(lambda: len(holders(me, BATCH)) == 2, what="nobody uses it any more: the batch has the card back")
-            wait_until(lambda: ended(me) == 400, what="the batch ends", timeout_s=120)
+            wait_until(lambda: ended(me) == 200, what="the batch ends", timeout_s=120)
             assert not ended(me, "failed")
 
             me.ok("queue", "pause", "--model", PAUSED)

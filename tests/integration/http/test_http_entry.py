@@ -123,8 +123,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(entry):
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(entry):
-    assert status(entry.raw(HEAD)) == 408
     with entry.connected() as sock:  # nor is a connection without a word
+        assert status(entry.raw(HEAD)) == 408
         assert everything(sock) == b""
 
 
