@@ -240,9 +240,7 @@ def with_model_server(
     parallel = own_parallel(options, plan, client, log, kept=lambda: _is_kept(layout, plan))
     server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
     disk_mib = partial(size_on_disk_mib, client.tags)
-    load_slots = None
-    if memory is not None:
-        load_slots = slots_for_loads(parts, options, plan, memory, parallel, weights_mib=disk_mib)
+    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, weights_mib=disk_mib)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, actions, log)
     probe = ModelServerProbe(

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,13 +18,14 @@ import msgspec
 import openai
 from openai.types import Batch
 
-from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
+from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.proc.ports import free_port
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from tests.endurance.process_killer import shoot
 from tests.helpers.api_checks import ENDED, BatchSeen, Look, of_batch, of_files
 from tests.helpers.crashworld import MAY_REMAIN
+from tests.helpers.kept_supervisor import KeptSupervisor
 from tests.helpers.stormplan import CONFIG, MODELS, STUCK_S
 from tests.helpers.wait import wait_until
 
@@ -87,7 +84,8 @@ class ApiStorm:
         self.root = f"{self.home}/queue"
         self._port = free_port()
         self._report = ApiReport()
-        self._supervisor: subprocess.Popen[bytes] | None = None
+        words = ("--simulate", str(plan.workers), "--http", str(self._port))
+        self._swarm = KeptSupervisor(self.home, self.root, *words)
         self._numbers = itertools.count()
         self._seen: dict[str, BatchSeen] = {}
         self._inputs: dict[str, bytes] = {}
@@ -100,7 +98,7 @@ class ApiStorm:
         """Drive batches, shoot, wait, judge."""
         began_s = time.monotonic()
         try:
-            self._keep_up()
+            self._swarm.keep_up()
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 driving = [pool.submit(self._drive) for _ in range(AT_ONCE)]
                 try:
@@ -108,43 +106,28 @@ class ApiStorm:
                 finally:
                     self._over.set()
                 while not all(one.done() for one in driving):
-                    self._keep_up()
+                    self._swarm.keep_up()
                     time.sleep(0.1)
             for one in driving:
                 one.result()
-            self._keep_up()
+            self._swarm.keep_up()
             self._judge()
             self._end()
         finally:
-            kill_marked(0.0, **{ROOT_MARKER: self.root})
-            if self._supervisor is not None:
-                self._supervisor.kill()
-                self._supervisor.wait()
+            self._swarm.kill_all()
         self._report.took_s = time.monotonic() - began_s
         if not self._report.findings:
             shutil.rmtree(self.home)
         return self._report
 
-    def _keep_up(self) -> None:
-        """The supervisor is started again by whoever runs it: here, by us."""
-        if self._supervisor is not None and self._supervisor.poll() is None:
-            return
-        argv = [sys.executable, "-m", "swarm", "up", "--simulate", str(self._plan.workers), "--root", self.root]
-        argv += ["--config", f"{self.home}/config.toml", "--http", str(self._port)]
-        with open(f"{self.home}/supervisor.out", "ab") as out:
-            env = {**os.environ, "SWARM_SIM_RUNNER": "none"}
-            self._supervisor = subprocess.Popen(argv, stdout=out, stderr=out, env=env, start_new_session=True)
-
     def _shoot(self, done: Callable[[], bool]) -> None:
         shots = self._report.shots
         while shots.total() < self._plan.kills and not done():
             time.sleep(self._dice.expovariate(1 / self._plan.every_s))
-            self._keep_up()
+            self._swarm.keep_up()
             target = self._dice.choice(TARGETS)
             if target == "supervisor":
-                assert self._supervisor is not None
-                self._supervisor.kill()
-                self._supervisor.wait()
+                self._swarm.kill()
             elif not shoot(self.root, target, self._dice):
                 continue
             shots[target] += 1
@@ -231,16 +214,13 @@ class ApiStorm:
             yield file.id, file.bytes, client.files.content(file.id).read()
 
     def _end(self) -> None:
-        self._keep_up()
-        assert self._supervisor is not None
-        self._supervisor.send_signal(signal.SIGTERM)
-        try:
-            self._supervisor.wait(60)
-        except subprocess.TimeoutExpired:
+        self._swarm.keep_up()
+        if not self._swarm.end():
             self._report.findings.append("the supervisor did not end within 60 s")
-        left = len(find_marked(**{ROOT_MARKER: self.root}))
-        if left:
-            self._report.findings.append(f"{left} processes are left over")
+        try:
+            wait_until(lambda: not find_marked(**{ROOT_MARKER: self.root}), what="no process is left over")
+        except AssertionError as left:
+            self._report.findings.append(f"{left}: {find_marked(**{ROOT_MARKER: self.root})}")
         wrong = [f for f in fsck.look(FileQueue(self.root, "fast").layout) if f.kind not in MAY_REMAIN]
         self._report.findings += [f"fsck: {f.kind}: {f.path}: {f.what}" for f in wrong]
 

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,7 +17,7 @@ from typing import Any
 from swarm.core.task import TERMINAL, TaskState
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
-from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
+from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.proc.ports import free_port
 from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.coordination import is_held
@@ -27,6 +25,7 @@ from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from tests.endurance.process_killer import pick, victims
 from tests.helpers.crashworld import MAY_REMAIN
+from tests.helpers.kept_supervisor import KeptSupervisor
 from tests.helpers.queues import llm
 from tests.helpers.stormplan import CONFIG, MODELS, STUCK_S, TARGETS, Plan, Report
 
@@ -42,7 +41,8 @@ class Storm:
         self.root = f"{self.home}/queue"
         self._queue = FileQueue(self.root).prepare()
         self._report = Report(tasks=plan.tasks)
-        self._supervisor: subprocess.Popen[bytes] | None = None
+        words = ("--simulate", str(plan.workers))
+        self._swarm = KeptSupervisor(self.home, self.root, *words, SWARM_SIM_LEDGER=f"{self.home}/executed")
         self._ids: list[str] = []
         self._records: dict[str, tuple[int, int, int]] = {}
         with open(f"{self.home}/config.toml", "w", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ class Storm:
         began_s = time.monotonic()
         submitter = threading.Thread(target=self._submit)
         try:
-            self._keep_up()
+            self._swarm.keep_up()
             submitter.start()
             self._shoot()
             submitter.join()
@@ -61,10 +61,7 @@ class Storm:
             self._end()
             self._count()
         finally:
-            kill_marked(0.0, **{ROOT_MARKER: self.root})
-            if self._supervisor is not None:
-                self._supervisor.kill()
-                self._supervisor.wait()
+            self._swarm.kill_all()
         self._report.took_s = time.monotonic() - began_s
         if not self._report.violations:
             shutil.rmtree(self.home)
@@ -81,22 +78,11 @@ class Storm:
             self._ids.extend(ids[:accepted])
             time.sleep(min(2.0, plan.kills * plan.every_s / waves / 2))
 
-    def _keep_up(self) -> None:
-        """The supervisor is started again by whoever runs it: here, by us."""
-        if self._supervisor is not None and self._supervisor.poll() is None:
-            return
-        env = {**os.environ, "SWARM_SIM_LEDGER": f"{self.home}/executed", "SWARM_SIM_RUNNER": "none"}
-        argv = [sys.executable, "-m", "swarm", "up", "--simulate", str(self._plan.workers), "--root", self.root]
-        with open(f"{self.home}/supervisor.out", "ab") as out:
-            self._supervisor = subprocess.Popen(
-                [*argv, "--config", f"{self.home}/config.toml"], stdout=out, stderr=out, env=env, start_new_session=True
-            )
-
     def _shoot(self) -> None:
         shots = 0
         while shots < self._plan.kills:
             time.sleep(self._dice.expovariate(1 / self._plan.every_s))
-            self._keep_up()
+            self._swarm.keep_up()
             target = self._dice.choice(TARGETS)
             hit = self._fire(target)
             if hit:
@@ -117,9 +103,7 @@ class Storm:
 
     def _fire(self, target: str) -> bool:
         if target == "supervisor":
-            assert self._supervisor is not None
-            self._supervisor.kill()
-            self._supervisor.wait()
+            self._swarm.kill()
             return True
         found = victims(self.root, target)
         if not found:
@@ -169,18 +153,14 @@ class Storm:
         while (now := watch.look().left) and time.monotonic() - moved_s < STUCK_S:
             if now != left:
                 left, moved_s = now, time.monotonic()
-            self._keep_up()
+            self._swarm.keep_up()
             time.sleep(0.1)
         self._report.stuck = watch.look().left
 
     def _end(self) -> None:
-        assert self._supervisor is not None
-        self._keep_up()
+        self._swarm.keep_up()
         time.sleep(1.0)
-        self._supervisor.send_signal(signal.SIGTERM)
-        try:
-            self._supervisor.wait(60)
-        except subprocess.TimeoutExpired:
+        if not self._swarm.end():
             self._say("the supervisor did not end within 60 s")
         self._report.processes_left = len(find_marked(**{ROOT_MARKER: self.root}))
 

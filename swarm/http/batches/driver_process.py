@@ -18,6 +18,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.errors import SwarmError
 from swarm.filesystem.entries import list_names
+from swarm.http.background import beside
 from swarm.http.parts import HttpParts
 from swarm.queue.batches.api_batches import ApiBatches
 from swarm.queue.file_queue import FileQueue
@@ -51,13 +52,10 @@ class DriverProcess:
         queue = self._parts.queue
         if ApiBatches(queue.layout, queue.storage).open_names() or list_names(queue.layout.files):
             self.need()
-        keeping = asyncio.create_task(self._keep())
         try:
-            yield
+            async with beside(self._keep()):
+                yield
         finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
             await self._end()
 
     async def _keep(self) -> None:

@@ -20,6 +20,7 @@ from swarm.core.lanes import Pause, Pauses
 from swarm.core.live.routing import LiveWorker
 from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
 from swarm.errors import StorageFault
+from swarm.http.background import beside
 from swarm.queue.coordination import THERE, Inotify, PauseBook, is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores import registry
@@ -74,13 +75,10 @@ class WorkerWatch:
         if inotify is not None:
             loop.add_reader(inotify.fd, noticed)
         await self._look()
-        task = asyncio.create_task(self._follow())
         try:
-            yield
+            async with beside(self._follow()):
+                yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             if inotify is not None:
                 loop.remove_reader(inotify.fd)
                 inotify.close()

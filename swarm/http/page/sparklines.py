@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from swarm.core.worker import RateSample
 from swarm.errors import SwarmError
+from swarm.http.background import beside
 from swarm.http.parts import HttpParts
 from swarm.queue.stores import registry
 
@@ -130,10 +131,5 @@ async def sampling(history: RateHistory, parts: HttpParts) -> AsyncIterator[None
             history.note(found)
             await asyncio.sleep(STEP_S)
 
-    task = asyncio.create_task(sample())
-    try:
+    async with beside(sample()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -1,0 +1,48 @@
+"""A swarm in the background whose supervisor is started again by whoever runs it: here, by a kill storm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from swarm.proc.env_markers import ROOT_MARKER, kill_marked
+
+
+class KeptSupervisor:
+    """``swarm up`` with these words, on ``home``/config.toml; what it says goes to ``home``/supervisor.out."""
+
+    def __init__(self, home: str, root: str, *words: str, **env: str) -> None:
+        self._home, self._root = home, root
+        self._argv = [sys.executable, "-m", "swarm", "up", *words, "--root", root, "--config", f"{home}/config.toml"]
+        self._env = {**os.environ, "SWARM_SIM_RUNNER": "none", **env}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def keep_up(self) -> None:
+        """Start it, unless it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        with open(f"{self._home}/supervisor.out", "ab") as out:
+            self._process = subprocess.Popen(self._argv, stdout=out, stderr=out, env=self._env, start_new_session=True)
+
+    def kill(self) -> None:
+        """SIGKILL to it alone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def kill_all(self) -> None:
+        """And to all processes of its swarm."""
+        kill_marked(0.0, **{ROOT_MARKER: self._root})
+        self.kill()
+
+    def end(self) -> bool:
+        """Have it end in order; False: it did not within a minute."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
