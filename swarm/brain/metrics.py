@@ -14,10 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from swarm import __version__
 from swarm.config.settings import Settings
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.lanes import parse_lane
 from swarm.core.rates import Rates, lifetime_j, rates_of, share_of_best
-from swarm.core.snapshot import GpuReading, LiveView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import LiveView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskState
 from swarm.core.worker import Heartbeat, Histogram, ModelTally, TunedSlots, WorkerTally
 

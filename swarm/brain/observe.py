@@ -12,9 +12,10 @@ import msgspec
 
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.live.demand import STALE_S
 from swarm.core.policy.decide import old_after_s
-from swarm.core.snapshot import ClaimView, GpuReading, LaneView, LiveView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, LaneView, LiveView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
 from swarm.core.worker import SlotView
 from swarm.runtime.ports import BrainQueue, ChosenCards

@@ -207,6 +207,12 @@ class WorkerSpec(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Engine of this worker, in place of that of ``[llm]``."""
     ollama_url: str | None = None
     """Use this running server; swarm neither starts nor stops it."""
+    url: str | None = None
+    """A card of another machine, at the relay there (``swarm serve --relay``): ``http://box2:11500/cards/gpu0``."""
+    token: str | None = None
+    """Token of that relay. Better in a variable: ``token_env``."""
+    token_env: VariableName | None = None
+    """Variable that holds the token of that relay."""
 
 
 class ModelSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

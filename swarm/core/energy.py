@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from swarm.core.snapshot import GpuReading, named
+from swarm.core.gpu_reading import GpuReading, named
 
 LONGEST_GAP_S = 60.0
 """Power is taken to change evenly between two readings so close; what was used in a longer gap is left out."""

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from swarm.core.gpu_reading import GpuReading
+
 WAIT_BOUNDS_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 RUN_BOUNDS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 TICK_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -87,11 +89,13 @@ class WorkerRow(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     simulated: bool = False
     llm_slots: int = 1
     version: str = ""
+    node: str = ""
+    """The machine of its cards; empty: this one. Then ``url`` is the card's at the relay there."""
 
     @property
     def ollama_url(self) -> str | None:
-        """Base URL of its Ollama server; None where it has none."""
-        return self.url if "ollama" in self.engines else None
+        """Base URL of its Ollama server on this machine; None where it has none."""
+        return self.url if "ollama" in self.engines and not self.node else None
 
 
 class SlotView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -247,3 +251,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """By class of task: seconds of each attempt, however it ended."""
     ticks: Histogram | None = None
     """The brain's: seconds of each tick, waits left out."""
+    cards: tuple[GpuReading, ...] = ()
+    """Of a worker whose cards are in another machine: their last readings. Nobody else here can read them."""
+    server_version: str = ""
+    """Of its engine's server, as that says; empty: it does not, or has not been asked yet."""

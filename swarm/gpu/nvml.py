@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.snapshot import GpuReading, MigInstance
+from swarm.core.gpu_reading import GpuReading, MigInstance
 from swarm.gpu.nvml_calls import CardLost, DriverUnavailable, NvmlCalls
 
 UNKNOWN = "unknown"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from swarm.core.snapshot import GpuProcess
+from swarm.core.gpu_reading import GpuProcess
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from swarm.core.gpu_reading import GpuProcess, GpuReading
 from swarm.core.health.visible_gpus import Visibility
-from swarm.core.snapshot import GpuProcess, GpuReading
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import read_file
 from swarm.proc.identity import read_stat

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarm.core.snapshot import GpuReading
+from swarm.core.gpu_reading import GpuReading
 
 
 class Reader(Protocol):

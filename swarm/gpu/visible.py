@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import VARIABLE, Visibility
-from swarm.core.snapshot import GpuReading
 from swarm.gpu.timeout_reader import Reader
 
 

@@ -206,6 +206,8 @@ class Layout:
         self.counts = f"{root}/control/counts"
         self.live = f"{root}/live"
         self.live_demand = f"{root}/live/demand.json"
+        self.nodes = f"{root}/nodes"
+        self.node_token = f"{root}/nodes/token"
         self.wakeup = f"{root}/.bell"
 
     def directories(self) -> tuple[str, ...]:
@@ -268,6 +270,14 @@ class Layout:
     def live_socket(self, worker: str) -> str:
         """The Unix socket on which a worker takes live requests. Too long a path to bind: go through its directory."""
         return f"{self.live}/{worker}.sock"
+
+    def node(self, name: str) -> str:
+        """The record of another machine with cards."""
+        return f"{self.nodes}/{name}.json"
+
+    def node_drain(self, name: str) -> str:
+        """The file that exists while that machine is to be drained."""
+        return f"{self.nodes}/{name}.drain"
 
     def heartbeat(self, name: str) -> str:
         """The heartbeat of a worker or the brain."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarm.config.settings import Settings
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
-from swarm.core.snapshot import GpuReading
 from swarm.engines.ollama.server_spec import card_dir
 from swarm.gpu.nvml import NvmlReader
 from swarm.gpu.simulated import SimulatedReader

@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.lanes import Pauses
 from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
-from swarm.core.snapshot import GpuReading, SwarmSnapshot
+from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import Attempt, Claim, TaskState, Trail
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault

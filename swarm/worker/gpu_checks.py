@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from swarm.config.settings import GpuSettings
 from swarm.core.energy import EnergyMeter, metered
 from swarm.core.faults import TaskFault
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, PinVerdict, judge_cards, judge_pin
-from swarm.core.snapshot import GpuReading
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.ports import GpuReader
 from swarm.worker.attempt import ThreadPool

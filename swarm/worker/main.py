@@ -12,10 +12,10 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, Settings
 from swarm.core.faults import TaskFault
+from swarm.core.gpu_reading import named
 from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
-from swarm.core.snapshot import named
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.engine_dispatch import EngineDispatch

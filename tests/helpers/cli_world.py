@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.lanes import llm_lane
-from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot, WorkerView
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, TaskState
 from swarm.core.worker import (
     Heartbeat,

@@ -7,19 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.lanes import Pauses, llm_lane, resource_lane
 from swarm.core.placement.demand import load_id
-from swarm.core.snapshot import (
-    BlockedView,
-    ClaimView,
-    DropIn,
-    GpuReading,
-    LaneView,
-    LiveView,
-    ResourceTask,
-    SwarmSnapshot,
-    WorkerView,
-)
+from swarm.core.snapshot import BlockedView, ClaimView, DropIn, LaneView, LiveView, ResourceTask, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass, canonical_model
 from swarm.core.worker import (
     Heartbeat,

@@ -12,10 +12,11 @@ from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, critical, warning
 from swarm.core.doctor.host import box_findings
 from swarm.core.doctor.processes import expected, process_findings
+from swarm.core.gpu_reading import GpuReading, named
 from swarm.core.health.liveness import stuck, workers_of
 from swarm.core.placement.fit import what_helps
 from swarm.core.policy.alarms import alarms
-from swarm.core.snapshot import GpuReading, SwarmSnapshot, named
+from swarm.core.snapshot import SwarmSnapshot
 
 
 def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[DoctorFinding]:

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from swarm.core.doctor.root_check import Check
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.snapshot import GpuReading, SwarmSnapshot
+from swarm.core.snapshot import SwarmSnapshot
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):

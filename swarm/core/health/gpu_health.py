@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from swarm.config.settings import GpuSettings
-from swarm.core.snapshot import GpuReading, named
+from swarm.core.gpu_reading import GpuReading, named
 
 LOST_AFTER_READINGS = 2
 """A driver that is slow once is no lost card: work is cut only when the next reading says the same."""

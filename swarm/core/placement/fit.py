@@ -12,9 +12,10 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.backoff import doubled_s
+from swarm.core.gpu_reading import named
 from swarm.core.health.liveness import workers_of
 from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
-from swarm.core.snapshot import SwarmSnapshot, WorkerView, named
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 from swarm.core.worker import ModelTally
 

@@ -8,9 +8,9 @@ from itertools import count
 import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.models.engines import OLLAMA, engine_named, engine_of_worker
-from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
 
 HOST = "127.0.0.1"
@@ -21,6 +21,17 @@ _SHOW_CARDS = (
     "unset CUDA_VISIBLE_DEVICES or name a card that may be used in it (by index or UUID: `nvidia-smi -L`), "
     "or set ignore_visible = true in [gpu]"
 )
+
+
+class RelayPlace(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where a card of another machine is to be had. The token is not in it: plans are written down for all to read."""
+
+    node: str
+    """The machine."""
+    card: str
+    """``gpu0``."""
+    own_token: bool = True
+    """Its token is in ``[[workers]]`` of this name; else in ``nodes/token``."""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -44,16 +55,23 @@ class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Memory of its cards together, where known."""
     fault: str | None = None
     """A card of it is lost: no server is started on it."""
+    relay: RelayPlace | None = None
+    """Its card is in another machine; ``url`` is the card's base URL at the relay there, which keeps its server."""
 
     @property
     def owns_server(self) -> bool:
         """Whether the supervisor keeps an Ollama server for this worker; servers of other engines are the worker's own."""
-        return self.url is not None and not self.adopted and OLLAMA in self.engines
+        return self.url is not None and not self.adopted and self.relay is None and OLLAMA in self.engines
 
     @property
     def ollama_url(self) -> str | None:
         """Base URL of its Ollama server; None where it has none."""
-        return self.url if OLLAMA in self.engines else None
+        return self.url if OLLAMA in self.engines and self.relay is None else None
+
+    @property
+    def node(self) -> str:
+        """The machine of its cards; empty: this one."""
+        return self.relay.node if self.relay is not None else ""
 
 
 def simulated_cards(number: int, vram_mib: int) -> tuple[GpuReading, ...]:

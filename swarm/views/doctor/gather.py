@@ -16,10 +16,11 @@ from pathlib import Path
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
-from swarm.core.snapshot import GpuReading, SwarmSnapshot
+from swarm.core.snapshot import SwarmSnapshot
 from swarm.core.task import canonical_model
 from swarm.engines.ollama import quarantine
 from swarm.engines.ollama.server import client_of, server_proof

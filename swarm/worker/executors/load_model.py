@@ -12,11 +12,11 @@ import msgspec
 
 from swarm.config.settings import LlmSettings, ModelSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.models.model_options import ModelTable
 from swarm.core.models.model_server import LoadedModel, LoadOrder, ModelDetails
 from swarm.core.placement.fit import file_too_big
 from swarm.core.policy.slot_capacity import Capacity
-from swarm.core.snapshot import GpuReading
 from swarm.core.task import Claim, Task, Trail, canonical_model
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof

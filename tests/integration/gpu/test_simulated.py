@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from swarm.core.snapshot import GpuReading
+from swarm.core.gpu_reading import GpuReading
 from swarm.gpu.simulated import SimulatedReader
 from swarm.gpu.timeout_reader import TimeoutReader
 from tests.helpers.wait import wait_until

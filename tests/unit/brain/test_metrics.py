@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from swarm.brain.metrics import Seen, families
 from swarm.brain.metrics_endpoint import SwarmCollector, open_metrics, serving, serving_if_wanted, text
 from swarm.config.settings import MetricsSettings, QueueSettings, Settings
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.lanes import llm_lane
-from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WAIT_BOUNDS_S, LivePlaces, ModelTally, RateSample, SlotView, TunedSlots, WorkerTally, empty
 from swarm.errors import EngineError

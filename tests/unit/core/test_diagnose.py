@@ -10,9 +10,10 @@ from swarm.config.settings import GpuSettings, OllamaSettings, Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, ProcessEvidence, Quote, ServerEvidence
 from swarm.core.doctor.root_check import WRITE, Check, Support
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.lanes import Pause, Pauses, llm_lane
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.snapshot import ClaimView, GpuReading, LaneView, SwarmSnapshot
+from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
 from swarm.core.worker import LivePlaces, ModelTally
 from swarm.queue.layout import Layout

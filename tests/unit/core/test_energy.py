@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.energy import LONGEST_GAP_S, metered
-from swarm.core.snapshot import GpuReading
+from swarm.core.gpu_reading import GpuReading
 
 
 def card(index=0, **values):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.config.settings import Settings, WorkerSpec
+from swarm.core.gpu_reading import GpuReading, MigInstance
 from swarm.core.health.visible_gpus import Visibility, needs_cuda_order, visible_cards
 from swarm.core.placement.worker_plan import plan_workers
-from swarm.core.snapshot import GpuReading, MigInstance
 from swarm.errors import ConfigError
 from swarm.gpu.visible import VisibleReader
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, OllamaSettings, Settings, WorkerSpec
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.placement.worker_plan import plan_workers
-from swarm.core.snapshot import GpuReading
 from swarm.errors import ConfigError
 
 CARDS = tuple(GpuReading(index=i, uuid=f"GPU-{i}", name="T", memory_total_mib=1000 * (i + 1)) for i in range(4))

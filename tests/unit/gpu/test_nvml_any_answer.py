@@ -13,11 +13,11 @@ from swarm.brain.metrics import Seen, families
 from swarm.cli.render import to_json, to_plain
 from swarm.config.settings import GpuSettings, Settings
 from swarm.core.doctor.diagnose import diagnose
+from swarm.core.gpu_reading import GpuProcess
 from swarm.core.health.gpu_health import CardVerdict, judge_cards, judge_pin
 from swarm.core.health.visible_gpus import visible_cards
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.core.policy.decide import decide
-from swarm.core.snapshot import GpuProcess
 from swarm.engines.ollama.server_spec import server_overlay
 from swarm.gpu import nvml_calls as nvmlcalls
 from swarm.gpu.nvml import NO_INSTANCE, NvmlReader

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from swarm.config.settings import GpuSettings
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.gpu_health import CardVerdict, judge_cards
-from swarm.core.snapshot import GpuReading
 from swarm.core.worker import WorkerStatus
 from swarm.gpu.simulated import SimulatedReader
 from swarm.worker.gpu_checks import CardWatch

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from swarm.config.settings import LlmSettings
 from swarm.core.faults import TaskFault
+from swarm.core.gpu_reading import GpuProcess, GpuReading
 from swarm.core.health.gpu_health import judge_pin
-from swarm.core.snapshot import GpuProcess, GpuReading
 from swarm.worker.executors.load_model import ResourceExecutor
 from swarm.worker.gpu_checks import PinProof
 from swarm.worker.server_probe import ModelServerProbe

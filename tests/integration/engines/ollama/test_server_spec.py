@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from swarm.config.settings import LlmSettings, ModelSettings, OllamaSettings, Settings, WorkerSpec
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.placement.worker_plan import plan_workers
-from swarm.core.snapshot import GpuReading
 from swarm.engines.ollama.server_spec import env_warnings, server_spec
 from swarm.errors import ConfigError
 

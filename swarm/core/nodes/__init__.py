@@ -1,0 +1,1 @@
+"""Cards of other machines: what a relay and a worker say to each other, and the records of nodes."""
