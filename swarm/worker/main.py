@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import random
-from functools import partial
 
 import msgspec
 
-from swarm.config.settings import LlmSettings, Settings
 from swarm.core.faults import TaskFault
 from swarm.core.gpu_reading import named
 from swarm.core.models.engines import OLLAMA
@@ -20,39 +17,27 @@ from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerRow
 from swarm.engines.engine_dispatch import EngineDispatch
 from swarm.engines.engine_factory import model_server
-from swarm.engines.ollama.repair_actions import RepairActions
-from swarm.engines.ollama.repairing_server import RepairingServer
 from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
 from swarm.engines.processes.programs import check_engines
 from swarm.errors import ConfigError, EngineError, name_hint
-from swarm.formats.input.images import read_image
 from swarm.proc.ports import is_free
-from swarm.queue.coordination import WakeUp, is_held
+from swarm.queue.coordination import WakeUp
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
-from swarm.queue.lookup import read_ended
 from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
-from swarm.runtime.cards import gpu_reader, machine_reader, visible_reader
+from swarm.runtime.cards import visible_reader
 from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.loop import EXIT_CRASHED, RootGuard, StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
-from swarm.runtime.ports import GpuReader, SlotMemory
-from swarm.supervisor.state import HOST_PREFIX, load_plan
-from swarm.supervisor.state import NAME as SUPERVISOR
+from swarm.supervisor.state import load_plan
 from swarm.supervisor.what_runs import end_remains
 from swarm.worker.executors.command import CommandExecutor
-from swarm.worker.executors.llm import LlmExecutor
-from swarm.worker.executors.load_model import ResourceExecutor
-from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
-from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
-from swarm.worker.live.live_call import LiveModel
 from swarm.worker.live.live_server import LiveServer, open_live_server
 from swarm.worker.parts import WorkerParts
-from swarm.worker.server_probe import ModelServerProbe, servable_models, size_on_disk_mib
-from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
+from swarm.worker.server_wiring import card_reader, is_kept, with_model_server
 from swarm.worker.worker import Worker
 
 
@@ -111,14 +96,9 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
 
 def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout) -> None:
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
-    if plan.owns_server and plan.port is not None and not _is_kept(layout, plan) and is_free(HOST, plan.port):
+    if plan.owns_server and plan.port is not None and not is_kept(layout, plan) and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
     check_engines(plan, options.settings, os.environ)
-
-
-def _is_kept(layout: Layout, plan: WorkerPlan) -> bool:
-    """Whether some process keeps its model server running."""
-    return is_held(layout, SUPERVISOR) or is_held(layout, f"{HOST_PREFIX}{plan.name}")
 
 
 def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
@@ -162,7 +142,7 @@ def _server(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> Engin
     """
     if plan.url is None:
         return None
-    reader = _card_reader(options, plan) if plan.gpus else None
+    reader = card_reader(options, plan) if plan.gpus else None
 
     def vram_mib(pids: frozenset[int]) -> int:
         cards = named(reader.read(), plan.gpu_uuids) if reader is not None else []
@@ -219,119 +199,11 @@ def _parts(
     return with_model_server(parts, queue.layout, options, plan, server, loop, queue.slot_book(plan.name))
 
 
-def with_model_server(
-    parts: WorkerParts,
-    layout: Layout,
-    options: RunOptions,
-    plan: WorkerPlan,
-    client: EngineDispatch,
-    loop: EventLoop,
-    memory: SlotMemory | None = None,
-) -> WorkerParts:
-    """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
-    settings, log = options.settings, parts.log
-    actions = RepairActions(
-        plan.name,
-        root=options.root,
-        gpu_uuids=plan.gpu_uuids,
-        limits=settings.repair,
-        supervised=lambda: _is_kept(layout, plan),
-    )
-    parallel = own_parallel(options, plan, client, log, kept=lambda: _is_kept(layout, plan))
-    server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
-    disk_mib = partial(size_on_disk_mib, client.tags)
-    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, weights_mib=disk_mib)
-    limits = _limits(settings.llm, plan, log)
-    pin = _pin(plan, actions, log)
-    probe = ModelServerProbe(
-        server,
-        loop,
-        server.broke,
-        models=settings.models,
-        on_cpu_spill=limits.on_cpu_spill,
-        pin=pin,
-        list_servable=partial(servable_models, client.tags, plan, settings, limits),
-    )
-    resource = ResourceExecutor(
-        server,
-        limits,
-        models=settings.models,
-        log=log,
-        pin=pin,
-        on_stuck=server.unload_stuck,
-        memory_mib=plan.vram_mib,
-        disk_mib=disk_mib,
-        slots=load_slots,
-    )
-    files = ResponseFiles(layout, max_bytes=settings.llm.cache_mib << 20)
-    cache = ResponseCache(files, client, simulated=plan.simulated, log=log)
-    llm = _llm_executor(server, settings, layout, cache)
-    return dataclasses.replace(
-        parts,
-        executors={**parts.executors, TaskClass.RESOURCE: resource},
-        requests={TaskClass.LLM: llm},
-        live_model=LiveModel(server, settings.llm, settings.models),
-        pack_size=lambda: llm.pack_size,
-        loop=loop,
-        probe=probe,
-        prober=probe,
-        load_slots=load_slots,
-        cards=_cards(options, plan, actions, log),
-    )
-
-
-def _llm_executor(server: RepairingServer, settings: Settings, layout: Layout, cache: ResponseCache) -> LlmExecutor:
-    return LlmExecutor(
-        server,
-        settings.llm,
-        models=settings.models,
-        read_image=read_image,
-        read_ended=partial(read_ended, layout),
-        cache=cache,
-    )
-
-
 def _take_live_requests(worker: Worker, parts: WorkerParts, layout: Layout, name: str) -> None:
     if worker.live is None or parts.live_model is None or parts.loop is None:
         return
     server = LiveServer(worker.live, parts.live_model, lost=RootGuard(layout.root).trouble)
     open_live_server(server, layout.live_socket(name), parts.loop)
-
-
-def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSettings:
-    """Where there is no card there is nothing to spill from: the CPU is where such a worker is meant to run."""
-    if plan.gpu_uuids or plan.simulated or llm.on_cpu_spill != "refuse":
-        return llm
-    if not plan.adopted or plan.ollama_url is not None:
-        log.info("%s has no card: its models may run on the CPU", plan.name)
-    return msgspec.structs.replace(llm, on_cpu_spill="allow")
-
-
-def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> CardWatch | None:
-    if not plan.gpus:
-        return None
-
-    def lost(reason: str) -> None:
-        log.error("Card quarantined: %s; %s", reason, actions.quarantine(reason))
-
-    return CardWatch(
-        _card_reader(options, plan),
-        uuids=plan.gpu_uuids,
-        settings=options.settings.gpu,
-        log=log,
-        on_lost=lost,
-    )
-
-
-def _card_reader(options: RunOptions, plan: WorkerPlan) -> GpuReader:
-    return gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader()
-
-
-def _pin(plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> PinProof | None:
-    """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
-    if not plan.gpus or plan.simulated or plan.adopted:
-        return None
-    return PinProof(machine_reader(), uuids=plan.gpu_uuids, pids=actions.pids, log=log)
 
 
 def _place(plan: WorkerPlan) -> str:

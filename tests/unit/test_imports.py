@@ -33,7 +33,7 @@ IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "lo
 WIRING = {
     "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
-    "worker": ("main", "slot_wiring", "response_cache"),
+    "worker": ("main", "server_wiring", "slot_wiring", "response_cache"),
     "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""

@@ -7,8 +7,10 @@ A relay runs on the machine that has the cards. Each card has a base path, ``/ca
 * ``POST <card>/run`` (``RunAsk``), ``POST <card>/load`` (``LoadAsk``), ``POST <card>/pull`` (``PullAsk``) → 200 and lines of
   JSON, each a ``RelayLine``; the last has ``reply``, ``done`` or ``fault``. A line comes at least every ``BEAT_S``: silence
   for ``SILENT_S`` is a machine that is lost, frozen or cut off. Hanging up ends what was asked for.
-* ``POST <card>/unload`` (``UnloadAsk``), ``GET <card>/ps``, ``GET <card>/tags``, ``GET <card>/show?model=``,
-  ``POST <card>/repair`` (``RepairAsk``), ``GET <card>/log?life=&after=`` → 200 and one object.
+* ``POST <card>/unload`` (``UnloadAsk``), ``GET <card>/ps?timeout_s=``, ``GET <card>/tags?timeout_s=``,
+  ``GET <card>/show?model=&timeout_s=``, ``POST <card>/repair`` (``RepairAsk``), ``GET <card>/log?life=&after=`` → 200 and
+  one object. Within ``timeout_s`` the model server answers, or the relay says that it did not; ``state`` and ``log`` ask no
+  model server. Another life than the log's own, or none, begins at most ``LOG_BYTES`` before the log's end.
 * What fails answers ``RefusedAnswer``: 401 (token), 404, 409 (held by another swarm; not ready), 422 (the request), 502.
 """
 
@@ -30,6 +32,11 @@ HOLDER = "X-Swarm-Holder"
 """Header: ``<id of the queue root> <host>:<path of it>``. A card serves one holder at a time."""
 HOLD_S = 30.0
 """A holder that has asked nothing for so long has left the card."""
+LOG_BYTES = 1 << 16
+"""Of a server's log in one answer, at most."""
+LOST_NODE = frozenset({"node_down", "node_lost", "node_silent"})
+"""Kinds of faults that the near side raises where the machine is lost: nobody listens, the connection ended, no line came.
+Neither the request nor the model server is to blame."""
 
 
 def card_path(card: str) -> str:
@@ -95,6 +102,7 @@ class RelayLine(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     piece: dict[str, Any] | None = None
     pull: PullStep | None = None
     reply: Reply | None = None
+    """Its ``last`` is empty unless the answer was wanted piece by piece."""
     done: bool = False
     """A load or pull has succeeded."""
     fault: RelayFault | None = None

@@ -13,9 +13,9 @@ from swarm.core.task import TaskClass
 from swarm.queue.layout import Layout
 from swarm.runtime.bootstrap import RunOptions
 from swarm.worker.attempt import Cancel
-from swarm.worker.main import with_model_server
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ModelServerProbe
+from swarm.worker.server_wiring import with_model_server
 from tests.helpers.blocking import event_loop
 from tests.helpers.worker_fakes import FakeServer, claim_of, load, loaded
 
