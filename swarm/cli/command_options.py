@@ -208,6 +208,16 @@ def with_address(loaded: "Loaded", text: str, option: str) -> "Loaded":
     return replace(loaded, settings=with_http(loaded.settings, address))
 
 
+def with_ray(loaded: "Loaded", address: str) -> "Loaded":
+    """The configuration with the cards of the Ray cluster at ``address``. Raises ``InputError``."""
+    from msgspec.structs import replace
+
+    if not address or address.split() != [address] or address.startswith("-"):
+        raise InputError(f"--ray {address!r} is no address", hint="HOST:PORT of the cluster's head, or auto")
+    ray = replace(loaded.settings.ray, address=address)
+    return replace(loaded, settings=replace(loaded.settings, ray=ray))
+
+
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of its groups one by one, as typer wants them; those of ``FIRST`` lead a group.
 

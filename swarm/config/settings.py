@@ -259,6 +259,13 @@ class ScriptSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A task's ``cwd`` may be this directory or one below it. Without it every task runs in a fresh directory."""
 
 
+class RaySettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[ray]``: cards of a Ray cluster; needs the extra ``ray``."""
+
+    address: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """``HOST:PORT`` of the cluster's head, or ``auto``: the cluster that this machine is in. Unset: no Ray."""
+
+
 class FeedSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A feed refills its lane to ``target`` when fewer than ``min`` tasks wait."""
 
@@ -312,6 +319,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Engines besides Ollama. ``llama-server`` and ``openai`` are there without an entry."""
     scripts: dict[str, tuple[str, ...] | ScriptSettings] = msgspec.field(default_factory=dict)
     """The allow-list of ``cpu`` and ``script`` tasks: a name and the argv it stands for, or a table. Empty: none may run."""
+    ray: RaySettings = RaySettings()
     feed: FeedSettings = FeedSettings()
     notify: NotifySettings = NotifySettings()
     logging: LoggingSettings = LoggingSettings()

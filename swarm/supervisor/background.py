@@ -49,6 +49,8 @@ def start_background(
         words += ["--simulate", str(options.simulate)]
     if http is not None:
         words += ["--http", http.text]
+    if options.settings.ray.address is not None:
+        words += ["--ray", options.settings.ray.address]
     if parent:
         words += [FOR_PID, str(os.getpid())]
     for check in instead:

@@ -38,7 +38,7 @@ from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, logging_as, open_root, process_lock
 from swarm.runtime.open import open_queue, reclaim
 from swarm.supervisor.main import make_supervisor, obey_signals, supervise
-from swarm.supervisor.state import HTTP, NAME, load_plan, load_status, remove_plan
+from swarm.supervisor.state import HTTP, NAME, RAY, load_plan, load_status, remove_plan
 from swarm.supervisor.what_runs import Running, named, running
 
 _SYSTEMD = "systemd"
@@ -175,7 +175,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)
     with logging_as(NAME, options) as log:
         log.info("%s", said)
-        supervisor = make_supervisor(queue, options, _plans(root, left), _http(left))
+        supervisor = make_supervisor(queue, options, _plans(root, left), _http(left), ray=_ray(left))
         obey_signals(supervisor, asked=1)
         (supervisor.request_stop if now else supervisor.request_drain)()
         code = supervise(supervisor, queue, options, log, begun=lambda: _end_hosts(queue.layout, left))
@@ -219,6 +219,11 @@ def _http(left: Sequence[Running]) -> Address | None:
     """Where the HTTP server listens, as it says itself; None: there is none."""
     urls = (one.row.url for one in left if one.role == HTTP and one.row is not None)
     return next((address_of(url) for url in urls if url is not None), None)
+
+
+def _ray(left: Sequence[Running]) -> str | None:
+    """Address of the cluster, as the Ray driver says itself; None: there is none."""
+    return next((one.row.url for one in left if one.role == RAY and one.row is not None), None)
 
 
 def _plan_of(row: WorkerRow) -> WorkerPlan:

@@ -34,7 +34,7 @@ from swarm.runtime.extras import need_http
 from swarm.runtime.loop import on_hangup, root_watch, run_loop
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.local_process import HttpProcess, LocalProcess
-from swarm.supervisor.state import HTTP, NAME, load_plan, save_visibility
+from swarm.supervisor.state import HTTP, NAME, RAY, load_plan, save_visibility
 from swarm.supervisor.supervisor import Supervisor
 
 DRAIN_MARGIN_S = 30.0
@@ -62,7 +62,7 @@ def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None
             log.warning("[scripts] %s: %s; %s", risk.name, risk.what, risk.next)
         if visibility.note:
             log.info("%s", visibility.note)
-        supervisor = make_supervisor(queue, options, plans, address, parent=parent)
+        supervisor = make_supervisor(queue, options, plans, address, ray=options.settings.ray.address, parent=parent)
         obey_signals(supervisor)
         code = supervise(supervisor, queue, options, log, visibility)
         if supervisor.lost:
@@ -119,11 +119,13 @@ def make_supervisor(
     plans: tuple[WorkerPlan, ...],
     http: Address | None = None,
     *,
+    ray: str | None = None,
     parent: ProcessIdentity | None = None,
     argv_of: Callable[..., tuple[str, ...]] = command_of,
 ) -> Supervisor:
     """A supervisor of these workers, with real processes; starts nothing. ``http``: where an HTTP server is to listen.
 
+    ``ray``: address of the Ray cluster whose cards are to be used.
     ``argv_of`` gives the commands of its children.
     """
     settings, waker, clock = options.settings, Waker(), SystemClock()
@@ -153,6 +155,12 @@ def make_supervisor(
         argv = argv_of(HTTP, "--listen", address.text, options=options)
         return Keeper(HttpProcess(argv, options.root, address), policy, clock)
 
+    def ray_keeper(address: str) -> Keeper:
+        simulated = ("--simulate", str(options.simulate)) if options.simulate else ()
+        argv = argv_of(RAY, "--address", address, *simulated, options=options)
+        process = LocalProcess(RAY, RAY, argv, options.root, lambda row: row.url == address)
+        return Keeper(process, policy, clock)
+
     def tidy() -> None:
         remove_cards(options.root)
         recover_root(queue.layout, queue.storage)
@@ -168,6 +176,7 @@ def make_supervisor(
         servers=tuple(servers.values()),
         workers=tuple(worker(p) for p in plans),
         http=() if http is None else (http_keeper(http),),
+        ray=() if ray is None else (ray_keeper(ray),),
         drain_s=drain_s if http is None else drain_s + settings.http.stop_grace_s,
         parent=parent,
         root_trouble=root_watch(queue.layout.root),

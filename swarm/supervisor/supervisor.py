@@ -1,9 +1,9 @@
-"""Keeps brain, model servers, workers and the HTTP server running, and ends them in order.
+"""Keeps brain, model servers, workers, HTTP server and Ray driver running, and ends them in order.
 
 One tick: note what was asked -> let each child take a step (servers before workers, so that a worker starts in the tick
 its server got ready) -> move the end on by one rank when the rank before it has ended -> publish what changed.
 The end goes by rank: the HTTP server takes no more requests and ends those that run, then workers finish their tasks, then
-servers, then the brain, which may still reclaim and record.
+servers (the Ray driver those of other machines), then the brain, which may still reclaim and record.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Supervisor:
         servers: tuple[Keeper, ...],
         workers: tuple[Keeper, ...],
         http: tuple[Keeper, ...] = (),
+        ray: tuple[Keeper, ...] = (),
         drain_s: float,
         parent: ProcessIdentity | None = None,
         root_trouble: Callable[[], str] = lambda: "",
@@ -64,7 +65,8 @@ class Supervisor:
         self.leftovers: tuple[str, ...] = ()
         self._brain, self._servers, self._workers = brain, servers, workers
         self._http = http
-        self._keepers = (brain, *servers, *workers, *http)
+        self._ray = ray
+        self._keepers = (brain, *servers, *ray, *workers, *http)
         self._root = root
         self._clock = clock
         self._waker = waker
@@ -88,7 +90,7 @@ class Supervisor:
 
     @property
     def children(self) -> tuple[ChildStatus, ...]:
-        """How all of them are: brain, servers, workers, HTTP server."""
+        """How all of them are: brain, servers, Ray driver, workers, HTTP server."""
         return tuple(k.status for k in self._keepers)
 
     def start(self) -> None:
@@ -173,7 +175,8 @@ class Supervisor:
             log.warning("workers did not finish within %.0f s: stopping them", self.drain_s)
             self._stop_asked = True
         before: tuple[Keeper, ...] = ()
-        for rank, drains in ((self._http, True), (self._workers, True), (self._servers, False), ((self._brain,), False)):
+        ranks = (self._http, True), (self._workers, True), (self._servers, False), (self._ray, True), ((self._brain,), False)
+        for rank, drains in ranks:
             if any(k.state is not ChildState.EXITED for k in before):
                 return
             for keeper in rank:

@@ -26,7 +26,7 @@ from swarm.proc.process_group import KILL_WAIT_S
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-from swarm.supervisor.state import HOST_PREFIX, HTTP, NAME, load_status
+from swarm.supervisor.state import HOST_PREFIX, HTTP, NAME, RAY, load_status
 
 log = logging.getLogger(__name__)
 STRANGER_GRACE_S = 10.0
@@ -44,11 +44,11 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """One process that runs."""
 
     name: str
-    """As the supervisor calls it: ``brain``, ``http``, ``worker-1``, ``ollama-worker-1``, ``models-worker-1``; a host:
-    ``serve-worker-1``."""
+    """As the supervisor calls it: ``brain``, ``http``, ``ray``, ``worker-1``, ``ollama-worker-1``, ``models-worker-1``; a
+    host: ``serve-worker-1``."""
     role: str
-    """``brain``, ``http``, ``worker``, ``server`` (an Ollama server), ``models`` (serves one model for its worker) or
-    ``host`` (of an Ollama server that was started alone)."""
+    """``brain``, ``http``, ``ray``, ``worker``, ``server`` (an Ollama server), ``models`` (serves one model for its worker)
+    or ``host`` (of an Ollama server that was started alone)."""
     pid: int | None = None
     row: WorkerRow | None = None
     """Of who holds a process lock and has registered."""
@@ -116,7 +116,7 @@ def _locked(layout: Layout, name: str, started: set[int]) -> Running:
     row = registry.read_row(layout, name)
     if row is not None and not identity.is_same(row.process):
         row = None  # of an earlier life: the holder has not registered yet, or only looks
-    role = name if name in ("brain", HTTP) else "host" if name.startswith(HOST_PREFIX) else "worker"
+    role = name if name in ("brain", HTTP, RAY) else "host" if name.startswith(HOST_PREFIX) else "worker"
     pid = row.process.pid if row is not None else None
     return Running(name=name, role=role, pid=pid, row=row, alone=pid not in started)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt, with_address
+from swarm.cli.command_options import QueueOptions, ShowOptions, Simulate, Verbose, arg, opt, with_address, with_ray
 from swarm.cli.render import to_json
 from swarm.errors import EngineError
 from swarm.views.blocks import Line
@@ -21,6 +21,7 @@ def up(
     at: QueueOptions,
     simulate: Simulate = None,
     http: str | None = opt("--http [HOST:]PORT", "Serve OpenAI's and Ollama's APIs and a page there. [config: http.port]"),
+    ray: str | None = opt("--ray ADDRESS", "Use the cards of this Ray cluster: HOST:PORT or auto. [config: ray.address]"),
     detach: bool = opt("--detach -d", "Continue in the background once everything is up.", False),
     for_pid: Annotated[
         int | None, typer.Option("--for-pid", hidden=True, help="Drain and end when this process does.")
@@ -46,6 +47,8 @@ def up(
     loaded = at.load(announce=True)
     if http is not None:
         loaded = with_address(loaded, http, "--http")
+    if ray is not None:
+        loaded = with_ray(loaded, ray)
     options = run_options(loaded, simulate=simulate, verbose=verbose)
     if detach:
         raise typer.Exit(start_detached(options))

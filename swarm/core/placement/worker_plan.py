@@ -14,7 +14,7 @@ from swarm.core.models.engines import OLLAMA, engine_named, engine_of_worker
 from swarm.errors import ConfigError
 
 HOST = "127.0.0.1"
-RESERVED_NAMES = frozenset({"brain", "supervisor", "http"})
+RESERVED_NAMES = frozenset({"brain", "supervisor", "http", "ray"})
 """Lock and log files of these names belong to others."""
 _LAST_PORT = 65535
 _SHOW_CARDS = (
@@ -91,13 +91,15 @@ def plan_workers(
     simulate: int | None,
     visibility: Visibility | None = None,
 ) -> tuple[WorkerPlan, ...]:
-    """One worker per card, or those of ``[[workers]]``. With ``simulate`` the given cards are ignored.
+    """One worker per card, or those of ``[[workers]]``; with Ray only the latter. With ``simulate`` ``cards`` is ignored.
 
     ``visibility`` tells why ``cards`` are not all there are. Raises ``ConfigError``: unknown or hidden card, a card, name,
     port or server given twice, no card at all.
     """
     seen = visibility if visibility is not None and simulate is None else Visibility()
     found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
+    if not settings.workers and settings.ray.address is not None:
+        return ()  # all cards, those of this machine too, come through Ray
     specs = settings.workers or tuple(WorkerSpec(name=f"worker-{i}", gpus=(c.index,)) for i, c in enumerate(found, 1))
     if not settings.workers and engine_named(settings, settings.llm.engine).url is not None:
         specs = (WorkerSpec(name="worker-1"),)  # one server, wherever its cards are

@@ -19,7 +19,7 @@ from swarm.proc.ports import describe
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-from swarm.supervisor.state import HTTP, ChildStatus, SupervisorStatus
+from swarm.supervisor.state import HTTP, RAY, ChildStatus, SupervisorStatus
 from swarm.views.doctor.log_ends import LogEnd
 
 T = TypeVar("T")
@@ -34,17 +34,17 @@ _BEGINS = r"Worker initialized|starting main loop"
 def process_evidence(
     layout: Layout, workers: Iterable[str], status: SupervisorStatus | None, now_s: float, *, trust_clock: bool
 ) -> Iterator[ProcessEvidence]:
-    """Supervisor, brain, HTTP server, workers, model servers; those that never ran are left out.
+    """Supervisor, brain, HTTP server, Ray driver, workers, model servers; those that never ran are left out.
 
-    So is an HTTP server that neither runs nor is to run: there may have been one only once.
+    So is an HTTP server or a Ray driver that neither runs nor is to run: there may have been one only once.
     """
     ends = LogEnd(f"{layout.logs}/supervisor.log", now_s)
-    roles = {name: name for name in ("supervisor", "brain", HTTP)}
+    roles = {name: name for name in ("supervisor", "brain", HTTP, RAY)}
     for name in (*roles, *(name for name in workers if name not in roles)):
         row = readable(None, registry.read_row, layout, name)
         child = status.child(name) if status is not None else None
         alive = readable(False, is_held, layout, name)
-        if (row is not None and name != HTTP) or child is not None or alive:
+        if (row is not None and name not in (HTTP, RAY)) or child is not None or alive:
             found = _process(layout, name, row, now_s, alive=alive)
             yield msgspec.structs.replace(
                 found,

@@ -84,7 +84,7 @@ class Swarm:
         self.queue = FileQueue(str(root)).prepare()
 
         def argv(role: str, *words: str, options: RunOptions) -> tuple[str, ...]:
-            name = (role, *words)[-1]
+            name = words[-1] if role == "worker" else role
             return (sys.executable, "-c", CHILD, str(options.root), name, mode if name != "brain" else "plain")
 
         run = RunOptions(settings=self.settings)
@@ -192,6 +192,17 @@ def test_up_and_down_leave_nothing(swarm, root):
     assert (status.phase, {c.state for c in status.children}) == ("ended", {ChildState.EXITED})
     assert [line.split()[0] for line in one.lines("ends")][-1] == "brain"
     assert one.lines("ends")[:2] in (["worker-1 1", "worker-2 1"], ["worker-2 1", "worker-1 1"])
+
+
+def test_the_ray_driver_is_kept_and_ends_after_the_workers_and_before_the_brain(swarm):
+    one = swarm(ray="auto").up()
+    driver = one.running("brain", "ray", "w1", "w2")[1]
+    os.kill(driver, signal.SIGKILL)
+    wait_until(lambda: one.child("ray").restarts == 1, what="its end is seen")
+    assert one.running("ray")[0] != driver
+    one.supervisor.request_drain()
+    one.join()
+    assert [line.split()[0] for line in one.lines("ends")][-2:] == ["ray", "brain"]
 
 
 def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm):

@@ -254,7 +254,7 @@ def test_the_example_changes_nothing_and_shows_every_key_with_its_default():
     defaults = plain(Settings())
     free = {name: defaults.pop(name) for name in ("workers", "models", "engines", "scripts")}
     assert free == {"workers": [], "models": {}, "engines": {}, "scripts": {}}
-    del defaults["metrics"]["port"], defaults["http"]["port"]  # have none
+    del defaults["metrics"]["port"], defaults["http"]["port"], defaults["ray"]["address"]  # have none
     assert uncommented("#") == defaults
 
 
@@ -262,7 +262,7 @@ def test_the_examples_of_what_has_no_default_are_right(tmp_path):
     document = uncommented("##")
     assert {"workers", "models", "engines", "scripts"} <= set(document)
     settings = msgspec.convert(document, Settings)
-    assert [worker.name for worker in settings.workers] == ["worker-1", "big", "elsewhere"]
+    assert [worker.name for worker in settings.workers] == ["worker-1", "big", "elsewhere", "box2-gpu0"]
     Path("ex.toml").write_text(re.sub(r"(?m)^## ?(?=\[|\w+ = )", "", EXAMPLE.read_text()))
     assert load(Path("ex.toml"), {}, None).settings.models["llama3.2:3b"].options == {"num_ctx": 8192}
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, OllamaSettings, Settings, WorkerSpec
+from swarm.config.settings import (
+    EngineSettings,
+    LlmSettings,
+    ModelSettings,
+    OllamaSettings,
+    RaySettings,
+    Settings,
+    WorkerSpec,
+)
 from swarm.core.gpu_reading import GpuReading
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.errors import ConfigError
@@ -148,3 +156,10 @@ def test_who_has_a_running_ollama_serves_its_models_only():
     specs = (WorkerSpec(name="x", ollama_url="http://h:1"),)
     (one,) = plan_workers(msgspec.structs.replace(settings, workers=specs), CARDS, simulate=None)
     assert (one.engines, one.adopted, one.model_port) == (("ollama",), True, None)
+
+
+def test_with_ray_no_card_is_taken_here_unless_a_worker_names_it():
+    settings = Settings(ray=RaySettings(address="auto"))
+    assert plan_workers(settings, CARDS, simulate=None) == plan_workers(settings, (), simulate=2) == ()
+    named = msgspec.structs.replace(settings, workers=(WorkerSpec(name="here", gpus=(0,)),))
+    assert [plan.name for plan in plan_workers(named, CARDS, simulate=None)] == ["here"]
