@@ -15,12 +15,12 @@ from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SE
 
 
 def victims(root: str, kind: str) -> dict[ProcessIdentity, str]:
-    """Living processes of this root with their names; ``kind`` is ``server``, ``brain``, ``http``, or else for workers."""
+    """Living processes of this root with their names; ``kind`` is ``server``, ``brain``, ``http``, ``ray``; else workers."""
     marker = {ROOT_MARKER: root}
     if kind == "server":
         return find_marked_values(SERVER_MARKER, **marker) | find_marked_values(MODEL_MARKER, **marker)
     found = find_marked_values(PROCESS_MARKER, **marker)
-    others = ("brain", "http")
+    others = ("brain", "http", "ray")
     return {who: name for who, name in found.items() if (name == kind if kind in others else name not in others)}
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 
 from swarm.proc.env_markers import ROOT_MARKER, kill_marked
 
@@ -13,9 +14,13 @@ from swarm.proc.env_markers import ROOT_MARKER, kill_marked
 class KeptSupervisor:
     """``swarm up`` with these words, on ``home``/config.toml; what it says goes to ``home``/supervisor.out."""
 
-    def __init__(self, home: str, root: str, *words: str, **env: str) -> None:
+    def __init__(
+        self, home: str, root: str, *words: str, through: Callable[[list[str]], Sequence[str]] = list, **env: str
+    ) -> None:
+        """``through`` says how to start a command, where it is to run elsewhere than here."""
         self._home, self._root = home, root
-        self._argv = [sys.executable, "-m", "swarm", "up", *words, "--root", root, "--config", f"{home}/config.toml"]
+        argv = [sys.executable, "-m", "swarm", "up", *words, "--root", root, "--config", f"{home}/config.toml"]
+        self._argv = through(argv)
         self._env = {**os.environ, "SWARM_SIM_RUNNER": "none", **env}
         self._process: subprocess.Popen[bytes] | None = None
 
