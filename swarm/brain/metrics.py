@@ -131,8 +131,9 @@ def _workers(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Metric]:
     views, beats, by = workers_of(snapshot), _beating(snapshot), ("worker",)
     up = (((view.name,), view.alive) for view in views)
     yield _gauge("worker_up", "Whether the worker lives: its process lock is held.", by, up)
+    labels = ("worker", "state", "model", "gpus", "simulated", "node")
     info = ((_info(view, condition(view, snapshot, settings).state), 1) for view in views)
-    yield _gauge("worker_info", "What the worker is; always 1.", ("worker", "state", "model", "gpus", "simulated"), info)
+    yield _gauge("worker_info", "What the worker is; always 1.", labels, info)
     epoch = (((view.name,), view.row.epoch if view.row is not None else 0) for view in views)
     yield _gauge("worker_epoch", "Starts under this name; counters begin at zero with each.", by, epoch)
     busy = (((view.name,), view.claims if view.alive else 0) for view, _ in beats)
@@ -152,7 +153,7 @@ def _info(view: WorkerView, state: str) -> Labels:
     row, beat = view.row, view.heartbeat
     model = (beat.model if beat is not None and view.alive else None) or ""
     gpus = ",".join(map(str, row.gpus)) if row is not None else ""
-    return view.name, state, model, gpus, str(bool(row and row.simulated)).lower()
+    return view.name, state, model, gpus, str(bool(row and row.simulated)).lower(), row.node if row is not None else ""
 
 
 def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:
@@ -241,7 +242,7 @@ def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Hist
 
 
 def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
-    labels = ("gpu", "uuid")
+    labels = ("gpu", "uuid", "node")  # an empty label is none to Prometheus: cards of this machine have none
     readings: tuple[tuple[str, str, Callable[[GpuReading], float | None]], ...] = (
         ("memory_used_bytes", "Memory in use.", lambda c: _scaled(c.memory_used_mib, _MIB)),
         ("memory_total_bytes", "Memory in all.", lambda c: _scaled(c.memory_total_mib, _MIB)),
@@ -251,10 +252,14 @@ def _cards(cards: tuple[GpuReading, ...]) -> Iterator[Metric]:
         ("fault", "1 when the card is lost or cannot be read.", lambda c: float(c.fault is not None)),
     )
     for name, help_text, value in readings:
-        told = (((str(card.index), card.uuid), value(card)) for card in cards if card.fault is None or name == "fault")
+        told = ((_card(card), value(card)) for card in cards if card.fault is None or name == "fault")
         yield _gauge(f"gpu_{name}", help_text, labels, told)
-    energy = (((str(card.index), card.uuid), card.energy_j) for card in cards if card.fault is None)
+    energy = ((_card(card), card.energy_j) for card in cards if card.fault is None)
     yield _counter("gpu_energy_joules", "Energy used since the driver was loaded.", labels, energy)
+
+
+def _card(card: GpuReading) -> Labels:
+    return str(card.index), card.uuid, card.node
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

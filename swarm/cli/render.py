@@ -136,12 +136,20 @@ def _terminal_row(cells: Sequence[Cell], widths: Sequence[int], columns: Sequenc
 
     line = Text()
     for cell, width, column in zip(cells, widths, columns, strict=True):
-        part = Text(cell.text, style=cell.style)
+        part = Text(_without_middle(cell.text, width) if column.keeps_end else cell.text, style=cell.style)
         part.truncate(width, overflow="ellipsis")
         gap = " " * (width - part.cell_len)
         line.append_text(Text(gap) + part if column.right else part + gap).append("  ")
     line.rstrip()
     return line
+
+
+def _without_middle(text: str, width: int) -> str:
+    """``rack-7…12-gpu0``: as much of both ends as there is room for."""
+    if len(text) <= width:
+        return text
+    end = width * 2 // 3
+    return f"{text[: width - end - 1]}…{text[len(text) - end :]}"
 
 
 def fit(natural: Sequence[int], columns: Sequence[Column], limit: int) -> list[int]:

@@ -48,9 +48,17 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     fault: str | None = None
     """Set when the card is lost or unreadable: the driver's words."""
 
+    @property
+    def title(self) -> str:
+        """``GPU 0``; of another machine ``GPU 0 of box2``."""
+        return f"GPU {self.index} of {self.node}" if self.node else f"GPU {self.index}"
+
     def is_one_of(self, uuids: Collection[str]) -> bool:
-        """Whether it is named there. A driver that tells a UUID only now and then had it called by its index meanwhile."""
-        return self.uuid in uuids or str(self.index) in uuids
+        """Whether it is named there. A driver that tells a UUID only now and then had it called by its index meanwhile.
+
+        Only a card of this machine is ever called by its index.
+        """
+        return self.uuid in uuids or (not self.node and str(self.index) in uuids)
 
 
 def named(cards: Iterable[GpuReading], uuids: Collection[str]) -> list[GpuReading]:

@@ -22,6 +22,8 @@ class Column(msgspec.Struct, frozen=True):
     name: str
     right: bool = False
     gives_way: bool = False
+    keeps_end: bool = False
+    """What gives way is the middle: its end tells cells apart."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -50,8 +52,10 @@ Block = Line | Table | Said
 
 
 def columns(*heads: str) -> tuple[Column, ...]:
-    """Columns by name: ``name>`` is right-aligned, ``name~`` gives way where the terminal is narrow."""
-    return tuple(Column(head.rstrip(">~"), right=head.endswith(">"), gives_way=head.endswith("~")) for head in heads)
+    """Columns by name: ``name>`` is right-aligned; on a narrow terminal ``name~`` gives way, ``name~~`` in its middle."""
+    return tuple(
+        Column(h.rstrip(">~"), right=h.endswith(">"), gives_way=h.endswith("~"), keeps_end=h.endswith("~~")) for h in heads
+    )
 
 
 _STATE_STYLES: dict[str, Style] = {

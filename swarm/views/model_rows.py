@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import LiveView, SwarmSnapshot
 from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
 from swarm.views.blocks import Cell, Table, columns
+from swarm.views.node_words import HERE
 from swarm.views.words import count, duration
 
 ASK_S = 2.0
@@ -25,6 +26,8 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
     size_mib: int
     workers: tuple[str, ...]
     """Those whose servers have it."""
+    nodes: tuple[str, ...] = ()
+    """Machines of those; the empty name is this one."""
 
 
 def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]:
@@ -44,10 +47,15 @@ def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]
             names = (row.name for row in asked)
             answers |= dict(zip(names, pool.map(lambda row: _tags(row, Path(root)), asked), strict=True))
     found: dict[str, OnDisk] = {}
+    nodes = {w.name: w.row.node for w in views if w.row is not None}
     for worker, models in answers.items():
         for model, size_mib in models:
             known = found.get(model, OnDisk(size_mib=size_mib, workers=()))
-            found[model] = OnDisk(size_mib=max(known.size_mib, size_mib), workers=(*known.workers, worker))
+            found[model] = OnDisk(
+                size_mib=max(known.size_mib, size_mib),
+                workers=(*known.workers, worker),
+                nodes=tuple(sorted({*known.nodes, nodes[worker]})),
+            )
     return found
 
 
@@ -84,6 +92,8 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """Generated tokens per second of one request."""
     installed_on: tuple[str, ...] = ()
     """Living workers whose servers have it on disk."""
+    installed_nodes: tuple[str, ...] = ()
+    """Machines of those; the empty name is this one."""
     disk_mib: int | None = None
     slots: dict[str, TunedSlots] = msgspec.field(default_factory=dict)
     """By worker that has it loaded: requests at once, the measured rates, and why so many."""
@@ -141,7 +151,8 @@ def _model_row(
         task_s=_ratio(busy_s, completed + failed),
         tokens_per_s=_ratio(sum(t.tokens_out for t in tallies), busy_s),
         installed_on=disk.workers if disk else (),
-        disk_mib=disk.size_mib if disk else None,
+        installed_nodes=disk.nodes if disk else (),
+        disk_mib=(disk.size_mib or None) if disk else None,
     )
 
 
@@ -150,12 +161,17 @@ def _ratio(total: float, number: float) -> float | None:
 
 
 def models_table(rows: Sequence[ModelRow]) -> Table:
-    """Models, where they are and what was learned of them: requests of the slots, and tokens/s of all slots together."""
+    """Models, where they are and what was learned of them: requests of the slots, and tokens/s of all slots together.
+
+    With several machines also those that have it on disk.
+    """
     live = any(row.live_waiting or row.live_in_flight for row in rows)
     places = ("live wait", "live run") if live else ()
     numbers = ("waiting", "run", *places, "done", "failed", "on disk", "on card", "load", "task", "tok/s")
-    heads = columns("model~", "loaded on~", *(f"{name}>" for name in numbers))
-    cells = tuple(_model_cells(row, live=live) for row in rows)
+    everywhere = {node for row in rows for node in row.installed_nodes}
+    nodes = any(everywhere)
+    heads = columns("model~", "loaded on~", *(("on nodes~",) if nodes else ()), *(f"{name}>" for name in numbers))
+    cells = tuple(_model_cells(row, live=live, nodes=everywhere if nodes else None) for row in rows)
     return Table(columns=heads, rows=cells, empty="no model is loaded, waited for or installed")
 
 
@@ -165,7 +181,14 @@ def _first_of(names: Sequence[str]) -> Cell:
     return Cell(names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}")
 
 
-def _model_cells(row: ModelRow, *, live: bool) -> tuple[Cell | str, ...]:
+def _on_nodes(row: ModelRow, everywhere: Collection[str]) -> Cell:
+    """Which machines have it on disk."""
+    if len(row.installed_nodes) == len(everywhere):
+        return Cell("all")
+    return Cell(", ".join(node or HERE for node in row.installed_nodes) or "-", "" if row.installed_nodes else "dim")
+
+
+def _model_cells(row: ModelRow, *, live: bool, nodes: Collection[str] | None) -> tuple[Cell | str, ...]:
     size = "-" if row.size_mib is None else f"{(row.size_vram_mib or 0) / 1024:.1f}/{row.size_mib / 1024:.1f}G"
     slots = sum(tuned.in_flight for tuned in row.slots.values())
     total_s = sum(tuned.tokens_per_s for tuned in row.slots.values())
@@ -173,6 +196,7 @@ def _model_cells(row: ModelRow, *, live: bool) -> tuple[Cell | str, ...]:
     return (
         row.model,
         _first_of(row.loaded_on),
+        *((_on_nodes(row, nodes),) if nodes is not None else ()),
         f"{row.waiting:,}",
         f"{row.running}/{slots}" if slots else str(row.running),
         *((f"{row.live_waiting:,}", f"{row.live_in_flight:,}") if live else ()),

@@ -230,9 +230,10 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
 def _card_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
     for gpu in snapshot.gpus:
         if gpu.fault is not None:
-            yield Alarm("critical", f"GPU {gpu.index} cannot be read: {gpu.fault}", "nvidia-smi; dmesg | grep -i xid")
+            step = f"{f'on {gpu.node}: ' if gpu.node else ''}nvidia-smi; dmesg | grep -i xid"
+            yield Alarm("critical", f"{gpu.title} cannot be read: {gpu.fault}", step)
         elif gpu.temperature_c is not None and gpu.temperature_c >= settings.gpu.warn_c:
-            yield Alarm("warning", f"GPU {gpu.index} is hot: {gpu.temperature_c} °C", "check fans and air; swarm gpus")
+            yield Alarm("warning", f"{gpu.title} is hot: {gpu.temperature_c} °C", "check fans and air; swarm gpus")
 
 
 def _queue_alarms(snapshot: SwarmSnapshot, queue: QueueStats, settings: Settings, *, brain: bool) -> Iterator[Alarm]:

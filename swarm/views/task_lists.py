@@ -11,6 +11,7 @@ import msgspec
 from swarm.core.lanes import parse_lane
 from swarm.core.task import TERMINAL, TaskState, canonical_model
 from swarm.errors import InputError, QueueError, name_hint
+from swarm.views.node_words import nodes_of_workers
 from swarm.views.task_rows import TaskRow, task_row
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ def state_of(text: str) -> TaskState:
 def task_list(queue: FileQueue, wanted: TaskFilter, *, limit: int, offset: int = 0) -> TaskList:
     """Those at ``offset`` and after; tasks that move on between two calls move the pages. Raises ``QueueError``."""
     places = _places(queue, wanted)
+    nodes = nodes_of_workers(queue.layout) if wanted.state is TaskState.PROCESSING else {}
     rows: Iterator[TaskRow]
     if wanted.model is None:
-        rows = (_row(queue, located) for located in islice(places, offset, None))
+        rows = (_row(queue, located, nodes) for located in islice(places, offset, None))
     else:
         model = canonical_model(wanted.model)
-        every = (_row(queue, located) for located in places)
+        every = (_row(queue, located, nodes) for located in places)
         rows = islice((row for row in every if _is_for(row, model)), offset, None)
     found = tuple(islice(rows, limit + 1))
     return TaskList(tasks=found[:limit], more=len(found) > limit)
@@ -79,9 +81,9 @@ def _of_batch(queue: FileQueue, batch: str, state: TaskState) -> Iterator[Locate
     return (located for located in queue.list(state) if located.task_id in members)
 
 
-def _row(queue: FileQueue, located: Located) -> TaskRow:
+def _row(queue: FileQueue, located: Located, nodes: Mapping[str, str]) -> TaskRow:
     reason = queue.why_corrupt(located.task_id) if located.state is TaskState.CORRUPT else ""
-    return task_row(located, _document(queue, located), reason=reason)
+    return task_row(located, _document(queue, located), reason=reason, nodes=nodes)
 
 
 def _document(queue: FileQueue, located: Located) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from swarm.core.health.liveness import stuck
 from swarm.core.lanes import parse_lane
 from swarm.core.worker import SlotView
 from swarm.views.blocks import SIMULATED, Block, Cell, Line, Table, columns, state_cell
+from swarm.views.node_words import node_cells, several_nodes, worker_heads
 from swarm.views.words import count, duration
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     priority: int | None = None
     worker: str | None = None
+    node: str = ""
+    """Machine of that worker's cards; empty: this one."""
     created_at: str | None = None
     completed_at: str | None = None
     simulated: bool = False
@@ -40,6 +43,8 @@ class ActiveRow(msgspec.Struct, frozen=True, kw_only=True):
     """One task that a worker holds."""
 
     worker: str
+    node: str
+    """Machine of its cards; empty: this one."""
     task_id: str
     task_class: str | None
     model: str | None
@@ -52,10 +57,12 @@ class ActiveRow(msgspec.Struct, frozen=True, kw_only=True):
     worker_alive: bool
 
 
-def task_row(located: Located, document: Mapping[str, Any] | None, *, reason: str = "") -> TaskRow:
+def task_row(
+    located: Located, document: Mapping[str, Any] | None, *, reason: str = "", nodes: Mapping[str, str] | None = None
+) -> TaskRow:
     """One line of a listing; ``document`` is None where it could not be read (it moved on, or is corrupt).
 
-    ``reason``: why a file was moved to corrupt/.
+    ``reason``: why a file was moved to corrupt/. ``nodes``: machines of workers, by name.
     """
     doc = document or {}
     parsed = parse_lane(located.lane) if located.lane else None
@@ -69,6 +76,7 @@ def task_row(located: Located, document: Mapping[str, Any] | None, *, reason: st
         name=str(doc.get("name", "")),
         priority=doc.get("priority"),
         worker=located.worker,
+        node=(nodes or {}).get(located.worker or "", ""),
         created_at=doc.get("created_at"),
         completed_at=doc.get("completed_at"),
         simulated=bool(doc.get("simulated", False)),
@@ -89,6 +97,7 @@ def _active_row(claim: ClaimView, worker: WorkerView | None, *, is_stuck: bool) 
     known = slot or SlotView(task_id=claim.task_id, task_class=claim.task_class or "", phase="")
     return ActiveRow(
         worker=claim.worker,
+        node=worker.row.node if worker and worker.row else "",
         task_id=claim.task_id,
         task_class=claim.task_class or known.task_class or None,
         model=claim.model or known.model,
@@ -107,8 +116,11 @@ def task_table(rows: Sequence[TaskRow], *, state: str) -> Table:
     if state == "corrupt":
         return _corrupt_table(rows)
     ended = state in ("failed", "cancelled")
-    heads = columns("task", "class", "model~", "prio>", "tries>", "worker", "error~" if ended else "name~")
-    return Table(columns=heads, rows=tuple(_task_cells(row, ended=ended) for row in rows), empty=f"no {state} tasks")
+    nodes = several_nodes(rows)
+    last = "error~" if ended else "name~"
+    heads = columns("task", "class", "model~", "prio>", "tries>", *worker_heads(nodes), last)
+    cells = tuple(_task_cells(row, ended=ended, nodes=nodes) for row in rows)
+    return Table(columns=heads, rows=cells, empty=f"no {state} tasks")
 
 
 def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
@@ -117,20 +129,23 @@ def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
     return Table(columns=columns("file", "why~"), rows=cells, empty="no corrupt files")
 
 
-def _task_cells(row: TaskRow, *, ended: bool) -> tuple[Cell | str, ...]:
+def _task_cells(row: TaskRow, *, ended: bool, nodes: bool) -> tuple[Cell | str, ...]:
     last = Cell(row.error or "-", "red") if ended else Cell(row.name or "-")
     prio = "-" if row.priority is None else str(row.priority)
-    return (row.task_id, row.task_class or "-", row.model or "-", prio, str(row.attempt), row.worker or "-", last)
+    what = (row.task_id, row.task_class or "-", row.model or "-", prio, str(row.attempt), row.worker or "-")
+    return (*what, *node_cells(row.node if row.worker else None, nodes), last)
 
 
 def active_table(rows: Sequence[ActiveRow]) -> Table:
     """What the workers hold."""
-    heads = columns("worker", "task", "class", "model~", "try>", "for>", "progress>", "phase", "name~")
-    return Table(columns=heads, rows=tuple(_active_cells(row) for row in rows), empty="no task is being processed")
+    nodes = several_nodes(rows)
+    heads = columns(*worker_heads(nodes), "task", "class", "model~", "try>", "for>", "progress>", "phase", "name~")
+    cells = tuple(_active_cells(row, nodes=nodes) for row in rows)
+    return Table(columns=heads, rows=cells, empty="no task is being processed")
 
 
-def _active_cells(row: ActiveRow) -> tuple[Cell | str, ...]:
-    what = (row.task_id, row.task_class or "-", row.model or "-", str(row.attempt))
+def _active_cells(row: ActiveRow, *, nodes: bool) -> tuple[Cell | str, ...]:
+    what = (*node_cells(row.node, nodes), row.task_id, row.task_class or "-", row.model or "-", str(row.attempt))
     return (holder_cell(row), *what, duration(row.elapsed_s), count(row.progress), phase_cell(row), row.name or "-")
 
 

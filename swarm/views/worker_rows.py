@@ -13,6 +13,7 @@ from swarm.core.rates import lifetime_j, rates_of, share_of_best
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
 from swarm.views.blocks import Block, Cell, Line, Table, columns, state_cell
+from swarm.views.node_words import node_cells, several_nodes, worker_heads
 from swarm.views.words import count, duration, mib, percent, plural
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     """One worker."""
 
     name: str
+    node: str
+    """Machine of its cards; empty: this one."""
     state: str
     """The verdict of ``swarm.core.health.liveness``; for a healthy worker its own word (idle, busy, loading)."""
     reason: str
@@ -63,6 +66,8 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
     engines: tuple[str, ...]
     adopted: bool
+    server_version: str
+    """Of its engine's server; empty where that is not known."""
     simulated: bool
     pid: int | None
     started_at: str | None
@@ -71,6 +76,8 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
 class CardRow(msgspec.Struct, frozen=True, kw_only=True):
     """One card. None: the driver did not say."""
 
+    node: str
+    """Machine that it is in; empty: this one."""
     index: int
     uuid: str
     name: str
@@ -104,6 +111,7 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
     live = beat.live if beat and view.alive else None
     return WorkerLine(
         name=view.name,
+        node=row.node if row else "",
         state=str(beat.status) if healthy and beat else verdict.state,
         reason=(beat.reason if beat else "") if healthy else verdict.text,
         alive=view.alive,
@@ -132,6 +140,7 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
         url=row.url if row else None,
         engines=row.engines if row and row.url else (),
         adopted=bool(row and row.adopted),
+        server_version=beat.server_version if beat and view.alive else "",
         simulated=bool(row and row.simulated),
         pid=row.process.pid if row and view.alive else None,
         started_at=row.started_at if row else None,
@@ -139,14 +148,15 @@ def _worker_line(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) 
 
 
 def card_rows(snapshot: SwarmSnapshot) -> tuple[CardRow, ...]:
-    """All cards, each with the worker that owns it."""
-    owners = {uuid: view for view in workers_of(snapshot) if view.row for uuid in view.row.gpu_uuids}
+    """All cards, each with the worker that owns it: those of this machine first, then by node."""
+    owners = {(view.row.node, uuid): view for view in workers_of(snapshot) if view.row for uuid in view.row.gpu_uuids}
     rows = []
-    for gpu in snapshot.gpus:
-        owner = owners.get(gpu.uuid) or owners.get(str(gpu.index))
+    for gpu in sorted(snapshot.gpus, key=lambda gpu: gpu.node):
+        owner = owners.get((gpu.node, gpu.uuid)) or owners.get((gpu.node, str(gpu.index)))
         beat = owner.heartbeat if owner and owner.alive else None
         rows.append(
             CardRow(
+                node=gpu.node,
                 index=gpu.index,
                 uuid=gpu.uuid,
                 name=gpu.name,
@@ -165,9 +175,11 @@ def card_rows(snapshot: SwarmSnapshot) -> tuple[CardRow, ...]:
 
 
 def cards_table(rows: Sequence[CardRow]) -> Table:
-    """Cards with memory, load, temperature, power."""
-    heads = columns("gpu>", "card~", "worker", "memory>", "load>", "temp>", "power>", "model~")
-    cells = tuple(_card_cells(row) for row in rows)
+    """Cards with memory, load, temperature, power; their nodes where not all are of this machine."""
+    nodes = several_nodes(rows)
+    worker, *node = worker_heads(nodes)
+    heads = columns(*node, "gpu>", "card~", worker, "memory>", "load>", "temp>", "power>", "model~")
+    cells = tuple((*node_cells(row.node, nodes), *_card_cells(row)) for row in rows)
     return Table(columns=heads, rows=cells, empty="no GPU found: `swarm up --simulate 2` works without")
 
 
@@ -183,16 +195,21 @@ def _card_cells(row: CardRow) -> tuple[Cell | str, ...]:
 def workers_table(rows: Sequence[WorkerLine], *, short: bool = False, active: Sequence[ActiveRow] = ()) -> Table:
     """Workers; ``short`` leaves out what the cards' table and `swarm workers` show. ``active``: how far their tasks are.
 
-    Places of live requests are shown once there were such.
+    Their nodes are shown where not all are of this machine. Places of live requests are shown once there were such.
     """
     more = () if short else ("tokens>", "gpus")
     best = any(row.share_of_best is not None for row in rows) and short
     rates = ("tok/s>", "best>") if best else ("tok/s>",)
     live = any(row.live_in_flight or row.yielded for row in rows)
     places = () if not live else ("live>",) if short else ("live>", "yielded>")
-    heads = columns("worker", "state", "model~", "slots>", *places, "done>", "failed>", *rates, *more, "doing~")
+    nodes = several_nodes(rows)
+    who = worker_heads(nodes)
+    heads = columns(*who, "state", "model~", "slots>", *places, "done>", "failed>", *rates, *more, "doing~")
     held = {task.task_id: task for task in active}
-    cells = tuple(_worker_cells(row, short=short, live=live, best=best, held=held) for row in rows)
+    cells = tuple(
+        (row.name, *node_cells(row.node, nodes), *_worker_cells(row, short=short, live=live, best=best, held=held))
+        for row in rows
+    )
     return Table(columns=heads, rows=cells, empty="no workers are registered: `swarm up` starts one per card")
 
 
@@ -253,7 +270,6 @@ def _worker_cells(
     row: WorkerLine, *, short: bool, live: bool, best: bool, held: Mapping[str, ActiveRow]
 ) -> tuple[Cell | str, ...]:
     return (
-        row.name,
         state_cell(row.state),
         row.model or "-",
         f"{row.slots_busy}/{row.slots}",

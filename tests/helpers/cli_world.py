@@ -171,7 +171,8 @@ def card(number: int, **more: Any) -> GpuReading:
         "temperature_c": 61,
         "power_w": 211.0,
     }
-    return GpuReading(index=number, uuid=f"GPU-{number}", name="NVIDIA GeForce RTX 4090", **(known | more))
+    known |= {"uuid": f"GPU-{number}", "name": "NVIDIA GeForce RTX 4090"}
+    return GpuReading(index=number, **(known | more))
 
 
 def claim(task_id: str, worker_name: str, **more: Any) -> ClaimView:
@@ -194,4 +195,30 @@ def healthy() -> SwarmSnapshot:
         lanes=(lane(123),),
         claims=(claim("d5de16d7", "worker-1"),),
         gpus=(card(0), card(1)),
+    )
+
+
+def far_worker(name: str, number: int = 0, *, node: str = "box2", **more: Any) -> WorkerView:
+    """A worker beside the queue whose card is in another machine."""
+    view = worker(name, number, **more)
+    assert view.row is not None
+    place = f"http://10.0.0.2:11800/cards/gpu{number}"
+    replace = msgspec.structs.replace
+    far = replace(view.row, node=node, url=place, port=None, gpu_uuids=(f"{node}/{number}",))
+    beat = view.heartbeat and replace(view.heartbeat, server_version="0.12.3")
+    return replace(view, row=far, heartbeat=beat)
+
+
+def two_nodes() -> SwarmSnapshot:
+    """The healthy one, and two cards of box2: one idle, one at work."""
+    here = healthy()
+    return msgspec.structs.replace(
+        here,
+        workers=(
+            *here.workers,
+            far_worker("box2-gpu0", 0),
+            far_worker("box2-gpu1", 1, status=WorkerStatus.BUSY, task_id="e6ef27e8"),
+        ),
+        claims=(*here.claims, claim("e6ef27e8", "box2-gpu1")),
+        gpus=(*(card(n, uuid=f"box2/{n}", node="box2", temperature_c=n + 40) for n in (0, 1)), *here.gpus),
     )

@@ -86,6 +86,7 @@ class Looker:
 def _worker_facts(name: str, status: StatusView) -> Iterator[str]:
     row = next(w for w in status.workers if w.name == name)
     where = f"GPU {','.join(map(str, row.gpus))}" if row.gpus else "no GPU"
+    where += f" of node {row.node}" if row.node else ""
     yield f"{where}, {row.url or 'no model server'}, pid {row.pid or '-'}, since {row.started_at or '-'}"
     yield f"model {row.model or '-'}, {row.completed:,} done, {row.failed:,} failed, {count(row.tokens_out)} tokens"
     if row.live_in_flight or row.yielded:

@@ -15,6 +15,7 @@ from swarm.cli.render import table_lines
 from swarm.cli.top.screen_state import PANES, TopState, key_of, lines_of, tasks_per_s, tokens_per_s
 from swarm.plain_text import one_line
 from swarm.views.blocks import Cell, Table, columns
+from swarm.views.node_words import node_cells, several_nodes, worker_heads
 from swarm.views.overview import StatusView
 from swarm.views.queue_rows import lanes_table
 from swarm.views.task_rows import ActiveRow, TaskRow, holder_cell, phase_cell
@@ -156,15 +157,18 @@ def _table(state: TopState, rows: Sequence[WorkerLine | ActiveRow | TaskRow]) ->
         measured = [replace(row, tokens_per_s=tokens_per_s(state, row) if row.alive else None) for row in workers]
         return workers_table(measured, short=True, active=state.data.status.active)
     if state.pane == "tasks":
-        heads = columns("task", "worker", "model~", "try>", "for>", "progress>", "phase", "name~")
-        return Table(columns=heads, rows=tuple(_task_cells(row) for row in rows if isinstance(row, ActiveRow)))
+        nodes = several_nodes(state.data.status.workers)
+        heads = columns("task", *worker_heads(nodes), "model~", "try>", "for>", "progress>", "phase", "name~")
+        cells = tuple(_task_cells(row, nodes=nodes) for row in rows if isinstance(row, ActiveRow))
+        return Table(columns=heads, rows=cells)
     heads = columns("task", "model~", "tries>", "ended", "error~")
     return Table(columns=heads, rows=tuple(_failed_cells(row) for row in rows if isinstance(row, TaskRow)))
 
 
-def _task_cells(row: ActiveRow) -> tuple[Cell | str, ...]:
+def _task_cells(row: ActiveRow, *, nodes: bool) -> tuple[Cell | str, ...]:
     numbers = (str(row.attempt), duration(row.elapsed_s), count(row.progress))
-    return (row.task_id, holder_cell(row), row.model or row.task_class or "-", *numbers, phase_cell(row), row.name or "-")
+    who = (row.task_id, holder_cell(row), *node_cells(row.node, nodes))
+    return (*who, row.model or row.task_class or "-", *numbers, phase_cell(row), row.name or "-")
 
 
 def _failed_cells(row: TaskRow) -> tuple[Cell | str, ...]:

@@ -17,7 +17,7 @@ from swarm.errors import QueueError, StorageFault
 from swarm.http.cached import Cached
 from swarm.http.look import SwarmLook
 from swarm.http.page.batch_facts import failure_groups, offers
-from swarm.http.page.card_places import common_name, places
+from swarm.http.page.card_places import common_name, place_groups
 from swarm.http.page.rendering import render_page
 from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
@@ -56,7 +56,7 @@ class Pages:
             seen,
             "overview.html",
             FAST_MS,
-            places=places(view.cards, view.workers),
+            groups=place_groups(view.cards, view.workers),
             card_name=common_name(view.cards),
             history=self._history,
             together=self._history.together(),

@@ -14,6 +14,7 @@ from swarm.runtime.open import swarm_lives
 from swarm.views.batches.batch_gave import BatchGave, Bests, batch_gave
 from swarm.views.batches.batch_report import report
 from swarm.views.batches.batch_rows import BatchRow, batch_row
+from swarm.views.node_words import nodes_of_workers
 
 if TYPE_CHECKING:
     from swarm.config.settings import Settings
@@ -60,7 +61,7 @@ def batch_view(queue: FileQueue, settings: Settings, batch: str, price_per_mtok:
     (manifest, found), active = _counted(queue, lambda: _tally(queue, batch))
     alive = swarm_lives(settings)
     row = batch_row(manifest, found, alive=alive, active=active, price_per_mtok=price_per_mtok)
-    return BatchView(manifest, found, row, batch_gave(found, _bests(queue), time.time()))
+    return BatchView(manifest, found, row, batch_gave(found, _bests(queue), time.time(), nodes_of_workers(queue.layout)))
 
 
 def batch_document(queue: FileQueue, settings: Settings, batch: str, price_per_mtok: float | None = None) -> BatchDocument:

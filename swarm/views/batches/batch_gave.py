@@ -9,6 +9,7 @@ import msgspec
 from swarm.core.task import canonical_model
 from swarm.queue.batches.tally import Sums, Tally
 from swarm.views.blocks import Block, Line, Table, columns
+from swarm.views.node_words import node_cells, several_nodes, worker_heads
 from swarm.views.words import count, duration, percent, rate
 
 MOST_SHOWN = 8
@@ -22,6 +23,8 @@ class GaveRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker did of the batch with one model. Rates are over the time in which it had tasks of it."""
 
     worker: str
+    node: str
+    """Machine of its cards; empty: this one, or it is not registered any more."""
     model: str
     items: int
     worked_s: float
@@ -61,10 +64,10 @@ class BatchGave(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[GaveRow, ...]
 
 
-def batch_gave(tally: Tally, bests: Bests, now_s: float) -> BatchGave:
-    """From the sums so far; ``now_s`` is in seconds since the epoch."""
+def batch_gave(tally: Tally, bests: Bests, now_s: float, nodes: Mapping[str, str] | None = None) -> BatchGave:
+    """From the sums so far; ``now_s`` is in seconds since the epoch. ``nodes``: machines of workers, by name."""
     sums = tally.all
-    rows = tuple(_rows(sums, bests))
+    rows = tuple(_rows(sums, bests, nodes or {}))
     at_best = [
         (row.tokens_out or row.tokens_in, row.best_tokens_per_s * row.worked_s) for row in rows if row.best_tokens_per_s
     ]
@@ -83,7 +86,7 @@ def batch_gave(tally: Tally, bests: Bests, now_s: float) -> BatchGave:
     )
 
 
-def _rows(sums: Sums, bests: Bests) -> list[GaveRow]:
+def _rows(sums: Sums, bests: Bests, nodes: Mapping[str, str]) -> list[GaveRow]:
     rows = []
     for worker, models in sorted(sums.gave.items()):
         for model, one in sorted(models.items()):
@@ -91,6 +94,7 @@ def _rows(sums: Sums, bests: Bests) -> list[GaveRow]:
             width_s, over_time = one.timeline.at_once(one.spans, MOST_SHOWN)
             row = GaveRow(
                 worker=worker,
+                node=nodes.get(worker, ""),
                 model=model,
                 items=one.items,
                 worked_s=round(one.worked_s, 3),
@@ -132,14 +136,15 @@ def gave_blocks(gave: BatchGave) -> list[Block]:
     if gave.energy_j is not None:
         words += f"; {joules(gave.energy_j)}, {_number(gave.j_per_1k_tokens)} J per 1,000 tokens"
     numbers = ("tok/s in>", "tok/s out>", "of best>", "slots>", "energy>", "J/1k tok>")
-    heads = columns("worker", "model~", *numbers, "slots over time~")
-    return [Line(words), Table(columns=heads, rows=tuple(_cells(row) for row in gave.workers))]
+    nodes = several_nodes(gave.workers)
+    heads = columns(*worker_heads(nodes), "model~", *numbers, "slots over time~")
+    cells = tuple((row.worker, *node_cells(row.node, nodes), *_cells(row)) for row in gave.workers)
+    return [Line(words), Table(columns=heads, rows=cells)]
 
 
 def _cells(row: GaveRow) -> tuple[str, ...]:
     over_time = " ".join(f"{slots:.1f}" if slots < 2 else f"{slots:.0f}" for slots in row.slots_over_time)
     return (
-        row.worker,
         row.model,
         _number(row.tokens_in_per_s),
         _number(row.tokens_out_per_s),

@@ -121,6 +121,15 @@ def test_a_scrape_says_all_that_operators_ask_for():
     assert found["swarm_brain_tick_seconds_count{}"] == 1
 
 
+def test_cards_and_workers_of_other_machines_carry_its_name():
+    far = GpuReading(index=0, uuid="GPU-c", name="x", node="box2", temperature_c=50)
+    view = worker()
+    view = replace(view, row=replace(view.row, node="box2"))
+    found = scraped(a_look(snapshot=SwarmSnapshot(workers=(view,), gpus=(far,))))
+    assert found["swarm_gpu_temperature_celsius{gpu=0,node=box2,uuid=GPU-c}"] == 50
+    assert [name for name in found if name.startswith("swarm_worker_info") and "node=box2" in name]
+
+
 def test_live_requests_by_model_and_by_worker():
     busy, dead = worker(live=LivePlaces(limit=2, in_flight=1, yielded=7)), worker(live=LivePlaces(yielded=3))
     dead = replace(dead, name="worker-2", alive=False)
