@@ -29,7 +29,7 @@ MODEL = "llama3.2:3b"
 
 
 def a_row(
-    name: str, *, epoch: int = 1, slots: int = 1, with_server: bool = True, pid: int = 4242, gpu: int = 0
+    name: str, *, epoch: int = 1, slots: int = 1, with_server: bool = True, pid: int = 4242, gpu: int = 0, node: str = ""
 ) -> WorkerRow:
     """A registry row of a worker with one card."""
     return WorkerRow(
@@ -41,6 +41,7 @@ def a_row(
         gpu_uuids=(f"GPU-{gpu}",) if with_server else (),
         url="http://127.0.0.1:11435" if with_server else None,
         llm_slots=slots,
+        node=node,
     )
 
 
@@ -61,6 +62,7 @@ def a_heartbeat(
     tuned: dict[str, TunedSlots] | None = None,
     completed: int = 0,
     live: LivePlaces | None = None,
+    servable: Sequence[str] = (),
 ) -> Heartbeat:
     """A heartbeat of a worker that holds ``holding`` (None: cold)."""
     return Heartbeat(
@@ -81,6 +83,7 @@ def a_heartbeat(
         tuned=tuned or {},
         tally=WorkerTally(completed=completed),
         live=live,
+        servable=tuple(servable),
     )
 
 
@@ -108,6 +111,8 @@ def a_worker(
     completed: int = 0,
     gpu: int = 0,
     live: LivePlaces | None = None,
+    node: str = "",
+    servable: Sequence[str] = (),
 ) -> WorkerView:
     """A living, ready, cold worker unless told otherwise."""
     heartbeat = a_heartbeat(
@@ -123,11 +128,12 @@ def a_worker(
         tuned=tuned,
         completed=completed,
         live=live,
+        servable=servable,
     )
     return WorkerView(
         name=name,
         alive=alive,
-        row=a_row(name, epoch=epoch, slots=slots, with_server=with_server, gpu=gpu),
+        row=a_row(name, epoch=epoch, slots=slots, with_server=with_server, gpu=gpu, node=node),
         heartbeat=heartbeat if beating else None,
         quiet_s=quiet_s,
         turn_quiet_s=turn_quiet_s,

@@ -15,6 +15,7 @@ from swarm.core.doctor.processes import expected, process_findings
 from swarm.core.gpu_reading import GpuReading, named
 from swarm.core.health.liveness import stuck, workers_of
 from swarm.core.placement.fit import what_helps
+from swarm.core.placement.node_models import absent_words, how_to_get, lacked_models, node_name
 from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import SwarmSnapshot
 
@@ -26,6 +27,7 @@ def work_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[DoctorF
     if snapshot is None:
         return
     yield from _models(evidence, snapshot)
+    yield from _models_of_nodes(snapshot)
     yield from _idle_box(evidence, snapshot)
     yield from _disk_words(evidence)
     yield from _pauses(snapshot)
@@ -77,6 +79,18 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFi
             f"{waiting} tasks wait for {model}, which no server has",
             evidence=lists,
             todo=f"swarm models pull {model}, or cancel those tasks",
+        )
+
+
+def _models_of_nodes(snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
+    """Cards that are idle although tasks wait, since only other nodes have the model."""
+    for lack in lacked_models(snapshot):
+        yield warning(
+            "model-not-on-node",
+            f"{node_name(lack.node)} {lack.model}",
+            f"{lack.waiting} tasks wait for {lack.model}: {absent_words(lack.node, lack.model, lack.found_on)}",
+            evidence=(f"idle there: {', '.join(lack.idle)}",),
+            todo=how_to_get(lack.model),
         )
 
 

@@ -14,6 +14,7 @@ from swarm.core.health.liveness import Condition, condition, stuck, workers_of
 from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
+from swarm.core.placement.node_models import absent, how_to_get
 from swarm.core.placement.placement import desired
 from swarm.core.policy.decide import waits_for
 from swarm.core.policy.retry import blamed_at, runs_alone
@@ -202,6 +203,8 @@ def misfit_reason(
         return None
     if why_not == does_not_fit(view, demand, snapshot, settings):
         return Reason("does_not_fit", f"{before}{why_not}.", what_helps(demand.model))
+    if why_not == absent(view, demand.model, snapshot):
+        return Reason("not_on_node", f"{before}{why_not}.", how_to_get(demand.model))
     return Reason("misfit", f"{before}{why_not}.", f"swarm logs {view.name}")
 
 

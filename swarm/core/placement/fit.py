@@ -1,4 +1,4 @@
-"""Whether a worker can be given a model: cards, memory, recent failures.
+"""Whether a worker can be given a model: cards, memory, recent failures, the disk of its machine.
 
 ``misfit`` judges one worker now, for placement. ``nowhere`` judges whether any worker of the swarm ever can, for a command
 that waits: placement itself goes on trying, since a bigger card may be adopted and another program may free memory.
@@ -15,6 +15,7 @@ from swarm.core.backoff import doubled_s
 from swarm.core.gpu_reading import named
 from swarm.core.health.liveness import workers_of
 from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
+from swarm.core.placement.node_models import absent
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import canonical_model
 from swarm.core.worker import ModelTally
@@ -30,6 +31,7 @@ def misfit(view: WorkerView, demand: Demand, snapshot: SwarmSnapshot, settings: 
         too_few_cards(view, demand.model, settings)
         or does_not_fit(view, demand, snapshot, settings)
         or failing(view, demand.model, settings)
+        or absent(view, demand.model, snapshot)
     )
 
 
@@ -210,7 +212,7 @@ def _never_fits(view: WorkerView, demand: Demand, disk_mib: int, snapshot: Swarm
         return no_room
     if tally is not None and (tally.missing or tally.load_failures >= ENOUGH_FAILURES):
         return failing_words(view.name, demand.model, tally)
-    return too_few_cards(view, demand.model, settings)
+    return too_few_cards(view, demand.model, settings) or absent(view, demand.model, snapshot)
 
 
 def _too_small(worker: Planned, demand: Demand, disk_mib: int, settings: Settings) -> bool:

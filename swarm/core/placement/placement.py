@@ -10,7 +10,7 @@ card, which bounds it. Everything is deterministic: ties go to the first name.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -123,19 +123,31 @@ def _withdrawable(task: Outstanding, demand: dict[str, Demand], live: Collection
 
 
 def _fill_cold(board: Board, settings: Settings) -> None:
-    """A cold worker gets a model at once, as long as more tasks wait than placed slots would take."""
+    """A cold worker gets a model at once, as long as more tasks wait than placed slots would take.
+
+    One that alone could be given another model, which nobody holds, comes last.
+    """
     while True:
         cold = [c for c in board.cards if c.model is None and not c.pinned]
-        pairs = ((d, c) for d in board.needy(settings.brain.max_wait_s) for c in _fastest_first(cold, d.model))
+        needy = board.needy(settings.brain.max_wait_s)
+        alone = _alone(board, cold, needy)
+        pairs = ((d, c) for d in needy for c in _fastest_first(cold, d.model, alone))
         demand, card = next(((d, c) for d, c in pairs if board.outlasts(d.model, c, 0.0)), (None, None))
         if demand is None or card is None:
             return
         board.give(card, demand.model, f"{card.name} holds no model and {demand.waiting} tasks wait for {demand.model}")
 
 
-def _fastest_first(cards: list[Card], model: str) -> list[Card]:
+def _fastest_first(cards: list[Card], model: str, alone: Mapping[str, str]) -> list[Card]:
     """Those of these cards that may be given the model."""
-    return sorted((c for c in cards if model not in c.refused), key=lambda c: -c.per_s(model))
+    own = (c for c in cards if model not in c.refused)
+    return sorted(own, key=lambda c: (alone.get(c.name, model) != model, -c.per_s(model)))
+
+
+def _alone(board: Board, cold: list[Card], needy: list[Demand]) -> dict[str, str]:
+    """Cold workers that alone can be given a model which nobody holds: it fits, or lies on the disk, only there."""
+    able = {d.model: [c.name for c in cold if d.model not in c.refused] for d in needy if not board.on(d.model)}
+    return {names[0]: model for model, names in able.items() if len(names) == 1}
 
 
 def _move_spare(board: Board, settings: Settings) -> None:

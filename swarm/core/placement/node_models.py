@@ -1,0 +1,96 @@
+"""Which node (machine) has which model on its disk, as its workers' servers list it. Pure.
+
+* A node has a model that a living worker there lists or holds: the cards of a node share its disk.
+* A worker's node lacks a model only where another node has it. Where nobody lists it, a load finds out, as on one machine;
+  so one machine alone never lacks anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from swarm.core.health.liveness import workers_of
+from swarm.core.snapshot import SwarmSnapshot, WorkerView
+
+HERE = "here"
+"""What an operator calls the machine of the queue."""
+
+
+class LackedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that tasks wait for, that some nodes have, and that a node with idle cards has not."""
+
+    model: str
+    waiting: int
+    node: str
+    """The one that lacks it."""
+    idle: tuple[str, ...]
+    """Its workers that have nothing to do."""
+    found_on: tuple[str, ...]
+    """Nodes that have it."""
+
+
+def node_of(view: WorkerView) -> str:
+    """The machine of its cards; empty: that of the queue."""
+    return view.row.node if view.row is not None else ""
+
+
+def node_name(node: str) -> str:
+    """As an operator calls it."""
+    return node or HERE
+
+
+def nodes_with(model: str, views: Iterable[WorkerView]) -> frozenset[str]:
+    """The nodes that have a model (canonical name)."""
+    return frozenset(node_of(view) for view in views if _has(view, model))
+
+
+def absent(view: WorkerView, model: str, snapshot: SwarmSnapshot) -> str | None:
+    """Says that a worker's node lacks a model that another node has; None otherwise."""
+    if _has(view, model):
+        return None
+    found = nodes_with(model, snapshot.workers)
+    return None if not found or node_of(view) in found else absent_words(node_of(view), model, found)
+
+
+def absent_words(node: str, model: str, found: Iterable[str]) -> str:
+    """A node that lacks a model, and those that have it."""
+    return f"{node_name(node)} lists no model {model} for its cards, {', '.join(sorted(map(node_name, found)))} does"
+
+
+def how_to_get(model: str) -> str:
+    """The command that brings a model to every node."""
+    return f"swarm models pull {model}"
+
+
+def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
+    """Where cards are idle although tasks wait for a model: only other nodes have it."""
+    views = [view for view in workers_of(snapshot) if view.alive and view.row is not None and view.row.url is not None]
+    nodes = sorted({node_of(view) for view in views})
+    if len(nodes) < 2:
+        return
+    waiting, claims = snapshot.llm_pending(), Counter(claim.worker for claim in snapshot.claims)
+    idle = [view for view in views if not claims[view.name] and not _has_work(view, waiting)]
+    for model in sorted(waiting):
+        found = nodes_with(model, views)
+        for node in nodes if found else ():
+            names = tuple(view.name for view in idle if node_of(view) == node)
+            if names and node not in found:
+                yield LackedModel(
+                    model=model,
+                    waiting=waiting[model],
+                    node=node,
+                    idle=names,
+                    found_on=tuple(sorted(found)),
+                )
+
+
+def _has(view: WorkerView, model: str) -> bool:
+    beat = view.heartbeat
+    return view.alive and beat is not None and (model == beat.model or model in beat.refused or model in beat.servable)
+
+
+def _has_work(view: WorkerView, waiting: dict[str, int]) -> bool:
+    return view.heartbeat is not None and (view.heartbeat.model or "") in waiting
