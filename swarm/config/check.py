@@ -17,6 +17,7 @@ import msgspec
 from swarm.config.settings import Settings, WorkerSpec, script_entry
 from swarm.core.models.engines import engine_problems, placeholder_problem
 from swarm.core.models.model_options import option_problems
+from swarm.core.nodes.relay_workers import relay_problems
 from swarm.core.placement.worker_plan import RESERVED_NAMES
 from swarm.core.policy.script_entries import script_faults
 from swarm.errors import nearest
@@ -103,7 +104,7 @@ def cross_checks(settings: Settings, place: Place) -> Iterator[str]:
     """Findings about several keys that contradict one another; ``place`` is told the key that they stand at."""
     everywhere = place(())
     yield from (f"{everywhere}{line}" for line in _contradictions(settings))
-    for key, text in engine_problems(settings):
+    for key, text in (*engine_problems(settings), *relay_problems(settings)):
         yield f"{place(key)}{dotted(key)}: {text}"
     for name, entry in settings.engines.items():
         if entry.url is not None and not _is_address(entry.url):
@@ -189,6 +190,8 @@ def words(problem: Exception, kind: object = None) -> str:
         return f"expected {number}, or one of: {', '.join(get_args(choices))}"
     if choices is not None:
         return f"{text}; one of: {', '.join(get_args(choices))}"
+    if "matching regex" in text and "._-]" in text:
+        return "expected letters, digits, ., - and _ (the first a letter or digit)"
     if "matching regex" in text and "A-Za-z_][" not in text:
         return "expected letters, digits, - and _ (at most 32, the first a letter or digit)"
     if "A-Za-z_" in text:

@@ -174,7 +174,7 @@ def _environment(env: Mapping[str, str], problems: list[str]) -> tuple[dict[KeyP
             if meant or "__" in name:  # the rest may be somebody else's
                 problems.append(f"${name}: no such setting" + (f", did you mean ${meant}?" if meant else ""))
             continue
-        place = f"${name} ({dotted(key)}) = {env[name]!r}"
+        place = f"${name} ({dotted(key)})" + (f" = {env[name]!r}" if key[0] != "workers" else "")  # they may hold tokens
         try:
             value = _typed(env[name], kind)
         except (msgspec.ValidationError, msgspec.DecodeError) as problem:

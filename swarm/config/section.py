@@ -15,6 +15,7 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\
 EngineNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
 HostText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}(?!\n)$")]
 OriginText = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9._\[\]:-]*(?!\n)$")]
+NodeNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(?!\n)$")]
 WorkerNameText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}(?!\n)$")]
 
 

@@ -17,6 +17,7 @@ from swarm.config.http_settings import HttpSettings, LiveSettings
 from swarm.config.section import (
     Count,
     EngineNameText,
+    NodeNameText,
     NoOrMore,
     NotNegative,
     Port,
@@ -209,6 +210,8 @@ class WorkerSpec(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Use this running server; swarm neither starts nor stops it."""
     url: str | None = None
     """A card of another machine, at the relay there (``swarm serve --relay``): ``http://box2:11500/cards/gpu0``."""
+    node: NodeNameText | None = None
+    """What that machine is called, in tables and for `swarm nodes drain`. Default: the host of ``url``."""
     token: str | None = None
     """Token of that relay. Better in a variable: ``token_env``."""
     token_env: VariableName | None = None

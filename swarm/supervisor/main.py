@@ -14,6 +14,7 @@ from swarm.clock import SystemClock
 from swarm.config.listen import Address, http_address
 from swarm.config.settings import Settings
 from swarm.core.health.visible_gpus import Visibility
+from swarm.core.nodes.relay_workers import unset_tokens
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.policy.script_entries import script_warnings
@@ -22,7 +23,7 @@ from swarm.engines.ollama.quarantine import WorkerQuarantine
 from swarm.engines.ollama.server import ServerProcess, find_binary
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards, server_spec
 from swarm.engines.processes.programs import check_engines
-from swarm.errors import EXIT_USAGE
+from swarm.errors import EXIT_USAGE, ConfigError
 from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
@@ -75,6 +76,9 @@ def plan_swarm(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]
 
     Raises ``ConfigError``, also when there is no program to serve models.
     """
+    unset = next(unset_tokens(options.settings, os.environ), None)
+    if unset is not None:
+        raise ConfigError(f"[[workers]] {unset.name}: {unset.what}", hint=unset.next)
     if options.simulate:
         return _simulated_plans(options, options.simulate), Visibility()
     reader = visible_reader(options.settings)

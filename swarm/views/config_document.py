@@ -13,6 +13,8 @@ from swarm.config.settings import Settings
 
 HIDDEN = "(hidden)"
 _HIDDEN_TABLES = frozenset({"env", "targets"})
+_TOKENS = frozenset({"token"})
+"""Keys that hold a token: nobody is shown it, not even who may read the file."""
 """Every value of these may be a secret: variables of servers, targets of notifications."""
 _SECRET_FLAG = re.compile(r"(?i)^-.*(key|token|secret|password|credential)")
 
@@ -26,6 +28,17 @@ class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Where each key that is no default came from: ``file``, ``$NAME``, ``--root``."""
 
 
+def without_tokens(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON knows them, tokens hidden."""
+    shown: dict[str, Any] = msgspec.to_builtins(settings)
+    shown["workers"] = [_tokens_hidden(worker) for worker in shown["workers"]]
+    return shown
+
+
+def _tokens_hidden(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: HIDDEN if key in _TOKENS and value is not None else value for key, value in table.items()}
+
+
 def without_secrets(document: ConfigDocument) -> Any:  # noqa: ANN401 - the document as JSON knows it
     """The same with what may be a secret hidden."""
     return _hidden(msgspec.to_builtins(document))
@@ -36,7 +49,7 @@ def _hidden(value: object, name: str = "") -> object:
         case dict() if name in _HIDDEN_TABLES:
             return dict.fromkeys(value, HIDDEN)
         case dict():
-            return {key: _hidden(item, str(key)) for key, item in value.items()}
+            return {key: _hidden(item, str(key)) for key, item in _tokens_hidden(value).items()}
         case list() | tuple():
             return _arguments(value)
         case str():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,9 +12,10 @@ import typer
 from swarm.cli.command_options import ShowOptions
 from swarm.cli.render import to_json
 from swarm.config.check import dotted
+from swarm.core.nodes.relay_workers import relay_warnings, unset_tokens
 from swarm.core.policy.script_entries import script_warnings
 from swarm.views.blocks import Line
-from swarm.views.config_document import ConfigDocument
+from swarm.views.config_document import without_tokens
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -40,17 +42,17 @@ def show(at: ShowOptions) -> None:
     loaded = at.load()
     if at.as_json:
         file = str(loaded.path) if loaded.path else None
-        print(to_json(ConfigDocument(file=file, settings=loaded.settings, sources=loaded.sources)))
+        print(to_json({"file": file, "settings": without_tokens(loaded.settings), "sources": loaded.sources}))
         return
     print(f"# file: {loaded.path or 'none, these are the defaults'}")
-    for line in _toml(msgspec.to_builtins(loaded.settings), loaded.sources):
+    for line in _toml(without_tokens(loaded.settings), loaded.sources):
         print(line)
 
 
 @app.command()
 def check(at: ShowOptions) -> None:
     """Check file and environment. Lists every error with its line; warns of entries of
-    [scripts] that let a task run any code.
+    [scripts] that let a task run any code, and of tokens and networks that are open to others.
 
     \b
     Example:
@@ -61,7 +63,11 @@ def check(at: ShowOptions) -> None:
     text = f"{path or 'no file, defaults'}: all well ({len(loaded.sources)} keys set)"
     warnings = list(script_warnings(loaded.settings.scripts))
     lines = [Line(f"warning: [scripts] {w.name}: {w.what}; {w.next}", "yellow") for w in warnings]
-    document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": warnings}
+    mode = os.stat(loaded.path).st_mode if loaded.path else 0
+    relays = [*unset_tokens(loaded.settings, os.environ)]
+    relays += relay_warnings(loaded.settings, {}, open_file=bool(mode & 0o044))
+    lines += [Line(f"warning: [[workers]] {w.name}: {w.what}; {w.next}", "yellow") for w in relays]
+    document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": [*warnings, *relays]}
     at.show(document, [Line(text, "green"), *lines])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 
 import msgspec
@@ -11,6 +11,7 @@ from swarm.config.settings import Settings, WorkerSpec
 from swarm.core.gpu_reading import GpuReading
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.models.engines import OLLAMA, engine_named, engine_of_worker
+from swarm.core.nodes.relay_workers import EXAMPLE_URL, RelayPlace, relay_places
 from swarm.errors import ConfigError
 
 HOST = "127.0.0.1"
@@ -21,17 +22,6 @@ _SHOW_CARDS = (
     "unset CUDA_VISIBLE_DEVICES or name a card that may be used in it (by index or UUID: `nvidia-smi -L`), "
     "or set ignore_visible = true in [gpu]"
 )
-
-
-class RelayPlace(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a card of another machine is to be had. The token is not in it: plans are written down for all to read."""
-
-    node: str
-    """The machine."""
-    card: str
-    """``gpu0``."""
-    own_token: bool = True
-    """Its token is in ``[[workers]]`` of this name; else in ``nodes/token``."""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -91,31 +81,51 @@ def plan_workers(
     simulate: int | None,
     visibility: Visibility | None = None,
 ) -> tuple[WorkerPlan, ...]:
-    """One worker per card, or those of ``[[workers]]``; with Ray only the latter. With ``simulate`` ``cards`` is ignored.
+    """One worker per card, or those of ``[[workers]]``, and besides those whose cards are in other machines.
 
-    ``visibility`` tells why ``cards`` are not all there are. Raises ``ConfigError``: unknown or hidden card, a card, name,
-    port or server given twice, no card at all.
+    With ``simulate`` ``cards`` is ignored; with Ray only ``[[workers]]`` counts. ``visibility`` tells why ``cards`` are not
+    all there are. Raises ``ConfigError``: unknown or hidden card, a card, name, port or server given twice, no card at all.
     """
     seen = visibility if visibility is not None and simulate is None else Visibility()
     found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
-    if not settings.workers and settings.ray.address is not None:
-        return ()  # all cards, those of this machine too, come through Ray
-    specs = settings.workers or tuple(WorkerSpec(name=f"worker-{i}", gpus=(c.index,)) for i, c in enumerate(found, 1))
-    if not settings.workers and engine_named(settings, settings.llm.engine).url is not None:
-        specs = (WorkerSpec(name="worker-1"),)  # one server, wherever its cards are
-    if not specs and seen.hidden:
+    remote = tuple(spec for spec in settings.workers if spec.url is not None)
+    specs = tuple(spec for spec in settings.workers if spec.url is None) or _unnamed(settings, found, remote)
+    elsewhere = bool(remote) or settings.ray.address is not None
+    if not specs and seen.hidden and not elsewhere:
         raise ConfigError(f"no card is left to work on: {seen.note}", hint=_SHOW_CARDS)
-    if not specs:
+    if not specs and not elsewhere:
         raise ConfigError(
             "no GPU was found and the configuration names no workers",
             hint="try --simulate 4, or name a running server: [[workers]] name = 'worker-1', ollama_url = 'http://127.0.0.1:11434'",
         )
-    _check_names(specs)
+    _check_names((*specs, *remote))
     _check_cards(specs, found, seen)
     _check_servers(specs, settings)
     ports = _ports(specs, settings.ollama.base_port)
     by_index = {card.index: card for card in found}
-    return tuple(_plan(spec, settings, by_index, ports, simulated=simulate is not None) for spec in specs)
+    here = (_plan(spec, settings, by_index, ports, simulated=simulate is not None) for spec in specs)
+    return (*here, *_remote_plans(remote, settings))
+
+
+def _unnamed(settings: Settings, cards: Sequence[GpuReading], others: Collection[WorkerSpec]) -> tuple[WorkerSpec, ...]:
+    """The workers of this machine where the configuration names none."""
+    if settings.ray.address is not None:
+        return ()  # its cards come through Ray too
+    taken = {spec.name for spec in others}
+    names = (name for i in count(1) if (name := f"worker-{i}") not in taken)
+    if engine_named(settings, settings.llm.engine).url is not None:
+        return (WorkerSpec(name=next(names)),)  # one server, wherever its cards are
+    return tuple(WorkerSpec(name=next(names), gpus=(card.index,)) for card in cards)
+
+
+def _remote_plans(specs: Sequence[WorkerSpec], settings: Settings) -> Iterator[WorkerPlan]:
+    """Cards of other machines; what they are is known once their relay has told it."""
+    places = relay_places(specs)
+    for spec in specs:
+        if spec.name not in places:
+            raise ConfigError(f"[[workers]] {spec.name}: url is no address of a card", hint=f"write it as {EXAMPLE_URL}")
+        card, place = places[spec.name]
+        yield WorkerPlan(name=spec.name, engines=_engines(spec, settings, adopted=False), url=card.url, relay=place)
 
 
 def _plan(

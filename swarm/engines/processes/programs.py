@@ -60,8 +60,11 @@ def api_key(engine: Engine, env: Mapping[str, str]) -> str:
 
 
 def check_engines(plan: WorkerPlan, settings: Settings, env: Mapping[str, str]) -> None:
-    """Before a start: whether every engine of this worker but Ollama has its program and its key. Raises ``ConfigError``."""
-    for name in plan.engines if plan.url is not None and not plan.simulated else ():
+    """Before a start: whether every engine of this worker but Ollama has its program and its key. Raises ``ConfigError``.
+
+    Those of a card in another machine are that machine's.
+    """
+    for name in plan.engines if plan.url is not None and not plan.simulated and plan.relay is None else ():
         if name == OLLAMA:
             continue
         engine = engine_named(settings, name)
