@@ -56,7 +56,7 @@ COMMANDS = {
     "worker": ("commands.up:worker", "Run one worker alone, in the foreground."),
     "http": ("commands.http:http", "Run the HTTP server alone, in the foreground."),
     "token": ("commands.token:app", "Tokens of the HTTP server: create, list, revoke."),
-    "serve": ("commands.up:serve", "Run one worker's model server alone, in the foreground."),
+    "serve": ("commands.serve:serve", "Run one worker's model server alone, or a relay, in the foreground."),
     "sim": ("commands.up:sim", "Simulated parts: a model server without models or GPU."),
 }
 """By name, in the order of the help: where it is in this package (a function or a ``typer.Typer``), and its line there."""

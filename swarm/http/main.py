@@ -18,7 +18,8 @@ from swarm.errors import EXIT_USAGE, ConfigError
 from swarm.http.access.guarded_protocol import with_limits
 from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
-from swarm.http.server import HttpServer, listening_sockets
+from swarm.http.server import STALLED_MS, HttpServer
+from swarm.proc.listening import listening_sockets
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.tokens import check_entry
 from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
@@ -43,7 +44,7 @@ def run_http(options: RunOptions) -> int:
     with living(queue, _row(address)) as row, logging_as(HTTP, options) as log:
         for check in instead:
             log.info("Fallback: %s", check)
-        sockets = listening_sockets(address)
+        sockets = listening_sockets(address, stalled_ms=STALLED_MS, hint="choose another one: --listen, --http, http.port")
         _allow_many_connections(log)
         parts = HttpParts(
             settings=options.settings,

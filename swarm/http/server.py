@@ -9,25 +9,20 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
-from swarm.config.listen import Address
 from swarm.core.worker import WorkerStatus
-from swarm.errors import EngineError, StorageFault
-from swarm.proc.ports import who_listens
+from swarm.errors import StorageFault
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import EXIT_CRASHED
 
 PERIOD_S = 1.0
 """Between two heartbeats, and looks at the root."""
-BACKLOG = 2048
 STALLED_MS = 60_000
 """A connection whose client takes nothing of what was sent for so long is cut by the kernel."""
 
@@ -115,51 +110,3 @@ class HttpServer(uvicorn.Server):
             else:
                 self._troubles.working("beat", "HTTP server can write its heartbeat again")
             await asyncio.sleep(PERIOD_S)
-
-
-def listening_sockets(address: Address) -> list[socket.socket]:
-    """Bound sockets, one for each address that the host has. Raises ``EngineError``, naming who has the port."""
-    sockets: list[socket.socket] = []
-    refused: OSError | None = None
-    try:
-        for family, _kind, _proto, _name, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-            try:
-                sockets.append(_bound(family, place))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise
-                refused = error  # localhost is ::1 too, where there is IPv6
-        if not sockets and refused is not None:
-            raise refused
-    except (OSError, UnicodeError) as error:
-        for one in sockets:
-            one.close()
-        raise _refusal(address, error) from error
-    return sockets
-
-
-def _bound(family: int, place: Any) -> socket.socket:  # noqa: ANN401 - as getaddrinfo gives it
-    one = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart takes the port at once
-        if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # its connections inherit it
-        one.bind(place)
-        one.listen(BACKLOG)  # who connects from now on is answered as soon as the application is ready
-    except OSError:
-        one.close()
-        raise
-    return one
-
-
-def _refusal(address: Address, error: OSError | UnicodeError) -> EngineError:
-    host, port = address
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        holder = who_listens(port, host) or "somebody"
-        return EngineError(
-            f"port {port} on {host} is taken by {holder}", hint="choose another one: --listen, --http, http.port"
-        )
-    why = error.strerror if isinstance(error, OSError) else "this is no valid host name"
-    hint = "ports below 1024 belong to root" if isinstance(error, PermissionError) else "see http.host"
-    return EngineError(f"cannot listen on {address.text}: {why}", hint=hint)

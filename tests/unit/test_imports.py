@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "swarm"
 LEAVES = {"errors", "clock", "stdio", "plain_text", "http_session", "__init__"}
 BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
 ADAPTERS = {"queue", "gpu", "engines", "formats", "notify"}
-PROCESSES = {"brain", "worker", "supervisor"}
+PROCESSES = {"brain", "worker", "supervisor", "relay"}
 SHOWN = BELOW | ADAPTERS | PROCESSES | {"runtime"}
 EVERYTHING = SHOWN | {"views", "cli", "simulator"}
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ WIRING = {
     "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
     "worker": ("main", "server_wiring", "slot_wiring", "response_cache"),
+    "relay": ("main", "relay_card", "relay_plan", "relay_host", "relay_guard", "shared_pulls"),
     "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""

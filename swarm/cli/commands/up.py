@@ -1,4 +1,4 @@
-"""``swarm up``, ``down``, ``restart``, ``brain``, ``worker``, ``serve`` and ``sim``.
+"""``swarm up``, ``down``, ``restart``, ``brain``, ``worker`` and ``sim``.
 
 They start and end the processes of a swarm.
 """
@@ -160,23 +160,3 @@ def restart(
             print(line, flush=True)
     if at.as_json:
         print(to_json(Restarted(restarted=tuple(lines))))
-
-
-def serve(
-    at: QueueOptions,
-    name: str = arg("NAME", "The worker whose model server it is."),
-    simulate: Simulate = None,
-    verbose: Verbose = False,
-) -> None:
-    """Run one worker's model server alone, in the foreground.
-
-    `swarm up` does this for you. It is restarted when it ends; SIGTERM or Ctrl-C stops it.
-
-    \b
-    Example:
-      swarm serve worker-1
-    """
-    from swarm.runtime.bootstrap import run_options
-    from swarm.supervisor.serve import run_server
-
-    raise typer.Exit(run_server(run_options(at.load(), simulate=simulate, verbose=verbose), name))

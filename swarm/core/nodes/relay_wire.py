@@ -1,7 +1,7 @@
 """What a worker and a relay say to each other: paths, bodies and answers.
 
 A relay runs on the machine that has the cards. Each card has a base path, ``/cards/<card>`` (``card_path``); a worker's
-``url`` ends in it. Every request carries ``Authorization: Bearer <token>`` and who asks (``HOLDER``).
+``url`` ends in it. Every request carries ``Authorization: Bearer <token>``, who asks (``HOLDER``) and ``WIRE_HEADER``.
 
 * ``GET /node`` → ``NodeState``; ``GET <card>/state`` → ``CardState``: also what keeps the lease of a relay that has one.
 * ``POST <card>/run`` (``RunAsk``), ``POST <card>/load`` (``LoadAsk``), ``POST <card>/pull`` (``PullAsk``) → 200 and lines of
@@ -11,7 +11,8 @@ A relay runs on the machine that has the cards. Each card has a base path, ``/ca
   ``GET <card>/show?model=&timeout_s=``, ``POST <card>/repair`` (``RepairAsk``), ``GET <card>/log?life=&after=`` → 200 and
   one object. Within ``timeout_s`` the model server answers, or the relay says that it did not; ``state`` and ``log`` ask no
   model server. Another life than the log's own, or none, begins at most ``LOG_BYTES`` before the log's end.
-* What fails answers ``RefusedAnswer``: 401 (token), 404, 409 (held by another swarm; not ready), 422 (the request), 502.
+* What fails answers ``RefusedAnswer``: 401 (token), 404, 409 (held by another swarm, or by another version of this), 413 and
+  422 (the request), 502 (what the model server answered).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ WIRE = 1
 """Version of all this. Both sides must have the same."""
 BEAT_S = 2.0
 SILENT_S = 8.0
+WIRE_HEADER = "X-Swarm-Wire"
+"""Header: ``WIRE`` of who asks; another one is refused."""
 HOLDER = "X-Swarm-Holder"
 """Header: ``<id of the queue root> <host>:<path of it>``. A card serves one holder at a time."""
 HOLD_S = 30.0
@@ -106,6 +109,18 @@ class RelayLine(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     done: bool = False
     """A load or pull has succeeded."""
     fault: RelayFault | None = None
+
+
+class RelayReady(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``swarm serve --relay --json`` prints once it serves, as one line."""
+
+    node: str
+    life: str
+    url: str
+    """Base URL of the relay; that of a card follows by ``card_path``."""
+    cards: tuple[str, ...]
+    """Base URLs of its cards."""
+    token_file: str
 
 
 class RefusedAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault
 from swarm.http.access.gate import AccessGate
 from swarm.http.access.guarded_protocol import with_limits
-from swarm.http.server import HttpServer, listening_sockets
+from swarm.http.server import HttpServer
+from swarm.proc.listening import listening_sockets
 from swarm.proc.ports import free_port
 from tests.helpers.http_access import http_parts
 from tests.helpers.wait import wait_until
@@ -67,7 +68,7 @@ class Running:
         )
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._sockets = listening_sockets(Address("127.0.0.1", self.port))
+        self._sockets = listening_sockets(Address("127.0.0.1", self.port), stalled_ms=60_000, hint="")
         self._pool = ThreadPoolExecutor(8)
         self.code = self._pool.submit(lambda: self.server.run_to_end(self._sockets))
 

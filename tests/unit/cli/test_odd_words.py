@@ -25,7 +25,7 @@ WORDS = (
 )
 STARTS = (
     *("supervisor.main.run_supervisor", "supervisor.background.start_detached", "supervisor.serve.run_server"),
-    *("brain.main.run_brain", "worker.main.run_worker"),
+    *("brain.main.run_brain", "worker.main.run_worker", "relay.main.run_relay"),
 )
 KNOWN = {"source": "in.jsonl", "words": "in.jsonl", "output": "out", "model": "m:1", "names": "worker-1", "notes": "x"}
 ALONE = {"prompt": ("--model", "m:1"), "task": (), "command": ("--model", "m:1"), "serve": ()}

@@ -1,0 +1,102 @@
+"""Ends the model servers of a relay that was killed, unless its next life takes them over.
+
+* A process of its own, ``python -m swarm.relay.relay_guard ROOT CARD...``, whose standard input is a pipe that the relay
+  holds: its end is the relay's, however that comes.
+* Then it waits ``TAKE_OVER_S`` for somebody to hold the cards' process locks, and ends what runs on those nobody holds,
+  with the lock in its own hands, so that no relay starts meanwhile.
+* When the guard itself is killed, the relay starts another one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked, kill_marked
+from swarm.queue.coordination import ProcessLock, is_held
+from swarm.queue.layout import Layout
+
+NAME = "relay-guard"
+TAKE_OVER_S = 15.0
+AGAIN_S = 1.0
+_POLL_S = 0.2
+_GRACE_S = 2.0
+
+
+class GuardProcess:
+    """The relay's side of it."""
+
+    def __init__(self, root: Path, cards: tuple[str, ...]) -> None:
+        self._argv = [sys.executable, "-P", "-m", __name__, str(root), *cards]
+        self._env = {**os.environ, PROCESS_MARKER: NAME, ROOT_MARKER: str(root)}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = float("-inf")
+
+    @property
+    def pid(self) -> int | None:
+        """Of the guard, while there is one."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def keep_up(self) -> None:
+        """Start it unless it runs; at most once a second. Raises ``OSError``."""
+        now_s = time.monotonic()
+        if self.pid is not None or now_s - self._started_s < AGAIN_S:
+            return
+        self.release()
+        self._started_s = now_s
+        self._process = subprocess.Popen(
+            self._argv,
+            env=self._env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the relay
+        )
+
+    def release(self) -> None:
+        """Let it go: it ends by itself once nothing is left to be guarded."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.poll()
+
+
+def main(words: list[str]) -> int:
+    """The guard's process."""
+    root, *cards = words
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 4096):
+        pass
+    end_s = time.monotonic() + TAKE_OVER_S
+    while time.monotonic() < end_s:
+        if not any(_runs(root, card) for card in cards):
+            return 0
+        if all(is_held(Layout(root), card) for card in cards):
+            return 0  # the next life has come, and a guard of its own
+        time.sleep(_POLL_S)
+    for card in cards:
+        _end(root, card)
+    return 0
+
+
+def _runs(root: str, card: str) -> bool:
+    return any(find_marked(**{ROOT_MARKER: root, marker: card}) for marker in (SERVER_MARKER, MODEL_MARKER))
+
+
+def _end(root: str, card: str) -> None:
+    lock = ProcessLock(Layout(root), card)
+    if not lock.try_acquire():
+        return
+    try:
+        for marker in (SERVER_MARKER, MODEL_MARKER):
+            kill_marked(_GRACE_S, **{ROOT_MARKER: root, marker: card})
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
