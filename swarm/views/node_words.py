@@ -14,7 +14,7 @@ from swarm.views.blocks import Cell
 if TYPE_CHECKING:
     from swarm.queue.layout import Layout
 
-HERE = "here"
+HERE = "local"
 """This machine, in a table beside others."""
 
 

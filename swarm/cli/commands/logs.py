@@ -29,6 +29,7 @@ def logs(
     since: str | None = opt("--since AGE", "Only records newer than this: 90s, 15m, 24h, 2d."),
     grep: str | None = opt("--grep REGEX", "Only records that match, such as a task id."),
     task: str | None = opt("--task ID", "One task across all processes."),
+    node: str | None = opt("--node NODE", "All processes of another machine: its workers, its model servers."),
 ) -> None:
     """Show the logs of all processes, merged by time.
 
@@ -41,10 +42,12 @@ def logs(
       swarm logs worker-1 -n 50
       swarm logs --since 24h --level warning
       swarm logs --task d5de16d7          one task, from all logs and its record
+      swarm logs --node box2 -f           what concerns the cards of another machine
     """
     if task is not None and grep is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task} | grep -E ...")
-    query = LogQuery(names=tuple(names or ()), lines=lines, level=level, since=since, pattern=_pattern(grep), task=task)
+    named = tuple(names or ())
+    query = LogQuery(names=named, node=node, lines=lines, level=level, since=since, pattern=_pattern(grep), task=task)
     chosen = choose(at.load().settings, query, follow=follow)
     if follow:
         _follow(chosen, as_json=at.as_json)

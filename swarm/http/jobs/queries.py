@@ -64,6 +64,7 @@ class LogQueryParameters(_Query, frozen=True, kw_only=True):
 
     name: Annotated[tuple[LogName, ...], Meta(description="Logs: brain, worker-1 …; absent: all.")] = ()
     lines: Annotated[int, Meta(ge=1, le=MOST_LINES, description="Only the last so many entries.")] | None = None
+    node: Annotated[Name, Meta(description="Logs of another machine's workers and model servers.")] | None = None
     level: Annotated[Level, Meta(description="This level and above.")] | None = None
     since: Age | None = None
     text: Annotated[Name, Meta(description="Only entries with this text in a line.")] | None = None

@@ -164,7 +164,9 @@ class Reads:
         asked = query_of(request, LogQueryParameters)
         pattern = None if asked.text is None else re.compile(re.escape(asked.text))  # no one's expression stops the server
         lines = asked.lines if asked.lines is not None or asked.since is None else MOST_LINES
-        query = LogQuery(names=asked.name, lines=lines, level=asked.level, since=asked.since, pattern=pattern)
+        query = LogQuery(
+            names=asked.name, node=asked.node, lines=lines, level=asked.level, since=asked.since, pattern=pattern
+        )
         chosen = await run_in_threadpool(lambda: choose(self._settings, query, follow=asked.follow))
         if asked.follow:
             return self.log_events.stream(chosen)

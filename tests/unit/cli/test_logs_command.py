@@ -10,11 +10,14 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import app
+from swarm.core.nodes.node_record import NodeCard, NodePhase, NodeRecord
 from swarm.views.logs import log_files as logfiles
+from tests.helpers.cli_world import far_worker
 from tests.helpers.wait import wait_until
 from tests.unit.views.logs.test_log_files import stamp
 
@@ -50,6 +53,22 @@ def test_all_logs_in_time_order(root):
     lines = call(root)
     assert lines[0] == "[ollama-worker-1] started"
     assert [line.split("[")[2][:8] for line in lines[1:]] == ["worker-1", "brain] I", "worker-2", "worker-1", "brain] I"]
+
+
+def test_the_logs_of_another_machine_are_those_of_its_workers_and_their_servers(root):
+    """Found by their registrations, and by the record of a node whose workers have not begun."""
+    (root / "workers").mkdir()
+    (root / "nodes").mkdir()
+    (root / "workers/worker-2.json").write_bytes(msgspec.json.encode(far_worker("worker-2").row))
+    card = NodeCard(card="gpu1", worker="box2-gpu1")
+    record = NodeRecord(name="box2", source="ray", address="10.0.0.2", phase=NodePhase.UP, cards=(card,))
+    (root / "nodes/box2.json").write_bytes(msgspec.json.encode(record))
+    (root / "logs/ollama-box2-gpu1.log").write_text(stamp(9, name="ollama", text="listening") + "\n")
+    (root / "logs/worker-2.err").write_text("a traceback\n")
+    assert ends(call(root, "--node", "box2"))[:2] == ["Claimed llm task: t1", "listening"]
+    assert [line for line in call(root, "--node", "box2") if "a traceback" in line]
+    assert ends(call(root, "brain", "--node", "box2"))[:3] == ["taken back: t1", "Claimed llm task: t1", "MONITOR"]
+    assert "did you mean box2?" in call(root, "--node", "bix2", code=2)[1]
 
 
 def test_one_log_the_last_lines_a_level_a_pattern(root):

@@ -38,8 +38,8 @@ def test_one_machine_shows_no_nodes_and_two_do_in_every_table():
     shown = tables(two_nodes())
     assert not [name for name, text in shown.items() if "NODE" not in text]
     assert [line.split()[:3] for line in shown["gpus"].splitlines()[1:]] == [
-        ["here", "0", "NVIDIA"],
-        ["here", "1", "NVIDIA"],
+        ["local", "0", "NVIDIA"],
+        ["local", "1", "NVIDIA"],
         ["box2", "0", "NVIDIA"],
         ["box2", "1", "NVIDIA"],
     ]
@@ -80,7 +80,7 @@ def test_a_hot_card_of_another_machine_is_named_with_it():
     }
 
 
-@pytest.mark.parametrize(("on", "shown"), [(("", "box2"), "all"), (("box2",), "box2"), (("",), "here"), ((), "-")])
+@pytest.mark.parametrize(("on", "shown"), [(("", "box2"), "all"), (("box2",), "box2"), (("",), "local"), ((), "-")])
 def test_the_table_of_models_says_which_machines_have_them(on, shown):
     rows = [_model("a:1", on), _model("z:1", ("", "box2"))]
     line = to_plain([models_table(rows)]).splitlines()[1]
