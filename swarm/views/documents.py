@@ -107,6 +107,9 @@ def explain(target: str, snapshot: SwarmSnapshot, settings: Settings, queue: Fil
     view = next((w for w in workers_of(snapshot) if w.name == target), None)
     if view is not None:
         return explanations.worker(view, snapshot, settings, brain=lives(settings, "brain"))
+    without = explanations.card_without_worker(target, settings)
+    if without is not None:
+        return without
     if explanations.is_model(target, snapshot, settings):
         return explanations.model(target, snapshot, settings)
     try:

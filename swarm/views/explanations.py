@@ -10,11 +10,16 @@ import msgspec
 
 from swarm.config.settings import Settings
 from swarm.core.explain.models import explain_model, models_to_explain
-from swarm.core.explain.tasks import Reason, explain_task, explain_worker
+from swarm.core.explain.nodes import explain_card
+from swarm.core.explain.reason import Reason
+from swarm.core.explain.tasks import explain_task, explain_worker
 from swarm.core.health.liveness import workers_of
+from swarm.core.nodes.node_record import NodeRecord
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
 from swarm.core.task import Task, TaskState, Trail, canonical_model
 from swarm.errors import TaskInvalid, UnknownName, UnknownTask, name_hint, nearest
+from swarm.queue.layout import Layout
+from swarm.queue.stores.node_book import read_nodes
 from swarm.views import model_rows
 from swarm.views.blocks import Block, Line
 from swarm.views.worker_rows import worker_lines
@@ -40,8 +45,22 @@ LOOKED_UP = 20
 def worker(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain: bool = True) -> Explanation:
     """Why a worker does what it does, or does nothing."""
     line = next(w for w in worker_lines(snapshot, settings) if w.name == view.name)
-    reasons = tuple(explain_worker(view, snapshot, settings, brain_alive=brain))
+    node = _record_of(line.node, settings) if line.node else None
+    reasons = tuple(explain_worker(view, snapshot, settings, brain_alive=brain, node=node))
     return Explanation(subject=view.name, kind="worker", state=line.state, reasons=reasons)
+
+
+def _record_of(node: str, settings: Settings) -> NodeRecord | None:
+    return next((record for record in read_nodes(Layout(settings.queue.root)) if record.name == node), None)
+
+
+def card_without_worker(name: str, settings: Settings) -> Explanation | None:
+    """Why the worker of this name, for a card that a node has, does not run; None where no node has such a card."""
+    for record in read_nodes(Layout(settings.queue.root)):
+        for card in record.cards:
+            if card.worker == name:
+                return Explanation(subject=name, kind="worker", state="none", reasons=tuple(explain_card(record, card)))
+    return None
 
 
 def missing_dependency(document: Mapping[str, Any], queue: FileQueue) -> str | None:

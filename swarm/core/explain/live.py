@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.explain.tasks import NO_BRAIN, Reason, misfit_reason, not_ready
+from swarm.core.explain.reason import Reason
+from swarm.core.explain.tasks import NO_BRAIN, misfit_reason, not_ready
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.live.demand import KEPT_S
 from swarm.core.placement.demand import demands, no_demand, outstanding

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from swarm.config.settings import Settings
 from swarm.core.explain.live import live_obstacles, live_turn, live_use
-from swarm.core.explain.tasks import Reason, misfit_reason
+from swarm.core.explain.nodes import titled
+from swarm.core.explain.reason import Reason
+from swarm.core.explain.tasks import misfit_reason
 from swarm.core.health.liveness import condition, workers_of
 from swarm.core.placement.demand import Demand, demands, no_demand, outstanding
 from swarm.core.placement.fit import nowhere, what_helps
@@ -112,23 +114,23 @@ def _on(
     view: WorkerView, model: str, demand: Demand | None, want: Want | None, snapshot: SwarmSnapshot, settings: Settings
 ) -> Reason:
     """One worker's part: it holds the model, loads it, will load it, cannot, or has better to do."""
-    name = view.name
+    name, who = view.name, titled(view.name, snapshot)
     holds = view.heartbeat.model if view.alive and view.heartbeat is not None else None
     if any(task.model == model for task in outstanding(snapshot).get(name, ())):
-        return Reason("loading", f"{name} is loading it, or about to.", f"swarm explain {name}")
+        return Reason("loading", f"{who} is loading it, or about to.", f"swarm explain {name}")
     if holds == model:
         why = f": {want.reason}" if want is not None else ""
-        return Reason("loaded", f"{name} holds it{why}.", f"swarm explain {name}")
+        return Reason("loaded", f"{who} holds it{why}.", f"swarm explain {name}")
     verdict = condition(view, snapshot, settings)
     if want is None:
-        return Reason(verdict.state, f"Not on {name}: {verdict.text}.", f"swarm explain {name}")
-    why_not = misfit_reason(view, demand, snapshot, settings, before=f"Not on {name}: ") if demand is not None else None
+        return Reason(verdict.state, f"Not on {who}: {verdict.text}.", f"swarm explain {name}")
+    why_not = misfit_reason(view, demand, snapshot, settings, before=f"Not on {who}: ") if demand is not None else None
     if why_not is not None:
         return why_not
     if want.model == model:
-        text = f"{name} will load it at the brain's next tick: {want.reason}."
+        text = f"{who} will load it at the brain's next tick: {want.reason}."
         return Reason("load_due", text, "swarm logs brain -n 20")
     in_s = live_take_in_s(model, snapshot, settings).get(name)
     held = "it holds nothing; " if holds is None else "" if holds in want.reason else f"it holds {holds}; "
-    elsewhere = Reason("elsewhere", f"Not on {name}: {held}{want.reason}.", f"swarm explain {name}")
+    elsewhere = Reason("elsewhere", f"Not on {who}: {held}{want.reason}.", f"swarm explain {name}")
     return live_turn(view, in_s) if in_s else elsewhere

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from swarm.config.settings import Settings
+from swarm.core.explain.nodes import node_troubles, titled, where
+from swarm.core.explain.reason import Reason
 from swarm.core.health.liveness import Condition, condition, stuck, workers_of
 from swarm.core.models.engines import OLLAMA
+from swarm.core.nodes.node_record import NodeRecord
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
 from swarm.core.placement.node_models import absent, how_to_get
@@ -21,15 +22,6 @@ from swarm.core.policy.retry import blamed_at, runs_alone
 from swarm.core.policy.slot_capacity import ONE_AT_A_TIME
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonical_model
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """One reason: a code for programs, a sentence for the operator, and the command to run next."""
-
-    code: str
-    text: str
-    next_step: str
-
 
 NO_BRAIN = Reason("no_brain", "No brain is running: no task is released, loaded or requeued.", "swarm up")
 _NEEDS_BRAIN = frozenset({"dead", "load_due", "cold", "load_retry"})
@@ -75,12 +67,17 @@ def explain_task(
 
 
 def explain_worker(
-    view: WorkerView, snapshot: SwarmSnapshot, settings: Settings, *, brain_alive: bool = True
+    view: WorkerView,
+    snapshot: SwarmSnapshot,
+    settings: Settings,
+    *,
+    brain_alive: bool = True,
+    node: NodeRecord | None = None,
 ) -> list[Reason]:
-    """Why a worker does not work, or on what it does."""
+    """Why a worker does not work, or on what it does. ``node``: the record of its machine, where its card is in another."""
     reasons = _worker_reasons(view, snapshot, settings)
     needed = any(reason.code in _NEEDS_BRAIN for reason in reasons)
-    reasons = [*reasons, *_live(view), *_slots(view)]
+    reasons = [*node_troubles(view, node), *reasons, *_live(view), *_slots(view), *where(view)]
     return [NO_BRAIN, *reasons] if needed and not brain_alive else reasons
 
 
@@ -248,7 +245,13 @@ def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list
     view = snapshot.worker(claim.worker)
     verdict = condition(view, snapshot, settings) if view is not None else None
     if view is None or verdict is None or verdict.state in ("dead", "stopped"):
-        return [Reason("owner_dead", f"{claim.worker} died holding it; the brain requeues it.", "swarm logs brain -n 20")]
+        return [
+            Reason(
+                "owner_dead",
+                f"{titled(claim.worker, snapshot)} died holding it; the brain requeues it.",
+                "swarm logs brain -n 20",
+            )
+        ]
     reasons = [_busy(claim, snapshot, settings)]
     if verdict.state in ("stale", "hung"):
         reasons.append(not_ready(view, verdict))
@@ -257,10 +260,11 @@ def _processing(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list
 
 def _busy(claim: ClaimView, snapshot: SwarmSnapshot, settings: Settings) -> Reason:
     what = f"{claim.task_id}{f' ({claim.name})' if claim.name else ''}"
+    who = titled(claim.worker, snapshot)
     if claim in stuck(snapshot, settings):
-        text = f"{claim.worker} works on {what}, which has made no progress for {claim.quiet_s:.0f}s."
+        text = f"{who} works on {what}, which has made no progress for {claim.quiet_s:.0f}s."
         return Reason("stuck", text, "swarm queue clear-stuck")
-    text = f"{claim.worker} works on {what}, attempt {claim.attempt}."
+    text = f"{who} works on {what}, attempt {claim.attempt}."
     return Reason("running", text, f"swarm logs --task {claim.task_id}")
 
 

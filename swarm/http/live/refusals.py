@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from swarm.core.explain.tasks import Reason
+from swarm.core.explain.reason import Reason
 from swarm.core.live.dispatch import LiveDispatch
 from swarm.core.live.routing import Standing, models_of
 from swarm.errors import name_hint

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarm.config.settings import Settings
-from swarm.core.explain.tasks import Reason, explain_worker
+from swarm.core.explain.reason import Reason
+from swarm.core.explain.tasks import explain_worker
 from swarm.core.worker import WorkerStatus
 from tests.helpers.cli_world import claim, healthy, lane, swarm, worker
 from tests.helpers.spoken import fault_of, in_sources, named_in
