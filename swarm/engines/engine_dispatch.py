@@ -37,6 +37,18 @@ class EngineAdapter(RequestClient, Protocol):
         ...
 
 
+class WorkerServer(EngineAdapter, Protocol):
+    """All engines of one worker, here or in another machine."""
+
+    def adopt(self) -> list[str]:
+        """Take over what an earlier life left, or end it; lines for the log. Raises ``TaskFault``."""
+        ...
+
+    def release(self) -> None:
+        """Leave what serves models to the worker's next life."""
+        ...
+
+
 class EngineDispatch:
     """Sends each call to the engine of its model."""
 

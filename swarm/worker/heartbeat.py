@@ -17,6 +17,7 @@ import msgspec
 from swarm.clock import now_iso, parse_iso
 from swarm.core.energy import EnergyMeter
 from swarm.core.faults import TaskFault
+from swarm.core.gpu_reading import GpuReading
 from swarm.core.models.model_server import LoadedModel
 from swarm.core.policy.retry import blamed_at
 from swarm.core.task import Claim, Settled, Task, TaskClass, Trail, canonical_model
@@ -42,6 +43,7 @@ class WorkerState:
         self.runs: tuple[Run, ...] = ()
         self.idle_since_s: float | None = monotonic()
         self._read_meter: Callable[[], EnergyMeter | None] = lambda: None
+        self._read_remote: Callable[[], tuple[tuple[GpuReading, ...], str]] = lambda: ((), "")
         self.energy = EnergyShares(self._read_meter)
         self._samples = RateSamples()
 
@@ -54,6 +56,7 @@ class WorkerState:
     def heartbeat(self, seq: int) -> Heartbeat:
         """All of it as heartbeat number ``seq``. For one thread, whichever."""
         beat, slots = self.beat, tuple(run.view() for run in self.runs)
+        cards, version = self._read_remote()
         return replace(
             beat,
             seq=seq,
@@ -61,12 +64,18 @@ class WorkerState:
             idle_s=round(self.idle_s, 3),
             slots=slots,
             recent=self._samples.with_now(beat, slots, self._read_meter()),
+            cards=cards,
+            server_version=version,
         )
 
     def meter_by(self, read_meter: Callable[[], EnergyMeter | None]) -> None:
         """Tell energy by this: the joules of its cards so far, None while unknown; called from any thread."""
         self._read_meter = read_meter
         self.energy = EnergyShares(read_meter)
+
+    def remote_by(self, read: Callable[[], tuple[tuple[GpuReading, ...], str]]) -> None:
+        """Tell the readings of its cards in another machine, and its server's version there, by this; from any thread."""
+        self._read_remote = read
 
     def publish(self, **fields: Any) -> None:  # noqa: ANN401 - fields of Heartbeat
         """Replace fields of ``beat``."""

@@ -14,17 +14,18 @@ from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
 from swarm.core.task import TaskClass
-from swarm.core.worker import WorkerRow
-from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.core.worker import WorkerRow, WorkerStatus
+from swarm.engines.engine_dispatch import EngineDispatch, WorkerServer
 from swarm.engines.engine_factory import model_server
 from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
 from swarm.engines.processes.programs import check_engines
-from swarm.errors import ConfigError, EngineError, name_hint
+from swarm.errors import EXIT_OK, EXIT_USAGE, ConfigError, EngineError, name_hint
 from swarm.proc.ports import is_free
 from swarm.queue.coordination import WakeUp
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
+from swarm.queue.stores import registry
 from swarm.queue.worker.orphans import reclaim
 from swarm.runtime.bootstrap import RunOptions, check_host, living, logging_as, open_root, own_row
 from swarm.runtime.cards import visible_reader
@@ -37,6 +38,7 @@ from swarm.worker.executors.command import CommandExecutor
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
 from swarm.worker.live.live_server import LiveServer, open_live_server
 from swarm.worker.parts import WorkerParts
+from swarm.worker.remote_wiring import RemoteCard, remote_card
 from swarm.worker.server_wiring import card_reader, is_kept, with_model_server
 from swarm.worker.worker import Worker
 
@@ -64,8 +66,14 @@ def run_worker(options: RunOptions, name: str) -> int:
             log=log,
         )
         beats.start()
-        server = _server(options, plan, log)
-        parts = _parts(queue, options, plan, server, wakeup, beats, log)
+        remote = None
+        if plan.relay is not None:
+            remote = _remote_card(plan, options, queue, row, state, beats, wish, wakeup, log)
+            if remote is None:
+                return EXIT_USAGE if root_trouble() else EXIT_OK
+            plan = remote.plan
+        server = _server(options, plan, log) if remote is None else remote.server
+        parts = _parts(queue, options, plan, server, wakeup, beats, log, remote)
         code = EXIT_CRASHED
         try:
             worker = Worker(parts, state, wish)
@@ -74,7 +82,9 @@ def run_worker(options: RunOptions, name: str) -> int:
         finally:
             if parts.loop is not None:
                 parts.loop.close()
-            if server is not None:
+            if remote is not None:
+                remote.close()
+            elif server is not None:
                 _leave(server, log, crashed=code == EXIT_CRASHED)
             wakeup.close()
         return code
@@ -98,7 +108,8 @@ def _refuse_without_server(plan: WorkerPlan, options: RunOptions, layout: Layout
     """Started alone, where nobody serves its models and there is no program that could. Raises ``ConfigError``."""
     if plan.owns_server and plan.port is not None and not is_kept(layout, plan) and is_free(HOST, plan.port):
         find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
-    check_engines(plan, options.settings, os.environ)
+    if plan.relay is None:
+        check_engines(plan, options.settings, os.environ)
 
 
 def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
@@ -112,8 +123,45 @@ def _row(plan: WorkerPlan, options: RunOptions) -> WorkerRow:
         engines=plan.engines,
         model_port=plan.model_port,
         simulated=plan.simulated,
+        node=plan.node,
         llm_slots=slot_limits(options.settings.worker, options.settings.llm).llm,
     )
+
+
+def _remote_card(
+    plan: WorkerPlan,
+    options: RunOptions,
+    queue: FileQueue,
+    row: WorkerRow,
+    state: WorkerState,
+    beats: HeartbeatThread,
+    wish: StopWish,
+    wakeup: WakeUp,
+    log: logging.Logger,
+) -> RemoteCard | None:
+    """Its card in another machine, once the relay there has told of it; registered then. None: asked to stop before.
+
+    Raises ``ConfigError``, ``EngineError``.
+    """
+    found = None
+    try:
+        trouble = RootGuard(queue.layout.root).trouble
+        found = remote_card(
+            plan, options, queue.layout, state=state, beats=beats, wish=wish, wait=wakeup.wait, trouble=trouble, log=log
+        )
+    finally:
+        if found is None:
+            state.publish(status=WorkerStatus.STOPPED)
+            beats.stop()
+            wakeup.close()
+    if found is not None:
+        known = _row(found.plan, options)
+        queue_row = msgspec.structs.replace(known, process=row.process, started_at=row.started_at, epoch=row.epoch)
+        registry.register(queue.layout, queue.storage, queue_row)
+        state.remote_by(found.seen)
+        state.publish(status=WorkerStatus.STARTING, reason="")
+        found.mirror.start()
+    return found
 
 
 def _reclaim_own(queue: FileQueue, options: RunOptions, name: str, log: logging.Logger) -> int:
@@ -157,7 +205,7 @@ def _server(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> Engin
     return server
 
 
-def _leave(server: EngineDispatch, log: logging.Logger, *, crashed: bool) -> None:
+def _leave(server: WorkerServer, log: logging.Logger, *, crashed: bool) -> None:
     """End the processes that serve models; after a crash the next life takes them over."""
     if crashed:
         server.release()
@@ -172,10 +220,11 @@ def _parts(
     queue: FileQueue,
     options: RunOptions,
     plan: WorkerPlan,
-    server: EngineDispatch | None,
+    server: WorkerServer | None,
     wakeup: WakeUp,
     beats: HeartbeatThread,
     log: logging.Logger,
+    remote: RemoteCard | None,
 ) -> WorkerParts:
     settings = options.settings
     command = CommandExecutor(
@@ -196,7 +245,7 @@ def _parts(
         return parts
     loop = EventLoop(f"{plan.name}-requests")
     loop.at_close(server.close_work)
-    return with_model_server(parts, queue.layout, options, plan, server, loop, queue.slot_book(plan.name))
+    return with_model_server(parts, queue.layout, options, plan, server, loop, queue.slot_book(plan.name), remote)
 
 
 def _take_live_requests(worker: Worker, parts: WorkerParts, layout: Layout, name: str) -> None:
@@ -210,6 +259,8 @@ def _place(plan: WorkerPlan) -> str:
     if plan.url is None:
         return "no GPU, no model server"
     where = "GPU " + ",".join(map(str, plan.gpus)) if plan.gpus else "no GPU"
+    if plan.relay is not None:
+        where += f" of {plan.node}"
     engine = "Ollama" if plan.engines[0] == OLLAMA else plan.engines[0]
     server = f"{engine} port {plan.port}" if plan.port else f"server {plan.url}"
     return f"{where}{' (simulated)' if plan.simulated else ''}, {server}"

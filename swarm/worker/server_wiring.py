@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -11,9 +12,10 @@ import msgspec
 from swarm.config.settings import LlmSettings, Settings
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.task import TaskClass
-from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.engines.engine_dispatch import WorkerServer
 from swarm.engines.ollama.repair_actions import RepairActions
-from swarm.engines.ollama.repairing_server import RepairingServer
+from swarm.engines.ollama.repairing_server import RepairingServer, Repairs
+from swarm.engines.remote.remote_repair import RemoteRepair
 from swarm.formats.input.images import read_image
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
@@ -30,6 +32,7 @@ from swarm.worker.executors.response_cache import ResponseCache, ResponseFiles
 from swarm.worker.gpu_checks import CardWatch, PinProof
 from swarm.worker.live.live_call import LiveModel
 from swarm.worker.parts import WorkerParts
+from swarm.worker.remote_wiring import RemoteCard
 from swarm.worker.server_probe import ModelServerProbe, servable_models, size_on_disk_mib
 from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
 
@@ -44,25 +47,26 @@ def with_model_server(
     layout: Layout,
     options: RunOptions,
     plan: WorkerPlan,
-    client: EngineDispatch,
+    client: WorkerServer,
     loop: EventLoop,
     memory: SlotMemory | None = None,
+    remote: RemoteCard | None = None,
 ) -> WorkerParts:
-    """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven."""
+    """With what a worker that has a model server has besides: requests with repairs, its cards watched, its pin proven.
+
+    ``remote``: where its card is in another machine.
+    """
     settings, log = options.settings, parts.log
-    actions = RepairActions(
-        plan.name,
-        root=options.root,
-        gpu_uuids=plan.gpu_uuids,
-        limits=settings.repair,
-        supervised=lambda: is_kept(layout, plan),
-    )
+    actions, pids = _repairs(layout, options, plan, remote, log)
+    reader = card_reader(options, plan) if remote is None else remote.judged
     parallel = own_parallel(options, plan, client, log, kept=lambda: is_kept(layout, plan))
     server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
     disk_mib = partial(size_on_disk_mib, client.tags)
-    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, weights_mib=disk_mib)
+    load_slots = (
+        memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, reader, weights_mib=disk_mib)
+    )
     limits = _limits(settings.llm, plan, log)
-    pin = _pin(plan, actions, log)
+    pin = _pin(plan, reader, pids, log)
     probe = ModelServerProbe(
         server,
         loop,
@@ -96,7 +100,7 @@ def with_model_server(
         probe=probe,
         prober=probe,
         load_slots=load_slots,
-        cards=_cards(options, plan, actions, log),
+        cards=_cards(options, plan, reader, actions, log),
     )
 
 
@@ -120,7 +124,27 @@ def _limits(llm: LlmSettings, plan: WorkerPlan, log: logging.Logger) -> LlmSetti
     return msgspec.structs.replace(llm, on_cpu_spill="allow")
 
 
-def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> CardWatch | None:
+def _repairs(
+    layout: Layout, options: RunOptions, plan: WorkerPlan, remote: RemoteCard | None, log: logging.Logger
+) -> tuple[RepairActions | RemoteRepair, Callable[[], frozenset[int]]]:
+    """What is done about its server, and the processes of that."""
+    limits = options.settings.repair
+    if remote is not None:
+        there = RemoteRepair(remote.calls, plan.name, root=options.root, gpu_uuids=plan.gpu_uuids, limits=limits, log=log)
+        return there, remote.cards.pids
+    here = RepairActions(
+        plan.name,
+        root=options.root,
+        gpu_uuids=plan.gpu_uuids,
+        limits=limits,
+        supervised=lambda: is_kept(layout, plan),
+    )
+    return here, here.pids
+
+
+def _cards(
+    options: RunOptions, plan: WorkerPlan, reader: GpuReader, actions: Repairs, log: logging.Logger
+) -> CardWatch | None:
     if not plan.gpus:
         return None
 
@@ -128,7 +152,7 @@ def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: l
         log.error("Card quarantined: %s; %s", reason, actions.quarantine(reason))
 
     return CardWatch(
-        card_reader(options, plan),
+        reader,
         uuids=plan.gpu_uuids,
         settings=options.settings.gpu,
         log=log,
@@ -138,11 +162,11 @@ def _cards(options: RunOptions, plan: WorkerPlan, actions: RepairActions, log: l
 
 def card_reader(options: RunOptions, plan: WorkerPlan) -> GpuReader:
     """What reads its cards."""
-    return gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated else machine_reader()
+    return gpu_reader(options.settings, max(plan.gpus) + 1) if plan.simulated and plan.gpus else machine_reader()
 
 
-def _pin(plan: WorkerPlan, actions: RepairActions, log: logging.Logger) -> PinProof | None:
+def _pin(plan: WorkerPlan, reader: GpuReader, pids: Callable[[], frozenset[int]], log: logging.Logger) -> PinProof | None:
     """Only for a server of ours on real cards: of a simulated one, or another's, nothing was promised."""
     if not plan.gpus or plan.simulated or plan.adopted:
         return None
-    return PinProof(machine_reader(), uuids=plan.gpu_uuids, pids=actions.pids, log=log)
+    return PinProof(reader, uuids=plan.gpu_uuids, pids=pids, log=log)

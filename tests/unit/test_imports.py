@@ -33,7 +33,7 @@ IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "threading", "lo
 WIRING = {
     "runtime": ("bootstrap", "cards", "open"),
     "brain": ("main", "metrics_endpoint"),
-    "worker": ("main", "server_wiring", "slot_wiring", "response_cache"),
+    "worker": ("main", "server_wiring", "remote_wiring", "slot_wiring", "response_cache"),
     "relay": ("main", "relay_card", "relay_plan", "relay_host", "relay_guard", "shared_pulls"),
     "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }

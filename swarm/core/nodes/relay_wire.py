@@ -37,9 +37,6 @@ HOLD_S = 30.0
 """A holder that has asked nothing for so long has left the card."""
 LOG_BYTES = 1 << 16
 """Of a server's log in one answer, at most."""
-LOST_NODE = frozenset({"node_down", "node_lost", "node_silent"})
-"""Kinds of faults that the near side raises where the machine is lost: nobody listens, the connection ended, no line came.
-Neither the request nor the model server is to blame."""
 
 
 def card_path(card: str) -> str:

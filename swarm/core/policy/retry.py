@@ -16,7 +16,7 @@ import msgspec
 
 from swarm.config.settings import RetrySettings
 from swarm.core.backoff import doubled_s
-from swarm.core.faults import FaultClass
+from swarm.core.faults import LOST_NODE, FaultClass
 from swarm.core.task import Attempt, Task
 
 UNCOUNTED = ("infra", "suspect")
@@ -116,7 +116,8 @@ def _after_infra(
     what = "server or card failed" if fault == "infra" else "failed together with others"
     if faults >= settings.infra_limit:
         return GiveUp(f"{kind}: {what}, {faults} times (limit {settings.infra_limit})")
-    delay_s = backoff_s(faults - 1, settings=settings, jitter=jitter)
+    # Who takes it next works elsewhere: a worker takes nothing while the machine of its card is lost.
+    delay_s = 0.0 if kind in LOST_NODE else backoff_s(faults - 1, settings=settings, jitter=jitter)
     if fault == "suspect":
         delay_s = max(LEAST_DELAY_S, delay_s)
     return Again(delay_s, counts=False, reason=f"{kind}: {what}, {faults} of {settings.infra_limit}")

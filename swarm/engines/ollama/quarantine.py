@@ -5,6 +5,8 @@ A quarantine ends by a command or by a trial that succeeds.
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,10 @@ import msgspec
 from swarm.config.settings import RepairSettings
 from swarm.core.health.repair_ladder import quarantine_s
 from swarm.filesystem.temporary import read_note, remove_note, write_note
+
+RECHECK_S = 1.0
+"""A worker looks at its quarantine note this often: it may be released from outside."""
+log = logging.getLogger(__name__)
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,3 +108,70 @@ class WorkerQuarantine:
     def release(self) -> None:
         """End the quarantine now."""
         release(self._workers_dir, self._worker)
+
+
+class CardQuarantine:
+    """The quarantine of one worker's cards, for the worker. Thread-safe."""
+
+    def __init__(self, workers_dir: Path, worker: str, gpu_uuids: tuple[str, ...], limits: RepairSettings) -> None:
+        self._workers_dir = workers_dir
+        self._worker = worker
+        self._uuids = gpu_uuids
+        self._limits = limits
+        self._looked_s = float("-inf")
+        self._note: Quarantine | None = None
+        self._deciding = threading.Lock()
+        """A card may be lost on one thread while a request succeeds on another."""
+
+    def quarantine(self, reason: str) -> str:
+        """Record it, so that it outlives the worker; returns a line for the operator."""
+        try:
+            with self._deciding:
+                note = put(self._workers_dir, self._worker, self._uuids, reason, self._limits)
+        except OSError as error:
+            return f"the quarantine cannot be recorded ({error.strerror}): it is tried again at the next fault"
+        self._looked_s = float("-inf")
+        return f"tried again in {note.left_s / 60:.0f} min, or at once after `swarm workers release {self._worker}`"
+
+    def quarantined(self) -> str:
+        """Why the card is quarantined, read at most once a second; empty if it is not."""
+        note = self._current()
+        if note is None or note.left_s <= 0:
+            return ""
+        cards = ", ".join(note.gpu_uuids) or "its server"
+        return (
+            f"{cards} quarantined for another {note.left_s / 60:.0f} min: {note.reason}; "
+            f"release it with `swarm workers release {self._worker}`"
+        )
+
+    def on_trial(self) -> bool:
+        """Whether a quarantine is due for its trial."""
+        note = self._current()
+        return note is not None and note.left_s <= 0
+
+    def recovered(self) -> None:
+        """A request succeeded: a quarantine that is due for its trial ends.
+
+        One that has just begun stays: the request may have started before the card was lost. A file that cannot be removed
+        stays due, and does not cost the answer that came.
+        """
+        if not self.on_trial():
+            return
+        with self._deciding:
+            note = read(self._workers_dir, self._worker, self._uuids)
+            if note is None or note.left_s > 0:
+                return
+            self._note = None
+            try:
+                release(self._workers_dir, self._worker)
+            except OSError as error:
+                log.warning("%s: its quarantine is over, but the note cannot be removed: %s", self._worker, error.strerror)
+                return
+        log.info("%s: quarantine ended, its server works again", self._worker)
+
+    def _current(self) -> Quarantine | None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= RECHECK_S:
+            self._looked_s = now_s
+            self._note = read(self._workers_dir, self._worker, self._uuids)
+        return self._note

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 import msgspec
 
@@ -23,12 +23,39 @@ from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_han
 from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.parallel import ParallelSlots
-from swarm.engines.ollama.repair_actions import RepairActions
 
 HANGS = frozenset({"first_token_timeout", "token_gap_timeout", "probe_timeout"})
 CRASHES = frozenset({"runner_died", "load_timeout"})
 LOAD_CRASHES = CRASHES | {"timeout"}
 """Not ``load_failed`` nor want of room: the model may be to blame, or what else the host runs."""
+
+
+class Repairs(Protocol):
+    """What can be done about a server, and about its cards. Thread-safe; nothing raises."""
+
+    def kill_runners(self) -> tuple[str, ...]:
+        """End what runs its models; what was ended, in words."""
+        ...
+
+    def restart_server(self) -> str | None:
+        """End it, to be started anew; what was ended, in words."""
+        ...
+
+    def quarantine(self, reason: str) -> str:
+        """Take its cards out of use for a time; a line for the operator."""
+        ...
+
+    def quarantined(self) -> str:
+        """Why its cards are quarantined; empty if they are not."""
+        ...
+
+    def on_trial(self) -> bool:
+        """Whether a quarantine is due for its trial."""
+        ...
+
+    def recovered(self) -> None:
+        """A request succeeded."""
+        ...
 
 
 class RepairingServer:
@@ -37,7 +64,7 @@ class RepairingServer:
     def __init__(
         self,
         server: EngineAdapter,
-        actions: RepairActions,
+        actions: Repairs,
         limits: RepairSettings,
         *,
         log: logging.Logger,

@@ -22,7 +22,7 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import InstalledModel, LoadedModel
 from swarm.core.task import Task, Trail, canonical_model
-from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.engines.engine_dispatch import WorkerServer
 from swarm.filesystem.entries import list_names, read_file, status_of
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage
@@ -52,7 +52,7 @@ class CacheKey(NamedTuple):
 class ResponseCache:
     """The cache of one worker: its files, and its server's word on which model a name means."""
 
-    def __init__(self, files: ResponseFiles, server: EngineDispatch, *, simulated: bool, log: logging.Logger) -> None:
+    def __init__(self, files: ResponseFiles, server: WorkerServer, *, simulated: bool, log: logging.Logger) -> None:
         self._files = files
         self._server = server
         self._simulated = simulated

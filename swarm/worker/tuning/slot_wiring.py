@@ -9,14 +9,13 @@ from swarm.core.faults import TaskFault
 from swarm.core.lanes import llm_lane
 from swarm.core.models.engines import OLLAMA, engine_of_model
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.engines.engine_dispatch import WorkerServer
 from swarm.engines.ollama.parallel import ParallelSlots, fixed_parallel, note_path
 from swarm.engines.ollama.server import running_server
 from swarm.errors import StorageFault
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.runtime.bootstrap import RunOptions
-from swarm.runtime.cards import gpu_reader, machine_reader
-from swarm.runtime.ports import SlotMemory
+from swarm.runtime.ports import GpuReader, SlotMemory
 from swarm.supervisor import restarts
 from swarm.worker.gpu_checks import free_memory_mib
 from swarm.worker.parts import WorkerParts
@@ -30,12 +29,15 @@ def slots_for_loads(
     plan: WorkerPlan,
     memory: SlotMemory,
     parallel: ParallelSlots | None,
+    reader: GpuReader,
     *,
     weights_mib: Callable[[str], int],
 ) -> LoadSlots:
-    """What chooses for how many requests at once this worker loads a model; ``weights_mib``: size of a model's file."""
+    """What chooses for how many requests at once this worker loads a model.
+
+    ``reader`` reads its cards; ``weights_mib``: size of a model's file.
+    """
     settings = options.settings
-    reader = gpu_reader(settings, max(plan.gpus) + 1) if plan.simulated and plan.gpus else machine_reader()
 
     def waiting(model: str) -> int:
         try:
@@ -59,7 +61,7 @@ def slots_for_loads(
 
 
 def own_parallel(
-    options: RunOptions, plan: WorkerPlan, client: EngineDispatch, log: logging.Logger, *, kept: Callable[[], bool]
+    options: RunOptions, plan: WorkerPlan, client: WorkerServer, log: logging.Logger, *, kept: Callable[[], bool]
 ) -> ParallelSlots | None:
     """Of a server that swarm starts, unless the configuration sets its number. ``kept``: somebody would start it again."""
     if not plan.owns_server or fixed_parallel(options.settings):

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.config.settings import RetrySettings
+from swarm.core.faults import LOST_NODE
+from swarm.core.health.blame import AMBIGUOUS
 from swarm.core.policy.retry import (
     Again,
     Cancelled,
@@ -91,6 +93,16 @@ def test_verdicts(fault, attempt, attempts, expected):
         assert verdict == Again(*expected, reason=verdict.reason)
     else:
         assert isinstance(verdict, expected)
+
+
+@pytest.mark.parametrize("kind", sorted(LOST_NODE))
+def test_what_a_lost_machine_held_goes_on_elsewhere_at_once_and_uses_up_no_attempt(kind):
+    task = Task(task_id="t", task_class=TaskClass.LLM)
+    more = {"task": task, "attempt": 1, "attempts": (I1, I1, I1), "settings": SETTINGS, "jitter": 1.0}
+    verdict = after_fault(fault="infra", kind=kind, **more)
+    assert isinstance(verdict, Again)
+    assert (verdict.delay_s, verdict.counts) == (0.0, False)
+    assert kind not in AMBIGUOUS, "and its request is not suspected"
 
 
 def test_the_tasks_own_limit_wins():

@@ -139,7 +139,7 @@ class Talk:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, caplog):
     monkeypatch.setattr(hands_module, "TERM_WAIT_S", 0.3)
-    monkeypatch.setattr(hands_module, "RECHECK_S", 0.0)
+    monkeypatch.setattr(quarantine, "RECHECK_S", 0.0)
     caplog.set_level(logging.INFO)
 
 
@@ -309,7 +309,7 @@ def test_a_request_under_way_when_the_card_was_lost_does_not_end_its_quarantine(
 
 
 def test_a_trial_that_goes_well_does_not_end_a_quarantine_renewed_meanwhile(tmp_path, monkeypatch):
-    monkeypatch.setattr(hands_module, "RECHECK_S", 60.0)
+    monkeypatch.setattr(quarantine, "RECHECK_S", 60.0)
     limits = RepairSettings(quarantine_s=0.05)
     with Ladder(tmp_path, limits) as one:
         one.hands.quarantine("it hung too often")
