@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -59,6 +60,7 @@ def rate_of(points: Mapping[int, float]) -> Callable[[int], float]:
     """Tokens/s at any number at once: linear in its logarithm between the points, flat beyond the last."""
     known = sorted(points)
 
+    @functools.cache
     def rate(number: int) -> float:
         if number <= known[0]:
             return points[known[0]] * number / known[0]
