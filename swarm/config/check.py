@@ -5,6 +5,7 @@ Pure: documents in, one line per finding out.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -85,19 +86,29 @@ def _check_section(value: object, place: Place, kind: type[msgspec.Struct], key:
     if not isinstance(value, dict):
         yield f"{place(key)}{dotted(key)}: expected a table, got {value!r}"
         return
-    hints = get_type_hints(kind, include_extras=True)
-    known = kind.__struct_fields__
+    types, known = types_of(kind), kind.__struct_fields__
     for name, item in value.items():
         if name in known:
-            yield from check(item, place, hints[name], (*key, name))
+            yield from check(item, place, types[name], (*key, name))
         else:
             what = "section" if not key and isinstance(item, dict) else "key"
             meant = nearest(name, known)
             hint = f", did you mean {meant[0]!r}?" if meant else f"; known are: {', '.join(known)}"
             yield f"{place((*key, name))}unknown {what} {dotted((*key, name))!r}{hint}"
-    for field in msgspec.structs.fields(kind):
-        if field.required and field.name not in value:
-            yield f"{place(key)}{dotted(key)}: {field.name!r} is missing"
+    for name in _required(kind):
+        if name not in value:
+            yield f"{place(key)}{dotted(key)}: {name!r} is missing"
+
+
+@functools.cache
+def types_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The type of each key of a section. Worked out once: it takes longer than all else about a configuration."""
+    return get_type_hints(kind, include_extras=True)
+
+
+@functools.cache
+def _required(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind) if field.required)
 
 
 def cross_checks(settings: Settings, place: Place) -> Iterator[str]:

@@ -5,16 +5,17 @@ Later wins: defaults, the file, ``SWARM_<SECTION>__<KEY>`` variables, ``$SWARM_R
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import msgspec
 
-from swarm.config.check import KeyPath, check, cross_checks, dotted, is_section, table_form, words
+from swarm.config.check import KeyPath, check, cross_checks, dotted, is_section, table_form, types_of, words
 from swarm.config.settings import Settings
 from swarm.errors import ConfigError, nearest
 from swarm.filesystem.ownership import Doubt, opened
@@ -163,11 +164,12 @@ def _place_of(path: Path | None, lines: Mapping[KeyPath, int], sources: Mapping[
 
 def _environment(env: Mapping[str, str], problems: list[str]) -> tuple[dict[KeyPath, str], dict[str, Any]]:
     """Settings from variables. Findings are added to ``problems``."""
-    known = _variables()
+    given = sorted(name for name in env if name.startswith("SWARM_") and not _is_foreign(name))
+    known = _variables() if given else {}
     squeezed = {name.replace("_", ""): name for name in known}
     used: dict[KeyPath, str] = {}
     tree: dict[str, Any] = {}
-    for name in sorted(n for n in env if n.startswith("SWARM_") and not _is_foreign(n)):
+    for name in given:
         key, kind = known.get(name) or _table_entry(name)
         if kind is None:
             meant = next(iter(nearest(name, known)), None) if "__" in name else squeezed.get(name.replace("_", ""))
@@ -194,13 +196,13 @@ def _is_foreign(name: str) -> bool:
     return name in NOT_SETTINGS or (name.startswith("SWARM_SIM_") and not name.startswith("SWARM_SIM__"))
 
 
+@functools.cache
 def _variables() -> dict[str, tuple[KeyPath, Any]]:
     """Name of each variable, with the key it sets and its type. Whole tables and lists are set as JSON."""
     found: dict[str, tuple[KeyPath, Any]] = {}
-    for section, kind in get_type_hints(Settings, include_extras=True).items():
+    for section, kind in types_of(Settings).items():
         if is_section(kind):
-            hints = get_type_hints(kind, include_extras=True)
-            found |= {f"SWARM_{section}__{k}".upper(): ((section, k), hints[k]) for k in kind.__struct_fields__}
+            found |= {f"SWARM_{section}__{k}".upper(): ((section, k), types_of(kind)[k]) for k in kind.__struct_fields__}
         else:
             found[f"SWARM_{section}".upper()] = ((section,), kind)
     return found
@@ -209,7 +211,7 @@ def _variables() -> dict[str, tuple[KeyPath, Any]]:
 def _table_entry(name: str) -> tuple[KeyPath, Any]:
     """``SWARM_SCRIPTS__RESIZE`` names one entry of a free table."""
     section, _, entry = name.removeprefix("SWARM_").lower().partition("__")
-    kind = get_type_hints(Settings, include_extras=True).get(section)
+    kind = types_of(Settings).get(section)
     if entry and get_origin(kind) is dict:
         return (section, entry), get_args(kind)[1]
     return (), None
