@@ -79,7 +79,7 @@ def worker_list(snapshot: SwarmSnapshot, settings: Settings) -> WorkerList:
 
 def model_list(snapshot: SwarmSnapshot, settings: Settings) -> ModelList:
     """All models; asks the model servers what lies on their disks, ``model_rows.ASK_S`` at most."""
-    rows = model_rows.model_rows(snapshot, model_rows.installed_models(snapshot, settings.queue.root))
+    rows = model_rows.model_rows(snapshot, model_rows.installed_models(snapshot, settings))
     return ModelList(at=snapshot.now_iso, models=rows)
 
 

@@ -113,7 +113,7 @@ def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanati
     name = canonical_model(target)
     holders = sum(1 for w in workers_of(snapshot) if w.alive and w.heartbeat is not None and w.heartbeat.model == name)
     state = f"loaded on {holders}" if holders else "not loaded"
-    disk = model_rows.installed_models(snapshot, settings.queue.root)
+    disk = model_rows.installed_models(snapshot, settings)
     have = disk[name].workers if name in disk else () if disk else None
     reasons = tuple(explain_model(name, snapshot, settings, installed_on=have))
     return Explanation(subject=name, kind="model", state=state, reasons=reasons)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 
+from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
 from swarm.core.snapshot import LiveView, SwarmSnapshot
 from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
 from swarm.views.blocks import Cell, Table, columns
 from swarm.views.node_words import HERE
+from swarm.views.row_servers import is_asked, server_of
 from swarm.views.words import count, duration
 
 ASK_S = 2.0
@@ -30,13 +31,14 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
     """Machines of those; the empty name is this one."""
 
 
-def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]:
+def installed_models(snapshot: SwarmSnapshot, settings: Settings) -> Mapping[str, OnDisk]:
     """By canonical model name. A server that does not answer in time is left out: its worker says so itself.
 
-    Ollama's servers are asked; what other engines could serve is told by their workers, without sizes.
+    Ollama's servers and relays are asked; what other engines could serve is told by their workers, without sizes, and so
+    is what a relay does not tell.
     """
     views = [w for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None]
-    asked = [w.row for w in views if w.row is not None and w.row.ollama_url is not None]
+    asked = [w.row for w in views if w.row is not None and is_asked(w.row)]
     answers: dict[str, Iterable[tuple[str, int]]] = {
         w.name: [(model, 0) for model in w.heartbeat.servable]
         for w in views
@@ -45,7 +47,8 @@ def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]
     if asked:
         with ThreadPoolExecutor(max_workers=min(16, len(asked))) as pool:
             names = (row.name for row in asked)
-            answers |= dict(zip(names, pool.map(lambda row: _tags(row, Path(root)), asked), strict=True))
+            told = zip(names, pool.map(lambda row: _tags(row, settings), asked), strict=True)
+            answers |= {name: models for name, models in told if models is not None}
     found: dict[str, OnDisk] = {}
     nodes = {w.name: w.row.node for w in views if w.row is not None}
     for worker, models in answers.items():
@@ -59,15 +62,12 @@ def installed_models(snapshot: SwarmSnapshot, root: str) -> Mapping[str, OnDisk]
     return found
 
 
-def _tags(row: WorkerRow, root: Path) -> Iterable[tuple[str, int]]:
-    from swarm.engines.ollama.server import client_of
-
-    assert row.ollama_url is not None
+def _tags(row: WorkerRow, settings: Settings) -> Iterable[tuple[str, int]] | None:
     try:
-        with client_of(row.name, row.ollama_url, root=root, adopted=row.adopted) as client:
-            return [(model.name, model.size_mib) for model in client.tags(ASK_S)]
+        with server_of(row, settings) as server:
+            return [(model.name, model.size_mib) for model in server.tags(ASK_S)]
     except TaskFault:
-        return []
+        return None
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from swarm.core.nodes.relay_workers import THIS_NODE
 from swarm.queue.stores import registry
 from swarm.views.blocks import Cell
 
 if TYPE_CHECKING:
     from swarm.queue.layout import Layout
 
-HERE = "local"
+HERE = THIS_NODE
 """This machine, in a table beside others."""
 
 

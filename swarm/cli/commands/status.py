@@ -127,19 +127,23 @@ def models(at: ShowOptions, context: typer.Context) -> None:
 def pull(
     at: ShowOptions,
     name: str = arg("NAME", "A model, as Ollama names it: llama3.2:3b."),
+    node: list[str] | None = opt("--node NODE", "Only to this machine, as `swarm workers` names it; local: this one."),
 ) -> None:
-    """Download a model, once for all servers that share its directory.
+    """Download a model to every machine of the swarm, once for all servers there that share its directory.
 
     Uses a running server, or starts one for the download. An interrupted download resumes.
 
     \b
-    Example:
+    Examples:
       swarm models pull llama3.2:3b
+      swarm models pull llama3.2:3b --node box2
     """
     from swarm.cli.run.model_pull import pull as pull_model
+    from swarm.cli.run.model_pull import pulled_lines, refuse_failed
 
-    done = pull_model(at.load(), name)
-    at.show(done, [Line(f"{done.model}: pulled through {done.through} in {done.seconds:.1f}s")])
+    done = pull_model(at.load(), name, node or ())
+    at.show(done, pulled_lines(done))
+    refuse_failed(done)
 
 
 def explain(

@@ -1,105 +1,46 @@
-"""Downloads a model, one download at a time per queue root, and shows its progress.
+"""Downloads a model to the machines of the swarm, one command at a time per queue root, and shows the progress.
 
-It goes through a running server, or through one started for it.
+* On this machine it goes through a running server, or through one started for it.
+* On another one (``node_pull``) it goes through the relay there. All machines download at once; one that fails does not
+  stop the others.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 import msgspec
 from filelock import FileLock, Timeout
 
+from swarm.cli.run.node_pull import NodePull, Open, Place, places, pull_alone, pull_together
+from swarm.cli.run.pull_progress import PullBars
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
-from swarm.core.models.model_server import PullStep
+from swarm.core.models.engines import OLLAMA
+from swarm.core.placement.node_models import node_name
 from swarm.core.placement.worker_plan import HOST, WorkerPlan
 from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.ollama.server import ServerProcess, client_of
 from swarm.engines.ollama.server_spec import server_spec
 from swarm.errors import InputError, LockHeld, ModelServerError
 from swarm.filesystem.temporary import read_note, remove_note, write_note
-from swarm.plain_text import one_line
 from swarm.proc.ports import free_port
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-
-LINE_EVERY_S = 5.0
-_MIB = 1 << 20
-
-
-class PullBar:
-    """A bar on a terminal, a plain line now and then elsewhere; layers are summed up. Use it as a context manager."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._layers: dict[str, tuple[int, int]] = {}
-        self._status = ""
-        self._said_s = 0.0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-
-    @property
-    def total_mib(self) -> int:
-        """Of all layers heard of so far."""
-        return self._sums()[0] // _MIB
-
-    def step(self, step: PullStep) -> None:
-        """One line from the server."""
-        if step.digest and step.total:
-            self._layers[step.digest] = (step.total, step.completed)
-        changed = step.status != self._status
-        self._status = step.status
-        if self._bar is not None and self._task is not None:
-            total, done = self._sums()
-            words = one_line(f"{self._model}: {step.status}")
-            self._bar.update(self._task, total=total or None, completed=done, description=words)
-        elif changed or time.monotonic() - self._said_s > LINE_EVERY_S:
-            self._say()
-
-    def _sums(self) -> tuple[int, int]:
-        return sum(t for t, _ in self._layers.values()), sum(d for _, d in self._layers.values())
-
-    def _say(self) -> None:
-        self._said_s = time.monotonic()
-        total, done = self._sums()
-        share = f", {done / _MIB:,.0f} of {total / _MIB:,.0f} MiB ({done / total:.0%})" if total else ""
-        print(one_line(f"{self._model}: {self._status}{share}"), file=sys.stderr, flush=True)
-
-    def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            text = progress.TextColumn("{task.description}", markup=False)
-            numbers = progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()
-            console = Console(stderr=True)
-            self._bar = progress.Progress(text, progress.BarColumn(), *numbers, console=console, transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(one_line(self._model), total=None)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
+from swarm.views.blocks import Line
+from swarm.views.row_servers import RowServer, server_of
 
 LOCK_FILE = ".pull.lock"
 NOTE_FILE = ".pull.json"
 OWN_NAME = "pull"
 """Name of the server started for a pull; markers, note and log carry it."""
+ANSWER_S = 3.0
 _POLL_S = 0.05
 
 
@@ -111,21 +52,25 @@ class Pulling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done."""
+    """What was done. ``through``, ``mib``: of all machines."""
 
     model: str
     through: str
-    """The worker whose server did it, or the temporary server."""
     seconds: float
     mib: int
-    """Of the layers that the server spoke of, those that existed already included."""
+    nodes: tuple[NodePull, ...] = ()
+
+    @property
+    def failed(self) -> tuple[NodePull, ...]:
+        """Machines that have not got it."""
+        return tuple(one for one in self.nodes if one.error)
 
 
-def pull(loaded: Loaded, name: str) -> Pulled:
-    """Pull ``name``; returns only when the server has said ``success``.
+def pull(loaded: Loaded, name: str, nodes: Sequence[str] = ()) -> Pulled:
+    """Pull ``name`` to these machines, or to all; returns only when each has said ``success``, or why not.
 
-    Raises ``LockHeld`` (another pull runs; named), ``InputError`` (no such name), ``ModelServerError`` (everything else
-    the server or the registry said).
+    Raises ``LockHeld`` (another pull runs; named), ``InputError`` (no such name, no such machine), ``ModelServerError``
+    (the only machine could not; everything that the server or the registry said).
     """
     model = name.strip()
     if not model:
@@ -133,14 +78,66 @@ def pull(loaded: Loaded, name: str) -> Pulled:
     root = Path(loaded.settings.queue.root)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     began_s = time.monotonic()
-    with _only_puller(root, model), _server(loaded.settings, root) as (client, through), PullBar(model) as bar:
-        try:
-            client.pull(model, bar.step)
-        except TaskFault as fault:
-            raise _words(model, through, fault) from fault
-        finally:
-            client.close()
-    return Pulled(model=model, through=through, seconds=round(time.monotonic() - began_s, 3), mib=bar.total_mib)
+    with _only_puller(root, model), PullBars() as bars:
+        settings = loaded.settings
+        found = places(registry.living(Layout(settings.queue.root)), nodes)
+        pulls = [(place.node, _way_in(place, settings, root)) for place in found]
+        alone = len(pulls) == 1
+        done = [pull_alone(model, *pulls[0], bars)] if alone else pull_together(model, pulls, bars)
+    return Pulled(
+        model=model,
+        through=", ".join(one.through for one in done if not one.error),
+        seconds=round(time.monotonic() - began_s, 3),
+        mib=sum(one.mib for one in done if not one.error),
+        nodes=tuple(done),
+    )
+
+
+def pulled_lines(done: Pulled) -> list[Line]:
+    """One line for each machine; its name where there are several."""
+    several = len(done.nodes) > 1
+    return [_line(one, done.model, f"{node_name(one.node)}: " if several else "") for one in done.nodes]
+
+
+def _line(one: NodePull, model: str, before: str) -> Line:
+    if one.error:
+        return Line(f"{before}{one.error}", "red")
+    return Line(f"{before}{model}: pulled through {one.through} in {one.seconds:.1f}s")
+
+
+def refuse_failed(done: Pulled) -> None:
+    """Raises ``ModelServerError`` where a machine has not got the model."""
+    if done.failed:
+        names = ", ".join(node_name(one.node) for one in done.failed)
+        raise ModelServerError(
+            f"{done.model} could not be pulled on {len(done.failed)} of {len(done.nodes)} machines: {names}",
+            hint="run it again: what was downloaded is kept",
+        )
+
+
+def _way_in(place: Place, settings: Settings, root: Path) -> Open:
+    if place.node:
+        return partial(_relay, place, settings)
+    return partial(_server, place, settings, root)
+
+
+@contextmanager
+def _relay(place: Place, settings: Settings) -> Iterator[tuple[RowServer, str]]:
+    """A card of that machine whose relay answers, and the name of its worker. Raises ``ModelServerError``."""
+    why = "none of its cards is served by Ollama, which alone can pull"
+    for row in place.rows:
+        if OLLAMA not in row.engines:
+            continue
+        with ExitStack() as open_things:
+            try:
+                server = open_things.enter_context(server_of(row, settings))
+                server.tags(ANSWER_S)
+            except TaskFault as fault:
+                why = fault.message
+                continue
+            yield server, row.name
+            return
+    raise ModelServerError(f"nothing can be pulled on {place.node}: {why}", hint="swarm nodes; swarm doctor")
 
 
 @contextmanager
@@ -162,21 +159,21 @@ def _only_puller(root: Path, model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server(settings: Settings, root: Path) -> Iterator[tuple[OllamaClient, str]]:
+def _server(place: Place, settings: Settings, root: Path) -> Iterator[tuple[RowServer, str]]:
     """A client for a server that can pull, and its name: a living worker's, a real one first; else one started for it."""
-    for row in sorted(registry.living(Layout(settings.queue.root)), key=lambda row: (row.simulated, row.name)):
+    for row in sorted(place.rows, key=lambda row: (row.simulated, row.name)):
         if row.ollama_url is None:
             continue
         client = client_of(row.name, row.ollama_url, root=root, adopted=row.adopted)
-        if _answers(client):
-            yield client, row.name
-            return
-        client.close()
-    with _own_server(settings, root) as url:
-        yield client_of(OWN_NAME, url, root=root, adopted=False), "a server started for it"
+        with client:
+            if _can_answer(client):
+                yield client, row.name
+                return
+    with _own_server(settings, root) as url, client_of(OWN_NAME, url, root=root, adopted=False) as client:
+        yield client, "a server started for it"
 
 
-def _answers(client: OllamaClient) -> bool:
+def _can_answer(client: OllamaClient) -> bool:
     try:
         return bool(client.version(2.0))
     except TaskFault:
@@ -206,12 +203,3 @@ def _own_server(settings: Settings, root: Path) -> Iterator[str]:
         server.stop()
         while server.stop_step() is None:
             time.sleep(_POLL_S)
-
-
-def _words(model: str, through: str, fault: TaskFault) -> ModelServerError:
-    hints = {
-        "transient": "run it again: what was downloaded is kept",
-        "infra": f"check its server: swarm doctor, swarm logs ollama-{through}",
-    }
-    hint = hints.get(fault.fault, "look the name up at https://ollama.com/library")
-    return ModelServerError(f"{model} could not be pulled through {through}: {fault.message}", hint=hint)

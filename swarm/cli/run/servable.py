@@ -115,23 +115,23 @@ def _is_clear(model: str, workers: Workers) -> bool:
 def _installed(settings: Settings, workers: Workers) -> tuple[set[str], list[str]]:
     """Canonical names of what the servers have, and words for each that does not answer.
 
-    What other engines than Ollama could serve is told by their workers.
+    What other engines than Ollama could serve is told by their workers, and relays are asked for all of their machine's.
     """
     from swarm.core.faults import TaskFault
-    from swarm.engines.ollama.server import client_of
+    from swarm.views.row_servers import is_asked, server_of
 
     found: set[str] = set()
     silent: list[str] = []
     for row, beat in workers:
         if row.engines != ("ollama",) and beat is not None:
             found.update(beat.servable)
-        if row.ollama_url is None:
+        if not is_asked(row):
             continue
-        with client_of(row.name, row.ollama_url, root=Path(settings.queue.root), adopted=row.adopted) as client:
-            try:
-                found.update(canonical_model(model.name) for model in client.tags(ASK_S))
-            except TaskFault as fault:
-                silent.append(f"{row.name} does not say which models it has: {fault.message}")
+        try:
+            with server_of(row, settings) as server:
+                found.update(canonical_model(model.name) for model in server.tags(ASK_S))
+        except TaskFault as fault:
+            silent.append(f"{row.name} does not say which models it has: {fault.message}")
     return found, silent
 
 
@@ -143,7 +143,7 @@ def find_unservable(settings: Settings, models: Iterable[str]) -> Unservable:
     from swarm.views.model_rows import installed_models
 
     snapshot = open_observer(settings).snapshot()
-    disk = installed_models(snapshot, settings.queue.root)
+    disk = installed_models(snapshot, settings)
     plans = load_plan(Path(settings.queue.root) / "workers") if lives(settings, "supervisor") else None
     living = {view.name for view in snapshot.workers if view.alive}
     planned = [Planned(p.name, p.vram_mib) for p in plans or () if p.url is not None and p.name not in living]

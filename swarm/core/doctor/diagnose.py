@@ -15,7 +15,7 @@ from swarm.core.doctor.processes import expected, process_findings
 from swarm.core.gpu_reading import GpuReading, named
 from swarm.core.health.liveness import stuck, workers_of
 from swarm.core.placement.fit import what_helps
-from swarm.core.placement.node_models import absent_words, how_to_get, lacked_models, node_name
+from swarm.core.placement.node_models import absent_words, how_to_get, lacked_models, node_name, nodes_with
 from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import SwarmSnapshot
 
@@ -67,7 +67,8 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFi
     if not evidence.servers or any(server.installed is None for server in evidence.servers):
         return
     for model, waiting in snapshot.llm_pending().items():
-        if any(model in (server.installed or ()) for server in evidence.servers):
+        elsewhere = any(nodes_with(model, workers_of(snapshot)))
+        if elsewhere or any(model in (server.installed or ()) for server in evidence.servers):
             continue
         lists = tuple(
             f"{f'{s.url}/api/tags' if s.ollama else s.name}: {', '.join(s.installed or ()) or 'no models'}"
@@ -90,7 +91,7 @@ def _models_of_nodes(snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
             f"{node_name(lack.node)} {lack.model}",
             f"{lack.waiting} tasks wait for {lack.model}: {absent_words(lack.node, lack.model, lack.found_on)}",
             evidence=(f"idle there: {', '.join(lack.idle)}",),
-            todo=how_to_get(lack.model),
+            todo=how_to_get(lack.model, lack.node),
         )
 
 

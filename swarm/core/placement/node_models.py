@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from swarm.core.health.liveness import workers_of
+from swarm.core.nodes.relay_workers import THIS_NODE
 from swarm.core.snapshot import SwarmSnapshot, WorkerView
-
-HERE = "here"
-"""What an operator calls the machine of the queue."""
 
 
 class LackedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +37,7 @@ def node_of(view: WorkerView) -> str:
 
 def node_name(node: str) -> str:
     """As an operator calls it."""
-    return node or HERE
+    return node or THIS_NODE
 
 
 def nodes_with(model: str, views: Iterable[WorkerView]) -> frozenset[str]:
@@ -60,9 +58,9 @@ def absent_words(node: str, model: str, found: Iterable[str]) -> str:
     return f"{node_name(node)} lists no model {model} for its cards, {', '.join(sorted(map(node_name, found)))} does"
 
 
-def how_to_get(model: str) -> str:
-    """The command that brings a model to every node."""
-    return f"swarm models pull {model}"
+def how_to_get(model: str, node: str) -> str:
+    """The command that brings a model to a node."""
+    return f"swarm models pull {model} --node {node_name(node)}"
 
 
 def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
@@ -73,7 +71,7 @@ def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
         return
     waiting, claims = snapshot.llm_pending(), Counter(claim.worker for claim in snapshot.claims)
     idle = [view for view in views if not claims[view.name] and not _has_work(view, waiting)]
-    for model in sorted(waiting):
+    for model in sorted(model for model in waiting if snapshot.pauses.model(model) is None):
         found = nodes_with(model, views)
         for node in nodes if found else ():
             names = tuple(view.name for view in idle if node_of(view) == node)

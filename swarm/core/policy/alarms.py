@@ -9,6 +9,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import Condition, condition, workers_of
 from swarm.core.placement.demand import Demand, demands, outstanding
 from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
+from swarm.core.placement.node_models import absent
 from swarm.core.policy.decisions import Warn
 from swarm.core.snapshot import LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
@@ -167,12 +168,13 @@ def _fits_nowhere(picture: _Picture) -> Iterator[Warn]:
     snapshot, settings, ready = picture.snapshot, picture.settings, picture.ready
     if not ready:
         return
-    largest = max(ready, key=lambda w: card_memory_mib(w, snapshot) or 0)
     for model, demand in picture.waiting.items():
-        reasons = {w.name: too_few_cards(w, model, settings) or has_no_room(w, demand, snapshot, settings) for w in ready}
-        holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in ready)
-        if not holds and all(reasons.values()):
+        there = [view for view in ready if absent(view, model, snapshot) is None]
+        reasons = {w.name: too_few_cards(w, model, settings) or has_no_room(w, demand, snapshot, settings) for w in there}
+        holds = any(w.heartbeat is not None and w.heartbeat.model == model for w in there)
+        if there and not holds and all(reasons.values()):
+            largest = max(there, key=lambda w: card_memory_mib(w, snapshot) or 0)
             text = f"{demand.waiting} tasks wait for {model}, which no worker can be given: {reasons[largest.name]}"
             if len(ready) > 1 and card_memory_mib(largest, snapshot) is not None:
-                text += ", and no other has more"
+                text += ", and no other has more" if there == ready else ", and the others' machines do not have it"
             yield Warn(key=f"fits-nowhere:{model}", reason=f"{text}; {what_helps(model)}")

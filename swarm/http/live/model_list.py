@@ -1,14 +1,13 @@
 """The lists of models: OpenAI's ``/v1/models``, Ollama's ``/api/tags``, ``/api/ps``, ``/api/show``, ``/api/version``.
 
 What may be asked for is what some worker holds or could load, by its heartbeat. Digest and size of the files are asked of
-Ollama's servers, at most every ``FRESH_S``.
+Ollama's servers and of relays, at most every ``FRESH_S``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -17,18 +16,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from swarm import __version__
+from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.live.routing import models_of
 from swarm.core.models.model_server import MIB, InstalledModel, ModelDetails
 from swarm.core.task import canonical_model
 from swarm.core.worker import ModelTally, WorkerRow
-from swarm.engines.ollama.server import client_of
 from swarm.http.answers import json_answer
 from swarm.http.cached import Cache
 from swarm.http.live.live_ask import model_in, read_object
 from swarm.http.live.refusals import unknown_model
 from swarm.http.live.worker_watch import WorkersSeen, WorkerWatch
 from swarm.http.parts import HttpParts
+from swarm.views.row_servers import is_asked, server_of
 
 FRESH_S = 5.0
 ASK_S = 2.0
@@ -38,7 +38,7 @@ _NO_DATE = 0
 
 def model_routes(parts: HttpParts, watch: WorkerWatch) -> Sequence[BaseRoute]:
     """All of them; each only reads."""
-    lists = ModelLists(watch, Path(parts.queue.layout.root))
+    lists = ModelLists(watch, parts.settings)
     return (
         Route("/v1/models", lists.openai_list),
         Route("/v1/models/{model:path}", lists.openai_model),
@@ -52,9 +52,9 @@ def model_routes(parts: HttpParts, watch: WorkerWatch) -> Sequence[BaseRoute]:
 class ModelLists:
     """The handlers."""
 
-    def __init__(self, watch: WorkerWatch, root: Path) -> None:
+    def __init__(self, watch: WorkerWatch, settings: Settings) -> None:
         self._watch = watch
-        self._root = root
+        self._settings = settings
         self._on_disk = Cache(self._ask_disks, FRESH_S)
 
     async def openai_list(self, _request: Request) -> Response:
@@ -98,7 +98,7 @@ class ModelLists:
         return model
 
     def _ask_disks(self) -> dict[str, InstalledModel]:
-        rows = [row for row in self._watch.seen.rows.values() if row.ollama_url is not None]
+        rows = [row for row in self._watch.seen.rows.values() if is_asked(row)]
         if not rows:
             return {}
         with ThreadPoolExecutor(max_workers=min(16, len(rows))) as pool:
@@ -106,8 +106,8 @@ class ModelLists:
 
     def _tags_of(self, row: WorkerRow) -> Sequence[InstalledModel]:
         try:
-            with client_of(row.name, row.ollama_url or "", root=self._root, adopted=row.adopted) as client:
-                return client.tags(ASK_S)
+            with server_of(row, self._settings) as server:
+                return server.tags(ASK_S)
         except TaskFault:  # it says so itself, in its worker's heartbeat
             return ()
 
@@ -115,11 +115,11 @@ class ModelLists:
         """Of the first server that knows it; else no more than its name."""
         for row in seen.rows.values():
             beat = seen.beats.get(row.name)
-            if row.ollama_url is None or beat is None or (model not in beat.servable and beat.model != model):
+            if not is_asked(row) or beat is None or (model not in beat.servable and beat.model != model):
                 continue
             try:
-                with client_of(row.name, row.ollama_url, root=self._root, adopted=row.adopted) as client:
-                    return client.show(model, ASK_S)
+                with server_of(row, self._settings) as server:
+                    return server.show(model, ASK_S)
             except TaskFault:
                 continue
         return ModelDetails(name=model)

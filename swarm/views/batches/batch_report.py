@@ -89,9 +89,12 @@ def _content(path: str) -> dict[str, Any]:
 
 
 def _servers(queue: FileQueue) -> dict[str, str]:
-    """What the living workers' servers call themselves."""
-    found = {}
+    """What the living workers' servers call themselves; of those in other machines by their workers' heartbeats."""
+    found: dict[str, str] = {}
     for row in registry.living(queue.layout):
+        if row.node:
+            beat = registry.read_heartbeat(queue.layout, row.name)
+            found |= {row.name: beat.server_version} if beat is not None and beat.server_version else {}
         if row.ollama_url is None:
             continue
         with client_of(row.name, row.ollama_url, root=Path(queue.layout.root), adopted=row.adopted) as client:

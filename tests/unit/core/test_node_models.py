@@ -12,7 +12,8 @@ from swarm.core.explain.models import explain_model
 from swarm.core.placement.demand import no_demand
 from swarm.core.placement.fit import misfit, nowhere
 from swarm.core.placement.placement import desired
-from swarm.core.worker import ModelTally
+from swarm.core.policy.alarms import alarms
+from swarm.core.worker import ModelTally, WorkerStatus
 from tests.support.builders import a_card, a_snapshot, a_worker, llm_waiting
 
 S = Settings()
@@ -83,8 +84,8 @@ def test_one_machine_never_lacks_anything(machine):
 def test_it_is_explained_with_the_command_that_helps():
     picture = a_snapshot(workers=two_nodes(), lanes=[llm_waiting(50, BIG)])
     found = {r.code: r for r in explain_model(BIG, picture, S)}
-    words = f"Not on worker-2: here lists no model {BIG} for its cards, box2 does."
-    assert (found["not_on_node"].text, found["not_on_node"].next_step) == (words, f"swarm models pull {BIG}")
+    words = f"Not on worker-2: local lists no model {BIG} for its cards, box2 does."
+    assert (found["not_on_node"].text, found["not_on_node"].next_step) == (words, f"swarm models pull {BIG} --node local")
 
 
 def test_doctor_names_idle_cards_whose_node_lacks_what_waits():
@@ -100,7 +101,7 @@ def test_doctor_names_idle_cards_whose_node_lacks_what_waits():
         return [f for f in diagnose(evidence, S) if f.code == "model-not-on-node"]
 
     assert [(f.subject, f.evidence, f.next) for f in found(busy, idle, box2)] == [
-        (f"here {BIG}", ("idle there: worker-2",), f"swarm models pull {BIG}")
+        (f"local {BIG}", ("idle there: worker-2",), f"swarm models pull {BIG} --node local")
     ]
     assert not found(busy, box2), "no card is idle"
 
@@ -109,6 +110,19 @@ def test_a_wait_ends_where_the_only_node_that_has_it_cannot_hold_it():
     tally = {BIG: ModelTally(size_mib=40_000)}
     mine, yours = a_worker("worker-1"), a_worker("box2-gpu0", gpu=1, node="box2", servable=[BIG], learned=tally)
     picture = a_snapshot(workers=[mine, yours], lanes=[llm_waiting(5, BIG)], gpus=[a_card(0, total_mib=80_000), a_card(1)])
-    assert "here lists no model" in (nowhere(BIG, picture, S) or "")
+    assert "local lists no model" in (nowhere(BIG, picture, S) or "")
     fits = a_snapshot(workers=[mine, yours], lanes=[llm_waiting(5, BIG)], gpus=[a_card(1, total_mib=80_000)])
     assert nowhere(BIG, fits, S) is None
+
+
+def test_the_alarm_about_room_is_about_the_machines_that_have_the_model():
+    tally = {BIG: ModelTally(size_mib=40_000)}
+    mine, yours = a_worker("worker-1"), a_worker("box2-gpu0", gpu=1, node="box2", servable=[BIG], learned=tally)
+    cards = [a_card(0, total_mib=80_000), a_card(1)]
+    (alarm,) = alarms(a_snapshot(workers=[mine, yours], lanes=[llm_waiting(5, BIG)], gpus=cards), S)
+    assert alarm.key == f"fits-nowhere:{BIG}"
+    assert "the card of box2-gpu0 has 24576 MiB" in alarm.reason
+    assert "the others' machines do not have it" in alarm.reason
+    hot = a_worker("box2-gpu0", gpu=1, node="box2", servable=[BIG], status=WorkerStatus.UNREADY, reason="hot")
+    found = alarms(a_snapshot(workers=[mine, hot], lanes=[llm_waiting(5, BIG)], gpus=cards), S)
+    assert [alarm.key for alarm in found] == ["unready:box2-gpu0"]
