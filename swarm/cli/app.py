@@ -55,6 +55,7 @@ COMMANDS = {
     "brain": ("commands.up:brain", "Run the brain alone, in the foreground."),
     "worker": ("commands.up:worker", "Run one worker alone, in the foreground."),
     "http": ("commands.http:http", "Run the HTTP server alone, in the foreground."),
+    "ray": ("commands.ray:ray", "Run the Ray driver alone: it keeps a relay on each card of a Ray cluster."),
     "token": ("commands.token:app", "Tokens of the HTTP server: create, list, revoke."),
     "serve": ("commands.serve:serve", "Run one worker's model server alone, or a relay, in the foreground."),
     "sim": ("commands.up:sim", "Simulated parts: a model server without models or GPU."),

@@ -24,7 +24,7 @@ from swarm.proc.identity import all_pids, read_stat
 from swarm.proc.ports import free_port
 from tests.helpers.wait import wait_until
 
-NODE_MARKER = "SWARM_TEST_NODE"
+NODE_MARKER = "RAY_TEST_NODE"
 START_S = 120.0
 """How long a raylet may take on a machine that does much else."""
 QUICK_HEALTH = {

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "swarm"
 LEAVES = {"errors", "clock", "stdio", "plain_text", "http_session", "__init__"}
 BELOW = LEAVES | {"core", "config", "filesystem", "proc"}
 ADAPTERS = {"queue", "gpu", "engines", "formats", "notify"}
-PROCESSES = {"brain", "worker", "supervisor", "relay"}
+PROCESSES = {"brain", "worker", "supervisor", "relay", "cluster"}
 SHOWN = BELOW | ADAPTERS | PROCESSES | {"runtime"}
 EVERYTHING = SHOWN | {"views", "cli", "simulator"}
 MAY_IMPORT = {
@@ -35,6 +35,7 @@ WIRING = {
     "brain": ("main", "metrics_endpoint"),
     "worker": ("main", "server_wiring", "remote_wiring", "slot_wiring", "response_cache"),
     "relay": ("main", "relay_card", "relay_plan", "relay_host", "relay_guard", "shared_pulls"),
+    "cluster": ("main",),
     "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""
@@ -68,5 +69,7 @@ def test_imports_point_the_right_way(path):
             target = name.split(".")[1]
             assert target in allowed, f"{room} may not import {name}"
             assert room != "core" or target != "config" or name == "swarm.config.settings", "core knows settings, no files"
+        elif name.split(".")[0] == "ray":
+            assert room == "cluster", "the Ray driver alone knows Ray"
         elif room == "core":
             assert name.split(".")[0] not in IMPURE, f"core is pure, {name} is not"
