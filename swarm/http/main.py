@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import resource
 from collections.abc import Callable
 
 import msgspec
@@ -20,6 +18,7 @@ from swarm.http.app import make_app
 from swarm.http.parts import HttpParts
 from swarm.http.server import STALLED_MS, HttpServer
 from swarm.proc.listening import listening_sockets
+from swarm.proc.open_files import allow_many_files
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.tokens import check_entry
 from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
@@ -45,7 +44,8 @@ def run_http(options: RunOptions) -> int:
         for check in instead:
             log.info("Fallback: %s", check)
         sockets = listening_sockets(address, stalled_ms=STALLED_MS, hint="choose another one: --listen, --http, http.port")
-        _allow_many_connections(log)
+        if few := allow_many_files():
+            log.warning("HTTP server: %s", few)
         parts = HttpParts(
             settings=options.settings,
             queue=queue,
@@ -107,12 +107,3 @@ def _beating(queue: FileQueue, row: WorkerRow) -> Callable[[int, WorkerStatus], 
         )
 
     return beat
-
-
-def _allow_many_connections(log: logging.Logger) -> None:
-    """As many open files as the system allows us; the usual 1,024 are few for event streams."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        log.warning("HTTP server keeps to %d open files: %s", soft, error)

@@ -22,11 +22,11 @@ from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards
 from swarm.errors import EngineError, LockHeld
 from swarm.proc.listening import listening_sockets
+from swarm.proc.open_files import allow_many_files
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage
 from swarm.queue.stores import registry
-from swarm.relay.card_readings import SharedLook
-from swarm.relay.node_look import node_look
+from swarm.relay.node_facts import SharedLook, node_look
 from swarm.relay.relay_card import RelayCard
 from swarm.relay.relay_guard import GuardProcess
 from swarm.relay.relay_host import RelayHost
@@ -37,7 +37,7 @@ from swarm.relay.shared_pulls import SharedPulls
 from swarm.runtime.bootstrap import RunOptions, check_host, logging_as, own_row, process_lock
 from swarm.runtime.cards import gpu_reader, machine_reader
 from swarm.runtime.event_loop import EventLoop
-from swarm.runtime.loop import EXIT_CRASHED, install, run_loop
+from swarm.runtime.loop import EXIT_CRASHED, RootGuard, install, run_loop
 from swarm.runtime.ports import GpuReader
 from swarm.supervisor.keeper import Waker
 
@@ -77,7 +77,7 @@ def run_relay(options: RelayOptions) -> int:
     with ExitStack() as open_things:
         _lock_cards(open_things, run.root, plans)
         log = open_things.enter_context(logging_as(NAME if options.card is None else f"{NAME}-{options.card}", run))
-        for warning in env_warnings(run.settings):
+        for warning in (*env_warnings(run.settings), *filter(None, [allow_many_files()])):
             log.warning("%s", warning)
         sockets = listening_sockets(options.listen, stalled_ms=STALLED_MS, hint="choose another one: --listen")
         url = _url(options.listen, sockets[0])
@@ -94,6 +94,7 @@ def run_relay(options: RelayOptions) -> int:
                 waker,
                 quiet_s=routes.quiet_s,
                 hang_up=loop.close,
+                root_trouble=RootGuard(str(run.root), "the relay's directory").trouble,
                 lease_s=options.lease_s,
                 watch_fd=options.watch_fd,
                 log=log,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,8 +30,7 @@ from swarm.engines.ollama.server_spec import server_spec
 from swarm.engines.processes.programs import program_of, version_of
 from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER
 from swarm.relay.card_log import log_part
-from swarm.relay.card_readings import of_node, unique_uuid
-from swarm.relay.node_look import NodeFacts
+from swarm.relay.node_facts import NodeFacts, of_node, unique_uuid
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper
@@ -77,14 +77,16 @@ class RelayCard:
                 fault=plan.fault,
                 book=WorkerQuarantine(root / "workers", plan.name, plan.gpu_uuids, settings.repair),
             )
+            restarts.withdraw(root, self.keeper.process.name)  # asked of an earlier life
 
     # -- work --------------------------------------------------------------------------------------------------------
 
     async def run(self, ask: RunAsk, *, progress: Progress | None, on_piece: OnPiece | None) -> Reply:
         """One request; cancelling hangs up at the server. Raises ``TaskFault``."""
-        reply = await self._server.run(
-            ask.endpoint, ask.request, limits=ask.limits, progress=progress, marker=ask.marker, on_piece=on_piece
-        )
+        with self._explained():
+            reply = await self._server.run(
+                ask.endpoint, ask.request, limits=ask.limits, progress=progress, marker=ask.marker, on_piece=on_piece
+            )
         return reply if ask.pieces else msgspec.structs.replace(reply, last={})
 
     async def load(self, ask: LoadAsk) -> None:
@@ -187,7 +189,21 @@ class RelayCard:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def _on_thread(self, work: Callable[[], T], *, loads: bool = False) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pools[loads], work)
+        with self._explained():
+            return await asyncio.get_running_loop().run_in_executor(self._pools[loads], work)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A fault while the server is not up says how it is: who asked cannot see it."""
+        try:
+            yield
+        except TaskFault as fault:
+            status = self.keeper.status if self.keeper is not None else None
+            if fault.fault != "infra" or status is None or status.state is ChildState.RUNNING:
+                raise
+            state = f"{status.state.value}{f': {status.reason}' if status.reason else ''}"
+            what = f"the server of {self.plan.name} on {self._node} is {state} ({fault.message})"
+            raise TaskFault(fault.fault, fault.kind, what, fault.result, alone=fault.alone) from fault
 
     def _held(self, timeout_s: float) -> tuple[LoadedModel, ...]:
         held = tuple(self._server.ps(timeout_s))

@@ -10,18 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import select
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from swarm.core.faults import TaskFault
-from swarm.proc.env_markers import ROOT_MARKER, SERVER_MARKER, kill_marked
+from swarm.proc.env_markers import MODEL_MARKER, ROOT_MARKER, SERVER_MARKER, kill_marked
 from swarm.relay.relay_guard import GuardProcess
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.state import ChildState
+
+TICK_S, SOON_S = 1.0, 0.05
+FROZEN_S = 5.0
+"""Between two ticks: the process, or its machine, was stopped meanwhile."""
 
 
 class KeptCard(Protocol):
@@ -47,11 +53,15 @@ class RelayHost:
         *,
         quiet_s: Callable[[], float],
         hang_up: Callable[[], None],
+        root_trouble: Callable[[], str],
         lease_s: float | None,
         watch_fd: int | None,
         log: logging.Logger,
     ) -> None:
-        """``quiet_s``: since anybody has asked anything. ``hang_up`` ends the HTTP side, requests that run included."""
+        """``quiet_s``: since anybody has asked anything. ``hang_up`` ends the HTTP side, requests that run included.
+
+        ``root_trouble``: why its directory is no longer what it was; empty while it is.
+        """
         self.title = "Relay"
         self.finished = False
         self.wish = StopWish(waker.wake)
@@ -65,7 +75,10 @@ class RelayHost:
         self._watch_fd = watch_fd
         self._log = log
         self._troubles = LogOnce(log)
+        self._root_trouble = root_trouble
         self._ending = self._forced = False
+        self._closing: list[threading.Thread] = []
+        self._looked_s = self._thawed_s = time.monotonic()
         self.leftovers: tuple[str, ...] = ()
         """What could not be ended, in words."""
 
@@ -75,19 +88,19 @@ class RelayHost:
 
     def step(self) -> float:
         """One tick; returns the seconds until the next."""
-        self._troubles.tried("the guard", self._guard.keep_up, None)
         why = "" if self._ending else self._why_end()
         if why:
             self._begin_end(why)
         if self._ending and self.wish.urgency > 1 and not self._forced:
             self._force()
         if not self._ending:
+            self._troubles.tried("the guard", self._guard.keep_up, None)
             self._troubles.tried("requests to restart", self._carry_out, None)
-        pause_s = min((keeper.step() for keeper in self._keepers), default=1.0)
-        if self._ending and all(keeper.state is ChildState.EXITED for keeper in self._keepers):
+        pause_s = min((keeper.step() for keeper in self._keepers), default=TICK_S)
+        if self._ending and self._all_ended():
             self.leftovers += tuple(one for keeper in self._keepers for one in keeper.process.leftovers())
             self.finished = True
-        return min(pause_s, 1.0)
+        return min(pause_s, SOON_S if self._closing else TICK_S)
 
     def wait(self, timeout_s: float) -> None:
         """Until a server ends or gets ready, an end is asked for, or ``timeout_s`` has passed."""
@@ -111,9 +124,17 @@ class RelayHost:
             return "asked to stop"
         if self._watch_fd is not None and _has_ended(self._watch_fd):
             return "the process that started it has ended"
-        if self._lease_s is not None and self._quiet_s() > self._lease_s:
+        if self._lease_s is not None and self._quiet() > self._lease_s:
             return f"nobody has asked it anything for {self._lease_s:g} s"
-        return ""
+        return self._root_trouble()
+
+    def _quiet(self) -> float:
+        """Seconds of silence that count: while this process was frozen nobody could ask it."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > FROZEN_S:
+            self._thawed_s = now_s
+        self._looked_s = now_s
+        return min(self._quiet_s(), now_s - self._thawed_s)
 
     def _begin_end(self, why: str) -> None:
         self._ending = True
@@ -122,17 +143,27 @@ class RelayHost:
         for keeper in self._keepers:
             keeper.stop()
         for name, card in self._cards.items():
-            try:
-                card.close(leave=False)
-            except TaskFault as fault:
-                self._log.error("%s: %s", name, fault.message)
-                self.leftovers += (f"{name}: {fault.message}",)
+            self._closing.append(threading.Thread(target=self._close, args=(name, card), name=f"close-{name}"))
+            self._closing[-1].start()
+
+    def _close(self, name: str, card: KeptCard) -> None:
+        try:
+            card.close(leave=False)
+        except TaskFault as fault:
+            self._log.error("%s: %s", name, fault.message)
+            self.leftovers += (f"{name}: {fault.message}",)
+        self._waker.wake()
+
+    def _all_ended(self) -> bool:
+        closed = not any(one.is_alive() for one in self._closing)
+        return closed and all(keeper.state is ChildState.EXITED for keeper in self._keepers)
 
     def _force(self) -> None:
         self._forced = True
         self._log.warning("Relay ends at once, as asked a second time")
         for name in self._cards:
-            kill_marked(0.0, **{ROOT_MARKER: str(self._root), SERVER_MARKER: name})
+            for marker in (SERVER_MARKER, MODEL_MARKER):
+                kill_marked(0.0, **{ROOT_MARKER: str(self._root), marker: name})
 
     def _carry_out(self) -> None:
         restarts.carry_out(self._root, self._keepers, others=True)

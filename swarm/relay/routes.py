@@ -37,9 +37,8 @@ from swarm.core.nodes.relay_wire import (
 )
 from swarm.plain_text import one_line
 from swarm.relay.card_holders import CardHolder
-from swarm.relay.card_readings import SharedLook
 from swarm.relay.line_stream import LineStream, relay_fault
-from swarm.relay.node_look import NodeFacts
+from swarm.relay.node_facts import NodeFacts, SharedLook
 from swarm.relay.relay_card import RelayCard
 from swarm.relay.shared_pulls import SharedPulls
 
@@ -136,6 +135,10 @@ class RelayRoutes:
             if isinstance(error, ConnectionError):
                 raise
             return _json(RefusedAnswer(error=fault_on_wire(relay_fault(str(error)))), 502)
+        except Exception as error:
+            log.exception("a request failed in a way that was not foreseen: %s", type(error).__name__)
+            what = f"the relay failed: {type(error).__name__}; see its log"
+            return _json(RefusedAnswer(error=fault_on_wire(relay_fault(what))), 502)
 
     def _check_entry(self, request: web.Request) -> None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -214,7 +217,10 @@ class RelayRoutes:
         ask = await _body(request, LoadAsk)
 
         async def work() -> RelayLine:
-            await card.load(ask)
+            try:
+                await card.load(ask)
+            finally:
+                self._look.stale()
             return RelayLine(done=True)
 
         return await LineStream().answer(request, work())
@@ -230,6 +236,7 @@ class RelayRoutes:
 
     async def _unload(self, request: web.Request, card: RelayCard) -> web.StreamResponse:
         await card.unload(await _body(request, UnloadAsk))
+        self._look.stale()
         return _json({})
 
     async def _ps(self, request: web.Request, card: RelayCard) -> web.StreamResponse:
@@ -247,6 +254,7 @@ class RelayRoutes:
     async def _repair(self, request: web.Request, card: RelayCard) -> web.StreamResponse:
         ask = await _body(request, RepairAsk)
         ended = await card.repair(ask)
+        self._look.stale()
         log.warning("%s, as asked: %s: %s", card.plan.name, ask.action, "; ".join(ended) or "nothing to end")
         return _json(RepairDone(ended=ended))
 

@@ -141,8 +141,9 @@ class RootGuard:
     Holds the root open, so that its number is not given to another directory. Raises ``OSError`` when made.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, what: str = "the queue root") -> None:
         self._root = root
+        self._what = what
         self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._fd)
 
@@ -151,12 +152,12 @@ class RootGuard:
         try:
             now = os.stat(self._root)
         except (FileNotFoundError, NotADirectoryError):
-            return f"the queue root {self._root} is missing"
+            return f"{self._what} {self._root} is missing"
         except OSError:
             return ""  # a disk or a network in trouble, which tells so itself
         if os.path.samestat(now, os.fstat(self._fd)):
             return ""
-        return f"another directory is in place of the queue root {self._root}"
+        return f"another directory is in place of {self._what} {self._root}"
 
 
 def root_watch(root: str) -> Callable[[], str]:

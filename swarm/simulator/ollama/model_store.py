@@ -6,6 +6,8 @@ The disk is in memory, or a directory that several servers share (``OLLAMA_MODEL
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,12 +39,9 @@ class ModelStore:
             return
         self._manifests = self._directory / "manifests"
         self._blobs = self._directory / "blobs"
-        fresh = not self._manifests.exists()
-        self._manifests.mkdir(exist_ok=True)
         self._blobs.mkdir(exist_ok=True)
-        if fresh:
-            for model in self._models.values():
-                self.add(model)
+        if not self._manifests.exists():
+            self._fill(self._directory)
         if prune:
             self._prune()
 
@@ -85,6 +84,18 @@ class ModelStore:
         if self._directory is not None:
             self._manifest(model.name).unlink(missing_ok=True)
             (self._blobs / f"sha256-{model.digest}").unlink(missing_ok=True)
+
+    def _fill(self, directory: Path) -> None:
+        """Put the first models there, all at once: a sibling that starts meanwhile sees all of them or puts its own."""
+        filled, self._manifests = self._manifests, directory / f"manifests.{os.getpid()}"
+        self._manifests.mkdir(exist_ok=True)
+        for model in tuple(self._models.values()):
+            self.add(model)
+        fresh, self._manifests = self._manifests, filled
+        try:
+            fresh.rename(filled)
+        except OSError:  # a sibling was faster
+            shutil.rmtree(fresh)
 
     def _manifest(self, name: str) -> Path:
         return self._manifests / f"{quote(name, safe='')}.json"
