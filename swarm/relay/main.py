@@ -21,8 +21,10 @@ from swarm.core.nodes.relay_wire import RelayReady, card_path
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards
 from swarm.errors import EngineError, LockHeld
+from swarm.proc.identity import is_same
 from swarm.proc.listening import listening_sockets
 from swarm.proc.open_files import allow_many_files
+from swarm.queue.coordination import is_locked
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage
 from swarm.queue.stores import registry
@@ -76,10 +78,10 @@ def run_relay(options: RelayOptions) -> int:
     life = secrets.token_hex(8)
     with ExitStack() as open_things:
         _lock_cards(open_things, run.root, plans)
+        sockets = listening_sockets(options.listen, stalled_ms=STALLED_MS, hint="choose another one: --listen")
         log = open_things.enter_context(logging_as(NAME if options.card is None else f"{NAME}-{options.card}", run))
         for warning in (*env_warnings(run.settings), *filter(None, [allow_many_files()])):
             log.warning("%s", warning)
-        sockets = listening_sockets(options.listen, stalled_ms=STALLED_MS, hint="choose another one: --listen")
         url = _url(options.listen, sockets[0])
         _register(run.root, plans, url)
         waker = Waker()
@@ -105,18 +107,17 @@ def run_relay(options: RelayOptions) -> int:
             code = run_loop(host, wait=host.wait, log=log)
         look.close()
         if code != EXIT_CRASHED:
-            remove_cards(run.root, among=[uuid for plan in plans for uuid in plan.gpu_uuids])
-            if options.card is None:
-                shutil.rmtree(run.root / SIM_MODELS, ignore_errors=True)
+            _remove_simulated(run.root, plans)
         return 1 if code == 0 and host.leftovers else code
 
 
 def _lock_cards(held: ExitStack, root: Path, plans: tuple[WorkerPlan, ...]) -> None:
     """One relay per card. Raises ``LockHeld``."""
+    layout = Layout(str(root))
     for plan in plans:
-        lock = process_lock(Layout(str(root)), plan.name)
+        lock, row = process_lock(layout, plan.name), registry.read_row(layout, plan.name)
         try:
-            lock.acquire(LOCK_WAIT_S)
+            lock.acquire(0.0 if row is not None and is_same(row.process) else LOCK_WAIT_S)
         except LockHeld as error:
             hint = "stop it first, or choose another --root"
             raise LockHeld(f"another relay serves this card: {error.message}", hint=hint) from error
@@ -150,6 +151,14 @@ def _card(plan: WorkerPlan, options: RelayOptions, waker: Waker, log: logging.Lo
     except TaskFault as fault:
         raise EngineError(f"{plan.name}: {fault.message}", hint="start it again once that has ended") from fault
     return card
+
+
+def _remove_simulated(root: Path, plans: tuple[WorkerPlan, ...]) -> None:
+    """Simulated cards end with their relay; the disk that they share, with the last one of this root."""
+    remove_cards(root, among=[uuid for plan in plans for uuid in plan.gpu_uuids])
+    mine = {f"{plan.name}.lock" for plan in plans}
+    if not any(is_locked(str(lock)) for lock in (root / "workers").glob("*.lock") if lock.name not in mine):
+        shutil.rmtree(root / SIM_MODELS, ignore_errors=True)
 
 
 def _reader(run: RunOptions, plans: tuple[WorkerPlan, ...]) -> GpuReader:

@@ -15,7 +15,7 @@ from pathlib import Path
 from swarm.errors import ConfigError, OddEntry
 from swarm.filesystem.entries import read_file, status_of
 from swarm.filesystem.ownership import doubts_on_the_way
-from swarm.filesystem.temporary import replacement
+from swarm.filesystem.temporary import discard, take
 
 _FILE = "token"
 _MIN_CHARS, _MAX_BYTES = 20, 4096
@@ -45,11 +45,21 @@ def relay_token(root: Path, given: Path | None) -> tuple[str, Path, bool]:
     A file that was named has to be there.
     """
     path = (root / _FILE if given is None else given).absolute()
-    fresh = given is None and status_of(str(path)) is None
-    if fresh:
-        with replacement(str(path), durable=True) as fd:
-            os.write(fd, secrets.token_urlsafe(32).encode())
+    fresh = given is None and status_of(str(path)) is None and _make(path)
     return _read(path), path, fresh
+
+
+def _make(path: Path) -> bool:
+    """False: another relay was faster, and its token counts."""
+    fd, beside = take(str(path.parent))
+    try:
+        os.write(fd, secrets.token_urlsafe(32).encode())
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        discard(beside, fd)
+    return True
 
 
 def _read(path: Path) -> str:
