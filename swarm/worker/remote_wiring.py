@@ -140,9 +140,15 @@ def relay_address(plan: WorkerPlan, settings: Settings, layout: Layout, env: Map
 
     Raises ``ConfigError``, ``QueueError``, ``OSError``.
     """
-    assert plan.relay is not None and plan.url is not None
-    token = _own_token(plan.name, settings, env) if plan.relay.own_token else node_token(layout)
+    assert plan.url is not None
+    token = relay_token_of(plan, settings, layout, env)
     return RelayAddress(url=plan.url, token=token, holder=holder_of(Path(settings.queue.root)))
+
+
+def relay_token_of(plan: WorkerPlan, settings: Settings, layout: Layout, env: Mapping[str, str]) -> str:
+    """The token for a worker's relay. Raises ``ConfigError``, ``QueueError``."""
+    assert plan.relay is not None
+    return _own_token(plan.name, settings, env) if plan.relay.own_token else node_token(layout)
 
 
 def _own_token(name: str, settings: Settings, env: Mapping[str, str]) -> str:

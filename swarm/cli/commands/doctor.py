@@ -22,9 +22,9 @@ def doctor(
 ) -> None:
     """Find what is wrong: findings, their evidence, what to do.
 
-    Checks disk, permissions, clock, limits, cards, engines, programs, ports, locks, processes, logs, servers, models, and
-    what the host and the file system can do. Changes nothing; also useful before the first start. Exit code 0 if
-    nothing is wrong, 1 with findings.
+    Checks disk, permissions, clock, limits, cards, engines, programs, ports, locks, processes, logs, servers, models, other
+    machines (relays, tokens, versions), and what the host and the file system can do. Changes nothing; also useful before
+    the first start. Exit code 0 if nothing is wrong, 1 with findings.
 
     \b
     Examples:
@@ -69,6 +69,7 @@ def _checked(evidence: BoxEvidence) -> list[Block]:
         f"running: {', '.join(alive) if alive else 'nothing; start with `swarm up`'}",
     ]
     lines += [f"engine {engine}" for engine in evidence.engines]
+    lines += [f"node {node}" for node in evidence.nodes]
     return [*(Line(f"  {line}", "dim") for line in lines), *_tried(evidence)]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, critical, warning
 from swarm.core.doctor.host import box_findings
+from swarm.core.doctor.node_findings import node_findings
 from swarm.core.doctor.processes import expected, process_findings
 from swarm.core.gpu_reading import GpuReading, named
 from swarm.core.health.liveness import stuck, workers_of
@@ -179,7 +180,7 @@ def _load_numbers(snapshot: SwarmSnapshot, worker: str, model: str) -> tuple[str
     if view is None or tally is None:
         return ()
     uuids = view.row.gpu_uuids if view.row is not None else ()
-    cards = (f"GPU {c.index}: {_memory(c)}" for c in named(snapshot.gpus, uuids))
+    cards = (f"{c.title}: {_memory(c)}" for c in named(snapshot.gpus, uuids))
     size = f", its size {tally.size_mib} MiB" if tally.size_mib else ""
     return (f"heartbeats/{worker}.json: {tally.load_failures} loads of {model} failed in a row{size}", *cards)
 
@@ -202,14 +203,15 @@ _ORDER = {"critical": 0, "warning": 1}
 
 def diagnose(evidence: BoxEvidence, settings: Settings) -> tuple[DoctorFinding, ...]:
     """Everything that is wrong with this box and the swarm on it; () when nothing is."""
-    found = [*box_findings(evidence, settings), *process_findings(evidence, settings), *work_findings(evidence, settings)]
+    found = [*box_findings(evidence, settings), *process_findings(evidence, settings), *node_findings(evidence)]
+    found += work_findings(evidence, settings)
     return tuple(sorted(_once(found), key=lambda finding: _ORDER[finding.severity]))
 
 
 def about(findings: tuple[DoctorFinding, ...], worker: str) -> tuple[DoctorFinding, ...]:
     """Those that concern this worker: its own, its server's, and what keeps everybody from working."""
     mine = {worker, f"ollama-{worker}", f"models-{worker}", "box", "supervisor", "brain"}
-    return tuple(f for f in findings if f.subject in mine or f.concerns == worker)
+    return tuple(f for f in findings if f.subject in mine or worker in f.concerns.split(", "))
 
 
 def _once(findings: list[DoctorFinding]) -> Iterator[DoctorFinding]:

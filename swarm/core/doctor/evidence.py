@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from swarm.core.doctor.node_evidence import NodeEvidence
 from swarm.core.doctor.root_check import Check
 from swarm.core.gpu_reading import GpuReading
 from swarm.core.placement.worker_plan import WorkerPlan
@@ -177,6 +178,10 @@ class BoxEvidence(msgspec.Struct, frozen=True, kw_only=True):
     orphans: int = 0
     """Processes that still run although their supervisor died unexpectedly."""
     processes: tuple[ProcessEvidence, ...] = ()
+    version: str = ""
+    """Of swarm here."""
+    nodes: tuple[NodeEvidence, ...] = ()
+    """Other machines whose cards are used."""
     servers: tuple[ServerEvidence, ...] = ()
     quarantines: tuple[QuarantineEvidence, ...] = ()
     kernel_kills: tuple[tuple[int, Quote], ...] = ()
@@ -199,7 +204,7 @@ class DoctorFinding(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     """A process, ``gpu-1``, or ``box``."""
     concerns: str = ""
-    """The worker it is about, where the subject does not say it."""
+    """The worker it is about, or several with commas, where the subject does not say it."""
     what: str
     evidence: tuple[str, ...] = ()
     """Files with lines, numbers, words: what can be checked by hand."""

@@ -175,27 +175,28 @@ def _programs(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
 
 
 def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
-    owners = {uuid: plan.name for plan in evidence.plan for uuid in plan.gpu_uuids}
     for card in evidence.cards:
-        owner = owners.get(card.uuid) or owners.get(str(card.index), "")
-        reading = f"GPU {card.index} {card.uuid} ({card.name})"
+        owner = next((name for name, uuids in _owned(evidence, card.node) if card.is_one_of(uuids)), "")
+        reading = f"{card.title} {card.uuid} ({card.name})"
+        subject = f"{card.node}/gpu-{card.index}" if card.node else f"gpu-{card.index}"
+        place = f"on {card.node}: " if card.node else ""
         if card.fault is not None:
             yield critical(
                 "card-lost",
-                f"gpu-{card.index}",
-                f"GPU {card.index} is lost or cannot be read: {card.fault}",
+                subject,
+                f"{card.title} is lost or cannot be read: {card.fault}",
                 evidence=(reading, f"driver: {card.fault}"),
                 concerns=owner,
-                todo="dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
+                todo=f"{place}dmesg | grep -i xid; nvidia-smi -r or a reboot; the other cards work on meanwhile",
             )
         elif card.temperature_c is not None and card.temperature_c >= warn_c:
             yield warning(
                 "card-hot",
-                f"gpu-{card.index}",
-                f"GPU {card.index} is hot: {card.temperature_c} °C; hot cards slow down",
+                subject,
+                f"{card.title} is hot: {card.temperature_c} °C; hot cards slow down",
                 evidence=(f"{reading}: {card.temperature_c} °C, warned of from {warn_c:g} °C (gpu.warn_c)",),
                 concerns=owner,
-                todo="check fans, airflow and dust; a lower power limit (nvidia-smi -pl) helps at once",
+                todo=f"{place}check fans, airflow and dust; a lower power limit (nvidia-smi -pl) helps at once",
             )
     for note in evidence.quarantines:
         yield critical(
@@ -205,6 +206,15 @@ def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
             evidence=(note.path,),
             todo=f"remove the cause, then `swarm restart {note.worker}`",
         )
+
+
+def _owned(evidence: BoxEvidence, node: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Cards of the workers of a node: here as planned, elsewhere as registered, since only the relay there knows them."""
+    if not node:
+        yield from ((plan.name, plan.gpu_uuids) for plan in evidence.plan if not plan.node)
+    elif evidence.snapshot is not None:
+        rows = (view.row for view in evidence.snapshot.workers if view.row is not None)
+        yield from ((row.name, row.gpu_uuids) for row in rows if row.node == node)
 
 
 def _port(server: ServerEvidence) -> Iterator[DoctorFinding]:

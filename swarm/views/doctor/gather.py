@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from swarm import __version__
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, QuarantineEvidence, ServerEvidence
 from swarm.core.faults import TaskFault
@@ -44,6 +45,7 @@ from swarm.views.doctor.host_evidence import (
     way_trouble,
 )
 from swarm.views.doctor.process_evidence import process_evidence, readable
+from swarm.views.doctor.relay_evidence import node_evidence
 
 _Ask = Callable[..., ServerEvidence]
 ASK_S = 3.0
@@ -69,6 +71,8 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     wants_binary = not simulated and (any(p.owns_server for p in plan) if plan else settings.llm.engine == OLLAMA)
     clock_ahead = newer_than_now(layout, now_s)
     names = {view.name for view in snapshot.workers} | {p.name for p in plan} if snapshot is not None else set()
+    processes = tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None))
+    far = tuple(card for card in snapshot.gpus if card.node) if snapshot is not None else ()
     return BoxEvidence(
         root=str(root),
         root_exists=os.path.isdir(root),
@@ -88,12 +92,14 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         engines=engine_evidence(settings, plan),
         model_files=() if simulated else tuple(file_evidence(settings)),
         open_programs=tuple(open_programs(settings, serves=wants_binary)),
-        cards=cards,
+        cards=(*cards, *far),
         cards_note=reader.visibility.note,
         cards_trouble=reader.unavailable or "",
         supervisor_phase=status.phase if status is not None else "",
         orphans=0 if trouble else len(readable((), orphans, settings)),
-        processes=tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None)),
+        processes=processes,
+        version=__version__,
+        nodes=() if trouble else node_evidence(settings, plan, {p.name for p in processes if p.alive}, now_s),
         servers=_servers(plan, status, root, settings),
         quarantines=() if trouble else _quarantines(root / "workers"),
         kernel_kills=kernel_kills(),
@@ -150,11 +156,9 @@ def _servers(
     """Each server asked, all at once. Before a start our own are not asked; only whether their ports are free."""
     running = status is not None and is_same(status.process)
     with_server = [p for p in plan if p.url is not None]
-    if not with_server:
-        return ()
     asked: list[tuple[WorkerPlan, _Ask]] = [(p, _ollama_server) for p in with_server if p.ollama_url is not None]
-    asked += [(p, engine_server) for p in with_server if p.engines != (OLLAMA,)]
-    with ThreadPoolExecutor(len(asked)) as pool:
+    asked += [(p, engine_server) for p in with_server if p.engines != (OLLAMA,) and p.relay is None]
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
         return tuple(pool.map(lambda one: one[1](one[0], root, settings, ask=running or one[0].adopted), asked))
 
 

@@ -7,6 +7,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.doctor.diagnose import about, diagnose
 from swarm.core.doctor.evidence import BoxEvidence, DoctorFinding, EngineEvidence, ModelFileEvidence
+from swarm.core.doctor.node_evidence import NodeEvidence
 from swarm.core.doctor.root_check import Check
 from swarm.errors import UnknownName, name_hint
 from swarm.views.doctor.gather import names_of
@@ -26,6 +27,8 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     """What this host and the file system of the root can do."""
     engines: tuple[EngineEvidence, ...]
     model_files: tuple[ModelFileEvidence, ...]
+    nodes: tuple[NodeEvidence, ...]
+    """Other machines whose cards are used, with the versions there."""
     findings: tuple[DoctorFinding, ...]
 
 
@@ -46,5 +49,6 @@ def doctor_report(evidence: BoxEvidence, settings: Settings, *, file: str | None
         checks=evidence.checks,
         engines=evidence.engines,
         model_files=evidence.model_files,
+        nodes=evidence.nodes,
         findings=tuple(found),
     )
