@@ -21,6 +21,7 @@ import psutil
 
 from swarm.config.listen import Address, address_of
 from swarm.config.settings import Settings
+from swarm.core.nodes.relay_workers import RelayPlace
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.worker import ProcessIdentity, WorkerRow
 from swarm.engines.ollama.server import ServerNote
@@ -175,7 +176,7 @@ def end_without_supervisor(settings: Settings, left: Sequence[Running], *, now: 
     print(said, file=sys.stderr, flush=True)  # noqa: T201  (a drain may take minutes)
     with logging_as(NAME, options) as log:
         log.info("%s", said)
-        supervisor = make_supervisor(queue, options, _plans(root, left), _http(left), ray=_ray(left))
+        supervisor = make_supervisor(queue, options, _plans(root, left), _http(left), ray=_ray(left), follow_nodes=False)
         obey_signals(supervisor, asked=1)
         (supervisor.request_stop if now else supervisor.request_drain)()
         code = supervise(supervisor, queue, options, log, begun=lambda: _end_hosts(queue.layout, left))
@@ -237,6 +238,7 @@ def _plan_of(row: WorkerRow) -> WorkerPlan:
         model_port=row.model_port,
         adopted=row.adopted,
         simulated=row.simulated,
+        relay=RelayPlace(node=row.node, card="") if row.node else None,
     )
 
 

@@ -82,6 +82,7 @@ class Keeper:
         self._since = clock.iso()
         self._last_exit: str | None = None
         self._wanted = True
+        self._why = ""
         self._troubles = LogOnce(log)
         self._forced = self._again = False
         self._fresh = fault is None
@@ -139,18 +140,18 @@ class Keeper:
             case _:
                 assert_never(self.state)
 
-    def drain(self) -> None:
-        """Drain it: it finishes its work and is not restarted."""
-        self._wanted = False
+    def drain(self, why: str = "") -> None:
+        """Drain it: it finishes its work and is not restarted. ``why`` is shown once it has ended."""
+        self._wanted, self._why = False, why or self._why
         if self._absent():
             self._force("not started")
         elif self.state in (ChildState.STARTING, ChildState.RUNNING):
             self._enter(ChildState.STOPPING, "finishing its work")
             self.process.drain()
 
-    def stop(self) -> None:
+    def stop(self, why: str = "") -> None:
         """End it without a restart, by force after a grace period. Harmless when repeated."""
-        self._wanted = False
+        self._wanted, self._why = False, why or self._why
         if self.state is not ChildState.EXITED and not self._forced:
             self._force("not started" if self._absent() else "stopping")
 
@@ -271,7 +272,8 @@ class Keeper:
         if self._wanted:
             self._ended(reason, Life())
         else:
-            self._enter(ChildState.EXITED, "stopped" if gone else reason)
+            stopped = f"stopped: {self._why}" if self._why else "stopped"
+            self._enter(ChildState.EXITED, stopped if gone else reason)
             (log.info if gone else log.error)("%s %s", self.process.name, self._reason)
         return 0.0
 

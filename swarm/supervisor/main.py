@@ -28,6 +28,7 @@ from swarm.proc.ports import is_free
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck.fsck import recover_root
 from swarm.queue.layout import Layout
+from swarm.queue.stores.node_book import NodeWatch, forget_nodes
 from swarm.queue.stores.tokens import check_entry
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, logging_as, open_root, own_row
 from swarm.runtime.cards import visible_reader
@@ -37,6 +38,7 @@ from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.local_process import HttpProcess, LocalProcess
 from swarm.supervisor.state import HTTP, NAME, RAY, load_plan, save_visibility
 from swarm.supervisor.supervisor import Supervisor
+from swarm.supervisor.worker_keepers import WorkerKeepers
 
 DRAIN_MARGIN_S = 30.0
 LAST_PORT = 65535
@@ -124,13 +126,14 @@ def make_supervisor(
     http: Address | None = None,
     *,
     ray: str | None = None,
+    follow_nodes: bool = True,
     parent: ProcessIdentity | None = None,
     argv_of: Callable[..., tuple[str, ...]] = command_of,
 ) -> Supervisor:
     """A supervisor of these workers, with real processes; starts nothing. ``http``: where an HTTP server is to listen.
 
-    ``ray``: address of the Ray cluster whose cards are to be used.
-    ``argv_of`` gives the commands of its children.
+    ``ray``: address of the Ray cluster whose cards are to be used. ``follow_nodes``: keep the workers of cards of other
+    machines as their records ask for them. ``argv_of`` gives the commands of its children.
     """
     settings, waker, clock = options.settings, Waker(), SystemClock()
     policy = restart_policy(settings)
@@ -151,6 +154,8 @@ def make_supervisor(
 
     def worker(plan: WorkerPlan) -> Keeper:
         def fits(row: WorkerRow) -> bool:
+            if plan.relay is not None:  # the rest is known once its relay has told it
+                return (row.url, row.node) == (plan.url, plan.node)
             return (row.url, row.gpu_uuids, row.engines) == (plan.url, plan.gpu_uuids, plan.engines)
 
         return process("worker", plan.name, server=servers.get(plan.name), fits=fits)
@@ -167,18 +172,20 @@ def make_supervisor(
 
     def tidy() -> None:
         remove_cards(options.root)
+        forget_nodes(queue.layout)
         recover_root(queue.layout, queue.storage)
 
     servers = {p.name: server(p) for p in plans if p.owns_server}
     drain_s = max(settings.llm.timeout_s, settings.command.timeout_s) + DRAIN_MARGIN_S
     return Supervisor(
-        plans,
         options.root,
         clock,
         waker,
         brain=process("brain", fits=lambda _row: True),
         servers=tuple(servers.values()),
-        workers=tuple(worker(p) for p in plans),
+        workers=WorkerKeepers(
+            plans, worker, NodeWatch(queue.layout).look if follow_nodes else None, () if ray is None else (RAY,)
+        ),
         http=() if http is None else (http_keeper(http),),
         ray=() if ray is None else (ray_keeper(ray),),
         drain_s=drain_s if http is None else drain_s + settings.http.stop_grace_s,

@@ -100,7 +100,11 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     layout = Layout(str(root))
     before = _running_status(settings, layout, root, names)
     for name in names:
-        _known(before, name)
+        child = _known(before, name)
+        if child.state is ChildState.EXITED:
+            raise EngineError(
+                f"{name} is not to run: {child.reason}", hint="swarm status; `swarm up` once the swarm is down"
+            )
     for name in names:
         request_restart(root, name, now=now)
     patience_s = READY_MARGIN_S + settings.ollama.start_timeout_s
@@ -158,7 +162,7 @@ def _wait(root: Path, before: SupervisorStatus, name: str, patience_s: float) ->
             return f"{name} restarted: {f'pid {old.pid} -> ' if old.pid else ''}pid {child.pid}, in {waited_s:.1f} s"
         if not taken and waited_s > TAKEN_S:
             raise EngineError(f"the supervisor does not listen (pid {before.process.pid})", hint="swarm doctor; swarm down")
-        failed = child.state is ChildState.QUARANTINED or child.restarts - old.restarts >= GIVE_UP_AFTER
+        failed = child.state in (ChildState.QUARANTINED, ChildState.EXITED) or child.restarts - old.restarts >= GIVE_UP_AFTER
         if failed and taken and child != old:
             raise EngineError(f"{name} does not come back: {child.reason}", hint=f"swarm logs {name} -n 30")
         if waited_s > patience_s:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from swarm.core.placement.worker_plan import WorkerPlan
@@ -22,6 +22,7 @@ from swarm.supervisor import restarts
 from swarm.supervisor.keeper import IDLE_S, Keeper, Waker
 from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, remove_plan, save_plan, save_status
 from swarm.supervisor.what_runs import end_model_servers, end_strangers, find_leftovers, trim_logs
+from swarm.supervisor.worker_keepers import WorkerKeepers
 
 log = logging.getLogger(__name__)
 TRIM_S = 60.0
@@ -37,14 +38,13 @@ class Supervisor:
 
     def __init__(
         self,
-        plans: Sequence[WorkerPlan],
         root: Path,
         clock: Clock,
         waker: Waker,
         *,
         brain: Keeper,
         servers: tuple[Keeper, ...],
-        workers: tuple[Keeper, ...],
+        workers: WorkerKeepers,
         http: tuple[Keeper, ...] = (),
         ray: tuple[Keeper, ...] = (),
         drain_s: float,
@@ -56,7 +56,6 @@ class Supervisor:
 
         ``tidy`` removes what is of no use once no process is left.
         """
-        self.plans = tuple(plans)
         self.drain_s = drain_s
         """Workers that have not finished their tasks by then are stopped: just above the longest a task may take."""
         self.finished = False
@@ -66,7 +65,6 @@ class Supervisor:
         self._brain, self._servers, self._workers = brain, servers, workers
         self._http = http
         self._ray = ray
-        self._keepers = (brain, *servers, *ray, *workers, *http)
         self._root = root
         self._clock = clock
         self._waker = waker
@@ -78,6 +76,7 @@ class Supervisor:
         self._drain_until_s: float | None = None
         self._started_at = clock.iso()
         self._published: tuple[str, tuple[ChildStatus, ...]] | None = None
+        self._unsaved = False
         self._trim_at_s = 0.0
         self._troubles = LogOnce(log)
 
@@ -89,6 +88,15 @@ class Supervisor:
         return "stopping" if self._stop_asked else "draining" if self._drain_asked else "running"
 
     @property
+    def plans(self) -> tuple[WorkerPlan, ...]:
+        """Of the workers that are kept now: those of nodes come and go."""
+        return self._workers.plans
+
+    @property
+    def _keepers(self) -> tuple[Keeper, ...]:
+        return (self._brain, *self._servers, *self._ray, *self._workers.keepers, *self._http)
+
+    @property
     def children(self) -> tuple[ChildStatus, ...]:
         """How all of them are: brain, servers, Ray driver, workers, HTTP server."""
         return tuple(k.status for k in self._keepers)
@@ -96,6 +104,7 @@ class Supervisor:
     def start(self) -> None:
         """Publish the plan, end what an earlier, different plan left running. Raises ``StorageFault``, ``OSError``."""
         restarts.forget(self._root)
+        self._workers.follow()
         save_plan(self._root / "workers", self.plans)
         end_strangers(
             self._root,
@@ -125,6 +134,7 @@ class Supervisor:
         if self._drain_asked or self._stop_asked:
             self._troubles.tried("the end", self._end, None)
         else:
+            self._troubles.tried("nodes", self._follow_nodes, None)
             self._troubles.tried("requests to restart", lambda: restarts.carry_out(self._root, self._keepers), None)
         pauses = [keeper.step() for keeper in self._keepers]
         if all(k.state is ChildState.EXITED for k in self._keepers):
@@ -165,6 +175,14 @@ class Supervisor:
             log.error("Supervisor ends everything: %s; nothing more is read or written there", why)
             self.lost = self._stop_asked = True
 
+    def _follow_nodes(self) -> None:
+        """Keep the workers that their records ask for. The plan is written before one of them starts: it reads it."""
+        if self._workers.follow():
+            self._unsaved = True
+        if self._unsaved:
+            save_plan(self._root / "workers", self.plans)
+            self._unsaved = False
+
     def _end(self) -> None:
         now_s = self._clock.mono_s()
         if self._drain_until_s is None:
@@ -175,7 +193,8 @@ class Supervisor:
             log.warning("workers did not finish within %.0f s: stopping them", self.drain_s)
             self._stop_asked = True
         before: tuple[Keeper, ...] = ()
-        ranks = (self._http, True), (self._workers, True), (self._servers, False), (self._ray, True), ((self._brain,), False)
+        workers = self._workers.keepers
+        ranks = (self._http, True), (workers, True), (self._servers, False), (self._ray, True), ((self._brain,), False)
         for rank, drains in ranks:
             if any(k.state is not ChildState.EXITED for k in before):
                 return

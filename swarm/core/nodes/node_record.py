@@ -62,3 +62,12 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of swarm there."""
     engine_versions: dict[str, str] = msgspec.field(default_factory=dict)
     cards: tuple[NodeCard, ...] = ()
+
+
+class NodesSeen(msgspec.Struct, frozen=True):
+    """What lies in ``nodes/``."""
+
+    records: tuple[NodeRecord, ...] = ()
+    """By name."""
+    drains: frozenset[str] = frozenset()
+    """Names of nodes that are to be drained, whether there is a record of them or not."""

@@ -54,6 +54,7 @@ def temporaries(layout: Layout) -> Iterator[FsckFinding]:
         layout.feeds,
         layout.outbox,
         layout.sessions,
+        layout.nodes,
         layout.corrupt,
         layout.pending,
     )

@@ -118,7 +118,7 @@ def odd_entries(layout: Layout) -> Iterator[FsckFinding]:
     yield from _top(layout)
     yield from _drop_ins(layout)
     yield from _staged(layout)
-    flat = (layout.batches, layout.feeds, layout.control, layout.heartbeats, layout.logs)
+    flat = (layout.batches, layout.feeds, layout.control, layout.heartbeats, layout.logs, layout.nodes)
     for folder in (*flat, layout.sessions, layout.cancels, f"{layout.workers}/{_REQUESTS}"):
         yield from _files(folder)
     yield from _files(layout.workers, folders=(_REQUESTS,))
@@ -178,7 +178,7 @@ def odd_kind(path: str, status: os.stat_result, *, folder: bool = False) -> str:
 
 def _top(layout: Layout) -> Iterator[FsckFinding]:
     """Directories that swarm has here or makes when needed; what else lies here does no harm."""
-    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache, layout.files, layout.live}
+    ours = {*layout.directories(), layout.feeds, layout.outbox, layout.cache, layout.files, layout.live, layout.nodes}
     for name in list_inside(layout.root):
         path = f"{layout.root}/{name}"
         status = status_of(path)

@@ -15,13 +15,14 @@ import stat
 
 import msgspec
 
-from swarm.core.nodes.node_record import NodeRecord
+from swarm.core.nodes.node_record import NodeRecord, NodesSeen
 from swarm.errors import OddEntry, QueueError
-from swarm.filesystem.entries import list_names, read_file, status_of
+from swarm.filesystem.entries import DirStamp, list_names, read_file, stamp_of, status_of
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage, storage_faults
 
 is_node_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}").fullmatch
+is_token = re.compile(r"[A-Za-z0-9._~+/=-]{16,}").fullmatch
 _MAX_BYTES = 1 << 20
 _decode = msgspec.json.Decoder(NodeRecord).decode
 log = logging.getLogger(__name__)
@@ -45,6 +46,38 @@ def read_nodes(layout: Layout) -> tuple[NodeRecord, ...]:
 def drained_nodes(layout: Layout) -> frozenset[str]:
     """Names of nodes that are to be drained. Raises ``StorageFault``."""
     return frozenset(name.removesuffix(".drain") for name in _names(layout) if name.endswith(".drain"))
+
+
+class NodeWatch:
+    """What lies there now, read again only when something came or went; one look costs a ``stat``."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._stamp: DirStamp | None = None
+        self._seen = NodesSeen()
+
+    def look(self) -> NodesSeen:
+        """The same object as long as nothing has changed. Raises ``StorageFault``."""
+        with storage_faults("the records of nodes cannot be read"):
+            now = stamp_of(self._layout.nodes)
+        if now is None:
+            self._stamp, found = None, NodesSeen()
+        elif now.unchanged_since(self._stamp):
+            return self._seen
+        else:
+            found = NodesSeen(read_nodes(self._layout), drained_nodes(self._layout))
+            self._stamp = now
+        if found != self._seen:
+            self._seen = found
+        return self._seen
+
+
+def forget_nodes(layout: Layout) -> None:
+    """Remove all records; wishes to drain and the token stay. Raises ``StorageFault``."""
+    with storage_faults("the records of nodes cannot be removed"):
+        for name in _names(layout):
+            if name.endswith(".json"):
+                _remove(layout.node(name.removesuffix(".json")))
 
 
 def forget_node(layout: Layout, name: str) -> None:
@@ -79,7 +112,10 @@ def node_token(layout: Layout, storage: Storage | None = None) -> str:
             raise QueueError(f"{path}: there is no token of the nodes' relays", hint="the Ray driver makes it")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise QueueError(f"{path}: others may read it", hint=f"chmod 600 {path}, or remove it: a new one is made")
-        return read_file(path, _MAX_BYTES).decode("ascii", "replace").strip()
+        token = read_file(path, _MAX_BYTES).decode("ascii", "replace").strip()
+    if not is_token(token):
+        raise QueueError(f"{path}: it holds no token", hint="remove it: the Ray driver makes a new one")
+    return token
 
 
 def _names(layout: Layout) -> list[str]:

@@ -11,9 +11,6 @@ from swarm.queue.layout import Layout
 from swarm.supervisor import restarts
 from swarm.supervisor.state import ChildState
 from tests.helpers.wait import wait_until
-from tests.integration.supervisor.test_supervisor import swarm
-
-__all__ = ["swarm"]
 
 
 def back(one, name: str, old: int) -> int:

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,148 +18,24 @@ import psutil
 import pytest
 
 from swarm.config.settings import (
-    OllamaSettings,
     QueueSettings,
     RepairSettings,
     Settings,
-    SimSettings,
-    SupervisorSettings,
-    WorkerSpec,
 )
-from swarm.core.placement.worker_plan import WorkerPlan, plan_workers
 from swarm.core.worker import WorkerRow
 from swarm.engines.ollama import quarantine
 from swarm.errors import EngineError, LockHeld, StorageFault
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values
-from swarm.proc.ports import free_port, is_free
+from swarm.proc.ports import is_free
 from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.stores.registry import read_row
-from swarm.runtime.bootstrap import RunOptions, living, own_row
 from swarm.supervisor import restarts
 from swarm.supervisor.down import starter_of, stop_swarm
-from swarm.supervisor.main import make_supervisor
-from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, load_plan, load_status, save_status
+from swarm.supervisor.state import ChildState, SupervisorStatus, load_plan, load_status, save_status
 from tests.helpers.wait import wait_until
-
-CHILD = """
-import json, os, signal, sys, time
-from filelock import FileLock
-root, name, mode = sys.argv[1:4]
-from swarm.proc.identity import current
-import msgspec
-asked = []
-signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-signal.signal(signal.SIGINT, lambda *_: asked.append(1))
-lock = FileLock(f"{root}/workers/{name}.lock")
-lock.acquire(timeout=1)
-plan = {p["name"]: p for p in json.load(open(f"{root}/workers/supervisor.plan.json"))}.get(name, {})
-row = dict(name=name, process=msgspec.to_builtins(current()), started_at="x", epoch=1,
-           url=plan.get("url"), gpu_uuids=plan.get("gpu_uuids", []))
-open(f"{root}/workers/{name}.tmp", "w").write(json.dumps(row))
-os.rename(f"{root}/workers/{name}.tmp", f"{root}/workers/{name}.json")
-open(f"{root}/lives", "a").write(f"{name} {os.getpid()}\\n")
-if mode == "crash": sys.exit(3)
-if mode == "orphan" and os.fork() == 0:
-    os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60); os._exit(0)
-while not asked: time.sleep(0.01)
-if mode == "busy":
-    while len(asked) < 2 and not os.path.exists(f"{root}/done"): time.sleep(0.01)
-if mode == "deaf": time.sleep(60)
-open(f"{root}/ends", "a").write(f"{name} {len(asked)}\\n")
-"""
-FAST = SupervisorSettings(restart_base_s=0.05, restart_cap_s=0.2)
-
-
-class Swarm:
-    """A supervisor run by a thread of its own, over little stand-ins for brain and workers."""
-
-    def __init__(self, root: Path, plans: tuple[WorkerPlan, ...], settings: Settings, mode: str, drain_s: float, **options):
-        self.root = root
-        self.plans = plans
-        self.settings = msgspec.structs.replace(settings, queue=QueueSettings(root=str(root)))
-        self.queue = FileQueue(str(root)).prepare()
-
-        def argv(role: str, *words: str, options: RunOptions) -> tuple[str, ...]:
-            name = words[-1] if role == "worker" else role
-            return (sys.executable, "-c", CHILD, str(options.root), name, mode if name != "brain" else "plain")
-
-        run = RunOptions(settings=self.settings)
-        self.supervisor = make_supervisor(self.queue, run, plans, argv_of=argv, **options)
-        self.supervisor.drain_s = drain_s
-        self.crash = False
-        self.turns = 0
-        self._lock = ExitStack()
-        self._thread = threading.Thread(target=self._run)
-
-    def up(self) -> Swarm:
-        self._lock.enter_context(living(self.queue, own_row("supervisor", "supervisor")))
-        self.supervisor.start()
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self.supervisor.finished and not self.crash:
-            pause_s = self.supervisor.step()
-            self.turns += 1
-            if not self.supervisor.finished:
-                self.supervisor.wait(pause_s)
-        if self.crash:
-            self.supervisor.abandon()
-        else:
-            self.supervisor.close()
-        self._lock.close()
-
-    def die(self) -> None:
-        """As after a SIGKILL: the children go on."""
-        self.crash = True
-        self.supervisor.wake()
-        self._thread.join(60)
-
-    def join(self, timeout_s: float = 20.0) -> None:
-        self._thread.join(timeout_s)
-        assert not self._thread.is_alive(), self.supervisor.children
-
-    def down(self) -> None:
-        if self._thread.is_alive():
-            self.supervisor.request_stop()
-            self.join()
-
-    def child(self, name: str) -> ChildStatus:
-        return next(c for c in self.supervisor.children if c.name == name)
-
-    def running(self, *names: str) -> list[int]:
-        """Pids of these, once all run."""
-        wanted = names or tuple(c.name for c in self.supervisor.children)
-        wait_until(lambda: all(self.child(n).state is ChildState.RUNNING for n in wanted), what=f"{wanted} run")
-        return [pid for n in wanted if (pid := self.child(n).pid) is not None]
-
-    def lines(self, name: str) -> list[str]:
-        path = self.root / name
-        return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def swarm(root: Path) -> Iterator[Callable[..., Swarm]]:
-    swarms: list[Swarm] = []
-
-    def make(*, simulate: int | None = None, mode: str = "plain", env: dict[str, str] | None = None, **options) -> Swarm:
-        ollama = OllamaSettings(
-            base_port=free_port(), env=env or {}, stop_grace_s=2.0, start_timeout_s=options.pop("start_timeout_s", 10)
-        )
-        workers = () if simulate else tuple(WorkerSpec(name=n) for n in ("w1", "w2"))
-        settings = Settings(
-            ollama=options.pop("ollama", ollama), workers=workers, sim=SimSettings(start_delay_s=0.0), supervisor=FAST
-        )
-        plans = options.pop("plans", None) or plan_workers(settings, (), simulate=simulate)
-        swarms.append(Swarm(root, plans, settings, mode, options.pop("drain_s", 20.0), **options))
-        return swarms[-1]
-
-    yield make
-    for one in swarms:
-        one.down()
 
 
 def ours(root: Path) -> list[int]:
