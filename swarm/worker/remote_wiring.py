@@ -112,9 +112,10 @@ def _known(
         wish.ask()  # what runs is requeued untouched
 
     log.info("Card %s of %s: %s, %s MiB, %s", card.card, node.node, card.uuid, card.vram_mib, ", ".join(card.engines))
-    cards = RemoteCards(calls, node, card, changed)
+    known = completed(plan, node, card)
+    cards = RemoteCards(calls, node, card, changed, name=known.node)
     return RemoteCard(
-        plan=completed(plan, card),
+        plan=known,
         calls=calls,
         cards=cards,
         judged=AnsweredCards(cards),
@@ -123,8 +124,11 @@ def _known(
     )
 
 
-def completed(plan: WorkerPlan, card: CardState) -> WorkerPlan:
-    """The plan with what its relay says of the card."""
+def completed(plan: WorkerPlan, node: NodeState, card: CardState) -> WorkerPlan:
+    """The plan with what its relay says of the card, and how it calls its machine unless a node source has named that."""
+    relay = plan.relay
+    if relay is not None and relay.own_token:
+        relay = msgspec.structs.replace(relay, node=node.node)
     return msgspec.structs.replace(
         plan,
         gpus=(card.index,),
@@ -132,6 +136,7 @@ def completed(plan: WorkerPlan, card: CardState) -> WorkerPlan:
         engines=card.engines or plan.engines,
         simulated=card.simulated,
         vram_mib=card.vram_mib,
+        relay=relay,
     )
 
 

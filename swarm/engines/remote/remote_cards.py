@@ -25,12 +25,19 @@ class RemoteCards:
     """One card. Thread-safe: looks come one after the other."""
 
     def __init__(
-        self, calls: RelayCalls, node: NodeState, card: CardState, on_change: Callable[[str], None] = lambda _what: None
+        self,
+        calls: RelayCalls,
+        node: NodeState,
+        card: CardState,
+        on_change: Callable[[str], None] = lambda _what: None,
+        *,
+        name: str = "",
     ) -> None:
-        """``on_change`` is called once, with what is another there now."""
+        """``on_change`` is called once, with what is another there now. ``name``: what the machine is called here."""
         self._calls = calls
         self._first = card
         self._on_change = on_change
+        self._name = name or node.node
         self._looks = 0
         self._looking = threading.Lock()
         self._changed = ""
@@ -80,7 +87,7 @@ class RemoteCards:
         found = card.readings or (bare,)
         if fault is not None:
             found = (msgspec.structs.replace(bare, fault=fault.message),)
-        return tuple(msgspec.structs.replace(one, node=self.node.node) for one in found)
+        return tuple(msgspec.structs.replace(one, node=self._name) for one in found)
 
 
 class AnsweredCards:
