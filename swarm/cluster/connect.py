@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 
 from swarm.errors import ConfigError, EngineError
 
 AUTO = "auto"
+KNOCK_S = 5.0
+_START = "`ray start --head --port=6379` on one machine, `ray start --address=HEAD:6379` on the others, this one too"
 EXTRA = "pip install 'gpu-swarm[ray]'"
 
 
@@ -36,6 +39,8 @@ def connect(address: str, namespace: str) -> str:
     node of it). Overwrites the handler of SIGTERM.
     """
     check_address(address)
+    if address != AUTO:
+        _knock(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray  # noqa: PLC0415  (an extra)
@@ -54,6 +59,16 @@ def connect(address: str, namespace: str) -> str:
     return str(ray.__version__)
 
 
+def _knock(address: str) -> None:
+    """Ray ends this process where nobody is at the address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise EngineError(f"there is no Ray cluster: nobody listens at {address}: {why}", hint=_START) from error
+
+
 def _refusal(address: str, error: Exception) -> ConfigError | EngineError:
     said = " ".join(str(error).split())
     kind = type(error).__name__
@@ -68,5 +83,4 @@ def _refusal(address: str, error: Exception) -> ConfigError | EngineError:
     if "local Raylet" in said or "node_ip_address" in said or "this node" in said.lower():
         hint = f"on this machine: ray start --address={address} --num-gpus=0 (or without --num-gpus, to use its cards too)"
         return EngineError(f"this machine is no node of the Ray cluster at {address}", hint=hint)
-    hint = "`ray start --head --port=6379` on one machine, `ray start --address=HEAD:6379` on the others, this one too"
-    return EngineError(f"there is no Ray cluster at {address}: {said[:200] or kind}", hint=hint)
+    return EngineError(f"there is no Ray cluster at {address}: {said[:200] or kind}", hint=_START)

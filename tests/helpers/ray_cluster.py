@@ -97,6 +97,17 @@ class RayNode:
         return frozenset(session_pids(self._process.pid)) | marked
 
     @property
+    def swarm_pids(self) -> frozenset[int]:
+        """Those of swarm among them: actors, relays, model servers and their guards."""
+        words = (b"CardActor", b"--relay", b"relay_guard", b"swarm.simulator")
+        return frozenset(pid for pid in self.pids if any(word in _command_line(pid) for word in words))
+
+    @property
+    def actors(self) -> frozenset[int]:
+        """Processes of our actors."""
+        return frozenset(pid for pid in self.pids if b"CardActor" in _command_line(pid))
+
+    @property
     def raylet(self) -> int:
         """Process number of the raylet itself; fails when it has ended."""
         return next(pid for pid in session_pids(self._process.pid) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n")
@@ -174,6 +185,13 @@ class RayCluster:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _signal(pids: tuple[int, ...], number: int) -> None:

@@ -196,7 +196,7 @@ def _why(actor: SeenActor) -> str:
     """Why its card is not served."""
     match actor.phase:
         case ActorPhase.WAITING:
-            full = "Ray has no card free for it on this node: other jobs hold them (`ray status`)"
+            full = "Ray has not started its actor: other jobs hold the cards of this node, or it is busy (`ray status`)"
             return full if actor.for_s >= SLOW_START_S else _STARTS
         case ActorPhase.FOUND:
             return _IS_ASKED

@@ -15,7 +15,7 @@ SILENT_S = 12.0
 """An actor that gives no answer for so long is cut off, frozen or lost: no worker of ours is kept for its card."""
 HUNG_S = 90.0
 """An actor that has been silent for so long is ended, and another one asked for."""
-SLOW_START_S = 20.0
+SLOW_START_S = 10.0
 """Ray starts an actor within seconds; who waits longer is told what for."""
 
 
