@@ -23,7 +23,7 @@ from typing import Literal
 import msgspec
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-FIRST = 8
+FIRST = 4
 """Where a tuning starts that knows nothing, if the limit allows."""
 WORTH = 1.04
 """A step up must give this much more: each request in flight costs memory and makes every answer later."""
@@ -39,7 +39,8 @@ DRIFT = 0.15
 SURE = 3.0
 """Standard errors that a drift must exceed as well."""
 LATE = 1.5
-"""A step up without any answer after this many times what it would take at the old rate is taken back."""
+"""A step up is taken back if its first answers take this many times as long as at the old rate, or twice that many times
+where those that came are not slow."""
 LATE_LEAST_S = 3.0
 """Not before this: short requests may all be waiting for something else, such as a load that has just ended."""
 MEMORY = 24
@@ -78,6 +79,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """A step up has paid since the last start: the way down is known already."""
     since_s: float = 0.0
     """When ``slots`` took effect."""
+    look_s: float = 0.0
+    """When the present phase began."""
     step_s: float = 0.0
     """How long the last look at another level took."""
     patience: float = PROBE_SHARE
@@ -122,7 +125,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 def start(limit: int, *, first: int = FIRST, now_s: float = 0.0) -> Tuning:
     """A tuning that knows nothing yet."""
     slots = _at_most(min(first, limit), limit)
-    return Tuning(slots=slots, best=slots, limit=max(1, limit), since_s=now_s)
+    return Tuning(slots=slots, best=slots, limit=max(1, limit), since_s=now_s, look_s=now_s)
 
 
 def remembered(limit: int, slots: int, tokens_s: float, *, now_s: float) -> Tuning:
@@ -131,7 +134,15 @@ def remembered(limit: int, slots: int, tokens_s: float, *, now_s: float) -> Tuni
         return start(limit, first=slots or FIRST, now_s=now_s)
     known = Rate(tokens_s, (0.1 * tokens_s) ** 2, ENOUGH)
     return Tuning(
-        slots=slots, best=slots, limit=limit, rates={slots: known}, trying="held", climbed=True, since_s=now_s, step_s=ENOUGH
+        slots=slots,
+        best=slots,
+        limit=limit,
+        rates={slots: known},
+        trying="held",
+        climbed=True,
+        since_s=now_s,
+        look_s=now_s,
+        step_s=ENOUGH,
     )
 
 
@@ -155,7 +166,7 @@ def limited(tuning: Tuning, limit: int, now_s: float) -> Tuning:
     tuning = replace(tuning, limit=limit, rates=rates)
     if tuning.best > limit or tuning.slots > limit:
         best = max(rates, key=lambda level: rates[level].mean, default=_at_most(limit, limit))
-        return replace(tuning, slots=best, best=best, trying="here", since_s=now_s, recent=())
+        return replace(tuning, slots=best, best=best, trying="here", since_s=now_s, look_s=now_s, recent=())
     if climbs and (up := _up(tuning)) is not None:
         return _moved(tuning, up, "up", now_s)
     return tuning
@@ -191,7 +202,9 @@ def overdue_s(tuning: Tuning, tokens: float) -> float | None:
     known = tuning.rates.get(tuning.slots)
     if tuning.trying not in {"up", "between"} or (known is not None and known.n >= ENOUGH):
         return None
-    return tuning.since_s + max(LATE_LEAST_S, LATE * tuning.slots * tokens / tuning.rates[tuning.best].mean)
+    old = tuning.rates[tuning.best]
+    patience = 2 * LATE if known is not None and LATE * known.mean > old.mean else LATE
+    return tuning.since_s + max(LATE_LEAST_S, patience * max(tuning.slots, ENOUGH) * tokens / old.mean)
 
 
 def overdue(tuning: Tuning, now_s: float) -> Tuning:
@@ -228,8 +241,8 @@ def _mixed(rate: Rate | None, tokens_s: float) -> Rate:
     return Rate(rate.mean + part * off, (1 - part) * (rate.var + part * off * off), rate.n + 1)
 
 
-def _told_apart(new: Rate, old: Rate) -> bool:
-    if new.n >= PLENTY:
+def _told_apart(new: Rate, old: Rate, slots: int) -> bool:
+    if new.n >= max(PLENTY, slots):
         return True
     noise = math.hypot(new.error, old.error)
     edges = (abs(new.mean - WORTH * old.mean), abs(new.mean - FREE * old.mean))
@@ -266,8 +279,18 @@ def _moved(tuning: Tuning, slots: int, trying: Phase, now_s: float) -> Tuning:
     history = tuning.history
     if tuning.slots in tuning.rates:
         history = (*history, (tuning.slots, round(tuning.tokens_per_s, 3)))[-HISTORY:]
-    step_s = now_s - tuning.since_s
-    return replace(tuning, slots=slots, trying=trying, since_s=now_s, step_s=step_s, rates=fresh, recent=(), history=history)
+    since_s = tuning.since_s if slots == tuning.slots else now_s
+    return replace(
+        tuning,
+        slots=slots,
+        trying=trying,
+        since_s=since_s,
+        look_s=now_s,
+        step_s=now_s - tuning.look_s,
+        rates=fresh,
+        recent=(),
+        history=history,
+    )
 
 
 def _tried(tuning: Tuning, now_s: float) -> Tuning:
@@ -278,19 +301,25 @@ def _tried(tuning: Tuning, now_s: float) -> Tuning:
             return tuning
         return _moved(tuning, up, "up", now_s) if up is not None else _try_down(tuning, now_s)
     old = tuning.rates[tuning.best]
-    if not _told_apart(new, old):
+    if not _told_apart(new, old, tuning.slots):
         return tuning
     gain = new.mean / old.mean
     if tuning.trying == "up":
         return _after_up(tuning, gain, now_s)
     if tuning.trying == "down":
-        lower = replace(tuning, best=tuning.slots, patience=PROBE_SHARE)
-        return _try_down(lower, now_s) if gain >= FREE else _after_down(tuning, now_s)
+        return _after_down(tuning, gain, now_s)
     return _settled(tuning, tuning.slots if gain > 1.0 else tuning.best, now_s)
 
 
-def _after_down(tuning: Tuning, now_s: float) -> Tuning:
-    """A step down cost too much. The best may still lie below the level above, if that was tried on the way and worse."""
+def _after_down(tuning: Tuning, gain: float, now_s: float) -> Tuning:
+    """One that costs nothing is kept, and the next tried.
+
+    If it cost too much, the best may still lie below the level above, if that was tried on the way and worse.
+    """
+    if tuning.rates[tuning.best].n >= PLENTY and gain > 1 + DRIFT:  # no: the card has changed meanwhile
+        return _settled(tuning, tuning.best, now_s)
+    if gain >= FREE:
+        return _try_down(replace(tuning, best=tuning.slots, patience=PROBE_SHARE), now_s)
     left = sorted(level for level in tuning.rates if level > tuning.best)
     worse = bool(left) and tuning.rates[left[0]].mean < FREE * tuning.rates[tuning.best].mean
     between = _between(tuning.best, left[0]) if (len(left) > 1 or worse) and not tuning.climbed else None
@@ -323,15 +352,31 @@ def _held(tuning: Tuning, tokens_s: float, now_s: float) -> Tuning:
     if _drifted(tuning.recent, tuning.rates[tuning.best]):
         fresh = start(tuning.limit, first=tuning.best, now_s=now_s)
         return replace(fresh, history=(*tuning.history, (tuning.best, round(tuning.best_tokens_per_s, 3)))[-HISTORY:])
-    if now_s - tuning.since_s < tuning.patience * max(tuning.step_s, 1.0):
+    if (better := _regretted(tuning)) is not None:
+        return _moved(tuning, better, "up" if better > tuning.best else "between", now_s)
+    if now_s - tuning.look_s < tuning.patience * max(tuning.step_s, 1.0):
         return tuning
     up, down = _up(tuning), _down(tuning)
     order = (up, down) if tuning.looks % 2 == 0 else (down, up)
     target = next((one for one in order if one is not None), None)
     if target is None:
-        return replace(tuning, since_s=now_s)
+        return replace(tuning, look_s=now_s)
     tuning = replace(tuning, looks=tuning.looks + 1, climbed=True)
     return _moved(tuning, target, "up" if target > tuning.best else "down", now_s)
+
+
+def _regretted(tuning: Tuning) -> int | None:
+    """A level that was left for this one, whose first few samples promised more than it gives now that it is well known."""
+    own = tuning.rates[tuning.best]
+    if not 2 * ENOUGH <= own.n <= PLENTY:
+        return None
+    doubt = 1.0 if own.n < PLENTY else 0.0
+    known = [
+        level
+        for level, rate in tuning.rates.items()
+        if rate.n >= ENOUGH and rate.mean - WORTH * own.mean > doubt * math.hypot(rate.error, own.error)
+    ]
+    return max(known, key=lambda level: tuning.rates[level].mean, default=None)
 
 
 def _drifted(recent: tuple[float, ...], known: Rate) -> bool:

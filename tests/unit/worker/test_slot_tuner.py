@@ -10,6 +10,7 @@ from swarm.config.settings import LlmSettings, Settings, WorkerSettings
 from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import ModelDetails
 from swarm.core.policy.slot_capacity import SlotRecord
+from swarm.core.policy.slot_tuning import FIRST
 from swarm.core.task import Trail
 from swarm.core.worker import ModelTally
 from swarm.worker.heartbeat import WorkerState
@@ -127,9 +128,9 @@ def test_it_climbs_to_where_the_rate_stops_growing_and_says_so(monkeypatch, capl
     )
     assert world.tuned.tokens_per_s == pytest.approx(160, rel=0.05)
     assert world.tuned.why.startswith("16 slots: 160 tokens/s; ")
-    assert world.tuned.history[0][0] == 8
+    assert world.tuned.history[0][0] == FIRST
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "Slots of a:latest: 16, 8 slots: 80 tokens/s; 16 being tried"
+    assert lines[0] == "Slots of a:latest: 8, 4 slots: 40 tokens/s; 8 being tried"
     assert len(lines) < 12
 
 
@@ -242,7 +243,7 @@ def test_what_is_answered_by_the_cache_or_fails_tells_nothing(monkeypatch):
         world.now_s += 0.01
         world.tuner.begin_tick()
         world.tuner.ended(run)
-    assert world.tuner.limits.llm == 8
+    assert world.tuner.limits.llm == FIRST
     assert world.tuned.tokens_per_s == 0
 
 
