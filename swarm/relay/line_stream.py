@@ -17,7 +17,7 @@ from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import PullStep
 from swarm.core.nodes.relay_wire import BEAT_S, RelayLine, fault_on_wire
 
-GATHER_S = 0.05
+GATHER_S = 0.25
 """Progress is told in sums of so long; pieces and ends are told at once."""
 END_S = 5.0
 """How long the end of cancelled work is waited for."""

@@ -48,7 +48,11 @@ class SharedLook(Generic[T]):
         self._last = None
 
     async def _run(self) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._look)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._look)
+        except BaseException:
+            self._began_s = float("-inf")
+            raise
 
     def close(self) -> None:
         """End the thread once its look has ended."""

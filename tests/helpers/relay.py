@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,28 @@ HOLDING = "tests host:/queue"
 class RunningRelay:
     """``swarm serve --relay`` with these words. It listens on any free port; ``ready`` tells where."""
 
-    def __init__(self, root: Path, *words: str, simulate: int = 1, config: str = "", **popen: Any) -> None:
+    def __init__(
+        self, root: Path, *words: str, simulate: int = 1, config: str = "", on: Sequence[str] = (), **popen: Any
+    ) -> None:
+        """``on``: words before its command, such as those that enter a namespace."""
         self.root = root
         root.parent.mkdir(parents=True, exist_ok=True)
         path = root.with_name(f"{root.name}.toml")
         path.write_text(config)
         listen = () if "--listen" in words else ("--listen", "127.0.0.1:0")
-        argv = [sys.executable, "-m", "swarm", "serve", "--relay", "--json", "--simulate", str(simulate), *listen, *words]
+        argv = [
+            *on,
+            sys.executable,
+            "-m",
+            "swarm",
+            "serve",
+            "--relay",
+            "--json",
+            "--simulate",
+            str(simulate),
+            *listen,
+            *words,
+        ]
         argv += ["--root", str(root), "--config", str(path)]
         self.out = root.with_name(f"{root.name}.err")
         env = {**os.environ, "SWARM_SIM_RUNNER": "none", **popen.pop("env", {})}
