@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import shutil
 import socket
@@ -17,6 +18,7 @@ from aiohttp import web
 from swarm.config.listen import Address
 from swarm.core.faults import TaskFault
 from swarm.core.gpu_reading import named
+from swarm.core.nodes.node_names import worker_name
 from swarm.core.nodes.relay_wire import RelayReady, card_path
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards
@@ -205,10 +207,12 @@ def _say(options: RelayOptions, life: str, url: str, token: str, token_path: Pat
     if options.listen.is_loopback:
         lines.append("only this machine reaches it; for others: --listen HOST:PORT")
     shown = token and sys.stdout.isatty()
-    secret = f'token = "{token}"' if shown else f'token_env = "SWARM_RELAY_TOKEN"     # the text in {token_path}'
+    variable = f"SWARM_TOKEN_{re.sub('[^A-Za-z0-9]', '_', options.node).upper()}"
+    secret = f'token = "{token}"' if shown else f'token_env = "{variable}"     # the text in {token_path}'
     lines += ["", "For the configuration of the machine with the queue:"]
     for plan, base in zip(plans, bases, strict=True):
-        lines += ["", "[[workers]]", f'name = "{options.node}-{plan.name}"', f'url = "{base}"', secret]
+        name = worker_name(options.node, plan.name)
+        lines += ["", "[[workers]]", f'name = "{name}"', f'node = "{options.node}"', f'url = "{base}"', secret]
     if shown:
         lines += ["", f"The token is shown this once; it is kept in {token_path}"]
     print("\n".join(lines), flush=True)  # noqa: T201

@@ -217,6 +217,8 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
                 step = next(p.way_out for p in snapshot.pauses.pauses if p.key == about)
             case "no-llm-worker":
                 step = "swarm workers"
+            case "node-unready":
+                step = f"swarm doctor; swarm logs --node {about} -n 30"
             case "fits-nowhere" | "live-waits":
                 step = f"swarm explain {about}"
             case "model-missing":

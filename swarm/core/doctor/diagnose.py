@@ -136,6 +136,8 @@ def _pauses(snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
 def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[DoctorFinding]:
     """What the brain itself would warn about; what is said above with more evidence is left out."""
     silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
+    unreached = [relay for node in evidence.nodes for relay in node.relays if relay.trouble and not relay.not_asked]
+    silent |= {card.worker for relay in unreached for card in relay.cards}
     for alarm in alarms(snapshot, settings):
         kind, _, name = alarm.key.partition(":")
         worker, _, model = name.partition(":")
@@ -145,6 +147,12 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
                 continue  # a pause is said below
             case "unready" if worker in silent:
                 continue
+            case "node-unready":
+                of_node = {view.name for view in workers_of(snapshot) if view.row is not None and view.row.node == name}
+                if of_node <= silent:
+                    continue
+                code, subject, step = "unready", name, f"swarm logs --node {name} -n 30"
+                numbers = tuple(words for one in sorted(of_node) for words in _own_words(snapshot, one))
             case "load-failed":
                 code, subject, step = "load-failed", worker, f"swarm logs {worker} --grep load -n 20; swarm models"
             case "model-missing":

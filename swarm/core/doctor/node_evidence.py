@@ -32,6 +32,9 @@ class RelayEvidence(msgspec.Struct, frozen=True, kw_only=True):
     public_address: str = ""
     """An address of it, where that is reached over a public network and without encryption."""
 
+    not_asked: bool = False
+    """Only since its token is not known to who asked; workers that run know it."""
+
     @property
     def workers(self) -> str:
         """Names of the workers that it is for."""
@@ -73,11 +76,9 @@ class NodeEvidence(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(name for versions in (of_record, *(r.engine_versions for r in self.relays)) for name in versions)
 
     def __str__(self) -> str:
+        if any(relay.not_asked for relay in self.relays):
+            return f"{self.name}: not asked: {next(relay.said for relay in self.relays if relay.not_asked)}"
         swarm = "/".join(sorted(self.versions)) or "?"
-        engines = ", ".join(
-            f"{name} {'/'.join(sorted(found))}" for name in sorted(self.engines) if (found := self.engine(name))
-        )
+        engines = [f"{name} {'/'.join(sorted(found))}" for name in sorted(self.engines) if (found := self.engine(name))]
         answering = sum(not relay.trouble for relay in self.relays)
-        return (
-            f"{self.name}: {answering} of {len(self.relays)} relays answer; swarm {swarm}{f'; {engines}' if engines else ''}"
-        )
+        return "; ".join([f"{self.name}: {answering} of {len(self.relays)} relays answer", f"swarm {swarm}", *engines])

@@ -44,35 +44,29 @@ def _ray(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
 
 def _relay(node: NodeEvidence, relay: RelayEvidence) -> Iterator[DoctorFinding]:
     """Why its relay does not serve us."""
-    if not relay.trouble:
+    if not relay.trouble or relay.not_asked:
         return
-    code, what, todo = _refusal(node.name, relay, by_ray=node.record is not None)
+    code, todo = _way_out(node.name, relay, by_ray=node.record is not None)
     proof = f"GET {relay.url}/node: {relay.trouble}"
-    yield critical(code, node.name, f"{what}: {relay.said}", evidence=(proof,), concerns=relay.workers, todo=todo)
+    what = f"the cards of {node.name} are not to be had: {relay.said}"
+    yield critical(code, node.name, what, evidence=(proof,), concerns=relay.workers, todo=todo)
 
 
-def _refusal(name: str, relay: RelayEvidence, *, by_ray: bool) -> tuple[str, str, str]:
-    """Code, words and next step."""
+def _way_out(name: str, relay: RelayEvidence, *, by_ray: bool) -> tuple[str, str]:
+    """Code and next step."""
     match relay.trouble:
         case "wrong_token":
-            step = f"give token or token_env in [[workers]] the token that `swarm serve --relay` printed on {name}"
-            return "node-token", f"the relay of {name} refuses our token", "swarm restart ray" if by_ray else step
+            step = f"give token_env the token that `swarm serve --relay` on {name} keeps in its file, then `swarm up`"
+            return "node-token", "swarm restart ray" if by_ray else step
         case "no_token":
-            return (
-                "node-token",
-                f"the token for the relay of {name} cannot be had",
-                f"then `swarm restart {relay.workers.replace(',', '')}`",
-            )
+            return "node-token", "swarm logs ray -n 30" if by_ray else "set it, then `swarm up`"
         case "wrong_wire" | "wire_version":
-            step = "install the same version of swarm on both machines, then start the relay again"
-            return "node-wire", f"the relay of {name} speaks another version of the relay protocol", step
+            return "node-wire", f"install the same swarm on {name} as here, then start its relay again"
         case "no_relay":
-            step = f"correct url in [[workers]]: `swarm serve --relay` prints it on {name}"
-            return "node-no-relay", f"what answers for {name} is no relay", step
+            return "node-no-relay", f"correct url in [[workers]]: `swarm serve --relay` prints it on {name}"
         case _:
             step = f"on {name}: does `swarm serve --relay` run? Else address or firewall; from here: curl {relay.url}/node"
-            step = f"swarm logs ray -n 30; does `ray status` list {name}?" if by_ray else step
-            return "node-unreachable", f"the relay of {name} does not answer", step
+            return "node-unreachable", f"swarm logs ray -n 30; does `ray status` list {name}?" if by_ray else step
 
 
 def _held(node: NodeEvidence, relay: RelayEvidence) -> Iterator[DoctorFinding]:

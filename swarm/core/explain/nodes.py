@@ -30,7 +30,7 @@ def where(view: WorkerView) -> list[Reason]:
     relay, _, card = (row.url or "").rpartition("/cards/")
     said = view.heartbeat.server_version if view.alive and view.heartbeat is not None else ""
     server = f", and is served by {row.engines[0]} {said}" if said and row.engines else ""
-    text = f"Its card {card} is in node {row.node}, reached through the relay at {relay}{server}."
+    text = f"Its card {card} is on node {row.node}, reached through the relay at {relay}{server}."
     return [Reason("node", text, f"swarm logs --node {row.node} -n 30")]
 
 

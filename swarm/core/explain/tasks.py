@@ -287,7 +287,8 @@ def not_ready(view: WorkerView, verdict: Condition) -> Reason:
     way_out = "swarm queue resume all" if "everything" in verdict.text else f"swarm queue resume --worker {view.name}"
     steps = {"dead": f"swarm doctor {view.name}", "stopped": "swarm up", "paused": way_out}
     steps |= dict.fromkeys(("draining", "starting", "silent"), log)
-    return Reason(verdict.state, f"{verdict.text}.", steps.get(verdict.state, f"swarm doctor {view.name}"))
+    end = "" if verdict.text.endswith("?") else "."
+    return Reason(verdict.state, f"{verdict.text}{end}", steps.get(verdict.state, f"swarm doctor {view.name}"))
 
 
 def _other_work(view: WorkerView, snapshot: SwarmSnapshot) -> list[Reason]:

@@ -15,8 +15,9 @@ _ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def worker_name(node: str, card: str) -> str:
-    """``box2-gpu0``."""
-    return f"{node}-{_ODD.sub('-', card)}"[:32]
+    """``box2-gpu0``; of a long name of a node its end, which tells machines apart."""
+    end = _ODD.sub("-", card)[:20]
+    return f"{_ODD.sub('-', node)[-(31 - len(end)) :].lstrip('_-') or 'node'}-{end}"
 
 
 def node_names(nodes: Sequence[SeenNode], records: Iterable[NodeRecord], taken: Iterable[str] = ()) -> dict[str, str]:

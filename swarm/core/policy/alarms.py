@@ -9,7 +9,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import Condition, condition, workers_of
 from swarm.core.placement.demand import Demand, demands, outstanding
 from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
-from swarm.core.placement.node_models import absent
+from swarm.core.placement.node_models import absent, node_of
 from swarm.core.policy.decisions import Warn
 from swarm.core.snapshot import LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
@@ -68,13 +68,32 @@ def _paused(snapshot: SwarmSnapshot) -> Iterator[Warn]:
 
 
 def _silent_workers(picture: _Picture) -> Iterator[Warn]:
-    """Living workers whose heartbeat or work loop stands still, or that refuse llm work."""
+    """Living workers whose heartbeat or work loop stands still, or that refuse llm work.
+
+    Another machine of which no worker is usable is one alarm.
+    """
+    silent = dict(_silent_nodes(picture))
+    for node, views in silent.items():
+        whys = [view.heartbeat.reason for view in views if view.heartbeat is not None and view.heartbeat.reason]
+        what = f"none of the {len(views)} workers of node {node} takes llm work"
+        yield Warn(key=f"node-unready:{node}", reason=f"{what}: {whys[0] if whys else 'nobody says why'}")
+    told = {view.name for views in silent.values() for view in views}
     for view in picture.workers:
+        if view.name in told:
+            continue
         verdict = picture.conditions[view.name]
         if verdict.state in ("stale", "hung"):
             yield Warn(key=f"heartbeat:{view.name}", reason=verdict.text)
         elif verdict.state in ("unready", "card_lost"):
             yield Warn(key=f"{verdict.state}:{view.name}", reason=verdict.text)
+
+
+def _silent_nodes(picture: _Picture) -> Iterator[tuple[str, list[WorkerView]]]:
+    """Other machines with several living workers, all of them unready."""
+    for node in sorted({node_of(view) for view in picture.workers} - {""}):
+        views = [view for view in picture.workers if view.alive and node_of(view) == node]
+        if len(views) > 1 and all(picture.conditions[view.name].state == "unready" for view in views):
+            yield node, views
 
 
 def _stale_loads(picture: _Picture) -> Iterator[Warn]:

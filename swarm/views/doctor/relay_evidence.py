@@ -71,7 +71,7 @@ def _relay(plans: Sequence[WorkerPlan], living: Collection[str], settings: Setti
     except TaskFault as fault:
         trouble, said = fault.kind, fault.message
     except (SwarmError, OSError) as error:
-        trouble, said = "no_token", "; ".join(filter(None, (str(error), getattr(error, "hint", None))))
+        trouble, said = "no_token", str(getattr(error, "message", error))
     return RelayEvidence(
         url=place.base,
         cards=tuple(cards),
@@ -79,6 +79,7 @@ def _relay(plans: Sequence[WorkerPlan], living: Collection[str], settings: Setti
         said=said,
         version=version,
         engine_versions=engines,
+        not_asked=trouble == "no_token" and any(plan.name in living for plan in plans),
         public_address=_public(place.host) if place.base.startswith("http:") else "",
     )
 

@@ -46,7 +46,7 @@ def test_where_the_card_is_what_serves_it_and_why_it_waits():
     found = told(far_worker("far", status=WorkerStatus.UNREADY, reason=why))
     assert why in found["unready"].text
     assert found["node"].text == (
-        "Its card gpu0 is in node box2, reached through the relay at http://10.0.0.2:11800, and is served by ollama 0.12.3."
+        "Its card gpu0 is on node box2, reached through the relay at http://10.0.0.2:11800, and is served by ollama 0.12.3."
     )
     assert found["node"].next_step == "swarm logs --node box2 -n 30"
 

@@ -12,6 +12,8 @@ from swarm.core.doctor.node_evidence import CardEvidence, NodeEvidence, RelayEvi
 from swarm.core.doctor.node_findings import version_number
 from swarm.core.gpu_reading import GpuReading
 from swarm.core.nodes.node_record import NodeCard, NodePhase, NodeRecord
+from swarm.core.policy.alarms import alarms
+from swarm.core.worker import WorkerStatus
 from tests.helpers.cli_world import far_worker, swarm
 from tests.support.builders import MODEL
 from tests.unit.core.test_diagnose import HEALTHY, box, quote, waiting
@@ -46,8 +48,8 @@ def test_a_machine_that_is_well_is_no_finding():
         ("node_down", "node-unreachable", f"curl {URL}/node"),
         ("node_silent", "node-unreachable", "does `swarm serve --relay` run?"),
         ("wrong_token", "node-token", "token_env"),
-        ("no_token", "node-token", "swarm restart box2-gpu0 box2-gpu1"),
-        ("wrong_wire", "node-wire", "the same version"),
+        ("no_token", "node-token", "then `swarm up`"),
+        ("wrong_wire", "node-wire", "install the same swarm on box2"),
         ("no_relay", "node-no-relay", "correct url"),
     ],
 )
@@ -137,3 +139,24 @@ def test_a_model_that_only_another_machine_has_is_not_missing():
     assert "model-missing" not in found(snapshot=picture)
     assert "model-missing" in found(snapshot=replace(picture, workers=HEALTHY.snapshot.workers))
     assert MODEL != "other:1b"
+
+
+def test_a_machine_none_of_whose_workers_is_usable_is_one_alarm_and_one_finding():
+    why = "model server not usable: nothing listens there"
+    far = [far_worker(f"box2-gpu{n}", n, status=WorkerStatus.UNREADY, reason=why) for n in range(2)]
+    picture = swarm(*HEALTHY.snapshot.workers, *far)
+    (alarm,) = alarms(picture, Settings())
+    assert alarm.key == "node-unready:box2"
+    assert alarm.reason == f"none of the 2 workers of node box2 takes llm work: {why}"
+    (finding,) = found(snapshot=picture).values()
+    assert (finding.code, finding.subject) == ("unready", "box2")
+    assert list(found(a_node(trouble="node_down", said="x"), snapshot=picture)) == ["node-unreachable"]
+    half = swarm(*HEALTHY.snapshot.workers, far[0], far_worker("box2-gpu1", 1))
+    assert [alarm.key for alarm in alarms(half, Settings())] == ["unready:box2-gpu0"]
+
+
+def test_who_does_not_know_the_token_asks_nothing_and_finds_nothing_while_workers_do():
+    unknown = a_node(trouble="no_token", said="the variable TOKEN is not set", not_asked=True)
+    assert found(unknown) == {}
+    assert str(unknown) == "box2: not asked: the variable TOKEN is not set"
+    assert str(a_node()) == "box2: 1 of 1 relays answer; swarm 1.0; ollama 0.12.3"
