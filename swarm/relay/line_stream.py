@@ -16,6 +16,7 @@ from aiohttp import web
 from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import PullStep
 from swarm.core.nodes.relay_wire import BEAT_S, RelayLine, fault_on_wire
+from swarm.runtime.logging import kind_and_place
 
 GATHER_S = 0.25
 """Progress is told in sums of so long; pieces and ends are told at once."""
@@ -90,14 +91,12 @@ class LineStream:
 
 
 def _last_line(task: asyncio.Task[RelayLine]) -> RelayLine:
-    error = task.exception() if not task.cancelled() else None
+    error = task.exception() if not task.cancelled() else relay_fault("the relay ends")
     if isinstance(error, TaskFault):
         return RelayLine(fault=fault_on_wire(error))
     if error is not None:
-        log.error("a request failed in a way that was not foreseen: %s", type(error).__name__, exc_info=error)
+        log.error("a request failed in a way that was not foreseen: %s", kind_and_place(error))
         return RelayLine(fault=fault_on_wire(relay_fault(f"the relay failed: {type(error).__name__}")))
-    if task.cancelled():
-        return RelayLine(fault=fault_on_wire(relay_fault("the relay ends")))
     return task.result()
 
 

@@ -48,6 +48,8 @@ from swarm.supervisor.keeper import Waker
 NAME = "relay"
 STALLED_MS = 10_000
 """A connection whose far end is silent for so long, with lines sent to it every ``BEAT_S``, is cut by the kernel."""
+KEEP_ALIVE_S = 330.0
+"""Longer than workers keep an idle connection, so that they end it."""
 LOCK_WAIT_S = 5.0
 """The guard of an earlier life holds the lock of a card while it ends its servers."""
 
@@ -173,7 +175,9 @@ def _reader(run: RunOptions, plans: tuple[WorkerPlan, ...]) -> GpuReader:
 def _served(routes: RelayRoutes, sockets: list[socket.socket], cards: dict[str, RelayCard]) -> Iterator[EventLoop]:
     """Serves within the block; ``close`` of the loop ends that earlier, and cuts what runs."""
     loop = EventLoop("relay-requests")
-    runner = web.AppRunner(routes.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        routes.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1, keepalive_timeout=KEEP_ALIVE_S
+    )
 
     async def start() -> None:
         await runner.setup()

@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.config.settings import Settings, WorkerSpec
 from swarm.core.gpu_reading import GpuReading
-from swarm.core.models.engines import OLLAMA
+from swarm.core.models.engines import OLLAMA, engine_named
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers, simulated_cards
 from swarm.engines.ollama.server import find_binary, running_server
 from swarm.engines.ollama.server_spec import server_spec
@@ -61,6 +61,10 @@ def plan_cards(options: RunOptions, only: str | None) -> tuple[WorkerPlan, ...]:
     if only is not None and only not in names:
         raise ConfigError(f"--card {only}: there is no such card on this machine", hint=name_hint(only, names))
     wanted = [card for card in found if only in (None, f"gpu{card.index}")]
+    engine = engine_named(settings, settings.llm.engine)
+    if engine.url is not None and len(wanted) > 1:
+        what = f"the engine {engine.name!r} is one running server ({engine.url}): a relay lends it as one card"
+        raise ConfigError(what, hint=f"name the card: --card {names[0]}")
     specs = tuple(WorkerSpec(name=f"gpu{card.index}", gpus=(card.index,)) for card in wanted)
     planned = plan_workers(
         msgspec.structs.replace(settings, workers=specs),
@@ -70,9 +74,17 @@ def plan_cards(options: RunOptions, only: str | None) -> tuple[WorkerPlan, ...]:
     plans = tuple(_with_ports(plan, options.root) for plan in planned)
     for plan in plans:
         if plan.owns_server:
-            find_binary(server_spec(plan, settings, root=options.root, base_env=os.environ))
+            _check_ollama(plan, options)
         check_engines(plan, settings, os.environ)
     return plans
+
+
+def _check_ollama(plan: WorkerPlan, options: RunOptions) -> None:
+    try:
+        find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))
+    except ConfigError as error:
+        hint = "install Ollama here (https://ollama.com/download), set [ollama] binary to its path; or try --simulate 2"
+        raise ConfigError(error.message, hint=hint) from error
 
 
 def _cards(options: RunOptions) -> tuple[GpuReading, ...]:

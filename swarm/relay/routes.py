@@ -41,6 +41,7 @@ from swarm.relay.line_stream import LineStream, relay_fault
 from swarm.relay.node_facts import NodeFacts, SharedLook
 from swarm.relay.relay_card import RelayCard
 from swarm.relay.shared_pulls import SharedPulls
+from swarm.runtime.logging import kind_and_place
 
 MAX_BODY = 128 << 20
 """Bytes of a request: images are in it."""
@@ -135,8 +136,10 @@ class RelayRoutes:
             if isinstance(error, ConnectionError):
                 raise
             return _json(RefusedAnswer(error=fault_on_wire(relay_fault(str(error)))), 502)
-        except Exception as error:
-            log.exception("a request failed in a way that was not foreseen: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - answered, and logged without its text
+            log.error(  # noqa: TRY400
+                "%s failed in a way that was not foreseen: %s", request.path[:100], kind_and_place(error)
+            )
             what = f"the relay failed: {type(error).__name__}; see its log"
             return _json(RefusedAnswer(error=fault_on_wire(relay_fault(what))), 502)
 

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container
 from io import TextIOWrapper
@@ -28,6 +29,7 @@ from swarm.filesystem.entries import open_file
 from swarm.plain_text import lines
 
 MAX_RECORD_CHARS = 16_384
+_FRAMES = 12
 CONTINUATION = "| "
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -255,3 +257,12 @@ def words_of(error: OSError | SwarmError) -> str:
         return f"{error.message} ({error.hint})" if error.hint else error.message
     reason = error.strerror or str(error)
     return f"{reason}: {error.filename}" if error.filename else reason
+
+
+def kind_and_place(error: BaseException) -> str:
+    """The kind of an exception and where it was raised. Its text only where it cannot quote a request."""
+    said = error.strerror or "" if isinstance(error, OSError) else ""
+    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    places = " > ".join(f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno} {frame.name}" for frame in frames)
+    cause = f"; because of {kind_and_place(error.__cause__)}" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}{f' ({said})' if said else ''} at {places}{cause}"

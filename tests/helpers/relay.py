@@ -25,7 +25,7 @@ class RunningRelay:
     """``swarm serve --relay`` with these words. It listens on any free port; ``ready`` tells where."""
 
     def __init__(
-        self, root: Path, *words: str, simulate: int = 1, config: str = "", on: Sequence[str] = (), **popen: Any
+        self, root: Path, *words: str, simulate: int | None = 1, config: str = "", on: Sequence[str] = (), **popen: Any
     ) -> None:
         """``on``: words before its command, such as those that enter a namespace."""
         self.root = root
@@ -33,19 +33,8 @@ class RunningRelay:
         path = root.with_name(f"{root.name}.toml")
         path.write_text(config)
         listen = () if "--listen" in words else ("--listen", "127.0.0.1:0")
-        argv = [
-            *on,
-            sys.executable,
-            "-m",
-            "swarm",
-            "serve",
-            "--relay",
-            "--json",
-            "--simulate",
-            str(simulate),
-            *listen,
-            *words,
-        ]
+        argv = [*on, sys.executable, "-m", "swarm", "serve", "--relay", "--json", *listen, *words]
+        argv += () if simulate is None else ("--simulate", str(simulate))
         argv += ["--root", str(root), "--config", str(path)]
         self.out = root.with_name(f"{root.name}.err")
         env = {**os.environ, "SWARM_SIM_RUNNER": "none", **popen.pop("env", {})}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -23,9 +22,9 @@ from swarm.http.access.scopes import rule_for
 from swarm.http.answers import ApiError, refusal
 from swarm.http.parts import Client, HttpParts
 from swarm.queue.stores.tokens import TokenBook
+from swarm.runtime.logging import kind_and_place
 
 _PATH_CHARS = 200
-_FRAMES = 12
 _FORM_BYTES = 1 << 20
 """Around an uploaded file: the other fields of its form."""
 _QUIET = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/api/")
@@ -83,7 +82,7 @@ class AccessGate:
             error = error.exceptions[0]
         if isinstance(error, ApiError):
             return error
-        self._log.error("%s %s failed: %s", call.method, call.path[:_PATH_CHARS], _place_of(error))
+        self._log.error("%s %s failed: %s", call.method, call.path[:_PATH_CHARS], kind_and_place(error))
         return ApiError(500, "a fault in swarm itself; logs/http.log says where", kind="server_error")
 
     async def _refuse(self, call: _Call, error: ApiError) -> None:
@@ -156,12 +155,3 @@ class _Call:
             if linger:
                 await discard_rest(self.receive)
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _place_of(error: BaseException) -> str:
-    """The kind of an exception and where it was raised. Its text only where it cannot quote a request."""
-    said = error.strerror or "" if isinstance(error, OSError) else ""
-    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
-    places = " > ".join(f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno} {frame.name}" for frame in frames)
-    cause = f"; because of {_place_of(error.__cause__)}" if error.__cause__ is not None else ""
-    return f"{type(error).__name__}{f' ({said})' if said else ''} at {places}{cause}"

@@ -149,12 +149,15 @@ def test_a_second_relay_of_the_same_card_is_refused(start):
         (("--simulate", "2", "--node", "a b"), "--node 'a b' is no name of a machine"),
         (("--simulate", "2", "--listen", "{taken}"), "is taken by"),
         (("--simulate", "2", "--root", "{home}/queue"), "is the root of a queue"),
+        (("--simulate", "2", "--root", "{home}/wide/root"), "whoever can change it could put another token"),
         (("--simulate", "2", "gpu0"), "--relay lends all cards of this machine"),
         ((), "there is no GPU on this machine that a relay could serve"),
     ],
 )
 def test_what_is_wrong_is_said_at_the_start(tmp_path, words, said):
     (tmp_path / "queue/pending").mkdir(parents=True)
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide").chmod(0o777)
     (tmp_path / "open").write_text("x" * 43)
     (tmp_path / "open").chmod(0o640)
     (tmp_path / "short").write_text("secret")
