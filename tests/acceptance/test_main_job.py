@@ -88,7 +88,7 @@ def test_a_killed_run_takes_its_swarm_along_and_can_be_resumed(someone):
 
 
 def test_a_run_again_right_after_a_kill_waits_for_the_swarm_that_is_ending_and_starts_its_own(someone):
-    someone.env["SWARM_SIM__REQUEST_S"] = "10.0"
+    someone.env |= {"SWARM_SIM__REQUEST_S": "8.0", "SWARM_LLM__SLOTS": "1"}
     someone.prompts(6)
     command = ("run", "prompts.jsonl", "-o", "out.jsonl", "--model", MODEL, "--simulate", "1")
     process = someone.start(*command)

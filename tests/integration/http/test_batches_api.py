@@ -66,7 +66,7 @@ def swarm(tmp_path_factory):
     port = free_port()
     user.ok("up", "--simulate", "2", "--http", str(port), "--detach")
     yield user, port
-    user.run("down", "--now")
+    user.kill_all()
     wait_until(lambda: not user.ours(), what="the batch driver ends with its parent")
 
 

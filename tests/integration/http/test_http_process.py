@@ -56,14 +56,14 @@ def swarm(tmp_path_factory) -> Iterator[tuple[User, int]]:
     out = user.ok("up", "--simulate", "1", "--http", str(port), "--detach")
     assert f"HTTP server on http://127.0.0.1:{port}" in out
     yield user, port
-    user.run("down", "--now")
+    user.kill_all()
 
 
 @pytest.fixture
 def alone(tmp_path) -> Iterator[User]:
     user = User(tmp_path)
     yield user
-    user.run("down", "--now")
+    user.kill_all()
 
 
 def test_up_is_not_over_before_it_answers_and_it_comes_back_when_killed(swarm):

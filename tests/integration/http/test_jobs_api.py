@@ -27,7 +27,7 @@ def served(tmp_path_factory) -> Iterator[tuple[User, httpx.Client]]:
     user.ok("feed", "feed.jsonl", "--model", "llama3.2:1b", "--quiet")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield user, client
-    user.run("down", "--now")
+    user.kill_all()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def served(tmp_path_factory) -> Iterator[tuple[User, str]]:
     port = free_port()
     user.ok("up", "--simulate", "2", "--http", str(port), "--detach")
     yield user, f"http://127.0.0.1:{port}"
-    user.run("down", "--now")
+    user.kill_all()
 
 
 @pytest.fixture

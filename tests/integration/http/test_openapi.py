@@ -36,7 +36,7 @@ def described(tmp_path_factory) -> Iterator[schemathesis.BaseSchema]:
     for state in ("blocked", "pending"):
         user.queue.enqueue(llm(model="a-model-that-nobody-has", depends_on=["nothere"] if state == "blocked" else []))
     yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
-    user.run("down", "--now")
+    user.kill_all()
 
 
 def tries() -> Iterator[object]:

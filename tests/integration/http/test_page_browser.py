@@ -158,8 +158,8 @@ def test_a_server_alone_says_what_is_missing_and_can_be_read_without_the_script(
     with swarm.user.start("http", "--listen", str(port)) as server:
         try:
             tab = Tab(swarm.new_context(java_script_enabled=False), f"http://127.0.0.1:{port}")
-            wait_until(lambda: opened(tab, f"http://127.0.0.1:{port}/"), what="the server answers")
-            assert tab.page.locator(".alarms", has_text="nothing is running").is_visible()
+            alarm = tab.page.locator(".alarms", has_text="nothing is running")
+            wait_until(lambda: opened(tab, f"http://127.0.0.1:{port}/") and alarm.is_visible(), what="the server says so")
             assert tab.page.locator(".alarms code").first.inner_text() == "swarm up"
             assert tab.page.get_by_role("link", name="worker-1").is_visible(), "who was there last"
             tab.context.close()
