@@ -19,7 +19,7 @@ from swarm.queue.fsck import fsck
 from swarm.queue.fsck import leftovers as fsckleft
 from swarm.queue.fsck.rules import FsckFinding
 from swarm.queue.stores import registry
-from tests.helpers.queues import LANE, claim_one, finish_one, llm, whereabouts
+from tests.helpers.queues import LANE, claim_one, finish_one, llm, prepared, whereabouts
 
 WORKER = "w"
 MAY_REMAIN = {"temporary", "staging", "no-status", "no-reason", "cancel-mark"}
@@ -73,7 +73,7 @@ def world(scenario: Scenario | None = None) -> Iterator[World]:
     """A prepared world; gone afterwards."""
     one = World()
     try:
-        one.open().prepare()
+        prepared(one.root, one.durability)
         if scenario is not None:
             one.setup = scenario.prepare(one)
         yield one

@@ -18,6 +18,7 @@ from swarm.filesystem.entries import GRAIN_NS
 from swarm.queue import codec
 from swarm.queue.brain import blocked_files
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.storage import DIR_MODE
 from swarm.queue.worker.worker_queue import WorkerFileQueue, WorkerTransaction
 from tests.helpers.wait import wait_until
 
@@ -46,9 +47,16 @@ def llm(text: str = "hello", **fields: Any) -> dict[str, Any]:
     }
 
 
+def prepared(root: str, durability: str = "fast") -> FileQueue:
+    """A queue prepared as one that was there already: what the file system of a new one can do is tried, and takes long."""
+    for path in (root, f"{root}/pending"):
+        Path(path).mkdir(DIR_MODE, exist_ok=True)
+    return FileQueue(root, durability).prepare()
+
+
 def open_queue(path: Path, durability: str = "fast") -> FileQueue:
     """A prepared queue."""
-    return FileQueue(str(path / "queue"), durability).prepare()
+    return prepared(str(path / "queue"), durability)
 
 
 def whereabouts(queue: FileQueue) -> dict[str, list[TaskState]]:

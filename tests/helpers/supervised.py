@@ -11,10 +11,10 @@ import msgspec
 
 from swarm.config.settings import QueueSettings, Settings, SupervisorSettings
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.queue.file_queue import FileQueue
 from swarm.runtime.bootstrap import RunOptions, living, own_row
 from swarm.supervisor.main import make_supervisor
 from swarm.supervisor.state import ChildState, ChildStatus
+from tests.helpers.queues import prepared
 from tests.helpers.wait import wait_until
 
 CHILD = """
@@ -54,7 +54,7 @@ class Swarm:
         self.root = root
         self.plans = plans
         self.settings = msgspec.structs.replace(settings, queue=QueueSettings(root=str(root)))
-        self.queue = FileQueue(str(root)).prepare()
+        self.queue = prepared(str(root), "full")
 
         def argv(role: str, *words: str, options: RunOptions) -> tuple[str, ...]:
             name = words[-1] if role == "worker" else role

@@ -13,7 +13,7 @@ from swarm.queue.coordination import ProcessLock
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.fsck import fsck
 from tests.helpers.crashworld import impatient
-from tests.helpers.queues import claim_one, finish_one, llm, whereabouts
+from tests.helpers.queues import claim_one, finish_one, llm, prepared, whereabouts
 
 WORKERS = ("w1", "w2")
 LARGE = bool(os.environ.get("SWARM_TORTURE"))
@@ -31,7 +31,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.home = tempfile.mkdtemp(prefix="swarm-machine-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
-        self.queue = FileQueue(f"{self.home}/queue", "fast").prepare()
+        self.queue = prepared(f"{self.home}/queue")
         self.model = {}
         self.results = {}
         self.lives = {}
