@@ -237,7 +237,8 @@ def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, be
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
             guard = RootGuard(queue.layout.root)
             check_models(loaded.settings, scan.models, unfit="refuse")
-            submitted = submitted or batch.accept()
+            with root_in_place(guard):
+                submitted = submitted or batch.accept()
             try:
                 with root_in_place(guard):
                     ids = queue.batches().task_ids(scan.batch_id, scan.items)
@@ -249,9 +250,10 @@ def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, be
                     raise
                 print("note: the swarm of another run has ended with that run", file=sys.stderr)
                 continue
-            collected = _collect(request, batch)
-            if end == "finished":
-                _report(queue, loaded, scan, collected)
+            with root_in_place(guard):
+                collected = _collect(request, batch)
+                if end == "finished":
+                    _report(queue, loaded, scan, collected)
             interrupted = end == "interrupted"
             goes_on = interrupted and host.own is None
             return Ran(submitted, collected, interrupted=interrupted, goes_on=goes_on, unservable=watch.unservable)
