@@ -6,7 +6,7 @@ An age runs from when this observer last *saw* a number change, never from a tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import msgspec
 
@@ -86,6 +86,17 @@ class Wanted:
         return now_s - first_s
 
 
+def all_cards(here: Iterable[GpuReading], workers: Iterable[WorkerView]) -> tuple[GpuReading, ...]:
+    """Cards of this machine, then those of others as their living workers tell them.
+
+    One that is told of under the name of a node and read here too is one card, of that node: this machine is in a cluster.
+    """
+    told = ((view.row, view.heartbeat) for view in workers if view.alive)
+    rows = ((row, beat) for row, beat in told if row is not None and row.node and beat is not None)
+    far = {card.uuid: replace(card, node=row.node) for row, beat in rows for card in beat.cards}
+    return (*(card for card in here if card.uuid not in far), *far.values())
+
+
 class Observer:
     """Used by one thread. Costs one read the queue per call."""
 
@@ -128,7 +139,7 @@ class Observer:
             claims=claims,
             workers=workers,
             live=tuple(self._aged_live(seen, self._watched.now_s)),
-            gpus=self._read_cards(now_s),
+            gpus=all_cards(self._read_cards(now_s), workers),
             gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
         )
         self._judged.prune()

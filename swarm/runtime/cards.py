@@ -22,7 +22,7 @@ def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedRead
     root = Path(settings.queue.root)
     if simulate is None:
         plans = load_plan(root / "workers") or ()
-        simulate = sum(len(p.gpus) for p in plans if p.simulated)
+        simulate = sum(len(p.gpus) for p in plans if p.simulated and p.relay is None)
     if simulate:
         dirs = [card_dir(root, f"SIM-GPU-{i}") for i in range(simulate)]
         return SimulatedReader(simulate, settings.sim.vram_mib, dirs)

@@ -155,7 +155,7 @@ def make_supervisor(
     def worker(plan: WorkerPlan) -> Keeper:
         def fits(row: WorkerRow) -> bool:
             if plan.relay is not None:  # the rest is known once its relay has told it
-                return (row.url, row.node) == (plan.url, plan.node)
+                return row.url == plan.url and bool(row.node)
             return (row.url, row.gpu_uuids, row.engines) == (plan.url, plan.gpu_uuids, plan.engines)
 
         return process("worker", plan.name, server=servers.get(plan.name), fits=fits)

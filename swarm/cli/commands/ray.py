@@ -13,9 +13,9 @@ def ray(
     simulate: Simulate = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run the Ray driver alone, in the foreground: it keeps a relay on each card of a Ray cluster.
+    """Run the Ray driver alone, in the foreground.
 
-    `swarm up --ray` does this for you. SIGTERM or Ctrl-C ends it, and all relays with their model servers.
+    It keeps a relay on each card of a Ray cluster. `swarm up --ray` does this for you. SIGTERM or Ctrl-C ends it, and all relays with their model servers.
 
     \b
     Examples:

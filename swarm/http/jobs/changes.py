@@ -17,6 +17,7 @@ from swarm.http.operations import body_of
 from swarm.http.parts import HttpParts
 from swarm.plain_text import one_line
 from swarm.supervisor.restarts import restart
+from swarm.views.node_drains import change_drain
 from swarm.views.verbs import (
     Restarted,
     TaskDone,
@@ -77,6 +78,18 @@ class Changes:
         kind, name = (await body_of(request, PauseTarget)).chosen()
         left, _ended = await _done(lambda: self._queue.resume(kind, name))
         return self._changed(request, left)
+
+    async def drain_node(self, request: Request) -> Response:
+        """`swarm nodes drain`."""
+        return await self._drain(request, drain=True)
+
+    async def resume_node(self, request: Request) -> Response:
+        """`swarm nodes resume`."""
+        return await self._drain(request, drain=False)
+
+    async def _drain(self, request: Request, *, drain: bool) -> Response:
+        name = request.path_params["name"]
+        return self._changed(request, await _done(lambda: change_drain(self._settings, [name], drain=drain)))
 
     async def release_cards(self, request: Request) -> Response:
         """`swarm workers release`."""

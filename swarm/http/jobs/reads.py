@@ -32,6 +32,7 @@ from swarm.views.doctor.gather import gather
 from swarm.views.doctor.report import doctor_report
 from swarm.views.documents import ModelList
 from swarm.views.logs.log_query import ChosenLogs, LogLines, LogQuery, choose, log_line
+from swarm.views.node_rows import node_list
 from swarm.views.task_lists import TaskFilter, task_list
 
 BATCHES_FRESH_S = 1.0
@@ -99,6 +100,11 @@ class Reads:
         """`swarm gpus`."""
         seen = await self._look()
         return _aged(seen, documents.card_list(seen.value.snapshot))
+
+    async def nodes(self, _request: Request) -> Response:
+        """`swarm nodes`."""
+        seen = await self._look()
+        return _aged(seen, await run_in_threadpool(node_list, seen.value.snapshot, self._settings))
 
     async def models(self, _request: Request) -> Response:
         """`swarm models`."""

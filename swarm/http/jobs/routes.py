@@ -27,6 +27,8 @@ from swarm.views.doctor.report import DoctorReport
 from swarm.views.documents import ActiveList, CardList, FeedList, ModelList, WorkerList
 from swarm.views.explanations import Explanation
 from swarm.views.logs.log_query import LogLines
+from swarm.views.node_drains import NodesChanged
+from swarm.views.node_rows import NodeList
 from swarm.views.overview import StatusView
 from swarm.views.queue_rows import QueueStats
 from swarm.views.task_lists import TaskList
@@ -54,6 +56,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _read("/swarm/workers", "workers", "All workers: `swarm workers`.", WorkerList),
     _read("/swarm/workers/{name}", "worker", "One worker.", WorkerLine, errors=(404,)),
     _read("/swarm/gpus", "gpus", "All cards: `swarm gpus`.", CardList),
+    _read("/swarm/nodes", "nodes", "Machines whose cards are used: `swarm nodes`.", NodeList),
     _read("/swarm/models", "models", "All models: `swarm models`.", ModelList),
     _read("/swarm/tasks", "tasks", "Tasks of one state: `swarm queue list`.", TaskList, query=TaskQuery, errors=(404,)),
     _read("/swarm/tasks/{task_id}", "task", "One task: `swarm queue show`.", dict[str, Any], errors=(404,)),
@@ -148,6 +151,22 @@ OPERATIONS: tuple[Operation, ...] = (
         Scope.ADMIN,
         Pauses,
         body=OnePauseTarget,
+        errors=(404, 409),
+    ),
+    _verb(
+        "/swarm/nodes/{name}/drain",
+        "drain_node",
+        "Take a machine out once its workers have finished what they run: `swarm nodes drain`.",
+        Scope.ADMIN,
+        NodesChanged,
+        errors=(404, 409),
+    ),
+    _verb(
+        "/swarm/nodes/{name}/resume",
+        "resume_node",
+        "Use a drained machine again: `swarm nodes resume`.",
+        Scope.ADMIN,
+        NodesChanged,
         errors=(404, 409),
     ),
     _verb(

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from swarm.core.nodes.node_record import NodePhase, NodeRecord
 from swarm.http.jobs.status_events import PARTS
 from swarm.proc.ports import free_port
+from swarm.queue.stores.node_book import drained_nodes, forget_nodes, write_node
 from tests.helpers.cli import User
 from tests.helpers.queues import llm
 from tests.helpers.wait import wait_until
@@ -67,6 +69,7 @@ def one_task(user: User) -> str:
         ("active", ("queue", "active")),
         ("workers", ("workers",)),
         ("gpus", ("gpus",)),
+        ("nodes", ("nodes",)),
         ("models", ("models",)),
         ("tasks?state=completed&limit=3", ("queue", "list", "completed", "-n", "3")),
         ("tasks?state=completed&batch={batch}", ("queue", "list", "completed", "--batch", "{batch}")),
@@ -167,6 +170,17 @@ def test_verbs_do_what_the_commands_do_and_twice_is_once(user, client):
     assert client.post(f"/swarm/batches/{batch}/cancel").json() == {"batch_id": batch, "cancelled": 0, "asked": 0}
     assert client.post(f"/swarm/batches/{batch}/retry").json() == {"batch_id": batch, "put_back": 0}
     assert client.post("/swarm/workers/worker-1/release").json() == {"released": []}
+
+    assert client.post("/swarm/nodes/box2/drain").status_code == 404
+    assert client.post("/swarm/nodes/local/drain").status_code == 409
+    record = NodeRecord(name="box2", source="ray", address="10.0.0.2", phase=NodePhase.UP)
+    write_node(user.queue.layout, user.queue.storage, record)
+    for _ in range(2):
+        assert client.post("/swarm/nodes/box2/drain").json()["nodes"][0]["node"] == "box2"
+    assert drained_nodes(user.queue.layout) == {"box2"}
+    assert "is used again" in client.post("/swarm/nodes/box2/resume").text
+    assert drained_nodes(user.queue.layout) == set()
+    forget_nodes(user.queue.layout)
     assert "ollama-worker-2 restarted" in client.post("/swarm/processes/ollama-worker-2/restart").text
 
 

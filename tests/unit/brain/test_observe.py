@@ -10,6 +10,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import condition
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.live.demand import KEPT_S, STALE_S
+from swarm.core.placement.fit import card_memory_mib
 from swarm.core.snapshot import LiveView
 from swarm.core.worker import ModelTally, SlotView
 from tests.support.builders import MODEL, a_card, a_heartbeat, a_worker
@@ -129,6 +130,35 @@ def test_how_long_a_model_is_held_and_a_failure_is_old(world):
 def test_cards_are_read_seldom(world):
     assert world.after(10, step_s=0.5).gpus == (a_card(),)
     assert 4 <= world.reads <= 6
+
+
+def far_worker(name, *cards, node="box2", **more):
+    view = a_worker(name, node=node, **more)
+    row = replace(view.row, gpu_uuids=tuple(card.uuid for card in cards))
+    return replace(view, row=row, heartbeat=replace(view.heartbeat, cards=cards))
+
+
+def test_cards_of_other_machines_are_those_that_their_living_workers_tell_of(world):
+    far = replace(a_card(0, total_mib=8000), uuid="GPU-far")
+    shared = replace(a_card(0), uuid="GPU-0", temperature_c=50)
+    world.queue.add_worker(far_worker("box2-gpu0", far))
+    world.queue.add_worker(far_worker("gone", replace(far, uuid="GPU-gone"), alive=False))
+    world.queue.add_worker(far_worker("here", replace(far, uuid="GPU-here"), node=""))
+    snapshot = world.observer.snapshot()
+    assert snapshot.gpus == (a_card(), replace(far, node="box2"))
+    assert card_memory_mib(snapshot.worker("box2-gpu0"), snapshot) == 8000
+    world.queue.add_worker(far_worker("box1-gpu0", shared, node="box1"))
+    assert [(card.node, card.uuid) for card in world.observer.snapshot().gpus] == [("box1", "GPU-0"), ("box2", "GPU-far")]
+
+
+def test_a_card_of_another_machine_is_never_taken_for_one_that_is_called_by_its_index_here(world):
+    world.queue.add_worker(far_worker("box2-gpu0", replace(a_card(0, total_mib=8000, fault="lost"), uuid="GPU-far")))
+    here = a_worker("worker-1")
+    world.queue.add_worker(replace(here, row=replace(here.row, gpu_uuids=("0",))))
+    snapshot = world.observer.snapshot()
+    assert card_memory_mib(snapshot.worker("worker-1"), snapshot) == a_card().memory_total_mib
+    states = {view.name: condition(view, snapshot, Settings()).state for view in snapshot.workers}
+    assert states == {"worker-1": "ready", "box2-gpu0": "card_lost"}
 
 
 def test_what_is_gone_is_forgotten(world):
