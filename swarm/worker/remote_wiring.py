@@ -112,7 +112,7 @@ def _known(
         wish.ask()  # what runs is requeued untouched
 
     log.info("Card %s of %s: %s, %s MiB, %s", card.card, node.node, card.uuid, card.vram_mib, ", ".join(card.engines))
-    known = completed(plan, node, card)
+    known = completed(plan, card)
     cards = RemoteCards(calls, node, card, changed, name=known.node)
     return RemoteCard(
         plan=known,
@@ -124,11 +124,8 @@ def _known(
     )
 
 
-def completed(plan: WorkerPlan, node: NodeState, card: CardState) -> WorkerPlan:
-    """The plan with what its relay says of the card, and how it calls its machine unless a node source has named that."""
-    relay = plan.relay
-    if relay is not None and relay.own_token:
-        relay = msgspec.structs.replace(relay, node=node.node)
+def completed(plan: WorkerPlan, card: CardState) -> WorkerPlan:
+    """The plan with what its relay says of the card. Its machine stays called as it is here, also while it is away."""
     return msgspec.structs.replace(
         plan,
         gpus=(card.index,),
@@ -136,7 +133,6 @@ def completed(plan: WorkerPlan, node: NodeState, card: CardState) -> WorkerPlan:
         engines=card.engines or plan.engines,
         simulated=card.simulated,
         vram_mib=card.vram_mib,
-        relay=relay,
     )
 
 

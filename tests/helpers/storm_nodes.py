@@ -151,7 +151,7 @@ class HandNodes(StormNodes):
         node = self._nodes[name]
         url = f"http://{self._network.way_to(name, node.port)}/cards/gpu{card}"
         token = (node.home / "root/token").read_text().strip()
-        return f'[[workers]]\nname = "{name}-gpu{card}"\nurl = "{url}"\ntoken = "{token}"\n'
+        return f'[[workers]]\nname = "{name}-gpu{card}"\nnode = "{name}"\nurl = "{url}"\ntoken = "{token}"\n'
 
 
 def _prepare(home: Path, config: str) -> HandNode:

@@ -15,7 +15,8 @@ def ray(
 ) -> None:
     """Run the Ray driver alone, in the foreground.
 
-    It keeps a relay on each card of a Ray cluster. `swarm up --ray` does this for you. SIGTERM or Ctrl-C ends it, and all relays with their model servers.
+    It keeps a relay on each card of a Ray cluster; `swarm up --ray` starts it for you. SIGTERM or Ctrl-C ends it, and all
+    relays with their model servers.
 
     \b
     Examples:

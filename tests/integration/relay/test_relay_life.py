@@ -207,6 +207,7 @@ def test_the_token_is_shown_to_a_terminal_once(tmp_path):
     token = (tmp_path / "root/token").read_text()
     assert f'token = "{token}"' in said[0]
     assert 'name = "box2-gpu0"' in said[0]
+    assert 'node = "box2"' in said[0]
     assert token not in said[1]
     assert "token_env" in said[1]
 

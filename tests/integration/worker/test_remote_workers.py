@@ -17,6 +17,7 @@ from swarm.core.faults import LOST_NODE
 from swarm.core.worker import Heartbeat, WorkerRow
 from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
 from swarm.proc.ports import free_port
+from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from tests.helpers.relay import RunningRelay
@@ -37,6 +38,7 @@ heartbeat_s = 0.5
 ENTRY = """
 [[workers]]
 name = "{name}"
+node = "{node}"
 url = "{url}"
 token = "{token}"
 """
@@ -91,7 +93,7 @@ class World:
 
 
 def entry(name: str, url: str, token: str) -> str:
-    return ENTRY.format(name=name, url=url, token=token)
+    return ENTRY.format(name=name, node=name.partition("-")[0], url=url, token=token)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,30 @@ def test_a_machine_that_freezes_gives_its_tasks_back_and_works_again_once_it_wak
     done = sum(one["worker"] == "box2-gpu0" for one in world.attempts())
     world.results(world.submit(40))
     assert sum(one["worker"] == "box2-gpu0" for one in world.attempts()) > done
+
+
+def test_a_drained_machine_finishes_its_work_takes_no_more_and_is_used_again(world: World) -> None:
+    wait_until(lambda: state_of(world, "box2-gpu0") in ("idle", "busy"), what="the worker to be ready")
+    nodes = {one["name"]: one for one in json.loads(world("nodes", "--json"))["nodes"]}
+    assert {name: (one["phase"], one["workers"]) for name, one in nodes.items()} == {
+        "local": ("up", ["worker-1"]),
+        "box2": ("up", ["box2-gpu0"]),
+    }
+    assert [(one["index"], one["node"]) for one in json.loads(world("gpus", "--json"))["gpus"]] == [(0, ""), (0, "box2")]
+    batch = world.submit(40)
+    wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.slots and beat.status == "busy", what="work over there")
+    world("nodes", "drain", "box2")
+    wait_until(lambda: not is_held(world.layout, "box2-gpu0"), what="its worker to have ended")
+    assert "drained" in world("nodes")
+    before = len([one for one in world.attempts() if one["worker"] == "box2-gpu0"])
+    assert len(world.results(batch)) == 40
+    ended = [one for one in world.attempts() if one["worker"] == "box2-gpu0"]
+    assert len(ended) == before, "it took no more"
+    assert {one["attempt"] for one in world.attempts()} == {1}
+    world("nodes", "resume", "box2")
+    wait_until(lambda: is_held(world.layout, "box2-gpu0") and state_of(world, "box2-gpu0") == "idle", what="it is back")
+    world.results(world.submit(40))
+    assert len([one for one in world.attempts() if one["worker"] == "box2-gpu0"]) > before
 
 
 def test_a_machine_that_is_not_there_yet_is_waited_for(alone, relay) -> None:
