@@ -19,10 +19,12 @@ from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
 from swarm.runtime.bootstrap import RunOptions, check_host, command_of, open_root
 from swarm.supervisor.main import plan_swarm, planned_http
-from swarm.supervisor.state import HTTP, NAME, ChildState, ChildStatus, SupervisorStatus, load_status
+from swarm.supervisor.state import HTTP, NAME, RAY, ChildState, ChildStatus, SupervisorStatus, load_status
 from swarm.supervisor.what_runs import FOR_PID
 
 START_POLL_S = 0.05
+NODES_S = 30.0
+"""Until the first machine of a cluster has a worker: Ray takes seconds to start an actor, and that to start its server."""
 
 
 def start_background(
@@ -69,12 +71,16 @@ def start_background(
 
 
 def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, timeout_s: float) -> SupervisorStatus:
-    """Until a worker runs and nothing else is starting; returns the status. Raises ``EngineError`` when none comes up."""
+    """Until a worker runs and nothing else is starting; returns the status. Raises ``EngineError`` when none comes up.
+
+    Where a Ray driver finds the cards, that of none may be worked on yet; it is waited for ``NODES_S``.
+    """
     deadline_s = time.monotonic() + timeout_s
+    nodes_s = time.monotonic() + NODES_S
     while True:
         status = load_status(options.root / "workers")
         mine = status if status is not None and status.process.pid == process.pid else None
-        if mine is not None and _settled(mine):
+        if mine is not None and _settled(mine, may_be_empty=time.monotonic() > nodes_s):
             return mine
         if process.poll() is not None:
             raise EngineError(f"the swarm ended at its start: {_last_words(options, NAME)}", hint=_where(options))
@@ -85,13 +91,15 @@ def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, time
         time.sleep(START_POLL_S)
 
 
-def _settled(status: SupervisorStatus) -> bool:
+def _settled(status: SupervisorStatus, *, may_be_empty: bool) -> bool:
     workers = [c for c in status.children if c.role == "worker"]
     servers = {c.name: c for c in status.children if c.role == "server"}
     up = [w for w in workers if w.state is ChildState.RUNNING]
     coming = [c for c in status.children if c.role != "brain" and (c.state is ChildState.STARTING or _begins(c))]
     waiting = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts == 0 and not _is_late(w.name, servers)]
-    return bool(up) and not coming and not waiting
+    driven = any(c.role == RAY and c.state is ChildState.RUNNING for c in status.children)
+    drained = bool(workers) and all(w.state is ChildState.EXITED for w in workers)
+    return (bool(up) or drained or (driven and may_be_empty)) and not coming and not waiting
 
 
 def _begins(child: ChildStatus) -> bool:
@@ -100,8 +108,11 @@ def _begins(child: ChildStatus) -> bool:
 
 
 def _fails_at_start(status: SupervisorStatus) -> str:
-    """The first worker, if all of them have ended at their start, and again at the next; else empty."""
-    workers = [c for c in status.children if c.role == "worker"]
+    """The first worker, if all of them have ended at their start, and again at the next; else empty.
+
+    Without workers, which come with the cards of a cluster, the same of the Ray driver.
+    """
+    workers = [c for c in status.children if c.role == "worker"] or [c for c in status.children if c.role == RAY]
     failed = [w for w in workers if w.state is ChildState.BACKOFF and w.restarts > 1]
     return workers[0].name if workers and len(failed) == len(workers) else ""
 
@@ -153,6 +164,8 @@ def start_detached(options: RunOptions) -> int:
     every = sum(1 for c in status.children if c.role == "worker")
     simulated = " on simulated cards" if status.simulated else ""
     print(f"swarm is up: {up} of {every} workers{simulated}, supervisor pid {process.pid}")  # noqa: T201
+    if not every:
+        print("no card of the cluster has a worker yet: `swarm nodes` shows why, `swarm logs ray` what the driver does")  # noqa: T201
     for line in _http_lines(options, status):
         print(line)  # noqa: T201
     return 0

@@ -107,7 +107,7 @@ def planned_http(settings: Settings) -> Address | None:
 
 def _simulated_plans(options: RunOptions, number: int) -> tuple[WorkerPlan, ...]:
     """Simulated servers give way to whoever has their ports; those of an earlier supervisor that died keep theirs."""
-    earlier = load_plan(options.root / "workers") or ()
+    earlier = [p for p in load_plan(options.root / "workers") or () if p.relay is None]
     ports = [p.port for p in earlier if p.simulated]
     base = ports[0] if len(ports) == len(earlier) == number else None
     wanted = options.settings.ollama

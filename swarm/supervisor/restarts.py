@@ -102,9 +102,7 @@ def restart(settings: Settings, names: Sequence[str], *, now: bool) -> Iterator[
     for name in names:
         child = _known(before, name)
         if child.state is ChildState.EXITED:
-            raise EngineError(
-                f"{name} is not to run: {child.reason}", hint="swarm status; `swarm up` once the swarm is down"
-            )
+            raise EngineError(f"{name} is not to run: {child.reason}", hint="swarm nodes; swarm status")
     for name in names:
         request_restart(root, name, now=now)
     patience_s = READY_MARGIN_S + settings.ollama.start_timeout_s

@@ -40,6 +40,8 @@ def run_server(options: RunOptions, worker: str) -> int:
         where = "it runs cpu and script tasks only"
         if plan.url is not None:
             where = f"it uses {plan.url}, which is never started by swarm"
+        if plan.relay is not None:
+            where = f"its card is in {plan.node}, where the relay (`swarm serve --relay`) keeps it"
         if plan.model_port is not None:
             where = f"it starts a process for each model itself (engine {plan.engines[0]})"
         raise ConfigError(f"{worker} has no server of its own: {where}")

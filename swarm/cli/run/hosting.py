@@ -148,7 +148,8 @@ def _comes_up(options: RunOptions, process: subprocess.Popen[bytes]) -> bool:
 
 def _say_starting(workers: int, note: str) -> None:
     on = f" on {note}" if note else ""
-    print(f"starting {plural(workers, 'worker')}{on} …", file=sys.stderr, flush=True)
+    what = plural(workers, "worker") if workers else "the Ray driver"
+    print(f"starting {what}{on} …", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -132,7 +132,8 @@ def _end(process: ProcessEvidence, evidence: BoxEvidence) -> Iterator[DoctorFind
     """How it ended last: while it is down, and for an hour after it was started again."""
     if process.name == "supervisor":
         return
-    down = not process.alive and expected(evidence)
+    drained = process.state == "exited" and evidence.supervisor_phase == "running"  # with its node, as was asked
+    down = not process.alive and expected(evidence) and not drained
     fresh = any(q is not None and q.age_s is not None and q.age_s < FRESH_S for q in (process.ended, process.crash))
     abnormal = process.crash is not None or (process.last_exit not in ("", "exit code 0"))
     if not down and not (abnormal and fresh and expected(evidence)):

@@ -220,10 +220,13 @@ class EngineCheck:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        workers = (
-            OLLAMA if one.ollama_url is not None else engine_of_worker(settings, one.engine) for one in settings.workers
-        )
-        self._workers = frozenset(workers) or frozenset((settings.llm.engine,))
+        here = {
+            OLLAMA if one.ollama_url is not None else engine_of_worker(settings, one.engine)
+            for one in settings.workers
+            if one.url is None
+        }
+        far = {engine_of_worker(settings, one.engine) for one in settings.workers if one.url is not None}
+        self._workers = frozenset((here or {settings.llm.engine}) | far)
         self._kinds: dict[str, frozenset[EngineKind]] = {}
 
     def kinds(self, model: str) -> frozenset[EngineKind]:

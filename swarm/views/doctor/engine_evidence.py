@@ -50,7 +50,9 @@ def _engine(engine: Engine, settings: Settings, plan: tuple[WorkerPlan, ...]) ->
 
 def file_evidence(settings: Settings) -> Iterator[ModelFileEvidence]:
     """Each configured model that an engine of some worker would load from a file, with what is wrong with that."""
-    workers = [engine_of_worker(settings, one.engine) for one in settings.workers if one.ollama_url is None]
+    workers = [
+        engine_of_worker(settings, one.engine) for one in settings.workers if one.ollama_url is None and one.url is None
+    ]
     for model, entry in settings.models.items():
         names = {engine_of_model(settings, model, one) for one in workers or [settings.llm.engine]}
         engines = [engine_named(settings, name) for name in sorted(names)]

@@ -68,7 +68,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     cards = readable((), reader.read)  # simulated ones lie under the root
     plan, plan_trouble = _plan(settings, root, cards, simulate, reader.visibility)
     simulated = bool(simulate) or any(p.simulated for p in plan)
-    wants_binary = not simulated and (any(p.owns_server for p in plan) if plan else settings.llm.engine == OLLAMA)
+    wants_binary = not simulated and _wants_ollama(settings, plan)
     clock_ahead = newer_than_now(layout, now_s)
     names = {view.name for view in snapshot.workers} | {p.name for p in plan} if snapshot is not None else set()
     processes = tuple(process_evidence(layout, names, status, now_s, trust_clock=clock_ahead is None))
@@ -107,11 +107,19 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
     )
 
 
+def _wants_ollama(settings: Settings, plan: tuple[WorkerPlan, ...]) -> bool:
+    """Whether a server of it is to run on this machine. With Ray all may run elsewhere."""
+    if plan:
+        return any(p.owns_server for p in plan)
+    return settings.llm.engine == OLLAMA and settings.ray.address is None
+
+
 def _simulated_before(root: Path, status: SupervisorStatus | None) -> int | None:
     """The number of simulated cards of the swarm that ended here; a running one is known by its plan."""
     if status is None or not status.simulated or load_plan(root / "workers") is not None:
         return None
-    return sum(1 for child in status.children if child.role == "worker") or None
+    servers = sum(1 for child in status.children if child.role == "server")  # a worker may be for a card elsewhere
+    return servers or sum(1 for child in status.children if child.role == "worker") or None
 
 
 def _snapshot(settings: Settings) -> tuple[SwarmSnapshot | None, str]:

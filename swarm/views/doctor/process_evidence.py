@@ -36,7 +36,8 @@ def process_evidence(
 ) -> Iterator[ProcessEvidence]:
     """Supervisor, brain, HTTP server, Ray driver, workers, model servers; those that never ran are left out.
 
-    So is an HTTP server or a Ray driver that neither runs nor is to run: there may have been one only once.
+    So is an HTTP server or a Ray driver that neither runs nor is to run: there may have been one only once; and a worker
+    of another machine that the supervisor keeps no more.
     """
     ends = LogEnd(f"{layout.logs}/supervisor.log", now_s)
     roles = {name: name for name in ("supervisor", "brain", HTTP, RAY)}
@@ -44,6 +45,8 @@ def process_evidence(
         row = readable(None, registry.read_row, layout, name)
         child = status.child(name) if status is not None else None
         alive = readable(False, is_held, layout, name)
+        if status is not None and child is None and row is not None and row.node and not alive:
+            continue  # its node went, and it with that
         if (row is not None and name not in (HTTP, RAY)) or child is not None or alive:
             found = _process(layout, name, row, now_s, alive=alive)
             yield msgspec.structs.replace(

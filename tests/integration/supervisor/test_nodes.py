@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from swarm.config.settings import Settings, WorkerSpec
+from swarm.config.settings import OllamaSettings, QueueSettings, Settings, WorkerSpec
 from swarm.core.nodes.node_record import NodeCard, NodePhase, NodeRecord
 from swarm.core.placement.worker_plan import plan_workers
 from swarm.errors import EngineError
 from swarm.queue.stores.node_book import forget_node, node_token, read_nodes, wish_drain, write_node
+from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import restarts
 from swarm.supervisor.down import stop_swarm
-from swarm.supervisor.state import ChildState, load_plan, load_status
+from swarm.supervisor.main import plan_swarm
+from swarm.supervisor.state import ChildState, load_plan, load_status, save_plan
 from tests.helpers.supervised import Swarm
 from tests.helpers.wait import runs, wait_until
 
 HERE = {"brain", "ray", "w1", "w2"}
-FAR = plan_workers(
-    Settings(workers=(WorkerSpec(name="far", url="http://box9:11500/cards/gpu0", token="t", node="box9"),)),
-    (),
-    simulate=None,
-)
+FAR_SPEC = WorkerSpec(name="far", url="http://box9:11500/cards/gpu0", token="t", node="box9")
+FAR = plan_workers(Settings(workers=(FAR_SPEC,)), (), simulate=None)
 
 
 def a_card(number: int, port: int = 7000, **more) -> NodeCard:
@@ -161,3 +161,12 @@ def test_a_record_that_cannot_be_used_is_reported_and_harms_nobody(swarm, caplog
     assert names(one) == {*HERE, "box2-gpu4"}
     for words in ("'../w1' is no name", "'brain' is no name", "card gpu2 is worker w2 already", "'ftp://x' is no address"):
         assert words in caplog.text
+
+
+def test_simulated_servers_of_a_killed_supervisor_keep_their_ports_beside_cards_of_other_machines(root, monkeypatch):
+    settings = Settings(queue=QueueSettings(root=str(root)), workers=(FAR_SPEC,))
+    monkeypatch.setattr("swarm.supervisor.main.is_free", lambda _host, port: port != 20000)  # they run on
+    moved = msgspec.structs.replace(settings, ollama=OllamaSettings(base_port=20000))
+    save_plan(root / "workers", plan_workers(moved, (), simulate=2))
+    plans, _ = plan_swarm(RunOptions(settings=settings, simulate=2))
+    assert [(plan.name, plan.port) for plan in plans] == [("worker-1", 20000), ("worker-2", 20001), ("far", None)]

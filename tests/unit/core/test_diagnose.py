@@ -15,8 +15,11 @@ from swarm.core.lanes import Pause, Pauses, llm_lane
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.core.snapshot import ClaimView, LaneView, SwarmSnapshot
 from swarm.core.task import TaskClass
-from swarm.core.worker import LivePlaces, ModelTally
+from swarm.core.worker import LivePlaces, ModelTally, ProcessIdentity
+from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
+from swarm.queue.stores import registry
+from swarm.supervisor.state import SupervisorStatus
 from swarm.views.doctor.host_evidence import (
     able,
     boxed_kills,
@@ -28,9 +31,9 @@ from swarm.views.doctor.host_evidence import (
     way_trouble,
 )
 from swarm.views.doctor.log_ends import LogEnd
-from swarm.views.doctor.process_evidence import lock_holder
+from swarm.views.doctor.process_evidence import lock_holder, process_evidence
 from tests.helpers.spoken import fault_of
-from tests.support.builders import MODEL, a_snapshot, a_worker, live_waiting
+from tests.support.builders import MODEL, a_row, a_snapshot, a_worker, live_waiting
 
 replace = msgspec.structs.replace
 DISK = DiskEvidence(path="/q", free_mib=50_000, total_mib=100_000, free_inodes=10**6)
@@ -154,6 +157,29 @@ def test_each_cause_is_named_with_its_evidence_and_what_to_do(code):
 def test_what_an_orderly_end_leaves_is_no_finding():
     ended = box(supervisor_phase="ended", supervisor={"alive": False}, brain={"alive": False}, worker_1={"alive": False})
     assert codes(ended) == {}
+
+
+def test_a_worker_that_ended_with_its_drained_node_is_no_finding_and_one_that_waits_is():
+    reason = {"alive": False, "reason": "its node is drained"}
+    assert codes(box(worker_1={**reason, "state": "exited"})) == {}
+    assert "down" in codes(box(worker_1={**reason, "state": "backoff"}))
+    assert "down" in codes(box(worker_1={**reason, "state": "exited"}, supervisor_phase="draining"))
+
+
+def test_a_worker_that_is_kept_no_more_is_left_out_if_its_card_was_in_another_machine(tmp_path):
+    queue = FileQueue(str(tmp_path)).prepare()
+    status = SupervisorStatus(
+        process=ProcessIdentity(pid=1, start_ticks=1, boot_id="b"), started_at="", written_at="", phase="running"
+    )
+    for name, node in (("worker-1", ""), ("box2-gpu0", "box2")):
+        registry.register(queue.layout, queue.storage, a_row(name, node=node))
+
+    def names(told):
+        found = process_evidence(queue.layout, ["worker-1", "box2-gpu0"], told, 0.0, trust_clock=True)
+        return [one.name for one in found]
+
+    assert names(status) == ["worker-1"]
+    assert names(None) == ["worker-1", "box2-gpu0"]
 
 
 def test_an_old_crash_that_was_survived_is_no_news():
