@@ -11,6 +11,9 @@ from swarm.errors import ConfigError, EngineError
 
 AUTO = "auto"
 KNOCK_S = 5.0
+HEAD_GONE_S = "15"
+"""After so long without the cluster's head Ray ends this process, and until then its calls wait: Ray's own minute would be
+the time that `swarm down` takes. The supervisor starts the next driver; actors and relays go on."""
 _START = "`ray start --head --port=6379` on one machine, `ray start --address=HEAD:6379` on the others, this one too"
 EXTRA = "pip install 'gpu-swarm[ray]'"
 
@@ -42,6 +45,7 @@ def connect(address: str, namespace: str) -> str:
     if address != AUTO:
         _knock(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", HEAD_GONE_S)
     try:
         import ray  # noqa: PLC0415  (an extra)
     except ImportError as error:

@@ -3,7 +3,7 @@
 * Actors are detached and named ``<life of the node>/<slot>`` in a namespace of our queue's own, so that the next driver
   finds them, and Ray itself refuses a second one for the same card.
 * Ray retries and restarts nothing: ``max_restarts`` and ``max_task_retries`` are 0.
-* A call that Ray cannot carry out while its head is away blocks; after a minute Ray ends this process.
+* A call that Ray cannot carry out while its head is away blocks, until Ray ends this process (``connect.HEAD_GONE_S``).
 """
 
 from __future__ import annotations

@@ -32,11 +32,10 @@ _LOG_MAX_BYTES = 10 << 20
 _LAST_WORDS = 3
 
 
-def relay_root(order: CardOrder, given: str | None) -> Path:
-    """Directory of the relays of this queue on that machine. ``given``: Ray's name of a card that is no index."""
+def relay_root(order: CardOrder) -> Path:
+    """Directory of the relays of this queue on that machine."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    name = order.node if given is None or given.isdecimal() else f"{order.node}-{given}"
-    return Path(state).absolute() / "swarm" / "ray" / order.namespace / name
+    return Path(state).absolute() / "swarm" / "ray" / order.namespace / order.node
 
 
 class RelayChild:
@@ -45,7 +44,7 @@ class RelayChild:
     def __init__(self, order: CardOrder, gpu: str | None) -> None:
         """``gpu``: the card that Ray gave, as Ray names it; None: a simulated one."""
         self._order = order
-        self._root = relay_root(order, gpu)
+        self._root = relay_root(order)
         self._err = self._root / "logs" / f"relay-{order.slot if gpu is None else gpu}.err"
         self._err.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         rotate_if_large(self._err, _LOG_MAX_BYTES)
@@ -65,6 +64,7 @@ class RelayChild:
         """How it is. Takes up to ``ASK_S`` once, when it has just become ready."""
         code = self._process.poll()
         if code is not None:
+            self.stop()
             return self._said(CardPhase.ENDED, reason=f"its relay ended ({_exit_words(code)}): {self._last_words()}")
         if self._ready is None:
             self._listen()
@@ -83,10 +83,12 @@ class RelayChild:
         return self._process.poll() is not None
 
     def stop(self) -> None:
-        """Have it end its servers and itself; does not wait."""
+        """Have it end its servers and itself; does not wait. Harmless when repeated."""
         if self._held >= 0:
             os.close(self._held)
             self._held = -1
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         if self._process.poll() is None:
             self._process.terminate()
 
@@ -105,7 +107,7 @@ class RelayChild:
         fd = os.open(self._err, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(
-                self._argv(gpu, token, watched),
+                self._argv(token, watched),
                 env=self._env(gpu),
                 cwd=self._root,  # where no configuration of somebody else lies
                 stdin=subprocess.DEVNULL,
@@ -117,14 +119,12 @@ class RelayChild:
         finally:
             os.close(fd)
 
-    def _argv(self, gpu: str | None, token: Path, watched: int) -> list[str]:
+    def _argv(self, token: Path, watched: int) -> list[str]:
         order = self._order
         words = ["serve", "--relay", "--json", "--root", str(self._root), "--listen", f"{order.address}:0"]
         words += ["--node", order.node, "--token-file", str(token), "--watch-fd", str(watched), "--lease-s", f"{LEASE_S:g}"]
         if order.simulate is not None:
             words += ["--simulate", str(order.simulate), "--card", f"gpu{order.slot}"]
-        elif gpu is not None and gpu.isdecimal():
-            words += ["--card", f"gpu{gpu}"]
         return [sys.executable, "-P", "-m", "swarm", *words]
 
     def _env(self, gpu: str | None) -> dict[str, str]:
@@ -132,7 +132,7 @@ class RelayChild:
         env = {name: value for name, value in os.environ.items() if not _is_setting(name)}
         env |= self._order.env
         env |= {ROOT_MARKER: str(self._root), PROCESS_MARKER: "relay"}
-        if gpu is not None:
+        if gpu is not None:  # what the number means is CUDA's business, not the driver library's: only the relay can tell
             env["CUDA_VISIBLE_DEVICES"] = gpu
         return env
 
@@ -140,6 +140,8 @@ class RelayChild:
         """Take in what it has said of where it serves."""
         pipe = self._process.stdout
         assert pipe is not None
+        if pipe.closed:
+            return
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while selector.select(0):

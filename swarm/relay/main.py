@@ -83,7 +83,7 @@ def run_relay(options: RelayOptions) -> int:
     with ExitStack() as open_things:
         _lock_cards(open_things, run.root, plans)
         sockets = listening_sockets(options.listen, stalled_ms=STALLED_MS, hint="choose another one: --listen")
-        log = open_things.enter_context(logging_as(NAME if options.card is None else f"{NAME}-{options.card}", run))
+        log = open_things.enter_context(logging_as(_name(options, plans), run))
         for warning in (*env_warnings(run.settings), *filter(None, [allow_many_files()])):
             log.warning("%s", warning)
         url = _url(options.listen, sockets[0])
@@ -113,6 +113,12 @@ def run_relay(options: RelayOptions) -> int:
         if code != EXIT_CRASHED:
             _remove_simulated(run.root, plans)
         return 1 if code == 0 and host.leftovers else code
+
+
+def _name(options: RelayOptions, plans: tuple[WorkerPlan, ...]) -> str:
+    """Of its log. Relays of single cards share a root; one that an actor started has been shown no other card."""
+    single = options.card is not None or (options.watch_fd is not None and len(plans) == 1)
+    return f"{NAME}-{plans[0].name}" if single else NAME
 
 
 def _lock_cards(held: ExitStack, root: Path, plans: tuple[WorkerPlan, ...]) -> None:

@@ -175,8 +175,7 @@ class _NodePlan:
         actor = self._actors.get(slot)
         state = SlotState(slot=slot, restarts=memory.record.restarts if memory is not None else 0)
         if actor is None:
-            reason = "the node is drained" if self._drain else memory.reason if memory is not None and memory.pending else ""
-            return msgspec.structs.replace(state, reason=reason or _BEGINS)
+            return msgspec.structs.replace(state, reason="the node is drained" if self._drain else _last(memory) or _BEGINS)
         ends = (actor.life, slot) in ended
         serves = actor.report is not None and actor.report.phase is CardPhase.SERVING
         return msgspec.structs.replace(
@@ -184,8 +183,17 @@ class _NodePlan:
             report=actor.report,
             serving=serves and actor.phase is ActorPhase.ANSWERING and not ends,
             kept=actor.phase is ActorPhase.FOUND and not ends,
-            reason=ended[actor.life, slot] if ends else _why(actor),
+            reason=ended[actor.life, slot] if ends else _since_last(_why(actor), memory),
         )
+
+
+def _last(memory: SlotMemory | None) -> str:
+    """How the actor before ended, as long as none has served since; empty for a first one."""
+    return memory.reason if memory is not None and (memory.pending or memory.record.failures) else ""
+
+
+def _since_last(why: str, memory: SlotMemory | None) -> str:
+    return _last(memory) or why if why in ON_ITS_WAY else why
 
 
 def _is_stray(actor: SeenActor, lives: set[str]) -> bool:
