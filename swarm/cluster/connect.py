@@ -15,6 +15,7 @@ HEAD_GONE_S = "15"
 """After so long without the cluster's head Ray ends this process, and until then its calls wait: Ray's own minute would be
 the time that `swarm down` takes. The supervisor starts the next driver; actors and relays go on."""
 _START = "`ray start --head --port=6379` on one machine, `ray start --address=HEAD:6379` on the others, this one too"
+_WITH_AUTH = "RAY_AUTH_MODE=token with the cluster's token (RAY_AUTH_WITH_AUTH or ~/.ray/auth_token), if its nodes have one"
 EXTRA = "pip install 'gpu-swarm[ray]'"
 
 
@@ -81,10 +82,13 @@ def _refusal(address: str, error: Exception) -> ConfigError | EngineError:
         there, here = (", ".join(f"{name} {version}" for name, version in half) for half in (found[:2], found[2:4]))
         what = f"the cluster at {address} has {there or 'another version'}, here is {here or 'this one'}"
         return ConfigError(f"{what}: both must be the same", hint="start Ray on all nodes from the same Python environment")
-    if kind == "AuthenticationError" or "auth" in said.lower():
-        hint = "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), here as on its nodes"
-        return ConfigError(f"the cluster at {address} refuses us: {said[:200]}", hint=hint)
+    if kind == "AuthenticationError":
+        what = said.partition(". ")[0]
+        return ConfigError(f"the cluster at {address} refuses us: {what}", hint=_WITH_AUTH)
     if "local Raylet" in said or "node_ip_address" in said or "this node" in said.lower():
         hint = f"on this machine: ray start --address={address} --num-gpus=0 (or without --num-gpus, to use its cards too)"
         return EngineError(f"this machine is no node of the Ray cluster at {address}", hint=hint)
-    return EngineError(f"there is no Ray cluster at {address}: {said[:200] or kind}", hint=_START)
+    if address != AUTO:  # somebody listens there
+        what = f"no Ray cluster answers at {address}, or it wants another token: {said[:200] or kind}"
+        return EngineError(what, hint=f"`ray status --address={address}`; {_WITH_AUTH}")
+    return EngineError(f"there is no Ray cluster here: {said[:200] or kind}", hint=_START)

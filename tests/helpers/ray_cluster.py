@@ -161,7 +161,8 @@ class RayCluster:
     def restart_head(self, cards: int = 2) -> None:
         """End the head with its node, and start another at the same address: a cluster that knows nothing."""
         self.nodes.pop("n1").kill()
-        (self.folder / "ray_current_cluster").unlink(missing_ok=True)  # Ray takes the other raylets here for a head that runs
+        # Ray takes the other raylets of this machine for a head that runs.
+        (self.folder / "ray_current_cluster").unlink(missing_ok=True)
         self._add("n1", cards, ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"])
 
     def _add(self, name: str, cards: int, words: list[str], **env: str) -> RayNode:
