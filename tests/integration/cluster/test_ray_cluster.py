@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from swarm.cluster.connect import connect
-from swarm.errors import ConfigError, EngineError
-from swarm.proc.ports import free_port
 from swarm.queue.layout import Layout
 from swarm.queue.storage import Storage
 from swarm.queue.stores.node_book import node_token, read_nodes, wish_drain
@@ -162,13 +159,3 @@ def test_the_cards_of_a_cluster_over_the_life_of_everything(home, cluster):
         other.serves("n1-gpu0")
         assert other.ended() == 0
         gone(n1, n2, n3)
-
-
-def test_who_cannot_join_is_told_why():
-    with pytest.raises(ConfigError, match="client protocol"):
-        connect("ray://127.0.0.1:10001", "x")
-    with pytest.raises(ConfigError, match="no address"):
-        connect("somewhere", "x")
-    port = free_port()
-    with pytest.raises(EngineError, match=f"nobody listens at 127.0.0.1:{port}"):
-        connect(f"127.0.0.1:{port}", "x")
