@@ -23,6 +23,7 @@ from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
 from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, texts_of
 from swarm.views.live_rows import live_line
+from swarm.views.node_words import HERE
 
 FAST_MS = 2000
 SLOW_MS = 5000
@@ -57,6 +58,7 @@ class Pages:
             "overview.html",
             FAST_MS,
             groups=place_groups(view.cards, view.workers),
+            here=HERE,
             card_name=common_name(view.cards),
             history=self._history,
             together=self._history.together(),

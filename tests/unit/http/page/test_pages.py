@@ -119,10 +119,10 @@ def test_a_worker_with_two_cards_and_one_without(tmp_path):
 
 
 def test_cards_are_grouped_by_node_where_there_are_several(tmp_path):
-    assert "This machine" not in Browser(tmp_path / "one", world.healthy()).get("/")
+    assert "this machine" not in Browser(tmp_path / "one", world.healthy()).get("/")
     browser = Browser(tmp_path / "two", world.two_nodes())
     text = browser.get("/")
-    here, far = text.index(">This machine <small>2 cards<"), text.index(">box2 <small>2 cards<")
+    here, far = text.index(">local <small>this machine, 2 cards<"), text.index(">box2 <small>2 cards<")
     assert here < text.index('"/workers/worker-1"') < far < text.index('"/workers/box2-gpu0"')
     assert "<dt>Node</dt><dd>box2</dd>" in browser.get("/workers/box2-gpu0")
 
