@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 6
 """No column is cut to less than this."""
+MIN_KEPT_END = 13
+"""Nor one that gives way in its middle to less than this."""
 
 
 def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
@@ -155,11 +157,11 @@ def _without_middle(text: str, width: int) -> str:
 def fit(natural: Sequence[int], columns: Sequence[Column], limit: int) -> list[int]:
     """Column widths for a terminal of ``limit``: where that is too narrow the widest of those that give way give first."""
     widths = list(natural)
-    givers = [i for i, column in enumerate(columns) if column.gives_way]
+    floors = {i: MIN_KEPT_END if c.keeps_end else MIN_WIDTH for i, c in enumerate(columns) if c.gives_way}
     excess = sum(widths) + 2 * (len(widths) - 1) - limit
     while excess > 0:
-        widest = max(givers, key=lambda i: widths[i], default=None)
-        if widest is None or widths[widest] <= MIN_WIDTH:
+        widest = max((i for i, floor in floors.items() if widths[i] > floor), key=lambda i: widths[i], default=None)
+        if widest is None:
             break
         widths[widest] -= 1
         excess -= 1
