@@ -68,7 +68,7 @@ def _models(evidence: BoxEvidence, snapshot: SwarmSnapshot) -> Iterator[DoctorFi
     if not evidence.servers or any(server.installed is None for server in evidence.servers):
         return
     for model, waiting in snapshot.llm_pending().items():
-        elsewhere = any(nodes_with(model, workers_of(snapshot)))
+        elsewhere = any(nodes_with(model, snapshot))
         if elsewhere or any(model in (server.installed or ()) for server in evidence.servers):
             continue
         lists = tuple(

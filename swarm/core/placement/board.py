@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -62,18 +62,26 @@ class Board:
     def __init__(self, demand: dict[str, Demand], cards: Iterable[Card]) -> None:
         self.demand = demand
         self.cards = list(cards)
+        self._on: dict[str, list[Card]] = {}
+        self._clear_s: dict[str, float] = {}
+        self._fastest_s: dict[str, float] = {}
+        """By model, as far as worked out; until a card changes."""
 
     def give(self, card: Card, model: str, reason: str, *, live: bool = False) -> None:
         """Settle a card on a model."""
-        self.cards[self.cards.index(card)] = card.placed(model, reason, live=live)
+        self._change(card, card.placed(model, reason, live=live))
 
     def keep(self, card: Card) -> None:
         """Keep a card from being taken by batch work."""
-        self.cards[self.cards.index(card)] = msgspec.structs.replace(card, kept=True)
+        self._change(card, msgspec.structs.replace(card, kept=True))
 
-    def on(self, model: str) -> list[Card]:
+    def on(self, model: str) -> Sequence[Card]:
         """Cards that hold, or are about to hold, this model."""
-        return [c for c in self.cards if c.model == model]
+        if not self._on:
+            for card in self.cards:
+                if card.model is not None:
+                    self._on.setdefault(card.model, []).append(card)
+        return self._on.get(model, ())
 
     def costs_too_much(self, model: str) -> bool:
         """Whether a hot card is too expensive for it: whether it fits is unknown, and one card is on its way to find out."""
@@ -82,6 +90,13 @@ class Board:
 
     def clear_s(self, model: str, *, without: Card | None = None) -> float:
         """Seconds until this model's work is done by the cards it is on, each at its own speed; infinite without any."""
+        if without is not None:
+            return self._cleared_s(model, without)
+        if model not in self._clear_s:
+            self._clear_s[model] = self._cleared_s(model, None)
+        return self._clear_s[model]
+
+    def _cleared_s(self, model: str, without: Card | None) -> float:
         demand = self.demand.get(model)
         cards = [c for c in self.on(model) if c is not without]
         found_s = eta_s(demand.waiting, demand.running, (c.per_s(model) for c in cards)) if demand else 0.0
@@ -89,7 +104,9 @@ class Board:
 
     def outlasts(self, model: str, card: Card, start_s: float) -> bool:
         """Whether a task that this card could begin after ``start_s`` would end before the others have cleared the model."""
-        fastest_s = min((c.task_s(model) for c in self.on(model)), default=0.0)
+        if model not in self._fastest_s:
+            self._fastest_s[model] = min((c.task_s(model) for c in self.on(model)), default=0.0)
+        fastest_s = self._fastest_s[model]
         late_s = max(0.0, card.task_s(model) - fastest_s) if fastest_s else 0.0
         return self.clear_s(model) > start_s + late_s
 
@@ -102,9 +119,14 @@ class Board:
         short = [d for d in self.demand.values() if d.waiting > sum(c.free for c in self.on(d.model))]
         return sorted(short, key=lambda d: (-self.clear_s(d.model), d.unserved_s <= max_wait_s, -d.work_s, d.model))
 
+    def _change(self, card: Card, changed: Card) -> None:
+        self.cards[self.cards.index(card)] = changed
+        for known in (self._on, self._clear_s, self._fastest_s):
+            known.clear()
+
     def promise(self, card: Card, model: str, reason: str) -> None:
         """Let a card be as it is until live requests get it for this model."""
-        self.cards[self.cards.index(card)] = msgspec.structs.replace(card, promised=model, reason=reason)
+        self._change(card, msgspec.structs.replace(card, promised=model, reason=reason))
 
     def has_work(self, model: str | None) -> bool:
         """Whether batch tasks of a model wait or run."""

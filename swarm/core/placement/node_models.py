@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -40,17 +41,16 @@ def node_name(node: str) -> str:
     return node or THIS_NODE
 
 
-def nodes_with(model: str, views: Iterable[WorkerView]) -> frozenset[str]:
+def nodes_with(model: str, snapshot: SwarmSnapshot) -> frozenset[str]:
     """The nodes that have a model (canonical name)."""
-    return frozenset(node_of(view) for view in views if _has(view, model))
+    return _found(_Workers(snapshot.workers)).get(model, frozenset())
 
 
 def absent(view: WorkerView, model: str, snapshot: SwarmSnapshot) -> str | None:
     """Says that a worker's node lacks a model that another node has; None otherwise."""
-    if _has(view, model):
-        return None
-    found = nodes_with(model, snapshot.workers)
-    return None if not found or node_of(view) in found else absent_words(node_of(view), model, found)
+    found = nodes_with(model, snapshot)
+    mine = node_of(view)
+    return None if not found or mine in found else absent_words(mine, model, found)
 
 
 def absent_words(node: str, model: str, found: Iterable[str]) -> str:
@@ -72,7 +72,7 @@ def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
     waiting, claims = snapshot.llm_pending(), Counter(claim.worker for claim in snapshot.claims)
     idle = [view for view in views if not claims[view.name] and not _has_work(view, waiting)]
     for model in sorted(model for model in waiting if snapshot.pauses.model(model) is None):
-        found = nodes_with(model, views)
+        found = nodes_with(model, snapshot)
         for node in nodes if found else ():
             names = tuple(view.name for view in idle if node_of(view) == node)
             if names and node not in found:
@@ -85,9 +85,29 @@ def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
                 )
 
 
-def _has(view: WorkerView, model: str) -> bool:
-    beat = view.heartbeat
-    return view.alive and beat is not None and (model == beat.model or model in beat.refused or model in beat.servable)
+class _Workers:
+    """Those of one snapshot, told from others by identity."""
+
+    def __init__(self, views: tuple[WorkerView, ...]) -> None:
+        self.views = views
+
+    def __hash__(self) -> int:
+        return id(self.views)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Workers) and self.views is other.views
+
+
+@lru_cache(maxsize=1)
+def _found(workers: _Workers) -> Mapping[str, frozenset[str]]:
+    """Nodes by model. One decision asks for each pair of worker and model."""
+    found: dict[str, set[str]] = {}
+    for view in workers.views:
+        beat = view.heartbeat if view.alive else None
+        if beat is not None:
+            for model in (*([beat.model] if beat.model else ()), *beat.refused, *beat.servable):
+                found.setdefault(model, set()).add(node_of(view))
+    return {model: frozenset(nodes) for model, nodes in found.items()}
 
 
 def _has_work(view: WorkerView, waiting: dict[str, int]) -> bool:

@@ -226,6 +226,8 @@ def _gain_s(board: Board, card: Card, model: str) -> float:
         return 0.0
     per_s = sum(c.per_s(model) for c in board.on(model))
     after_s = load_s + max(0.0, before_s - load_s) * per_s / (per_s + card.per_s(model))
+    if before_s - after_s <= GAIN_LOADS * load_s:
+        return 0.0
     own_after_s = board.clear_s(own, without=card)
     gain_s = before_s - max(after_s, own_after_s)
     return gain_s if gain_s > GAIN_LOADS * load_s else 0.0

@@ -51,6 +51,8 @@ class Speeds:
         self._seen = {pair: seen for pair in {**tallies, **self._tuned} if (seen := self._see(pair, tallies.get(pair)))}
         self._base, self._factor = _fit(self._seen)
         in_flight = _grouped((model, tuned.in_flight) for (_, model), tuned in self._tuned.items())
+        self._per_s: dict[Pair, float] = {}
+        """Worked out so far."""
         self._in_flight = {model: round(sum(found) / len(found)) for model, found in in_flight.items()}
 
     def measured(self, model: str) -> bool:
@@ -79,7 +81,10 @@ class Speeds:
 
     def per_s(self, worker: str, model: str) -> float:
         """Requests per second of the worker with all its slots in use."""
-        return self.slots(worker, model) / self.task_s(worker, model)
+        pair = worker, model
+        if pair not in self._per_s:
+            self._per_s[pair] = self.slots(worker, model) / self.task_s(worker, model)
+        return self._per_s[pair]
 
     def _see(self, pair: Pair, tally: ModelTally | None) -> _Seen | None:
         tuned, per_request = self._tuned.get(pair), self._tokens.get(pair[1])
