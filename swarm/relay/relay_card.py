@@ -215,8 +215,9 @@ class RelayCard:
         return tuple(one if one.slots else msgspec.structs.replace(one, slots=slots) for one in held)
 
     def _restarted(self) -> tuple[str, ...]:
+        waits = self.keeper is not None and self.keeper.state in (ChildState.BACKOFF, ChildState.QUARANTINED)
         ended = self._actions.restart_server()
-        if self.keeper is not None and self.keeper.state in (ChildState.BACKOFF, ChildState.QUARANTINED):
+        if self.keeper is not None and waits:  # for its next start, perhaps for long
             restarts.request_restart(self._root, self.keeper.process.name, now=True)
         return (ended,) if ended else ()
 
