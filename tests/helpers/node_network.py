@@ -70,6 +70,8 @@ class NamespaceNetwork(NodeNetwork):
         self._nodes = tuple(nodes)
         self._prefix = f"sw{os.getpid()}"
         self._made: list[str] = []
+        self._holes: dict[str, tuple[BlackHole, BlackHole]] = {}
+        """At both ends of its cable."""
         try:
             self._make("near")
             self._ip("near", "link add br0 type bridge")
@@ -95,16 +97,12 @@ class NamespaceNetwork(NodeNetwork):
 
     def cut(self, node: str, port: int | None = None) -> None:
         # ARP still goes through: otherwise the kernel would report an unreachable host after some seconds.
-        matches = (
-            ["u32 match u32 0 0"] if port is None else [f"u32 match ip {way} {port} 0xffff" for way in ("sport", "dport")]
-        )
-        for where, device in self._ends(node):
-            for match in matches:
-                self._tc(where, f"filter add dev {device} parent 1: protocol ip {match} flowid 1:1")
+        for hole in self._holes[node]:
+            hole.open(1, ["match u32 0 0"] if port is None else of_port(port))
 
     def mend(self, node: str) -> None:
-        for where, device in self._ends(node):
-            self._tc(where, f"filter del dev {device} parent 1:")
+        for hole in self._holes[node]:
+            hole.close(1)
 
     def close(self) -> None:
         while self._made:
@@ -112,20 +110,12 @@ class NamespaceNetwork(NodeNetwork):
 
     def _join(self, node: str, number: int) -> None:
         self._make(node)
-        (_, port), (_, device) = self._ends(node)
+        port, device = f"to{number}", "eth0"
         self._ip("near", f"link add {port} type veth peer name {device} netns {self._prefix}-{node}")
         self._ip("near", f"link set {port} master br0 up")
         self._ip(node, f"addr add {self.address(node)}/24 dev {device}")
         self._ip(node, f"link set {device} up")
-        for where, end in self._ends(node):
-            # Class 1:1 has a queue that no packet fits into: what a filter puts there is gone. All else passes unqueued.
-            self._tc(where, f"qdisc add dev {end} root handle 1: htb")
-            self._tc(where, f"class add dev {end} parent 1: classid 1:1 htb rate 1mbit")
-            self._tc(where, f"qdisc add dev {end} parent 1:1 tbf rate 8bit burst 1 limit 1")
-
-    def _ends(self, node: str) -> tuple[tuple[str, str], tuple[str, str]]:
-        """The two ends of its cable, each with its namespace."""
-        return ("near", f"to{self._nodes.index(node)}"), (node, "eth0")
+        self._holes[node] = (BlackHole(port, f"{self._prefix}-near"), BlackHole(device, f"{self._prefix}-{node}"))
 
     def _make(self, name: str) -> None:
         subprocess.run(["ip", "netns", "add", f"{self._prefix}-{name}"], check=True)
@@ -135,11 +125,37 @@ class NamespaceNetwork(NodeNetwork):
     def _ip(self, where: str, words: str) -> None:
         subprocess.run(["ip", "-n", f"{self._prefix}-{where}", *words.split()], check=True)
 
-    def _tc(self, where: str, words: str) -> None:
-        subprocess.run(["tc", "-n", f"{self._prefix}-{where}", *words.split()], check=True, stderr=subprocess.DEVNULL)
-
     def _inside(self, where: str, argv: Sequence[str]) -> list[str]:
         return ["nsenter", f"--net=/run/netns/{self._prefix}-{where}", *argv]
+
+
+class BlackHole:
+    """Swallows packets that leave through a device: of its own namespace, or of this process's."""
+
+    def __init__(self, device: str, namespace: str = "") -> None:
+        self._device = device
+        self._words = ["tc", "-n", namespace] if namespace else ["tc"]
+        # Class 1:1 has a queue that no packet fits into: what a filter puts there is gone. All else passes unqueued.
+        self._tc(f"qdisc add dev {device} root handle 1: htb")
+        self._tc(f"class add dev {device} parent 1: classid 1:1 htb rate 1mbit")
+        self._tc(f"qdisc add dev {device} parent 1:1 tbf rate 8bit burst 1 limit 1")
+
+    def open(self, key: int, matches: Sequence[str]) -> None:
+        """For packets that match one of these, in the words of tc's u32; ``key`` closes them all again."""
+        for match in matches:
+            self._tc(f"filter add dev {self._device} parent 1: protocol ip pref {key} u32 {match} flowid 1:1")
+
+    def close(self, key: int) -> None:
+        """Those pass again."""
+        self._tc(f"filter del dev {self._device} parent 1: pref {key}")
+
+    def _tc(self, words: str) -> None:
+        subprocess.run([*self._words, *words.split()], check=True, stderr=subprocess.DEVNULL)
+
+
+def of_port(port: int) -> list[str]:
+    """What matches the traffic of a TCP port in both directions."""
+    return [f"match ip {way} {port} 0xffff" for way in ("sport", "dport")]
 
 
 class ProxyNetwork(NodeNetwork):
