@@ -26,7 +26,7 @@ from tests.endurance.process_killer import shoot
 from tests.helpers.api_checks import ENDED, BatchSeen, Look, of_batch, of_files
 from tests.helpers.crashworld import MAY_REMAIN
 from tests.helpers.kept_supervisor import KeptSupervisor
-from tests.helpers.stormplan import CONFIG, MODELS, STUCK_S
+from tests.helpers.stormplan import MODELS, STUCK_S, storm_config
 from tests.helpers.wait import wait_until
 
 TARGETS = ("http",) * 6 + ("worker",) * 6 + ("server",) * 4 + ("brain",) * 2 + ("supervisor",) * 2
@@ -92,7 +92,7 @@ class ApiStorm:
         """What was uploaded, by the batch's number."""
         self._over = threading.Event()
         with open(f"{self.home}/config.toml", "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(port=free_port(), request_s=plan.request_s, slots=plan.slots, engine="ollama"))
+            file.write(storm_config(request_s=plan.request_s, slots=plan.slots))
 
     def blow(self) -> ApiReport:
         """Drive batches, shoot, wait, judge."""

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import ROOT_MARKER, find_marked
-from swarm.proc.ports import free_port
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from tests.endurance.process_killer import pick, victims
 from tests.helpers.kept_supervisor import KeptSupervisor
 from tests.helpers.storm_ledger import WAVES, StormLedger
-from tests.helpers.stormplan import CONFIG, TARGETS, Plan, Report
+from tests.helpers.stormplan import TARGETS, Plan, Report, storm_config
 
 
 class Storm:
@@ -39,7 +38,7 @@ class Storm:
         self._swarm = KeptSupervisor(self.home, self.root, *words, SWARM_SIM_LEDGER=f"{self.home}/executed")
         self._ledger = StormLedger(self._queue, self._report)
         with open(f"{self.home}/config.toml", "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(port=free_port(), request_s=plan.request_s, slots=plan.slots, engine=plan.engine))
+            file.write(storm_config(request_s=plan.request_s, slots=plan.slots, engine=plan.engine))
 
     def blow(self) -> Report:
         """Submit, shoot, wait, count."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
@@ -16,7 +16,11 @@ HERE = ("brain", "supervisor", "driver")
 OF_RELAYS = ("worker",) * 3 + ("brain", "supervisor") + ("relay",) * 3 + ("server",) * 3 + ("node",) * 2
 OF_RAY = (*OF_RELAYS[:-2], "driver", "driver", "actor", "actor", "raylet", "raylet", "raylet")
 LONG = ("freeze", "cut", "drain")
-"""Kinds that last; about every third event is one of them."""
+"""Kinds that last."""
+LONG_SHARE = 0.25
+"""Of all events."""
+DISABLING = (*LONG, "node", "raylet")
+"""After these a node is of no use for a while."""
 
 
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +48,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of each card."""
     kinds: tuple[str, ...] = OF_RELAYS
     long_kinds: tuple[str, ...] = LONG
-    every_s: float = 4.0
-    """Between two events, on average."""
+    every_s: float = 2.5
+    """Between two events, on average; more where one has to wait for a node that is well."""
     freeze_s: float = 30.0
     cut_s: float = 20.0
     drain_s: float = 15.0
@@ -53,11 +57,13 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Until a node or relay that was killed is started again."""
     rest_s: float = 5.0
     """What a node is given after its trouble, to be seen at work again."""
+    head_s: float = 0.0
+    """What all nodes are given when, at three quarters of the time, the head of their cluster starts anew. 0: no head."""
 
     @property
     def span_s(self) -> float:
-        """About how long it blows."""
-        return self.events * self.every_s
+        """How long it blows, at least."""
+        return max((event.at_s for event in plan_events(self)), default=0.0)
 
     @property
     def request_s(self) -> float:
@@ -66,41 +72,44 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_events(plan: NodePlan) -> tuple[NodeEvent, ...]:
-    """All events in the order of their times: ``plan.events`` and, at half time, the one that adds the last node."""
-    return tuple(sorted(_events(plan), key=lambda event: event.at_s))
+    """All events in the order of their times: ``plan.events``, one that adds the last node, and that of the head."""
+    return tuple(_events(plan))
 
 
 def _events(plan: NodePlan) -> Iterator[NodeEvent]:
     dice = random.Random(f"events {plan.seed}")
     free_at = [0.0] * (plan.nodes - 1)
-    long_until = [0.0] * plan.nodes
-    added_s = plan.span_s / 2
-    yield NodeEvent(at_s=added_s, kind="add", node=plan.nodes - 1)
-    at_s, added = 0.0, False
-    for _ in range(plan.events):
+    long_until = [0.0] * (plan.nodes - 1)
+    at_s = 0.0
+    for number in range(plan.events):
+        if number == plan.events // 2:
+            yield NodeEvent(at_s=at_s, kind="add", node=plan.nodes - 1)
+            free_at.append(at_s + plan.rest_s + plan.drain_s)
+            long_until.append(0.0)
+        if plan.head_s and number == plan.events * 3 // 4:
+            yield NodeEvent(at_s=at_s, kind="head")
+            free_at = [max(free_s, at_s + plan.head_s) for free_s in free_at]
         at_s += dice.expovariate(1 / plan.every_s)
-        if at_s > added_s and not added:
-            free_at.append(added_s + plan.rest_s + plan.drain_s)
-            added = True
-        free = [node for node, free_s in enumerate(free_at) if free_s <= at_s]
-        long_now = sum(until_s > at_s for until_s in long_until)
-        kind = _kind(plan, dice, free=free, room=long_now < len(free_at) // 2)
+        most = len(free_at) // 2
+        kind = _kind(plan, dice, long=most > 0)
         if kind in HERE:
             yield NodeEvent(at_s=at_s, kind=kind)
             continue
-        node = dice.choice(free)
+        at_s = max(at_s, min(free_at))
+        if kind in DISABLING:
+            at_s = max(at_s, sorted(long_until, reverse=True)[most - 1])
+        node = dice.choice([node for node, free_s in enumerate(free_at) if free_s <= at_s])
         lasts_s = _lasts_s(plan, kind)
         yield NodeEvent(at_s=at_s, kind=kind, node=node, lasts_s=lasts_s)
         free_at[node] = at_s + lasts_s + plan.rest_s
-        if kind in (*LONG, "node", "raylet"):
+        if kind in DISABLING:
             long_until[node] = free_at[node]
 
 
-def _kind(plan: NodePlan, dice: random.Random, *, free: Sequence[int], room: bool) -> str:
-    if free and room and plan.long_kinds and dice.random() < 1 / 3:
+def _kind(plan: NodePlan, dice: random.Random, *, long: bool) -> str:
+    if long and plan.long_kinds and dice.random() < LONG_SHARE:
         return dice.choice(plan.long_kinds)
-    kinds = [kind for kind in plan.kinds if kind in HERE or (free and (room or kind not in ("node", "raylet")))]
-    return dice.choice(kinds)
+    return dice.choice([kind for kind in plan.kinds if long or kind not in DISABLING])
 
 
 def _lasts_s(plan: NodePlan, kind: str) -> float:

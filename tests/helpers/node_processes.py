@@ -11,9 +11,8 @@ from swarm.proc import identity as identities
 from swarm.proc.env_markers import MODEL_MARKER, SERVER_MARKER, find_marked, find_marked_values
 from swarm.proc.identity import read_stat
 from tests.endurance.process_killer import pick
+from tests.helpers.ray_cluster import NODE_MARKER
 from tests.helpers.wait import wait_until
-
-NODE_MARKER = "SWARM_TEST_NODE"
 
 
 class NodeProcesses:

@@ -8,8 +8,6 @@ import itertools
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +19,7 @@ from swarm.core.worker import ProcessIdentity
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores.node_book import wish_drain
 from tests.endurance.process_killer import pick, shoot, victims
 from tests.helpers.kept_supervisor import KeptSupervisor
 from tests.helpers.node_plan import NodeEvent, NodePlan, plan_events
@@ -31,7 +30,9 @@ from tests.helpers.stormplan import Report
 from tests.helpers.wait import wait_until
 
 LONGEST_S = 60.0
-"""How long a node may take to be drained, to end its processes, or to start."""
+"""How long a node may take to be drained, or to end its processes."""
+FIRST_S = 240.0
+"""How long all nodes may take to start and to end a first task."""
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -41,6 +42,8 @@ class NodeReport(msgspec.Struct, kw_only=True):
     struck: list[Struck] = msgspec.field(default_factory=list)
     again_s: dict[str, list[float]] = msgspec.field(default_factory=dict)
     """By kind of event: after how long each task that it ended ran again."""
+    suspects_s: list[float] = msgspec.field(default_factory=list)
+    """The same of tasks that may have ended their server themselves: they wait behind all others."""
     back_s: dict[str, list[float]] = msgspec.field(default_factory=dict)
     """By kind of event: after how long the node worked again once its trouble was over."""
     busy_share: float = 0.0
@@ -108,14 +111,18 @@ class NodeStorm:
             self._swarm.kill_all()
             self._nodes.close()
         self._report.took_s = time.monotonic() - began_s
-        if not self._report.violations:
-            shutil.rmtree(self.home)
         return self._report
+
+    def forget(self) -> None:
+        """Remove all that it left: there is nothing to look into."""
+        shutil.rmtree(self.home)
 
     # -- bad luck ----------------------------------------------------------------------------------------------------
 
     def _strike_all(self) -> None:
-        wait_until(self._works, what="the first task ends", poll_s=0.1, timeout_s=LONGEST_S)
+        wait_until(self._works, what="the first task ends", poll_s=0.1, timeout_s=FIRST_S)
+        self._say("works")
+        self._report.findings += self._nodes.check()
         shift_s = time.monotonic()
         events = plan_events(self._plan)
         for number, event in enumerate(events, 1):
@@ -123,7 +130,9 @@ class NodeStorm:
             self._strike(event)
             if number % 10 == 0:
                 self._ledger.note_records()
-                self._say(f"{number} of {len(events)} events, {len(self._ledger.ids)} submitted, {self._ledger.left()} left")
+                self._say(
+                    f"-- {number} of {len(events)} events, {len(self._ledger.ids)} submitted, {self._ledger.left()} left"
+                )
             if number == len(events) // 2:
                 self._ledger.check_meanwhile()
         self._pass_time(lambda: not self._ends)
@@ -151,9 +160,13 @@ class NodeStorm:
     def _strike(self, event: NodeEvent) -> None:
         """Do it; what lasts is ended by ``_pass_time``."""
         now_s = time.time()
-        if event.node is None:
+        if event.kind == "head":
+            self._nodes.restart_head()
+            every = frozenset(worker for node in self._there for worker in self._nodes.workers(node, self._plan.cards))
+            self._report.struck.append(Struck(kind="head", workers=every, at_s=now_s, over_s=time.time()))
+            hit = True
+        elif event.node is None:
             hit = self._strike_here(event.kind)
-            workers: frozenset[str] = frozenset()
         else:
             node = self._nodes.names[event.node]
             workers = self._nodes.workers(node, self._plan.cards)
@@ -164,6 +177,11 @@ class NodeStorm:
                 self._report.struck.append(struck)
         if hit:
             self._report.ledger.shots[event.kind] += 1
+        self._say(
+            " ".join(
+                [event.kind, *([] if event.node is None else [self._nodes.names[event.node]]), *([] if hit else ["(none)"])]
+            )
+        )
 
     def _strike_here(self, kind: str) -> bool:
         if kind == "supervisor":
@@ -199,7 +217,7 @@ class NodeStorm:
         elif kind == "cut":
             self._nodes.mend(node)
         elif kind == "drain":
-            self._command("nodes", "resume", node)
+            wish_drain(self._queue.layout, self._queue.storage, node, drain=False)
         else:
             self._nodes.keep_up(node)
         self._in_trouble.discard(node)
@@ -214,7 +232,7 @@ class NodeStorm:
         return identities.signal(victim, signal.SIGKILL)
 
     def _drain(self, node: str, struck: Struck) -> None:
-        self._command("nodes", "drain", node)
+        wish_drain(self._queue.layout, self._queue.storage, node, drain=True)
         give_up_s = time.monotonic() + LONGEST_S
         self._in_trouble.add(node)
         self._pass_time(lambda: self._is_drained(struck) or time.monotonic() > give_up_s)
@@ -226,12 +244,6 @@ class NodeStorm:
         """Its workers have ended."""
         return not struck.workers & set(victims(self.root, "worker").values())
 
-    def _command(self, *words: str) -> None:
-        argv = self._nodes.near([sys.executable, "-m", "swarm", *words, "--root", self.root])
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode != 0:
-            self._report.findings.append(f"swarm {' '.join(words)}: exit {done.returncode}: {done.stdout[-500:]}")
-
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
@@ -242,7 +254,7 @@ class NodeStorm:
         self._none_left("here", lambda: find_marked(**{ROOT_MARKER: self.root}))
         self._nodes.end()
         for node in self._there:
-            self._none_left(node, self._nodes.processes(node).all)
+            self._none_left(node, functools.partial(self._nodes.strays, node))
 
     def _none_left(self, where: str, look: Callable[[], list[ProcessIdentity]]) -> None:
         try:
@@ -257,6 +269,8 @@ class NodeStorm:
         attempts = [one for task in tasks for one in task]
         for event, seconds in zip(report.struck, again_s(report.struck, tasks), strict=True):
             report.again_s.setdefault(event.kind, []).extend(seconds)
+        for seconds in again_s(report.struck, tasks, suspects=True):
+            report.suspects_s.extend(seconds)
         for event, back in zip(report.struck, back_s(report.struck, attempts), strict=True):
             if back is not None:
                 report.back_s.setdefault(event.kind, []).append(back)

@@ -17,6 +17,8 @@ class Ran(msgspec.Struct, frozen=True):
     began_s: float
     ended_s: float
     outcome: str
+    suspect: bool = False
+    """It is taken for the likeliest cause of its server's end: its task waits behind all others."""
 
 
 class Struck(msgspec.Struct, kw_only=True):
@@ -34,21 +36,28 @@ def ran(document: dict[str, object]) -> list[Ran]:
     """The attempts of a task that say when they began."""
     attempts = msgspec.convert(document["attempts"], list[dict[str, object]])
     return [
-        Ran(str(a["worker"]), parse_iso(str(a["started_at"])), parse_iso(str(a["ended_at"])), str(a["outcome"]))
+        Ran(
+            str(a["worker"]),
+            parse_iso(str(a["started_at"])),
+            parse_iso(str(a["ended_at"])),
+            str(a["outcome"]),
+            bool(a.get("alone")),
+        )
         for a in attempts
         if a.get("started_at")
     ]
 
 
-def again_s(events: Sequence[Struck], tasks: Iterable[Sequence[Ran]]) -> list[list[float]]:
+def again_s(events: Sequence[Struck], tasks: Iterable[Sequence[Ran]], *, suspects: bool = False) -> list[list[float]]:
     """For each event: after how many seconds the tasks that it ended ran again, wherever.
 
+    With ``suspects`` those whose attempt was a suspect, otherwise the rest.
     An attempt that ended without an outcome is put down to the last event that struck its worker while it ran.
     """
     found: list[list[float]] = [[] for _ in events]
     for attempts in tasks:
         for one, following in itertools.pairwise(attempts):
-            if one.outcome in ("completed", "failed"):
+            if one.outcome in ("completed", "failed") or one.suspect != suspects:
                 continue
             causes = [n for n, e in enumerate(events) if one.worker in e.workers and one.began_s <= e.at_s <= one.ended_s]
             if causes:

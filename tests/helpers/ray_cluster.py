@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,8 +146,14 @@ class RayCluster:
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: the sockets' paths may have 107 bytes
         self.port = free_port() if port is None else port
         self.nodes: dict[str, RayNode] = {}
+        self._ips: dict[str, str] = {}
+        self._lock = threading.Lock()
         self._env = {**os.environ, **(env or {})}
-        self._add("n1", cards, ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"])
+        try:
+            self._start_head(cards)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def address(self) -> str:
@@ -154,8 +161,9 @@ class RayCluster:
         return f"127.0.0.1:{self.port}"
 
     def add(self, name: str, cards: int = 2, **env: str) -> RayNode:
-        """A further node, up when this returns. Its address is one of 127.0.0.0/8 of its own."""
-        ip = f"127.0.0.{len(self.nodes) + 1}"
+        """A further node, up when this returns; threads may add several. Its address in 127.0.0.0/8 is its name's own."""
+        with self._lock:
+            ip = self._ips.setdefault(name, f"127.0.0.{len(self._ips) + 2}")
         return self._add(name, cards, [f"--address={self.address}", f"--node-ip-address={ip}"], **env)
 
     def restart_head(self, cards: int = 2) -> None:
@@ -163,6 +171,9 @@ class RayCluster:
         self.nodes.pop("n1").kill()
         # Ray takes the other raylets of this machine for a head that runs.
         (self.folder / "ray_current_cluster").unlink(missing_ok=True)
+        self._start_head(cards)
+
+    def _start_head(self, cards: int) -> None:
         self._add("n1", cards, ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"])
 
     def _add(self, name: str, cards: int, words: list[str], **env: str) -> RayNode:
@@ -172,7 +183,7 @@ class RayCluster:
         try:
             node.wait_started()
         except BaseException:
-            self.close()
+            node.kill()
             raise
         return node
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import secrets
@@ -11,6 +13,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
+from swarm.core.worker import ProcessIdentity
 from swarm.proc.ports import free_port
 from tests.helpers.node_network import NodeNetwork
 from tests.helpers.node_plan import NodePlan
@@ -46,6 +49,10 @@ class StormNodes(ABC):
     def keep_up(self, node: str) -> None:
         """Start again what a machine's own start would."""
 
+    def restart_head(self) -> None:
+        """All nodes lose what holds them together, where there is such a thing."""
+        raise NotImplementedError
+
     @abstractmethod
     def cut(self, node: str) -> None:
         """Silence between the swarm and this node."""
@@ -53,6 +60,10 @@ class StormNodes(ABC):
     @abstractmethod
     def mend(self, node: str) -> None:
         """The end of it."""
+
+    def check(self) -> list[str]:
+        """What is wrong with the nodes while all runs well."""
+        return []
 
     @abstractmethod
     def near(self, argv: list[str]) -> list[str]:
@@ -62,6 +73,10 @@ class StormNodes(ABC):
     def end(self) -> None:
         """In order, what is not the swarm's own to end."""
 
+    def strays(self, node: str) -> list[ProcessIdentity]:
+        """What runs there and must not once all has ended in order."""
+        return self.processes(node).all()
+
     @abstractmethod
     def close(self) -> None:
         """Kill all that is left, and remove what was made."""
@@ -69,6 +84,15 @@ class StormNodes(ABC):
     def workers(self, node: str, cards: int) -> frozenset[str]:
         """Names of the workers of its cards."""
         return frozenset(f"{node}-gpu{card}" for card in range(cards))
+
+
+_STATUS = """
+import json, sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers=json.loads(sys.argv[2])), timeout=30).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
 
 
 class HandNode(NamedTuple):
@@ -87,10 +111,15 @@ class HandNodes(StormNodes):
         """``config``: of the relays, as text."""
         self._plan = plan
         self._network = network
-        self.names = tuple(f"box{number}" for number in range(2, plan.nodes + 2))
+        self.names = self.names_of(plan)
         self._nodes = {name: _prepare(Path(home) / name, config) for name in self.names}
         self._relays: dict[str, subprocess.Popen[bytes]] = {}
         self.config = "".join(self._worker(name, card) for name in self.names for card in range(plan.cards))
+
+    @staticmethod
+    def names_of(plan: NodePlan) -> tuple[str, ...]:
+        """Of its nodes."""
+        return tuple(f"box{number}" for number in range(2, plan.nodes + 2))
 
     def start(self) -> None:
         for name in self.names[:-1]:
@@ -133,6 +162,17 @@ class HandNodes(StormNodes):
 
     def near(self, argv: list[str]) -> list[str]:
         return self._network.near(argv)
+
+    def check(self) -> list[str]:
+        """Whoever has no token of theirs, or another one, is refused."""
+        found = []
+        for name, headers in itertools.product(self._relays, ({}, {"Authorization": "Bearer of-another-machine-than-this"})):
+            url = f"http://{self._network.way_to(name, self._nodes[name].port)}/node"
+            argv = self._network.near([sys.executable, "-c", _STATUS, url, json.dumps(headers)])
+            status = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            if status != "401":
+                found.append(f"{url} answered {status} to {headers or 'no token'}")
+        return found
 
     def end(self) -> None:
         for relay in self._relays.values():

@@ -6,6 +6,8 @@ from collections import Counter
 
 import msgspec
 
+from swarm.proc.ports import free_port
+
 CONFIG = """
 [brain]
 tick_s = 0.5
@@ -37,6 +39,13 @@ start_delay_s = 0.0
 load_s = 0.05
 request_s = {request_s}
 """
+
+
+def storm_config(*, request_s: float, slots: int, engine: str = "ollama") -> str:
+    """The configuration, with a free port for its servers."""
+    return CONFIG.format(port=free_port(), request_s=request_s, slots=slots, engine=engine)
+
+
 MODELS = ("llama3.2:3b", "llama3.2:3b", "llama3.2:3b", "llama3.2:1b")
 TARGETS = ("worker",) * 10 + ("server",) * 4 + ("brain",) * 2 + ("pause",) * 3 + ("supervisor",)
 STUCK_S = 120.0

@@ -14,7 +14,10 @@ def test_an_attempt_that_broke_off_is_put_down_to_the_last_event_that_struck_its
     broken = [Ran("box2-gpu0", 9.0, 20.0, "released"), Ran("box3-gpu0", 21.0, 22.0, "completed")]
     survived = [Ran("box2-gpu0", 9.0, 11.0, "completed")]
     of_itself = [Ran("box2-gpu0", 1.0, 2.0, "retried"), Ran("box2-gpu0", 3.0, 4.0, "completed")]
-    assert again_s(events, [broken, survived, of_itself]) == [[], [9.0], []]
+    suspect = [Ran("box2-gpu0", 9.0, 10.5, "retried", suspect=True), Ran("box2-gpu0", 60.0, 61.0, "completed")]
+    tasks = [broken, survived, of_itself, suspect]
+    assert again_s(events, tasks) == [[], [9.0], []]
+    assert again_s(events, tasks, suspects=True) == [[50.0], [], []]
 
 
 def test_a_node_is_back_when_one_of_its_workers_begins_a_task_after_the_trouble():
