@@ -34,7 +34,7 @@ from swarm.relay.node_facts import NodeFacts, of_node, unique_uuid
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper
-from swarm.supervisor.main import NEVER_READY_LIMIT, restart_policy
+from swarm.supervisor.keeper_factory import NEVER_READY_LIMIT, restart_policy
 from swarm.supervisor.state import ChildState
 from swarm.worker.attempt import Cancel
 from swarm.worker.tuning.slot_wiring import own_parallel

@@ -16,11 +16,9 @@ from swarm.config.settings import Settings
 from swarm.core.health.visible_gpus import Visibility
 from swarm.core.nodes.relay_workers import unset_tokens
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
-from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.policy.script_entries import script_warnings
-from swarm.core.worker import ProcessIdentity, WorkerRow
-from swarm.engines.ollama.quarantine import WorkerQuarantine
-from swarm.engines.ollama.server import ServerProcess, find_binary
+from swarm.core.worker import ProcessIdentity
+from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards, server_spec
 from swarm.engines.processes.programs import check_engines
 from swarm.errors import EXIT_USAGE, ConfigError
@@ -34,16 +32,14 @@ from swarm.runtime.bootstrap import RunOptions, check_host, command_of, living, 
 from swarm.runtime.cards import visible_reader
 from swarm.runtime.extras import need_http
 from swarm.runtime.loop import on_hangup, root_watch, run_loop
-from swarm.supervisor.keeper import Keeper, Waker
-from swarm.supervisor.local_process import HttpProcess, LocalProcess
-from swarm.supervisor.state import HTTP, NAME, RAY, load_plan, save_visibility
+from swarm.supervisor.keeper import Waker
+from swarm.supervisor.keeper_factory import KeeperFactory
+from swarm.supervisor.state import NAME, RAY, load_plan, save_visibility
 from swarm.supervisor.supervisor import Supervisor
 from swarm.supervisor.worker_keepers import WorkerKeepers
 
 DRAIN_MARGIN_S = 30.0
 LAST_PORT = 65535
-NEVER_READY_LIMIT = 3
-"""Starts of a server in a row that never got ready before its card is quarantined."""
 
 
 def run_supervisor(options: RunOptions, *, parent: ProcessIdentity | None = None) -> int:
@@ -136,73 +132,34 @@ def make_supervisor(
     machines as their records ask for them. ``argv_of`` gives the commands of its children.
     """
     settings, waker, clock = options.settings, Waker(), SystemClock()
-    policy = restart_policy(settings)
-
-    def process(role: str, *words: str, server: Keeper | None = None, fits: Callable[[WorkerRow], bool]) -> Keeper:
-        argv = argv_of(role, *words, options=options)
-        return Keeper(LocalProcess((role, *words)[-1], role, argv, options.root, fits), policy, clock, server=server)
-
-    def server(plan: WorkerPlan) -> Keeper:
-        spec = server_spec(plan, settings, root=options.root, base_env=os.environ)
-        return Keeper(
-            ServerProcess(spec, on_ready=waker.wake),
-            restart_policy(settings, NEVER_READY_LIMIT),
-            clock,
-            fault=plan.fault,
-            book=WorkerQuarantine(options.root / "workers", plan.name, plan.gpu_uuids, settings.repair),
-        )
-
-    def worker(plan: WorkerPlan) -> Keeper:
-        def fits(row: WorkerRow) -> bool:
-            if plan.relay is not None:  # the rest is known once its relay has told it
-                return row.url == plan.url and bool(row.node)
-            return (row.url, row.gpu_uuids, row.engines) == (plan.url, plan.gpu_uuids, plan.engines)
-
-        return process("worker", plan.name, server=servers.get(plan.name), fits=fits)
-
-    def http_keeper(address: Address) -> Keeper:
-        argv = argv_of(HTTP, "--listen", address.text, options=options)
-        return Keeper(HttpProcess(argv, options.root, address), policy, clock)
-
-    def ray_keeper(address: str) -> Keeper:
-        simulated = ("--simulate", str(options.simulate)) if options.simulate else ()
-        argv = argv_of(RAY, "--address", address, *simulated, options=options)
-        process = LocalProcess(RAY, RAY, argv, options.root, lambda row: row.url == address)
-        return Keeper(process, policy, clock)
+    makes = KeeperFactory(options, waker, clock, argv_of)
 
     def tidy() -> None:
         remove_cards(options.root)
         forget_nodes(queue.layout)
         recover_root(queue.layout, queue.storage)
 
-    servers = {p.name: server(p) for p in plans if p.owns_server}
+    servers = {plan.name: makes.server(plan) for plan in plans if plan.owns_server}
+    workers = WorkerKeepers(
+        plans,
+        lambda plan: makes.worker(plan, servers.get(plan.name)),
+        NodeWatch(queue.layout).look if follow_nodes else None,
+        () if ray is None else (RAY,),
+    )
     drain_s = max(settings.llm.timeout_s, settings.command.timeout_s) + DRAIN_MARGIN_S
     return Supervisor(
         options.root,
         clock,
         waker,
-        brain=process("brain", fits=lambda _row: True),
+        brain=makes.brain(),
         servers=tuple(servers.values()),
-        workers=WorkerKeepers(
-            plans, worker, NodeWatch(queue.layout).look if follow_nodes else None, () if ray is None else (RAY,)
-        ),
-        http=() if http is None else (http_keeper(http),),
-        ray=() if ray is None else (ray_keeper(ray),),
+        workers=workers,
+        http=() if http is None else (makes.http(http),),
+        ray=() if ray is None else (makes.ray(ray),),
         drain_s=drain_s if http is None else drain_s + settings.http.stop_grace_s,
         parent=parent,
         root_trouble=root_watch(queue.layout.root),
         tidy=tidy,
-    )
-
-
-def restart_policy(settings: Settings, never_ready_limit: int | None = None) -> RestartPolicy:
-    """The restart policy from the settings."""
-    wanted = settings.supervisor
-    return RestartPolicy(
-        base_s=wanted.restart_base_s,
-        cap_s=wanted.restart_cap_s,
-        healthy_s=wanted.healthy_s,
-        never_ready_limit=never_ready_limit,
     )
 
 

@@ -23,7 +23,7 @@ from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper, Waker
-from swarm.supervisor.main import NEVER_READY_LIMIT
+from swarm.supervisor.keeper_factory import NEVER_READY_LIMIT
 from swarm.supervisor.state import HOST_PREFIX, NAME, ChildState
 from swarm.worker.main import own_plan
 

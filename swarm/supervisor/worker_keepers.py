@@ -102,9 +102,9 @@ class WorkerKeepers:
             case StopWorker(name, reason):
                 kept = self._kept[name]
                 if not kept.stopping:
+                    (log.info if kept.leaving else log.warning)("%s is stopped: %s", name, reason)
                     kept.leaving = kept.stopping = True
                     kept.keeper.stop(reason)
-                    log.warning("%s is stopped: %s", name, reason)
             case _:
                 self._drop(change.name)
 

@@ -245,7 +245,7 @@ def nodes_table(lines: Sequence[NodeLine]) -> Table:
 
 
 def _cells(line: NodeLine) -> tuple[Cell | str, ...]:
-    engines = ", ".join(f"{name} {version}" for name, version in line.engine_versions.items())
+    engines = ", ".join(f"{name} {version}".rstrip() for name, version in line.engine_versions.items())
     reasons = [line.reason, *(f"{card.card}: {card.reason}" for card in line.cards if card.reason)]
     return (
         line.name,

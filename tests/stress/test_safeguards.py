@@ -14,7 +14,7 @@ from swarm.queue.fsck import fsck
 from swarm.queue.worker import claimer
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import what_runs
-from swarm.supervisor.main import NEVER_READY_LIMIT, restart_policy
+from swarm.supervisor.keeper_factory import NEVER_READY_LIMIT, restart_policy
 from swarm.worker import main as life
 from tests.helpers.crashpoints import failing, recorded, watched
 from tests.helpers.crashscenes import submit_batch

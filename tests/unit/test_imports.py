@@ -36,7 +36,7 @@ WIRING = {
     "worker": ("main", "server_wiring", "remote_wiring", "slot_wiring", "response_cache"),
     "relay": ("main", "relay_card", "relay_plan", "relay_host", "relay_guard", "shared_pulls"),
     "cluster": ("main",),
-    "supervisor": ("main", "background", "local_process", "serve", "down", "what_runs", "restarts"),
+    "supervisor": ("main", "keeper_factory", "background", "local_process", "serve", "down", "what_runs", "restarts"),
 }
 """The modules that put a process together: they alone name concrete adapters, and parts of other processes."""
 
