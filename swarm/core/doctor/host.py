@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, DoctorFinding, ServerEvidence, critical, warning
 from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Support
+from swarm.core.health.liveness import unreached
 from swarm.core.policy.script_entries import script_warnings
 
 LOW_MIB = 500
@@ -176,6 +177,8 @@ def _programs(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
 
 def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
     for card in evidence.cards:
+        if evidence.snapshot is not None and unreached(card, evidence.snapshot):
+            continue  # said of its node
         owner = next((name for name, uuids in _owned(evidence, card.node) if card.is_one_of(uuids)), "")
         reading = f"{card.title} {card.uuid} ({card.name})"
         subject = f"{card.node}/gpu-{card.index}" if card.node else f"gpu-{card.index}"

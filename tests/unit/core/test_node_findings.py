@@ -14,7 +14,8 @@ from swarm.core.gpu_reading import GpuReading
 from swarm.core.nodes.node_record import NodeCard, NodePhase, NodeRecord
 from swarm.core.policy.alarms import alarms
 from swarm.core.worker import WorkerStatus
-from tests.helpers.cli_world import far_worker, swarm
+from swarm.views.overview import status
+from tests.helpers.cli_world import Counts, far_worker, swarm
 from tests.support.builders import MODEL
 from tests.unit.core.test_diagnose import HEALTHY, box, quote, waiting
 
@@ -153,6 +154,18 @@ def test_a_machine_none_of_whose_workers_is_usable_is_one_alarm_and_one_finding(
     assert list(found(a_node(trouble="node_down", said="x"), snapshot=picture)) == ["node-unreachable"]
     half = swarm(*HEALTHY.snapshot.workers, far[0], far_worker("box2-gpu1", 1))
     assert [alarm.key for alarm in alarms(half, Settings())] == ["unready:box2-gpu0"]
+
+
+def test_a_machine_that_is_not_reached_has_no_lost_cards():
+    """Its workers say so; what is wrong with the card itself is said of the card."""
+    far = far_worker("box2-gpu0", status=WorkerStatus.UNREADY, reason="nothing listens")
+    cut = GpuReading(index=0, uuid="box2/0", name="x", node="box2", fault=f"nothing listens at {far.row.url}")
+    dead = replace(cut, fault="GPU is lost")
+    for card, codes in ((cut, ["unready"]), (dead, ["card-lost", "unready"])):
+        picture = swarm(*HEALTHY.snapshot.workers, far, gpus=(card,))
+        assert sorted(found(cards=(*HEALTHY.cards, card), snapshot=picture)) == codes
+        told = [alarm.text for alarm in status(picture, Counts(), Settings(), brain=True).alarms]
+        assert any("GPU 0 of box2" in text for text in told) == (card is dead)
 
 
 def test_who_does_not_know_the_token_asks_nothing_and_finds_nothing_while_workers_do():
