@@ -20,7 +20,12 @@ for line in connection.getresponse():
     print(line.decode().strip(), flush=True)
 """
 LOAD = '{"order": {"model": "llama3.2:1b", "slots": 1}, "timeout_s": 60}'
-CHAT = '{"endpoint": "/api/generate", "limits": {}, "progress": true, "request": {"model": "llama3.2:1b", "prompt": "%s"}}'
+LIMITS = '{"total_s": 3600, "first_token_s": 3600, "token_gap_s": 3600}'
+CHAT = (
+    '{"endpoint": "/api/generate", "limits": '
+    + LIMITS
+    + ', "progress": true, "request": {"model": "llama3.2:1b", "prompt": "%s"}}'
+)
 
 
 @pytest.mark.skipif(not namespaces_work(), reason="network namespaces need root")
