@@ -54,8 +54,12 @@ class Driver:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(SLOW_S)
 
-    def works(self) -> bool:
+    def lives(self) -> bool:
         assert self.process.poll() is None, (self.root.parent / "ray.out").read_text()[-2000:]
+        return True
+
+    def works(self) -> bool:
+        self.lives()
         row = read_row(self.layout, "ray")
         return row is not None and row.process.pid == self.process.pid and has_worked(self.layout, "ray", row.process)
 
@@ -67,6 +71,7 @@ class Driver:
 
     def serves(self, *workers: str) -> dict[str, str]:
         def served():
+            self.lives()
             urls = self.urls()
             return urls if set(urls) >= set(workers) and all(urls[name] for name in workers) else {}
 
@@ -94,6 +99,7 @@ class Drivers:
 
 
 def reason_of(driver: Driver, node: str) -> str:
+    assert driver.lives()
     records = driver.records()
     return records[node].cards[0].reason if node in records else ""
 
