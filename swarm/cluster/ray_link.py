@@ -136,8 +136,9 @@ class EndingActor:
     def __init__(self, actor: HeldActor, reason: str) -> None:
         self.seen = SeenActor(life=actor.life, slot=actor.slot, phase=ActorPhase.ENDING, report=actor.report, reason=reason)
         self._handle = actor.handle
-        self._asked: Any = None if actor.ended else actor.handle.stop.remote()
-        self._kill_s = time.monotonic() + (0.0 if actor.ended else KILL_AFTER_S)
+        at_once = bool(actor.ended) or actor.seen().phase is ActorPhase.WAITING  # there is nothing to be stopped in order
+        self._asked: Any = None if at_once else actor.handle.stop.remote()
+        self._kill_s = time.monotonic() + (0.0 if at_once else KILL_AFTER_S)
 
     def step(self) -> None:
         """Kill it once it has stopped, or had its time; again later while it is there."""
