@@ -136,8 +136,8 @@ def _pauses(snapshot: SwarmSnapshot) -> Iterator[DoctorFinding]:
 def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) -> Iterator[DoctorFinding]:
     """What the brain itself would warn about; what is said above with more evidence is left out."""
     silent = {p.name for p in evidence.processes if not p.alive} | {s.worker for s in evidence.servers if s.error}
-    unreached = [relay for node in evidence.nodes for relay in node.relays if relay.trouble and not relay.not_asked]
-    silent |= {card.worker for relay in unreached for card in relay.cards}
+    relays = [relay for node in evidence.nodes for relay in node.relays if not relay.not_asked]
+    silent |= {card.worker for relay in relays for card in relay.cards if relay.trouble or card.refused}
     for alarm in alarms(snapshot, settings):
         kind, _, name = alarm.key.partition(":")
         worker, _, model = name.partition(":")

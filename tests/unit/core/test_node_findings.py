@@ -65,7 +65,8 @@ def test_a_relay_that_does_not_serve_us(trouble, code, step):
 
 def test_a_card_that_serves_another_swarm_names_it():
     cards = (replace(CARDS[0], refused="box2: the card serves another swarm: host3:/srv/queue"), CARDS[1])
-    (finding,) = found(a_node(cards=cards)).values()
+    waits = far_worker("box2-gpu0", status=WorkerStatus.UNREADY, reason="waits for its card")
+    (finding,) = found(a_node(cards=cards), snapshot=swarm(*HEALTHY.snapshot.workers, waits)).values()
     assert (finding.code, finding.subject, finding.concerns) == ("node-held", "box2/gpu0", "box2-gpu0")
     assert "host3:/srv/queue" in finding.what
 
