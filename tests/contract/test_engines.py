@@ -19,13 +19,19 @@ from swarm.config.settings import EngineSettings, LlmSettings, QueueSettings, Re
 from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, Reply
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.engines.engine_dispatch import EngineDispatch
+from swarm.engines.engine_dispatch import WorkerServer
 from swarm.engines.engine_factory import model_server
 from swarm.engines.ollama.repair_actions import RepairActions
+from swarm.engines.ollama.server import ServerNote
 from swarm.engines.processes.model_spec import markers_of
+from swarm.engines.remote.relay_address import RelayAddress
+from swarm.engines.remote.relay_calls import RelayCalls
+from swarm.engines.remote.remote_server import RemoteServer
+from swarm.filesystem.temporary import read_note
 from swarm.proc.env_markers import find_marked
 from swarm.proc.ports import free_port
 from tests.helpers.blocking import wait_for
+from tests.helpers.relay import RunningRelay
 from tests.helpers.simserver import Cancel, SimServer
 from tests.helpers.wait import wait_until
 
@@ -54,16 +60,33 @@ class Rig:
             url=url,
             simulated=True,
         )
-        if engine in ("ollama", "lab"):
+        self.relay: RunningRelay | None = None
+        if engine == "remote":
+            self._lend()
+        elif engine in ("ollama", "lab"):
             flags = ("serve", MODEL) if engine == "lab" else ()
             kind, models = "openai" if engine == "lab" else "ollama", (MODEL, OTHER, EMBEDDER)
             self.sim = SimServer(kind, *flags, port=self.port, models=models).start()
             self.plan = WorkerPlan(name="worker-1", engines=(engine,), url=url, adopted=True)
-        self.made: list[EngineDispatch] = []
+        self.made: list[WorkerServer] = []
         self.server = self.life()
 
-    def life(self) -> EngineDispatch:
+    def _lend(self) -> None:
+        """Its card is in another machine, lent by a relay."""
+        models = json.dumps([MODEL, OTHER, EMBEDDER])
+        config = f"[sim]\nload_s = 0.05\nrequest_s = 0.02\nmodels = {models}\n"
+        self.relay = RunningRelay(self.root / "far" / "root", config=config)
+        self.calls = RelayCalls(RelayAddress(url=self.relay.ready.cards[0], token=self.relay.token, holder="id0 here:/root"))
+        note_path = self.relay.root / "workers" / "gpu0.server.json"
+        wait_until(lambda: self.calls.state().server == "running", what="the server over there")
+        self.port = read_note(note_path, ServerNote).port
+        self.sim = SimServer(port=self.port)  # not started: to turn the knobs of the one that runs
+
+    def life(self) -> WorkerServer:
         """The server as a life of the worker makes it."""
+        if self.relay is not None:
+            self.made.append(RemoteServer(self.calls))
+            return self.made[-1]
         entry = EngineSettings(command=("vllm", "{model}", "{port}"), env=self.knobs)
         settings = Settings(
             queue=QueueSettings(root=str(self.root)),
@@ -107,10 +130,12 @@ class Rig:
             one.close()
         if self.sim is not None:
             self.sim.stop()
+        if self.relay is not None:
+            self.relay.destroy()
         assert not find_marked(**markers_of("worker-1", self.root))
 
 
-@pytest.fixture(params=["ollama", "llama-server", "vllm", "lab"])
+@pytest.fixture(params=["ollama", "llama-server", "vllm", "lab", "remote"])
 def rig(request, tmp_path) -> Iterator[Rig]:
     made = Rig(tmp_path, request.param)
     yield made
@@ -175,7 +200,7 @@ def test_an_answer_is_the_same_in_pieces_and_whole(rig: Rig, streamed: bool) -> 
     assert text.final["response"].startswith("[simulated] ")
 
 
-@pytest.mark.parametrize("rig", ["ollama", "llama-server", "vllm"], indirect=True)
+@pytest.mark.parametrize("rig", ["ollama", "llama-server", "vllm", "remote"], indirect=True)
 def test_embeddings(rig: Rig) -> None:
     rig.load(EMBEDDER)
     reply = rig.run("/api/embed", model=EMBEDDER, body={"input": ["one", "two"]})
@@ -193,7 +218,7 @@ def test_a_model_that_is_missing(rig: Rig) -> None:
     assert names(rig) == [MODEL], "it costs the loaded one nothing"
 
 
-@pytest.mark.parametrize("rig", ["ollama", "llama-server", "vllm"], indirect=True)
+@pytest.mark.parametrize("rig", ["ollama", "llama-server", "vllm", "remote"], indirect=True)
 def test_a_load_without_memory(rig: Rig) -> None:
     text = "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory"
     rig.set(fail_load=text)

@@ -23,6 +23,9 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     holder: str
 
+    def __repr__(self) -> str:
+        return f"RelayAddress({self.url})"
+
     @property
     def node_url(self) -> str:
         """Base URL of the relay."""

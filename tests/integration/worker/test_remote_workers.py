@@ -20,6 +20,7 @@ from swarm.proc.ports import free_port
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
 from swarm.queue.stores import registry
+from tests.helpers.liveclient import LiveAnswer, live_body
 from tests.helpers.relay import RunningRelay
 from tests.helpers.wait import wait_until
 
@@ -155,6 +156,17 @@ def test_work_is_done_over_there_as_here(world: World) -> None:
     wait_until(lambda: log.exists() and "Listening on" in log.read_text(), what="the log of the server over there")
 
 
+def test_a_live_request_is_answered_over_there(world: World) -> None:
+    wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.live and beat.live.limit, what="a place")
+    request = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+    answer = LiveAnswer(world.layout.live_socket("box2-gpu0"), live_body("live-1", request))
+    pieces = list(answer.lines())
+    assert answer.status == 200, pieces
+    assert len(pieces) > 1
+    assert "".join(piece["message"]["content"] for piece in pieces).startswith("[simulated] ")
+    assert pieces[-1]["done"]
+
+
 def test_a_machine_that_freezes_gives_its_tasks_back_and_works_again_once_it_wakes(world: World) -> None:
     wait_until(lambda: state_of(world, "box2-gpu0") == "idle", what="the worker to be ready")
     batch = world.submit(60)
@@ -202,7 +214,7 @@ def test_a_drained_machine_finishes_its_work_takes_no_more_and_is_used_again(wor
     assert len([one for one in world.attempts() if one["worker"] == "box2-gpu0"]) > before
 
 
-def test_a_machine_that_is_not_there_yet_is_waited_for(alone, relay) -> None:
+def test_a_machine_that_is_not_there_yet_is_waited_for_and_another_card_there_is_another_worker(alone) -> None:
     port = free_port()
     world, worker = alone("box3-gpu0", f"http://127.0.0.1:{port}/cards/gpu0", "a-token-of-twenty-characters")
     wait_until(lambda: (beat := world.beat("box3-gpu0")) and "nothing listens" in beat.reason, what="the reason")
@@ -220,8 +232,13 @@ def test_a_machine_that_is_not_there_yet_is_waited_for(alone, relay) -> None:
         assert world.row("box3-gpu0").node == "box3"
     finally:
         late.destroy()
-    worker.terminate()
-    assert worker.wait(60) == 0
+    words = ("--listen", f"127.0.0.1:{port}", "--node", "box4", "--token-file", str(token))
+    other = RunningRelay(world.folder / "other" / "root", *words)
+    try:
+        assert worker.wait(60) == 0, "to be started anew"
+        assert "card was box3/SIM-GPU-0, is box4/SIM-GPU-0" in (world.root / "logs" / "box3-gpu0.log").read_text()
+    finally:
+        other.destroy()
 
 
 def test_a_worker_that_waits_can_be_stopped(alone) -> None:

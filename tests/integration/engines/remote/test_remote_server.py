@@ -23,6 +23,7 @@ from swarm.engines.remote.relay_calls import RelayCalls
 from swarm.engines.remote.remote_cards import AnsweredCards, RemoteCards
 from swarm.engines.remote.remote_repair import RemoteRepair
 from swarm.engines.remote.remote_server import RemoteServer
+from swarm.worker.executors.embedding_packs import EmbeddingPacks
 from tests.helpers.blocking import wait_for
 from tests.helpers.relay_double import CARD, RelayDouble
 from tests.helpers.simserver import Cancel, SimServer
@@ -164,6 +165,17 @@ def test_hanging_up_ends_it_over_there(server: RemoteServer, sim: SimServer) -> 
     thread.join(60)
     assert (caught[0].fault, caught[0].kind) == ("cancelled", "cancelled")
     wait_until(lambda: sim.state()["in_flight"] == 0, what="the request to end over there")
+
+
+def test_texts_that_share_a_request_get_their_own_vectors(server: RemoteServer, sim: SimServer) -> None:
+    packs = EmbeddingPacks(server)
+    bodies = [{"model": "nomic-embed-text", "input": f"text {n}", "truncate": False} for n in range(40)]
+
+    async def all_of_them() -> list:
+        return await asyncio.gather(*(packs.embed(body, limits=LIMITS, marker=None) for body in bodies))
+
+    for body, reply in zip(bodies, wait_for(all_of_them()), strict=True):
+        assert reply.final["embeddings"] == sim.client.run("/api/embed", body, limits=LIMITS).final["embeddings"]
 
 
 def test_256_requests_at_once(server: RemoteServer, sim: SimServer) -> None:
