@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.processes.process_server import ProcessServer, RequestClient
 
 
@@ -46,6 +47,10 @@ class WorkerServer(EngineAdapter, Protocol):
 
     def release(self) -> None:
         """Leave what serves models to the worker's next life."""
+        ...
+
+    def version(self, timeout_s: float = 5.0) -> str:
+        """Of the server that serves models that name no engine; empty: it does not say. Raises ``TaskFault``."""
         ...
 
 
@@ -98,6 +103,11 @@ class EngineDispatch:
     def adopt(self) -> list[str]:
         """Take over the processes that an earlier life left, or end them; lines for the log. Raises ``TaskFault``."""
         return [line for one in self._processes() if (line := one.adopt()) is not None]
+
+    def version(self, timeout_s: float = 5.0) -> str:
+        """Ollama's, where that is the worker's first engine; others say theirs nowhere."""
+        first = next(iter(self._adapters.values()), None)
+        return first.version(timeout_s) if isinstance(first, OllamaClient) else ""
 
     def close(self) -> None:
         """For an orderly end of the worker: end what it owns, close connections. Raises ``TaskFault``: something stays."""

@@ -43,7 +43,7 @@ class WorkerState:
         self.runs: tuple[Run, ...] = ()
         self.idle_since_s: float | None = monotonic()
         self._read_meter: Callable[[], EnergyMeter | None] = lambda: None
-        self._read_remote: Callable[[], tuple[tuple[GpuReading, ...], str]] = lambda: ((), "")
+        self._read_cards: Callable[[], tuple[GpuReading, ...]] = tuple
         self.energy = EnergyShares(self._read_meter)
         self._samples = RateSamples()
 
@@ -56,7 +56,6 @@ class WorkerState:
     def heartbeat(self, seq: int) -> Heartbeat:
         """All of it as heartbeat number ``seq``. For one thread, whichever."""
         beat, slots = self.beat, tuple(run.view() for run in self.runs)
-        cards, version = self._read_remote()
         return replace(
             beat,
             seq=seq,
@@ -64,8 +63,7 @@ class WorkerState:
             idle_s=round(self.idle_s, 3),
             slots=slots,
             recent=self._samples.with_now(beat, slots, self._read_meter()),
-            cards=cards,
-            server_version=version,
+            cards=self._read_cards(),
         )
 
     def meter_by(self, read_meter: Callable[[], EnergyMeter | None]) -> None:
@@ -73,9 +71,9 @@ class WorkerState:
         self._read_meter = read_meter
         self.energy = EnergyShares(read_meter)
 
-    def remote_by(self, read: Callable[[], tuple[tuple[GpuReading, ...], str]]) -> None:
-        """Tell the readings of its cards in another machine, and its server's version there, by this; from any thread."""
-        self._read_remote = read
+    def cards_by(self, read: Callable[[], tuple[GpuReading, ...]]) -> None:
+        """Tell the readings of its cards in another machine by this; called from any thread."""
+        self._read_cards = read
 
     def publish(self, **fields: Any) -> None:  # noqa: ANN401 - fields of Heartbeat
         """Replace fields of ``beat``."""
@@ -126,9 +124,12 @@ class WorkerState:
         elif task.action == "unload_llm" and self.beat.model == model:
             self.publish(model=None)
 
-    def saw(self, loaded: LoadedModel | None, refused: dict[str, str], servable: tuple[str, ...] = ()) -> None:
+    def saw(
+        self, loaded: LoadedModel | None, refused: dict[str, str], servable: tuple[str, ...] = (), version: str = ""
+    ) -> None:
         """Record the server's answer: it decides which model counts as loaded."""
-        self.publish(model=None if loaded is None else loaded.name, refused=refused, servable=servable)
+        name = None if loaded is None else loaded.name
+        self.publish(model=name, refused=refused, servable=servable, server_version=version)
         if loaded is not None:
             self._learn(loaded.name, **{name: getattr(loaded, name) for name in _FACTS})
 

@@ -158,7 +158,7 @@ def _remote_card(
         known = _row(found.plan, options)
         queue_row = msgspec.structs.replace(known, process=row.process, started_at=row.started_at, epoch=row.epoch)
         registry.register(queue.layout, queue.storage, queue_row)
-        state.remote_by(found.seen)
+        state.cards_by(found.seen)
         state.publish(status=WorkerStatus.STARTING, reason="")
         found.mirror.start()
     return found

@@ -47,9 +47,9 @@ class RemoteCard:
     server: RemoteServer
     mirror: LogMirror
 
-    def seen(self) -> tuple[tuple[GpuReading, ...], str]:
-        """The card's readings and the version of its server, as known."""
-        return self.cards.latest, self.cards.version()
+    def seen(self) -> tuple[GpuReading, ...]:
+        """The card, as of the last look."""
+        return self.cards.latest
 
     def close(self) -> None:
         """Copy no more of the log, close connections."""
@@ -113,13 +113,13 @@ def _known(
 
     log.info("Card %s of %s: %s, %s MiB, %s", card.card, node.node, card.uuid, card.vram_mib, ", ".join(card.engines))
     known = completed(plan, card)
-    cards = RemoteCards(calls, node, card, changed, name=known.node)
+    cards = RemoteCards(calls, card, changed, node=known.node)
     return RemoteCard(
         plan=known,
         calls=calls,
         cards=cards,
         judged=AnsweredCards(cards),
-        server=RemoteServer(calls),
+        server=RemoteServer(calls, known.engines[0]),
         mirror=LogMirror(calls, plan.name, root=options.root, log=log),
     )
 

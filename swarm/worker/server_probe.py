@@ -43,6 +43,8 @@ class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
     """The latter by model."""
     servable: tuple[str, ...] = ()
     """Models on its disk that the cards have room for, as far as was found out."""
+    version: str = ""
+    """Of the server, as far as was found out."""
 
     @property
     def model(self) -> str | None:
@@ -87,11 +89,12 @@ class ModelServerProbe:
         on_cpu_spill: SpillPolicy,
         pin: PinProof | None = None,
         list_servable: Callable[[], tuple[str, ...]] = tuple,
+        ask_version: Callable[[], str] = str,
     ) -> None:
         """``loop`` is the one that all requests to ``server`` run on, ``repair`` is ``Prober.broke``.
 
         A server whose ``pin`` was refuted is not usable, whatever it says of itself. ``list_servable`` asks which models
-        it has and could load; it may raise ``TaskFault``.
+        it has and could load, ``ask_version`` for its version; either may raise ``TaskFault``.
         """
         self._server = server
         self._loop = loop
@@ -100,7 +103,9 @@ class ModelServerProbe:
         self._models = ModelTable(models)
         self._on_cpu_spill: SpillPolicy = on_cpu_spill
         self._list_servable = list_servable
+        self._ask_version = ask_version
         self._servable: tuple[str, ...] = ()
+        self._version = ""
         self._list_due_s = monotonic()
 
     def look(self) -> ServerReading:
@@ -115,7 +120,9 @@ class ModelServerProbe:
             self._list_due_s = monotonic() + LIST_EVERY_S
             with suppress(TaskFault):
                 self._servable = self._list_servable()
-        return msgspec.structs.replace(judge(held, self._models, on_cpu_spill=self._on_cpu_spill), servable=self._servable)
+                self._version = self._ask_version()
+        found = judge(held, self._models, on_cpu_spill=self._on_cpu_spill)
+        return msgspec.structs.replace(found, servable=self._servable, version=self._version)
 
     def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
         """As the port says. A server that refuses the probe in good order works."""

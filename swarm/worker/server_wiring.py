@@ -74,6 +74,7 @@ def with_model_server(
         models=settings.models,
         on_cpu_spill=limits.on_cpu_spill,
         pin=pin,
+        ask_version=client.version,
         list_servable=partial(servable_models, client.tags, plan, settings, limits),
     )
     resource = ResourceExecutor(

@@ -154,7 +154,7 @@ class Worker:
         if reading is None:
             return
         before = self._state.beat.model
-        self._state.saw(reading.loaded, reading.refused, reading.servable)
+        self._state.saw(reading.loaded, reading.refused, reading.servable, reading.version)
         if reading.loaded is not None:
             self._tuner.saw(reading.loaded.name, reading.loaded.slots)
         if reading.model is None and before is not None:

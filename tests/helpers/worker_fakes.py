@@ -262,6 +262,9 @@ class FakeServer:
     def tags(self, timeout_s):
         return ()
 
+    def version(self, timeout_s=5.0):
+        return "1.0-fake"
+
     def ps(self, timeout_s: float) -> Sequence[LoadedModel]:
         for name in [n for n, left in self._leaving.items() if left <= 0 and not self.stuck]:
             del self._leaving[name]

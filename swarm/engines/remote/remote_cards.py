@@ -14,11 +14,8 @@ import msgspec
 
 from swarm.core.faults import TaskFault
 from swarm.core.gpu_reading import GpuReading
-from swarm.core.nodes.relay_wire import CardState, NodeState
+from swarm.core.nodes.relay_wire import CardState
 from swarm.engines.remote.relay_calls import RelayCalls
-
-NODE_EVERY = 12
-"""The machine itself is asked with every so manieth look at its card: versions seldom change."""
 
 
 class RemoteCards:
@@ -27,24 +24,20 @@ class RemoteCards:
     def __init__(
         self,
         calls: RelayCalls,
-        node: NodeState,
         card: CardState,
         on_change: Callable[[str], None] = lambda _what: None,
         *,
-        name: str = "",
+        node: str,
     ) -> None:
-        """``on_change`` is called once, with what is another there now. ``name``: what the machine is called here."""
+        """``card``: as it is known here. ``on_change`` is called once, with what is another there now."""
         self._calls = calls
         self._first = card
         self._on_change = on_change
-        self._name = name or node.node
-        self._looks = 0
+        self._node = node
         self._looking = threading.Lock()
         self._changed = ""
-        self.node = node
-        """As it answered last."""
         self.card = card
-        """The same of the card."""
+        """As the relay told it last."""
         self.latest = self._readings(card, None)
         """Its readings, as of the last look."""
         self.answered = True
@@ -66,14 +59,7 @@ class RemoteCards:
         """Processes of its server, on that machine, as of the last look."""
         return frozenset(self.card.pids)
 
-    def version(self) -> str:
-        """Of its engine's server; empty: it does not say."""
-        return self.node.engine_versions.get(self._first.engines[0], "") if self._first.engines else ""
-
     def _look(self) -> None:
-        self._looks += 1
-        if self._looks % NODE_EVERY == 0 or not self.answered:
-            self.node = self._calls.node()
         self.card = self._calls.state()
         changed = changes(self._first, self.card)
         if changed and not self._changed:
@@ -87,7 +73,7 @@ class RemoteCards:
         found = card.readings or (bare,)
         if fault is not None:
             found = (msgspec.structs.replace(bare, fault=fault.message),)
-        return tuple(msgspec.structs.replace(one, node=self._name) for one in found)
+        return tuple(msgspec.structs.replace(one, node=self._node) for one in found)
 
 
 class AnsweredCards:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
+from swarm.core.models.engines import OLLAMA
 from swarm.core.models.model_server import (
     InstalledModel,
     Limits,
@@ -48,7 +49,9 @@ _encode = msgspec.json.Encoder().encode
 class RemoteServer:
     """Through one relay. Thread-safe but for ``run``, which is for one event loop."""
 
-    def __init__(self, calls: RelayCalls) -> None:
+    def __init__(self, calls: RelayCalls, engine: str = OLLAMA) -> None:
+        """``engine``: that of models which name none."""
+        self._engine = engine
         self._calls = calls
         self._url = calls.address.url
         self._headers = calls.address.headers
@@ -141,6 +144,10 @@ class RemoteServer:
                 progress(line.pull)
 
         self._calls.stream("/pull", PullAsk(model=model), timeout_s=PULL_S, cancel=cancel, on_line=told)
+
+    def version(self, timeout_s: float = 5.0) -> str:
+        """Of the server over there, as its relay knows."""
+        return self._calls.node(timeout_s + ROUND_S).engine_versions.get(self._engine, "")
 
     def adopt(self) -> list[str]:
         """The relay keeps what serves models; nothing is taken over here."""

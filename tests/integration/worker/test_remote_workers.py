@@ -152,6 +152,9 @@ def test_work_is_done_over_there_as_here(world: World) -> None:
     (card,) = beat.cards
     assert (card.node, card.uuid, card.fault) == ("box2", "box2/SIM-GPU-0", None)
     assert beat.server_version.endswith("-simulated")
+    here = world.beat("worker-1")
+    assert here is not None
+    assert (here.cards, here.server_version) == ((), beat.server_version)
     log = world.root / "logs" / "ollama-box2-gpu0.log"
     wait_until(lambda: log.exists() and "Listening on" in log.read_text(), what="the log of the server over there")
 

@@ -249,11 +249,11 @@ def test_repairs_go_over_and_a_lost_machine_is_repaired_by_nobody(relay: RelayDo
 def test_a_lost_machine_gives_a_reading_with_a_fault_and_no_lost_card(relay: RelayDouble) -> None:
     changed: list[str] = []
     calls = relay.calls
-    cards = RemoteCards(calls, calls.node(), calls.state(), changed.append)
+    cards = RemoteCards(calls, calls.state(), changed.append, node="box2")
     judged = AnsweredCards(cards)
     (reading,) = judged.read()
     assert (reading.node, reading.uuid, reading.memory_total_mib, reading.fault) == ("box2", "box2/0", 24576, None)
-    assert (cards.pids(), cards.version()) == (frozenset({7}), "1.2")
+    assert (cards.pids(), RemoteServer(calls).version()) == (frozenset({7}), "1.2")
     relay.stop()
     (reading,) = cards.read()
     assert reading.fault is not None
