@@ -160,6 +160,7 @@ def test_work_is_done_over_there_as_here(world: World) -> None:
 
 
 def test_a_live_request_is_answered_over_there(world: World) -> None:
+    world.results(world.submit(60))
     wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.live and beat.live.limit, what="a place")
     request = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
     answer = LiveAnswer(world.layout.live_socket("box2-gpu0"), live_body("live-1", request))
