@@ -90,7 +90,7 @@ def _plain(node: NodeEvidence, relay: RelayEvidence) -> Iterator[DoctorFinding]:
             f"prompts, answers and the token go unencrypted to {node.name}, over a public network",
             evidence=(f"{relay.url}: {relay.public_address}, which is no private address",),
             concerns=relay.workers,
-            todo="use its address in a VPN, or a proxy there that speaks https and its url",
+            todo="use its address in a VPN, or an ssh tunnel",
         )
 
 

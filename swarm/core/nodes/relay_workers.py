@@ -60,13 +60,13 @@ def card_url(text: str) -> CardUrl | None:
     except ValueError:
         return None
     card = _CARD_PATH(parts.path)
-    if parts.scheme not in ("http", "https") or not host or card is None or re.search(r"\s", text):
+    if parts.scheme != "http" or not host or card is None or re.search(r"\s", text):
         return None
     if "@" in parts.netloc or parts.query or parts.fragment:
         return None
-    port = port or (443 if parts.scheme == "https" else 80)
+    port = port or 80
     shown = f"[{host}]" if ":" in host else host
-    return CardUrl(f"{parts.scheme}://{shown}:{port}", host, port, card[1])
+    return CardUrl(f"http://{shown}:{port}", host, port, card[1])
 
 
 def relay_problems(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -114,8 +114,10 @@ def _url_problems(url: str) -> Iterator[tuple[str, str]]:
         return
     if "@" in url or "?" in url or "#" in url:
         yield "url", f"holds more than an address, such as a password, which belongs into token_env; {_SHAPE}"
-    elif not url.startswith(("http://", "https://")):
-        yield "url", f"{url!r} is no http:// or https:// address; {_SHAPE}"
+    elif url.startswith("https://"):
+        yield "url", f"relays speak plain http: go through a VPN or an ssh tunnel, and {_SHAPE}"
+    elif not url.startswith("http://"):
+        yield "url", f"{url!r} is no http:// address; {_SHAPE}"
     elif "/cards/" not in url:
         yield "url", f"{url!r} names no card; {_SHAPE}"
     else:
@@ -163,11 +165,9 @@ def relay_warnings(settings: Settings, addresses: Mapping[str, Sequence[str]], *
         card = card_url(spec.url or "")
         if card is None:
             continue
-        if card.base.startswith("http:") and any(map(_is_public, addresses.get(card.host, (card.host,)))):
+        if any(map(_is_public, addresses.get(card.host, (card.host,)))):
             what = f"{card.base} is reached over a public network, and prompts, answers and the token go there unencrypted"
-            yield RelayWarning(
-                name=spec.name, what=what, next="use the address of a VPN, or a proxy there that speaks https, and its url"
-            )
+            yield RelayWarning(name=spec.name, what=what, next="use its address in a VPN, or an ssh tunnel")
         if spec.token is not None and open_file:
             what = "its token is in a configuration file that others may read"
             yield RelayWarning(name=spec.name, what=what, next="chmod 600 that file, or use token_env")

@@ -42,7 +42,12 @@ def config(tmp_path: Path, *entries: str) -> Path:
             3,
             "'http://box2:11500' names no card; write it as http://box2:11500/c",
         ),
-        ('url = "box2:11500/cards/gpu0"\ntoken_env = "X"', 3, "is no http:// or https:// address; write it as"),
+        ('url = "box2:11500/cards/gpu0"\ntoken_env = "X"', 3, "is no http:// address; write it as"),
+        (
+            'url = "https://box2/cards/gpu0"\ntoken_env = "X"',
+            3,
+            "relays speak plain http: go through a VPN or an ssh tunnel",
+        ),
         ('url = "http://box2:99999/cards/gpu0"\ntoken_env = "X"', 3, "is no address of a card"),
         (f'url = "http://me:{SECRET}@box2/cards/gpu0"\ntoken_env = "X"', 3, "holds more than an address"),
         (f'token = "{SECRET}"', 3, "workers[0].token: belongs to a url, which is missing"),
@@ -82,7 +87,7 @@ def test_a_token_is_shown_nowhere(tmp_path, monkeypatch):
 
 def test_warnings(tmp_path):
     entries = (f'url = "{URL}"\ntoken = "{SECRET}"', 'url = "http://8.8.8.8/cards/gpu0"\ntoken_env = "BOX3_TOKEN"')
-    settings = load(config(tmp_path, *entries, 'url = "https://8.8.4.4/cards/gpu0"\ntoken_env = "Y"'), {}, None).settings
+    settings = load(config(tmp_path, *entries, 'url = "http://10.0.0.9/cards/gpu0"\ntoken_env = "Y"'), {}, None).settings
     said = {w.name: w.what for w in relay_warnings(settings, {}, open_file=False)}
     assert list(said) == ["w1"]
     assert "public network" in said["w1"]
