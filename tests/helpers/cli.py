@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,13 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.errors import InputError
+from swarm.proc import identity
 from swarm.proc.env_markers import ROOT_MARKER, find_marked, kill_marked
 from swarm.proc.ports import free_port
+from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
+from swarm.queue.stores import registry
+from tests.helpers.wait import wait_until
 
 LOOKS = {
     *(("models",), ("batches",), ("feeds",), ("explain",), ("logs",)),
@@ -24,6 +29,7 @@ LOOKS = {
     *(("batch", "show"), ("notify", "list"), ("config", "show")),
 }
 """Commands that only read, and no cards: a test may give its commands a library of cards of their own."""
+ROLES = ("supervisor", "server", "http", "ray", "brain", "worker")
 QUICK = {"SWARM_SIM__LOAD_S": "0.2", "SWARM_SIM__TOKENS_PER_S": "2000", "SWARM_SIM__START_DELAY_S": "0"}
 
 
@@ -95,12 +101,22 @@ class User:
 
     def ours(self) -> list[int]:
         """Living processes of this root."""
-        return [identity.pid for identity in find_marked(**{ROOT_MARKER: str(self.root)})]
+        return [one.pid for one in find_marked(**{ROOT_MARKER: str(self.root)})]
 
     def kill_all(self) -> None:
         """Have none left. A test that ends a swarm in order says so; another is spared the time."""
+        wait_until(self._kill_those, what="all processes gone")
+
+    def _kill_those(self) -> bool:
+        """Kill what runs here, the supervisor first: it would start the others again. Whether nothing did."""
+        layout = self.queue.layout
+        rows = [row for role in ROLES if self.root.exists() for row in registry.rows(layout, role).values()]
+        held = [row.process for row in rows if is_held(layout, row.name) and identity.is_same(row.process)]
+        for process in held:
+            identity.signal(process, signal.SIGKILL)
         left = kill_marked(0.0, 60.0, **{ROOT_MARKER: str(self.root)})
         assert not left, f"would not die: {left}"
+        return not held
 
     def prompts(self, number: int, name: str = "prompts.jsonl", **more: object) -> Path:
         path = self.folder / name

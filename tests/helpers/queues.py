@@ -50,7 +50,7 @@ def llm(text: str = "hello", **fields: Any) -> dict[str, Any]:
 def prepared(root: str, durability: str = "fast") -> FileQueue:
     """A queue prepared as one that was there already: what the file system of a new one can do is tried, and takes long."""
     for path in (root, f"{root}/pending"):
-        Path(path).mkdir(DIR_MODE, exist_ok=True)
+        Path(path).mkdir(DIR_MODE, parents=True, exist_ok=True)
     return FileQueue(root, durability).prepare()
 
 

@@ -35,7 +35,9 @@ def nodes(at: ShowOptions, context: typer.Context) -> None:
 
 @app.command()
 def drain(at: ShowOptions, names: list[str] = arg("NAME...", _NODES)) -> None:
-    """Take machines out: their workers finish what they run and take no more, until `swarm nodes resume`.
+    """Finish what runs on machines, and start nothing new there.
+
+    They stay out until `swarm nodes resume`.
 
     It holds over restarts of the swarm. Cards of a Ray cluster are given back once their workers have ended.
 

@@ -129,7 +129,9 @@ def pull(
     name: str = arg("NAME", "A model, as Ollama names it: llama3.2:3b."),
     node: list[str] | None = opt("--node NODE", "Only to this machine, as `swarm workers` names it; local: this one."),
 ) -> None:
-    """Download a model to every machine of the swarm, once for all servers there that share its directory.
+    """Download a model to every machine of the swarm.
+
+    Servers that share a directory of models share a download.
 
     Uses a running server, or starts one for the download. An interrupted download resumes.
 

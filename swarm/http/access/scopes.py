@@ -64,6 +64,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/swarm/resume"): _ADMIN,
     ("POST", "/swarm/workers/*"): _ADMIN,
     ("POST", "/swarm/processes/*"): _ADMIN,
+    ("POST", "/swarm/nodes/*"): _ADMIN,
     # The page
     ("GET", "/"): _READ,
     ("GET", "/batches"): _READ,
