@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from collections import deque
 
 import pytest
 from hypothesis import HealthCheck
@@ -23,15 +24,29 @@ hypothesis_settings.load_profile("unhurried")
 
 
 SHARES = 8
+ROOM = 16
+TRIES = 50
 
 
 class _PortsOfThisProcess:
-    """Draws from a share of the ports, so that tests in two processes at once never draw the same one."""
+    """Draws from a share of the ports, so that tests in two processes at once never draw the same one.
+
+    Nor does one test draw two that lie close together: the servers of one might take the port of the other.
+    """
+
+    def __init__(self) -> None:
+        self._drawn: deque[int] = deque(maxlen=32)
 
     def randrange(self, first: int, end: int) -> int:
         number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
         size = (end - first) // SHARES
-        return random.randrange(first + number * size, first + (number + 1) * size)
+        port = first
+        for _ in range(TRIES):
+            port = random.randrange(first + number * size, first + (number + 1) * size)
+            if all(abs(port - other) >= ROOM for other in self._drawn):
+                break
+        self._drawn.append(port)
+        return port
 
 
 ports.random = _PortsOfThisProcess()
