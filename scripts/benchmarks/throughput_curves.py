@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from swarm.core.policy import slot_tuning
+from swarm.core.policy.slot_levels import LADDER
 
 MOST = 256
 
@@ -76,7 +77,7 @@ def rate_of(points: Mapping[int, float]) -> Callable[[int], float]:
 def best_of(points: Mapping[int, float], limit: int) -> int:
     """The best fixed number of requests at once, among the tuner's levels."""
     rate = rate_of(points)
-    return max((level for level in slot_tuning.LADDER if level <= limit), key=rate)
+    return max((level for level in LADDER if level <= limit), key=rate)
 
 
 class Policy(Protocol):

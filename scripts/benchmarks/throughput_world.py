@@ -19,6 +19,7 @@ from benchmarks.throughput_curves import MEASURED, lengths, rate_of
 from swarm.config.settings import LlmSettings
 from swarm.core.policy import slot_tuning
 from swarm.core.policy.slot_capacity import LoadFacts, after_no_memory, capacity_for, reload_gain_s, reload_pays
+from swarm.core.policy.slot_levels import LADDER
 
 LOAD_S = 8.0
 LOOK_S = 5.0
@@ -310,7 +311,7 @@ class Played(NamedTuple):
 def played(scenario: Scenario, minutes: float, seed: int) -> Played:
     """A batch that takes so long at the best fixed number, loads included in both."""
     rate = rate_of(scenario.points)
-    levels = [level for level in slot_tuning.LADDER if level <= scenario.most]
+    levels = [level for level in LADDER if level <= scenario.most]
     best = max(levels, key=rate)
     mean = sum(lengths(1000, seed)) / 1000
     requests = max(200, round(minutes * 60 * rate(best) / mean))

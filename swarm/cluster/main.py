@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from swarm import __version__
-from swarm.clock import SystemClock, now_iso
+from swarm.clock import SystemClock
 from swarm.cluster.connect import check_address, connect, namespace_of
 from swarm.cluster.driver import RayDriver
 from swarm.config.settings import Settings
@@ -17,11 +15,10 @@ from swarm.core.nodes.card_report import CardOrder
 from swarm.core.nodes.cluster_view import PlaceActor
 from swarm.core.nodes.node_record import NodeRecord
 from swarm.core.policy.restart_backoff import RestartPolicy
-from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.node_book import drained_nodes, forget_node, node_token, read_nodes, write_node
-from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.bootstrap import RunOptions, beats_of, living, logging_as, open_root, own_row
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.supervisor.state import RAY
 
@@ -68,7 +65,7 @@ def run_cluster(options: RunOptions, address: str) -> int:
             QueueNodes(queue),
             SystemClock(),
             policy=RestartPolicy(base_s=wanted.restart_base_s, cap_s=wanted.restart_cap_s, healthy_s=wanted.healthy_s),
-            beat=_beating(queue, lived),
+            beat=beats_of(queue, lived),
             log=log,
         )
         install(StopWish(driver.request_stop))  # after Ray, which has put handlers of its own there
@@ -126,22 +123,3 @@ def _text(value: Any) -> str:  # noqa: ANN401
 
 def _json(value: Any) -> str:  # noqa: ANN401
     return msgspec.json.encode(value).decode()
-
-
-def _beating(queue: FileQueue, row: WorkerRow) -> Callable[[int, WorkerStatus], None]:
-    heart = queue.heartbeats()
-
-    def beat(turn: int, status: WorkerStatus) -> None:
-        heart.beat(
-            Heartbeat(
-                name=row.name,
-                pid=os.getpid(),
-                epoch=row.epoch,
-                seq=turn,
-                turn=turn,
-                written_at=now_iso(),
-                status=status,
-            )
-        )
-
-    return beat

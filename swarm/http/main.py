@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
 
 import msgspec
 import uvicorn
 
-from swarm.clock import now_iso
 from swarm.config.listen import Address, http_address
-from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
+from swarm.core.worker import WorkerRow
 from swarm.errors import EXIT_USAGE, ConfigError
 from swarm.http.access.guarded_protocol import with_limits
 from swarm.http.app import make_app
@@ -19,9 +16,8 @@ from swarm.http.parts import HttpParts
 from swarm.http.server import STALLED_MS, HttpServer
 from swarm.proc.listening import listening_sockets
 from swarm.proc.open_files import allow_many_files
-from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.tokens import check_entry
-from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, own_row
+from swarm.runtime.bootstrap import RunOptions, beats_of, living, logging_as, open_root, own_row
 from swarm.runtime.loop import on_hangup, root_watch
 from swarm.supervisor.state import HTTP
 
@@ -56,7 +52,7 @@ def run_http(options: RunOptions) -> int:
         server = HttpServer(
             _config(parts),
             ending=parts.ending,
-            beat=_beating(queue, row),
+            beat=beats_of(queue, row),
             root_trouble=root_trouble,
             log=log,
         )
@@ -88,22 +84,3 @@ def _config(parts: HttpParts) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(parts.settings.http.stop_grace_s),
     )
-
-
-def _beating(queue: FileQueue, row: WorkerRow) -> Callable[[int, WorkerStatus], None]:
-    heart = queue.heartbeats()
-
-    def beat(turn: int, status: WorkerStatus) -> None:
-        heart.beat(
-            Heartbeat(
-                name=row.name,
-                pid=os.getpid(),
-                epoch=row.epoch,
-                seq=turn,
-                turn=turn,
-                written_at=now_iso(),
-                status=status,
-            )
-        )
-
-    return beat

@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
 from swarm.core.doctor.root_check import Check, fallbacks, first_missing
-from swarm.core.worker import WorkerRow
+from swarm.core.worker import Heartbeat, WorkerRow, WorkerStatus
 from swarm.errors import EngineError
 from swarm.proc import identity
 from swarm.proc.host_probe import host_checks
@@ -136,6 +136,26 @@ def own_row(name: str, role: str) -> WorkerRow:
         epoch=0,
         version=__version__,
     )
+
+
+def beats_of(queue: FileQueue, row: WorkerRow) -> Callable[[int, WorkerStatus], None]:
+    """Writes heartbeats of a process that runs no tasks: called with the turn of its loop, and its status."""
+    heart = queue.heartbeats()
+
+    def beat(turn: int, status: WorkerStatus) -> None:
+        heart.beat(
+            Heartbeat(
+                name=row.name,
+                pid=row.process.pid,
+                epoch=row.epoch,
+                seq=turn,
+                turn=turn,
+                written_at=now_iso(),
+                status=status,
+            )
+        )
+
+    return beat
 
 
 def command_of(*words: str, options: RunOptions) -> tuple[str, ...]:

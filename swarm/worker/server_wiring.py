@@ -62,9 +62,7 @@ def with_model_server(
     parallel = own_parallel(options, plan, client, log, kept=lambda: is_kept(layout, plan))
     server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
     disk_mib = partial(size_on_disk_mib, client.tags)
-    load_slots = (
-        memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, reader, weights_mib=disk_mib)
-    )
+    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, reader, disk_mib)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, reader, pids, log)
     probe = ModelServerProbe(

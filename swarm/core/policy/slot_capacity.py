@@ -12,7 +12,7 @@ import msgspec
 
 from swarm.core.models.engines import OLLAMA
 from swarm.core.models.model_server import MIB, ModelDetails
-from swarm.core.policy.slot_tuning import LADDER, below
+from swarm.core.policy.slot_levels import LADDER, below
 
 CAUTIOUS = 4
 """Where the memory is not known."""

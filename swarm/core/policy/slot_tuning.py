@@ -16,54 +16,45 @@ next one, time is passed in.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+from swarm.core.policy.slot_levels import (
+    DRIFT,
+    ENOUGH,
+    FREE,
+    LADDER,
+    MEMORY,
+    PLENTY,
+    WORTH,
+    Rate,
+    at_most,
+    below,
+    between,
+    drifted,
+    mixed,
+    told_apart,
+)
+
 FIRST = 4
 """Where a tuning starts that knows nothing, if the limit allows."""
-WORTH = 1.04
-"""A step up must give this much more: each request in flight costs memory and makes every answer later."""
 HOPED = 1.5
 """What a second request is taken to give where one alone was tried: nothing lower tells."""
-FREE = 0.985
-"""A step down may cost this much."""
-ENOUGH, PLENTY = 6, 32
-"""Samples that may already show a clear difference, and that settle a doubtful one."""
 NEAR = 0.1
 """The mean number in flight during a request may be off by this much for its sample to count."""
-DRIFT = 0.15
-SURE = 3.0
-"""Standard errors that a drift must exceed as well."""
 LATE = 1.5
 """A step up is taken back if its first answers take this many times as long as at the old rate, or twice that many times
 where those that came are not slow."""
 LATE_LEAST_S = 3.0
 """Not before this: short requests may all be waiting for something else, such as a load that has just ended."""
-MEMORY = 24
-"""Samples a mean remembers, about."""
 PROBE_SHARE, PROBE_SHARE_MAX = 20.0, 320.0
 """A settled level is held at least this many times as long as a look at a neighbour takes."""
 HISTORY = 16
 
 Phase = Literal["here", "up", "down", "between", "held"]
 replace = msgspec.structs.replace
-
-
-class Rate(msgspec.Struct, frozen=True):
-    """What is known of one level: mean rate in tokens/s, its variance, and the samples behind both."""
-
-    mean: float
-    var: float
-    n: int
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean, in tokens/s."""
-        return math.sqrt(self.var / min(self.n, MEMORY)) if self.n > 1 else self.mean
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +115,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 def start(limit: int, *, first: int = FIRST, now_s: float = 0.0) -> Tuning:
     """A tuning that knows nothing yet."""
-    slots = _at_most(min(first, limit), limit)
+    slots = at_most(min(first, limit), limit)
     return Tuning(slots=slots, best=slots, limit=max(1, limit), since_s=now_s, look_s=now_s)
 
 
@@ -152,7 +143,7 @@ def measured(tuning: Tuning, in_flight: float, tokens_s: float) -> Tuning:
         return tuning
     total_s = tuning.slots * tokens_s
     recent = (*tuning.recent, total_s)[-MEMORY:]
-    rates = {**tuning.rates, tuning.slots: _mixed(tuning.rates.get(tuning.slots), total_s)}
+    rates = {**tuning.rates, tuning.slots: mixed(tuning.rates.get(tuning.slots), total_s)}
     return replace(tuning, rates=rates, recent=recent, trying="held")
 
 
@@ -165,7 +156,7 @@ def limited(tuning: Tuning, limit: int, now_s: float) -> Tuning:
     rates = {level: rate for level, rate in tuning.rates.items() if level <= limit}
     tuning = replace(tuning, limit=limit, rates=rates)
     if tuning.best > limit or tuning.slots > limit:
-        best = max(rates, key=lambda level: rates[level].mean, default=_at_most(limit, limit))
+        best = max(rates, key=lambda level: rates[level].mean, default=at_most(limit, limit))
         return replace(tuning, slots=best, best=best, trying="here", since_s=now_s, look_s=now_s, recent=())
     if climbs and (up := _up(tuning)) is not None:
         return _moved(tuning, up, "up", now_s)
@@ -177,11 +168,6 @@ def out_of_memory(tuning: Tuning, slots: int, now_s: float) -> Tuning:
     return limited(tuning, min(tuning.limit, below(slots)), now_s)
 
 
-def below(slots: int) -> int:
-    """The next lower level; 1 at the least."""
-    return max((level for level in LADDER if level < slots), default=1)
-
-
 def sampled(tuning: Tuning, in_flight: float, tokens_s: float, *, began_s: float, now_s: float) -> Tuning:
     """One ended request, beside which ``in_flight`` ran on average, itself included. Returns what to do from now on.
 
@@ -190,7 +176,7 @@ def sampled(tuning: Tuning, in_flight: float, tokens_s: float, *, began_s: float
     if began_s < tuning.since_s or abs(in_flight / tuning.slots - 1) > NEAR or tokens_s <= 0:
         return tuning
     total_s = tuning.slots * tokens_s
-    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: _mixed(tuning.rates.get(tuning.slots), total_s)})
+    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: mixed(tuning.rates.get(tuning.slots), total_s)})
     return _held(tuning, total_s, now_s) if tuning.settled else _tried(tuning, now_s)
 
 
@@ -233,44 +219,15 @@ def _slots(number: int) -> str:
     return "1 slot" if number == 1 else f"{number} slots"
 
 
-def _mixed(rate: Rate | None, tokens_s: float) -> Rate:
-    if rate is None:
-        return Rate(tokens_s, (0.1 * tokens_s) ** 2, 1)
-    part = 1 / min(rate.n + 1, MEMORY)
-    off = tokens_s - rate.mean
-    return Rate(rate.mean + part * off, (1 - part) * (rate.var + part * off * off), rate.n + 1)
-
-
-def _told_apart(new: Rate, old: Rate, slots: int) -> bool:
-    if new.n >= max(PLENTY, slots):
-        return True
-    noise = math.hypot(new.error, old.error)
-    edges = (abs(new.mean - WORTH * old.mean), abs(new.mean - FREE * old.mean))
-    return new.n >= ENOUGH and min(edges) > 2.0 * noise
-
-
-def _levels(limit: int) -> list[int]:
-    return [*(level for level in LADDER if level < limit), limit]
-
-
-def _at_most(wanted: int, limit: int) -> int:
-    return max((level for level in _levels(max(1, limit)) if level <= max(1, wanted)), default=1)
-
-
 def _up(tuning: Tuning) -> int | None:
     """The level at twice the best, or the highest the limit allows."""
-    up = _at_most(2 * tuning.best, tuning.limit)
+    up = at_most(2 * tuning.best, tuning.limit)
     return up if up > tuning.best else None
 
 
 def _down(tuning: Tuning) -> int | None:
     lower = [level for level in LADDER if level < tuning.best and 2 * level >= tuning.best]
     return lower[0] if lower else None
-
-
-def _between(low: int, high: int) -> int | None:
-    inside = [level for level in LADDER if low < level < high]
-    return inside[len(inside) // 2] if inside else None
 
 
 def _moved(tuning: Tuning, slots: int, trying: Phase, now_s: float) -> Tuning:
@@ -301,7 +258,7 @@ def _tried(tuning: Tuning, now_s: float) -> Tuning:
             return tuning
         return _moved(tuning, up, "up", now_s) if up is not None else _try_down(tuning, now_s)
     old = tuning.rates[tuning.best]
-    if not _told_apart(new, old, tuning.slots):
+    if not told_apart(new, old, tuning.slots):
         return tuning
     gain = new.mean / old.mean
     if tuning.trying == "up":
@@ -322,8 +279,8 @@ def _after_down(tuning: Tuning, gain: float, now_s: float) -> Tuning:
         return _try_down(replace(tuning, best=tuning.slots, patience=PROBE_SHARE), now_s)
     left = sorted(level for level in tuning.rates if level > tuning.best)
     worse = bool(left) and tuning.rates[left[0]].mean < FREE * tuning.rates[tuning.best].mean
-    between = _between(tuning.best, left[0]) if (len(left) > 1 or worse) and not tuning.climbed else None
-    return _settled(tuning, tuning.best, now_s) if between is None else _moved(tuning, between, "between", now_s)
+    middle = between(tuning.best, left[0]) if (len(left) > 1 or worse) and not tuning.climbed else None
+    return _settled(tuning, tuning.best, now_s) if middle is None else _moved(tuning, middle, "between", now_s)
 
 
 def _after_up(tuning: Tuning, gain: float, now_s: float) -> Tuning:
@@ -331,9 +288,9 @@ def _after_up(tuning: Tuning, gain: float, now_s: float) -> Tuning:
         tuning = replace(tuning, best=tuning.slots, climbed=True, patience=PROBE_SHARE)
         up = _up(tuning)
         return _moved(tuning, up, "up", now_s) if up is not None else _settled(tuning, tuning.slots, now_s)
-    between = _between(tuning.best, tuning.slots)
-    if gain < FREE and between is not None and tuning.climbed:
-        return _moved(tuning, between, "between", now_s)
+    middle = between(tuning.best, tuning.slots)
+    if gain < FREE and middle is not None and tuning.climbed:
+        return _moved(tuning, middle, "between", now_s)
     return _settled(tuning, tuning.best, now_s) if tuning.climbed else _try_down(tuning, now_s)
 
 
@@ -349,7 +306,7 @@ def _settled(tuning: Tuning, best: int, now_s: float) -> Tuning:
 
 def _held(tuning: Tuning, tokens_s: float, now_s: float) -> Tuning:
     tuning = replace(tuning, recent=(*tuning.recent, tokens_s)[-MEMORY:])
-    if _drifted(tuning.recent, tuning.rates[tuning.best]):
+    if drifted(tuning.recent, tuning.rates[tuning.best]):
         fresh = start(tuning.limit, first=tuning.best, now_s=now_s)
         return replace(fresh, history=(*tuning.history, (tuning.best, round(tuning.best_tokens_per_s, 3)))[-HISTORY:])
     if (better := _regretted(tuning)) is not None:
@@ -377,16 +334,3 @@ def _regretted(tuning: Tuning) -> int | None:
         if rate.n >= ENOUGH and rate.mean - WORTH * own.mean > doubt * math.hypot(rate.error, own.error)
     ]
     return max(known, key=lambda level: tuning.rates[level].mean, default=None)
-
-
-def _drifted(recent: tuple[float, ...], known: Rate) -> bool:
-    """The last few samples, or the last many, are off by more than noise explains."""
-    for number in (ENOUGH, MEMORY):
-        if len(recent) < number:
-            return False
-        last = recent[-number:]
-        off = abs(statistics.fmean(last) - known.mean)
-        # The deviation last: it takes as long as all the rest of a sample, and is hardly ever asked for.
-        if off > DRIFT * known.mean and off > SURE * statistics.stdev(last) / math.sqrt(number):
-            return True
-    return False

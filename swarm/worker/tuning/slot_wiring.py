@@ -30,7 +30,6 @@ def slots_for_loads(
     memory: SlotMemory,
     parallel: ParallelSlots | None,
     reader: GpuReader,
-    *,
     weights_mib: Callable[[str], int],
 ) -> LoadSlots:
     """What chooses for how many requests at once this worker loads a model.

@@ -8,13 +8,9 @@ from hypothesis import strategies as st
 
 from scripts.benchmarks.throughput_curves import CHANGES, Fixed, Tuned, best_of, curves, lengths, run
 from swarm.core.policy import slot_tuning
+from swarm.core.policy.slot_levels import ENOUGH, LADDER, PLENTY, Rate, below
 from swarm.core.policy.slot_tuning import (
-    ENOUGH,
     FIRST,
-    LADDER,
-    PLENTY,
-    Rate,
-    below,
     limited,
     out_of_memory,
     overdue,
