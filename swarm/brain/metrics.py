@@ -153,7 +153,7 @@ def _info(view: WorkerView, state: str) -> Labels:
     row, beat = view.row, view.heartbeat
     model = (beat.model if beat is not None and view.alive else None) or ""
     gpus = ",".join(map(str, row.gpus)) if row is not None else ""
-    return view.name, state, model, gpus, str(bool(row and row.simulated)).lower(), row.node if row is not None else ""
+    return view.name, state, model, gpus, str(bool(row and row.simulated)).lower(), view.node
 
 
 def _models(snapshot: SwarmSnapshot) -> Iterator[Metric]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from swarm.core.nodes.cluster_plan import NOT_SEEN, ON_ITS_WAY, lost_nodes, plan_cluster
 from swarm.core.nodes.cluster_view import ClusterPlan, ClusterView, PlaceActor, SeenActor, SeenNode, SlotKey, SlotMemory
-from swarm.core.nodes.node_record import NodePhase, NodeRecord
+from swarm.core.nodes.node_record import RAY, NodePhase, NodeRecord
 from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.logging import LogOnce
@@ -40,7 +40,7 @@ class NodeStore(Protocol):
 
     def records(self) -> tuple[NodeRecord, ...]: ...
     def drains(self) -> frozenset[str]: ...
-    def living(self) -> frozenset[str]: ...
+    def living(self, records: Iterable[NodeRecord]) -> frozenset[str]: ...
     def write(self, record: NodeRecord) -> None: ...
     def forget(self, name: str) -> None: ...
 
@@ -57,10 +57,13 @@ class RayDriver:
         clock: Clock,
         *,
         policy: RestartPolicy,
+        taken: frozenset[str] = frozenset(),
         beat: Callable[[int, WorkerStatus], None],
         log: logging.Logger,
     ) -> None:
+        """``taken``: names of machines that no node of the cluster may have."""
         self.finished = False
+        self._taken = taken
         self._cluster, self._store, self._clock, self._policy = cluster, store, clock, policy
         self._beat, self._log = beat, log
         self._memory: Mapping[SlotKey, SlotMemory] = {}
@@ -96,16 +99,16 @@ class RayDriver:
 
     def _tick(self) -> None:
         every = self._store.records()
-        ours = tuple(record for record in every if record.source == "ray")
+        ours = tuple(record for record in every if record.source == RAY)
         view = ClusterView(
             now_s=self._clock.mono_s(),
             now_iso=self._clock.iso(),
             nodes=self._cluster.nodes(),
             actors=self._cluster.actors(),
             records=ours,
-            taken=frozenset(record.name for record in every) - {record.name for record in ours},
+            taken=self._taken | {record.name for record in every if record.source != RAY},
             drains=self._store.drains(),
-            living=self._store.living(),
+            living=self._store.living(ours),
             memory=self._memory,
             policy=self._policy,
         )
@@ -146,7 +149,7 @@ class RayDriver:
 
     def _put_out(self) -> None:
         """No card is to be had any more: who reads the records next must not go there. Nodes lost before are forgotten."""
-        ours = [record for record in self._store.records() if record.source == "ray"]
+        ours = [record for record in self._store.records() if record.source == RAY]
         gone = [record for record in ours if record.phase is NodePhase.LOST and record.reason == NOT_SEEN]
         for record in gone:
             self._store.forget(record.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -14,12 +15,13 @@ from swarm.config.settings import Settings
 from swarm.core.nodes.card_report import CardOrder
 from swarm.core.nodes.cluster_view import PlaceActor
 from swarm.core.nodes.node_record import NodeRecord
-from swarm.core.policy.restart_backoff import RestartPolicy
+from swarm.core.nodes.relay_workers import THIS_NODE, relay_places
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.node_book import drained_nodes, forget_node, node_token, read_nodes, write_node
 from swarm.runtime.bootstrap import RunOptions, beats_of, living, logging_as, open_root, own_row
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
+from swarm.supervisor.keeper_factory import restart_policy
 from swarm.supervisor.state import RAY
 
 _SENT = ("llm", "ollama", "repair", "sim", "engines", "models", "logging")
@@ -59,12 +61,12 @@ def run_cluster(options: RunOptions, address: str) -> int:
                 env=env,
             )
 
-        wanted = settings.supervisor
         driver = RayDriver(
             RayLink(namespace, options.simulate, order),
             QueueNodes(queue),
             SystemClock(),
-            policy=RestartPolicy(base_s=wanted.restart_base_s, cap_s=wanted.restart_cap_s, healthy_s=wanted.healthy_s),
+            policy=restart_policy(settings),
+            taken=frozenset({THIS_NODE, *(place.node for _, place in relay_places(settings.workers).values())}),
             beat=beats_of(queue, lived),
             log=log,
         )
@@ -86,9 +88,9 @@ class QueueNodes:
         """Names of nodes that are to be drained."""
         return drained_nodes(self._queue.layout)
 
-    def living(self) -> frozenset[str]:
-        """Names of workers of recorded cards that run."""
-        names = (card.worker for record in self.records() for card in record.cards)
+    def living(self, records: Iterable[NodeRecord]) -> frozenset[str]:
+        """Names of workers of these recorded cards that run."""
+        names = (card.worker for record in records for card in record.cards)
         return frozenset(name for name in names if is_held(self._queue.layout, name))
 
     def write(self, record: NodeRecord) -> None:

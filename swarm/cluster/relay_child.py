@@ -27,7 +27,8 @@ from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER
 LEASE_S = 120.0
 """A relay that nobody has asked for anything for so long ends with its servers."""
 START_S = 120.0
-ASK_S = 20.0
+ASK_S = 8.0
+"""Below what the driver takes for silence: an actor that asks answers nobody meanwhile."""
 _LOG_MAX_BYTES = 10 << 20
 _LAST_WORDS = 3
 
@@ -57,11 +58,14 @@ class RelayChild:
         watched, self._held = os.pipe()
         try:
             self._process = self._spawn(gpu, watched)
+        except BaseException:
+            os.close(self._held)
+            raise
         finally:
             os.close(watched)
 
     def report(self) -> CardReport:
-        """How it is. Takes up to ``ASK_S`` once, when it has just become ready."""
+        """How it is. Takes up to ``ASK_S`` while a relay that is ready has not answered yet."""
         code = self._process.poll()
         if code is not None:
             self.stop()

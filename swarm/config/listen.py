@@ -61,16 +61,21 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         return None
 
 
-def parse_listen(text: str, option: str, host: str) -> Address:
-    """``[HOST:]PORT``; ``host`` is that of a text without one. Raises ``InputError`` that names ``option``."""
+def parse_listen(text: str, option: str, host: str, *, least: int = 1) -> Address:
+    """``[HOST:]PORT``; ``host`` is that of a text without one. Raises ``InputError`` that names ``option``.
+
+    ``least`` 0: port 0 is any free one.
+    """
     found = _FORM.fullmatch(text)
     if found is None:
         hint = "an IPv6 address needs brackets: [::1]:8080" if text.count(":") > 1 else None
         raise InputError(f"{option} {text!r} is not [HOST:]PORT", hint=hint)
     port = found["port"]
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= LAST_PORT):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and least <= int(port) <= LAST_PORT):
         hint = f"[HOST:]PORT, such as {port}:{DEFAULT_PORT}" if found["host"] is None and port else None
-        raise InputError(f"{option} {text!r}: the port must be a number from 1 to {LAST_PORT}, not {port!r}", hint=hint)
+        raise InputError(
+            f"{option} {text!r}: the port must be a number from {least} to {LAST_PORT}, not {port!r}", hint=hint
+        )
     if found["host"] is None:
         return Address(host, int(port))
     return Address(_host(found["host"], f"{option} {text!r}"), int(port))

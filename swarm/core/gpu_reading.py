@@ -47,6 +47,8 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     processes: tuple[GpuProcess, ...] | None = None
     fault: str | None = None
     """Set when the card is lost or unreadable: the driver's words."""
+    unreached: bool = False
+    """It has a fault only since its machine is not reached."""
 
     @property
     def title(self) -> str:
@@ -59,6 +61,11 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         Only a card of this machine is ever called by its index.
         """
         return self.uuid in uuids or (not self.node and str(self.index) in uuids)
+
+
+def held_mib(cards: Iterable[GpuReading], uuids: Collection[str], pids: Collection[int]) -> int:
+    """Memory of the named cards that these processes hold; 0 where the driver does not say."""
+    return sum(one.used_mib or 0 for card in named(cards, uuids) for one in card.processes or () if one.pid in pids)
 
 
 def named(cards: Iterable[GpuReading], uuids: Collection[str]) -> list[GpuReading]:

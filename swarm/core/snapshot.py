@@ -86,6 +86,11 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     load_failed_s: dict[str, float] = msgspec.field(default_factory=dict)
     """For each model this life could not load: since the observer last saw its count of failures change."""
 
+    @property
+    def node(self) -> str:
+        """The machine of its cards; empty: this one."""
+        return self.row.node if self.row is not None else ""
+
 
 class BlockedView(msgspec.Struct, frozen=True, kw_only=True):
     """One file in ``blocked/`` and what it waits for."""

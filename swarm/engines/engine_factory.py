@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 
 from swarm.config.settings import Settings
+from swarm.core.faults import TaskFault
 from swarm.core.models.engines import OLLAMA, EngineKind, engine_named, engine_of_model
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.adopted_server import AdoptedServer
@@ -20,6 +21,7 @@ from swarm.engines.processes.model_spec import ModelSpecMaker
 from swarm.engines.processes.process_server import ProcessServer
 from swarm.engines.processes.programs import api_key
 from swarm.engines.server_calls import ServerCalls
+from swarm.errors import EngineError
 
 REMEMBERED = 4096
 """Names of models whose engine is not looked up again for each request."""
@@ -57,6 +59,15 @@ def model_server(
 
     adapters = {name: adapter(name) for name in plan.engines}
     return EngineDispatch(adapters, lru_cache(REMEMBERED)(lambda model: engine_of_model(settings, model, own)))
+
+
+def adopt_left(adopt: Callable[[], Iterable[str]], name: str, log: logging.Logger) -> None:
+    """Take over the processes that an earlier life left. Raises ``EngineError`` while one of them cannot be killed."""
+    try:
+        for line in adopt():
+            log.info("%s", line)
+    except TaskFault as fault:
+        raise EngineError(f"{name}: {fault.message}", hint="start it again once that has ended") from fault
 
 
 def _client(kind: EngineKind, url: str, key: str, on_connect: OnConnect) -> OpenAIClient:

@@ -16,13 +16,13 @@ import msgspec
 from aiohttp import web
 
 from swarm.config.listen import Address
-from swarm.core.faults import TaskFault
-from swarm.core.gpu_reading import named
+from swarm.core.gpu_reading import held_mib
 from swarm.core.nodes.node_names import worker_name
 from swarm.core.nodes.relay_wire import RelayReady, card_path
 from swarm.core.placement.worker_plan import WorkerPlan
+from swarm.engines.engine_factory import adopt_left
 from swarm.engines.ollama.server_spec import env_warnings, remove_cards
-from swarm.errors import EngineError, LockHeld
+from swarm.errors import LockHeld
 from swarm.proc.identity import is_same
 from swarm.proc.listening import listening_sockets
 from swarm.proc.open_files import allow_many_files
@@ -151,15 +151,10 @@ def _card(plan: WorkerPlan, options: RelayOptions, waker: Waker, log: logging.Lo
     reader = _reader(options.run, (plan,))
 
     def vram_mib(pids: frozenset[int]) -> int:
-        found = named(reader.read(), plan.gpu_uuids)
-        return sum(one.used_mib or 0 for card in found for one in card.processes or () if one.pid in pids)
+        return held_mib(reader.read(), plan.gpu_uuids, pids)
 
     card = RelayCard(plan, options.run, options.node, on_ready=waker.wake, vram_mib=vram_mib, log=log)
-    try:
-        for line in card.adopt():
-            log.info("%s", line)
-    except TaskFault as fault:
-        raise EngineError(f"{plan.name}: {fault.message}", hint="start it again once that has ended") from fault
+    adopt_left(card.adopt, plan.name, log)
     return card
 
 

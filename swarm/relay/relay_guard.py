@@ -2,8 +2,9 @@
 
 * A process of its own, ``python -m swarm.relay.relay_guard ROOT CARD...``, whose standard input is a pipe that the relay
   holds: its end is the relay's, however that comes.
-* Then it waits ``TAKE_OVER_S`` for somebody to hold the cards' process locks, and ends what runs on those nobody holds,
-  with the lock in its own hands, so that no relay starts meanwhile.
+* Then it ends what runs on a card whose process lock nobody has held for ``TAKE_OVER_S``, with the lock in its own hands,
+  so that no relay starts meanwhile; a card whose lock somebody has held for so long is the next life's, with its own guard.
+  No single look counts: a dying relay may hold its locks a moment longer than the pipe.
 * When the guard itself is killed, the relay starts another one.
 """
 
@@ -16,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked, kill_marked
+from swarm.proc.env_markers import MODEL_MARKER, PROCESS_MARKER, ROOT_MARKER, SERVER_MARKER, find_marked_values, kill_marked
 from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.layout import Layout
 
@@ -32,6 +33,7 @@ class GuardProcess:
 
     def __init__(self, root: Path, cards: tuple[str, ...]) -> None:
         self._argv = [sys.executable, "-P", "-m", __name__, str(root), *cards]
+        self._errors = root / "logs" / f"{NAME}.err"
         self._env = {**os.environ, PROCESS_MARKER: NAME, ROOT_MARKER: str(root)}
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = float("-inf")
@@ -48,17 +50,18 @@ class GuardProcess:
             return
         self.release()
         self._started_s = now_s
-        self._process = subprocess.Popen(
-            self._argv,
-            env=self._env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is for the relay
-        )
+        with self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # a terminal's Ctrl-C is for the relay
+            )
 
     def release(self) -> None:
-        """Let it go: it ends by itself once nothing is left to be guarded."""
+        """Let it go: it ends by itself once nothing is left to be guarded, or another relay guards it."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.poll()
@@ -71,29 +74,33 @@ def main(words: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
         pass
-    end_s = time.monotonic() + TAKE_OVER_S
-    while time.monotonic() < end_s:
-        if not any(_runs(root, card) for card in cards):
-            return 0
-        if all(is_held(Layout(root), card) for card in cards):
-            return 0  # the next life has come, and a guard of its own
+    seen: dict[str, tuple[bool, float]] = {}
+    while left := _running(root) & set(cards):
+        now_s = time.monotonic()
+        for card in left:
+            held = is_held(Layout(root), card)
+            if card not in seen or seen[card][0] != held:
+                seen[card] = held, now_s
+            if now_s - seen[card][1] >= TAKE_OVER_S and (held or _end(root, card)):
+                cards.remove(card)
         time.sleep(_POLL_S)
-    for card in cards:
-        _end(root, card)
     return 0
 
 
-def _runs(root: str, card: str) -> bool:
-    return any(find_marked(**{ROOT_MARKER: root, marker: card}) for marker in (SERVER_MARKER, MODEL_MARKER))
+def _running(root: str) -> set[str]:
+    """Cards whose model servers run."""
+    found = (find_marked_values(marker, **{ROOT_MARKER: root}) for marker in (SERVER_MARKER, MODEL_MARKER))
+    return {card for processes in found for card in processes.values()}
 
 
-def _end(root: str, card: str) -> None:
+def _end(root: str, card: str) -> bool:
+    """End what runs on it. False: somebody has just taken its lock, or something would not die."""
     lock = ProcessLock(Layout(root), card)
     if not lock.try_acquire():
-        return
+        return False
     try:
-        for marker in (SERVER_MARKER, MODEL_MARKER):
-            kill_marked(_GRACE_S, **{ROOT_MARKER: root, marker: card})
+        left = [kill_marked(_GRACE_S, **{ROOT_MARKER: root, marker: card}) for marker in (SERVER_MARKER, MODEL_MARKER)]
+        return not any(left)
     finally:
         lock.release()
 

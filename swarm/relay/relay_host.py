@@ -24,8 +24,10 @@ from swarm.runtime.loop import StopWish
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper, Waker
 from swarm.supervisor.state import ChildState
+from swarm.supervisor.what_runs import trim_logs
 
 TICK_S, SOON_S = 1.0, 0.05
+TRIM_S = 60.0
 FROZEN_S = 5.0
 """Between two ticks: the process, or its machine, was stopped meanwhile."""
 
@@ -79,8 +81,10 @@ class RelayHost:
         self._ending = self._forced = False
         self._closing: list[threading.Thread] = []
         self._looked_s = self._thawed_s = time.monotonic()
+        self._left: list[str] = []
+        self._trim_at_s = 0.0
         self.leftovers: tuple[str, ...] = ()
-        """What could not be ended, in words."""
+        """What could not be ended, in words; known once it has finished."""
 
     @property
     def _keepers(self) -> Sequence[Keeper]:
@@ -96,9 +100,12 @@ class RelayHost:
         if not self._ending:
             self._troubles.tried("the guard", self._guard.keep_up, None)
             self._troubles.tried("requests to restart", self._carry_out, None)
+        if time.monotonic() >= self._trim_at_s:
+            self._trim_at_s = time.monotonic() + TRIM_S
+            self._troubles.tried("logs", lambda: trim_logs(self._root), None)
         pause_s = min((keeper.step() for keeper in self._keepers), default=TICK_S)
         if self._ending and self._all_ended():
-            self.leftovers += tuple(one for keeper in self._keepers for one in keeper.process.leftovers())
+            self.leftovers = (*self._left, *(one for keeper in self._keepers for one in keeper.process.leftovers()))
             self.finished = True
         return min(pause_s, SOON_S if self._closing else TICK_S)
 
@@ -149,9 +156,9 @@ class RelayHost:
     def _close(self, name: str, card: KeptCard) -> None:
         try:
             card.close(leave=False)
-        except TaskFault as fault:
-            self._log.error("%s: %s", name, fault.message)
-            self.leftovers += (f"{name}: {fault.message}",)
+        except (TaskFault, OSError) as fault:
+            self._log.error("%s: %s", name, fault)
+            self._left.append(f"{name}: {fault}")
         self._waker.wake()
 
     def _all_ended(self) -> bool:

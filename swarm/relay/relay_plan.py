@@ -71,7 +71,8 @@ def plan_cards(options: RunOptions, only: str | None) -> tuple[WorkerPlan, ...]:
         found if options.simulate is None else (),
         simulate=options.simulate,
     )
-    plans = tuple(_with_ports(plan, options.root) for plan in planned)
+    first = free_port(HOST, _PORTS * len(planned))
+    plans = tuple(_with_ports(plan, options.root, first + _PORTS * i) for i, plan in enumerate(planned))
     for plan in plans:
         if plan.owns_server:
             _check_ollama(plan, options)
@@ -101,11 +102,10 @@ def _cards(options: RunOptions) -> tuple[GpuReading, ...]:
     return found
 
 
-def _with_ports(plan: WorkerPlan, root: Path) -> WorkerPlan:
+def _with_ports(plan: WorkerPlan, root: Path, fresh: int) -> WorkerPlan:
     """Nobody else has to know them, so they are any free ones; what an earlier life left running keeps its own."""
     if plan.port is None:
         return plan
-    fresh = free_port(HOST, _PORTS)
     marker = {ROOT_MARKER: str(root)}
     server = running_server(root / "workers" / f"{plan.name}.server.json", marker | {SERVER_MARKER: plan.name})
     model = running_note(note_path(plan.name, root), marker | {MODEL_MARKER: plan.name})

@@ -68,7 +68,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: there is no such token file", hint="leave --token-file out: then one is made")
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         mine = status.st_uid == os.geteuid()
-        hint = f"chmod 600 {path}, or remove it: a new one is made" if mine else f"it belongs to uid {status.st_uid}"
+        hint = f"chmod 600 {path}" if mine else f"it belongs to uid {status.st_uid}"
         raise ConfigError(f"{path}: others could read or change this token", hint=hint)
     try:
         token = read_file(str(path), _MAX_BYTES).decode("ascii").strip()
@@ -78,5 +78,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: this is no token: it holds other characters than ASCII") from error
     if len(token) < _MIN_CHARS or not token.isprintable() or " " in token:
         what = f"this is no token: one line of at least {_MIN_CHARS} characters without blanks"
-        raise ConfigError(f"{path}: {what}", hint=f"remove {path}: a new one is made")
+        raise ConfigError(
+            f"{path}: {what}", hint=f"write one into {path}, or remove it and leave --token-file out: then one is made"
+        )
     return token

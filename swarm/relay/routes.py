@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -47,6 +48,11 @@ MAX_BODY = 128 << 20
 """Bytes of a request: images are in it."""
 HOLDER_CHARS = 300
 WARN_EVERY_S = 60.0
+VERSIONS_S, MISSED_S = 60.0, 5.0
+"""How long versions are remembered: all that servers could say, and where one did not."""
+VERSIONS_WAIT_S = 1.0
+QUESTION_S, MOST_S = 10.0, 120.0
+"""A question to a model server takes so long at most, by default and at all: an ended relay waits for it."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CardHandler = Callable[[web.Request, RelayCard], Coroutine[Any, Any, web.StreamResponse]]
 T = TypeVar("T")
@@ -81,7 +87,9 @@ class RelayRoutes:
         self._holders = {name: CardHolder() for name in cards}
         self._look = look
         self._pulls = pulls
-        self._versions: tuple[float, dict[str, str]] = (float("-inf"), {})
+        self._versions: dict[str, str] = {}
+        self._versions_due_s = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
         self._running = 0
         self._asked_s = time.monotonic()
         self._warned_s = float("-inf")
@@ -193,16 +201,20 @@ class RelayRoutes:
         return _json(state)
 
     async def _engine_versions(self) -> dict[str, str]:
-        """Remembered for a while once all have said theirs."""
-        since_s, known = self._versions
-        if time.monotonic() - since_s < VERSIONS_S and all(known.values()):
-            return known
+        """As known now: a server that does not say its version holds up nobody who asks about the node."""
+        if (self._asking is None or self._asking.done()) and time.monotonic() >= self._versions_due_s:
+            self._asking = asyncio.create_task(self._ask_versions())
+        if self._asking is not None:
+            await asyncio.wait({self._asking}, timeout=VERSIONS_WAIT_S)
+        return self._versions
+
+    async def _ask_versions(self) -> None:
         found: dict[str, str] = {}
         for card in self._cards.values():
             if not found or not all(found.get(name) for name in card.plan.engines):
                 found |= {name: version for name, version in (await card.versions()).items() if version or name not in found}
-        self._versions = time.monotonic(), found
-        return found
+        self._versions = found
+        self._versions_due_s = time.monotonic() + (VERSIONS_S if all(found.values()) else MISSED_S)
 
     async def _state(self, _request: web.Request, card: RelayCard) -> web.StreamResponse:
         return _json(card.state(await self._look()))
@@ -238,7 +250,8 @@ class RelayRoutes:
         return await stream.answer(request, work())
 
     async def _unload(self, request: web.Request, card: RelayCard) -> web.StreamResponse:
-        await card.unload(await _body(request, UnloadAsk))
+        ask = await _body(request, UnloadAsk)
+        await card.unload(msgspec.structs.replace(ask, timeout_s=min(ask.timeout_s, MOST_S)))
         self._look.stale()
         return _json({})
 
@@ -266,10 +279,6 @@ class RelayRoutes:
         if not (after.isascii() and after.isdigit() and len(after) < 20):
             raise Refusal(422, "bad_request", f"log?after={one_line(after, 40)}: no number", "deterministic")
         return _json(await card.log(request.query.get("life", ""), int(after)))
-
-
-VERSIONS_S = 60.0
-QUESTION_S, MOST_S = 10.0, 3600.0
 
 
 def _timeout_s(request: web.Request) -> float:

@@ -54,7 +54,7 @@ class KeeperFactory:
 
         def fits(row: WorkerRow) -> bool:
             if plan.relay is not None:  # the rest is known once its relay has told it
-                return row.url == plan.url and bool(row.node)
+                return (row.url, row.node) == (plan.url, plan.node)
             return (row.url, row.gpu_uuids, row.engines) == (plan.url, plan.gpu_uuids, plan.engines)
 
         return self._local(plan.name, "worker", self._argv("worker", plan.name), fits, server)

@@ -13,9 +13,9 @@ from swarm.config.settings import Settings
 
 HIDDEN = "(hidden)"
 _HIDDEN_TABLES = frozenset({"env", "targets"})
+"""Every value of these may be a secret: variables of servers, targets of notifications."""
 _TOKENS = frozenset({"token"})
 """Keys that hold a token: nobody is shown it, not even who may read the file."""
-"""Every value of these may be a secret: variables of servers, targets of notifications."""
 _SECRET_FLAG = re.compile(r"(?i)^-.*(key|token|secret|password|credential)")
 
 

@@ -11,10 +11,10 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.health.liveness import workers_of
+from swarm.core.nodes.relay_workers import THIS_NODE
 from swarm.core.snapshot import LiveView, SwarmSnapshot
 from swarm.core.worker import ModelTally, TunedSlots, WorkerRow
 from swarm.views.blocks import Cell, Table, columns
-from swarm.views.node_words import HERE
 from swarm.views.row_servers import is_asked, server_of
 from swarm.views.words import count, duration
 
@@ -29,6 +29,11 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose servers have it."""
     nodes: tuple[str, ...] = ()
     """Machines of those; the empty name is this one."""
+
+
+def serving_nodes(snapshot: SwarmSnapshot) -> frozenset[str]:
+    """Machines with a living worker that has a model server."""
+    return frozenset(w.node for w in workers_of(snapshot) if w.alive and w.row is not None and w.row.url is not None)
 
 
 def installed_models(snapshot: SwarmSnapshot, settings: Settings) -> Mapping[str, OnDisk]:
@@ -50,7 +55,7 @@ def installed_models(snapshot: SwarmSnapshot, settings: Settings) -> Mapping[str
             told = zip(names, pool.map(lambda row: _tags(row, settings), asked), strict=True)
             answers |= {name: models for name, models in told if models is not None}
     found: dict[str, OnDisk] = {}
-    nodes = {w.name: w.row.node for w in views if w.row is not None}
+    nodes = {w.name: w.node for w in views}
     for worker, models in answers.items():
         for model, size_mib in models:
             known = found.get(model, OnDisk(size_mib=size_mib, workers=()))
@@ -160,18 +165,18 @@ def _ratio(total: float, number: float) -> float | None:
     return total / number if number > 0 and total > 0 else None
 
 
-def models_table(rows: Sequence[ModelRow]) -> Table:
+def models_table(rows: Sequence[ModelRow], nodes: Collection[str] = ()) -> Table:
     """Models, where they are and what was learned of them: requests of the slots, and tokens/s of all slots together.
 
-    With several machines also those that have it on disk.
+    With several machines also those that have it on disk; ``nodes``: all that have model servers, also with an empty disk.
     """
     live = any(row.live_waiting or row.live_in_flight for row in rows)
     places = ("live wait", "live run") if live else ()
     numbers = ("waiting", "run", *places, "done", "failed", "on disk", "on card", "load", "task", "tok/s")
-    everywhere = {node for row in rows for node in row.installed_nodes}
-    nodes = any(everywhere)
-    heads = columns("model~", "loaded on~", *(("on nodes~",) if nodes else ()), *(f"{name}>" for name in numbers))
-    cells = tuple(_model_cells(row, live=live, nodes=everywhere if nodes else None) for row in rows)
+    everywhere = {*nodes, *(node for row in rows for node in row.installed_nodes)}
+    several = any(everywhere)
+    heads = columns("model~", "loaded on~", *(("on nodes~",) if several else ()), *(f"{name}>" for name in numbers))
+    cells = tuple(_model_cells(row, live=live, nodes=everywhere if several else None) for row in rows)
     return Table(columns=heads, rows=cells, empty="no model is loaded, waited for or installed")
 
 
@@ -185,7 +190,7 @@ def _on_nodes(row: ModelRow, everywhere: Collection[str]) -> Cell:
     """Which machines have it on disk."""
     if len(row.installed_nodes) == len(everywhere):
         return Cell("all")
-    return Cell(", ".join(node or HERE for node in row.installed_nodes) or "-", "" if row.installed_nodes else "dim")
+    return Cell(", ".join(node or THIS_NODE for node in row.installed_nodes) or "-", "" if row.installed_nodes else "dim")
 
 
 def _model_cells(row: ModelRow, *, live: bool, nodes: Collection[str] | None) -> tuple[Cell | str, ...]:

@@ -114,7 +114,7 @@ def node_lines(
 
 
 def _this_machine(snapshot: SwarmSnapshot, views: Mapping[str, WorkerView], states: Mapping[str, Condition]) -> NodeLine:
-    here = [view for view in views.values() if view.row is None or not view.row.node]
+    here = [view for view in views.values() if not view.node]
     owners = {uuid: view.name for view in here if view.row is not None for uuid in view.row.gpu_uuids}
     cards = []
     for card in snapshot.gpus:

@@ -15,7 +15,6 @@ from swarm.views.blocks import Cell
 if TYPE_CHECKING:
     from swarm.queue.layout import Layout
 
-HERE = THIS_NODE
 """This machine, in a table beside others."""
 
 
@@ -40,7 +39,7 @@ def node_cells(node: str | None, shown: bool) -> tuple[Cell | str, ...]:  # noqa
     """Cell of the column of nodes, if that is shown; None: there is nothing that could be on a node."""
     if not shown:
         return ()
-    return (Cell("-" if node is None else node or HERE, "" if node else "dim"),)
+    return (Cell("-" if node is None else node or THIS_NODE, "" if node else "dim"),)
 
 
 def nodes_of_workers(layout: Layout) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, stuck, unreached, workers_of
+from swarm.core.health.liveness import condition, stuck, workers_of
 from swarm.core.placement.eta import work_eta_s
 from swarm.core.policy.alarms import alarms as brain_warnings
 from swarm.core.policy.alarms import supervisor_gone
@@ -231,7 +231,7 @@ def _brain_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm
 
 def _card_alarms(snapshot: SwarmSnapshot, settings: Settings) -> Iterator[Alarm]:
     for gpu in snapshot.gpus:
-        if unreached(gpu, snapshot):
+        if gpu.unreached:
             continue  # its worker says so
         if gpu.fault is not None:
             step = f"{f'on {gpu.node}: ' if gpu.node else ''}nvidia-smi; dmesg | grep -i xid"

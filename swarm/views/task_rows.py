@@ -97,7 +97,7 @@ def _active_row(claim: ClaimView, worker: WorkerView | None, *, is_stuck: bool) 
     known = slot or SlotView(task_id=claim.task_id, task_class=claim.task_class or "", phase="")
     return ActiveRow(
         worker=claim.worker,
-        node=worker.row.node if worker and worker.row else "",
+        node=worker.node if worker else "",
         task_id=claim.task_id,
         task_class=claim.task_class or known.task_class or None,
         model=claim.model or known.model,

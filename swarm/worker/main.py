@@ -9,14 +9,14 @@ import random
 import msgspec
 
 from swarm.core.faults import TaskFault
-from swarm.core.gpu_reading import named
+from swarm.core.gpu_reading import held_mib
 from swarm.core.models.engines import OLLAMA
 from swarm.core.placement.worker_plan import HOST, WorkerPlan, plan_workers
 from swarm.core.policy.slots import slot_limits
 from swarm.core.task import TaskClass
 from swarm.core.worker import WorkerRow, WorkerStatus
 from swarm.engines.engine_dispatch import EngineDispatch, WorkerServer
-from swarm.engines.engine_factory import model_server
+from swarm.engines.engine_factory import adopt_left, model_server
 from swarm.engines.ollama.server import find_binary
 from swarm.engines.ollama.server_spec import server_spec
 from swarm.engines.processes.programs import check_engines
@@ -193,15 +193,10 @@ def _server(options: RunOptions, plan: WorkerPlan, log: logging.Logger) -> Engin
     reader = card_reader(options, plan) if plan.gpus else None
 
     def vram_mib(pids: frozenset[int]) -> int:
-        cards = named(reader.read(), plan.gpu_uuids) if reader is not None else []
-        return sum(one.used_mib or 0 for card in cards for one in card.processes or () if one.pid in pids)
+        return 0 if reader is None else held_mib(reader.read(), plan.gpu_uuids, pids)
 
     server = model_server(plan, options.settings, root=options.root, env=os.environ, log=log, vram_mib=vram_mib)
-    try:
-        for line in server.adopt():
-            log.info("%s", line)
-    except TaskFault as fault:
-        raise EngineError(f"{plan.name}: {fault.message}", hint="start it again once that has ended") from fault
+    adopt_left(server.adopt, plan.name, log)
     return server
 
 

@@ -77,7 +77,7 @@ def _relay(
 
     from msgspec.structs import replace
 
-    from swarm.config.listen import Address, parse_listen
+    from swarm.config.listen import parse_listen
     from swarm.relay.main import RelayOptions, run_relay
     from swarm.relay.relay_plan import node_name, relay_settings
     from swarm.relay.relay_root import default_root
@@ -86,11 +86,9 @@ def _relay(
     loaded = at.load(announce=not as_json)
     root = (at.root or default_root(os.environ)).absolute()
     loaded = replace(loaded, settings=relay_settings(loaded.settings, root, simulated=simulate is not None))
-    any_port = listen is not None and (listen == "0" or listen.endswith(":0"))
-    address = parse_listen(f"{(listen or '')[:-1]}1" if any_port else listen or str(RELAY_PORT), "--listen", "127.0.0.1")
     options = RelayOptions(
         run=run_options(loaded, simulate=simulate, verbose=verbose),
-        listen=Address(address.host, 0) if any_port else address,
+        listen=parse_listen(listen or str(RELAY_PORT), "--listen", "127.0.0.1", least=0),
         node=node_name(node),
         card=card,
         token_file=token_file,

@@ -116,11 +116,12 @@ def models(at: ShowOptions, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from swarm.views.documents import model_list
-    from swarm.views.model_rows import models_table
+    from swarm.views.model_rows import models_table, serving_nodes
 
     settings = at.settings()
-    found = model_list(open_observer(settings).snapshot(), settings)
-    at.show(found, [models_table(found.models)])
+    snapshot = open_observer(settings).snapshot()
+    found = model_list(snapshot, settings)
+    at.show(found, [models_table(found.models, serving_nodes(snapshot))])
 
 
 @models_app.command()

@@ -54,7 +54,7 @@ def places(rows: Iterable[WorkerRow], wanted: Sequence[str]) -> tuple[Place, ...
     for row in rows:
         if row.url is not None:
             by_node.setdefault(row.node, []).append(row)
-    named = {"" if name == THIS_NODE and THIS_NODE not in by_node else name for name in wanted}
+    named = {"" if name == THIS_NODE else name for name in wanted}
     unknown = sorted(named - {"", *by_node})
     if unknown:
         known = sorted({THIS_NODE, *map(node_name, by_node)})

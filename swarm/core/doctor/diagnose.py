@@ -148,7 +148,7 @@ def _alarms(evidence: BoxEvidence, snapshot: SwarmSnapshot, settings: Settings) 
             case "unready" if worker in silent:
                 continue
             case "node-unready":
-                of_node = {view.name for view in workers_of(snapshot) if view.row is not None and view.row.node == name}
+                of_node = {view.name for view in workers_of(snapshot) if view.node == name}
                 if of_node <= silent:
                     continue
                 code, subject, step = "unready", name, f"swarm logs --node {name} -n 30"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from swarm.config.settings import Settings
 from swarm.core.doctor.evidence import BoxEvidence, DiskEvidence, DoctorFinding, ServerEvidence, critical, warning
 from swarm.core.doctor.root_check import TOLD_OF_THE_DISK, Support
-from swarm.core.health.liveness import unreached
 from swarm.core.policy.script_entries import script_warnings
 
 LOW_MIB = 500
@@ -177,7 +176,7 @@ def _programs(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
 
 def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
     for card in evidence.cards:
-        if evidence.snapshot is not None and unreached(card, evidence.snapshot):
+        if card.unreached:
             continue  # said of its node
         owner = next((name for name, uuids in _owned(evidence, card.node) if card.is_one_of(uuids)), "")
         reading = f"{card.title} {card.uuid} ({card.name})"

@@ -52,14 +52,9 @@ class NodeEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """How long it has been in its phase, by the wall clock; None: nothing tells."""
 
     @property
-    def workers(self) -> str:
-        """Names of the workers that are for its cards."""
-        return ", ".join(relay.workers for relay in self.relays)
-
-    @property
     def versions(self) -> frozenset[str]:
         """Of swarm there."""
-        told = {relay.version for relay in self.relays} or {self.record.version if self.record is not None else ""}
+        told = {relay.version for relay in self.relays} | {self.record.version if self.record is not None else ""}
         return frozenset(told - {""})
 
     def engine(self, name: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ from swarm.core.snapshot import SwarmSnapshot, WorkerView
 def titled(worker: str, snapshot: SwarmSnapshot) -> str:
     """A worker's name, with its node where that is another machine and the name does not begin with it."""
     view = snapshot.worker(worker)
-    node = view.row.node if view is not None and view.row is not None else ""
+    node = view.node if view is not None else ""
     return f"{worker} (node {node})" if node and not worker.startswith(node) else worker
 
 

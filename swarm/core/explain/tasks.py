@@ -15,7 +15,7 @@ from swarm.core.models.engines import OLLAMA
 from swarm.core.nodes.node_record import NodeRecord
 from swarm.core.placement.demand import Demand, Outstanding, demands, outstanding
 from swarm.core.placement.fit import does_not_fit, misfit, nowhere, spilled, what_helps
-from swarm.core.placement.node_models import absent, how_to_get, node_of
+from swarm.core.placement.node_models import absent, how_to_get
 from swarm.core.placement.placement import desired
 from swarm.core.policy.decide import waits_for
 from swarm.core.policy.retry import blamed_at, runs_alone
@@ -201,7 +201,7 @@ def misfit_reason(
     if why_not == does_not_fit(view, demand, snapshot, settings):
         return Reason("does_not_fit", f"{before}{why_not}.", what_helps(demand.model))
     if why_not == absent(view, demand.model, snapshot):
-        return Reason("not_on_node", f"{before}{why_not}.", how_to_get(demand.model, node_of(view)))
+        return Reason("not_on_node", f"{before}{why_not}.", how_to_get(demand.model, view.node))
     return Reason("misfit", f"{before}{why_not}.", f"swarm logs {view.name}")
 
 

@@ -15,7 +15,6 @@ from typing import Literal
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.gpu_reading import GpuReading
 from swarm.core.snapshot import ClaimView, SwarmSnapshot, WorkerView
 from swarm.core.worker import WorkerStatus
 
@@ -109,14 +108,6 @@ def _own_word(view: WorkerView) -> Condition | None:
     if view.row is None or view.row.url is None:
         return Condition("no_server", f"{view.name} has no model server: it runs cpu and script tasks only")
     return None
-
-
-def unreached(gpu: GpuReading, snapshot: SwarmSnapshot) -> bool:
-    """Whether a card counts as faulty only since the relay of its machine does not answer: that fault names its URL."""
-    if not gpu.node or gpu.fault is None:
-        return False
-    rows = (view.row for view in snapshot.workers if view.row is not None and view.row.node == gpu.node)
-    return any(gpu.is_one_of(row.gpu_uuids) and row.url is not None and row.url in (gpu.fault or "") for row in rows)
 
 
 def _card_lost(view: WorkerView, snapshot: SwarmSnapshot) -> Condition | None:

@@ -44,6 +44,9 @@ class CardOrder(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     """Settings, as ``SWARM_<SECTION>__<KEY>`` variables."""
 
+    def __repr__(self) -> str:
+        return f"CardOrder(node={self.node!r}, slot={self.slot})"  # neither token nor settings in a log
+
 
 class CardReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How the relay of a card is."""

@@ -29,7 +29,7 @@ from swarm.core.nodes.cluster_view import (
 )
 from swarm.core.nodes.node_cards import SlotState, node_cards
 from swarm.core.nodes.node_names import node_names, worker_name
-from swarm.core.nodes.node_record import NodePhase, NodeRecord
+from swarm.core.nodes.node_record import RAY, NodePhase, NodeRecord
 from swarm.core.policy.restart_backoff import Life, after_end
 
 NOT_SEEN = "Ray does not see this node"
@@ -92,7 +92,7 @@ class _NodePlan:
         states = [report.state for report in reports if report.state is not None]
         return NodeRecord(
             name=self._name,
-            source="ray",
+            source=RAY,
             address=node.address,
             phase=phase,
             reason=reason,

@@ -11,6 +11,9 @@ from enum import StrEnum
 
 import msgspec
 
+RAY = "ray"
+"""The node source: the Ray driver."""
+
 
 class NodePhase(StrEnum):
     """Where a node is in its life."""

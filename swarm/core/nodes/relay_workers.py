@@ -72,9 +72,13 @@ def card_url(text: str) -> CardUrl | None:
 def relay_problems(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every finding about them, with the key it is about."""
     urls: dict[str, int] = {}
+    places = relay_places(settings.workers)
     for index, spec in enumerate(settings.workers):
         for key, text in _entry_problems(spec):
             yield ("workers", index, key) if key else ("workers", index), text
+        if spec.name in places and places[spec.name][1].node == THIS_NODE:
+            key = "url" if spec.node is None else "node"
+            yield ("workers", index, key), f"{THIS_NODE!r} is the machine of the queue; give that one another name with node"
         found = card_url(spec.url or "")
         if found is not None and found.url in urls:
             yield (
@@ -105,8 +109,6 @@ def _entry_problems(spec: WorkerSpec) -> Iterator[tuple[str, str]]:
         yield "", "has a url but no token; set token_env to the variable that holds the one which the relay printed"
     elif spec.token is not None and _TOKEN(spec.token) is None:
         yield "token", "is no token: copy it as the relay printed it (`swarm config show` never shows it)"
-    if spec.node == THIS_NODE:
-        yield "node", f"{THIS_NODE!r} is the machine of the queue"
 
 
 def _url_problems(url: str) -> Iterator[tuple[str, str]]:

@@ -31,11 +31,6 @@ class LackedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes that have it."""
 
 
-def node_of(view: WorkerView) -> str:
-    """The machine of its cards; empty: that of the queue."""
-    return view.row.node if view.row is not None else ""
-
-
 def node_name(node: str) -> str:
     """As an operator calls it."""
     return node or THIS_NODE
@@ -49,7 +44,7 @@ def nodes_with(model: str, snapshot: SwarmSnapshot) -> frozenset[str]:
 def absent(view: WorkerView, model: str, snapshot: SwarmSnapshot) -> str | None:
     """Says that a worker's node lacks a model that another node has; None otherwise."""
     found = nodes_with(model, snapshot)
-    mine = node_of(view)
+    mine = view.node
     return None if not found or mine in found else absent_words(mine, model, found)
 
 
@@ -66,7 +61,7 @@ def how_to_get(model: str, node: str) -> str:
 def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
     """Where cards are idle although tasks wait for a model: only other nodes have it."""
     views = [view for view in workers_of(snapshot) if view.alive and view.row is not None and view.row.url is not None]
-    nodes = sorted({node_of(view) for view in views})
+    nodes = sorted({view.node for view in views})
     if len(nodes) < 2:
         return
     waiting, claims = snapshot.llm_pending(), Counter(claim.worker for claim in snapshot.claims)
@@ -74,7 +69,7 @@ def lacked_models(snapshot: SwarmSnapshot) -> Iterator[LackedModel]:
     for model in sorted(model for model in waiting if snapshot.pauses.model(model) is None):
         found = nodes_with(model, snapshot)
         for node in nodes if found else ():
-            names = tuple(view.name for view in idle if node_of(view) == node)
+            names = tuple(view.name for view in idle if view.node == node)
             if names and node not in found:
                 yield LackedModel(
                     model=model,
@@ -106,7 +101,7 @@ def _found(workers: _Workers) -> Mapping[str, frozenset[str]]:
         beat = view.heartbeat if view.alive else None
         if beat is not None:
             for model in (*([beat.model] if beat.model else ()), *beat.refused, *beat.servable):
-                found.setdefault(model, set()).add(node_of(view))
+                found.setdefault(model, set()).add(view.node)
     return {model: frozenset(nodes) for model, nodes in found.items()}
 
 

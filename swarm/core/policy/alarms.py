@@ -9,7 +9,7 @@ from swarm.config.settings import Settings
 from swarm.core.health.liveness import Condition, condition, workers_of
 from swarm.core.placement.demand import Demand, demands, outstanding
 from swarm.core.placement.fit import card_memory_mib, failing, has_no_room, too_few_cards, what_helps
-from swarm.core.placement.node_models import absent, node_of
+from swarm.core.placement.node_models import absent
 from swarm.core.policy.decisions import Warn
 from swarm.core.snapshot import LaneView, SwarmSnapshot, WorkerView
 from swarm.core.task import TaskClass
@@ -90,8 +90,8 @@ def _silent_workers(picture: _Picture) -> Iterator[Warn]:
 
 def _silent_nodes(picture: _Picture) -> Iterator[tuple[str, list[WorkerView]]]:
     """Other machines with several living workers, all of them unready."""
-    for node in sorted({node_of(view) for view in picture.workers} - {""}):
-        views = [view for view in picture.workers if view.alive and node_of(view) == node]
+    for node in sorted({view.node for view in picture.workers} - {""}):
+        views = [view for view in picture.workers if view.alive and view.node == node]
         if len(views) > 1 and all(picture.conditions[view.name].state == "unready" for view in views):
             yield node, views
 

@@ -152,10 +152,10 @@ class RelayCalls:
             if abort.fired:
                 raise fault_of_stop(abort.reason)
             response = client.send(method, path, body, self.address.headers, abort)
+            self.heard()
             if response.status_code != 200:
                 raise fault_of_refusal(response.status_code, read_start(body_of(response), ERROR_BYTES), self.address.url)
             yield response
-            self.heard()
         except TRANSPORT_ERRORS as error:
             if abort.fired:
                 raise fault_of_stop(abort.reason) from error

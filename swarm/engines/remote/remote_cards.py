@@ -72,7 +72,7 @@ class RemoteCards:
         )
         found = card.readings or (bare,)
         if fault is not None:
-            found = (msgspec.structs.replace(bare, fault=fault.message),)
+            found = (msgspec.structs.replace(bare, fault=fault.message, unreached=True),)
         return tuple(msgspec.structs.replace(one, node=self._node) for one in found)
 
 

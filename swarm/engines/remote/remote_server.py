@@ -81,6 +81,7 @@ class RemoteServer:
         lines = RelayLines(self._url, deadlines, limits.max_reply_bytes)
         try:
             async with self._work.post("/run", raw, self._headers, deadlines) as reply:
+                self._calls.heard()
                 if reply.status != 200:
                     raise fault_of_refusal(reply.status, await _start(reply), self._url)
                 answer = await self._answer(reply, lines, progress, on_piece)
@@ -91,7 +92,6 @@ class RemoteServer:
         except TaskFault as fault:
             self._calls.noted(fault)
             raise
-        self._calls.heard()
         return answer
 
     async def _answer(

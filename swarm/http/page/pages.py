@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from swarm.config.settings import Settings
+from swarm.core.nodes.relay_workers import THIS_NODE
 from swarm.core.task import TERMINAL
 from swarm.errors import QueueError, StorageFault
 from swarm.http.cached import Cached
@@ -23,7 +24,6 @@ from swarm.http.page.sources import Sources
 from swarm.http.page.sparklines import RateHistory
 from swarm.http.page.task_facts import attempt_rows, error_words, facts_of, texts_of
 from swarm.views.live_rows import live_line
-from swarm.views.node_words import HERE
 
 FAST_MS = 2000
 SLOW_MS = 5000
@@ -58,7 +58,7 @@ class Pages:
             "overview.html",
             FAST_MS,
             groups=place_groups(view.cards, view.workers),
-            here=HERE,
+            here=THIS_NODE,
             card_name=common_name(view.cards),
             history=self._history,
             together=self._history.together(),

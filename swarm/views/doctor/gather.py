@@ -92,7 +92,7 @@ def gather(settings: Settings, *, simulate: int | None = None) -> BoxEvidence:
         engines=engine_evidence(settings, plan),
         model_files=() if simulated else tuple(file_evidence(settings)),
         open_programs=tuple(open_programs(settings, serves=wants_binary)),
-        cards=(*cards, *far),
+        cards=(*(card for card in cards if card.uuid not in {one.uuid for one in far}), *far),
         cards_note=reader.visibility.note,
         cards_trouble=reader.unavailable or "",
         supervisor_phase=status.phase if status is not None else "",

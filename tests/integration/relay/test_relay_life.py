@@ -213,4 +213,4 @@ def test_the_token_is_shown_to_a_terminal_once(tmp_path):
 
 
 def test_what_a_killed_relay_left_is_ended_when_nobody_comes(killed):
-    wait_until(lambda: not killed.pids(), timeout_s=180, what="the guard has ended the servers, and itself")
+    wait_until(lambda: not killed.pids(), what="the guard has ended the servers, and itself")

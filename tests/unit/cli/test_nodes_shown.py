@@ -87,6 +87,12 @@ def test_the_table_of_models_says_which_machines_have_them(on, shown):
     assert line.split()[2] == shown
 
 
+def test_a_machine_that_has_no_model_at_all_is_one_that_lacks_this_one():
+    (row,) = (_model("a:1", ("",)),)
+    assert "ON NODES" not in to_plain([models_table([row])])
+    assert to_plain([models_table([row], {"", "box2"})]).splitlines()[1].split()[2] == "local"
+
+
 def _model(name: str, on: tuple[str, ...]) -> ModelRow:
     (row,) = model_rows(swarm(), {name: OnDisk(size_mib=1024, workers=("w",), nodes=on)})
     return row

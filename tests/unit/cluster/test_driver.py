@@ -59,7 +59,7 @@ class FakeStore:
     def drains(self):
         return frozenset()
 
-    def living(self):
+    def living(self, _records):
         return frozenset()
 
     def write(self, record):

@@ -160,8 +160,8 @@ def test_a_machine_none_of_whose_workers_is_usable_is_one_alarm_and_one_finding(
 def test_a_machine_that_is_not_reached_has_no_lost_cards():
     """Its workers say so; what is wrong with the card itself is said of the card."""
     far = far_worker("box2-gpu0", status=WorkerStatus.UNREADY, reason="nothing listens")
-    cut = GpuReading(index=0, uuid="box2/0", name="x", node="box2", fault=f"nothing listens at {far.row.url}")
-    dead = replace(cut, fault="GPU is lost")
+    cut = GpuReading(index=0, uuid="box2/0", name="x", node="box2", fault="nothing listens", unreached=True)
+    dead = replace(cut, fault="GPU is lost", unreached=False)
     for card, codes in ((cut, ["unready"]), (dead, ["card-lost", "unready"])):
         picture = swarm(*HEALTHY.snapshot.workers, far, gpus=(card,))
         assert sorted(found(cards=(*HEALTHY.cards, card), snapshot=picture)) == codes
