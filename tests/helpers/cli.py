@@ -47,6 +47,7 @@ class User:
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.root = folder / "queue"
+        self._started: list[subprocess.Popen[str]] = []
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWARM_", "OLLAMA_"))}
         # Each has ports of its own: from the usual one on, the servers of two tests that run at once would meet.
         self.env = {**kept, **QUICK, "SWARM_OLLAMA__BASE_PORT": str(free_port()), **env}
@@ -56,7 +57,7 @@ class User:
         return FileQueue(str(self.root), "fast")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, "-m", "swarm", *words],
             cwd=self.folder,
             env=self.env,
@@ -65,6 +66,8 @@ class User:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self._started.append(started)
+        return started
 
     def run(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         process = self.start(*words)
@@ -106,6 +109,10 @@ class User:
     def kill_all(self) -> None:
         """Have none left. A test that ends a swarm in order says so; another is spared the time."""
         wait_until(self._kill_those, what="all processes gone")
+        for started in self._started:
+            if started.poll() is None:
+                started.kill()
+            started.wait()
 
     def _kill_those(self) -> bool:
         """Kill what runs here, the supervisor first: it would start the others again. Whether nothing did."""
