@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 from swarm.core.policy import slot_tuning
 from swarm.core.policy.slot_levels import LADDER
+from swarm.core.policy.slot_state import Tuning
 
 MOST = 256
 
@@ -145,7 +146,7 @@ class Tuned:
         """It is."""
         self._moved(slot_tuning.overdue(self.tuning, now_s), now_s)
 
-    def _moved(self, tuning: slot_tuning.Tuning, now_s: float) -> None:
+    def _moved(self, tuning: Tuning, now_s: float) -> None:
         if tuning.slots != self.tuning.slots:
             self.moves.append((now_s, tuning.slots))
         self.tuning = tuning

@@ -14,6 +14,8 @@ FREE = 0.985
 """A step down may cost this much."""
 ENOUGH, PLENTY = 6, 32
 """Samples that may already show a clear difference, and that settle a doubtful one."""
+FEW = 3
+"""Answers that hardly all fail to come by chance."""
 DRIFT = 0.15
 SURE = 3.0
 """Standard errors that a drift must exceed as well."""
@@ -27,6 +29,8 @@ class Rate(msgspec.Struct, frozen=True):
     mean: float
     var: float
     n: int
+    lives_s: tuple[float, ...] = ()
+    """How long the last requests took."""
 
     @property
     def error(self) -> float:
@@ -55,13 +59,19 @@ def between(low: int, high: int) -> int | None:
     return inside[len(inside) // 2] if inside else None
 
 
-def mixed(rate: Rate | None, tokens_s: float) -> Rate:
-    """With one sample more; None: it is the first."""
+def mixed(rate: Rate | None, tokens_s: float, life_s: float) -> Rate:
+    """With one sample more, of a request that took so long; None: it is the first."""
     if rate is None:
-        return Rate(tokens_s, (0.1 * tokens_s) ** 2, 1)
+        return Rate(tokens_s, (0.1 * tokens_s) ** 2, 1, (life_s,))
     part = 1 / min(rate.n + 1, MEMORY)
     off = tokens_s - rate.mean
-    return Rate(rate.mean + part * off, (1 - part) * (rate.var + part * off * off), rate.n + 1)
+    lives_s = (*rate.lives_s, life_s)[-MEMORY:]
+    return Rate(rate.mean + part * off, (1 - part) * (rate.var + part * off * off), rate.n + 1, lives_s)
+
+
+def few_end_s(rate: Rate, at_once: int) -> float:
+    """By when ``FEW`` of so many requests end that begin together and go on as those before did."""
+    return sorted(rate.lives_s)[min(len(rate.lives_s) - 1, len(rate.lives_s) * FEW // at_once)]
 
 
 def told_apart(new: Rate, old: Rate, slots: int) -> bool:

@@ -16,8 +16,6 @@ next one, time is passed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
@@ -34,83 +32,25 @@ from swarm.core.policy.slot_levels import (
     below,
     between,
     drifted,
+    few_end_s,
     mixed,
     told_apart,
 )
+from swarm.core.policy.slot_state import PROBE_SHARE, PROBE_SHARE_MAX, Phase, Tuning
 
 FIRST = 4
 """Where a tuning starts that knows nothing, if the limit allows."""
-HOPED = 1.5
-"""What a second request is taken to give where one alone was tried: nothing lower tells."""
 NEAR = 0.1
 """The mean number in flight during a request may be off by this much for its sample to count."""
-LATE = 1.5
-"""A step up is taken back if its first answers take this many times as long as at the old rate, or twice that many times
-where those that came are not slow."""
+SOON, LATE = 1.25, 1.5
+"""A step up is taken back if its first answers take ``SOON`` times as long as at the old rate, one to a level in between if
+they take ``LATE`` times as long (what is in flight beyond it has to end first), and either after twice ``LATE`` where those
+that came are not slow."""
 LATE_LEAST_S = 3.0
 """Not before this: short requests may all be waiting for something else, such as a load that has just ended."""
-PROBE_SHARE, PROBE_SHARE_MAX = 20.0, 320.0
-"""A settled level is held at least this many times as long as a look at a neighbour takes."""
 HISTORY = 16
 
-Phase = Literal["here", "up", "down", "between", "held"]
 replace = msgspec.structs.replace
-
-
-class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """``slots`` is what to keep in flight now; ``best`` what is held when nothing is tried."""
-
-    slots: int
-    best: int
-    limit: int
-    """Never more than this."""
-    rates: Mapping[int, Rate] = msgspec.field(default_factory=dict)
-    trying: Phase = "here"
-    climbed: bool = False
-    """A step up has paid since the last start: the way down is known already."""
-    since_s: float = 0.0
-    """When ``slots`` took effect."""
-    look_s: float = 0.0
-    """When the present phase began."""
-    step_s: float = 0.0
-    """How long the last look at another level took."""
-    patience: float = PROBE_SHARE
-    looks: int = 0
-    recent: tuple[float, ...] = ()
-    """The last samples of the held level, in tokens/s."""
-    history: tuple[tuple[int, float], ...] = ()
-    """Level and tokens/s, as they were left; the newest last."""
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is being tried."""
-        return self.trying == "held"
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Of the level that is kept now, lately; 0 while unknown."""
-        if len(self.recent) >= ENOUGH:
-            return sum(self.recent) / len(self.recent)
-        return self.rates[self.slots].mean if self.slots in self.rates else 0.0
-
-    @property
-    def best_tokens_per_s(self) -> float:
-        """Of the best level; 0 while unknown."""
-        return self.rates[self.best].mean if self.best in self.rates else 0.0
-
-    @property
-    def wants_more(self) -> float:
-        """What the last step up to the limit gave, as a factor; 0 where the limit does not stand in the way.
-
-        Of a limit of 1 nothing is known: ``HOPED``.
-        """
-        if self.best < self.limit or self.best not in self.rates or self.rates[self.best].n < ENOUGH:
-            return 0.0
-        lower = [level for level in self.rates if level < self.best and self.rates[level].n >= ENOUGH]
-        if self.limit == 1:
-            return HOPED
-        gain = self.rates[self.best].mean / self.rates[max(lower)].mean if lower else 0.0
-        return gain if gain >= WORTH else 0.0
 
 
 def start(limit: int, *, first: int = FIRST, now_s: float = 0.0) -> Tuning:
@@ -143,7 +83,7 @@ def measured(tuning: Tuning, in_flight: float, tokens_s: float) -> Tuning:
         return tuning
     total_s = tuning.slots * tokens_s
     recent = (*tuning.recent, total_s)[-MEMORY:]
-    rates = {**tuning.rates, tuning.slots: mixed(tuning.rates.get(tuning.slots), total_s)}
+    rates = {**tuning.rates, tuning.slots: mixed(tuning.rates.get(tuning.slots), total_s, 0.0)}
     return replace(tuning, rates=rates, recent=recent, trying="held")
 
 
@@ -176,7 +116,8 @@ def sampled(tuning: Tuning, in_flight: float, tokens_s: float, *, began_s: float
     if began_s < tuning.since_s or abs(in_flight / tuning.slots - 1) > NEAR or tokens_s <= 0:
         return tuning
     total_s = tuning.slots * tokens_s
-    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: mixed(tuning.rates.get(tuning.slots), total_s)})
+    rate = mixed(tuning.rates.get(tuning.slots), total_s, now_s - began_s)
+    tuning = replace(tuning, rates={**tuning.rates, tuning.slots: rate})
     return _held(tuning, total_s, now_s) if tuning.settled else _tried(tuning, now_s)
 
 
@@ -184,13 +125,19 @@ def overdue_s(tuning: Tuning, tokens: float) -> float | None:
     """When a step up is given up for want of answers (clock seconds): ``tokens`` is what a request has on average.
 
     Beyond the memory of a card answers come many times slower: waiting for enough of them would cost more than knowing.
+    The first answer is due as soon as a few of those in flight would have ended at the old rate.
     """
     known = tuning.rates.get(tuning.slots)
     if tuning.trying not in {"up", "between"} or (known is not None and known.n >= ENOUGH):
         return None
     old = tuning.rates[tuning.best]
-    patience = 2 * LATE if known is not None and LATE * known.mean > old.mean else LATE
-    return tuning.since_s + max(LATE_LEAST_S, patience * max(tuning.slots, ENOUGH) * tokens / old.mean)
+    life_s = max(tuning.slots, ENOUGH) * tokens / old.mean
+    patience = SOON if tuning.trying == "up" else LATE
+    if known is not None and SOON * known.mean > old.mean:
+        patience = 2 * LATE
+    elif known is None and tuning.trying == "up" and old.lives_s:
+        life_s = tuning.slots / tuning.best * few_end_s(old, tuning.slots - tuning.best)
+    return tuning.since_s + max(LATE_LEAST_S, patience * life_s)
 
 
 def overdue(tuning: Tuning, now_s: float) -> Tuning:
@@ -199,24 +146,6 @@ def overdue(tuning: Tuning, now_s: float) -> Tuning:
     slow = Rate(old.mean / LATE, (0.1 * old.mean) ** 2, ENOUGH)
     tuning = replace(tuning, rates={**tuning.rates, tuning.slots: slow})
     return _after_up(tuning, 1 / LATE, now_s) if tuning.trying == "up" else _settled(tuning, tuning.best, now_s)
-
-
-def words(tuning: Tuning) -> str:
-    """``8 slots: 310 tokens/s; 16 gave 316``: what is known of the best level and of its nearest neighbours."""
-    if tuning.best not in tuning.rates:
-        return f"{_slots(tuning.best)}: not measured yet"
-    higher = [level for level in tuning.rates if level > tuning.best]
-    lower = [level for level in tuning.rates if level < tuning.best]
-    near = [*([min(higher)] if higher else []), *([max(lower)] if lower and not higher else [])]
-    parts = [f"{_slots(tuning.best)}: {tuning.best_tokens_per_s:.4g} tokens/s"]
-    parts += [f"{level} gave {tuning.rates[level].mean:.4g}" for level in near]
-    if tuning.slots != tuning.best:
-        parts.append(f"{tuning.slots} being tried")
-    return "; ".join(parts)
-
-
-def _slots(number: int) -> str:
-    return "1 slot" if number == 1 else f"{number} slots"
 
 
 def _up(tuning: Tuning) -> int | None:
@@ -265,7 +194,7 @@ def _tried(tuning: Tuning, now_s: float) -> Tuning:
         return _after_up(tuning, gain, now_s)
     if tuning.trying == "down":
         return _after_down(tuning, gain, now_s)
-    return _settled(tuning, tuning.slots if gain > 1.0 else tuning.best, now_s)
+    return _after_between(tuning, gain, now_s)
 
 
 def _after_down(tuning: Tuning, gain: float, now_s: float) -> Tuning:
@@ -276,7 +205,9 @@ def _after_down(tuning: Tuning, gain: float, now_s: float) -> Tuning:
     if tuning.rates[tuning.best].n >= PLENTY and gain > 1 + DRIFT:  # no: the card has changed meanwhile
         return _settled(tuning, tuning.best, now_s)
     if gain >= FREE:
-        return _try_down(replace(tuning, best=tuning.slots, patience=PROBE_SHARE), now_s)
+        middle = between(tuning.slots, tuning.best) if gain > WORTH and not tuning.climbed else None
+        tuning = replace(tuning, best=tuning.slots, patience=PROBE_SHARE)
+        return _try_down(tuning, now_s) if middle is None else _moved(tuning, middle, "between", now_s)
     left = sorted(level for level in tuning.rates if level > tuning.best)
     worse = bool(left) and tuning.rates[left[0]].mean < FREE * tuning.rates[tuning.best].mean
     middle = between(tuning.best, left[0]) if (len(left) > 1 or worse) and not tuning.climbed else None
@@ -292,6 +223,14 @@ def _after_up(tuning: Tuning, gain: float, now_s: float) -> Tuning:
     if gain < FREE and middle is not None and tuning.climbed:
         return _moved(tuning, middle, "between", now_s)
     return _settled(tuning, tuning.best, now_s) if tuning.climbed else _try_down(tuning, now_s)
+
+
+def _after_between(tuning: Tuning, gain: float, now_s: float) -> Tuning:
+    """The better of both is held, unless the way further down is not known yet."""
+    if gain > 1.0:
+        return _settled(tuning, tuning.slots, now_s)
+    down = _down(tuning)
+    return _settled(tuning, tuning.best, now_s) if tuning.climbed or down in tuning.rates else _try_down(tuning, now_s)
 
 
 def _try_down(tuning: Tuning, now_s: float) -> Tuning:
@@ -311,15 +250,29 @@ def _held(tuning: Tuning, tokens_s: float, now_s: float) -> Tuning:
         return replace(fresh, history=(*tuning.history, (tuning.best, round(tuning.best_tokens_per_s, 3)))[-HISTORY:])
     if (better := _regretted(tuning)) is not None:
         return _moved(tuning, better, "up" if better > tuning.best else "between", now_s)
-    if now_s - tuning.look_s < tuning.patience * max(tuning.step_s, 1.0):
+    target = _neighbour(tuning)
+    if now_s - tuning.look_s < tuning.patience * max(tuning.step_s, 1.0) * _dread(tuning, target):
         return tuning
-    up, down = _up(tuning), _down(tuning)
-    order = (up, down) if tuning.looks % 2 == 0 else (down, up)
-    target = next((one for one in order if one is not None), None)
     if target is None:
         return replace(tuning, look_s=now_s)
     tuning = replace(tuning, looks=tuning.looks + 1, climbed=True)
     return _moved(tuning, target, "up" if target > tuning.best else "down", now_s)
+
+
+def _neighbour(tuning: Tuning) -> int | None:
+    """The level to look at next: above and below in turn, and never beyond one above that was worse."""
+    up, down = _up(tuning), _down(tuning)
+    worse = [level for level in tuning.rates if level > tuning.best]
+    if up is not None and worse:
+        up = min(up, *worse)
+    order = (up, down) if tuning.looks % 2 == 0 else (down, up)
+    return next((one for one in order if one is not None), None)
+
+
+def _dread(tuning: Tuning, target: int | None) -> float:
+    """How many times as long a look at this level is put off: by so much as it was worse, at least 1."""
+    known = tuning.rates.get(target) if target is not None else None
+    return max(1.0, tuning.rates[tuning.best].mean / known.mean) if known is not None else 1.0
 
 
 def _regretted(tuning: Tuning) -> int | None:

@@ -16,7 +16,8 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.policy import slot_tuning
 from swarm.core.policy.slot_capacity import CAUTIOUS, SlotRecord, length_class, record_of, reload_gain_s, reload_pays
-from swarm.core.policy.slot_tuning import HISTORY, Tuning
+from swarm.core.policy.slot_state import Tuning, words
+from swarm.core.policy.slot_tuning import HISTORY
 from swarm.core.policy.slots import SlotLimits, slot_limits
 from swarm.core.task import TaskClass, Trail, canonical_model
 from swarm.core.worker import TunedSlots
@@ -224,9 +225,9 @@ class SlotTuner:
         slots = self._load_slots.climb(model, 2 * known.capacity, loaded=known.capacity)
         if slots <= known.capacity:
             return 0
-        words = slot_tuning.words(tuning)
+        found = words(tuning)
         self._log.info(
-            "Loading %s anew for %d slots: %s; that saves about %.0f s of what waits", model, slots, words, saved_s
+            "Loading %s anew for %d slots: %s; that saves about %.0f s of what waits", model, slots, found, saved_s
         )
         return slots
 
@@ -284,7 +285,7 @@ class SlotTuner:
     def _moved(self, model: str, known: TunedModel, before: Tuning, after: Tuning) -> None:
         known.tunings[known.length or "medium"] = after
         if after.slots != before.slots or after.best != before.best:
-            self._log.info("Slots of %s: %d, %s", model, after.slots, slot_tuning.words(after))
+            self._log.info("Slots of %s: %d, %s", model, after.slots, words(after))
             self._publish_s = 0.0
         if after.settled and not before.settled:
             self._remember(model, known, after)
@@ -318,7 +319,7 @@ class SlotTuner:
             (tuning.best_tokens_per_s, tuning.best),
             (found.top_tokens_per_s, found.top_in_flight) if found is not None else (0.0, 0),
         )
-        why = slot_tuning.words(tuning)
+        why = words(tuning)
         if self._fixed:
             why = f"{why}; set in the configuration"
         elif known.capacity and tuning.best >= self._limit(known):

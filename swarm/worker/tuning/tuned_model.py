@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarm.core.policy.slot_tuning import Tuning
+from swarm.core.policy.slot_state import Tuning
 
 _MEAN_OF = 24
 """Requests that a mean remembers, about."""

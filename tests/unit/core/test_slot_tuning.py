@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scripts.benchmarks.throughput_curves import CHANGES, Fixed, Tuned, best_of, curves, lengths, run
 from swarm.core.policy import slot_tuning
 from swarm.core.policy.slot_levels import ENOUGH, LADDER, PLENTY, Rate, below
+from swarm.core.policy.slot_state import words
 from swarm.core.policy.slot_tuning import (
     FIRST,
     limited,
@@ -17,22 +18,21 @@ from swarm.core.policy.slot_tuning import (
     overdue_s,
     sampled,
     start,
-    words,
 )
 
 REQUESTS = 3000
 
 
 class Card:
-    """Answers requests one after the other, each in a second's time, at the rates of a table."""
+    """Answers requests one after the other, each in the same time, at the rates of a table."""
 
-    def __init__(self, rates, tuning):
-        self.rates, self.tuning, self.now_s = rates, tuning, 0.0
+    def __init__(self, rates, tuning, life_s=1.0):
+        self.rates, self.tuning, self.life_s, self.now_s = rates, tuning, life_s, 0.0
 
     def answer(self, times=1):
         for _ in range(times):
             began_s, slots = self.now_s, self.tuning.slots
-            self.now_s += 1.0
+            self.now_s += self.life_s
             per_request = self.rates[slots] / slots
             self.tuning = sampled(self.tuning, slots, per_request, began_s=began_s, now_s=self.now_s)
         return self.tuning
@@ -118,11 +118,11 @@ def test_what_did_not_run_beside_just_so_many_tells_nothing(in_flight, began_s, 
 
 
 def test_a_step_up_without_answers_is_taken_back_in_time():
-    card = Card(linear(64), start(64))
+    card = Card(linear(64), start(64), life_s=10.0)
     tuning = card.answer(ENOUGH)
     assert (tuning.slots, tuning.trying) == (8, "up")
     due_s = overdue_s(tuning, tokens=100)
-    assert due_s == pytest.approx(card.now_s + slot_tuning.LATE * 8 * 100 / 40)
+    assert due_s == pytest.approx(card.now_s + slot_tuning.SOON * 8 * 100 / 40)
     after = overdue(tuning, due_s)
     assert after.slots < 8
     assert "8 gave" in words(after)
@@ -130,13 +130,53 @@ def test_a_step_up_without_answers_is_taken_back_in_time():
 
 
 def test_a_step_up_whose_first_answers_are_not_slow_gets_more_time():
-    card = Card(linear(64), start(64))
+    card = Card(linear(64), start(64), life_s=10.0)
     card.answer(ENOUGH)
     late_s = overdue_s(card.tuning, tokens=100)
     card.rates = {**card.rates, 8: 8.0}
     assert overdue_s(card.answer(), tokens=100) == late_s
     card.rates = linear(64)
     assert overdue_s(card.answer(2), tokens=100) > late_s
+
+
+def test_the_more_there_are_in_flight_the_sooner_a_step_up_without_any_answer_is_taken_back():
+    """Of many at once the shortest end early, unless all are slow."""
+    lives_s = tuple(float(n) for n in range(1, 25))
+
+    def wait_s(slots):
+        up = start(512, first=slots)
+        known = Rate(10.0 * slots, 1.0, ENOUGH, lives_s)
+        up = msgspec.structs.replace(up, slots=2 * slots, trying="up", rates={slots: known})
+        return overdue_s(up, tokens=125)
+
+    waits_s = [wait_s(slots) for slots in (4, 8, 16, 32)]
+    assert waits_s == sorted(waits_s, reverse=True)
+    assert waits_s[-1] < waits_s[0] / 5
+
+
+def test_after_a_step_down_that_gave_much_the_middle_is_tried_before_less():
+    card = Card({1: 19.0, 2: 35.0, 3: 49.0, 4: 21.0, 6: 17.0, 8: 14.0, 12: 10.0, 16: 10.0}, start(16))
+    tried = {FIRST}
+    while not card.tuning.settled:
+        tried.add(card.answer().slots)
+    assert card.tuning.best == 3
+    assert 1 not in tried
+
+
+def test_a_neighbour_known_to_be_much_worse_is_looked_at_less_often_and_none_beyond_it():
+    def looks(above):
+        card = Card({1: 19.0, 2: 30.0, 3: 49.0, 4: above, 6: above, 8: above / 2, 12: 10.0}, start(12))
+        card.until_settled()
+        known = {**card.tuning.rates, 4: Rate(above, 1.0, ENOUGH)}
+        card.tuning = msgspec.structs.replace(card.tuning, rates=known, looks=0)
+        seen = [card.answer().slots]
+        while seen[-1] == 3:
+            seen.append(card.answer().slots)
+        return len(seen), seen[-1]
+
+    (late, first), (soon, _) = looks(16.0), looks(46.0)
+    assert first == 4
+    assert late > 2 * soon
 
 
 def test_a_level_that_was_left_for_one_whose_first_answers_flattered_it_is_taken_up_again():
