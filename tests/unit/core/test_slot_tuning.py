@@ -165,10 +165,12 @@ def test_after_a_step_down_that_gave_much_the_middle_is_tried_before_less():
 
 def test_a_neighbour_known_to_be_much_worse_is_looked_at_less_often_and_none_beyond_it():
     def looks(above):
-        card = Card({1: 19.0, 2: 30.0, 3: 49.0, 4: above, 6: above, 8: above / 2, 12: 10.0}, start(12))
+        card = Card({1: 19.0, 2: 30.0, 3: 49.0, 4: 16.0, 6: 16.0, 8: 8.0, 12: 10.0}, start(12))
         card.until_settled()
         known = {**card.tuning.rates, 4: Rate(above, 1.0, ENOUGH)}
-        card.tuning = msgspec.structs.replace(card.tuning, rates=known, looks=0)
+        card.tuning = msgspec.structs.replace(
+            card.tuning, rates=known, looks=0, step_s=6.0, look_s=card.now_s, patience=20.0
+        )
         seen = [card.answer().slots]
         while seen[-1] == 3:
             seen.append(card.answer().slots)
