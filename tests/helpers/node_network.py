@@ -100,6 +100,10 @@ class NamespaceNetwork(NodeNetwork):
         for hole in self._holes[node]:
             hole.open(1, ["match u32 0 0"] if port is None else of_port(port))
 
+    def cut_towards(self, node: str) -> None:
+        """Nothing reaches this node any more; what it sends leaves it, so that its kernel knows of nothing dropped."""
+        self._holes[node][0].open(1, ["match u32 0 0"])
+
     def mend(self, node: str) -> None:
         for hole in self._holes[node]:
             hole.close(1)
@@ -135,6 +139,7 @@ class BlackHole:
     def __init__(self, device: str, namespace: str = "") -> None:
         self._device = device
         self._words = ["tc", "-n", namespace] if namespace else ["tc"]
+        self._open: set[int] = set()
         # Class 1:1 has a queue that no packet fits into: what a filter puts there is gone. All else passes unqueued.
         self._tc(f"qdisc add dev {device} root handle 1: htb")
         self._tc(f"class add dev {device} parent 1: classid 1:1 htb rate 1mbit")
@@ -142,11 +147,15 @@ class BlackHole:
 
     def open(self, key: int, matches: Sequence[str]) -> None:
         """For packets that match one of these, in the words of tc's u32; ``key`` closes them all again."""
+        self._open.add(key)
         for match in matches:
             self._tc(f"filter add dev {self._device} parent 1: protocol ip pref {key} u32 {match} flowid 1:1")
 
     def close(self, key: int) -> None:
-        """Those pass again."""
+        """Those pass again, if they did not."""
+        if key not in self._open:
+            return
+        self._open.remove(key)
         self._tc(f"filter del dev {self._device} parent 1: pref {key}")
 
     def _tc(self, words: str) -> None:

@@ -65,7 +65,7 @@ def check(at: ShowOptions) -> None:
     lines = [Line(f"warning: [scripts] {w.name}: {w.what}; {w.next}", "yellow") for w in warnings]
     mode = os.stat(loaded.path).st_mode if loaded.path else 0
     relays = [*unset_tokens(loaded.settings, os.environ)]
-    relays += relay_warnings(loaded.settings, {}, open_file=bool(mode & 0o044))
+    relays += relay_warnings(loaded.settings, open_file=bool(mode & 0o044))
     lines += [Line(f"warning: [[workers]] {w.name}: {w.what}; {w.next}", "yellow") for w in relays]
     document = {"ok": True, "file": path, "keys_set": len(loaded.sources), "warnings": [*warnings, *relays]}
     at.show(document, [Line(text, "green"), *lines])

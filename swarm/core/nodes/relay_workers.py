@@ -161,13 +161,13 @@ def unset_tokens(settings: Settings, env: Mapping[str, str]) -> Iterator[RelayWa
             )
 
 
-def relay_warnings(settings: Settings, addresses: Mapping[str, Sequence[str]], *, open_file: bool) -> Iterator[RelayWarning]:
-    """What works and yet tells others. ``addresses``: of hosts, where known; ``open_file``: others may read the file."""
+def relay_warnings(settings: Settings, *, open_file: bool) -> Iterator[RelayWarning]:
+    """What works and yet tells others. ``open_file``: others may read the file. A host's name is not looked up."""
     for spec in settings.workers:
         card = card_url(spec.url or "")
         if card is None:
             continue
-        if any(map(_is_public, addresses.get(card.host, (card.host,)))):
+        if _is_public(card.host):
             what = f"{card.base} is reached over a public network, and prompts, answers and the token go there unencrypted"
             yield RelayWarning(name=spec.name, what=what, next="use its address in a VPN, or an ssh tunnel")
         if spec.token is not None and open_file:
