@@ -31,14 +31,12 @@ that was made for several clients. Without tokens (`swarm token create`) a clien
 _REFUSALS: Mapping[int, str] = {
     400: "Something in the request is wrong; the message says what.",
     401: "A token is needed, or this one is not valid.",
-    403: "The token's scope does not cover this, or the request comes from a web page of another origin.",
+    403: "The token's scope does not cover this, `Host` is none of this server's names, or another web page asks.",
     404: "Nothing of this name is there; the hint names what is like it.",
     405: "The path has no such method.",
     408: "The request did not come in time.",
     409: "The state of things does not allow it.",
     413: "The request is too large.",
-    421: "The name in `Host` is none of this server's.",
-    422: "The model server refuses the request itself.",
     429: "Too many requests, or no place in time; `Retry-After` says when to try again.",
     431: "The head of the request is too large.",
     500: "A fault in swarm itself.",
@@ -47,7 +45,7 @@ _REFUSALS: Mapping[int, str] = {
     504: "The model server did not answer in time.",
     507: "The disk is full.",
 }
-_ALWAYS = (400, 401, 403, 405, 408, 421, 429, 431, 500, 503)
+_ALWAYS = (400, 401, 403, 405, 408, 429, 431, 500, 503)
 _WITH_BODY = (413,)
 
 

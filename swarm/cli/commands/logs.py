@@ -41,7 +41,7 @@ def logs(
       swarm logs -f
       swarm logs worker-1 -n 50
       swarm logs --since 24h --level warning
-      swarm logs --task d5de16d7          one task, from all logs and its record
+      swarm logs --task 1k7h2mz4q0035w3ce   one task, from all logs and its record
       swarm logs --node box2 -f           what concerns the cards of another machine
     """
     if task is not None and grep is not None:

@@ -91,7 +91,7 @@ def show(
 
     \b
     Example:
-      swarm queue show d5de16d7 --json | jq .attempts
+      swarm queue show 1k7h2mz4q0035w3ce --json | jq .attempts
     """
     document = at.queue().read(task_id)
     at.show(document, task_blocks(document))
@@ -116,7 +116,7 @@ def retry(at: ShowOptions, ids: Ids) -> None:
 
     \b
     Example:
-      swarm queue retry d5de16d7
+      swarm queue retry 1k7h2mz4q0035w3ce
     """
     queue = at.queue()
     _each(at, ids, lambda task_id: retry_task(queue, task_id))
@@ -132,7 +132,7 @@ def cancel(
 
     \b
     Example:
-      swarm queue cancel d5de16d7 --reason "wrong prompt"
+      swarm queue cancel 1k7h2mz4q0035w3ce --reason "wrong prompt"
     """
     queue = at.queue()
     _each(at, ids, lambda task_id: cancel_task(queue, task_id, reason))

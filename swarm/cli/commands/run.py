@@ -76,7 +76,7 @@ def results(
 
     \b
     Example:
-      swarm results 0f3c9a -o out.jsonl
+      swarm results prompts-1a2b3c4d -o out.jsonl
     """
     from swarm.cli.run import collect
 

@@ -158,7 +158,7 @@ def explain(
     \b
     Examples:
       swarm explain worker-3
-      swarm explain d5de16d7
+      swarm explain 1k7h2mz4q0035w3ce
       swarm explain llama3.2:3b
     """
     from swarm.views.documents import explain as explained

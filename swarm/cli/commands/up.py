@@ -136,7 +136,7 @@ def ollama(ctx: typer.Context) -> None:
 
 def restart(
     at: ShowOptions,
-    names: list[str] = arg("NAME...", "brain, http, worker-1, or its server ollama-worker-1."),
+    names: list[str] = arg("NAME...", "brain, http, ray, worker-1, or its server ollama-worker-1."),
     now: bool = opt("--now", "Requeue running tasks instead of waiting for them.", False),
 ) -> None:
     """Restart single processes of the running swarm.

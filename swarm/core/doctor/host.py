@@ -206,7 +206,7 @@ def _cards(evidence: BoxEvidence, warn_c: float) -> Iterator[DoctorFinding]:
             note.worker,
             f"{note.worker} is in quarantine, tried again in {note.left_s / 60:.0f} min: {note.reason}",
             evidence=(note.path,),
-            todo=f"remove the cause, then `swarm restart {note.worker}`",
+            todo=f"remove the cause, then `swarm workers release {note.worker}`",
         )
 
 

@@ -67,7 +67,9 @@ def _brain(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
 
 def _server(process: ProcessEvidence) -> Iterator[DoctorFinding]:
     worker = process.name.removeprefix("ollama-")
+    then = f"swarm restart {process.name}"
     if process.state == "quarantined":
+        then = f"swarm workers release {worker}"
         code, what = "quarantined", f"its card is in quarantine: {process.reason}"
     elif process.state == "backoff" and process.last_exit:
         code, what = "server-failed", f"it does not start: {process.last_exit}"
@@ -79,7 +81,7 @@ def _server(process: ProcessEvidence) -> Iterator[DoctorFinding]:
         f"the model server of {worker}: {what}",
         evidence=(f"supervisor: {_story(process)}", *_quotes(process.last_words)),
         concerns=worker,
-        todo=f"swarm logs {process.name} -n 50; then `swarm restart {worker}`",
+        todo=f"swarm logs {process.name} -n 50; then `{then}`",
     )
 
 

@@ -17,7 +17,7 @@ from swarm.http.operations import Operation
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 ModelName = Annotated[str, Meta(min_length=1, description="A model: llama3.2:3b. `/v1/models` lists them.")]
-_FAULTS = (404, 422, 502, 504)
+_FAULTS = (404, 502, 504)
 
 
 class LiveMessage(msgspec.Struct, frozen=True, kw_only=True):
