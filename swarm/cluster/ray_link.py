@@ -52,6 +52,7 @@ class HeldActor:
         self._found = found
         self._asked: Any = handle.version.remote()
         self._method = "version"
+        self._words: tuple[bytes, ...] = ()
         self._since_s = time.monotonic()
         self._heard_s: float | None = None
         self._serving_s: float | None = None
@@ -76,7 +77,7 @@ class HeldActor:
             self.ended = _death_words(error)
         except ActorUnavailableError:
             self._trouble = "Ray cannot reach its actor at the moment"
-            self._ask(self._method)
+            self._ask(self._method, *self._words)
         except (RayError, msgspec.MsgspecError) as error:
             self.ended = f"its actor failed: {_first_line(error)}"
         else:
@@ -126,7 +127,7 @@ class HeldActor:
             self.ended = "it was started by a driver that ended before it gave it a card"
 
     def _ask(self, method: str, *words: bytes) -> None:
-        self._method = method
+        self._method, self._words = method, words
         self._asked = getattr(self.handle, method).remote(*words)
 
 

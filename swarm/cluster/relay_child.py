@@ -21,6 +21,7 @@ from swarm import __version__
 from swarm.core.nodes.card_report import CardOrder, CardPhase, CardReport
 from swarm.core.nodes.relay_wire import NodeState, RelayReady
 from swarm.filesystem.temporary import replacement
+from swarm.http_session import PlainSession
 from swarm.proc.child import rotate_if_large
 from swarm.proc.env_markers import PROCESS_MARKER, ROOT_MARKER
 
@@ -164,7 +165,8 @@ class RelayChild:
         assert self._ready is not None
         try:
             head = {"Authorization": f"Bearer {self._order.token}"}
-            answer = requests.get(f"{self._ready.url}/node", headers=head, timeout=ASK_S)
+            with PlainSession() as session:  # no proxy of the environment is given the token
+                answer = session.get(f"{self._ready.url}/node", headers=head, timeout=ASK_S)
             answer.raise_for_status()
             self._state = msgspec.json.decode(answer.content, type=NodeState)
         except (requests.RequestException, msgspec.MsgspecError) as error:

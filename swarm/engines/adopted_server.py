@@ -22,7 +22,7 @@ from swarm.core.models.model_server import (
     OnPiece,
     Reply,
 )
-from swarm.core.task import canonical_model
+from swarm.core.task import Endpoint, canonical_model
 from swarm.engines.processes.process_server import LOOK_S, RequestClient
 from swarm.engines.server_calls import ServedModel, ServerCalls
 
@@ -76,7 +76,7 @@ class AdoptedServer:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.task import Endpoint
 from swarm.engines.ollama.client import OllamaClient
 from swarm.engines.processes.process_server import ProcessServer, RequestClient
 
@@ -64,7 +65,7 @@ class EngineDispatch:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -23,6 +23,7 @@ from swarm.core.models.model_server import LoadedModel, OnPiece, PullStep, Reply
 from swarm.core.nodes.relay_wire import CardState, LoadAsk, LogPart, RepairAsk, RunAsk, UnloadAsk
 from swarm.core.placement.worker_plan import WorkerPlan
 from swarm.engines.engine_factory import model_server
+from swarm.engines.ollama.parallel import fixed_parallel
 from swarm.engines.ollama.quarantine import WorkerQuarantine
 from swarm.engines.ollama.repair_actions import RepairActions
 from swarm.engines.ollama.server import ServerProcess, client_of, running_server
@@ -65,6 +66,7 @@ class RelayCard:
         self._root = root
         self._server = model_server(plan, settings, root=root, env=os.environ, log=log, vram_mib=vram_mib)
         self._parallel = own_parallel(options, plan, self._server, log, kept=lambda: True)
+        self._slots_set = fixed_parallel(settings) if plan.owns_server else 0
         self._actions = RepairActions(plan.name, root=root, gpu_uuids=plan.gpu_uuids, limits=settings.repair)
         self._pools = ThreadPoolExecutor(QUESTIONS, plan.name), ThreadPoolExecutor(LOADS, f"{plan.name}-loads")
         self.keeper: Keeper | None = None
@@ -161,6 +163,8 @@ class RelayCard:
             pids=facts.pids.get(plan.name, ()),
             readings=reading,
             restarts=status.restarts if status is not None else 0,
+            slots=self._parallel.slots if self._parallel is not None else self._slots_set,
+            slots_set=bool(self._slots_set),
         )
 
     async def versions(self) -> dict[str, str]:

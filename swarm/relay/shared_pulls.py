@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,6 +24,8 @@ Fetch = Callable[[Callable[[PullStep], None], CancelToken], None]
 """Downloads it, on a thread. Raises ``TaskFault``."""
 OnStep = Callable[[PullStep], None]
 _LOOK_S = 0.5
+AT_ONCE = 16
+"""Downloads; others wait. On threads of their own: the loop's few are for names and connections of requests."""
 WAITS = PullStep(status="waits for another download of it on this node")
 
 
@@ -45,6 +48,7 @@ class SharedPulls:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._running: dict[str, _Pull] = {}
+        self._threads = ThreadPoolExecutor(AT_ONCE, "pull")
 
     async def pull(self, model: str, fetch: Fetch, on_step: OnStep) -> None:
         """Have it downloaded, by ``fetch`` unless somebody else's is under way. Raises ``TaskFault``."""
@@ -82,7 +86,7 @@ class SharedPulls:
                 lock.release(force=True)
 
         try:
-            await asyncio.to_thread(work)
+            await loop.run_in_executor(self._threads, work)
         finally:
             self._forget(name, one)
 

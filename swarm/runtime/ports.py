@@ -16,7 +16,7 @@ from swarm.core.lanes import Pauses
 from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
 from swarm.core.policy.slot_capacity import SlotRecord
 from swarm.core.snapshot import SwarmSnapshot
-from swarm.core.task import Attempt, Claim, TaskState, Trail
+from swarm.core.task import Attempt, Claim, Endpoint, TaskState, Trail
 from swarm.core.worker import Heartbeat
 from swarm.errors import StorageFault
 
@@ -214,7 +214,7 @@ class ModelServer(Protocol):
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -24,7 +24,7 @@ from swarm.core.health.blame import AMBIGUOUS, BLAMELESS, DEADLY, HANGS, Broken,
 from swarm.core.health.circuit_breaker import TRIP_AFTER
 from swarm.core.models.model_server import LoadedModel
 from swarm.core.policy.retry import hits
-from swarm.core.task import TaskClass
+from swarm.core.task import Endpoint, TaskClass
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
 from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import StartRules
@@ -82,7 +82,7 @@ class FaultInquiry:
         self._cancel = Cancel()
         self._hung = False
         """The last trouble was a hang, and nothing was done about it yet."""
-        self._endpoint = "/api/generate"
+        self._endpoint: Endpoint = "/api/generate"
         self._heard_s = float("-inf")
         self._patience_s = PATIENT_S[1]
         self._careful_until_s = float("-inf")
@@ -261,7 +261,7 @@ class FaultInquiry:
         if not self._waiting and (trial or self._wanted) and loaded is not None:
             self._probe(loaded.name, self._endpoint, None)
 
-    def _probe(self, model: str, endpoint: str, run: Run | None) -> None:
+    def _probe(self, model: str, endpoint: Endpoint, run: Run | None) -> None:
         limit_s = min(HANG_LIMIT_S, self._limit_s) if self._hung else self._limit_s
         self._busy, self._cancel = "checking", Cancel()
         cancel, stopped = self._cancel, Event()

@@ -28,6 +28,7 @@ from swarm.runtime.bootstrap import RunOptions
 from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish
 from swarm.worker.heartbeat import HeartbeatThread, WorkerState
+from swarm.worker.tuning.slot_wiring import ServerSlots
 
 ASK_EVERY_S = 1.0
 """How often a machine that does not answer is asked again."""
@@ -46,6 +47,12 @@ class RemoteCard:
     judged: AnsweredCards
     server: RemoteServer
     mirror: LogMirror
+
+    @property
+    def slots(self) -> ServerSlots:
+        """What its Ollama server runs for, as of the last look."""
+        card = self.cards.card
+        return ServerSlots(card.slots if card.slots_set else 0, lambda: self.cards.card.slots)
 
     def seen(self) -> tuple[GpuReading, ...]:
         """The card, as of the last look."""

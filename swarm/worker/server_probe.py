@@ -15,7 +15,7 @@ from swarm.core.models.model_options import ModelTable
 from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel
 from swarm.core.placement.fit import cards_needed, file_too_big
 from swarm.core.placement.worker_plan import WorkerPlan
-from swarm.core.task import canonical_model
+from swarm.core.task import Endpoint, canonical_model
 from swarm.runtime.event_loop import EventLoop
 from swarm.runtime.ports import ModelServer
 from swarm.worker.gpu_checks import PinProof
@@ -63,7 +63,7 @@ class ServerProbe(Protocol):
 class Prober(Protocol):
     """Finds out whether a server works, and reports it to who repairs it."""
 
-    def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
+    def probe(self, model: str, endpoint: Endpoint, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
         """Ask for one token, on any thread. None: it was answered; else what happened."""
         ...
 
@@ -124,7 +124,7 @@ class ModelServerProbe:
         found = judge(held, self._models, on_cpu_spill=self._on_cpu_spill)
         return msgspec.structs.replace(found, servable=self._servable, version=self._version)
 
-    def probe(self, model: str, endpoint: str, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
+    def probe(self, model: str, endpoint: Endpoint, *, limit_s: float, cancel: CancelToken) -> TaskFault | None:
         """As the port says. A server that refuses the probe in good order works."""
         limits = Limits(total_s=limit_s, first_token_s=limit_s, token_gap_s=limit_s, max_reply_bytes=MAX_REPLY_BYTES)
         try:

@@ -34,7 +34,7 @@ from swarm.worker.live.live_call import LiveModel
 from swarm.worker.parts import WorkerParts
 from swarm.worker.remote_wiring import RemoteCard
 from swarm.worker.server_probe import ModelServerProbe, servable_models, size_on_disk_mib
-from swarm.worker.tuning.slot_wiring import own_parallel, slots_for_loads
+from swarm.worker.tuning.slot_wiring import own_parallel, own_slots, slots_for_loads
 
 
 def is_kept(layout: Layout, plan: WorkerPlan) -> bool:
@@ -62,7 +62,8 @@ def with_model_server(
     parallel = own_parallel(options, plan, client, log, kept=lambda: is_kept(layout, plan))
     server = RepairingServer(client, actions, settings.repair, log=log, parallel=parallel)
     disk_mib = partial(size_on_disk_mib, client.tags)
-    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, parallel, reader, disk_mib)
+    slots = own_slots(settings, plan, parallel) if remote is None else remote.slots
+    load_slots = memory if memory is None else slots_for_loads(parts, options, plan, memory, slots, reader, disk_mib)
     limits = _limits(settings.llm, plan, log)
     pin = _pin(plan, reader, pids, log)
     probe = ModelServerProbe(

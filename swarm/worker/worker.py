@@ -246,7 +246,7 @@ class Worker:
 
     def _reloaded(self, run: Run) -> None:
         self.slots.drop(run)
-        if not run.begun and self._parts.load_slots is not None:
+        if self._parts.load_slots is not None:  # it may have ended before it chose for how many
             self._parts.load_slots.withdraw(canonical_model(run.claim.task.model or ""))
         if isinstance(run.ending, TaskFault):
             self._log.warning("%s could not be loaded anew: %s", run.claim.task.model, run.ending.message)

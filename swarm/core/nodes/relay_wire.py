@@ -24,6 +24,7 @@ import msgspec
 from swarm.core.faults import FaultClass, TaskFault
 from swarm.core.gpu_reading import GpuReading
 from swarm.core.models.model_server import InstalledModel, Limits, LoadedModel, LoadOrder, PullStep, Reply
+from swarm.core.task import Endpoint
 
 WIRE = 1
 """Version of all this. Both sides must have the same."""
@@ -47,7 +48,7 @@ def card_path(card: str) -> str:
 class RunAsk(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One request, in the native form."""
 
-    endpoint: str
+    endpoint: Endpoint
     request: dict[str, Any]
     limits: Limits
     marker: str | None = None
@@ -145,6 +146,10 @@ class CardState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     readings: tuple[GpuReading, ...] = ()
     """The card as its driver tells it now, under ``uuid``."""
     restarts: int = 0
+    slots: int = 0
+    """Requests at once that its Ollama server was started for; 0: not known, or it takes any number with each load."""
+    slots_set: bool = False
+    """The configuration there sets that number."""
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

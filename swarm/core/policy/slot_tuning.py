@@ -140,6 +140,11 @@ def overdue_s(tuning: Tuning, tokens: float) -> float | None:
     return tuning.since_s + max(LATE_LEAST_S, patience * life_s)
 
 
+def paused(tuning: Tuning, for_s: float) -> Tuning:
+    """The same after a time in which too few requests were in flight to tell anything: what is timed goes on from there."""
+    return replace(tuning, since_s=tuning.since_s + for_s, look_s=tuning.look_s + for_s)
+
+
 def overdue(tuning: Tuning, now_s: float) -> Tuning:
     """The step up is taken back; what it was expected to give at most is put on record."""
     old = tuning.rates[tuning.best]

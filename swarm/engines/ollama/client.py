@@ -25,6 +25,7 @@ from swarm.core.models.model_server import (
     PullStep,
     Reply,
 )
+from swarm.core.task import Endpoint
 from swarm.engines.classify import fault_of_status, fault_of_transport, shown_text
 from swarm.engines.control_http import Abort, HttpClient, OnConnect, body_of, read_all, read_start
 from swarm.engines.deadlines import Deadlines
@@ -139,7 +140,7 @@ class OllamaClient:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -21,6 +21,7 @@ from swarm.config.settings import RepairSettings
 from swarm.core.faults import CancelToken, Progress, TaskFault
 from swarm.core.health.repair_ladder import Ladder, Rung, after_crash, after_hang, after_success, after_wedge
 from swarm.core.models.model_server import Limits, LoadedModel, LoadOrder, ModelDetails, OnPiece, Reply
+from swarm.core.task import Endpoint
 from swarm.engines.engine_dispatch import EngineAdapter
 from swarm.engines.ollama.parallel import ParallelSlots
 
@@ -86,7 +87,7 @@ class RepairingServer:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -12,7 +12,7 @@ from typing import Any
 
 from swarm.core.models.engines import EngineKind
 from swarm.core.models.model_server import Limits, OnPiece, Reply
-from swarm.core.task import EMBED
+from swarm.core.task import EMBED, Endpoint
 from swarm.engines.control_http import OnConnect
 from swarm.engines.deadlines import Deadlines
 from swarm.engines.ollama.replies import answer, whole_reply
@@ -50,7 +50,7 @@ class OpenAIClient:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

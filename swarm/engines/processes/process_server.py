@@ -28,6 +28,7 @@ from swarm.core.models.model_server import (
     OnPiece,
     Reply,
 )
+from swarm.core.task import Endpoint
 from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
 from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note
@@ -45,7 +46,7 @@ class RequestClient(Protocol):
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,
@@ -204,7 +205,7 @@ class ProcessServer:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -96,5 +96,10 @@ def changes(before: CardState, now: CardState) -> str:
         "memory": (before.vram_mib, now.vram_mib),
         "engines": (", ".join(before.engines), ", ".join(now.engines)),
         "simulated": (before.simulated, now.simulated),
+        "slots": (_set_slots(before), _set_slots(now)),
     }
     return "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in facts.items() if old != new)
+
+
+def _set_slots(card: CardState) -> str:
+    return str(card.slots) if card.slots_set else "not set"

@@ -37,6 +37,7 @@ from swarm.core.nodes.relay_wire import (
     UnloadAsk,
     fault_from_wire,
 )
+from swarm.core.task import Endpoint
 from swarm.engines.remote.relay_calls import ERROR_BYTES, ROUND_S, STATE_S, RelayCalls
 from swarm.engines.remote.relay_faults import NodeDeadlines, answer_cut, fault_of_link, fault_of_refusal
 from swarm.engines.remote.relay_lines import RelayLines
@@ -59,7 +60,7 @@ class RemoteServer:
 
     async def run(
         self,
-        endpoint: str,
+        endpoint: Endpoint,
         body: Mapping[str, Any],
         *,
         limits: Limits,

@@ -67,6 +67,10 @@ class LoadSlots:
         self._wanted: dict[str, int] = {}
         self._loaded: dict[str, int] = {}
         """What models were loaded for when more was asked for."""
+        self._more_than: dict[str, int] = {}
+        """The same, until that load has ended or found no memory."""
+        self._stays: dict[str, int] = {}
+        """What models are loaded for whose load for more gave no more, for whatever reason but memory."""
 
     def engine(self, model: str) -> str:
         """Name of the engine that serves it."""
@@ -111,6 +115,7 @@ class LoadSlots:
 
     def no_room(self, model: str, slots: int) -> int:
         """A load for so many found no memory: remember it; how many to try next, 0: one alone found none."""
+        self._more_than.pop(model, None)
         facts = self._facts.get(model)
         known = next((one for one in self.memory.records if self.is_of(one, model)), self.record(model))
         if slots > 1 and not self.fixed and facts is not None:
@@ -120,14 +125,21 @@ class LoadSlots:
 
     def climb(self, model: str, slots: int, *, loaded: int) -> int:
         """What a reload for ``slots`` would load it for, instead of ``loaded``; the next ``choose`` asks for that."""
-        self._loaded[model] = loaded
         facts = self._facts.get(model)
-        if facts is None or self.fixed:
+        if facts is None or self.fixed or self._stays.get(model) == loaded:
             return 0
         failed = failed_for(self.memory.records, self.record(model), facts.context)
         would = capacity_for(msgspec.structs.replace(facts, wanted=slots, failed=failed)).slots
-        self._wanted[model] = would
+        if would > loaded:
+            self._wanted[model] = would
+            self._loaded[model] = self._more_than[model] = loaded
         return would
+
+    def loaded(self, model: str, slots: int) -> None:
+        """A load has ended: the model is loaded for so many. No more is asked for where that has changed nothing."""
+        before = self._more_than.pop(model, 0)
+        if before and slots <= before:
+            self._stays[model] = slots
 
     def is_climbing(self, model: str) -> bool:
         """A reload for more was asked for and has not begun."""
@@ -136,6 +148,7 @@ class LoadSlots:
     def withdraw(self, model: str) -> None:
         """The reload that was asked for will not begin."""
         self._wanted.pop(model, None)
+        self._more_than.pop(model, None)
 
     def _context(self, engine: str, model: str, details: ModelDetails, memory_mib: int | None) -> int:
         """Tokens that the engine reserves per slot."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -24,11 +24,14 @@ from swarm.core.worker import TunedSlots
 from swarm.worker.attempt import Run
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.parts import WorkerParts
+from swarm.worker.tuning.in_flight import InFlight
 from swarm.worker.tuning.load_slots import LoadSlots
 from swarm.worker.tuning.tuned_model import TunedModel
 
 PUBLISH_S = 0.5
 """Measured rates are published at most this often."""
+PAUSE_S = 1.0
+"""Too few requests in flight for longer is no gap between two of them."""
 CLIMB_LOOK_S = 5.0
 """Whether a reload for more slots pays is looked into this often."""
 _TOO_MANY = ("out_of_memory", "does_not_fit")
@@ -42,14 +45,6 @@ def reserve(slots: int, capacity: int) -> int:
     return 1 if capacity < 16 else 2
 
 
-class _Start(NamedTuple):
-    at_s: float
-    in_flight_s: float
-    """Requests in flight, summed over time."""
-    grouped: bool
-    """It is one of a prefix group."""
-
-
 class SlotTuner:
     """Per tick: ``begin_tick``, ``ended`` and ``began`` for each run, ``end_tick``; ``limits`` hold in between."""
 
@@ -60,14 +55,7 @@ class SlotTuner:
         self._settings = parts.settings
         self._limits = slot_limits(parts.settings.worker, parts.settings.llm)
         self._models: dict[str, TunedModel] = {}
-        self._starts: dict[int, _Start] = {}
-        """Of each request in flight."""
-        self._in_flight = 0
-        """At the beginning of this tick, those that ended in it included."""
-        self._in_flight_s = 0.0
-        self._grouped = 0
-        """Requests in flight that are of a prefix group."""
-        self._at_s = monotonic()
+        self._flights = InFlight(monotonic())
         self._publish_s = 0.0
         self._climb_look_s = 0.0
 
@@ -108,7 +96,7 @@ class SlotTuner:
 
     def _reserve(self, slots: int, known: TunedModel) -> int:
         """None for prefix groups: what waits in the engine would get a slot that holds another group's prompt."""
-        return 0 if self._fixed or self._grouped else reserve(slots, known.capacity)
+        return 0 if self._fixed or self._flights.grouped else reserve(slots, known.capacity)
 
     @property
     def _fixed(self) -> int:
@@ -121,10 +109,7 @@ class SlotTuner:
 
     def begin_tick(self) -> None:
         """Time has passed, with as many in flight as had begun and not ended."""
-        now_s = monotonic()
-        self._in_flight = len(self._starts)
-        self._in_flight_s += self._in_flight * (now_s - self._at_s)
-        self._at_s = now_s
+        self._flights.tick(monotonic())
 
     def loaded(self, model: str, slots: int, why: str) -> None:
         """The model was loaded for so many requests at once (0: the engine does not say)."""
@@ -141,18 +126,18 @@ class SlotTuner:
     def began(self, run: Run) -> None:
         """An attempt has begun."""
         if run.claim.task.task_class is TaskClass.LLM:
-            start = self._starts[id(run)] = _Start(self._at_s, self._in_flight_s, bool(run.claim.group))
-            self._grouped += start.grouped
+            self._flights.began(id(run), grouped=bool(run.claim.group))
 
     def ended(self, run: Run) -> None:
         """An attempt has ended: a request that was answered is a sample."""
-        begun = self._starts.pop(id(run), None)
-        self._grouped -= begun is not None and begun.grouped
+        begun = self._flights.ended(id(run))
         task = run.claim.task
         if task.action == "load_llm" and task.model is not None and isinstance(run.ending, Trail):
             found = run.ending.result or {}
             if not found.get("already_loaded"):
                 self.loaded(canonical_model(task.model), int(found.get("slots") or 0), str(found.get("slots_why") or ""))
+                if self._load_slots is not None:
+                    self._load_slots.loaded(canonical_model(task.model), int(found.get("slots") or 0))
         if task.task_class is not TaskClass.LLM or task.model is None or begun is None or self._load_slots is None:
             return
         if isinstance(run.ending, TaskFault) and run.ending.kind in _TOO_MANY and run.ending.fault in ("infra", "suspect"):
@@ -169,13 +154,12 @@ class SlotTuner:
         self._change_length(model, known)
         before = self._tuning(model, known)
         extra = self._reserve(before.slots, known)
-        span_s = max(self._at_s - begun.at_s, 1e-6)
-        in_flight = (self._in_flight_s - begun.in_flight_s) / span_s - extra
+        in_flight = self._flights.beside(begun) - extra
         rate = counted / run.elapsed_s * (before.slots + extra) / before.slots
         if self._fixed:
             after = slot_tuning.measured(before, in_flight, rate)
         else:
-            after = slot_tuning.sampled(before, in_flight, rate, began_s=run.started_s, now_s=self._at_s)
+            after = slot_tuning.sampled(before, in_flight, rate, began_s=run.started_s, now_s=self._flights.now_s)
         self._moved(model, known, before, after)
 
     def _too_many(self, model: str, run: Run) -> None:
@@ -184,8 +168,10 @@ class SlotTuner:
         before = self._tuning(model, known)
         if self._fixed or run.started_s < before.since_s:
             return
-        after = slot_tuning.out_of_memory(before, min(before.slots, max(self._in_flight, 1)), self._at_s)
-        self._log.warning("Memory ran out under %d requests to %s: at most %d at once", self._in_flight, model, after.limit)
+        after = slot_tuning.out_of_memory(before, min(before.slots, max(self._flights.before, 1)), self._flights.now_s)
+        self._log.warning(
+            "Memory ran out under %d requests to %s: at most %d at once", self._flights.before, model, after.limit
+        )
         self._moved(model, known, before, after)
 
     def saw(self, model: str, slots: int) -> None:
@@ -199,22 +185,34 @@ class SlotTuner:
         if model is None or self._load_slots is None:
             return 0
         known = self._model(model)
+        enough = self._take_out_pause(model, known)
         tuning = self._tuning(model, known)
-        due_s = slot_tuning.overdue_s(tuning, known.counted) if known.seen else None
-        if due_s is not None and self._at_s > due_s:
-            self._moved(model, known, tuning, slot_tuning.overdue(tuning, self._at_s))
-        if self._at_s >= self._publish_s and (known.seen or model not in self._state.beat.tuned):
+        due_s = slot_tuning.overdue_s(tuning, known.counted) if known.seen and enough else None
+        if due_s is not None and self._flights.now_s > due_s:
+            self._moved(model, known, tuning, slot_tuning.overdue(tuning, self._flights.now_s))
+        if self._flights.now_s >= self._publish_s and (known.seen or model not in self._state.beat.tuned):
             self._publish(model, known)
         return self._climb(model, known, waiting)
+
+    def _take_out_pause(self, model: str, known: TunedModel) -> bool:
+        """Whether enough requests are in flight to tell anything; a time in which there were not is taken out at its end."""
+        tuning, now_s = self._tuning(model, known), self._flights.now_s
+        if len(self._flights) < (1 - slot_tuning.NEAR) * tuning.slots:
+            known.few_since_s = now_s if known.few_since_s is None else known.few_since_s
+            return False
+        since_s, known.few_since_s = known.few_since_s, None
+        if since_s is not None and (for_s := now_s - max(since_s, tuning.look_s)) > PAUSE_S:
+            known.tunings[known.length or "medium"] = slot_tuning.paused(tuning, for_s)
+        return True
 
     def _climb(self, model: str, known: TunedModel, waiting: Callable[[], int]) -> int:
         tuning = self._tuning(model, known)
         gain = tuning.wants_more
-        if self._fixed or not (known.capacity and tuning.settled and gain) or self._at_s < self._climb_look_s:
+        if self._fixed or not (known.capacity and tuning.settled and gain) or self._flights.now_s < self._climb_look_s:
             return 0
         if self._load_slots is None or self._load_slots.is_climbing(model) or tuning.limit < self._limit(known):
             return 0
-        self._climb_look_s = self._at_s + CLIMB_LOOK_S
+        self._climb_look_s = self._flights.now_s + CLIMB_LOOK_S
         tally = self._state.beat.models.get(model)
         load_s = tally.load_s / tally.loads if tally is not None and tally.loads else known.request_s
         saved_s = reload_gain_s(
@@ -256,13 +254,13 @@ class SlotTuner:
 
     def _first(self, model: str, known: TunedModel, length: str) -> Tuning:
         if self._fixed:
-            return slot_tuning.start(self._fixed, first=self._fixed, now_s=self._at_s)
+            return slot_tuning.start(self._fixed, first=self._fixed, now_s=self._flights.now_s)
         found = self._record(model, length)
         if found is not None and found.in_flight:
-            return slot_tuning.remembered(self._limit(known), found.in_flight, found.tokens_per_s, now_s=self._at_s)
+            return slot_tuning.remembered(self._limit(known), found.in_flight, found.tokens_per_s, now_s=self._flights.now_s)
         others = [tuning.best for tuning in known.tunings.values()]
         first = others[-1] if others else slot_tuning.FIRST if known.capacity else CAUTIOUS
-        return slot_tuning.start(self._limit(known), first=first, now_s=self._at_s)
+        return slot_tuning.start(self._limit(known), first=first, now_s=self._flights.now_s)
 
     def _record(self, model: str, length: str) -> SlotRecord | None:
         return record_of(self._records(), self._empty(model, length))
@@ -312,7 +310,7 @@ class SlotTuner:
     def _publish(self, model: str, known: TunedModel) -> None:
         if (slots := self._load_slots) is None:
             return
-        self._publish_s = self._at_s + PUBLISH_S
+        self._publish_s = self._flights.now_s + PUBLISH_S
         tuning = self._tuning(model, known)
         found = self._record(model, known.length or "medium")
         best, best_in_flight = max(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
+from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import llm_lane
 from swarm.core.models.engines import OLLAMA, engine_of_model
@@ -23,18 +25,33 @@ from swarm.worker.server_probe import LOOK_TIMEOUT_S
 from swarm.worker.tuning.load_slots import LoadSlots
 
 
+class ServerSlots(NamedTuple):
+    """Of a worker's Ollama server."""
+
+    fixed: int
+    """The number that a configuration sets for it; 0: none does."""
+    running: Callable[[], int]
+    """What it was started for; 0: not known, or it takes any number with each load."""
+
+
+def own_slots(settings: Settings, plan: WorkerPlan, parallel: ParallelSlots | None) -> ServerSlots:
+    """Of a server on this machine."""
+    fixed = fixed_parallel(settings) if plan.owns_server else 0
+    return ServerSlots(fixed, lambda: parallel.slots if parallel is not None else 0)
+
+
 def slots_for_loads(
     parts: WorkerParts,
     options: RunOptions,
     plan: WorkerPlan,
     memory: SlotMemory,
-    parallel: ParallelSlots | None,
+    server: ServerSlots,
     reader: GpuReader,
     weights_mib: Callable[[str], int],
 ) -> LoadSlots:
     """What chooses for how many requests at once this worker loads a model.
 
-    ``reader`` reads its cards; ``weights_mib``: size of a model's file.
+    ``server``: what its Ollama server runs for. ``reader`` reads its cards; ``weights_mib``: size of a model's file.
     """
     settings = options.settings
 
@@ -50,11 +67,11 @@ def slots_for_loads(
         memory=memory,
         card=",".join(plan.gpu_uuids) or plan.url or "cpu",
         engine_of=lambda model: engine_of_model(settings, model, plan.engines[0]),
-        fixed=fixed_parallel(settings) if plan.owns_server else 0,
+        fixed=server.fixed,
         chosen=not plan.adopted,
         free_mib=lambda: free_memory_mib(reader, plan.gpu_uuids, plan.vram_mib) if plan.gpus else 0,
         weights_mib=weights_mib,
-        running=lambda: parallel.slots if parallel is not None else 0,
+        running=server.running,
         waiting=waiting,
     )
 

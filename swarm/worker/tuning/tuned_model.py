@@ -23,6 +23,8 @@ class TunedModel:
     """Those that its rate is made of."""
     request_s: float = 0.0
     seen: int = 0
+    few_since_s: float | None = None
+    """Since when fewer requests than wanted are in flight (clock seconds); None: there are enough."""
     length: str = ""
     tunings: dict[str, Tuning] = field(default_factory=dict)
     """By length class."""

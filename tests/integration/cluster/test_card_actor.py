@@ -38,6 +38,9 @@ PARENT = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pi
 def order(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("SWARM_LLM__SLOTS", "no number")  # of the machine's own, and not obeyed
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # the same: it would be given the token
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
     made = CardOrder(
         version=__version__, namespace="ours", node="box2", address="127.0.0.1", slot=1, simulate=2, token=TOKEN, env={}
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,6 +50,22 @@ def test_all_that_ask_share_one_and_hear_its_steps(tmp_path):
         await until(lambda: fetch.begun == 2)
         fetch.end.set()
         await three
+
+    asyncio.run(story())
+
+
+def test_many_downloads_leave_the_threads_of_requests_free(tmp_path):
+    """Names are looked up, and connections made, on the loop's own threads: a few on a small machine."""
+
+    async def story():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        pulls, fetch = SharedPulls(tmp_path), Download()
+        asked = [asyncio.create_task(pulls.pull(f"m:{n}", fetch, lambda _: None)) for n in range(4)]
+        await until(lambda: fetch.begun == 4)
+        async with asyncio.timeout(60):
+            assert await asyncio.to_thread(lambda: "free") == "free"
+        fetch.end.set()
+        await asyncio.gather(*asked)
 
     asyncio.run(story())
 

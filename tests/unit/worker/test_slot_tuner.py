@@ -292,3 +292,62 @@ def test_after_a_reload_that_found_no_memory_it_goes_on_as_before(monkeypatch):
     asked = world.work(600)
     assert all(slots < 32 for slots in asked)
     assert "32 found no memory" in world.tuned.why
+
+
+def test_a_reload_that_gives_no_more_is_not_asked_for_again(monkeypatch):
+    """A server in another machine may run for a number that nobody here has set."""
+    world = climbing(monkeypatch, waiting=50_000)
+    assert world.work(400) == [32]
+    assert world.slots.choose(MODEL, DETAILS, embedding=False).slots == 32
+    world.loaded(16, "there is memory for them")
+    world.slots.withdraw(MODEL)
+    world.now_s += 100
+    assert world.work(600) == []
+    world.loaded(24)
+    assert world.work(600) == [48]
+
+
+def test_a_reload_that_would_give_no_more_is_not_on_record_for_a_later_load(monkeypatch):
+    world = climbing(monkeypatch, waiting=50_000, free_mib=lambda: 5_400)
+    assert world.work(600) == []
+    assert not world.slots.is_climbing(MODEL)
+
+
+# -- too few requests to tell anything -----------------------------------------------------------------------------------
+
+
+def test_a_batch_that_ends_during_a_step_up_says_nothing_about_it(monkeypatch):
+    world = World(monkeypatch, knee(16)).loaded(64)
+    while world.tuner.limits.llm == FIRST:
+        world.work(1)
+    world.work(1)
+    (trying, tuned) = world.tuner.limits.llm, world.tuned.why
+    idle(world, 3600)
+    assert (world.tuner.limits.llm, world.tuned.why) == (trying, tuned)
+    world.work(600)
+    assert world.tuner.limits.llm == 16
+
+
+def idle(world, for_s):
+    """All that is in flight ends, and nothing comes for so long."""
+    while world.runs:
+        world._pass()
+        world.tuner.end_tick(lambda: 0)
+    for _ in range(20):
+        world.now_s += for_s / 20
+        world.tuner.begin_tick()
+        world.tuner.end_tick(lambda: 0)
+
+
+def test_an_idle_night_during_a_step_up_neither_spoils_it_nor_puts_the_next_off(monkeypatch):
+    world = World(monkeypatch, knee(16), LlmSettings(slots="auto", slots_max=16)).loaded(16)
+    while world.tuner.limits.llm < 16:
+        world.work(1)
+    idle(world, 12 * 3600)
+    while not world.tuned.settled:
+        world.work(1)
+    assert world.tuned.why.startswith("16 slots: ")
+    began_s = world.now_s
+    while world.tuned.settled:
+        world.work(1)
+        assert world.now_s < began_s + 3600

@@ -266,6 +266,18 @@ def test_a_lost_machine_gives_a_reading_with_a_fault_and_no_lost_card(relay: Rel
     assert changed == ["card was box2/0, is box2/other"]
 
 
+def test_a_number_of_slots_that_is_set_there_is_one_of_the_facts_a_worker_starts_with(relay: RelayDouble) -> None:
+    changed: list[str] = []
+    relay.card = msgspec.structs.replace(CARD, slots=4)
+    cards = RemoteCards(relay.calls, relay.calls.state(), changed.append, node="box2")
+    relay.card = msgspec.structs.replace(CARD, slots=8)
+    cards.read()
+    assert (cards.card.slots, changed) == (8, [])
+    relay.card = msgspec.structs.replace(CARD, slots=8, slots_set=True)
+    cards.read()
+    assert changed == ["slots was not set, is 8"]
+
+
 def test_the_log_is_copied_as_it_grows_and_goes_on_in_the_next_life(relay: RelayDouble, tmp_path: Path) -> None:
     for name in ("workers", "logs"):
         (tmp_path / name).mkdir()
