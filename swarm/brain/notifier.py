@@ -117,6 +117,7 @@ class Notifier:
     def _see_to(self, note: Note) -> None:
         message = self._notes.message(note)
         if message is not None:
+            self._unseen.pop(note.name, None)
             self._tell(note, message)
         elif self._is_orphan(note):
             self._log.warning("No notification for %s: there is no such %s", note.id, note.subject)

@@ -6,13 +6,14 @@ An age runs from when this observer last *saw* a number change, never from a tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.gpu_reading import GpuReading
+from swarm.core.health.liveness import condition, workers_of
 from swarm.core.live.demand import STALE_S
 from swarm.core.policy.decide import old_after_s
 from swarm.core.snapshot import ClaimView, LaneView, LiveView, SwarmSnapshot, WorkerView
@@ -135,13 +136,14 @@ class Observer:
             now_iso=now_iso(),
             mono_s=now_s,
             grace=grace,
-            lanes=tuple(self._aged_lane(lane, workers, claims) for lane in seen.lanes),
             claims=claims,
             workers=workers,
             live=tuple(self._aged_live(seen, self._watched.now_s)),
             gpus=all_cards(self._read_cards(now_s), workers),
             gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
         )
+        serving = [view for view in workers_of(snapshot) if condition(view, snapshot, self._settings).state == "ready"]
+        snapshot = replace(snapshot, lanes=tuple(self._aged_lane(lane, serving, snapshot) for lane in seen.lanes))
         self._judged.prune()
         self._elapsed.prune()
         return snapshot
@@ -170,14 +172,16 @@ class Observer:
         elapsed_s = self._elapsed.age_s(("claim", *key), None, now_s)
         return replace(claim, progress=progress, elapsed_s=elapsed_s, quiet_s=quiet_s)
 
-    def _aged_lane(self, lane: LaneView, workers: tuple[WorkerView, ...], claims: tuple[ClaimView, ...]) -> LaneView:
-        """A lane with the time since it was last empty or served (see ``LaneView.unserved_s``)."""
-        alive = [w for w in workers if w.alive and (w.row is None or w.row.role == "worker")]
+    def _aged_lane(self, lane: LaneView, ready: Sequence[WorkerView], seen: SwarmSnapshot) -> LaneView:
+        """A lane with the time since it was last empty or served (see ``LaneView.unserved_s``).
+
+        ``ready``: workers that take work for cards. Others may hold a model and yet serve nobody.
+        """
         if lane.task_class is TaskClass.LLM:
-            holding = any(w.heartbeat is not None and w.heartbeat.model == lane.model for w in alive)
-            served = holding or any(c.model == lane.model and c.task_class == TaskClass.LLM for c in claims)
+            holding = any(w.heartbeat is not None and w.heartbeat.model == lane.model for w in ready)
+            served = holding or any(c.model == lane.model and c.task_class == TaskClass.LLM for c in seen.claims)
         else:
-            served = bool(alive)
+            served = any(w.alive and (w.row is None or w.row.role == "worker") for w in seen.workers)
         if served or not lane.pending:
             return lane
         return replace(lane, unserved_s=self._judged.age_s(("lane", lane.lane), None, self._watched.now_s))

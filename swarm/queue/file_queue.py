@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from swarm.errors import NotRunning
+from swarm.filesystem.entries import is_file
 from swarm.queue import lookup, root
 from swarm.queue.layout import Layout, new_id
 from swarm.queue.storage import Storage
@@ -144,11 +145,21 @@ class FileQueue:
 
         return task_ops.cancel_batch(self.layout, self.storage, batch_id, reason)
 
-    def uncancel(self, task_id: str) -> None:
-        """Withdraw the request that a running task be cancelled; harmless when there is none."""
+    def ask_requeue(self, task_id: str) -> None:
+        """Ask the worker of a running task to stop it and to requeue it, its attempts forgiven. Raises ``StorageFault``."""
         from swarm.queue.operations import cancel
 
-        cancel.forget_cancel(self.layout, task_id)
+        cancel.ask_requeue(self.layout, self.storage, task_id)
+
+    def requeue_asked(self, task_id: str) -> bool:
+        """Whether that request stands: the worker removes it once the task is requeued."""
+        return is_file(self.layout.requeue_mark(task_id))
+
+    def forget_requeue(self, task_id: str) -> bool:
+        """Withdraw it. False: there is none, or none any more."""
+        from swarm.queue.operations import cancel
+
+        return cancel.forget_requeue(self.layout, task_id)
 
     def retry(self, task_id: str) -> str:
         """See ``task_ops.retry``."""

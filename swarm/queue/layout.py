@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 from swarm.core.task import ID_PATTERN, TERMINAL, TaskState
 
+REQUEUE = ".requeue"
+"""Ends the name of the file by which a running task is to be requeued."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
@@ -254,6 +256,10 @@ class Layout:
     def cancel_mark(self, task_id: str) -> str:
         """Path of the file that exists while this running task is to be cancelled."""
         return f"{self.cancels}/{task_id}"
+
+    def requeue_mark(self, task_id: str) -> str:
+        """Path of the file that exists while this running task is to be stopped and requeued."""
+        return f"{self.cancels}/{task_id}{REQUEUE}"
 
     def lock(self, name: str) -> str:
         """The process lock of a worker, the brain or the supervisor."""

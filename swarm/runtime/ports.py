@@ -111,6 +111,10 @@ class WorkerQueue(Protocol):
         """Whether this running task is to be cancelled (cheap: one ``access`` call)."""
         ...
 
+    def requeue_requested(self, claim: Claim) -> bool:
+        """Whether this running task is to be stopped and released (as cheap)."""
+        ...
+
 
 class BrainQueue(Protocol):
     """The queue as the brain sees it."""

@@ -24,7 +24,7 @@ from swarm.runtime.ports import Executor, RequestExecutor
 log = logging.getLogger(__name__)
 
 PROVEN_PIECES = 2
-CancelReason = Literal["cancelled", "timeout", "stopping", "yielded", "card_lost"]
+CancelReason = Literal["cancelled", "timeout", "stopping", "yielded", "requeued", "card_lost"]
 """``yielded``: to a live request, or to a load that one waits for."""
 
 
@@ -289,5 +289,5 @@ class Run:
                 return TaskFault("cancelled", "cancelled", "cancelled on request")
             case "card_lost":
                 return TaskFault("infra", "card_lost", "its card was lost while it ran")
-            case "stopping" | "yielded":
+            case "stopping" | "yielded" | "requeued":
                 return Released()

@@ -29,6 +29,8 @@ from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
 from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import StartRules
 
+Unwanted = Callable[[Run], TaskFault | Released | None]
+"""How an ended run is to be closed that nobody wants judged; None: it is wanted."""
 PHASE = "checking the server"
 HANG_LIMIT_S = 10.0
 """For a probe after a hang; after other faults the server may have to load the model again, as for any request."""
@@ -142,7 +144,7 @@ class FaultInquiry:
         self,
         runs: Sequence[Run],
         *,
-        unwanted: Callable[[Run], bool],
+        unwanted: Unwanted,
         give_up: bool,
         loaded: LoadedModel | None,
         trial: bool,
@@ -158,8 +160,8 @@ class FaultInquiry:
         for run, one, fault in list(self._waiting.values()):
             if give_up:
                 self._decide(run, Released(), decided)
-            elif unwanted(run):
-                self._decide(run, TaskFault("cancelled", "cancelled", "cancelled on request"), decided)
+            elif (ending := unwanted(run)) is not None:
+                self._decide(run, ending, decided)
             else:
                 others = [other for other in self._broken if other is not one]
                 found = verdict(one, others, witnesses, self._probed, monotonic())

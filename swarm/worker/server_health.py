@@ -7,7 +7,7 @@ trial of a broken server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from time import monotonic
 
@@ -16,7 +16,7 @@ from swarm.core.health.gpu_health import CardVerdict
 from swarm.core.policy.slots import Occupancy
 from swarm.core.task import TaskClass
 from swarm.worker.attempt import Run, ThreadPool
-from swarm.worker.fault_inquiry import TICK_S, FaultInquiry
+from swarm.worker.fault_inquiry import TICK_S, FaultInquiry, Unwanted
 from swarm.worker.parts import WorkerParts
 from swarm.worker.server_probe import ServerReading
 from swarm.worker.slots import StartRules
@@ -52,7 +52,7 @@ class ServerHealth:
 
     # -- the parts of a tick -----------------------------------------------------------------------------------------
 
-    def judge(self, ended: list[Run], runs: Sequence[Run], *, unwanted: Callable[[Run], bool], give_up: bool) -> list[Run]:
+    def judge(self, ended: list[Run], runs: Sequence[Run], *, unwanted: Unwanted, give_up: bool) -> list[Run]:
         """Learn from what ended; returns what is decided: whom to blame for some has to be found out first."""
         decided: list[Run] = []
         if self._inquiry is not None:

@@ -136,6 +136,9 @@ class Slots:
             elif check and run.cancel.reason is None and self._parts.queue.cancel_requested(run.claim):
                 log.info("Task %s is to be cancelled: stopping it", task_id)
                 self.stop(run, "cancelled")
+            elif check and run.cancel.reason is None and self._parts.queue.requeue_requested(run.claim):
+                log.info("Task %s is to be requeued: stopping it", task_id)
+                self.stop(run, "requeued")
 
     def stop_all(self, timeout_s: float) -> None:
         """Stop all, and wait until no executor runs any more; for the end of the process."""

@@ -16,7 +16,7 @@ from swarm.core.task import Claim, Task, TaskClass, Trail, canonical_model
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault, SwarmError
 from swarm.runtime.loop import StopWish
-from swarm.worker.attempt import Run, ThreadPool
+from swarm.worker.attempt import Released, Run, ThreadPool
 from swarm.worker.exchange import Exchange
 from swarm.worker.heartbeat import WorkerState
 from swarm.worker.live.live_gate import LiveGate
@@ -135,7 +135,7 @@ class Worker:
         decided = self.server.judge(
             ended,
             self.slots.runs,
-            unwanted=lambda run: self._parts.queue.cancel_requested(run.claim),
+            unwanted=self._unwanted,
             give_up=self._obeyed > 1,
         )
         for run in decided:
@@ -243,6 +243,12 @@ class Worker:
             return self._parts.queue.waiting().get(llm_lane(self._state.beat.model or ""), 0)
         except StorageFault:  # claiming says so
             return 0
+
+    def _unwanted(self, run: Run) -> TaskFault | Released | None:
+        """How an ended attempt is to be closed whose task somebody has cancelled, or wants requeued, meanwhile."""
+        if self._parts.queue.cancel_requested(run.claim):
+            return TaskFault("cancelled", "cancelled", "cancelled on request")
+        return Released() if self._parts.queue.requeue_requested(run.claim) else None
 
     def _reloaded(self, run: Run) -> None:
         self.slots.drop(run)

@@ -79,6 +79,7 @@ class MemoryQueue:
         self.paused = Pauses()
         self.on_hold: list[str] = []
         self.cancel_wanted: set[str] = set()
+        self.requeue_wanted: set[str] = set()
         self.others: tuple[str, ...] = ()
         self.broken = ""
         self.claim_log: list[str] = []
@@ -150,6 +151,9 @@ class MemoryQueue:
 
     def cancel_requested(self, claim: Claim) -> bool:
         return claim.task.task_id in self.cancel_wanted
+
+    def requeue_requested(self, claim: Claim) -> bool:
+        return claim.task.task_id in self.requeue_wanted
 
     def _refuse(self) -> None:
         if self.broken:

@@ -14,12 +14,11 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.health.liveness import stuck
 from swarm.core.snapshot import ClaimView, SwarmSnapshot
-from swarm.core.task import TaskState
-from swarm.errors import InputError, QueueError, name_hint
+from swarm.core.task import TERMINAL, TaskState
+from swarm.errors import InputError, name_hint
 from swarm.queue.file_queue import FileQueue
 from swarm.runtime.open import lives, open_queue, reclaim
 
-REASON = "it was stuck: requeued by hand"
 PATIENCE_S = 10.0
 """How long a worker has to release a task: it looks for such requests several times a second."""
 _POLL_S = 0.05
@@ -73,40 +72,39 @@ def _take_back(settings: Settings, worker: str, claims: list[ClaimView]) -> list
 
 
 def _give_back(queue: FileQueue, claims: Iterable[ClaimView]) -> list[Cleared]:
-    """Have the workers cancel these, then put them back. A worker that does not react keeps its task, uncancelled."""
-    waiting: dict[str, ClaimView] = {}
+    """Have the workers requeue these. A worker that does not react keeps its task, and is asked no more."""
+    waiting = {claim.task_id: claim for claim in claims}
     done: list[Cleared] = []
-    for claim in claims:
-        try:
-            queue.cancel(claim.task_id, REASON)
-        except QueueError as moved:
-            done.append(Cleared(claim.task_id, claim.worker, "finished", moved.message))
-        else:
-            waiting[claim.task_id] = claim
-    deadline_s = time.monotonic() + PATIENCE_S
-    while waiting:
-        for claim in list(waiting.values()):
-            ended = _settled(queue, claim, late=time.monotonic() > deadline_s)
-            if ended is not None:
-                done.append(ended)
-                del waiting[claim.task_id]
-        if waiting:
-            time.sleep(_POLL_S)
+    try:
+        for task_id in waiting:
+            queue.ask_requeue(task_id)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while waiting:
+            for claim in list(waiting.values()):
+                ended = _settled(queue, claim, late=time.monotonic() > deadline_s)
+                if ended is not None:
+                    done.append(ended)
+                    del waiting[claim.task_id]
+            if waiting:
+                time.sleep(_POLL_S)
+    finally:
+        for task_id in waiting:  # cut off: the next attempt must not meet the request
+            queue.forget_requeue(task_id)
     return done
 
 
 def _settled(queue: FileQueue, claim: ClaimView, *, late: bool) -> Cleared | None:
     """How it ended, None while it still runs."""
-    if late:
-        queue.uncancel(claim.task_id)  # before the last look: the next claim must not meet the request
+    asked = queue.requeue_asked(claim.task_id)
     located = queue.find(claim.task_id)
     state = located.state if located is not None else None
-    if state is TaskState.CANCELLED:
-        lane = queue.retry(claim.task_id)
-        return Cleared(claim.task_id, claim.worker, "given back", f"waits in {lane}")
-    if state is not TaskState.PROCESSING:
+    if state is None or state in TERMINAL:
+        queue.forget_requeue(claim.task_id)
         return Cleared(claim.task_id, claim.worker, "finished", f"it is {state or 'gone'}")
-    if not late:
+    if not asked:
+        again = "runs again" if state is TaskState.PROCESSING else "waits again"
+        return Cleared(claim.task_id, claim.worker, "given back", again)
+    if not late or not queue.forget_requeue(claim.task_id):  # else its worker was quicker, and the next look tells
         return None
     text = f"{claim.worker} did not release it within {PATIENCE_S:.0f}s; swarm doctor {claim.worker}"
     return Cleared(claim.task_id, claim.worker, "no reaction", text)

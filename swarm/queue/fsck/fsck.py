@@ -166,6 +166,7 @@ class _Repairer:
             completed_at=now_iso(),
             error=TaskError(type="unknown", message="its process died before it wrote the reason"),
             attempts=() if trail is None else trail.attempts,
+            children=None if trail is None else trail.children,
         )
         rewrite_tail(self._storage, path, parts.body_size - 1, codec.encode_trail(ended))
         return True

@@ -15,7 +15,7 @@ from swarm.queue.coordination import is_held
 from swarm.queue.fsck.rules import Action, FsckFinding, to_quarantine
 from swarm.queue.fsck.walk import is_staged
 from swarm.queue.layout import Layout
-from swarm.queue.operations.cancel import cancel_marks, mapped_task
+from swarm.queue.operations.cancel import cancel_marks, mapped_task, requeue_marks
 from swarm.queue.storage import REASON, list_ids
 from swarm.queue.stores import registry
 
@@ -29,6 +29,7 @@ def leftovers(layout: Layout) -> Iterator[FsckFinding]:
     yield from stale_staging(layout)
     yield from temporaries(layout)
     yield from _cancel_marks(layout)
+    yield from _requeue_marks(layout)
     yield from _hints(layout)
     yield from _abandoned(layout)
     yield from _reasons(layout)
@@ -90,6 +91,14 @@ def _cancel_marks(layout: Layout) -> Iterator[FsckFinding]:
         if located is None or located.state in TERMINAL:
             what = f"asks to cancel {name}, which {'does not exist' if located is None else f'is {located.state}'}"
             yield FsckFinding("cancel-mark", layout.cancel_mark(name), what, "removed", Action.REMOVE)
+
+
+def _requeue_marks(layout: Layout) -> Iterator[FsckFinding]:
+    for name in requeue_marks(layout):
+        located = lookup.find(layout, name)
+        if located is None or located.state is not TaskState.PROCESSING:
+            what = f"asks to requeue {name}, which {'does not exist' if located is None else f'is {located.state}'}"
+            yield FsckFinding("cancel-mark", layout.requeue_mark(name), what, "removed", Action.REMOVE)
 
 
 def _hints(layout: Layout) -> Iterator[FsckFinding]:

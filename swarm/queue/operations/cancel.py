@@ -20,7 +20,7 @@ from swarm.core.task import ID_RE, Task, TaskError, TaskState
 from swarm.filesystem.entries import is_file, list_inside, list_names
 from swarm.queue import codec, lookup
 from swarm.queue.brain.completions import why_ended
-from swarm.queue.layout import Layout, is_shard, shard_time_of
+from swarm.queue.layout import REQUEUE, Layout, is_shard, shard_time_of
 from swarm.queue.lookup import Located
 from swarm.queue.storage import Storage, storage_faults
 from swarm.queue.worker.transitions import Transitions
@@ -129,6 +129,28 @@ def forget_cancel(layout: Layout, task_id: str) -> None:
     with suppress(FileNotFoundError):
         if is_file(layout.cancel_mark(task_id)):
             os.unlink(layout.cancel_mark(task_id))
+
+
+def ask_requeue(layout: Layout, storage: Storage, task_id: str) -> None:
+    """Ask the worker of a running task to stop it and to requeue it. Raises ``StorageFault``."""
+    with storage_faults(f"cannot request to requeue {task_id}"):
+        os.close(storage.open_own(layout.requeue_mark(task_id), os.O_WRONLY | os.O_CREAT))
+
+
+def forget_requeue(layout: Layout, task_id: str) -> bool:
+    """Withdraw that request. False: there is none, or none any more."""
+    if not is_file(layout.requeue_mark(task_id)):
+        return False
+    with suppress(FileNotFoundError):
+        os.unlink(layout.requeue_mark(task_id))
+        return True
+    return False
+
+
+def requeue_marks(layout: Layout) -> list[str]:
+    """Ids of the tasks whose requeueing was asked for."""
+    ids = [name.removesuffix(REQUEUE) for name in list_names(layout.cancels) if name.endswith(REQUEUE)]
+    return [one for one in ids if ID_RE.fullmatch(one) and is_file(layout.requeue_mark(one))]
 
 
 def cancel_marks(layout: Layout) -> list[str]:

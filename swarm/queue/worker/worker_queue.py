@@ -16,6 +16,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+import msgspec
+
 from swarm.clock import now_iso
 from swarm.core.lanes import Pauses, lane_of
 from swarm.core.task import Attempt, Claim, Finish, TaskState, Trail, canonical_model
@@ -163,26 +165,36 @@ class WorkerFileQueue:
         if self._cancels.any():
             for finish in finishes:
                 self._forget_cancel(finish.claim)
+                self._forget_requeue(finish.claim)
         if self._blocked.any() or any(finish.claim.task.session is not None for finish in finishes):
             wake(self._layout)  # the brain may have something to release
 
     def retry(self, claim: Claim, attempts: Sequence[Attempt], *, delay_s: float, counts: bool) -> bool:
         """Requeue the task with its history, at once or after ``delay_s``. False: fenced. Raises ``StorageFault``."""
         retry_at = now_iso(delay_s) if delay_s > 0 else None
-        return self._transitions.requeue(
+        requeued = self._transitions.requeue(
             claim.path,
             claim.task,
             claim.body_size,
-            Trail(attempts=tuple(attempts), retry_at=retry_at),
+            Trail(attempts=tuple(attempts), retry_at=retry_at, released=bool(claim.task.depends_on)),
             attempt=claim.attempt if counts else claim.attempt - 1,
             delayed=retry_at is not None,
         )
+        self._forget_requeue(claim)
+        return requeued
 
     def release(self, claim: Claim) -> bool:
-        """Requeue the task untouched and uncounted. False: fenced. Raises ``StorageFault``."""
-        return self._transitions.requeue(
-            claim.path, claim.task, claim.body_size, None, attempt=claim.attempt - 1, delayed=False
-        )
+        """Requeue the task untouched and uncounted, at an operator's request with all attempts forgiven. False: fenced.
+
+        Raises ``StorageFault``.
+        """
+        task, trail, attempts = claim.task, None, claim.attempt - 1
+        if self.requeue_requested(claim):
+            forgiven = tuple(msgspec.structs.replace(one, outcome="forgiven", fault=None) for one in claim.attempts)
+            trail, attempts = Trail(attempts=forgiven, released=bool(task.depends_on)), 0
+        requeued = self._transitions.requeue(claim.path, task, claim.body_size, trail, attempt=attempts, delayed=False)
+        self._forget_requeue(claim)
+        return requeued
 
     @_LOOK
     def pauses(self) -> Pauses:
@@ -222,6 +234,15 @@ class WorkerFileQueue:
     def cancel_requested(self, claim: Claim) -> bool:
         """Whether this task is to be cancelled."""
         return is_file(self._layout.cancel_mark(claim.task.task_id))
+
+    def requeue_requested(self, claim: Claim) -> bool:
+        """Whether this running task is to be stopped and requeued."""
+        return is_file(self._layout.requeue_mark(claim.task.task_id))
+
+    def _forget_requeue(self, claim: Claim) -> None:
+        if self._cancels.any():
+            with suppress(OSError):
+                os.unlink(self._layout.requeue_mark(claim.task.task_id))
 
     def _forget_cancel(self, claim: Claim) -> None:
         """A mark that cannot be removed now asks for nothing any more; the outcome stands."""

@@ -12,7 +12,7 @@ from swarm.core.health.visible_gpus import Visibility
 from swarm.core.live.demand import KEPT_S, STALE_S
 from swarm.core.placement.fit import card_memory_mib
 from swarm.core.snapshot import LiveView
-from swarm.core.worker import ModelTally, SlotView
+from swarm.core.worker import ModelTally, SlotView, WorkerStatus
 from tests.support.builders import MODEL, a_card, a_heartbeat, a_worker
 from tests.support.fakes import FakeBrainQueue, FakeClock
 
@@ -116,6 +116,14 @@ def test_a_lane_is_unserved_while_nobody_holds_its_model(world):
     assert world.after(2).lanes[0].unserved_s == 0
     world.worker(seq=3)
     assert world.after(2).lanes[0].unserved_s == 2
+
+
+def test_who_takes_no_work_serves_no_lane_whatever_it_holds(world):
+    world.queue.add_llm(3, MODEL)
+    world.worker(seq=1, holding=MODEL)
+    assert world.after(2).lanes[0].unserved_s == 0
+    world.worker(seq=2, holding=MODEL, status=WorkerStatus.UNREADY, reason="its card is hot")
+    assert world.after(7).lanes[0].unserved_s == 7
 
 
 def test_how_long_a_model_is_held_and_a_failure_is_old(world):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import app
 from swarm.cli.run import clear_stuck as clearing
-from swarm.core.task import TaskError, TaskState, Trail
+from swarm.core.task import Attempt, TaskState, Trail
 from swarm.core.worker import Heartbeat, SlotView, WorkerRow, WorkerStatus
 from swarm.proc import identity
 from swarm.queue.coordination import ProcessLock
@@ -59,8 +59,8 @@ def obeying(box, claim):
     """A worker that does as it is asked."""
 
     def work():
-        wait_until(lambda: box.view.cancel_requested(claim), what="the wish")
-        finish_one(box.view, claim, TaskState.CANCELLED, Trail(error=TaskError("cancelled", "asked")))
+        wait_until(lambda: box.view.requeue_requested(claim), what="the wish")
+        assert box.view.release(claim)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -87,6 +87,7 @@ def test_what_is_stuck_is_stopped_and_put_back(box):
     assert found["cleared"][0]["outcome"] == "given back"
     located = box.queue.find(claim.task.task_id)
     assert (located.state, located.attempt) == (TaskState.PENDING, 0)
+    assert not box.view.requeue_requested(claim), "its next attempt must not be stopped"
     assert box.run("clear-stuck") == (0, {"cleared": []})
 
 
@@ -110,7 +111,51 @@ def test_a_deaf_worker_is_named_and_the_wish_does_not_outlive_the_command(box, m
     assert code == 1
     assert found["cleared"][0]["outcome"] == "no reaction"
     assert "swarm doctor w" in found["cleared"][0]["detail"]
-    assert not box.view.cancel_requested(claim), "whoever gets the task next must not find it cancelled"
+    assert not box.view.requeue_requested(claim), "whoever gets the task next must not be asked"
+
+
+def test_what_ends_while_it_is_asked_for_is_called_finished(box):
+    box.live()
+    claim = box.claim()
+    box.beat(claim, quiet_s=400.0)
+
+    def work():
+        wait_until(lambda: box.view.requeue_requested(claim), what="the wish")
+        finish_one(box.view, claim, TaskState.COMPLETED, Trail(result={}))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    code, found = box.run("clear-stuck")
+    thread.join()
+    assert (code, found["cleared"][0]["outcome"]) == (0, "finished")
+    assert not box.view.requeue_requested(claim)
+
+
+def test_the_attempts_of_what_is_requeued_by_hand_are_forgiven_and_its_dependents_go_on_waiting(box):
+    """It is in no terminal state meanwhile: the brain would fail what depends on it."""
+    box.live()
+    claim = box.claim()
+    after = box.queue.enqueue(llm(depends_on=[claim.task.task_id]))
+    failed = Attempt(attempt=1, worker="w", outcome="retried")
+    assert box.view.retry(claim, (failed,), delay_s=0, counts=True)
+    claim = claim_one(box.view)
+    assert claim.attempt == 2
+    box.beat(claim, quiet_s=400.0)
+    ended = []
+
+    def work():
+        wait_until(lambda: box.view.requeue_requested(claim), what="the wish")
+        ended.append(box.queue.find(claim.task.task_id).state)
+        assert box.view.release(claim)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert box.run("clear-stuck")[0] == 0
+    thread.join()
+    assert ended == [TaskState.PROCESSING]
+    document = box.queue.read(claim.task.task_id)
+    assert (document["state"], [one["outcome"] for one in document["attempts"]]) == ("pending", ["forgiven"])
+    assert box.queue.find(after).state is TaskState.BLOCKED
 
 
 def test_a_dead_workers_tasks_are_taken_back_here_when_no_brain_runs(box):
