@@ -23,6 +23,9 @@ from swarm.queue.operations.retention import Removed, ShardPass
 from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.stores.feeds import FeedBook
 
+RENEW_S = 1.0
+"""What is needed is looked at this often during a purge, and no more than a tenth of the time."""
+
 
 class Needed:
     """Which finished documents must stay: what others still need, so that none waits for ever or fails for a purge.
@@ -60,6 +63,36 @@ class Needed:
         """Whether a file in ``corrupt/`` is needed: by it those that wait for its task know that it will never end."""
         task_id = task_of(name)
         return task_id is not None and (task_id in self._ids or task_id in self._last)
+
+
+class NeededNow:
+    """The same for a purge that takes long: looked at anew each second, so that what is submitted meanwhile counts."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._renew_s = 0.0
+        self._found = self._look()
+
+    def __call__(self, task_id: str, path: str) -> bool:
+        """Whether this document is needed. Raises ``StorageFault``."""
+        return self._now()(task_id, path)
+
+    def keeps_corrupt(self, name: str) -> bool:
+        """Whether a file in ``corrupt/`` is needed. Raises ``StorageFault``."""
+        return self._now().keeps_corrupt(name)
+
+    def _now(self) -> Needed:
+        if time.monotonic() > self._renew_s:
+            self._found = self._look()
+        return self._found
+
+    def _look(self) -> Needed:
+        began_s = time.monotonic()
+        with storage_faults("cannot see what is still needed"):
+            found = Needed(self._layout, waiting_for(self._layout))
+        ended_s = time.monotonic()
+        self._renew_s = ended_s + max(RENEW_S, 10 * (ended_s - began_s))
+        return found
 
 
 class BlockedNeeds(msgspec.Struct, frozen=True):
@@ -128,8 +161,7 @@ def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, d
         if state not in (*TERMINAL, TaskState.CORRUPT):
             raise InputError(f"{state} tasks cannot be purged: they have not ended", hint="`swarm queue cancel` ends them")
     before_s = time.time() - older_than_s
-    with storage_faults("cannot see what is still needed"):
-        needed = Needed(layout, waiting_for(layout))
+    needed = NeededNow(layout)
     found: dict[TaskState, Removed] = {}
     for state in asked:
         with storage_faults(f"cannot purge {state}"):
@@ -140,7 +172,7 @@ def purge(layout: Layout, states: Iterable[TaskState], *, older_than_s: float, d
     return found
 
 
-def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: Needed, *, dry: bool) -> Removed:
+def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: NeededNow, *, dry: bool) -> Removed:
     removed = Removed()
     for shard in sorted(filter(is_shard, list_names(f"{layout.root}/{state}"))):
         walk = ShardPass(layout, state, shard)
@@ -149,7 +181,7 @@ def _purge_state(layout: Layout, state: TaskState, before_s: float, needed: Need
     return removed
 
 
-def _purge_corrupt(layout: Layout, before_s: float, needed: Needed, *, dry: bool) -> Removed:
+def _purge_corrupt(layout: Layout, before_s: float, needed: NeededNow, *, dry: bool) -> Removed:
     """By the time of the reason beside it: the file itself may have been old when it came."""
     removed = Removed()
     for name in list_names(layout.corrupt):

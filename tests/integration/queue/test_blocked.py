@@ -22,6 +22,7 @@ from swarm.queue.brain import blocked_files
 from swarm.queue.brain.completions import Completions
 from swarm.queue.brain.release_log import turns_path
 from swarm.queue.coordination import Inotify, NameEvent, PauseBook, change_pauses
+from swarm.queue.operations import purge
 from swarm.queue.storage import Storage
 from swarm.queue.submit.producer import Producer
 from tests.helpers.queues import claim_one, finish_one, llm, open_queue, settle, unreadable
@@ -442,6 +443,16 @@ def test_what_was_let_go_waits_no_more_for_what_was_purged_since(queue, back):
     wait_until(lambda: turn(brain) == [after], what="it is let go again")
     assert work(worker) == [after]
     assert "released" not in queue.read(after)
+
+
+def test_what_is_submitted_during_a_purge_keeps_what_it_depends_on(queue, monkeypatch):
+    monkeypatch.setattr(purge, "RENEW_S", 0.0)
+    before = queue.enqueue(llm())
+    assert work(queue.worker_view("w")) == [before]
+    keep, path = purge.NeededNow(queue.layout), queue.find(before).path
+    assert not keep(before, path)
+    queue.enqueue(llm(depends_on=[before]))
+    wait_until(lambda: keep(before, path), what="it is seen")
 
 
 @pytest.mark.parametrize("ready_only", [True, False], ids=["told by inotify", "listed"])
