@@ -36,6 +36,7 @@ class DocumentMaker:
             if name not in known:
                 raise InputError(f"unknown field {name!r}{did_you_mean(name, known)}")
         reading = {name: fields[name] for name in _READING if name in fields}
+        self._given = (*reading, *(name for name in _REQUEST if name in fields))
         self._options = ReadOptions(format="jsonl", model=model, template=template, **reading)
         self._build = builder("jsonl", self._options)
         self._extra = {name: fields[name] for name in _REQUEST if name in fields}
@@ -52,7 +53,7 @@ class DocumentMaker:
                 record = {"messages": [dict(message) for message in work]}
         record = plain(record)
         if self._is_task(record):
-            document = {**self._fields, **record}
+            document = self._whole(record, index)
             digest = hashlib.blake2b(_encode(document), digest_size=DIGEST_BYTES, person=b"swarm-item-2").digest()
             return Built(index, document, digest)
         record = {**self._fields, **record}
@@ -62,6 +63,24 @@ class DocumentMaker:
             return self._build(InputItem(index, record))
         except FieldError as error:
             raise InputError(f"item {index}: {error}") from error
+
+    def _whole(self, record: dict[str, Any], index: int) -> dict[str, Any]:
+        """A whole task with what the keywords add to it."""
+        document = {**self._fields, **record}
+        asks = "request" in document and document.get("task_class", "llm") == "llm"
+        without = [name for name in self._given if name not in {"options", *_REQUEST} or not asks]
+        if without:
+            raise InputError(
+                f"item {index}: {', '.join(without)} has no meaning beside a whole task",
+                hint="put it into the task's own fields, or pass a prompt",
+            )
+        if asks and self._options.model is not None:
+            document.setdefault("model", self._options.model)
+        request = document.get("request")
+        if asks and isinstance(request, Mapping) and (self._extra or self._options.options):
+            options = {**(self._options.options or {}), **(request.get("options") or {})}
+            document["request"] = {**self._extra, **request, **({"options": options} if options else {})}
+        return document
 
     def _is_task(self, record: Mapping[str, Any]) -> bool:
         if self._options.template is not None or self._options.prompt_field is not None:

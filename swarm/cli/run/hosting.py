@@ -157,7 +157,7 @@ def _say(line: str) -> None:
 
 
 def _reap(process: subprocess.Popen[bytes], settings: Settings) -> None:
-    patience_s = STOP_MARGIN_S + settings.llm.timeout_s
+    patience_s = STOP_MARGIN_S + settings.llm.timeout_s + settings.command.timeout_s  # it may have claimed others' programs
     try:
         process.wait(patience_s)
     except subprocess.TimeoutExpired as exc:
