@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from swarm.core.batches.life import CANCELLABLE, OVER, BatchStatus
+from swarm.errors import QueueError, StorageFault
 from swarm.queue.batches.api_batches import ApiBatch, ShownCounts
 from swarm.queue.stores.file_store import FileRecord
 
@@ -85,7 +86,7 @@ def _usage(batch: ApiBatch) -> dict[str, Any] | None:
 def page_of(names: Sequence[str], read: Reader, *, after: str | None, limit: int, newest_first: bool) -> dict[str, Any]:
     """A page of a list. ``names`` rise with time; only as many records are read as it takes.
 
-    ``after`` need not exist any more.
+    ``after`` need not exist any more. A damaged record, which fsck names, hides no other.
     """
     ordered = [name for name in names if after is None or (name < after if newest_first else name > after)]
     if newest_first:
@@ -93,7 +94,12 @@ def page_of(names: Sequence[str], read: Reader, *, after: str | None, limit: int
     found: list[dict[str, Any]] = []
     more = False
     for name in ordered:
-        document = read(name)
+        try:
+            document = read(name)
+        except StorageFault:
+            raise
+        except QueueError:
+            continue
         if document is None:
             continue
         if len(found) == limit:

@@ -22,24 +22,33 @@ from swarm.formats.input.readers import parse_object
 from swarm.formats.input.source import MAX_LINE_BYTES, InputItem, ReadOptions
 from swarm.formats.tasks.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS
 from swarm.formats.tasks.task_builder import builder
-from swarm.plain_text import ForeignText, without_bom
+from swarm.plain_text import ForeignText, one_line, without_bom
 from swarm.queue.batches.api_batches import BatchProblem
 
 ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 MOST_PROBLEMS = 100
+MOST_MODELS = 1000
+"""Of one batch: its record has the number of requests of each."""
+_MESSAGE_CHARS = 300
+_PARAM_CHARS = 80
+"""Both may quote the client, and all problems of a batch are in its record."""
 _FIELDS = ("custom_id", "method", "url", "body")
 _PAUSE_EVERY = 200
 _CHUNK_BYTES = 1 << 20
 
 
 class LineProblem(Exception):
-    """One line is wrong. ``code`` is OpenAI's."""
+    """One line is wrong. ``code`` is OpenAI's; message and ``param`` are short and of one line, whatever they quote."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
+        self.message = one_line(message, _MESSAGE_CHARS)
+        super().__init__(self.message)
         self.code = code
-        self.message = message
-        self.param = param
+        self.param = None if param is None else one_line(param, _PARAM_CHARS)
+
+    def at(self, line_no: int | None) -> BatchProblem:
+        """For the record of a batch."""
+        return BatchProblem(code=self.code, message=self.message, line=line_no, param=self.param)
 
 
 class BatchRequest(NamedTuple):
@@ -159,16 +168,20 @@ def check_file(path: str, reader: RequestReader, most: int, unknown: UnknownMode
                 again = f"The custom_id {request.custom_id!r} is already used on line {lines[request.key]}."
                 raise LineProblem("duplicate_custom_id", again, "custom_id")
         except LineProblem as found:
-            problems.append(BatchProblem(code=found.code, message=found.message, line=line_no, param=found.param))
+            problems.append(found.at(line_no))
             continue
         lines[request.key] = line_no
         model = str(request.document["model"])
+        if model not in models and len(models) >= MOST_MODELS:
+            many = LineProblem("too_many_models", f"A batch may name {MOST_MODELS} models, this is one more.", "body.model")
+            problems.append(many.at(line_no))
+            break
         models[model] = models.get(model, 0) + 1
         first.setdefault(model, line_no)
     if not lines and not problems:
         problems.append(BatchProblem(code="empty_file", message="The file has no requests."))
     for model, why in unknown(models).items() if models else ():
-        problems.append(BatchProblem(code="model_not_found", message=why, line=first[model], param="body.model"))
+        problems.append(LineProblem("model_not_found", why, "body.model").at(first[model]))
     return Checked(len(lines), models, tuple(sorted(problems, key=lambda p: p.line or 0)[:MOST_PROBLEMS]))
 
 

@@ -1,9 +1,12 @@
 """The lines of a batch file, refused with OpenAI's codes; and a batch's own parameters."""
 
+import msgspec
 import pytest
 
 from swarm.config.settings import Settings
+from swarm.http.batches import requests
 from swarm.http.batches.requests import MOST_PROBLEMS, RequestReader, check_file
+from swarm.queue.batches.api_batches import ApiBatches
 from tests.helpers.httpclients import http_client, jsonl, line
 from tests.helpers.queues import open_queue
 
@@ -84,9 +87,39 @@ def test_problems_have_a_limit_and_good_files_none(tmp_path):
     assert (bom.total, bom.problems, bom.models) == (2, (), {"llama3.2:3b": 2})
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"\x1b" * 20_000: 1},
+        {"method": "\x1b" * 20_000},
+        {"url": "\n" * 20_000},
+        {"body": {**line("a")["body"], "\u202e" * 20_000: 1}},
+        {"custom_id": "\x7f" * 20_000},
+    ],
+)
+def test_what_a_client_wrote_is_quoted_in_short_on_one_line(client, tmp_path, bad):
+    problems = checked(tmp_path, jsonl(*[line("a") | bad] * (MOST_PROBLEMS + 1))).problems
+    assert len(problems) == MOST_PROBLEMS
+    assert all((p.message + (p.param or "")).isprintable() for p in problems)
+    queue = client.queue
+    book = ApiBatches(queue.layout, queue.storage)
+    made = client.post("/v1/batches", json=wanted(client)).json()
+    book.write(msgspec.structs.replace(book.find(made["id"]), errors=problems))
+    assert book.find(made["id"]).errors == problems, "the record can be read again"
+
+
+def test_so_many_models_have_room_in_a_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "MOST_MODELS", 2)
+    named = [line(f"{i}", body={**line("a")["body"], "model": f"m{i % 3}"}) for i in (0, 1, 3, 2, 5)]
+    found = checked(tmp_path, jsonl(*named))
+    assert [(p.code, p.line, p.param) for p in found.problems] == [("too_many_models", 4, "body.model")]
+
+
 @pytest.fixture
 def client(tmp_path):
-    with http_client(open_queue(tmp_path)) as client:
+    queue = open_queue(tmp_path)
+    with http_client(queue) as client:
+        client.queue = queue
         made = client.post("/v1/files", files={"file": ("in.jsonl", jsonl(line("a")))}, data={"purpose": "batch"})
         client.file_id = made.json()["id"]
         yield client
@@ -110,6 +143,13 @@ def test_a_batch_is_on_record_when_the_answer_comes(client):
     assert cancelling["status"] == "cancelling"
     assert cancelling["cancelling_at"] >= made["created_at"]
     assert client.post(f"/v1/batches/{made['id']}/cancel").json() == cancelling
+
+
+def test_a_damaged_record_hides_no_other_batch(client):
+    damaged, sound = (client.post("/v1/batches", json=wanted(client)).json() for _ in range(2))
+    with open(f"{client.queue.layout.batches}/{damaged['id']}.open.json", "w") as record:
+        record.write("{")
+    assert client.get("/v1/batches").json()["data"] == [sound]
 
 
 @pytest.mark.parametrize(
