@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from swarm.errors import StorageFault
+from swarm.errors import QueueError, StorageFault
 from swarm.http.answers import ApiError, json_answer
 from swarm.http.batches.documents import Reader, file_object, page_of
 from swarm.http.batches.driver_process import DriverProcess
@@ -91,11 +91,18 @@ class FilesApi:
 
     async def delete(self, request: Request) -> Response:
         """DELETE one that no open batch reads."""
-        record = await self._find(request)
-        await run_in_threadpool(self._delete, record.id)
-        return json_answer({"id": record.id, "object": "file", "deleted": True})
+        file_id = request.path_params["file_id"]
+        await run_in_threadpool(self._delete, file_id)
+        return json_answer({"id": file_id, "object": "file", "deleted": True})
 
     def _delete(self, file_id: str) -> None:
+        try:
+            if self._store.find(file_id) is None:
+                raise no_file(file_id)
+        except StorageFault:
+            raise
+        except QueueError:
+            pass  # its record is damaged, and this is how to be rid of it
         with self._book.alone():
             user = self._book.uses(file_id)
             if user is not None:

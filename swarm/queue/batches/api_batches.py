@@ -134,7 +134,8 @@ class ApiBatches:
                 except FileNotFoundError:
                     continue
                 except ValueError as exc:
-                    raise QueueError(f"{self._path(batch_id, ending)} is damaged: {exc}") from exc
+                    hint = "`swarm queue fsck` names it; create the batch again"
+                    raise QueueError(f"the record of batch {batch_id} is damaged: {exc}", hint=hint) from exc
         return None
 
     def write(self, batch: ApiBatch) -> None:

@@ -23,7 +23,7 @@ from swarm.plain_text import one_line
 from swarm.queue import codec
 from swarm.queue.fsck.leftovers import leftovers, stale_staging, temporaries
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, check, read_trail, to_quarantine
-from swarm.queue.fsck.walk import RANK, has_plain_name, odd_entries, walk
+from swarm.queue.fsck.walk import RANK, damaged_records, has_plain_name, odd_entries, walk
 from swarm.queue.layout import Layout, parse_task_file
 from swarm.queue.pending import BucketChooser, returned_bucket
 from swarm.queue.storage import REASON, Storage, storage_faults
@@ -54,6 +54,7 @@ def scan(layout: Layout) -> Iterator[FsckFinding]:
         yield to_quarantine("several-states", extra.path, what, target=first.path)
     yield from leftovers(layout)
     yield from odd_entries(layout)
+    yield from damaged_records(layout)
 
 
 def _two_files(one: str, other: str) -> bool:

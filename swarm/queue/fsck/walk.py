@@ -1,14 +1,16 @@
-"""Walks the queue root for ``fsck``: all places of tasks, whatever else is there, and odd entries beside the tasks."""
+"""Walks the queue root for ``fsck``: all places of tasks, whatever else is there, odd entries and damaged records beside."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from swarm.core.lanes import parse_lane
 from swarm.core.task import ID_RE, TERMINAL, TaskState
+from swarm.errors import QueueError
 from swarm.filesystem.entries import (
     FACCESSAT2,
     folder_status,
@@ -19,11 +21,12 @@ from swarm.filesystem.entries import (
     list_names,
     status_of,
 )
+from swarm.queue.batches.api_batches import ENDED, OPEN, ApiBatches
 from swarm.queue.coordination import is_held
 from swarm.queue.fsck.rules import Action, FsckFinding, Placed, to_quarantine
 from swarm.queue.layout import Layout, bucket_priority, is_shard, parse_task_file
-from swarm.queue.storage import REASON
-from swarm.queue.stores.file_store import CONTENT, RECORD, is_file_id
+from swarm.queue.storage import REASON, Storage
+from swarm.queue.stores.file_store import CONTENT, RECORD, FileStore, is_file_id
 
 RANK = {
     TaskState.COMPLETED: 0,
@@ -148,6 +151,29 @@ def _api_files(layout: Layout) -> Iterator[FsckFinding]:
         if missing and folder_status(folder) is not None:
             what = f"it is a file of the HTTP API without {' and '.join(missing)}"
             yield FsckFinding("file", folder, what, "none: remove the directory, and upload the file again")
+
+
+def damaged_records(layout: Layout) -> Iterator[FsckFinding]:
+    """Records of the HTTP API's files and batches that cannot be read, without those that ``odd_entries`` names."""
+    storage = Storage("fast", layout.root)  # nothing is written
+    store, book = FileStore(layout, storage), ApiBatches(layout, storage)
+    for name in list_inside(layout.files):
+        again = "delete the file, and upload it again"
+        yield from _damaged("file", f"{layout.files}/{name}/{RECORD}", partial(store.stored, name), again)
+    for name in list_inside(layout.batches):
+        if name.endswith((OPEN, ENDED)):
+            find, again = partial(book.find, name.partition(".")[0]), "remove it, and create the batch again"
+            yield from _damaged("batch", f"{layout.batches}/{name}", find, again)
+
+
+def _damaged(kind: str, path: str, read: Callable[[], object], again: str) -> Iterator[FsckFinding]:
+    status = status_of(path)
+    if status is None or odd_kind(path, status):
+        return
+    try:
+        read()
+    except QueueError as fault:
+        yield FsckFinding(kind, path, fault.message, f"none: {again}")
 
 
 def _files(folder: str, *, folders: tuple[str, ...] = ()) -> Iterator[FsckFinding]:

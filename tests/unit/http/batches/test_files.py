@@ -156,5 +156,19 @@ def test_fsck_knows_the_directory(client, queue):
     assert {(f.kind, f.action.value) for f in found} == {("file", "none"), ("odd", "aside")}
 
 
+@pytest.mark.parametrize("text", ["{", "x" * (1 << 17)])
+def test_a_damaged_record_is_named_hides_no_other_and_can_be_deleted(client, queue, text):
+    damaged, sound = upload(client).json(), upload(client).json()
+    record = f"{queue.layout.files}/{damaged['id']}/file.json"
+    with open(record, "w") as file:
+        file.write(text)
+    assert client.get("/v1/files").json()["data"] == [sound]
+    assert "delete the file" in client.get(f"/v1/files/{damaged['id']}").json()["error"]["hint"]
+    assert [(f.kind, f.path, f.action.value) for f in fsck.look(queue.layout, agree_s=0)] == [("file", record, "none")]
+    assert client.delete(f"/v1/files/{damaged['id']}").json()["deleted"]
+    assert left(queue) == ([], [sound["id"]])
+    assert fsck.look(queue.layout, agree_s=0) == ()
+
+
 def test_ids_cannot_be_guessed():
     assert len({sortable_id("file-")[17:] for _ in range(100)}) == 100

@@ -7,6 +7,7 @@ from swarm.config.settings import Settings
 from swarm.http.batches import requests
 from swarm.http.batches.requests import MOST_PROBLEMS, RequestReader, check_file
 from swarm.queue.batches.api_batches import ApiBatches
+from swarm.queue.fsck import fsck
 from tests.helpers.httpclients import http_client, jsonl, line
 from tests.helpers.queues import open_queue
 
@@ -147,9 +148,11 @@ def test_a_batch_is_on_record_when_the_answer_comes(client):
 
 def test_a_damaged_record_hides_no_other_batch(client):
     damaged, sound = (client.post("/v1/batches", json=wanted(client)).json() for _ in range(2))
-    with open(f"{client.queue.layout.batches}/{damaged['id']}.open.json", "w") as record:
+    path = f"{client.queue.layout.batches}/{damaged['id']}.open.json"
+    with open(path, "w") as record:
         record.write("{")
     assert client.get("/v1/batches").json()["data"] == [sound]
+    assert [(f.kind, f.path) for f in fsck.look(client.queue.layout, agree_s=0)] == [("batch", path)]
 
 
 @pytest.mark.parametrize(
