@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from swarm.core.batches.life import CANCELLABLE, BatchStatus
+from swarm.core.batches.life import CANCELLABLE, OVER, BatchStatus
 from swarm.errors import StorageFault
 from swarm.http.answers import ApiError, json_answer
 from swarm.http.batches.documents import batch_object
@@ -97,7 +97,10 @@ class BatchesApi:
     def _read(self, batch: ApiBatch | None) -> dict[str, Any] | None:
         if batch is None:
             return None
-        return batch_object(batch, self._book.shown(batch.id), self._book.cancel_asked_at(batch.id))
+        shown, cancel_asked_at = self._book.shown(batch.id), self._book.cancel_asked_at(batch.id)
+        if batch.status not in OVER:  # once it is, both are removed: what is missing may mean that
+            batch = self._book.find(batch.id) or batch
+        return batch_object(batch, shown, cancel_asked_at)
 
 
 def _no_batch(batch_id: str) -> ApiError:

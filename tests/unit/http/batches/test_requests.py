@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from swarm.config.settings import Settings
+from swarm.core.batches.life import BatchStatus
 from swarm.http.batches import requests
 from swarm.http.batches.requests import MOST_PROBLEMS, RequestReader, check_file
-from swarm.queue.batches.api_batches import ApiBatches
+from swarm.queue.batches.api_batches import ApiBatches, ShownCounts
 from swarm.queue.fsck import fsck
 from tests.helpers.httpclients import http_client, jsonl, line
 from tests.helpers.queues import open_queue
@@ -144,6 +145,25 @@ def test_a_batch_is_on_record_when_the_answer_comes(client):
     assert cancelling["status"] == "cancelling"
     assert cancelling["cancelling_at"] >= made["created_at"]
     assert client.post(f"/v1/batches/{made['id']}/cancel").json() == cancelling
+
+
+@pytest.mark.parametrize("way", ["get", "list", "cancel"])
+def test_a_batch_that_ends_while_it_is_read_keeps_its_counts(client, monkeypatch, way):
+    made = client.post("/v1/batches", json=wanted(client)).json()
+    book = ApiBatches(client.queue.layout, client.queue.storage)
+    book.show(made["id"], ShownCounts(completed=2))
+    read = ApiBatches.shown
+
+    def ended_before(own, batch_id):
+        if (open_one := book.find(batch_id)).status is BatchStatus.VALIDATING:
+            book.end(msgspec.structs.replace(open_one, status=BatchStatus.COMPLETED, total=3, completed=3))
+        return read(own, batch_id)
+
+    monkeypatch.setattr(ApiBatches, "shown", ended_before)
+    path = {"get": f"/v1/batches/{made['id']}", "list": "/v1/batches", "cancel": f"/v1/batches/{made['id']}/cancel"}[way]
+    answer = (client.post if way == "cancel" else client.get)(path).json()
+    told = answer["data"][0] if way == "list" else answer
+    assert (told["status"], told["request_counts"]) == ("completed", {"total": 3, "completed": 3, "failed": 0})
 
 
 def test_a_damaged_record_hides_no_other_batch(client):
