@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from swarm.errors import QueueError, StorageFault
 from swarm.http.answers import ApiError, json_answer
@@ -79,15 +81,15 @@ class FilesApi:
     async def content(self, request: Request) -> Response:
         """GET its content, as it came."""
         record = await self._find(request)
-        fd = await run_in_threadpool(self._store.open_content, record.id)
-        if fd is None:
+        file = await run_in_threadpool(self._store.open_content, record.id)
+        if file is None:
             raise no_file(record.id)
         headers = {
-            "content-length": str(os.fstat(fd).st_size),
+            "content-length": str(os.fstat(file.fileno()).st_size),
             "content-disposition": f'attachment; filename="{record.id}.jsonl"',
             "x-content-type-options": "nosniff",
         }
-        return StreamingResponse(_pieces(fd), headers=headers, media_type="application/octet-stream")
+        return _Content(file, headers)
 
     async def delete(self, request: Request) -> Response:
         """DELETE one that no open batch reads."""
@@ -198,7 +200,14 @@ class ListQuery:
         return page_of(names, read, after=self._after, limit=self._limit, newest_first=self._order == "desc")
 
 
-def _pieces(fd: int) -> Iterator[bytes]:
-    with os.fdopen(fd, "rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            yield piece
+class _Content(StreamingResponse):
+    """The content of an open file, which is closed in any case: its client may go before the first piece."""
+
+    def __init__(self, file: BinaryIO, headers: Mapping[str, str]) -> None:
+        pieces = iter(partial(file.read, _CHUNK_BYTES), b"")
+        super().__init__(pieces, headers=headers, media_type="application/octet-stream")
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)

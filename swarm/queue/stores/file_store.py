@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 import msgspec
 
@@ -141,11 +142,11 @@ class FileStore:
         assert is_file_id(file_id)
         return f"{self._layout.files}/{file_id}/{CONTENT}"
 
-    def open_content(self, file_id: str) -> int | None:
-        """A descriptor of its content; None when it is not there (any more). Raises ``StorageFault``."""
+    def open_content(self, file_id: str) -> BinaryIO | None:
+        """Its content, opened; None when it is not there (any more). Raises ``StorageFault``."""
         with storage_faults(f"file {file_id} cannot be read"):
             try:
-                return open_file(self.content_path(file_id))
+                return os.fdopen(open_file(self.content_path(file_id)), "rb")
             except (FileNotFoundError, OddEntry):
                 return None
 

@@ -1,6 +1,7 @@
 """`/v1/files`: whole or not at all; names are names, never paths; lists by pages."""
 
 import os
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from swarm.config.settings import HttpSettings, Settings
 from swarm.queue.fsck import fsck
 from swarm.queue.stores.file_store import FileStore, sortable_id
 from tests.helpers.crashpoints import failing, watched
+from tests.helpers.http_access import HOST
 from tests.helpers.httpclients import http_client, jsonl, line
 from tests.helpers.queues import open_queue
 
@@ -50,6 +52,36 @@ def test_the_life_of_a_file(client, queue):
     assert client.delete(f"/v1/files/{made['id']}").json() == {"id": made["id"], "object": "file", "deleted": True}
     assert error_of(client.get(f"/v1/files/{made['id']}")) == (404, "file_not_found", "id")
     assert left(queue) == ([], [])
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_a_client_that_goes_before_the_first_piece_leaves_nothing_open(client, queue, version):
+    made = upload(client).json()["id"]
+    path = f"/v1/files/{made}/content"
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": version}, "http_version": "1.1", "method": "GET"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "headers": [(b"host", HOST.encode())]}
+    scope |= {"scheme": "http", "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        started.append(message["status"])
+        raise ConnectionResetError
+
+    started = []
+    with suppress(Exception):  # whatever is made of the lost connection
+        client.portal.call(client.app, scope, receive, send)
+    assert started == [200]
+    assert f"{queue.layout.files}/{made}/content" not in open_paths()
+
+
+def open_paths():
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "a/b", "\x00\x1b[2J", "..", "ünïcode.jsonl", "x" * 3000])
