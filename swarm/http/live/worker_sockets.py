@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ GRACE_S = 5.0
 _RUN = URL(f"http://worker{PATH}")
 _JSON = {"Content-Type": "application/json"}
 _REFUSED, _WRONG = 409, 422
+_NOBODY_LISTENS = (errno.ENOENT, errno.ECONNREFUSED)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -181,7 +183,8 @@ class WorkerSockets:
         try:
             response = await self._session(worker, epoch).post(_RUN, data=_encode(body), headers=_JSON)
         except (FileNotFoundError, ConnectionRefusedError, aiohttp.ClientConnectorError) as error:
-            self._drop(worker)
+            if error.errno in _NOBODY_LISTENS:  # any other cause says nothing of the answers that come from it
+                self._drop(worker)
             raise NotTaken("unready", f"{worker} takes no connection: {error}", None) from error
         except (aiohttp.ClientError, OSError) as error:
             raise AnswerFault("worker_lost", f"{worker} broke the connection off: {error}") from error

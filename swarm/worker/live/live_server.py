@@ -22,7 +22,7 @@ from swarm.runtime.event_loop import EventLoop
 from swarm.worker.attempt import Released, Run
 from swarm.worker.live.live_call import LiveCall, LiveModel
 from swarm.worker.live.live_gate import LiveGate
-from swarm.worker.live.live_socket import LiveSocket
+from swarm.worker.live.live_socket import BACKLOG, LiveSocket
 
 STALLED_S = 30.0
 TOLD_AFTER_S = 0.05
@@ -59,7 +59,7 @@ class LiveServer:
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, socket.listening).start()
+        await web.SockSite(self._runner, socket.listening, backlog=BACKLOG).start()  # it listens anew
 
     async def _close(self) -> None:
         if self._runner is not None:

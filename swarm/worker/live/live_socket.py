@@ -11,7 +11,8 @@ import socket
 import stat
 from contextlib import suppress
 
-_BACKLOG = 256
+BACKLOG = 256
+"""Connections that wait to be accepted; a client is refused beyond that."""
 
 
 class LiveSocket:
@@ -42,7 +43,7 @@ class LiveSocket:
         self.listening.bind(own)
         os.chmod(own, stat.S_IRUSR | stat.S_IWUSR)
         self._made = self._identity()
-        self.listening.listen(_BACKLOG)
+        self.listening.listen(BACKLOG)
         self.listening.setblocking(False)
 
     def _identity(self) -> tuple[int, int]:
