@@ -1,7 +1,8 @@
 """``GET /swarm/logs?follow``: new entries of logs as they are written.
 
 * One reader follows the files for all streams, and none does while nobody listens. An entry is encoded once.
-* Of a flood only ``MOST_AT_ONCE`` entries are sent in ``EVERY_S``; an event ``skipped`` says how many were not.
+* Of a flood only ``MOST_AT_ONCE`` entries are sent in ``EVERY_S``, and as many in all are kept while a client's history is
+  read. An event ``skipped`` says how many were not; the history may hold some of them.
 * A stream begins with the last entries; one that is opened again begins with them again.
 """
 
@@ -33,7 +34,9 @@ class _Follow:
 
     wanted: Callable[[Entry], bool]
     early: list[Entry] | None = field(default_factory=list)
-    """What came while its history was read; None after that."""
+    """What came while its history was read, the first ``MOST_AT_ONCE`` of it; None after that."""
+    not_kept: int = 0
+    """Of what came then."""
 
 
 class LogEvents:
@@ -63,7 +66,8 @@ class LogEvents:
             before = await run_in_threadpool(lambda: tuple(chosen.entries()))
             shown = {(entry.source, entry.lines) for entry in before}
             early, follow.early = follow.early or [], None
-            return map(_event, (*before, *(entry for entry in early if (entry.source, entry.lines) not in shown)))
+            sent = map(_event, (*before, *(entry for entry in early if (entry.source, entry.lines) not in shown)))
+            return (*sent, _skipped(follow.not_kept)) if follow.not_kept else sent
 
         return EventStream(self.fan_out, first)
 
@@ -82,7 +86,7 @@ class LogEvents:
                 for entry in entries[:MOST_AT_ONCE]:
                     self._publish(entry)
                 if len(entries) > MOST_AT_ONCE:
-                    self.fan_out.publish(event("skipped", {"entries": len(entries) - MOST_AT_ONCE}))
+                    self.fan_out.publish(_skipped(len(entries) - MOST_AT_ONCE))
         finally:
             self._follows.clear()
             follower.close()
@@ -97,7 +101,13 @@ class LogEvents:
                 subscriber.put(data)
             elif len(follow.early) < MOST_AT_ONCE:
                 follow.early.append(entry)
+            else:
+                follow.not_kept += 1
 
 
 def _event(entry: Entry) -> bytes:
     return event("log", log_line(entry))
+
+
+def _skipped(number: int) -> bytes:
+    return event("skipped", {"entries": number})
