@@ -127,10 +127,16 @@ class EngineError(SwarmError):
     """A process could not be started or stopped."""
 
 
+NAME_CHARS = 500
+"""What is longer is no name: comparing megabytes takes minutes."""
+
+
 def nearest(name: str, known: Iterable[str], number: int = 1, *, cutoff: float = 0.6, prefix: bool = True) -> list[str]:
     """Known names that were probably meant, the likeliest first; without any, those that begin with ``name``."""
     import difflib  # noqa: PLC0415  (only who has made a mistake pays for it)
 
+    if len(name) > NAME_CHARS:
+        return []
     names = list(known)
     alike = difflib.get_close_matches(name, names, n=number, cutoff=cutoff)
     if not alike and prefix and len(name) > 2:
