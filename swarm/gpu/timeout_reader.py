@@ -28,7 +28,7 @@ class Reader(Protocol):
 
 
 class TimeoutReader:
-    """Fits the ``GpuReader`` port around another. ``read`` returns within ``timeout_s``; for one calling thread.
+    """Fits the ``GpuReader`` port around another; thread-safe. ``read`` takes ``timeout_s``, and waits for those before it.
 
     While the driver hangs, the cards of the last good reading are returned with a ``fault``, and no second reading is
     begun: one stuck thread is all it costs. When it answers, readings go on.
@@ -39,25 +39,28 @@ class TimeoutReader:
         self._timeout_s = timeout_s
         self._last: tuple[GpuReading, ...] = ()
         self._pending: _Reading | None = None
+        self._lock = threading.Lock()
 
     @property
     def unavailable(self) -> str | None:
         """Why there are no cards; None while they are read."""
-        return self._reader.unavailable if self._pending is None else self._pending.silence()
+        pending = self._pending
+        return self._reader.unavailable if pending is None else pending.silence()
 
     def read(self) -> tuple[GpuReading, ...]:
         """All cards now, or the last ones known with a ``fault``. Raises what the inner reader raised."""
-        # A driver that hung once is only looked in upon: the caller does not pay the full wait each time.
-        wait_s = self._timeout_s if self._pending is None else 0.0
-        reading = self._pending or _Reading(self._reader)
-        if not reading.done.wait(wait_s):
-            self._pending = reading
-            return tuple(msgspec.structs.replace(card, fault=reading.silence()) for card in self._last)
-        self._pending = None
-        if reading.error is not None:
-            raise reading.error
-        self._last = reading.cards
-        return self._last
+        with self._lock:
+            # A driver that hung once is only looked in upon: the caller does not pay the full wait each time.
+            wait_s = self._timeout_s if self._pending is None else 0.0
+            reading = self._pending or _Reading(self._reader)
+            if not reading.done.wait(wait_s):
+                self._pending = reading
+                return tuple(msgspec.structs.replace(card, fault=reading.silence()) for card in self._last)
+            self._pending = None
+            if reading.error is not None:
+                raise reading.error
+            self._last = reading.cards
+            return self._last
 
 
 class _Reading:

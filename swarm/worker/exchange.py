@@ -82,11 +82,11 @@ class DiskTrouble:
         self._again_s = monotonic() + self._pause_s
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
 
-    def worked(self) -> None:
-        """Record that the disk works."""
+    def worked(self, line: str = "The disk works again") -> None:
+        """Record that the disk works, or, by this ``line``, why nothing is held against it any more."""
         if self.words:
             self.words, self._pause_s = "", FIRST_PAUSE_S
-            self._log_once.working("disk", "The disk works again")
+            self._log_once.working("disk", line)
 
 
 class Exchange:
@@ -149,6 +149,7 @@ class Exchange:
         pauses = Pauses() if draining else self._queue.pauses()
         resting = draining or self._rests(pauses)
         if resting and not closings:
+            self.disk.worked("Nothing is asked of the disk any more")  # else it would refuse for as long as this rests
             return draining
         ending = {id(closing.run) for closing in closings}
         held = Occupancy(run.held() for run in self._slots.runs if id(run) not in ending)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.proc.identity import end_of_child
@@ -83,7 +84,7 @@ class Program:
         self.wake_fd = _host_call(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         try:
             self._popen = _start(argv, cwd=cwd, env=env)
-        except TaskFault:
+        except BaseException:
             os.close(self.wake_fd)
             raise
         assert self._popen.stdout is not None
@@ -97,11 +98,12 @@ class Program:
         self.pidfd = -1
         try:
             self.pidfd = _host_call(lambda: end_of_child(self.pid))
-        except TaskFault:
+            # Not preexec_fn: it may deadlock in a process with threads.
+            with suppress(OSError):  # a program with rights of its own (setuid, setgid) may not be limited
+                resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
+        except BaseException:
             self.close()
             raise
-        # Not preexec_fn: it may deadlock in a process with threads.
-        resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
 
     def wake(self) -> None:
         """Interrupt the wait; from any thread, also after the end."""
@@ -127,10 +129,10 @@ class Program:
                 stream.close()
 
     def _kill(self) -> None:
-        os.killpg(self.pid, signal.SIGKILL)
         try:
+            os.killpg(self.pid, signal.SIGKILL)
             self._popen.wait(KILL_WAIT_S)
-        except subprocess.TimeoutExpired:
+        except (PermissionError, subprocess.TimeoutExpired):
             log.warning("pid %d cannot be killed; it is left behind", self.pid)
 
 

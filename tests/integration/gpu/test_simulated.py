@@ -78,6 +78,19 @@ def test_a_hung_driver_costs_one_wait_and_one_thread_and_recovers():
     assert reader.unavailable is None
 
 
+def test_threads_that_read_at_one_time_begin_one_reading_of_a_hung_driver():
+    inner = Hanging()
+    inner.go.clear()
+    reader = TimeoutReader(inner, timeout_s=0.5)
+    threads = [threading.Thread(target=reader.read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert inner.asked == 1
+    inner.go.set()
+
+
 def test_an_unexpected_error_of_the_reader_is_not_swallowed():
     class Broken:
         unavailable = None

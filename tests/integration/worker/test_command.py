@@ -124,6 +124,21 @@ def test_stdin_is_empty_and_core_dumps_are_off(bench):
     assert result["stdout"] == "0\n"
 
 
+def test_a_program_that_may_not_be_limited_runs_and_one_that_cannot_be_watched_leaves_nothing(bench, monkeypatch):
+    def refused(*_args):
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(resource, "prlimit", refused)
+    assert bench.run("sh", "echo out")["stdout"] == "out\n"
+
+    def interrupted(_pid):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("swarm.worker.executors.program.end_of_child", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("sh", "sleep 60")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

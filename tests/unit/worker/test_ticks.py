@@ -11,6 +11,7 @@ import pytest
 from swarm.config.settings import RetrySettings, Settings, WorkerSettings
 from swarm.core.faults import TaskFault
 from swarm.core.health import circuit_breaker as breaker
+from swarm.core.lanes import Pause, Pauses
 from swarm.core.task import TaskClass, TaskState, Trail
 from swarm.core.worker import WorkerStatus
 from swarm.runtime.loop import EXIT_CRASHED
@@ -287,6 +288,20 @@ def test_a_full_disk_stops_claims_and_keeps_the_result(caplog):
     swarm.queue.broken = ""
     swarm.until(lambda: {"t1", "t2"} <= set(swarm.queue.ended))
     assert swarm.queue.ended["t1"][1].result is not None
+
+
+@pytest.mark.parametrize("resting", ["paused", "draining"])
+def test_a_worker_that_rests_holds_nothing_against_the_disk(resting, caplog):
+    swarm = Harness().warm()
+    swarm.queue.broken = "No space left on device"
+    swarm.until(lambda: swarm.worker._exchange.disk.words)
+    if resting == "paused":
+        swarm.queue.paused = Pauses((Pause("worker", "worker-1"),))
+    else:
+        swarm.wish.ask()
+    swarm.until(lambda: not swarm.worker._exchange.disk.words)
+    assert "Nothing is asked of the disk" in caplog.text
+    assert swarm.turn() > 0.01, "it does not turn without pause"
 
 
 def test_a_late_result_changes_nothing(caplog):
