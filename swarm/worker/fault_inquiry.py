@@ -11,11 +11,12 @@ Owned by the work loop; probes and repairs run on pool threads.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
+from typing import get_args
 
 import msgspec
 
@@ -24,7 +25,7 @@ from swarm.core.health.blame import AMBIGUOUS, BLAMELESS, DEADLY, HANGS, Broken,
 from swarm.core.health.circuit_breaker import TRIP_AFTER
 from swarm.core.models.model_server import LoadedModel
 from swarm.core.policy.retry import hits
-from swarm.core.task import Endpoint, TaskClass
+from swarm.core.task import Endpoint, Task, TaskClass, canonical_model
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
 from swarm.worker.parts import WorkerParts
 from swarm.worker.slots import StartRules
@@ -53,6 +54,7 @@ FRESH_S = 10.0
 REMEMBERED = 64
 """Ended requests that may still bear witness."""
 TICK_S = 0.05
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 
 
 class _ProbeResult(msgspec.Struct, frozen=True):
@@ -62,6 +64,8 @@ class _ProbeResult(msgspec.Struct, frozen=True):
     fault: TaskFault | None
     run: Run | None
     """The request on whose account it was made; None: a trial."""
+    model: str
+    endpoint: Endpoint
 
 
 class FaultInquiry:
@@ -84,7 +88,10 @@ class FaultInquiry:
         self._cancel = Cancel()
         self._hung = False
         """The last trouble was a hang, and nothing was done about it yet."""
-        self._endpoint: Endpoint = "/api/generate"
+        self._endpoints: dict[str, Endpoint] = {}
+        """What a trial asks of each model: a server may lack the others."""
+        self._answered: defaultdict[str, set[Endpoint]] = defaultdict(set)
+        """What it has answered of each model."""
         self._heard_s = float("-inf")
         self._patience_s = PATIENT_S[1]
         self._careful_until_s = float("-inf")
@@ -98,6 +105,7 @@ class FaultInquiry:
         task, fault = run.claim.task, run.ending
         if task.task_class is not TaskClass.LLM or not run.begun:
             return False
+        self._used(task, answered=run.proves_server)
         if run.proves_server:
             self._heard(Witness(run.started_s, run.ended_s))
             wanted_s = FIRSTS * run.first_s if run.pieces else PART * run.elapsed_s
@@ -120,7 +128,6 @@ class FaultInquiry:
             self._heard(Witness(run.started_s, run.heard_s))
             return False  # slow, not silent
         run.judged, run.phase = True, PHASE
-        self._endpoint = task.endpoint
         self._broken.append(one)
         self._waiting[task.task_id] = run, one, fault
         return True
@@ -187,17 +194,18 @@ class FaultInquiry:
             return "checking the model server after a fault"
         return ""
 
-    def _proven(self) -> bool:
+    def _proven(self, alone: Task) -> bool:
         """Whether the server is known to work just now; asking makes sure that it will be known."""
         if monotonic() - self._heard_s < FRESH_S and not self._waiting and not self._busy:
             return True
+        self._used(alone, answered=False)
         self._wanted = True
         return False
 
-    def start_rules(self, *, alone: bool) -> StartRules:
-        """How requests may start now; ``alone``: one of them waits to have the server to itself."""
+    def start_rules(self, *, alone: Task | None) -> StartRules:
+        """How requests may start now; ``alone``: this one waits to have the server to itself."""
         dying = any(monotonic() - one.ended_s < SETTLE_S and one.kind in DEADLY for one in self._broken)
-        proven = not alone or self._proven()
+        proven = alone is None or self._proven(alone)
         return StartRules(proven=proven, careful=self.careful, patience_s=self._patience_s, hold=self.careful and dying)
 
     @property
@@ -215,6 +223,14 @@ class FaultInquiry:
     def _heard(self, witness: Witness) -> None:
         self._witnesses.append(witness)
         self._heard_s = max(self._heard_s, witness.heard_s)
+
+    def _used(self, task: Task, *, answered: bool) -> None:
+        """Have trials ask what tasks ask, unless so far only others of the model were answered."""
+        model = canonical_model(task.model or "")
+        if answered:
+            self._answered[model].add(task.endpoint)
+        if task.endpoint in self._answered[model] or not self._answered[model]:
+            self._endpoints[model] = task.endpoint
 
     def _decide(self, run: Run, ending: TaskFault | Released, decided: list[Run]) -> None:
         del self._waiting[run.claim.task.task_id]
@@ -246,6 +262,8 @@ class FaultInquiry:
             self._hung = False
             self._heard_s = max(self._heard_s, asked.probed.ended_s)
             return
+        if asked.run is None and asked.fault.kind == "garbage" and not self._answered[asked.model]:  # it may lack that one
+            self._endpoints[asked.model] = ENDPOINTS[(ENDPOINTS.index(asked.endpoint) + 1) % len(ENDPOINTS)]
         culprit = self._waiting.get(asked.run.claim.task.task_id) if asked.run is not None else None
         fault, task_id, began_s = asked.fault, None, asked.probed.began_s
         if culprit is not None:
@@ -261,7 +279,7 @@ class FaultInquiry:
                 self._probe(run.claim.task.model or "", run.claim.task.endpoint, run)
                 return
         if not self._waiting and (trial or self._wanted) and loaded is not None:
-            self._probe(loaded.name, self._endpoint, None)
+            self._probe(loaded.name, self._endpoints.get(canonical_model(loaded.name), "/api/generate"), None)
 
     def _probe(self, model: str, endpoint: Endpoint, run: Run | None) -> None:
         limit_s = min(HANG_LIMIT_S, self._limit_s) if self._hung else self._limit_s
@@ -280,7 +298,7 @@ class FaultInquiry:
                 self._log.exception("probing the server failed")
                 fault = TaskFault("infra", "probe_failed", f"the probe failed: {type(error).__name__}: {error}")
             probed = Probed(began_s, monotonic(), "" if fault is None else fault.message)
-            self._answers.put(_ProbeResult(probed, fault, run))
+            self._answers.put(_ProbeResult(probed, fault, run, canonical_model(model), endpoint))
 
         self._pool.submit(ask)
 

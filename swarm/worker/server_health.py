@@ -88,7 +88,7 @@ class ServerHealth:
         """How what is ``waiting`` in a slot may start."""
         if self._inquiry is None or not waiting:
             return StartRules()
-        return self._inquiry.start_rules(alone=any(run.alone for run in waiting))
+        return self._inquiry.start_rules(alone=next((run.claim.task for run in waiting if run.alone), None))
 
     # -- what it knows -----------------------------------------------------------------------------------------------
 

@@ -49,6 +49,14 @@ class Answers:
         return False
 
 
+class EmbedsOnly(Answers):
+    """Of a server that has one endpoint and speaks HTML at the others."""
+
+    def probe(self, model, endpoint, *, limit_s, cancel):
+        super().probe(model, endpoint, limit_s=limit_s, cancel=cancel)
+        return None if endpoint == "/api/embed" else HTML
+
+
 def faults_of(swarm, task_id):
     return [attempts[-1].fault for name, _, _, attempts in swarm.queue.retries if name == task_id]
 
@@ -97,6 +105,28 @@ def test_a_server_that_fails_the_probe_is_out_of_service_at_once_and_back_after_
     assert len(prober.probes) == 3
     assert prober.repairs == [("runner_died", "t1"), ("probe_broken", None)], "each failed probe climbs the ladder"
     assert "Circuit closed" in caplog.text
+
+
+def test_a_trial_asks_what_the_model_has_answered(caplog, monkeypatch):
+    monkeypatch.setattr(breaker, "BACKOFF_BASE_S", 0.05)
+    swarm = Harness(prober=(prober := EmbedsOnly())).warm()
+    swarm.queue.put(llm("e1", endpoint="/api/embed"))
+    swarm.until(lambda: "e1" in swarm.queue.ended)
+    swarm.work.fail("t1", *[TaskFault("infra", "server_down", "x")] * breaker.TRIP_AFTER)
+    swarm.queue.put(llm("t1", endpoint="/api/chat"))
+    swarm.until(lambda: "t1" in swarm.queue.ended)
+    assert "Circuit open" in caplog.text
+    assert {endpoint for _, endpoint, _ in prober.probes} == {"/api/embed"}
+
+
+def test_a_trial_finds_the_endpoint_that_a_server_has(caplog, monkeypatch):
+    monkeypatch.setattr(breaker, "BACKOFF_BASE_S", 0.05)
+    swarm = Harness(prober=EmbedsOnly()).warm()
+    swarm.work.fail("t1", HTML)
+    swarm.queue.put(llm("t1", endpoint="/api/chat"))
+    swarm.until(lambda: "Circuit open" in caplog.text)
+    swarm.queue.put(llm("e1", endpoint="/api/embed"))
+    swarm.until(lambda: {"e1", "t1"} <= set(swarm.queue.ended))
 
 
 def test_a_few_requests_in_a_row_are_enough_to_ask(caplog):
@@ -154,7 +184,7 @@ def test_what_runs_alone_is_first_proven_a_server_that_works_or_goes_to_another(
     swarm = Harness(prober=(prober := Answers(GARBAGE))).warm()
     swarm.queue.pending["llm@a:latest"].append((llm("s1"), 0, (suspect(),)))
     swarm.until(lambda: swarm.queue.released == ["s1"])
-    assert prober.probes
+    assert prober.probes[0][:2] == ("a:latest", "/api/chat"), "asked what it is going to ask"
     assert "Circuit open" in caplog.text
     assert "s1" not in swarm.queue.ended
 
