@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -33,6 +33,7 @@ from swarm.core.worker import ProcessIdentity
 from swarm.engines.control_http import OnConnect
 from swarm.engines.processes.model_process import ModelProcess, end_marked, running_note
 from swarm.engines.processes.model_spec import ModelFiles, ModelServerSpec, ModelSpecMaker
+from swarm.engines.processes.starts import SharedStart, held_alone
 from swarm.engines.server_calls import ServerCalls
 from swarm.engines.server_proof import ServerProof
 
@@ -103,8 +104,10 @@ class ProcessServer:
         self._proof = ServerProof(maker.markers, known=lambda: self._known)
         self._mourned: ModelProcess | None = None
         self._closing = threading.Event()
-        self._revival: asyncio.Task[_Running] | None = None
-        """The start under way on behalf of requests, however many wait for it; of the event loop."""
+        self._unfinished: ModelServerSpec | None = None
+        """Of a start that was given up since nobody waited for it: the next request makes it anew."""
+        self._revival: SharedStart[_Running] = SharedStart()
+        """The start under way on behalf of requests."""
 
     # -- control -----------------------------------------------------------------------------------------------------
 
@@ -139,22 +142,20 @@ class ProcessServer:
         stopped = threading.Event()
         if cancel is not None:
             cancel.on_cancel(stopped.set)
-        with self._lock:
+        with held_alone(self._lock, timeout_s, cancel):
             held = self._running
             if held is None or held.process.poll() is not None or held.process.spec.fingerprint != spec.fingerprint:
                 self._end()
-                self._running = self._started(spec, min(timeout_s, spec.start_timeout_s), stopped, cancel)
+                left_s = timeout_s - (time.monotonic() - began_s)
+                self._running = self._started(spec, min(left_s, spec.start_timeout_s), stopped, cancel)
         return LoadAnswer(done_reason="load", total_s=time.monotonic() - began_s)
 
     def unload(self, model: str, timeout_s: float = 30.0) -> None:
         """End the process of this model, its requests with it. Harmless if another is loaded, or none."""
-        if not self._lock.acquire(timeout=timeout_s):
-            raise TaskFault("infra", "timeout", f"a load did not end within {timeout_s:g} s")
-        try:
-            if self._running is not None and self._running.process.spec.model == model:
+        with held_alone(self._lock, timeout_s):
+            spec = self._unfinished if self._running is None else self._running.process.spec
+            if spec is not None and spec.model == model:
                 self._end()
-        finally:
-            self._lock.release()
 
     def ps(self, timeout_s: float = LOOK_S) -> Sequence[LoadedModel]:
         """The model whose process runs and is healthy; none while it is loading."""
@@ -217,29 +218,29 @@ class ProcessServer:
         model = str(body.get("model") or "")
         held = self._running
         if held is None or held.process.poll() is not None:
-            if self._revival is None or self._revival.done():
-                self._revival = asyncio.create_task(asyncio.to_thread(self._revived, model, limits))
-                self._revival.add_done_callback(lambda one: one.cancelled() or one.exception())  # all may have hung up
-            held = await asyncio.shield(self._revival)
+            held = await self._revival.wait(partial(self._revived, model, limits))
         body = {**body, "model": held.process.spec.served_as}
         return await held.client.run(endpoint, body, limits=limits, progress=progress, marker=marker, on_piece=on_piece)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _revived(self, model: str, limits: Limits) -> _Running:
+    def _revived(self, model: str, limits: Limits, stopped: threading.Event) -> _Running:
         with self._lock:
             held = self._running
-            if held is None:
-                raise TaskFault("infra", "not_loaded", f"no process serves {model} now: it has to be loaded first")
-            if held.process.poll() is None:
+            if held is not None and held.process.poll() is None:
                 return held
-            spec = held.process.spec
-            self._log.warning("The server of %s ended (%s): it is started again", spec.model, held.process.poll())
+            spec = self._unfinished if held is None else held.process.spec
+            if spec is None:
+                raise TaskFault("infra", "not_loaded", f"no process serves {model} now: it has to be loaded first")
+            if stopped.is_set():
+                raise fault_of_stop("stopping")
+            how = "its start was given up" if held is None else held.process.poll()
+            self._log.warning("The server of %s ended (%s): it is started again", spec.model, how)
             self._end()
             try:
-                self._running = self._started(spec, min(limits.total_s, spec.start_timeout_s), self._closing, None)
-            except TaskFault:
-                self._running = None
+                self._running = self._started(spec, min(limits.total_s, spec.start_timeout_s), stopped, None)
+            except TaskFault as fault:
+                self._unfinished = spec if fault.fault == "cancelled" else None
                 raise
             return self._running
 
@@ -329,7 +330,7 @@ class ProcessServer:
         return True
 
     def _end(self) -> None:
-        held, self._running = self._running, None
+        held, self._running, self._unfinished = self._running, None, None
         if held is not None:
             self._close(held)
 

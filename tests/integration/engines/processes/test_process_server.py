@@ -295,6 +295,52 @@ def test_however_many_wait_for_a_start_it_takes_one_thread_and_a_close_ends_it(w
     assert not starting.is_alive()
 
 
+def test_a_start_that_nobody_waits_for_any_more_is_stopped_and_made_anew_for_the_next_request(world, monkeypatch):
+    server = world.server()
+    load(server)
+    first = world.note.process
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: server.ps() == (), what="its end to be seen")
+    monkeypatch.setattr(ServerCalls, "trouble", lambda *_: "not yet")
+
+    def ask():
+        return server.run("/api/chat", {"model": "a:1b"}, limits=Limits(total_s=600.0))
+
+    async def ask_and_hang_up():
+        waiting = [asyncio.create_task(ask()) for _ in range(2)]
+        await asyncio.to_thread(wait_until, lambda: world.note is not None, what="the next process")
+        for one in waiting:
+            assert world.note is not None, "one still waits"
+            one.cancel()
+            await asyncio.gather(one, return_exceptions=True)
+
+    wait_for(ask_and_hang_up())
+    server.unload("b:1b", timeout_s=60.0)
+    assert not find_marked(**world.markers)
+    monkeypatch.undo()
+    wait_for(ask())
+    assert server.ps()[0].name == "a:1b"
+    server.close()
+
+
+def test_a_load_behind_another_start_hears_its_cancel_and_its_limit(world):
+    server = world.server("--load-s", "600", start_timeout_s=60.0)
+    first, second = Cancel(), Cancel()
+    caught = []
+    starting = threading.Thread(target=lambda: caught.append(fault_of(lambda: load(server, cancel=first))))
+    starting.start()
+    wait_until(lambda: world.note is not None, what="the process to start")
+    behind = threading.Thread(target=lambda: caught.append(fault_of(lambda: load(server, "b:1b", cancel=second))))
+    behind.start()
+    assert fault_of(lambda: load(server, "b:1b", timeout_s=0.2)).kind == "timeout"
+    second.fire("cancelled")
+    behind.join(60)
+    assert [one.kind for one in caught] == ["cancelled"]
+    first.fire("stopping")
+    starting.join(60)
+    assert not find_marked(**world.markers)
+
+
 OWNER = """
 import logging, os, sys
 from pathlib import Path
