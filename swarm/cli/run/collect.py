@@ -5,6 +5,7 @@ The report names models by digest, options, versions, cards, counts and tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 from swarm.cli.command_options import Outcome
 from swarm.cli.run.servable import unservable_words
 from swarm.config.settings import Settings
-from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED
+from swarm.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TASKS_FAILED, InputError
 from swarm.formats.output.writer import Written, check_writable, errors_path_of, write_results
 from swarm.queue.batches.batch_book import BatchBook, Manifest, Submitted
 from swarm.queue.batches.tally import Sums, Tally
@@ -37,12 +38,23 @@ class Collected(msgspec.Struct, frozen=True):
         return self.tally.all
 
 
+def check_errors(output: str, errors: Path | None, *, openai: bool, input_path: str | None) -> None:
+    """Check where the failures of an OpenAI batch will go. Raises ``InputError``, also where nothing goes to ``errors``."""
+    if openai and not output.lower().endswith(".csv"):
+        check_writable(errors_path_of(output) if errors is None else str(errors), input_path=input_path)
+    elif errors is not None:
+        hint = "each line of this output has a `status` and an `error` of its own"
+        raise InputError("--errors belongs to OpenAI batches", hint=hint)
+
+
 def results(settings: Settings, batch_id: str, output: Path, errors: Path | None = None, *, report: bool = False) -> Outcome:
     """Write what a batch has produced so far; exit code 1 if some of it failed. ``report``: its report is written, too."""
-    check_writable(str(output))
     queue = open_queue(settings).must_exist()
     book = queue.batches()
     manifest = book.manifest(batch_id)
+    source = manifest.source if os.path.isabs(manifest.source) else None  # no other names a file of its own
+    check_writable(str(output), input_path=source)
+    check_errors(str(output), errors, openai=manifest.format == "openai", input_path=source)
     collected = collect(book, batch_id, str(output), errors)
     lines = (
         f"batch {manifest.batch_id} from {manifest.source}: {tally_words(collected.written)}",
@@ -70,8 +82,8 @@ def collect(
                 sums[finished["status"]].note(finished)
             yield task, finished
 
-    failures = str(errors) if errors is not None else None if output == "-" else errors_path_of(output)
-    written = write_results(output, pairs(), errors_path=failures)
+    openai = book.manifest(batch_id).format == "openai"
+    written = write_results(output, pairs(), openai=openai, errors_path=None if errors is None else str(errors))
     for part in sums.values():
         part.settle()
     return Collected(written, Tally(**sums, left=written.unfinished))

@@ -16,7 +16,7 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import BatchOptions, Outcome, RunRequest, SubmitRequest
-from swarm.cli.run.collect import Collected, Ran, collect, ended_words, run_outcome, write_report
+from swarm.cli.run.collect import Collected, Ran, check_errors, collect, ended_words, run_outcome, write_report
 from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.progress import Show
@@ -194,7 +194,7 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
     check_request(loaded, request)
     with opened(request.source) as source:
         batch = BatchInput(loaded, request, source)
-        _check_errors(request, batch.scan)
+        _check_errors(request, batch.scan, output)
         if request.dry_run:
             return batch.dry_run()
         batch.queue.prepare()
@@ -216,17 +216,17 @@ def _output(request: RunRequest) -> str:
         if not request.dry_run:
             raise InputError("-o OUT is missing", hint="name the output, such as -o out.jsonl; only --dry-run needs none")
         return ""
-    check_writable(str(request.output), input_path=None if request.source == "-" else request.source)
+    check_writable(str(request.output), input_path=_input_path(request))
     return str(request.output)
 
 
-def _check_errors(request: RunRequest, scan: Scan) -> None:
-    if request.errors is None:
-        return
-    if scan.format != "openai" or str(request.output).lower().endswith(".csv"):
-        hint = "each line of this output has a `status` and an `error` of its own"
-        raise InputError("--errors belongs to OpenAI batches", hint=hint)
-    check_writable(str(request.errors))
+def _input_path(request: RunRequest) -> str | None:
+    return None if request.source == "-" else request.source
+
+
+def _check_errors(request: RunRequest, scan: Scan, output: str) -> None:
+    if output or request.errors is not None:
+        check_errors(output, request.errors, openai=scan.format == "openai", input_path=_input_path(request))
 
 
 def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, began_s: float) -> Ran:

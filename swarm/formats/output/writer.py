@@ -14,7 +14,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-STDOUT = "-"
-_ALSO_STDOUT = frozenset({STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+_ALSO_STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _MODE = 0o666
 _NAME_BYTES = 200
 """Kept of a name for the file beside it: 255 bytes are the most, and its own marks are added."""
@@ -163,25 +161,28 @@ class Written(msgspec.Struct):
 
 
 def errors_path_of(path: str) -> str:
-    """Where the failures of an OpenAI batch go unless said otherwise: ``out.jsonl`` -> ``out.errors.jsonl``."""
+    """Where the failures of an OpenAI batch go unless said otherwise: ``out.jsonl`` -> ``out.errors.jsonl``.
+
+    Beside standard output, a pipe or a device there is no place for a second file: to the same.
+    """
+    if path in _ALSO_STDOUT or (os.path.exists(path) and not _is_regular(path)):
+        return path
     return f"{os.path.splitext(path)[0]}.errors.jsonl"
 
 
-def write_results(path: str, pairs: Iterable[Pair], *, errors_path: str | None = None) -> Written:
+def write_results(path: str, pairs: Iterable[Pair], *, openai: bool = False, errors_path: str | None = None) -> Written:
     """Write the output to ``path`` (``-``: standard output) and, for OpenAI batches, failures to ``errors_path``.
 
-    The first item's ``metadata.format`` says which kind of batch it is. A name that ends in ``.csv`` makes CSV of any.
+    ``openai``: it is such a batch. A name that ends in ``.csv`` makes CSV of any.
     Both files are replaced atomically, the errors file first; one that an earlier run left is removed if nothing failed.
     Flat memory. Raises ``OSError`` when the disk refuses; the old files stay as they were.
     """
     written = Written()
-    rest = iter(_counted(pairs, written))
-    first = next(rest, None)
-    entries = rest if first is None else chain((first,), rest)
+    entries = _counted(pairs, written)
     if path.lower().endswith(".csv"):
         with replacing(path) as stream:
             write_csv(stream, (plain_row(*entry) for entry in entries), last=OUTPUT_COLUMNS)
-    elif first is not None and _is_openai(first[0]):
+    elif openai:
         _write_openai(path, entries, errors_path, written)
     else:
         with replacing(path) as stream:
@@ -199,13 +200,9 @@ def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Pair]:
         yield item, finished
 
 
-def _is_openai(document: Mapping[str, Any]) -> bool:
-    return (document.get("metadata") or {}).get("format") == "openai"
-
-
 def _write_openai(path: str, entries: Iterator[Pair], errors_path: str | None, written: Written) -> None:
-    """Successes to ``path``, the rest to the errors file; all in one file where both names are one, or ``-``."""
-    failures_path = errors_path or (path if path == STDOUT else errors_path_of(path))
+    """Successes to ``path``, the rest to the errors file; all in one file where both names are one."""
+    failures_path = errors_path or errors_path_of(path)
     if os.path.realpath(failures_path) == os.path.realpath(path):
         with replacing(path) as stream:
             for entry in entries:

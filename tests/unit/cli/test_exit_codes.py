@@ -101,6 +101,42 @@ def test_a_batch_from_standard_input_says_so_and_names_no_file_that_is_gone(at_h
     assert [batch["source"] for batch in json.loads(swarm("batches", "--json").stdout)["batches"]] == ["<stdin>"]
 
 
+def submitted(path):
+    """A batch of one line in OpenAI's format."""
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    path.write_text(json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}))
+    return json.loads(swarm("submit", path.name, "--model", MODEL, "--json").stdout)["batch_id"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("run", ("-o", "x.jsonl")),
+        ("run", ("-o", "o.jsonl", "--errors", "x.errors.jsonl")),
+        ("export", ("-o", "x.jsonl")),
+        ("export", ("-o", "o.jsonl", "--errors", "x.errors.jsonl")),
+        ("results", ("-o", "x.jsonl")),
+        ("results", ("-o", "x.errors.jsonl")),
+    ],
+)
+def test_no_output_takes_the_place_of_the_input(at_home, command, output):
+    source = at_home / "x.errors.jsonl"
+    batch = submitted(source)
+    before = source.read_text()
+    of = {"run": ("run", source.name, "--model", MODEL), "export": ("batch", "export", batch), "results": ("results", batch)}
+    told = swarm(*of[command], *output)
+    assert (told.exit_code, "x.errors.jsonl: is the input itself" in told.stderr) == (2, True)
+    assert source.read_text() == before
+
+
+def test_an_export_takes_errors_only_where_it_writes_any(at_home):
+    batch = submitted(at_home / "in.jsonl")
+    assert "no directory" in swarm("batch", "export", batch, "-o", "o.jsonl", "--errors", "none/e.jsonl").stderr
+    assert "--errors belongs to OpenAI" in swarm("batch", "export", batch, "-o", "o.csv", "--errors", "e.jsonl").stderr
+    assert swarm("batch", "export", batch, "-o", "o.jsonl", "--errors", "e.jsonl").exit_code == 0
+    assert "unfinished" in (at_home / "e.jsonl").read_text()
+
+
 def _helps(command, words=()):
     yield " ".join(words), command.get_help(typer.Context(command, info_name="swarm", terminal_width=80))
     for name, sub in getattr(command, "commands", {}).items():

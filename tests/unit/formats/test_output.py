@@ -70,7 +70,7 @@ def lines_of(path: Path | str) -> list[dict[str, Any]]:
 def test_golden_files(tmp_path: Path, name: str, out: str, options: ReadOptions) -> None:
     """To renew them after a change that is meant: ``RENEW_GOLDEN=1 pytest tests/unit/formats/test_output.py``."""
     folder = DATA / "outputs" if os.environ.get("RENEW_GOLDEN") else tmp_path
-    written = write_results(str(folder / out), pairs_of(str(DATA / "inputs" / name), options))
+    written = write_results(str(folder / out), pairs_of(str(DATA / "inputs" / name), options), openai=name == "openai.jsonl")
     for path in filter(None, (str(folder / out), written.errors_path)):
         assert Path(path).read_bytes() == (DATA / "outputs" / os.path.basename(path)).read_bytes()
     assert (written.errors_path is not None) == (name == "openai.jsonl")
@@ -159,17 +159,17 @@ def test_csv_has_every_column_of_any_row(tmp_path: Path) -> None:
 def test_openai_errors_file_goes_where_asked_and_an_old_one_goes_away(tmp_path: Path) -> None:
     pairs = pairs_of(str(DATA / "inputs" / "openai.jsonl"), M)
     out, aside = str(tmp_path / "o.jsonl"), str(tmp_path / "bad.jsonl")
-    assert write_results(out, pairs, errors_path=aside).errors_path == aside
+    assert write_results(out, pairs, openai=True, errors_path=aside).errors_path == aside
     assert not os.path.exists(errors_path_of(out))
     good = [(d, f) for d, f in pairs if f is not None and f["status"] == "completed"]
-    assert write_results(out, good, errors_path=aside).errors_path is None
+    assert write_results(out, good, openai=True, errors_path=aside).errors_path is None
     assert not os.path.exists(aside)
     os.mkfifo(tmp_path / "pipe")
-    write_results(out, good, errors_path=str(tmp_path / "pipe"))
+    write_results(out, good, openai=True, errors_path=str(tmp_path / "pipe"))
     assert (tmp_path / "pipe").exists(), "what is no regular file is never removed"
-    assert write_results(out, pairs, errors_path=out).errors_path is None
+    assert write_results(out, pairs, openai=True, errors_path=out).errors_path is None
     assert len(lines_of(out)) == len(pairs)
-    write_results(out, good)
+    write_results(out, good, openai=True)
     assert [line["custom_id"] for line in lines_of(out)] == [d["custom_id"] for d, _ in good]
 
 
@@ -184,7 +184,7 @@ def test_nothing_changes_when_writing_breaks(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_results(str(out), broken())
+        write_results(str(out), broken(), openai=True)
     assert out.read_text() == "before"
     assert (tmp_path / "o.errors.jsonl").read_text() == "before too"
     assert sorted(os.listdir(tmp_path)) == ["o.errors.jsonl", "o.jsonl"]
@@ -206,10 +206,11 @@ def test_standard_output_and_devices(capfdbinary: pytest.CaptureFixture[bytes]) 
     check_writable("-")
     check_writable("/dev/null")
     assert write_results("/dev/null", [({"model": "m"}, None)]).rows == 1
-    write_results("-", pairs)
-    assert [json.loads(line)["custom_id"] for line in capfdbinary.readouterr().out.splitlines()] == [
-        d["custom_id"] for d, _ in pairs
-    ]
+    for stream in ("-", "/dev/stdout", "/dev/null"):
+        assert write_results(stream, pairs, openai=True).errors_path is None
+        told = capfdbinary.readouterr().out.splitlines()
+        wanted = [] if stream == "/dev/null" else [d["custom_id"] for d, _ in pairs]
+        assert [json.loads(line)["custom_id"] for line in told] == wanted, "failures go where the rest goes"
 
 
 def test_check_writable_finds_out_before_any_work(tmp_path: Path) -> None:
