@@ -1,7 +1,10 @@
 """Embedding requests that differ only in their texts travel together, each with its own answer or fault.
 
 * What waits when a pack leaves goes into it, bounded by texts and characters; nothing is waited for.
+* Those with other limits travel in another pack, so that none has its time cut by another's.
 * A pack that the server refuses, or breaks under, is halved until one text alone has the fault: the others are answered.
+* A pack that takes too long tells nothing of its texts: they fail just before their own time is up, by a fault that uses up
+  no attempt, and fewer travel together from then on.
 * Where nothing is answered any more, each request of the pack gets the fault, and is tried again as the fault's class says.
 
 For one event loop.
@@ -20,7 +23,7 @@ import msgspec
 from swarm.core.faults import TaskFault
 from swarm.core.health.blame import AMBIGUOUS, HANGS
 from swarm.core.models.model_server import MIB, Limits, Reply
-from swarm.core.policy.pack_size import PackSize, after_pack
+from swarm.core.policy.pack_size import PackSize, after_pack, after_timeout
 from swarm.core.task import EMBED
 from swarm.runtime.ports import ModelServer
 
@@ -33,6 +36,8 @@ SPLIT = AMBIGUOUS - HANGS - {"busy"}
 BROKEN_AFTER = 2
 """Texts in a row that fail alone: the server is to blame, and no more is asked of it."""
 MOST_REPLY_BYTES = 512 * MIB
+PATIENCE = 0.9
+"""The part of its time that a request gives to others; once all of it is over the task itself is to blame."""
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -45,6 +50,11 @@ class _Request:
         self.limits = limits
         self.marker = marker
         self.characters = sum(map(len, texts))
+        self.kind = str(body.get("model") or ""), limits.total_s
+        """Requests of one kind have one size of packs."""
+        self.sent = False
+        self.together = 0
+        """Texts of the pack in which it was sent; 0: alone."""
         self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
 
@@ -76,18 +86,18 @@ class EmbeddingPacks:
 
     def __init__(self, server: ModelServer) -> None:
         self._server = server
-        self._sizes: dict[str, PackSize] = {}
+        self._sizes: dict[tuple[str, float], PackSize] = {}
         self._waiting: deque[tuple[bytes, _Request]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._splits = 0
         """Packs that are being halved: meanwhile nothing is sent beside, which might break together with them."""
         self._due = False
-        self._model = ""
+        self._kind = "", 0.0
 
     @property
     def size(self) -> int:
         """Texts of a pack now. Safe from any thread."""
-        return self._sizes.get(self._model, PackSize()).size
+        return self._sizes.get(self._kind, PackSize()).size
 
     async def embed(self, body: Mapping[str, Any], *, limits: Limits, marker: str | None) -> Reply:
         """The answer to one request, sent together with others. ``final`` says how many texts travelled: ``packed``.
@@ -98,9 +108,26 @@ class EmbeddingPacks:
         if texts is None:
             return await self._server.run(EMBED, body, limits=limits, progress=None, marker=marker)
         request = _Request(body, texts, limits, marker)
-        self._waiting.append((_encode({name: value for name, value in body.items() if name != "input"}), request))
+        alike = {name: value for name, value in body.items() if name != "input"}
+        self._waiting.append((_encode((alike, limits)), request))
         self._send_soon()
-        return await request.answer
+        timer = asyncio.get_running_loop().call_later(PATIENCE * limits.total_s, self._give_up, request)
+        try:
+            return await request.answer
+        finally:
+            timer.cancel()
+
+    def _give_up(self, request: _Request) -> None:
+        """Its time is nearly up; what is asked for alone has all of it."""
+        if request.answer.done() or (request.sent and not request.together):
+            return
+        what = "it waited for others"
+        if request.together:
+            state = self._sizes.get(request.kind, PackSize())
+            self._sizes[request.kind] = after_timeout(state, texts=request.together)
+            what = f"it travelled with others, {request.together} texts in all; from now on fewer travel together"
+        message = f"no answer within {PATIENCE * request.limits.total_s:g} s: {what}"
+        request.answer.set_exception(TaskFault("infra", "timeout", message))
 
     def _send_soon(self) -> None:
         """After all that starts in this turn of the loop has been queued."""
@@ -133,7 +160,7 @@ class EmbeddingPacks:
             if request.answer.done():  # cancelled while it waited
                 continue
             if not pack:
-                key, self._model = own_key, str(request.body.get("model") or "")
+                key, self._kind = own_key, request.kind
             elif own_key != key:
                 others.append(entry)
                 continue
@@ -182,24 +209,22 @@ class EmbeddingPacks:
 
     async def _ask(self, pack: Pack) -> Reply:
         """One request for all. Raises ``TaskFault``, also for an answer that has not one vector for each text."""
-        first = pack[0]
+        first, alone = pack[0], len(pack) == 1
         texts = [text for one in pack for text in one.texts]
-        body = {**first.body, "input": texts} if len(pack) > 1 else first.body
-        limits = msgspec.structs.replace(
-            first.limits,
-            total_s=min(one.limits.total_s for one in pack),
-            max_reply_bytes=min(sum(one.limits.max_reply_bytes for one in pack), MOST_REPLY_BYTES),
-        )
+        for one in pack:
+            one.sent, one.together = True, 0 if alone else len(texts)
+        body = first.body if alone else {**first.body, "input": texts}
+        most_bytes = min(len(pack) * first.limits.max_reply_bytes, MOST_REPLY_BYTES)
+        limits = msgspec.structs.replace(first.limits, max_reply_bytes=most_bytes)
         began_s = monotonic()
         reply = await self._server.run(EMBED, body, limits=limits, progress=None, marker=first.marker)
         vectors = reply.final.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(texts):
             found = len(vectors) if isinstance(vectors, list) else "no"
             raise TaskFault("infra", "garbage", f"{found} embeddings came for {len(texts)} texts")
-        model = str(first.body.get("model") or "")
         characters = sum(one.characters for one in pack)
-        state = self._sizes.get(model, PackSize())
-        self._sizes[model] = after_pack(state, texts=len(texts), characters=characters, seconds=monotonic() - began_s)
+        state = self._sizes.get(first.kind, PackSize())
+        self._sizes[first.kind] = after_pack(state, texts=len(texts), characters=characters, seconds=monotonic() - began_s)
         return reply
 
 
@@ -236,10 +261,10 @@ def _fail(pack: Pack, error: Exception) -> None:
 
 
 def _cut_when_unwanted(pack: Pack, task: asyncio.Task[None]) -> None:
-    """Hang up once every request of the pack was cancelled."""
+    """Hang up once nobody waits for an answer any more: cancelled, or given up."""
 
     def look(_answer: asyncio.Future[Reply]) -> None:
-        if all(one.answer.cancelled() for one in pack):
+        if all(one.answer.done() for one in pack):
             task.cancel()
 
     for request in pack:

@@ -34,9 +34,9 @@ def body(text, **more):
     return {"model": MODEL, "input": text, "truncate": False, "options": {"num_ctx": 64}, **more}
 
 
-def ask_all(packs, bodies):
+def ask_all(packs, bodies, limits=LIMITS):
     async def all_of_them():
-        asked = [packs.embed(one, limits=LIMITS, marker=None) for one in bodies]
+        asked = [packs.embed(one, limits=limits, marker=None) for one in bodies]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     return wait_for(all_of_them())
@@ -121,6 +121,52 @@ def test_a_fault_of_the_server_reaches_each_request_of_the_pack(sim):
     replies = ask_all(EmbeddingPacks(AsyncServer(sim.client)), [body(f"t{n}") for n in range(5)])
     assert {type(reply) for reply in replies} == {TaskFault}
     assert {reply.fault for reply in replies} <= {"infra", "transient"}
+
+
+def test_packs_that_take_too_long_use_up_no_attempt_and_are_halved_until_they_are_answered(sim):
+    class Slow(AsyncServer):
+        def __init__(self, client):
+            super().__init__(client)
+            self.cut = 0
+            inner = self.run
+
+            async def run(endpoint, asked, **how):
+                if len(asked["input"]) > 4:
+                    try:
+                        await asyncio.sleep(60)
+                    finally:
+                        self.cut += 1
+                return await inner(endpoint, asked, **how)
+
+            self.run = run
+
+    server = Slow(sim.client)
+    packs, asked = EmbeddingPacks(server), [body(f"t{n}") for n in range(16 * (AT_ONCE + 1))]
+    for size in (8, 4):
+        replies = ask_all(packs, asked, Limits(total_s=2.0))
+        assert {(reply.fault, reply.kind) for reply in replies} == {("infra", "timeout")}, "what never left as well"
+        assert packs.size == size
+        wait_until(lambda: server.cut == AT_ONCE, what="the packs to be cut")
+        server.cut = 0
+    assert all(reply.final["packed"] == 4 for reply in ask_all(packs, asked[:16], Limits(total_s=2.0)))
+
+
+def test_who_has_less_time_costs_the_others_none_and_alone_it_is_its_own_fault(sim):
+    sim.set(request_s=600.0)
+    packs = EmbeddingPacks(AsyncServer(sim.client))
+    bodies, terms = [body("t0"), body("t1")], [Limits(total_s=0.5), Limits(total_s=60.0)]
+
+    async def both():
+        asked = [
+            asyncio.create_task(packs.embed(one, limits=own, marker=None)) for one, own in zip(bodies, terms, strict=True)
+        ]
+        (fault,) = await asyncio.gather(asked[0], return_exceptions=True)
+        assert not asked[1].done()
+        asked[1].cancel()
+        return fault
+
+    fault = wait_for(both())
+    assert (fault.fault, fault.kind) == ("transient", "timeout")
 
 
 def test_an_answer_with_too_few_vectors_is_none(sim):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from swarm.core.policy.pack_size import PackSize, after_pack
+from swarm.core.policy.pack_size import AGAIN_AFTER, PackSize, after_pack, after_timeout
 
 
 def settled(seconds_of, *, packs=200, noise=0.0, state=None):
@@ -38,3 +38,15 @@ def test_packs_that_are_not_full_and_clocks_that_stand_still_teach_nothing():
     state = PackSize()
     assert after_pack(state, texts=3, characters=300, seconds=0.1) == state
     assert after_pack(state, texts=16, characters=300, seconds=0.0) == state
+
+
+def test_a_size_that_takes_too_long_is_halved_and_tried_again_only_much_later():
+    def quick(texts):
+        return 0.1 + 0.0001 * texts
+
+    state = after_timeout(PackSize(size=64), texts=50)
+    assert (state.size, state.most) == (16, 16)
+    assert after_timeout(state, texts=50) == state, "the others of that pack teach the same"
+    assert settled(quick, packs=AGAIN_AFTER, state=state).size == 16
+    assert settled(quick, packs=AGAIN_AFTER + 1, state=state).size == 32
+    assert after_timeout(after_timeout(state, texts=2), texts=2).size == 1
