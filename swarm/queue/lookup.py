@@ -302,6 +302,12 @@ class CorruptTasks:
         self._seen = now
         return frozenset(self._names.keys() - before.keys())
 
+    def found(self, task_id: str) -> QuarantinedFile | None:
+        """Look again: what lies there of a task that is nowhere else."""
+        self.fresh()
+        name = self._names.get(task_id)
+        return None if name is None else read_quarantined(self._layout, name)
+
     def holds(self, task_id: str) -> bool:
         """Whether that is all there is of this task: a second file of one that goes on says nothing about it."""
         return task_id in self._names and find(self._layout, task_id) is None

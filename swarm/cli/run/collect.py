@@ -78,7 +78,7 @@ def collect(
 
     def pairs() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         for task, finished in book.documents(batch_id, first):
-            if finished is not None:
+            if finished is not None and finished["status"] in sums:
                 sums[finished["status"]].note(finished)
             yield task, finished
 
@@ -106,7 +106,10 @@ def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
     lines = [] if output == "-" else [f"results: {output} ({plural(collected.written.rows, 'item')})"]
     if collected.written.errors_path:
         lines.append(f"failures: {collected.written.errors_path}")
-    if collected.written.without_answer:
+    if collected.written.damaged:
+        records = plural(collected.written.damaged, "record")
+        lines.append(f"damaged: {records}, of which the output has a row with an error; see `swarm queue fsck`")
+    if collected.written.failed or collected.written.cancelled:
         if kinds := ", ".join(f"{kind} {count(n)}" for kind, n in sorted(collected.sums.errors.items())):
             lines.append(f"failed with: {kinds}")
         state = "failed" if collected.written.failed else "cancelled"
@@ -132,7 +135,7 @@ def written_document(output: str, collected: Collected) -> dict[str, Any]:
         "output": output,
         "errors_output": written.errors_path,
         "items": written.rows,
-        **{name: getattr(written, name) for name in ("completed", "failed", "cancelled", "unfinished")},
+        **{name: getattr(written, name) for name in ("completed", "failed", "cancelled", "unfinished", "damaged")},
         "by_worker": dict(sorted(collected.tally.completed.by_worker.items())),
         "tokens_in": sums.tokens_in,
         "tokens_out": sums.tokens_out,

@@ -151,13 +151,15 @@ class Written(msgspec.Struct):
     failed: int = 0
     cancelled: int = 0
     unfinished: int = 0
+    damaged: int = 0
+    """Of these, without a record that could be read."""
     errors_path: str | None = None
     """The errors file of an OpenAI batch; None if there was nothing to put into one."""
 
     @property
     def without_answer(self) -> int:
-        """Items that ended without one."""
-        return self.failed + self.cancelled
+        """Items that ended without one, or that nobody will work on as their record is."""
+        return self.failed + self.cancelled + self.damaged
 
 
 def errors_path_of(path: str) -> str:
@@ -197,6 +199,7 @@ def _counted(pairs: Iterable[Pair], written: Written) -> Iterator[Pair]:
         status = (finished or {}).get("status")
         ended = status if status in ("completed", "failed", "cancelled") else "unfinished"
         setattr(written, ended, getattr(written, ended) + 1)
+        written.damaged += finished is not None and ended == "unfinished"
         yield item, finished
 
 

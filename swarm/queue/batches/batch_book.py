@@ -10,7 +10,7 @@ by their line. ``<id>.retried``, of a batch with a limit of failures, is written
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from swarm.core.prefix_groups import prefix_groups
-from swarm.core.task import ID_RE
+from swarm.core.task import ID_RE, TERMINAL
 from swarm.core.workflow.dag import Links, linked
-from swarm.errors import LockHeld, OddEntry, QueueError, UnknownBatch, name_hint
+from swarm.errors import LockHeld, QueueError, UnknownBatch, name_hint
 from swarm.filesystem.entries import is_file, read_file
 from swarm.queue import codec, lookup
 from swarm.queue.batches.item_lists import Items, NewOrder, new_order, whole_lines
@@ -31,6 +31,8 @@ from swarm.queue.submit.producer import Producer
 
 CHUNK = 8000
 """Items that share one flush."""
+_LOOKS = 10
+"""A task may move between the finding and the reading."""
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -239,17 +241,42 @@ class BatchBook:
         return (line for line in whole_lines(self._path(batch_id, "order")) if ID_RE.match(line))
 
     def documents(self, batch_id: str, first: int | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-        """In the input's order: each stored task, and again as finished document (None while it has not ended)."""
+        """In the input's order: each stored task, and again as finished document (None while it has not ended).
+
+        Of one whose record is damaged or in quarantine the second has status ``unfinished`` and an error. What was purged
+        is left out.
+        """
+        corrupt = lookup.CorruptTasks(self._layout)
         for task_id in self.task_ids(batch_id, first):
-            finished = lookup.read_ended(self._layout, task_id)
-            if finished is not None:
-                yield finished, finished
-            elif (located := lookup.find(self._layout, task_id)) is not None:
-                try:
-                    waiting = codec.read_document(located.path)
-                except (FileNotFoundError, OddEntry):  # it moved on in this moment, or cannot be read
-                    waiting = {"task_id": task_id}
-                yield waiting, None
+            pair = _documents(self._layout, task_id, corrupt)
+            if pair is not None:
+                yield pair
+
+
+def _documents(
+    layout: Layout, task_id: str, corrupt: lookup.CorruptTasks
+) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    """Of one task; None for one that is nowhere."""
+    try:
+        for _ in range(_LOOKS):
+            if (finished := lookup.read_ended(layout, task_id)) is not None:
+                return finished, finished
+            located = lookup.find(layout, task_id)
+            if located is None:
+                aside = corrupt.found(task_id)
+                return None if aside is None else _damaged(task_id, f"its record {aside.words}")
+            if located.state not in TERMINAL:
+                with suppress(FileNotFoundError):  # it has just moved on
+                    return codec.read_document(located.path), None
+    except ValueError as exc:
+        why = f"its record is damaged: {exc}; `swarm queue fsck` names it, `--repair` moves it to corrupt/"
+        return _damaged(task_id, why)
+    return {"task_id": task_id}, None
+
+
+def _damaged(task_id: str, why: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = {"task_id": task_id}
+    return known, {**known, "status": "unfinished", "error": {"type": "damaged", "message": why}}
 
 
 def _ids_in_groups(chunk: list[tuple[str, Mapping[str, Any]]], known: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,6 @@ import msgspec
 
 from swarm.clock import parse_iso
 from swarm.core.task import TERMINAL, TaskState
-from swarm.errors import OddEntry
 from swarm.filesystem.entries import DirStamp, list_inside, read_file, stamp_of
 from swarm.queue import codec
 from swarm.queue.batches.worker_sums import MAX_SPANS, Latest, Span, WorkerSums, merged
@@ -227,7 +226,7 @@ def _part(folder: str, ids: set[str], known: _Part | None) -> _Part | None:
             continue
         try:
             sums.note(codec.read_document(f"{folder}/{name}"))
-        except (FileNotFoundError, OddEntry):
+        except (FileNotFoundError, ValueError):
             continue  # retried or purged in this moment; or no document at all, which fsck names
     sums.settle()
     return _Part(now, sums, _VERSION)

@@ -1,5 +1,6 @@
 """A task whose file turns out to be none: whoever waits for it hears of it, and nobody waits for ever."""
 
+import csv
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from swarm.cli.app import app
 from swarm.core.task import TaskState, Trail
 from swarm.errors import UnknownTask
 from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.tally import tally
 from swarm.views import explanations
 from tests.helpers.queues import claim_one, finish_one, llm
 from tests.helpers.turns import ANSWER, TurnedBrain, work
@@ -167,6 +169,37 @@ def test_a_map_task_that_is_none_is_set_aside_when_its_turn_comes(queue, brain):
     brain.settle()
     assert queue.quarantined("m") is not None
     assert "is in corrupt/m.json" in queue.read("after")["error"]["message"]
+
+
+def test_results_tell_of_what_is_damaged_or_set_aside_and_give_the_others(queue, tmp_path):
+    manifest = Manifest(batch_id="b", source="x", format="openai", created_at="now")
+    for _ in queue.batches().submit(manifest, [(f"k{i}", llm(f"{i}", custom_id=f"{i}")) for i in range(5)]):
+        pass
+    ids = list(queue.batches().task_ids("b"))
+    damage(queue, ids[0])
+    assert work(queue.worker_view("w"), trail=ANSWER) == ids[1:], "the first is set aside"
+    damage(queue, ids[2])
+    os.unlink(queue.find(ids[3]).path)
+    words = ["results", "b", "--root", queue.layout.root, "-o"]
+    told = CliRunner().invoke(app, [*words, str(tmp_path / "o.jsonl"), "--json"])
+    said = json.loads(told.stdout)
+    assert (told.exit_code, said["items"], said["completed"], said["damaged"]) == (1, 4, 2, 2), "one was purged"
+    good, bad = ((tmp_path / name).read_text().splitlines() for name in ("o.jsonl", "o.errors.jsonl"))
+    assert [json.loads(line)["custom_id"] for line in good] == ["1", "4"]
+    why = [json.loads(line)["error"]["message"] for line in bad]
+    assert why[0].startswith(f"its record is in corrupt/{ids[0]}.1.json: not a task")
+    assert why[1].startswith("its record is damaged: ")
+    assert "damaged: 2 records" in CliRunner().invoke(app, [*words, str(tmp_path / "o.csv")]).stdout
+    with open(tmp_path / "o.csv", newline="", encoding="utf-8") as rows:
+        told_of = [(row["task_id"], row["status"], row["error"].partition(":")[0]) for row in csv.DictReader(rows)]
+    assert told_of == [
+        (ids[0], "unfinished", "damaged"),
+        (ids[1], "completed", ""),
+        (ids[2], "unfinished", "damaged"),
+        (ids[4], "completed", ""),
+    ]
+    counted = tally(queue.layout, queue.storage, "b", ids)
+    assert (counted.completed.items, counted.left) == (2, 3), "of the damaged and the purged nothing is known"
 
 
 def test_it_is_explained(queue):

@@ -137,6 +137,21 @@ def test_results_come_in_input_order_with_holes_for_what_has_not_ended(queue):
     assert [f is not None for _, f in pairs] == [True, True, False, False, False]
 
 
+def test_a_task_that_moves_on_while_it_is_read_keeps_its_columns(queue, monkeypatch):
+    submit(queue, items("a"))
+    find, moves = batches_module.lookup.find, iter([claim_one])
+
+    def find_what_moves_on(layout, task_id):
+        located = find(layout, task_id)
+        for move in moves:
+            assert move(queue.worker_view("w"))
+        return located
+
+    monkeypatch.setattr(batches_module.lookup, "find", find_what_moves_on)
+    ((task, finished),) = queue.batches().documents("b-1")
+    assert (task["request"]["messages"][0]["content"], finished) == ("a", None)
+
+
 def test_an_interrupted_submission_is_completed_by_the_next(queue, monkeypatch):
     monkeypatch.setattr(batches_module, "CHUNK", 10)
 
