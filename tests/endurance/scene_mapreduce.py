@@ -11,7 +11,6 @@ from typing import Any
 
 from swarm.core.task import MAX_TASK_BYTES, TERMINAL, TaskState
 from swarm.core.workflow.fan_out import MOST_CHILDREN
-from swarm.core.workflow.templating import MAX_FILLED_BYTES
 from swarm.errors import UnknownTask
 from swarm.queue.lookup import Located
 from tests.endurance.checks import mapped_and_joined, one_record_each, text_of
@@ -42,9 +41,9 @@ QUESTION_CHARS = 235
 SHOTS = {"mapping": 3, "answering": 5, "gathering": 2, "joining": 2}
 """At the brain, while the job is there; half of the time a worker falls with it, while the last task runs always."""
 REQUEST_S = 0.1
-CONTEXT = 128 * 1024
-"""Tokens: the whole file is one prompt, and all answers are another."""
-VRAM_MIB = 200_000
+CONTEXT = 512 * 1024
+"""Tokens: the whole file is one prompt, all answers are another, and what is answered comes on top."""
+VRAM_MIB = 800_000
 """Of each simulated card: a model with such a context is large."""
 
 
@@ -63,7 +62,7 @@ def scene(options: argparse.Namespace) -> SceneReport:
     report = SceneReport(name=f"mapreduce: {len(questions)} questions, --seed {options.seed}")
     say(report.name)
     config = f'[models."{MODEL}".options]\nnum_ctx = {CONTEXT}\n'
-    env = {"SWARM_LLM__NUM_PREDICT": str(MAX_FILLED_BYTES), "SWARM_SIM_OBEY": "true", "SWARM_SIM__VRAM_MIB": str(VRAM_MIB)}
+    env = {"SWARM_LLM__NUM_PREDICT": str(CONTEXT // 2), "SWARM_SIM_OBEY": "true", "SWARM_SIM__VRAM_MIB": str(VRAM_MIB)}
     with Arena("mapreduce", options, request_s=REQUEST_S, config=config, **env) as arena:
         steps = _steps(questions)
         with open(arena.path("steps.jsonl"), "w", encoding="utf-8") as file:

@@ -211,7 +211,8 @@ class ModelSpecMaker:
             return (*(simulator("llama-server") if plan.simulated else program), *flags)
         if plan.simulated:
             words = ("serve", served_as, "--host", HOST, "--port", str(port), "--max-num-seqs", str(slots))
-            return (*simulator("openai"), *words)
+            longest = ("--max-model-len", str(context)) if options.get("num_ctx") else ()
+            return (*simulator("openai"), *words, *longest)
         return filled_in(command, values)
 
     def _told(self) -> frozenset[str]:
