@@ -43,6 +43,8 @@ SHOTS = {"mapping": 3, "answering": 5, "gathering": 2, "joining": 2}
 REQUEST_S = 0.1
 CONTEXT = 512 * 1024
 """Tokens: the whole file is one prompt, all answers are another, and what is answered comes on top."""
+FULL = {"llama-server": 900}
+"""Questions, where an engine gives no model a longer context than it was trained for: 128 Ki tokens."""
 VRAM_MIB = 800_000
 """Of each simulated card: a model with such a context is large."""
 
@@ -50,12 +52,12 @@ VRAM_MIB = 800_000
 def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--input", metavar="FILE", help="JSON lines with the questions; by default they are made up")
     group.add_argument("--prompt-field", default="question", metavar="NAME")
-    group.add_argument("--questions", type=int, help=f"at most so many, at most {MOST_CHILDREN} (1319; quick 120)")
+    group.add_argument("--questions", type=int, help=f"at most so many, at most {MOST_CHILDREN} (1319, with llama-server 900; quick 120)")
 
 
 def scene(options: argparse.Namespace) -> SceneReport:
     """Run the three steps while shooting, read the results."""
-    number = size(options.questions, options, full=1319, quick=120)
+    number = size(options.questions, options, full=FULL.get(options.engine, 1319), quick=120)
     dice = dice_of(options, "mapreduce")
     questions = _questions(options, number, dice)
     say = teller(options)
