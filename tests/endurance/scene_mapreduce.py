@@ -52,7 +52,9 @@ VRAM_MIB = 800_000
 def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--input", metavar="FILE", help="JSON lines with the questions; by default they are made up")
     group.add_argument("--prompt-field", default="question", metavar="NAME")
-    group.add_argument("--questions", type=int, help=f"at most so many, at most {MOST_CHILDREN} (1319, with llama-server 900; quick 120)")
+    group.add_argument(
+        "--questions", type=int, help=f"at most so many, at most {MOST_CHILDREN} (1319, with llama-server 900; quick 120)"
+    )
 
 
 def scene(options: argparse.Namespace) -> SceneReport:
