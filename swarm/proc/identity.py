@@ -21,8 +21,8 @@ from swarm.filesystem.durable import NOT_THERE
 
 POLL_S = 0.05
 _DEAD_STATES = frozenset("ZXx")
-_START_FIELD = 19
-"""Field 22 of the file, counted from the state, which follows the command's closing parenthesis."""
+_THREADS_FIELD, _START_FIELD = 17, 19
+"""Fields 20 and 22 of the file, counted from the state, which follows the command's closing parenthesis."""
 
 
 class ProcessStat(msgspec.Struct, frozen=True):
@@ -32,11 +32,15 @@ class ProcessStat(msgspec.Struct, frozen=True):
     state: str
     parent: int
     group: int
+    threads: int = 1
 
     @property
     def alive(self) -> bool:
-        """False for a zombie: it has ended and only waits to be collected."""
-        return self.state not in _DEAD_STATES
+        """False for a zombie: it has ended and only waits to be collected.
+
+        One whose first thread alone has ended looks like a zombie, and cannot be collected before its other threads end.
+        """
+        return self.state not in _DEAD_STATES or self.threads > 1
 
 
 @cache
@@ -66,6 +70,7 @@ def read_stat(pid: int) -> ProcessStat | None:
         state=fields[0].decode(),
         parent=int(fields[1]),
         group=int(fields[2]),
+        threads=int(fields[_THREADS_FIELD]),
     )
 
 

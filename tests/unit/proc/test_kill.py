@@ -15,6 +15,7 @@ import pytest
 from swarm.proc import identity as identities
 from swarm.proc.child import Child, Exit, rotate_if_large, truncate_if_large
 from swarm.proc.env_markers import kill_marked
+from swarm.proc.identity import read_stat
 from swarm.proc.process_group import group_members, kill_group, signal_group
 from tests.helpers.wait import wait_until
 
@@ -174,3 +175,26 @@ def test_logs_are_moved_aside_or_emptied(tmp_path: Path):
     log.write_text("efgh")
     assert rotate_if_large(log, 3)
     assert not log.exists()
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("ready", flush=True)
+ctypes.CDLL(None).syscall(60, 0)  # exit: of this thread alone
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of the system call is another")
+def test_who_has_lost_its_first_thread_alone_has_not_ended():
+    """It looks like a zombie, and cannot be collected: taken for ended it would be left behind."""
+    child = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        wait_until(lambda: read_stat(child.pid).state == "Z", what="the end of its first thread")
+        assert [member.pid for member in group_members(child.pid)] == [child.pid]
+        assert kill_group(child.pid, 0.0)
+        assert os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    finally:
+        child.kill()
+        child.communicate()
