@@ -20,7 +20,6 @@ from swarm.errors import UnknownTask
 from swarm.queue import lookup
 from swarm.queue.batches.batch_watch import ShardWatch
 from swarm.queue.layout import Layout
-from swarm.queue.lookup import read_ended
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
@@ -191,8 +190,8 @@ class Results(Iterator[Result]):
 
 
 def read_result(layout: Layout, task_id: str, index: int | None = None) -> Result:
-    """The result of a task that has ended. Raises ``UnknownTask`` if its record was removed since."""
-    document = read_ended(layout, task_id)
+    """The result of a task that has ended. Raises ``UnknownTask`` if its record was removed since, ``QueueError``."""
+    document = lookup.read_result(layout, task_id)
     if document is None:
         raise UnknownTask(
             f"the record of task {task_id} is missing", hint="was it purged, or retried with `swarm queue retry`?"

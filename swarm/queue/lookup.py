@@ -23,7 +23,7 @@ import msgspec
 from swarm.core.lanes import parse_lane
 from swarm.core.snapshot import DropIn
 from swarm.core.task import ID_RE, TERMINAL, TaskState
-from swarm.errors import TaskInvalid, UnknownTask
+from swarm.errors import QueueError, TaskInvalid, UnknownTask
 from swarm.filesystem.entries import DirStamp, first_file, is_file, list_inside, list_names, read_file, stamp_of, status_of
 from swarm.queue import codec
 from swarm.queue.layout import Layout, is_shard, parse_task_file, task_file
@@ -158,6 +158,17 @@ def read_ended(layout: Layout, task_id: str) -> dict[str, Any] | None:
         document["status"] = str(state)
         return document
     return None
+
+
+def read_result(layout: Layout, task_id: str) -> dict[str, Any] | None:
+    """The same for who shows it to a person. Raises ``QueueError``: it is damaged."""
+    try:
+        return read_ended(layout, task_id)
+    except ValueError as exc:
+        raise QueueError(
+            f"the record of task {task_id} is damaged: {exc}",
+            hint="`swarm queue fsck` names it, `--repair` moves it to corrupt/; then submit the task again",
+        ) from exc
 
 
 def list_state(layout: Layout, state: TaskState) -> Iterator[Located]:

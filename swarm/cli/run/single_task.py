@@ -24,7 +24,7 @@ from swarm.formats.input.problems import FieldError
 from swarm.formats.input.source import InputItem, read_json
 from swarm.formats.tasks.task_builder import builder
 from swarm.queue.file_queue import FileQueue
-from swarm.queue.lookup import read_ended
+from swarm.queue.lookup import read_result
 from swarm.queue.root import prepare
 from swarm.runtime.open import open_queue, swarm_lives
 
@@ -171,7 +171,7 @@ def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models
 
 
 def _answer(queue: FileQueue, task_id: str) -> Outcome:
-    ended = read_ended(queue.layout, task_id)
+    ended = read_result(queue.layout, task_id)
     if ended is None:
         raise EngineError(f"task {task_id} has ended, but its record is missing", hint="`swarm queue fsck` checks the queue")
     if ended["status"] != "completed":

@@ -8,9 +8,11 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from swarm.api.results import read_result
 from swarm.cli.app import app
+from swarm.cli.run import single_task
 from swarm.core.task import TaskState, Trail
-from swarm.errors import UnknownTask
+from swarm.errors import QueueError, UnknownTask
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.views import explanations
@@ -235,3 +237,13 @@ def test_the_listing_of_corrupt_files_says_why(queue, brain):
     text = CliRunner().invoke(app, ["queue", "list", "corrupt", "--root", queue.layout.root]).stdout
     assert "byte order mark" in text
     assert "no reason is recorded" in text
+
+
+def test_an_ended_task_whose_record_is_damaged_is_a_message_for_who_waits_for_it(queue):
+    task_id = queue.enqueue(llm())
+    assert work(queue.worker_view("w")) == [task_id]
+    damage(queue, task_id)
+    for read in (lambda: read_result(queue.layout, task_id), lambda: single_task._answer(queue, task_id)):
+        with pytest.raises(QueueError, match=f"the record of task {task_id} is damaged") as caught:
+            read()
+        assert "swarm queue fsck" in caught.value.hint
