@@ -32,7 +32,9 @@ stop_grace_s = 2.0
 [engines.llama-server]
 stop_grace_s = 2.0
 [engines.vllm]
-command = ["vllm", "serve", "{{model}}", "--port", "{{port}}", "--max-num-seqs", "{{slots}}"]
+command = [
+    "vllm", "serve", "{{model}}", "--port", "{{port}}", "--max-num-seqs", "{{slots}}", "--max-model-len", "{{context}}",
+]
 stop_grace_s = 2.0
 [sim]
 start_delay_s = 0.0

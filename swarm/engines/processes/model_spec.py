@@ -211,7 +211,7 @@ class ModelSpecMaker:
             return (*(simulator("llama-server") if plan.simulated else program), *flags)
         if plan.simulated:
             words = ("serve", served_as, "--host", HOST, "--port", str(port), "--max-num-seqs", str(slots))
-            longest = ("--max-model-len", str(context)) if options.get("num_ctx") else ()
+            longest = ("--max-model-len", values["context"]) if "context" in self._told() else ()
             return (*simulator("openai"), *words, *longest)
         return filled_in(command, values)
 
