@@ -31,6 +31,8 @@ from tests.helpers.wait import wait_until
 
 LONGEST_S = 60.0
 """How long a node may take to be drained, or to end its processes."""
+VICTIM_S = 30.0
+"""So long a process that is to be killed is waited for."""
 FIRST_S = 240.0
 """How long all nodes may take to start and to end a first task."""
 
@@ -166,7 +168,7 @@ class NodeStorm:
             self._report.struck.append(Struck(kind="head", workers=every, at_s=now_s, over_s=time.time()))
             hit = True
         elif event.node is None:
-            hit = self._strike_here(event.kind)
+            hit = self._met(lambda: self._strike_here(event.kind))
         else:
             node = self._nodes.names[event.node]
             workers = self._nodes.workers(node, self._plan.cards)
@@ -191,7 +193,7 @@ class NodeStorm:
 
     def _strike_node(self, event: NodeEvent, node: str, struck: Struck) -> bool:
         if event.kind == "worker":
-            return self._shoot_worker(struck)
+            return self._met(lambda: self._shoot_worker(struck))
         if event.kind == "add":
             self._nodes.add(node)
             self._there.add(node)
@@ -203,13 +205,26 @@ class NodeStorm:
         }.get(event.kind)
         if begin is not None:
             begin()
-        elif not self._nodes.shoot(event.kind, node, self._dice):
+        elif not self._met(lambda: self._nodes.shoot(event.kind, node, self._dice)):
             return False
         if event.lasts_s:
             self._in_trouble.add(node)
             over = time.monotonic() + event.lasts_s
             heapq.heappush(self._ends, (over, next(self._numbers), lambda: self._over(event.kind, node, struck)))
         return True
+
+    def _met(self, shoot: Callable[[], bool]) -> bool:
+        """Whether there is a victim: one that is being started is waited for."""
+        give_up_s = time.monotonic() + VICTIM_S
+        hit = False
+
+        def tried() -> bool:
+            nonlocal hit
+            hit = shoot()
+            return hit or time.monotonic() > give_up_s
+
+        self._pass_time(tried)
+        return hit
 
     def _over(self, kind: str, node: str, struck: Struck) -> None:
         if kind == "freeze":
