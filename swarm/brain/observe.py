@@ -13,7 +13,7 @@ import msgspec
 from swarm.clock import now_iso
 from swarm.config.settings import Settings
 from swarm.core.gpu_reading import GpuReading
-from swarm.core.health.liveness import condition, workers_of
+from swarm.core.health.liveness import ready_workers
 from swarm.core.live.demand import STALE_S
 from swarm.core.policy.decide import old_after_s
 from swarm.core.snapshot import ClaimView, LaneView, LiveView, SwarmSnapshot, WorkerView
@@ -142,7 +142,7 @@ class Observer:
             gpus=all_cards(self._read_cards(now_s), workers),
             gpus_note=self._gpu.visibility.note if self._gpu is not None else "",
         )
-        serving = [view for view in workers_of(snapshot) if condition(view, snapshot, self._settings).state == "ready"]
+        serving = ready_workers(snapshot, self._settings)
         snapshot = replace(snapshot, lanes=tuple(self._aged_lane(lane, serving, snapshot) for lane in seen.lanes))
         self._judged.prune()
         self._elapsed.prune()

@@ -8,6 +8,7 @@ A ``Claim`` is one worker's right to one attempt at it, fenced by the exact file
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, NewType
 
@@ -135,7 +136,7 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Outcome = Literal["completed", "failed", "retried", "released", "crashed", "cancelled", "forgiven"]
-"""``forgiven``: an attempt before the dead letter was retried by hand; it counts no longer."""
+"""``forgiven``: an attempt before the task was retried or requeued by hand; it counts no longer."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -155,6 +156,11 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The attempts after it run alone on their server: then it is known whose fault the next fault is."""
     energy_j: float | None = None
     """Of an llm task: its share of what the cards used while it ran; None where no driver tells that."""
+
+
+def forgiven(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """The same, counted no longer."""
+    return tuple(msgspec.structs.replace(one, outcome="forgiven", fault=None) for one in attempts)
 
 
 class Trail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -15,8 +15,6 @@ from swarm.views.blocks import Cell
 if TYPE_CHECKING:
     from swarm.queue.layout import Layout
 
-"""This machine, in a table beside others."""
-
 
 class OfNode(Protocol):
     """A row that is about something on a node."""

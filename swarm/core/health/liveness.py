@@ -61,6 +61,11 @@ def condition(view: WorkerView, snapshot: SwarmSnapshot, settings: Settings) -> 
     return _own_word(view) or _card_lost(view, snapshot) or Condition("ready", f"{view.name} is ready")
 
 
+def ready_workers(snapshot: SwarmSnapshot, settings: Settings) -> list[WorkerView]:
+    """Those that take llm work now."""
+    return [view for view in workers_of(snapshot) if condition(view, snapshot, settings).state == "ready"]
+
+
 def _ended(view: WorkerView) -> Condition:
     """``stopped`` after a last heartbeat without a reason and with no claims left; else ``dead``."""
     beat = view.heartbeat

@@ -62,7 +62,7 @@ def model_slug(worker: str, model: str) -> str:
 
 def load_id(worker: str, model: str, *, epoch: int, resource_seq: int, live: bool = False) -> str:
     """Id of the load task for this deficit; a legal task id for every legal worker and model name."""
-    key = f"load-{worker}-{model_slug(worker, model)}-e{epoch % 10**6}-r{resource_seq % 10**7}"
+    key = f"load-{worker}-{model_slug(worker, model)}-e{epoch % 10**5}-r{resource_seq % 10**6}"
     return f"{key}-live" if live else key
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, workers_of
+from swarm.core.health.liveness import ready_workers
 from swarm.core.placement.demand import demands
 from swarm.core.placement.fit import misfit
 from swarm.core.placement.speeds import eta_s, speeds
@@ -18,7 +18,7 @@ def work_eta_s(snapshot: SwarmSnapshot, settings: Settings) -> float | None:
     where nothing is to be done, no card that is ready may be given one of the models, or none has run one of them yet.
     """
     learned = speeds(snapshot)
-    ready = [view for view in workers_of(snapshot) if condition(view, snapshot, settings).state == "ready"]
+    ready = ready_workers(snapshot, settings)
     shared_s = longest_s = 0.0
     for demand in demands(snapshot).values():
         may = [v for v in ready if v.heartbeat and v.heartbeat.model == demand.model]

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from swarm.config.settings import Settings
-from swarm.core.health.liveness import condition, workers_of
+from swarm.core.health.liveness import ready_workers
 from swarm.core.live.demand import KEPT_S
 from swarm.core.placement.board import Board, Card
 from swarm.core.placement.demand import Demand, Outstanding, demands, no_demand, outstanding
@@ -76,7 +76,7 @@ def next_live_turn_s(snapshot: SwarmSnapshot, settings: Settings) -> float | Non
 
 def _board(snapshot: SwarmSnapshot, settings: Settings) -> Board:
     """The cards as they are, and all demand; a model that only live requests want has none, but may be refused somewhere."""
-    ready = [w for w in workers_of(snapshot) if condition(w, snapshot, settings).state == "ready"]
+    ready = ready_workers(snapshot, settings)
     demand = demands(snapshot)
     live = frozenset(view.model for view in snapshot.live if view.keeps and not snapshot.pauses.model(view.model))
     demand |= {model: no_demand(model, snapshot) for model in live - demand.keys()}

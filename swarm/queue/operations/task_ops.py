@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
-import msgspec
-
 from swarm.core.lanes import lane_of
-from swarm.core.task import TERMINAL, TaskState, Trail
+from swarm.core.task import TERMINAL, TaskState, Trail, forgiven
 from swarm.core.workflow.fan_out import child_ids
 from swarm.errors import QueueError, StorageFault, UnknownTask
 from swarm.filesystem.entries import is_file, list_inside
@@ -99,8 +97,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
 
 def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -> str:
     task_id, lane = parts.task.task_id, lane_of(parts.task)
-    forgiven = tuple(msgspec.structs.replace(a, outcome="forgiven", fault=None) for a in parts.trail.attempts)
-    tail = codec.encode_trail(Trail(attempts=forgiven, children=parts.trail.children))
+    tail = codec.encode_trail(Trail(attempts=forgiven(parts.trail.attempts), children=parts.trail.children))
     rewrite_tail(storage, path, parts.body_size - 1, tail)
     forget_cancel(layout, task_id)
     enqueue_for(layout, storage, parts.task)  # its old end is off the record by now, so only the new one is notified

@@ -16,11 +16,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-import msgspec
-
 from swarm.clock import now_iso
 from swarm.core.lanes import Pauses, lane_of
-from swarm.core.task import Attempt, Claim, Finish, TaskError, TaskState, Trail, canonical_model
+from swarm.core.task import Attempt, Claim, Finish, TaskError, TaskState, Trail, canonical_model, forgiven
 from swarm.core.worker import WorkerStatus
 from swarm.errors import StorageFault, TaskInvalid
 from swarm.filesystem.entries import Occupied, is_file
@@ -190,10 +188,9 @@ class WorkerFileQueue:
         """
         task, trail, attempts = claim.task, None, claim.attempt - 1
         if self.requeue_requested(claim):
-            forgiven = tuple(msgspec.structs.replace(one, outcome="forgiven", fault=None) for one in claim.attempts)
             error = TaskError("requeued", "it was stopped and requeued at an operator's request")
             this = Attempt(attempt=claim.attempt, worker=self._worker, ended_at=now_iso(), outcome="forgiven", error=error)
-            trail, attempts = Trail(attempts=(*forgiven, this), released=bool(task.depends_on)), 0
+            trail, attempts = Trail(attempts=(*forgiven(claim.attempts), this), released=bool(task.depends_on)), 0
         requeued = self._transitions.requeue(claim.path, task, claim.body_size, trail, attempt=attempts, delayed=False)
         self._forget_requeue(claim)
         return requeued

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swarm.config.settings import Settings
@@ -166,6 +166,7 @@ names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
 any_model = st.text(string.ascii_lowercase + string.digits + "._:/-", min_size=1, max_size=150).map(lambda t: "m" + t)
 
 
+@example("w" * 32, "m" * 150, 10**9 - 1, 10**9 - 1, True)
 @given(names, any_model, st.integers(0, 10**9), st.integers(0, 10**9), st.booleans())
 def test_a_load_id_is_legal_and_its_document_tells_what_it_is_for(worker, model, epoch, resource_seq, live):
     task_id = load_id(worker, model, epoch=epoch, resource_seq=resource_seq, live=live)
