@@ -14,6 +14,8 @@ deterministic: would fail again. crash: the worker died holding it. cancelled: s
 server that serves others. suspect: it failed together with others, and any of them may be the cause (uses up none)."""
 
 
+NO_SERVER = frozenset({"server_down", "node_down"})
+"""Kinds of faults where nobody took the connection: no server has seen the request."""
 LOST_NODE = frozenset({"node_down", "node_lost", "node_silent"})
 """Kinds of faults where the machine of a card is lost: nobody listens there, the connection ended, no line came. Neither the
 request nor the model server is to blame."""

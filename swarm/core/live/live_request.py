@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from swarm.core.faults import FaultClass, TaskFault
+from swarm.core.faults import NO_SERVER, FaultClass, TaskFault
 from swarm.core.task import Endpoint, IdText, PositiveSeconds
 
 PATH = "/run"
@@ -55,7 +55,9 @@ class LiveFault(msgspec.Struct, frozen=True, kw_only=True):
         return 422 if self.fault == "deterministic" else 502
 
 
-def live_fault(fault: TaskFault) -> LiveFault:
-    """As it is told to who asked."""
+def live_fault(fault: TaskFault) -> LiveFault | Refusal:
+    """As it is told to who asked; a request that no server has seen was not let in."""
+    if fault.kind in NO_SERVER:
+        return Refusal("unready", fault.message)
     elsewhere = fault.fault in ("infra", "transient") and fault.kind != "timeout"
     return LiveFault(fault=fault.fault, kind=fault.kind, message=fault.message, elsewhere=elsewhere)

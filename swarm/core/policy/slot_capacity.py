@@ -87,13 +87,15 @@ class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_mib: int | None
     """Of the cards together, as far as others leave it; None: not known. 0: there is no card."""
+    host_mib: int | None = None
+    """Of the host, as far as others leave it; only asked where there is no card. None: not known."""
     weights_mib: int = 0
     """Size of the model's file; 0: not known."""
     kv_bytes_per_token: int = 0
     context: int = 0
     """Tokens per slot; 0: not known."""
     pooled: bool = False
-    """Slots share one pool of context, so that more of them take no more of the host's memory."""
+    """Slots share one pool of context: one that is not in use takes no time of the processor."""
     most: int = 64
     failed: int = 0
     """The smallest capacity that found no memory with this context; 0: none did."""
@@ -128,8 +130,8 @@ def capacity_for(facts: LoadFacts) -> Capacity:
 
 def _chosen(facts: LoadFacts) -> Capacity:
     if facts.memory_mib == 0:
-        least = CAUTIOUS if facts.pooled else 1
-        return _bounded(facts, max(least, facts.remembered, facts.wanted), "the model runs on the CPU")
+        first = _first_on_host(facts) if facts.pooled else 1
+        return _bounded(facts, max(first, facts.remembered, facts.wanted), "the model runs on the CPU")
     fits = _fitting(facts)
     most = FIRST_MOST if fits is not None else CAUTIOUS
     asked = facts.wanted or _rung_from(facts.remembered) or most
@@ -213,6 +215,13 @@ def _fitting(facts: LoadFacts) -> int | None:
     left_mib = facts.memory_mib - weights_mib - max(MARGIN_MIB, MARGIN_SHARE * facts.memory_mib)
     fits = int(left_mib * MIB / (facts.kv_bytes_per_token * facts.context))
     return max((level for level in LADDER if level <= fits), default=1)
+
+
+def _first_on_host(facts: LoadFacts) -> int:
+    """For how many a first load is without a card: the other half of the host's memory stays with its programs."""
+    half = None if facts.host_mib is None else facts.host_mib // 2
+    fits = _fitting(msgspec.structs.replace(facts, memory_mib=half))
+    return CAUTIOUS if fits is None else min(FIRST_MOST, fits)
 
 
 def _rung_from(slots: int) -> int:

@@ -43,14 +43,15 @@ class LoadSlots:
         fixed: int = 0,
         chosen: bool = True,
         free_mib: Callable[[], int | None] = lambda: None,
+        host_mib: Callable[[], int | None] = lambda: None,
         weights_mib: Callable[[str], int] = lambda _model: 0,
         running: Callable[[], int] = lambda: 0,
         waiting: Callable[[str], int] = lambda _model: 0,
     ) -> None:
         """``fixed``: what the configuration sets, 0: nothing. ``chosen`` False: whoever started the server has decided.
 
-        ``free_mib``: of its cards, once other models are gone; 0: it has none. ``running``: what its server was started
-        for, 0: it takes any number with each load. ``waiting``: requests for a model.
+        ``free_mib``: of its cards, once other models are gone; 0: it has none. ``host_mib``: of the host. ``running``: what
+        its server was started for, 0: it takes any number with each load. ``waiting``: requests for a model.
         """
         self.memory = memory
         self.fixed = fixed or (settings.slots if isinstance(settings.slots, int) else 0)
@@ -60,6 +61,7 @@ class LoadSlots:
         self._engine_of = engine_of
         self._chosen = chosen
         self._free_mib = free_mib
+        self._host_mib = host_mib
         self._weights_mib = weights_mib
         self._running = running
         self._waiting = waiting
@@ -99,6 +101,7 @@ class LoadSlots:
         ours = [one for one in self.memory.records if self.is_of(one, model)]
         facts = LoadFacts(
             memory_mib=memory_mib,
+            host_mib=self._host_mib() if memory_mib == 0 else None,
             weights_mib=self._weights_mib(model),
             kv_bytes_per_token=details.kv_bytes_per_token,
             context=context,

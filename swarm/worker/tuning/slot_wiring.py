@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import psutil
+
 from swarm.config.settings import Settings
 from swarm.core.faults import TaskFault
 from swarm.core.lanes import llm_lane
@@ -70,6 +72,7 @@ def slots_for_loads(
         fixed=server.fixed,
         chosen=not plan.adopted,
         free_mib=lambda: free_memory_mib(reader, plan.gpu_uuids, plan.vram_mib) if plan.gpus else 0,
+        host_mib=lambda: psutil.virtual_memory().available >> 20 if plan.relay is None else None,
         weights_mib=weights_mib,
         running=server.running,
         waiting=waiting,

@@ -184,6 +184,10 @@ def kill(user: User, worker: str, *, server: bool) -> None:
         beat, row = registry.read_heartbeat(layout, worker), registry.read_row(layout, worker)
         if beat is None or row is None or beat.epoch != row.epoch or beat.status not in ("idle", "busy"):
             return False
-        return beat.seq > was.seq if server else row.epoch > before.epoch
+        if not server:
+            return row.epoch > before.epoch
+        now = load_status(user.root / "workers")
+        kept = now.child(f"ollama-{worker}") if now is not None else None
+        return beat.seq > was.seq and kept is not None and kept.state == "running" and kept.pid != killed
 
     wait_until(again, what=f"{worker} takes work again")
