@@ -12,10 +12,10 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,12 @@ HOOK = "import sys\nif 'worker' in sys.orig_argv:\n    from benchmarks import ov
 
 def watch() -> None:
     """In the worker: note the moments, and write them out at the end."""
-    import swarm.engines.ollama.client as client  # noqa: PLC0415
-    from swarm.engines.control_http import HttpClient  # noqa: PLC0415
+    from swarm.engines.work_http import WorkHttp, WorkReply  # noqa: PLC0415
     from swarm.queue.worker.worker_queue import WorkerFileQueue  # noqa: PLC0415
 
     moments: dict[str, dict[str, float]] = {}
-    current = threading.local()
-    real_transaction, real_send, real_drain = WorkerFileQueue.transaction, HttpClient.send, client._drain
+    current: ContextVar[str] = ContextVar("current")
+    real_transaction, real_post, real_drain = WorkerFileQueue.transaction, WorkHttp.post, WorkReply.drain
 
     @contextmanager
     def transaction(self: Any) -> Iterator[Any]:
@@ -45,17 +44,18 @@ def watch() -> None:
         for claim in one.claims:
             moments[claim.task.task_id] = {"claim": began_s, "claimed": ended_s}
 
-    def send(self: Any, method: str, path: str, body: Any, headers: Any, abort: Any) -> Any:
-        current.task = headers.get("X-Swarm-Task", "")
-        moments.setdefault(current.task, {})["sent"] = time.perf_counter()
-        return real_send(self, method, path, body, headers, abort)
+    @asynccontextmanager
+    async def post(self: Any, path: str, body: bytes, headers: Mapping[str, str], deadlines: Any) -> AsyncIterator[Any]:
+        current.set(headers.get("X-Swarm-Task", ""))
+        moments.setdefault(current.get(), {})["sent"] = time.perf_counter()
+        async with real_post(self, path, body, headers, deadlines) as reply:
+            yield reply
 
-    def drain(*args: Any) -> Any:
-        done = real_drain(*args)
-        moments.setdefault(getattr(current, "task", ""), {})["last"] = time.perf_counter()
-        return done
+    async def drain(self: Any) -> None:
+        moments[current.get()]["last"] = time.perf_counter()
+        await real_drain(self)
 
-    WorkerFileQueue.transaction, HttpClient.send, client._drain = transaction, send, drain  # type: ignore[method-assign,assignment]
+    WorkerFileQueue.transaction, WorkHttp.post, WorkReply.drain = transaction, post, drain  # type: ignore[method-assign]
 
     def write() -> None:
         with open(os.environ["BENCH_MOMENTS"], "w", encoding="utf-8") as file:
