@@ -63,7 +63,7 @@ class AdoptedServer:
         """The model that is chosen, if it is still served; at first the first that is."""
         served = [(canonical_model(one.name), one.context_length) for one in self._served(timeout_s)]
         chosen = served[:1] if self._chosen is None else [one for one in served if one[0] == self._chosen]
-        return tuple(LoadedModel(name=name, context_length=context) for name, context in chosen)
+        return tuple(LoadedModel(name=name, context_length=context, context_fixed=True) for name, context in chosen)
 
     def show(self, model: str, timeout_s: float = LOOK_S) -> ModelDetails:
         """No more than that it is served. Raises ``TaskFault`` kind ``model_missing``."""

@@ -168,12 +168,12 @@ def judge(held: Sequence[LoadedModel], models: ModelTable, *, on_cpu_spill: Spil
 def refusal(loaded: LoadedModel, models: ModelTable, *, on_cpu_spill: SpillPolicy) -> str:
     """Why a loaded model does not count; empty if it does.
 
-    One that somebody loaded with another ``num_ctx`` does not: our first request would load it anew.
+    One that somebody loaded with another ``num_ctx`` does not where our first request would load it anew.
     """
     if loaded.spilled and on_cpu_spill == "refuse":
         return f"{loaded.name} is not wholly on its card: {loaded.spilled}"
     wanted = models.of(loaded.name).options.get("num_ctx")
-    if isinstance(wanted, int) and loaded.context_length > wanted:
+    if isinstance(wanted, int) and loaded.context_length > wanted and not loaded.context_fixed:
         return f"{loaded.name} was loaded with num_ctx {loaded.context_length}, configured is {wanted}"
     return ""
 

@@ -68,6 +68,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """The part on GPUs; less than ``size_mib`` means that the rest runs on the CPU."""
     context_length: int = 0
     """Per slot, as allocated; 0 where the release does not say."""
+    context_fixed: bool = False
+    """No request changes it: whatever ``num_ctx`` says, the model is not loaded anew for one."""
     expires_at: str = ""
     slots: int = 0
     """Requests at once that it was loaded for; 0: the engine does not say."""

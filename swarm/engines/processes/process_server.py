@@ -318,6 +318,7 @@ class ProcessServer:
             size_mib=size_mib,
             size_vram_mib=size_mib if on_cards else 0,
             context_length=spec.context if "context" in spec.told else 0,
+            context_fixed=True,
             slots=spec.slots if "slots" in spec.told else 0,
         )
 

@@ -195,6 +195,7 @@ def test_a_cancel_ends_the_wait():
         ([loaded("b:latest", size_vram_mib=10)], "refuse", None, "size 1000 MiB, on GPU 10 MiB"),
         ([loaded("b:latest", size_vram_mib=10)], "warn", "b:latest", ""),
         ([loaded("a:latest", context_length=9999)], "refuse", None, "num_ctx 9999, configured is 4096"),
+        ([loaded("a:latest", context_length=9999, context_fixed=True)], "refuse", "a:latest", ""),
     ],
 )
 def test_what_counts_as_loaded(held, policy, model, words):
