@@ -112,7 +112,7 @@ class App(ABC):
     async def generate(self, ask: Ask, loaded: LoadedModel, prompt: str, wire: Wire) -> None:
         """Answer a request on a loaded model. ``prompt`` is what its slot's context will hold. Raises ``ApiError``."""
         slot = await loaded.slots.acquire(prompt)
-        generation = Generation(ask, loaded, slot, self.knobs, wire)
+        generation = Generation(ask, loaded, slot, self.knobs, wire, held=lambda: self._holds(ask))
         self.evaluated += slot.processed
         self.reused += slot.cached
         try:
@@ -121,6 +121,9 @@ class App(ABC):
             loaded.slots.release(slot, "".join(generation.answer.text))
         self.served += 1
         self.generated += generation.answer.tokens
+
+    def _holds(self, ask: Ask) -> bool:
+        return bool(self.knobs.hold) and self.knobs.hold in ask.prompt
 
     async def embed(self, ask: Ask, loaded: LoadedModel) -> list[int]:
         """Embed the texts of a request; the tokens of each. Raises ``ApiError``."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from swarm.simulator.slot_pool import Slot
 PROMPT_SHARE = 0.05
 """Part of a request's time that is reported as spent on the prompt."""
 EMBED_SPEED = 10
+HELD_S = 0.01
+"""How often a request looks whether it is held still."""
 ENDLESS_PIECE = "endless " * 512
 Piece = dict[str, Any]
 """``text``, or ``thinking``, or ``text`` and ``tool_calls``: names of functions, called without arguments."""
@@ -129,7 +132,11 @@ class SharedWork:
 class Generation:
     """The work of one request on a loaded model."""
 
-    def __init__(self, ask: Ask, loaded: LoadedModel, slot: Slot, knobs: Knobs, wire: Wire) -> None:
+    def __init__(
+        self, ask: Ask, loaded: LoadedModel, slot: Slot, knobs: Knobs, wire: Wire, held: Callable[[], bool]
+    ) -> None:
+        """``held``: whether its end has to wait."""
+        self._held = held
         self._ask = ask
         self._loaded = loaded
         self._slot = slot
@@ -178,6 +185,8 @@ class Generation:
                 if self._ask.stream:
                     self._wire.piece(pieces[n])
             await work.until(1.0)
+            while self._held():
+                await self._loaded.sleep_until(self._loop.time() + HELD_S)
         finally:
             work.end()
         self._slot.decoded = self.answer.tokens

@@ -77,6 +77,7 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     )
     spill_factor: Positive = _knob(10.0, "how many times slower a model runs that is not whole on the card")
 
+    hold: str = _knob("", "requests whose prompt contains this text end only once it is turned off")
     faults: tuple[str, ...] = _knob(
         (), "what goes wrong with requests: MODE or MODE=RATE (0 to 1); see swarm.simulator.faults"
     )

@@ -202,10 +202,12 @@ def test_cancelled_before_it_was_read(shop):
 
 
 def test_expired_what_ran_is_in_the_output(shop):
-    batch_id = shop.batch(*(line(str(i)) for i in range(4)), window="2s")
+    batch_id = shop.batch(*(line(str(i)) for i in range(4)))
     shop.tick_until(batch_id, "in_progress")
     shop.driver.tick()
     shop.work(1)
+    shop.rewrite(batch_id, expires_at=int(time.time()) - 1)
+    shop.restart()
     now = shop.tick_until(batch_id, *OVER)
     assert (now["status"], now["expired_at"] >= now["expires_at"]) == ("expired", True)
     good, bad = shop.results(batch_id)

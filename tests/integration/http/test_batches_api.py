@@ -3,12 +3,14 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from swarm.core.worker import ProcessIdentity
+from swarm.proc import identity
+from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.proc.ports import free_port
 from swarm.queue.layout import Layout
 from swarm.queue.stores.registry import read_row
@@ -80,8 +82,14 @@ def pid_of(user: User, name: str = "http") -> int:
     return row.process.pid if row is not None else 0
 
 
-def drivers(user: User) -> list[int]:
-    return [pid for pid in user.ours() if "driver_process" in Path(f"/proc/{pid}/cmdline").read_text()]
+def drivers(user: User) -> list[ProcessIdentity]:
+    ours = find_marked(**{ROOT_MARKER: str(user.root)})
+    return [one for one in ours if "driver_process" in " ".join(identity.command_line(one))]
+
+
+def kill_driver(user: User) -> None:
+    """One is started a moment after the HTTP server."""
+    wait_until(lambda: any(identity.signal(one, signal.SIGKILL) for one in drivers(user)), what="a batch driver")
 
 
 def test_a_thousand_requests_from_upload_to_output_file(swarm, client):
@@ -153,7 +161,7 @@ def test_the_process_is_killed_again_and_again(swarm, client):
         time.sleep(0.3 * round_no)  # the place of the kill, not a wait for anything
         before = pid_of(user)
         if round_no % 2:
-            os.kill(drivers(user)[0], signal.SIGKILL)
+            kill_driver(user)
         os.kill(before, signal.SIGKILL)
         wait_until(lambda pid=before: pid_of(user) not in (0, pid), what="another process")
         client.get(batches[0])
@@ -163,9 +171,9 @@ def test_the_process_is_killed_again_and_again(swarm, client):
     client.check_once_each(now, ids)
     for batch_id in batches[1:]:
         client.check_once_each(client.wait_for(batch_id, "completed"), ["a", "b"])
-    os.kill(drivers(user)[0], signal.SIGKILL)  # alone: its parent starts another one
+    kill_driver(user)  # alone: its parent starts another one
     client.check_once_each(client.wait_for(client.batch(line("last")), "completed"), ["last"])
-    assert len(drivers(user)) == 1
+    wait_until(lambda: len(drivers(user)) == 1, what="one driver")
     assert user.run("queue", "fsck").returncode == 0
 
 
@@ -186,6 +194,7 @@ def test_an_upload_that_is_cut_off_leaves_no_file(swarm, client):
             f"http://127.0.0.1:{port}/v1/files",
             content=pieces(),
             headers={"content-type": "multipart/form-data; boundary=x"},
+            timeout=60,
         )
     wait_until(lambda: not set(staging.glob("*/content")) - of_the_killed, what="nothing half accepted")
     assert {file.id for file in client.openai.files.list()} == before

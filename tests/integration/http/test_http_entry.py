@@ -56,7 +56,7 @@ def status(answer: bytes) -> int:
 
 @pytest.fixture(scope="module")
 def entry(tmp_path_factory) -> Iterator[Entry]:
-    settings = {"MAX_BODY_MIB": "1", "READ_TIMEOUT_S": "1", "MAX_CONNECTIONS": "40", "PROXIES": '["127.0.0.1"]'}
+    settings = {"MAX_BODY_MIB": "1", "READ_TIMEOUT_S": "3", "MAX_CONNECTIONS": "40", "PROXIES": '["127.0.0.1"]'}
     env = {f"SWARM_HTTP__{name}": value for name, value in settings.items()}
     user = User(tmp_path_factory.mktemp("entry"), **env, SWARM_LOGGING__LEVEL="DEBUG")
     port = free_port()

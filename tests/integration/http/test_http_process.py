@@ -206,8 +206,10 @@ def test_it_ends_when_another_directory_takes_the_place_of_its_root(alone):
     port = free_port()
     process = alone.start("http", "--listen", str(port))
     wait_for_answer(port)
+    process.send_signal(signal.SIGSTOP)  # or it may look between the two steps
     alone.root.rename(alone.folder / "elsewhere")
     alone.root.mkdir()
+    process.send_signal(signal.SIGCONT)
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.startswith("error: another directory is in place of the queue root")

@@ -26,6 +26,9 @@ from swarm.proc.ports import free_port
 from tests.helpers.http_access import http_parts
 from tests.helpers.wait import wait_until
 
+WRITE_S = 1.0
+"""A client that takes nothing for so long is cut."""
+
 
 class Running:
     """A server in a thread, with a request that ends when told to and a stream that ends with the server."""
@@ -58,10 +61,11 @@ class Running:
                 await asyncio.sleep(0)
 
         async def flood(_request):
+            self.begun.set()
             return StreamingResponse(endless())
 
         app = Starlette(routes=[Route("/", slow), Route("/swarm/events", stream), Route("/swarm/flood", flood)])
-        gate, protocol = AccessGate(app, parts), with_limits(99, write_s=0.3)
+        gate, protocol = AccessGate(app, parts), with_limits(99, write_s=WRITE_S)
         config = uvicorn.Config(gate, http=protocol, ws="none", log_config=None, timeout_graceful_shutdown=grace_s)
         self.server = HttpServer(
             config, ending=parts.ending, beat=self._beat, root_trouble=lambda: self.trouble, log=parts.log
@@ -176,17 +180,29 @@ def test_a_disk_that_takes_no_heartbeat_is_said_once_and_ends_nothing(running, c
     assert caplog.text.count("cannot write its heartbeat") == 1
 
 
+FLOOD = b"GET /swarm/flood HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 def test_a_client_that_takes_nothing_of_its_answer_is_cut_and_one_that_takes_its_time_is_not(running):
     one = running()
-    ask = b"GET /swarm/flood HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as steady:
-        steady.sendall(ask)
-        end_s = time.monotonic() + 1.0
-        while time.monotonic() < end_s:  # three times as long as it would have without reading
-            assert steady.recv(1 << 20)
-        assert one.server.server_state.tasks
+    wait_until(lambda: served_throughout(one), what="a client that reads all the time")
     wait_until(lambda: not one.server.server_state.tasks, what="the stream has ended with its client")
+    one.begun.clear()
     with socket.create_connection(("127.0.0.1", one.port), timeout=60) as stuck:
-        stuck.sendall(ask)
-        wait_until(lambda: one.server.server_state.tasks, what="the stream has begun")
+        stuck.sendall(FLOOD)
+        assert one.begun.wait(60)
         wait_until(lambda: not one.server.server_state.tasks, what="the stream was cut")
+
+
+def served_throughout(one: Running) -> bool:
+    """Twice as long as without reading. False: this test itself stood still, and so the client did not read."""
+    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as steady:
+        steady.sendall(FLOOD)
+        begun_s = read_s = time.monotonic()
+        while read_s - begun_s < 2 * WRITE_S:
+            piece, before_s, read_s = steady.recv(1 << 20), read_s, time.monotonic()
+            if read_s - before_s > WRITE_S / 2:
+                return False
+            assert piece
+        assert one.server.server_state.tasks
+    return True

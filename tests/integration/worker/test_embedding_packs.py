@@ -9,6 +9,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.models.model_server import Limits
+from swarm.worker.executors import embedding_packs
 from swarm.worker.executors.embedding_packs import AT_ONCE, EmbeddingPacks
 from tests.helpers.blocking import AsyncServer, wait_for
 from tests.helpers.simserver import SimServer
@@ -123,7 +124,7 @@ def test_a_fault_of_the_server_reaches_each_request_of_the_pack(sim):
     assert {reply.fault for reply in replies} <= {"infra", "transient"}
 
 
-def test_packs_that_take_too_long_use_up_no_attempt_and_are_halved_until_they_are_answered(sim):
+def test_packs_that_take_too_long_use_up_no_attempt_and_are_halved_until_they_are_answered(sim, monkeypatch):
     class Slow(AsyncServer):
         def __init__(self, client):
             super().__init__(client)
@@ -141,14 +142,16 @@ def test_packs_that_take_too_long_use_up_no_attempt_and_are_halved_until_they_ar
             self.run = run
 
     server = Slow(sim.client)
+    monkeypatch.setattr(embedding_packs, "PATIENCE", 0.01)
     packs, asked = EmbeddingPacks(server), [body(f"t{n}") for n in range(16 * (AT_ONCE + 1))]
     for size in (8, 4):
-        replies = ask_all(packs, asked, Limits(total_s=2.0))
+        replies = ask_all(packs, asked)
         assert {(reply.fault, reply.kind) for reply in replies} == {("infra", "timeout")}, "what never left as well"
         assert packs.size == size
         wait_until(lambda: server.cut == AT_ONCE, what="the packs to be cut")
         server.cut = 0
-    assert all(reply.final["packed"] == 4 for reply in ask_all(packs, asked[:16], Limits(total_s=2.0)))
+    monkeypatch.undo()
+    assert all(reply.final["packed"] == 4 for reply in ask_all(packs, asked[:16]))
 
 
 def test_who_has_less_time_costs_the_others_none_and_alone_it_is_its_own_fault(sim):
@@ -187,13 +190,29 @@ def test_an_answer_with_too_few_vectors_is_none(sim):
 
 
 def test_a_cancelled_request_costs_the_others_nothing_and_without_any_the_pack_is_cut(sim):
-    sim.set(request_s=0.5)
-    packs = EmbeddingPacks(AsyncServer(sim.client))
+    class Gated(AsyncServer):
+        """Answers once it may."""
+
+        def __init__(self, client):
+            super().__init__(client)
+            self.asked, self.open = asyncio.Event(), asyncio.Event()
+            inner = self.run
+
+            async def run(endpoint, asked, **how):
+                self.asked.set()
+                await self.open.wait()
+                return await inner(endpoint, asked, **how)
+
+            self.run = run
+
+    server = Gated(sim.client)
+    packs = EmbeddingPacks(server)
 
     async def cancel_one():
         asked = [asyncio.ensure_future(packs.embed(body(f"t{n}"), limits=LIMITS, marker=None)) for n in range(3)]
-        await asyncio.to_thread(wait_until, lambda: sim.state()["in_flight"] == 1, what="the pack to be asked")
+        await server.asked.wait()
         asked[1].cancel()
+        server.open.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
     first, cut, last = wait_for(cancel_one())

@@ -93,6 +93,19 @@ class Swarm:
         """No place is kept for live requests any more."""
         wait_until(lambda: not self.beat["live"].get("kept"))
 
+    def idle(self) -> None:
+        """Nothing is at work at the server, and a later heartbeat says so of the worker."""
+        wait_until(lambda: self.in_flight() == 0, what="the server to be idle")
+        before = self.beat
+
+        def said() -> bool:
+            now = self.beat
+            later = (now["epoch"], now["seq"]) > (before["epoch"], before["seq"])
+            return later and not now.get("slots") and not now.get("live", {}).get("in_flight")
+
+        wait_until(said, what="the worker to be idle")
+        self.ready()
+
     def load(self) -> Swarm:
         """With its model loaded."""
         self("submit", "--prompt", "first", "--model", MODEL, "--wait")
@@ -132,9 +145,9 @@ def running(folder: Path, more: str = "") -> Iterator[Swarm]:
 
 @pytest.fixture
 def swarm(ollama: Swarm) -> Iterator[Swarm]:
-    """Idle, with a quick server."""
-    ollama.knobs(request_s=0.1, lines=60, faults=[], poison=[])
-    wait_until(lambda: not ollama.beat.get("slots"))
+    """Idle, with a quick server, also where the test before has left requests."""
+    ollama.knobs(request_s=0.1, lines=60, faults=[], poison=[], hold="")
+    ollama.idle()
     yield ollama
 
 
@@ -213,20 +226,23 @@ def test_who_reads_nothing_holds_no_place(swarm):
 
 
 def test_batch_work_gives_way_and_loses_nothing(swarm):
-    swarm.knobs(request_s=6.0)
+    swarm.knobs(hold="batch ")
     swarm.quiet()
     before = swarm.beat["live"].get("yielded", 0)
     batch = swarm.submit(SLOTS + 1)
     wait_until(lambda: len(swarm.beat.get("slots", ())) >= SLOTS, what="a full card")
-    swarm.knobs(request_s=0.2)
     lines = list(swarm.ask(name="at-once").lines())
     assert lines[-1]["done"]
-    wait_until(lambda: swarm.beat["live"].get("kept") == 1)
-    assert len(swarm.beat["slots"]) < SLOTS, "a place is kept"
-    assert swarm.beat["live"]["yielded"] > before
+    wait_until(lambda: swarm.beat["live"].get("yielded", 0) > before, what="a task that gave way")
+    wait_until(lambda: keeps_a_place(swarm.beat), what="a place to be kept")
+    swarm.knobs(hold="")
     attempts = swarm.attempts(batch, SLOTS + 1)
     assert [(one["attempt"], one["outcome"]) for one in attempts] == [(1, "completed")] * (SLOTS + 1)
     assert not list(swarm.root.glob("failed/*/*.json"))
+
+
+def keeps_a_place(beat: dict[str, Any]) -> bool:
+    return beat["live"].get("kept") == 1 and len(beat.get("slots", ())) < SLOTS
 
 
 def test_no_more_than_the_share_come_in_at_once(swarm):
@@ -252,21 +268,21 @@ def test_a_fault_before_the_first_piece_says_whether_another_card_may_be_tried(s
 
 def test_a_fault_in_the_answer_is_its_last_line_and_blames_no_batch_task(swarm):
     swarm.quiet()
-    swarm.knobs(request_s=3.0, poison=["BREAK=kill_runner"])
+    swarm.knobs(hold="innocent", poison=["BREAK=kill_runner"])
     batch = swarm.submit(SLOTS - 1, "innocent")
     wait_until(lambda: len(swarm.beat.get("slots", ())) >= SLOTS - 1)
-    swarm.knobs(request_s=0.2)
     answer = swarm.ask("please BREAK it")
     *pieces, last = answer.lines()
     assert pieces
     assert last["error"]["fault"] in ("infra", "transient")
+    swarm.knobs(hold="")
     faults = {attempt.get("fault") for attempt in swarm.attempts(batch, SLOTS - 1)}
     assert faults <= {None, "suspect", "infra"}, "none of them used up an attempt, or is said to have broken it"
     swarm.ready()
 
 
 def test_a_worker_that_stops_finishes_what_it_has_and_takes_no_more(swarm):
-    swarm.knobs(request_s=4.0)
+    swarm.knobs(hold="hello")
     pid = swarm.worker_pid()
     answer = swarm.ask()
     lines = answer.lines()
@@ -275,10 +291,10 @@ def test_a_worker_that_stops_finishes_what_it_has_and_takes_no_more(swarm):
     wait_until(lambda: swarm.beat["status"] == "draining")
     status, error = refused(swarm.ask())
     assert (status, error["kind"]) == (409, "draining")
+    swarm.knobs(hold="")
     assert list(lines)[-1]["done"]
     wait_until(lambda: swarm.worker_pid() != pid, what="the next life")
     swarm.ready()
-    swarm.knobs(request_s=0.1)
     assert list(swarm.ask().lines())[-1]["done"]
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ class World:
         """Of all tasks that completed."""
         return [one for path in self.completed() for one in json.loads(path.read_bytes())["attempts"]]
 
+    def work_of(self, *workers: str) -> None:
+        """Until each of these has completed one more task: more come as long as others are quicker."""
+        before = Counter(one["worker"] for one in self.attempts())
+
+        def each_has() -> bool:
+            now = Counter(one["worker"] for one in self.attempts())
+            if all(now[worker] > before[worker] for worker in workers):
+                return True
+            if len(self.completed()) == self.submitted:
+                self.submit(20)
+            return False
+
+        wait_until(each_has, what=f"work of {workers}")
+
     def completed(self) -> list[Path]:
         """Their documents, without loads."""
         return [path for path in (self.root / "completed").rglob("*.json") if b'"task_class":"llm"' in path.read_bytes()]
@@ -144,7 +159,7 @@ def test_work_is_done_over_there_as_here(world: World) -> None:
     answers = world.results(world.submit(40))
     assert len(answers) == 40
     assert all(one["response"].startswith("[simulated] ") for one in answers)
-    assert {one["worker"] for one in world.attempts()} == {"worker-1", "box2-gpu0"}
+    world.work_of("worker-1", "box2-gpu0")
     row = world.row("box2-gpu0")
     assert (row.node, row.gpu_uuids, row.gpus, row.simulated) == ("box2", ("box2/SIM-GPU-0",), (0,), True)
     beat = world.beat("box2-gpu0")
@@ -160,7 +175,7 @@ def test_work_is_done_over_there_as_here(world: World) -> None:
 
 
 def test_a_live_request_is_answered_over_there(world: World) -> None:
-    world.results(world.submit(60))
+    world.work_of("box2-gpu0")
     wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.live and beat.live.limit, what="a place")
     request = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
     answer = LiveAnswer(world.layout.live_socket("box2-gpu0"), live_body("live-1", request))
@@ -173,12 +188,9 @@ def test_a_live_request_is_answered_over_there(world: World) -> None:
 
 def test_a_machine_that_freezes_gives_its_tasks_back_and_works_again_once_it_wakes(world: World) -> None:
     wait_until(lambda: state_of(world, "box2-gpu0") == "idle", what="the worker to be ready")
-    batch = world.submit(60)
-    wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.slots and beat.status == "busy", what="work over there")
-    os.kill(world.relay.process.pid, signal.SIGSTOP)
+    freeze_at_work(world)
     try:
-        answers = world.results(batch)
-        assert len(answers) == 60
+        assert len(world.results(world.submit(20))) == 20
         wait_until(lambda: state_of(world, "box2-gpu0") == "unready", what="the worker to say so")
         assert "frozen or cut off" in world("explain", "box2-gpu0") + world("status")
     finally:
@@ -189,9 +201,32 @@ def test_a_machine_that_freezes_gives_its_tasks_back_and_works_again_once_it_wak
     assert {one["attempt"] for one in world.attempts()} == {1}, "no attempt was used up"
     assert not list(world.root.glob("workers/box2-gpu0.quarantine.json")), "its card was not lost"
     wait_until(lambda: state_of(world, "box2-gpu0") == "idle", what="the worker to be ready again")
-    done = sum(one["worker"] == "box2-gpu0" for one in world.attempts())
-    world.results(world.submit(40))
-    assert sum(one["worker"] == "box2-gpu0" for one in world.attempts()) > done
+    world.work_of("box2-gpu0")
+
+
+def busy_over_there(world: World) -> bool:
+    beat = world.beat("box2-gpu0")
+    if beat is not None and beat.slots and beat.status == "busy":
+        return True
+    if len(world.completed()) == world.submitted:
+        world.submit(60)
+    return False
+
+
+def freeze_at_work(world: World) -> None:
+    """Stop the other machine while it holds tasks."""
+    relay = world.relay.process.pid
+
+    def frozen() -> bool:
+        if not busy_over_there(world):
+            return False
+        os.kill(relay, signal.SIGSTOP)
+        if os.listdir(world.layout.held_by("box2-gpu0")):
+            return True
+        os.kill(relay, signal.SIGCONT)
+        return False
+
+    wait_until(frozen, what="work over there")
 
 
 def _nodes(world: World) -> dict[str, tuple[str, list[str]]]:
@@ -204,20 +239,18 @@ def test_a_drained_machine_finishes_its_work_takes_no_more_and_is_used_again(wor
     used = {"local": ("up", ["worker-1"]), "box2": ("up", ["box2-gpu0"])}
     wait_until(lambda: _nodes(world) == used, what="cards of both machines to be read again")
     assert [(one["index"], one["node"]) for one in json.loads(world("gpus", "--json"))["gpus"]] == [(0, ""), (0, "box2")]
-    batch = world.submit(40)
-    wait_until(lambda: (beat := world.beat("box2-gpu0")) and beat.slots and beat.status == "busy", what="work over there")
+    wait_until(lambda: busy_over_there(world), what="work over there")
     world("nodes", "drain", "box2")
     wait_until(lambda: not is_held(world.layout, "box2-gpu0"), what="its worker to have ended")
     assert "drained" in world("nodes")
     before = len([one for one in world.attempts() if one["worker"] == "box2-gpu0"])
-    assert len(world.results(batch)) == 40
+    assert len(world.results(world.submit(20))) == 20
     ended = [one for one in world.attempts() if one["worker"] == "box2-gpu0"]
     assert len(ended) == before, "it took no more"
     assert {one["attempt"] for one in world.attempts()} == {1}
     world("nodes", "resume", "box2")
     wait_until(lambda: is_held(world.layout, "box2-gpu0") and state_of(world, "box2-gpu0") == "idle", what="it is back")
-    world.results(world.submit(40))
-    assert len([one for one in world.attempts() if one["worker"] == "box2-gpu0"]) > before
+    world.work_of("box2-gpu0")
 
 
 def test_a_machine_that_is_not_there_yet_is_waited_for_and_another_card_there_is_another_worker(alone) -> None:

@@ -145,6 +145,7 @@ def test_a_worker_that_is_not_heard_of_any_more_is_given_up(bench):
         one.script.append(Say(holds=True))
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(client.post, "/v1/chat/completions", json=CHAT)
+            wait_until(lambda: (one.beat(), two.beat(), one.in_flight)[-1], what="the first one has it", poll_s=0.1)
             wait_until(lambda: (two.beat(), asked.done())[1], what="the other worker answers", poll_s=0.1)
         assert said(asked.result()) == "one two three"
         wait_until(lambda: one.cancelled == 1, what="the first one is told")
