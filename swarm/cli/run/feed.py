@@ -86,12 +86,13 @@ class Feeder:
 
     def step(self) -> float:
         """Do what is due; returns the seconds to wait before the next. Raises ``StorageFault``: nothing is lost by it."""
-        match self._book.wish():
+        wish, reason = self._book.wish()
+        match wish:
             case "stop":
-                self._become("stopped", "stopped by `swarm feed stop`")
+                self._become("stopped", reason)
                 return 0.0
             case "pause":
-                self._become("paused", "paused by `swarm feed pause`")
+                self._become("paused", reason)
                 return LONGEST_POLL_S
             case "run":
                 self._become("running", "")
@@ -103,7 +104,8 @@ class Feeder:
             return self._patience()
         room = self.state.target
         if self._lane is not None:
-            pending = self._pool.pending(self._lane, with_blocked=self._waits)
+            own = f"{self.state.feed_id}-" if self._waits else ""
+            pending = self._pool.pending(self._lane, blocked=own)
             room = refill(pending, self.state.min, self.state.target)
         if room <= 0:
             return self._patience()

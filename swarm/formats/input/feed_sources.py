@@ -81,6 +81,10 @@ class _OpenFile:
             self._file.seek(max(0, state.offset - state.last_bytes))
             if digest_of(self._file.read(min(state.last_bytes, MAX_LINE_BYTES))) != state.last_digest:
                 raise changed(self._path, state.number)
+            self._file.seek(state.offset - 1)
+            last, then = self._file.read(1), self._file.read(1)
+            if last != b"\n" and then not in (b"", b"\r", b"\n"):  # it had no line end yet, and has grown
+                raise changed(self._path, state.number)
         self._file.seek(state.offset)
 
     def close(self) -> None:

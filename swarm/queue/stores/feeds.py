@@ -20,7 +20,7 @@ from swarm.errors import LockHeld, OddEntry, QueueError
 from swarm.filesystem.durable import sync_fd
 from swarm.filesystem.entries import list_inside, list_names, read_file
 from swarm.queue.batches.batch_book import BatchBook, Manifest
-from swarm.queue.coordination import is_locked, try_exclusive
+from swarm.queue.coordination import PauseBook, is_locked, try_exclusive
 from swarm.queue.layout import Layout
 from swarm.queue.lookup import ended_in
 from swarm.queue.pending import LaneCounts, sorted_buckets
@@ -29,6 +29,7 @@ from swarm.queue.stores.registry import holders
 from swarm.queue.submit.producer import Producer
 
 _WISHES: dict[bytes, Wish] = {b"pause": "pause", b"stop": "stop"}
+_COMMANDS: dict[Wish, str] = {"run": "", "pause": "paused by `swarm feed pause`", "stop": "stopped by `swarm feed stop`"}
 
 
 class FeedBook:
@@ -112,10 +113,18 @@ class OpenFeed:
         self._feed_id = feed_id
         self._order = f"{layout.batches}/{feed_id}.order"
         self._width = len(task_id_of(feed_id, 0)) + 1
+        self._pauses = PauseBook(layout)
 
-    def wish(self) -> Wish:
-        """What the operator wants of it."""
-        return self._book.wish(self._feed_id)
+    @storage_faults("cannot see whether the feed is paused")
+    def wish(self) -> tuple[Wish, str]:
+        """What the operator wants of it, and by which command.
+
+        A paused batch pauses it too: workers put its tasks into ``blocked``, so its lane would be refilled without end.
+        """
+        wish, pause = self._book.wish(self._feed_id), self._pauses.read().batch(self._feed_id)
+        if wish == "run" and pause is not None:
+            return "pause", f"{pause.words}: `{pause.way_out}`"
+        return wish, _COMMANDS[wish]
 
     def save(self, state: FeedState, fresh: tuple[str, ...]) -> None:
         """Note the tasks, then move the cursor. Raises ``StorageFault``."""
@@ -146,10 +155,13 @@ class FeedPool:
         self._lanes = LaneCounts(layout)
 
     @storage_faults("cannot count the waiting tasks")
-    def pending(self, lane: str, *, with_blocked: bool) -> int:
-        """Tasks that wait in this lane; costs what changed since the last look, and a listing of ``blocked`` where asked."""
+    def pending(self, lane: str, *, blocked: str = "") -> int:
+        """Tasks that wait in this lane; with ``blocked`` also those in ``blocked`` whose names begin so.
+
+        Costs what changed since the last look, and a listing of ``blocked`` where asked.
+        """
         waiting = sum(view.pending for view in self._lanes.look() if view.lane == lane)
-        return waiting + (len(list_names(self._layout.blocked)) if with_blocked else 0)
+        return waiting + (sum(name.startswith(blocked) for name in list_names(self._layout.blocked)) if blocked else 0)
 
     def offer(self, documents: Sequence[dict[str, Any]], lane: str, *, doubtful: bool) -> int:
         """Accept tasks of one lane with one shared flush; how many existed already (looked up where ``doubtful``).

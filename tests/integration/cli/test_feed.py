@@ -17,7 +17,7 @@ from swarm.core.task import TaskState, Trail
 from swarm.core.workflow.feed import FeedLine, FeedState, refill
 from swarm.errors import InputError, LockHeld
 from swarm.formats.input.feed_sources import CommandLines, CsvRows, FileLines
-from swarm.queue.stores.feeds import FeedBook, FeedPool
+from swarm.queue.stores.feeds import FeedBook, FeedPool, note_batch
 from tests.helpers.queues import LANE, claim_one, finish_one, llm
 from tests.helpers.wait import wait_until
 
@@ -136,6 +136,18 @@ def test_a_finished_file_may_grow_and_is_gone_on_with(queue, tmp_path):
         feed(loaded(queue), request(source), lambda _: None)
 
 
+@pytest.mark.parametrize("name", ["in.txt", "in.csv"])
+def test_a_last_line_that_had_no_end_may_get_one_and_nothing_else(queue, tmp_path, name):
+    source = tmp_path / name
+    source.write_text("prompt\none")
+    before = feed(loaded(queue), request(source), lambda _: None).document["accepted"]
+    source.write_text("prompt\none\r\ntwo")
+    assert feed(loaded(queue), request(source), lambda _: None).document["accepted"] == before + 1
+    source.write_text("prompt\none\r\ntwo days")
+    with pytest.raises(InputError, match="is no longer what it was"):
+        feed(loaded(queue), request(source), lambda _: None)
+
+
 def test_a_command_that_failed_is_run_again_from_where_it_was(queue, tmp_path):
     gate = tmp_path / "gate"
     command = f"sh -c 'seq 1 4; test -e {gate} && seq 5 9'"
@@ -168,13 +180,55 @@ def test_pause_resume_and_stop(queue, tmp_path):
     assert not book.lives(feed_id)
 
 
+def feeder_of(queue, lines, make):
+    state = FeedState(feed_id="feed-x", source="s", format="text", min=2, target=4, created_at="")
+    book = FeedBook(queue.layout, queue.storage)
+    note_batch(queue.batches(), state, version="")
+    book.set_wish("feed-x", "run")
+    return Feeder(ListLines(lines), make, FeedPool(queue.layout, queue.storage), book.open("feed-x"), state)
+
+
+def test_a_feed_whose_batch_is_paused_feeds_nothing(queue):
+    """Workers put what they find of it into ``blocked``: its lane would be refilled for as long as there are lines."""
+    feeder = feeder_of(queue, ["x"] * 100, lambda _: Offer(llm(), LANE, waits=False))
+    for _ in range(3):
+        feeder.step()
+    queue.pause("batch", "feed-x")
+    worker = queue.worker_view("w")
+    for _ in range(10):
+        while claim := claim_one(worker):
+            worker.hold(claim)
+        feeder.step()
+    assert (queue.stats().blocked, feeder.state.accepted, feeder.state.status) == (4, 4, "paused")
+    assert "swarm queue resume --batch feed-x" in feeder.state.reason
+    queue.resume("batch", "feed-x")
+    for _ in range(3):
+        feeder.step()
+    assert (feeder.state.accepted, feeder.state.status) == (8, "running")
+
+
+def test_what_others_have_blocked_holds_up_no_feed(queue):
+    for _ in range(9):
+        queue.enqueue(llm(not_before="2999-01-01T00:00:00Z"))
+    feeder = feeder_of(queue, ["x"] * 100, lambda _: Offer(llm(session="chat"), LANE, waits=True))
+    for _ in range(5):
+        feeder.step()
+    assert feeder.state.accepted == 4, "its own that are blocked count"
+    for located in list(queue.list(TaskState.BLOCKED)):
+        if located.task_id.startswith("feed-x-"):
+            queue.cancel(located.task_id, "no longer wanted")
+    for _ in range(5):
+        feeder.step()
+    assert feeder.state.accepted == 8
+
+
 class MemoryPool:
     def __init__(self):
         self.waiting = Counter()
         self.there = set()
         self.doubts = []
 
-    def pending(self, lane, *, with_blocked):
+    def pending(self, lane, *, blocked):
         return self.waiting[lane]
 
     def offer(self, documents, lane, *, doubtful):
@@ -191,7 +245,7 @@ class MemoryBook:
         self.saved = []
 
     def wish(self):
-        return "run"
+        return "run", ""
 
     def save(self, state, fresh):
         self.saved.append(state)
