@@ -1,4 +1,7 @@
-"""Following tasks to their ends by listing only shards that changed."""
+"""Following tasks to their ends by listing only shards that changed.
+
+One whose file was quarantined will never end: it counts as failed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import msgspec
 from swarm.core.task import TERMINAL, TaskState
 from swarm.filesystem.entries import DirStamp, is_file, list_inside, stamp_of
 from swarm.queue.layout import Layout, shard_of
+from swarm.queue.lookup import CorruptTasks
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +36,7 @@ class ShardWatch:
         self._layout = layout
         self._open: dict[str, set[str]] = {}
         self._seen: dict[str, DirStamp] = {}
+        self._corrupt = CorruptTasks(layout)
         self.add(task_ids)
 
     def add(self, task_ids: Iterable[str]) -> None:
@@ -51,7 +56,7 @@ class ShardWatch:
 
     def look(self) -> list[tuple[str, TaskState]]:
         """What has ended since. Costs one ``stat`` per shard and state, and a listing of each that changed."""
-        ended: list[tuple[str, TaskState]] = []
+        ended = [(task_id, TaskState.FAILED) for task_id in sorted(self._corrupt.fresh()) if self._set_aside(task_id)]
         for shard in list(self._open):
             for state in TERMINAL:
                 ended += [(task_id, state) for task_id in sorted(self._look_at(shard, state))]
@@ -70,6 +75,14 @@ class ShardWatch:
         waiting.difference_update(ended)
         self._seen[folder] = now
         return ended
+
+    def _set_aside(self, task_id: str) -> bool:
+        """Whether its file in quarantine is all there is of one of these; then it is followed no longer."""
+        waiting = self._open.get(shard_of(task_id), set())
+        if task_id not in waiting or not self._corrupt.holds(task_id):
+            return False
+        waiting.discard(task_id)
+        return True
 
     def open_ids(self, limit: int | None = None) -> list[str]:
         """Some ids that have not ended (None: all), oldest first."""

@@ -14,6 +14,7 @@ from swarm.cli.run import single_task
 from swarm.core.task import TaskState, Trail
 from swarm.errors import QueueError, UnknownTask
 from swarm.queue.batches.batch_book import Manifest
+from swarm.queue.batches.batch_watch import BatchWatch
 from swarm.queue.batches.tally import tally
 from swarm.views import explanations
 from tests.helpers.queues import claim_one, finish_one, llm
@@ -202,6 +203,20 @@ def test_results_tell_of_what_is_damaged_or_set_aside_and_give_the_others(queue,
     ]
     counted = tally(queue.layout, queue.storage, "b", ids)
     assert (counted.completed.items, counted.left) == (2, 3), "of the damaged and the purged nothing is known"
+
+
+def test_who_waits_for_a_batch_does_not_wait_for_what_is_set_aside(queue):
+    ids = [queue.enqueue(llm()) for _ in range(3)]
+    with open(f"{queue.layout.corrupt}/{ids[0]}.0.json", "w", encoding="utf-8") as file:
+        file.write("a copy of one that goes on")
+    watch = BatchWatch(queue.layout, ids)
+    assert watch.look().left == 3
+    damage(queue, ids[1])
+    assert work(queue.worker_view("w")) == [ids[0], ids[2]]
+    found = watch.look()
+    assert (found.completed, found.failed, found.left, watch.open_ids()) == (2, 1, 0, [])
+    found = BatchWatch(queue.layout, ids).look()
+    assert (found.completed, found.failed, found.left) == (2, 1, 0), "who comes later sees the same"
 
 
 def test_it_is_explained(queue):
