@@ -10,7 +10,10 @@ from swarm.core.workflow import templating
 from swarm.core.workflow.templating import EarlierResults, TemplateError
 
 MOST_CHILDREN = 10_000
-_INHERITED = ("task_class", "model", "endpoint", "priority", "timeout_s", "max_attempts", "batch_id", "created_at")
+_INHERITED = (
+    *("task_class", "model", "endpoint", "images", "cache"),
+    *("priority", "timeout_s", "max_attempts", "batch_id", "created_at"),
+)
 
 
 class MapFault(Exception):

@@ -25,6 +25,8 @@ from swarm.queue.submit.producer import Producer
 from swarm.queue.worker.transitions import Transitions, rewrite_tail
 
 MOST_GATHERED_BYTES = 24 << 20
+"""Of all answers as JSON. The record holds them twice, and has ``codec.MAX_FILE_BYTES``."""
+_encode = msgspec.json.Encoder().encode
 
 
 class Mapper:
@@ -67,9 +69,9 @@ class Mapper:
             ended = self._record(child) or {}
             result = ended.get("result") or {} if ended.get("status") == "completed" else {}
             texts.append(_text(result))
-            size += len(texts[-1] or "")
+            size += len(_encode(texts[-1]))
             if size > MOST_GATHERED_BYTES:
-                raise MapFault(f"the answers of its {len(ids)} tasks have more than {MOST_GATHERED_BYTES:,} characters")
+                raise MapFault(f"the answers of its {len(ids)} tasks have more than {MOST_GATHERED_BYTES:,} bytes")
             usage = {name: n + int((result.get("usage") or {}).get(name, 0)) for name, n in usage.items()}
             simulated = simulated or bool(ended.get("simulated"))
         joined = "\n\n".join(text for text in texts if text is not None)

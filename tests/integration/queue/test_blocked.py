@@ -350,6 +350,24 @@ def test_a_list_becomes_tasks_and_their_answers_one_result(queue):
     assert (result["children"], result["usage"]["total_tokens"]) == (["m-0", "m-1"], 6)
 
 
+def test_each_element_is_asked_with_what_the_map_task_says(queue):
+    image = {"path": "/pics/a.png", "sha256": "0" * 64}
+    brain, _ = over_list(queue, "[1]", images=[image], cache=False, priority=7, timeout_s=3.0, max_attempts=2)
+    turn(brain)
+    child = queue.read("m-0")
+    said = {name: child[name] for name in ("images", "cache", "priority", "timeout_s", "max_attempts")}
+    assert said == {"images": [image], "cache": False, "priority": 7, "timeout_s": 3.0, "max_attempts": 2}
+
+
+def test_answers_count_as_long_as_they_are_in_the_record(queue, monkeypatch):
+    monkeypatch.setattr("swarm.queue.brain.map_tasks.MOST_GATHERED_BYTES", 40)
+    brain, worker = over_list(queue, "[1, 2]")
+    turn(brain)
+    work(worker, trail=Trail(result={"message": {"content": '"é"' * 4}}))
+    turn(brain)
+    assert "more than 40 bytes" in queue.read("m")["error"]["message"]
+
+
 def test_a_brain_that_dies_while_mapping_neither_loses_nor_doubles(queue, monkeypatch):
     brain, worker = over_list(queue, json.dumps(list(range(8))))
     real = Producer.enqueue_many
