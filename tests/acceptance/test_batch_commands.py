@@ -107,6 +107,18 @@ def test_failures_of_a_batch_are_put_back(somebody):
     assert "form-" in somebody.ok("batches")
 
 
+def test_what_a_retried_item_waits_for_is_run_again_where_it_was_purged(somebody):
+    failing = {"format": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}}
+    first, second = {"name": "a", "prompt": "x"}, {"name": "b", "prompt": "{results.a.text}", "depends_on": ["a"]}
+    lines = (first, {**second, "request": failing, "options": {"num_predict": 2}})
+    (somebody.folder / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("run", "steps.jsonl", "-o", "steps.out", "--model", MODEL)
+    assert somebody.run(*command).returncode == 1
+    somebody.ok("queue", "purge", "--older-than", "0s", "--state", "completed")
+    again = json.loads(somebody.run(*command, "--retry-failed", "--json").stdout)
+    assert (again["new"], again["put_back"], again["completed"], again["failed"]) == (1, 1, 1, 1)
+
+
 def test_failures_of_an_openai_batch_go_where_they_are_sent(somebody):
     request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
     body = {"model": "nomic-embed-text", "messages": [{"role": "user", "content": "x"}]}

@@ -153,6 +153,8 @@ class Ran(msgspec.Struct, frozen=True):
 
     submitted: Submitted
     collected: Collected
+    put_back: int = 0
+    """Items that had failed or been cancelled, and were retried."""
     idle: bool = False
     interrupted: bool = False
     goes_on: bool = False
@@ -164,6 +166,8 @@ def run_outcome(batch_id: str, ran: Ran, output: str, elapsed_s: float) -> Outco
     submitted, collected, written = ran.submitted, ran.collected, ran.collected.written
     took = "" if ran.idle else f" in {duration(elapsed_s)}"
     lines = [f"batch {batch_id}: {tally_words(written)}{took}"]
+    if ran.put_back:
+        lines.append(f"requeued: {count(ran.put_back)} items that had failed or been cancelled")
     if ran.idle:
         lines.append(
             f"nothing to do: every item {'had ended in' if written.without_answer else 'was done by'} an earlier run"
@@ -193,6 +197,7 @@ def run_outcome(batch_id: str, ran: Ran, output: str, elapsed_s: float) -> Outco
         "elapsed_s": round(elapsed_s, 3),
         "interrupted": ran.interrupted,
         "unservable": ran.unservable,
+        **({"put_back": ran.put_back} if ran.put_back else {}),
         **written_document(output, collected),
     }
     failed = written.without_answer or ran.unservable

@@ -8,7 +8,6 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -82,15 +81,16 @@ class BatchInput:
             yield draft.item_key, with_defaults(draft.document, self._defaults)
 
     def put_back(self) -> int:
-        """Retry failed and cancelled items, as far as the input is read; how many."""
+        """Retry failed and cancelled items, as far as the input is read; how many. What they wait for must be there."""
         known = self.queue.batches().known(self.scan.batch_id)
         return self.queue.retry_many(known[key] for key in self.scan.item_keys() if key in known) if known else 0
 
-    def work_left(self) -> bool:
-        """Whether any item has not ended yet; a batch never seen is all work."""
+    def work_left(self, *, retried: bool) -> bool:
+        """Whether any item has not ended yet, or is to be ``retried``; a batch never seen is all work."""
         known = self.queue.batches().known(self.scan.batch_id)
         ids = (known.get(key) for key in self.scan.item_keys())
-        return any(task_id is None or ended_in(self.queue.layout, task_id) is None for task_id in ids)
+        over = (TaskState.COMPLETED,) if retried else TERMINAL
+        return any(task_id is None or ended_in(self.queue.layout, task_id) not in over for task_id in ids)
 
     def accept(self) -> Submitted:
         """Put what is new into the queue, durably. Raises ``InputError`` if the input has changed, ``StorageFault``."""
@@ -198,16 +198,11 @@ def run(loaded: Loaded, request: RunRequest, show: Show) -> Outcome:
         if request.dry_run:
             return batch.dry_run()
         batch.queue.prepare()
-        put_back = batch.put_back() if request.retry_failed else 0
-        if batch.work_left():
+        if batch.work_left(retried=request.retry_failed):
             ran = _work(loaded, request, batch, show, began_s)
         else:
             ran = Ran(batch.accept(), _collect(request, batch), idle=True)
-    outcome = run_outcome(batch.scan.batch_id, ran, output, time.monotonic() - began_s)
-    if not put_back:
-        return outcome
-    lines = (outcome.lines[0], f"requeued: {count(put_back)} items that had failed or been cancelled", *outcome.lines[1:])
-    return replace(outcome, lines=lines, document=outcome.document | {"put_back": put_back})
+    return run_outcome(batch.scan.batch_id, ran, output, time.monotonic() - began_s)
 
 
 def _output(request: RunRequest) -> str:
@@ -233,12 +228,15 @@ def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, be
     """Have it worked on until it has ended or Ctrl-C is pressed; a swarm that ends with another run is replaced."""
     queue, scan = batch.queue, batch.scan
     submitted: Submitted | None = None
+    put_back = 0
     while True:
         with hosting(run_options(loaded, simulate=request.simulate, verbose=request.verbose), quiet=request.quiet) as host:
             guard = RootGuard(queue.layout.root)
             check_models(loaded.settings, scan.models, unfit="refuse")
             with root_in_place(guard):
-                submitted = submitted or batch.accept()
+                if submitted is None:  # first, for what was purged since is what retried items may wait for
+                    submitted = batch.accept()
+                    put_back = batch.put_back() if request.retry_failed else 0
             try:
                 with root_in_place(guard):
                     ids = queue.batches().task_ids(scan.batch_id, scan.items)
@@ -255,8 +253,14 @@ def _work(loaded: Loaded, request: RunRequest, batch: BatchInput, show: Show, be
                 if end == "finished":
                     _report(queue, loaded, scan, collected)
             interrupted = end == "interrupted"
-            goes_on = interrupted and host.own is None
-            return Ran(submitted, collected, interrupted=interrupted, goes_on=goes_on, unservable=watch.unservable)
+            return Ran(
+                submitted,
+                collected,
+                put_back=put_back,
+                interrupted=interrupted,
+                goes_on=interrupted and host.own is None,
+                unservable=watch.unservable,
+            )
 
 
 def _collect(request: RunRequest, batch: BatchInput) -> Collected:

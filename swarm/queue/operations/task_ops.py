@@ -32,6 +32,8 @@ from swarm.queue.stores.notifications import enqueue_for
 from swarm.queue.submit.producer import waits
 from swarm.queue.worker.transitions import rewrite_tail
 
+_RETRIED = (TaskState.FAILED, TaskState.CANCELLED)
+
 
 def cancel(layout: Layout, storage: Storage, task_id: str, reason: str) -> str:
     """Cancel a waiting task at once, or ask the worker of a running one to. Returns ``cancelled`` or ``asked``.
@@ -82,7 +84,7 @@ def retry(layout: Layout, storage: Storage, task_id: str) -> str:
     located = lookup.find(layout, task_id)
     if located is None:
         raise UnknownTask(f"there is no task {task_id}", hint="`swarm queue list --state failed` shows dead letters")
-    if located.state not in (TaskState.FAILED, TaskState.CANCELLED):
+    if located.state not in _RETRIED:
         raise QueueError(f"task {task_id} is {located.state}; only failed and cancelled tasks can be retried")
     with storage_faults(f"task {task_id} could not be requeued"), _on_the_move(task_id):
         parts = codec.read(located.path)
@@ -110,14 +112,11 @@ def _put_back(layout: Layout, storage: Storage, path: str, parts: codec.Parts) -
 
 
 def _check_needs(layout: Layout, parts: codec.Parts) -> None:
-    """What it depended on had ended when it ran, or when it failed for that, and so may have the parts of a mapped task.
-
-    If such a record is purged it would wait for ever.
+    """What it depends on, or the parts of a mapped task, may have ended before it did: for one purged since it would wait
+    for ever.
     """
-    error = parts.trail.error
-    had_ended = parts.trail.attempts or (error is not None and error.type == "dependency")
-    parts_of_it = child_ids(parts.task.task_id, parts.trail.children or 0)
-    for wanted in (*parts_of_it, *(parts.task.depends_on if had_ended else ())):
+    children = -1 if parts.trail.children is None else parts.trail.children
+    for wanted in parts.task.depends_on if children < 0 else child_ids(parts.task.task_id, children):
         if lookup.find(layout, wanted) is None and find_quarantined(layout, wanted) is None:
             raise QueueError(
                 f"task {parts.task.task_id} waits for {wanted}, whose record was removed",
@@ -129,7 +128,7 @@ def _retry_children(layout: Layout, storage: Storage, map_id: str) -> None:
     for name in cancel_marks(layout):
         if name.rpartition("-")[0] == map_id:
             forget_cancel(layout, name)
-    for state in (TaskState.FAILED, TaskState.CANCELLED):
+    for state in _RETRIED:
         for located in list_children(layout, state, map_id):
             retry(layout, storage, located.task_id)
 
@@ -179,14 +178,13 @@ def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> in
     shards: dict[str, set[str]] = {}
     for task_id in task_ids:
         shards.setdefault(shard_of(task_id), set()).add(task_id)
-    done, refused = 0, list[QueueError]()
+    done, refused, left = 0, list[QueueError](), set[str]().union(*shards.values())
     for shard, ids in shards.items():
-        for state in (TaskState.FAILED, TaskState.CANCELLED):
-            for name in sorted(list_inside(f"{layout.root}/{state}/{shard}")):
-                if name[:-5] not in ids:
-                    continue
+        names = chain.from_iterable(list_inside(f"{layout.root}/{state}/{shard}") for state in _RETRIED)
+        for first in sorted(ids.intersection(name[:-5] for name in names)):
+            for task_id in _behind_its_needs(layout, first, left):
                 try:
-                    done += _retried(layout, storage, name[:-5])
+                    done += _retried(layout, storage, task_id)
                 except StorageFault:
                     raise
                 except QueueError as problem:
@@ -196,13 +194,36 @@ def retry_tasks(layout: Layout, storage: Storage, task_ids: Iterable[str]) -> in
     return done
 
 
+def _behind_its_needs(layout: Layout, first: str, left: set[str]) -> Iterator[str]:
+    """This task, if it is ``left``, behind those that are left of what it waits for; they are left no more.
+
+    Before them the brain would see that they have failed, and fail it again or, if it is to run anyway, run it too soon.
+    """
+    path = [("", iter((first,)))]
+    while path:
+        task_id, needs = path[-1]
+        need = next((one for one in needs if one in left), None)
+        if need is not None:
+            left.discard(need)
+            path.append((need, iter(_needs(layout, need))))
+        elif path.pop()[0]:
+            yield task_id
+
+
+@storage_faults("cannot read a task that is to be retried")
+def _needs(layout: Layout, task_id: str) -> tuple[str, ...]:
+    """What a failed or cancelled task depends on; nothing for any other."""
+    found = (codec.read_if_task(layout.terminal(state, task_id)) for state in _RETRIED)
+    return next((parts.task.depends_on for parts in found if parts is not None), ())
+
+
 def _retried(layout: Layout, storage: Storage, task_id: str) -> bool:
     try:
         retry(layout, storage, task_id)
     except QueueError as problem:
         if lookup.find(layout, task_id) is not None:  # it cannot be retried: say so, do not pass it over
             state = lookup.read(layout, task_id)["state"]
-            if state in (TaskState.FAILED, TaskState.CANCELLED):
+            if state in _RETRIED:
                 raise problem from None
         return False
     return True

@@ -126,6 +126,30 @@ def test_put_back_after_its_result_was_removed_is_refused(queue, brain):
     assert queue.find("b").state is TaskState.FAILED
 
 
+def test_so_it_is_for_one_that_was_cancelled_while_it_waited(queue, brain):
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"]))
+    queue.cancel("b", "later")
+    work(queue.worker_view("w"))
+    assert purged(queue, brain) == {"a"}
+    with pytest.raises(QueueError, match="b waits for a, whose record was removed"):
+        queue.retry("b")
+
+
+def test_a_mapped_task_that_has_its_parts_waits_for_them_alone(queue, brain):
+    queue.enqueue(llm(task_id="list"))
+    worker = queue.worker_view("w")
+    work(worker, trail=Trail(result={"message": {"content": "[1, 2]"}}))
+    queue.enqueue(llm("{item}", task_id="m", depends_on=["list"], map={"over": "list"}))
+    brain.settle()
+    work(worker)
+    queue.cancel("m", "later")
+    os.unlink(queue.find("list").path)
+    queue.retry("m")
+    brain.settle()
+    assert queue.read("m")["result"]["list"] == ["done", "done"]
+
+
 def test_what_somebody_is_to_be_told_of_stays(queue, brain):
     queue.enqueue(llm(task_id="a"))
     work(queue.worker_view("w"))

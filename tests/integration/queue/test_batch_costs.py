@@ -14,6 +14,7 @@ from swarm.queue.batches import tally as batchtally
 from swarm.queue.batches.batch_book import Manifest
 from swarm.queue.batches.tally import tally
 from swarm.queue.batches.worker_sums import GAP_S, MAX_SPANS, merged
+from swarm.queue.operations import task_ops
 from swarm.views.batches.batch_rows import batch_row, details
 from swarm.views.blocks import Line
 from tests.helpers.queues import assert_one_state_each, claim_one, finish_one, llm, settle
@@ -123,6 +124,22 @@ def test_cancelling_and_retrying_a_batch(queue, ids):
     states = assert_one_state_each(queue, [*ids, other])
     assert states == {TaskState.COMPLETED: 3, TaskState.PENDING: 7, TaskState.PROCESSING: 1}
     assert queue.retry_many(ids) == 0
+
+
+@pytest.mark.parametrize("lost", ["fail", "run"])
+def test_what_others_wait_for_is_retried_before_them(queue, brain, monkeypatch, lost):
+    """However soon the brain looks: else it sees that what they wait for has failed, and acts upon it."""
+    queue.enqueue(llm(task_id="a"))
+    queue.enqueue(llm(task_id="b", depends_on=["a"], on_dependency_failure=lost))
+    queue.enqueue(llm(task_id="c", depends_on=["b"]))
+    queue.cancel("a", "a mistake")
+    brain.settle()
+    work(queue, len(list(queue.list(TaskState.PENDING))), TaskState.FAILED)
+    brain.settle()
+    assert {queue.find(i).state for i in "bc"} == {TaskState.FAILED}
+    monkeypatch.setattr(task_ops, "wake", lambda _layout: brain.settle())
+    assert queue.retry_many("cba") == 3
+    assert [queue.find(i).state for i in "abc"] == [TaskState.PENDING, TaskState.BLOCKED, TaskState.BLOCKED]
 
 
 def test_what_cannot_be_put_back_keeps_the_others_from_nothing(queue, ids):
