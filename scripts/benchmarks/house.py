@@ -31,6 +31,12 @@ LANES = [f"llm@{model}" for model in MODELS]
 Say = Callable[[str], None]
 
 
+class AnyModel(SwarmFast):
+    """Takes tasks of all three models."""
+
+    lanes = LANES
+
+
 def mixed(count: int, first: int = 0) -> Iterator[dict[str, Any]]:
     """Three models, three priorities."""
     for number in range(first, first + count):
@@ -53,7 +59,7 @@ def submit(root: str, count: int) -> dict[str, float]:
 
 def finish_some(root: str, count: int, durable: str = "fast") -> float:
     """Claim and finish so many; tasks a second."""
-    adapter = SwarmFast(os.path.dirname(root))
+    adapter = AnyModel(os.path.dirname(root))
     adapter.durable = durable
     adapter.open(77)
     adapter.begin()
@@ -124,7 +130,7 @@ def recovery(root: str) -> dict[str, float]:
     """Seconds until a new brain has taken back what a dead worker held: looking after leftovers, taking back, first look."""
 
     def die() -> None:
-        adapter = SwarmFast(os.path.dirname(root))
+        adapter = AnyModel(os.path.dirname(root))
         adapter.open(78)
         adapter.begin()
         for _ in range(64):

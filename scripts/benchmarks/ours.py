@@ -33,6 +33,8 @@ class SwarmFast(Adapter):
     waits = "inotify on the wake-up file"
     poll_s = 0.25
     hears = True
+    lanes = LANES
+    """What the consumer takes."""
 
     def open(self, consumer: int = 0) -> None:
         self.queue = FileQueue(f"{self.path}/queue", self.durable).prepare()
@@ -69,7 +71,7 @@ class SwarmFast(Adapter):
         with self.mine.transaction() as transaction:
             for handle in handles:
                 transaction.finish(handle, TaskState.COMPLETED, self._outcome(handle))
-            while len(transaction.claims) < most and transaction.claim(LANES) is not None:
+            while len(transaction.claims) < most and transaction.claim(self.lanes) is not None:
                 pass
         if not all(transaction.recorded):
             raise RuntimeError("fenced")
