@@ -114,10 +114,10 @@ def install(wish: StopWish) -> None:
 @contextmanager
 def handling(handle: Handler) -> Iterator[None]:
     """The same signals for the time of the block, for a command that waits in the foreground."""
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle}
     if not _outlives_the_terminal():
-        numbers.append(signal.SIGHUP)
-    before = [(number, signal.signal(number, handle)) for number in numbers]
+        handlers[signal.SIGHUP] = _once(handle)
+    before = [(number, signal.signal(number, handler)) for number, handler in handlers.items()]
     try:
         yield
     finally:
@@ -128,7 +128,20 @@ def handling(handle: Handler) -> Iterator[None]:
 def on_hangup(handle: Handler) -> None:
     """Handle SIGHUP, unless we were started to outlive the terminal (``nohup``)."""
     if not _outlives_the_terminal():
-        signal.signal(signal.SIGHUP, handle)
+        signal.signal(signal.SIGHUP, _once(handle))
+
+
+def _once(handle: Handler) -> Handler:
+    """A terminal that closes is one wish, though two signals tell of it: its shell's, and the kernel's after that."""
+    heard = False
+
+    def first(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            handle(number, frame)
+
+    return first
 
 
 def _outlives_the_terminal() -> bool:

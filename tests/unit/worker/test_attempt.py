@@ -10,7 +10,7 @@ import pytest
 
 from swarm.core.faults import TaskFault
 from swarm.core.task import Trail
-from swarm.runtime.loop import StopWish, install
+from swarm.runtime.loop import StopWish, handling, install
 from swarm.worker.attempt import Cancel, Released, Run, ThreadPool
 from tests.helpers.wait import wait_until
 from tests.helpers.worker_fakes import claim_of, llm
@@ -95,3 +95,24 @@ def test_a_signal_is_a_wish_and_a_wake():
         for number, handler in before.items():
             signal.signal(number, handler)
     assert woken == [1, 1]
+
+
+def test_a_terminal_that_closes_is_one_wish_though_its_shell_passes_the_signal_on():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    wish, heard = StopWish(lambda: None), []
+    others = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with handling(lambda number, _frame: heard.append(number)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_until(lambda: signal.SIGTERM in heard)
+        install(wish)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: wish.urgency >= 2)
+    finally:
+        for number, handler in {signal.SIGHUP: before, **others}.items():
+            signal.signal(number, handler)
+    assert (heard.count(signal.SIGHUP), wish.urgency) == (1, 2)
