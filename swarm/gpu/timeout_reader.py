@@ -30,13 +30,16 @@ class Reader(Protocol):
 class TimeoutReader:
     """Fits the ``GpuReader`` port around another; thread-safe. ``read`` takes ``timeout_s``, and waits for those before it.
 
+    Until cards have been read once it takes ``first_s``: a driver that nobody uses is loaded then, for seconds per card.
     While the driver hangs, the cards of the last good reading are returned with a ``fault``, and no second reading is
     begun: one stuck thread is all it costs. When it answers, readings go on.
     """
 
-    def __init__(self, reader: Reader, *, timeout_s: float = 2.0) -> None:
+    def __init__(self, reader: Reader, *, timeout_s: float = 2.0, first_s: float | None = None) -> None:
+        """``first_s``: None is ``timeout_s``."""
         self._reader = reader
         self._timeout_s = timeout_s
+        self._first_s = timeout_s if first_s is None else first_s
         self._last: tuple[GpuReading, ...] = ()
         self._pending: _Reading | None = None
         self._lock = threading.Lock()
@@ -51,7 +54,8 @@ class TimeoutReader:
         """All cards now, or the last ones known with a ``fault``. Raises what the inner reader raised."""
         with self._lock:
             # A driver that hung once is only looked in upon: the caller does not pay the full wait each time.
-            wait_s = self._timeout_s if self._pending is None else 0.0
+            patience_s = self._timeout_s if self._last else self._first_s
+            wait_s = patience_s if self._pending is None else 0.0
             reading = self._pending or _Reading(self._reader)
             if not reading.done.wait(wait_s):
                 self._pending = reading

@@ -16,6 +16,9 @@ from swarm.gpu.timeout_reader import TimeoutReader
 from swarm.gpu.visible import VisibleReader, cuda_order
 from swarm.supervisor.state import load_plan, load_visibility
 
+LOAD_S = 30.0
+"""Without persistence mode whoever looks first, or alone, has the driver loaded: on a large box for many seconds."""
+
 
 def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedReader | VisibleReader:
     """The cards of the running swarm's plan, or those one may use here; simulated ones where the plan says so."""
@@ -41,9 +44,9 @@ def visible_reader(settings: Settings) -> VisibleReader:
         order = cuda_order() if asked else None
         return visible_cards(os.environ, cards, ignore=settings.gpu.ignore_visible, cuda_order=order)
 
-    return VisibleReader(machine_reader(), decide)
+    return VisibleReader(machine_reader(LOAD_S), decide)
 
 
-def machine_reader() -> TimeoutReader:
-    """All cards of this machine, whoever may use them."""
-    return TimeoutReader(NvmlReader())
+def machine_reader(first_s: float | None = None) -> TimeoutReader:
+    """All cards of this machine, whoever may use them. ``first_s``: how long the driver may take for its first answer."""
+    return TimeoutReader(NvmlReader(), first_s=first_s)

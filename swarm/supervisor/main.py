@@ -81,7 +81,9 @@ def plan_swarm(options: RunOptions) -> tuple[tuple[WorkerPlan, ...], Visibility]
         return _simulated_plans(options, options.simulate), Visibility()
     reader = visible_reader(options.settings)
     cards = reader.read()
-    plans = plan_workers(options.settings, cards, simulate=None, visibility=reader.visibility)
+    plans = plan_workers(
+        options.settings, cards, simulate=None, visibility=reader.visibility, unavailable=reader.unavailable
+    )
     for plan in plans:
         if plan.owns_server:
             find_binary(server_spec(plan, options.settings, root=options.root, base_env=os.environ))

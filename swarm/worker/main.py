@@ -96,7 +96,13 @@ def own_plan(options: RunOptions, name: str) -> WorkerPlan:
     if plans is None or not any(p.name == name for p in plans):
         reader = visible_reader(options.settings)
         cards = () if options.simulate else reader.read()
-        plans = plan_workers(options.settings, cards, simulate=options.simulate, visibility=reader.visibility)
+        plans = plan_workers(
+            options.settings,
+            cards,
+            simulate=options.simulate,
+            visibility=reader.visibility,
+            unavailable=None if options.simulate else reader.unavailable,
+        )
     found = next((p for p in plans if p.name == name), None)
     if found is None:
         names = [p.name for p in plans]

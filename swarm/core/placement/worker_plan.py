@@ -80,11 +80,13 @@ def plan_workers(
     *,
     simulate: int | None,
     visibility: Visibility | None = None,
+    unavailable: str | None = None,
 ) -> tuple[WorkerPlan, ...]:
     """One worker per card, or those of ``[[workers]]``, and besides those whose cards are in other machines.
 
     With ``simulate`` ``cards`` is ignored; with Ray only ``[[workers]]`` counts. ``visibility`` tells why ``cards`` are not
-    all there are. Raises ``ConfigError``: unknown or hidden card, a card, name, port or server given twice, no card at all.
+    all there are, ``unavailable`` why none could be read. Raises ``ConfigError``: unknown or hidden card, a card, name, port
+    or server given twice, no card at all.
     """
     seen = visibility if visibility is not None and simulate is None else Visibility()
     found = tuple(cards) if simulate is None else simulated_cards(simulate, settings.sim.vram_mib)
@@ -95,11 +97,11 @@ def plan_workers(
         raise ConfigError(f"no card is left to work on: {seen.note}", hint=_SHOW_CARDS)
     if not specs and not elsewhere:
         raise ConfigError(
-            "no GPU was found and the configuration names no workers",
+            f"no GPU was found{f' ({unavailable})' if unavailable else ''} and the configuration names no workers",
             hint="try --simulate 4, or name a running server: [[workers]] name = 'worker-1', ollama_url = 'http://127.0.0.1:11434'",
         )
     _check_names((*specs, *remote))
-    _check_cards(specs, found, seen)
+    _check_cards(specs, found, seen, unavailable)
     _check_servers(specs, settings)
     ports = _ports(specs, settings.ollama.base_port)
     by_index = {card.index: card for card in found}
@@ -191,7 +193,9 @@ def _check_names(specs: Sequence[WorkerSpec]) -> None:
         seen.add(spec.name)
 
 
-def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen: Visibility) -> None:
+def _check_cards(
+    specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen: Visibility, unavailable: str | None
+) -> None:
     known = sorted(card.index for card in cards)
     owner: dict[int, str] = {}
     for spec in specs:
@@ -201,7 +205,7 @@ def _check_cards(specs: Sequence[WorkerSpec], cards: Sequence[GpuReading], seen:
                     f"[[workers]] {spec.name}: GPU {index} is hidden from this process: {seen.note}", hint=_SHOW_CARDS
                 )
             if index not in known:
-                there = ", ".join(map(str, known)) or "none"
+                there = ", ".join(map(str, known)) or f"none{f': {unavailable}' if unavailable else ''}"
                 raise ConfigError(
                     f"[[workers]] {spec.name}: there is no GPU {index} (there are: {there})", hint="see `swarm gpus`"
                 )

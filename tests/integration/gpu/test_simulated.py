@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from swarm.config.settings import Settings
 from swarm.core.gpu_reading import GpuReading
 from swarm.gpu.simulated import SimulatedReader
 from swarm.gpu.timeout_reader import TimeoutReader
+from swarm.runtime.cards import visible_reader
 from tests.helpers.wait import wait_until
 
 
@@ -76,6 +79,20 @@ def test_a_hung_driver_costs_one_wait_and_one_thread_and_recovers():
     inner.go.set()
     wait_until(lambda: reader.read()[0].fault is None, what="readings go on")
     assert reader.unavailable is None
+
+
+def test_a_start_waits_for_a_driver_that_is_being_loaded(monkeypatch):
+    inner = Hanging()
+    inner.go.clear()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("swarm.runtime.cards.NvmlReader", lambda: inner)
+    monkeypatch.setattr("swarm.runtime.cards.TimeoutReader", partial(TimeoutReader, timeout_s=0.05))
+    reader = visible_reader(Settings())
+    threading.Timer(0.5, inner.go.set).start()
+    assert [(card.uuid, card.fault) for card in reader.read()] == [("GPU-0", None)]
+    inner.go.clear()
+    assert "not answered" in (reader.read()[0].fault or ""), "from then on nobody waits that long"
+    inner.go.set()
 
 
 def test_threads_that_read_at_one_time_begin_one_reading_of_a_hung_driver():
