@@ -30,6 +30,7 @@ from swarm.runtime.ports import HeartbeatSink
 
 MONITOR_GAP_S = 5.0
 """A changing MONITOR line is logged no more often."""
+TRIM_S = 60.0
 
 
 class Announcer:
@@ -164,7 +165,9 @@ class Brain:
         wish: StopWish,
         log: logging.Logger,
         mono_s: Callable[[], float] = time.monotonic,
+        trim_logs: Callable[[], None] = lambda: None,
     ) -> None:
+        """``trim_logs`` is called every ``TRIM_S``."""
         self._observer = observer
         self._effects = effects
         self._waiter = waiter
@@ -178,7 +181,8 @@ class Brain:
         self._announcer = Announcer(settings, log)
         self._turns = 0
         self._beats = 0
-        self._beat_due_s = mono_s()
+        self._beat_due_s = self._trim_due_s = mono_s()
+        self._trim_logs = trim_logs
         self._troubles = LogOnce(log)
         self._ticks = empty(TICK_BOUNDS_S)
 
@@ -198,6 +202,9 @@ class Brain:
         began_s = self._mono_s()
         pause_s = self._turn()
         self._ticks = self._ticks.with_one(self._mono_s() - began_s)
+        if began_s >= self._trim_due_s:
+            self._trim_due_s = began_s + TRIM_S
+            self._troubles.tried("logs", self._trim_logs, None)
         return pause_s
 
     def _turn(self) -> float:

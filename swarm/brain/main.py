@@ -26,7 +26,7 @@ from swarm.runtime.bootstrap import RunOptions, living, logging_as, open_root, o
 from swarm.runtime.cards import gpu_reader
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.runtime.open import crash_rule
-from swarm.supervisor.what_runs import BRAIN_WAIT_S, end_remains
+from swarm.supervisor.what_runs import BRAIN_WAIT_S, end_remains, trim_logs
 
 
 def make_notifier(
@@ -83,6 +83,7 @@ def _brain(
         epoch=epoch,
         wish=wish,
         log=brain_log,
+        trim_logs=lambda: trim_logs(options.root),
     )
 
 

@@ -58,6 +58,14 @@ def _size(path: Path) -> int:
 _FAULTS = frozenset({signals.SIGSEGV, signals.SIGABRT, signals.SIGBUS, signals.SIGILL, signals.SIGFPE, signals.SIGSYS})
 
 
+def signal_name(number: int) -> str:
+    """``SIGKILL``; those of real time have no names."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class Exit(msgspec.Struct, frozen=True):
     """How a process ended; both None for an adopted one, whose status only its parent learns."""
 
@@ -71,7 +79,7 @@ class Exit(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.signal is not None:
-            return f"killed by {signals.Signals(self.signal).name}"
+            return f"killed by {signal_name(self.signal)}"
         return (
             f"exit code {self.code}" if self.code is not None else "ended (started by an earlier supervisor: no exit status)"
         )

@@ -116,7 +116,10 @@ class Keeper:
     @property
     def watch_fd(self) -> int | None:
         """A pidfd worth waiting on; None when its end is known already (it would be readable for ever)."""
-        return self.process.pidfd if self.process.poll() is None else None
+        try:
+            return self.process.pidfd if self.process.poll() is None else None
+        except OSError:  # nothing can be seen of it now, and the next tick says so
+            return None
 
     def step(self) -> float:
         """One tick; returns the seconds until the next is due (an ended process comes earlier, through its pidfd).

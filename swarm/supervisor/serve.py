@@ -23,7 +23,7 @@ from swarm.runtime.logging import LogOnce
 from swarm.runtime.loop import StopWish, install, root_watch, run_loop
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import Keeper, Waker
-from swarm.supervisor.keeper_factory import NEVER_READY_LIMIT
+from swarm.supervisor.keeper_factory import NEVER_READY_LIMIT, restart_policy
 from swarm.supervisor.state import HOST_PREFIX, NAME, ChildState
 from swarm.worker.main import own_plan
 
@@ -59,6 +59,7 @@ def run_server(options: RunOptions, worker: str) -> int:
             spec,
             plan.fault,
             book,
+            policy=restart_policy(options.settings, NEVER_READY_LIMIT),
             supervised=lambda: is_held(queue.layout, NAME),
             root_trouble=root_watch(queue.layout.root),
             log=log,
@@ -82,6 +83,7 @@ class ServerHost:
         fault: str | None,
         book: WorkerQuarantine,
         *,
+        policy: RestartPolicy,
         supervised: Callable[[], bool],
         root_trouble: Callable[[], str],
         log: logging.Logger,
@@ -95,7 +97,6 @@ class ServerHost:
         self._waker = Waker()
         self.wish = StopWish(self._waker.wake)
         server = ServerProcess(spec, on_ready=self._waker.wake)
-        policy = RestartPolicy(never_ready_limit=NEVER_READY_LIMIT)
         self._keeper = Keeper(server, policy, SystemClock(), fault=fault, book=book)
         self._supervised = supervised
         self._root_trouble = root_trouble
@@ -115,7 +116,7 @@ class ServerHost:
         if why:
             self._log.error("%s ends: %s", self.title, why)
             self.lost = True
-        if not self.lost and self._supervised():
+        if not self.lost and self._troubles.tried("the supervisor's process lock", self._supervised, otherwise=False):
             self._log.warning("a supervisor has started and takes over the server")
             self.finished = True
             return 0.0

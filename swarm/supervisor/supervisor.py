@@ -21,11 +21,10 @@ from swarm.runtime.ports import Clock
 from swarm.supervisor import restarts
 from swarm.supervisor.keeper import IDLE_S, Keeper, Waker
 from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, remove_plan, save_plan, save_status
-from swarm.supervisor.what_runs import end_model_servers, end_strangers, find_leftovers, trim_logs
+from swarm.supervisor.what_runs import end_model_servers, end_strangers, find_leftovers
 from swarm.supervisor.worker_keepers import WorkerKeepers
 
 log = logging.getLogger(__name__)
-TRIM_S = 60.0
 
 
 class Supervisor:
@@ -77,7 +76,6 @@ class Supervisor:
         self._started_at = clock.iso()
         self._published: tuple[str, tuple[ChildStatus, ...]] | None = None
         self._unsaved = False
-        self._trim_at_s = 0.0
         self._troubles = LogOnce(log)
 
     @property
@@ -129,7 +127,7 @@ class Supervisor:
 
     def step(self) -> float:
         """One tick; returns the seconds until the next (a death or a request comes earlier, through ``wait``)."""
-        self._watch_parent()
+        self._troubles.tried("the process it was started for", self._watch_parent, None)
         self._watch_root()
         if self._drain_asked or self._stop_asked:
             self._troubles.tried("the end", self._end, None)
@@ -142,9 +140,6 @@ class Supervisor:
         if self.lost:
             return min(pauses, default=IDLE_S)
         self._publish()
-        if self._clock.mono_s() >= self._trim_at_s:
-            self._trim_at_s = self._clock.mono_s() + TRIM_S
-            self._troubles.tried("logs", lambda: trim_logs(self._root), None)
         return min(pauses, default=IDLE_S)
 
     def wait(self, timeout_s: float) -> None:
@@ -220,17 +215,17 @@ class Supervisor:
         children = self.children
         if self._published == (self.phase, children):
             return
-        status = SupervisorStatus(
-            process=identities.current(),
-            started_at=self._started_at,
-            written_at=self._clock.iso(),
-            phase=self.phase,
-            simulated=any(p.simulated for p in self.plans),
-            children=children,
-            leftovers=self.leftovers,
-        )
 
         def save() -> None:
+            status = SupervisorStatus(
+                process=identities.current(),
+                started_at=self._started_at,
+                written_at=self._clock.iso(),
+                phase=self.phase,
+                simulated=any(p.simulated for p in self.plans),
+                children=children,
+                leftovers=self.leftovers,
+            )
             save_status(self._root / "workers", status)
             self._published = (self.phase, children)
 

@@ -163,7 +163,10 @@ def find_leftovers(root: Path) -> tuple[str, ...]:
 
 
 def trim_logs(root: Path) -> None:
-    """Servers write to their logs themselves, for months perhaps; brain and workers rotate their own."""
+    """Servers write to their logs themselves, for months perhaps; brain and workers rotate their own.
+
+    For one caller at a time: the brain, which every swarm has, with a supervisor or without.
+    """
     for path in (*root.glob("logs/ollama-*.log"), *root.glob("logs/models-*.log"), *root.glob("logs/*.err")):
         try:
             truncate_if_large(path)

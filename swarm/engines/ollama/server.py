@@ -202,13 +202,24 @@ class ServerProcess(KeptProcess):
         from swarm.engines.ollama.readiness import ReadinessProbe  # noqa: PLC0415  (HTTP: commands that only look need none of it)
 
         identity = child.identity
-        self._probe = ReadinessProbe(
+        probe = ReadinessProbe(
             self.spec.url,
             alive=lambda: is_same(identity),
             on_ready=self._on_ready,
             on_connect=self._proof,
         )
-        self._probe.start()
+        try:
+            probe.start()
+        except RuntimeError as error:
+            if child.adopted:
+                self.close()
+            else:
+                self.clean_up()
+            raise ModelServerError(
+                f"{self.name}: nobody can ask whether it is ready: {error}",
+                hint="a limit on processes was reached (`ulimit -u`, pids.max of the control group)",
+            ) from error
+        self._probe = probe
 
     def _write_note(self, identity: ProcessIdentity) -> None:
         spec = self.spec

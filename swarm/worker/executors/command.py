@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from swarm.config.settings import CommandSettings
 from swarm.core.faults import CancelToken, TaskFault
 from swarm.core.task import Claim, Trail
+from swarm.proc.child import signal_name
 from swarm.proc.env_markers import fixed_env, kill_marked
 from swarm.worker.executors.allowlist import Scripts, permit
 from swarm.worker.executors.program import Capture, Program, follow
@@ -148,15 +148,8 @@ class CommandExecutor:
 
 
 def _ending(code: int, err: Capture) -> str:
-    how = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}"
+    how = f"exit code {code}" if code > 0 else f"killed by {signal_name(-code)}"
     return f"{how}: {err.last_line}" if err.last_line else f"{how}, nothing on stderr"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _result(code: int, out: Capture, err: Capture, duration_s: float) -> dict[str, Any]:

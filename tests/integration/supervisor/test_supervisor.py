@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,23 +19,35 @@ import psutil
 import pytest
 
 from swarm.config.settings import (
+    OllamaSettings,
     QueueSettings,
     RepairSettings,
     Settings,
+    SupervisorSettings,
+    WorkerSpec,
 )
+from swarm.core.policy.restart_backoff import RestartPolicy
 from swarm.core.worker import WorkerRow
 from swarm.engines.ollama import quarantine
-from swarm.errors import EngineError, LockHeld, StorageFault
+from swarm.engines.ollama.quarantine import WorkerQuarantine
+from swarm.engines.ollama.readiness import ReadinessProbe
+from swarm.engines.ollama.server_spec import server_spec
+from swarm.errors import ConfigError, EngineError, LockHeld, StorageFault
+from swarm.gpu.nvml import NvmlReader
 from swarm.proc import identity as identities
 from swarm.proc.env_markers import find_marked, find_marked_values
-from swarm.proc.ports import is_free
+from swarm.proc.ports import free_port, is_free
 from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.layout import Layout
 from swarm.queue.stores.registry import read_row
+from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import restarts
 from swarm.supervisor.down import starter_of, stop_swarm
+from swarm.supervisor.main import plan_swarm
+from swarm.supervisor.serve import ServerHost, run_server
 from swarm.supervisor.state import ChildState, SupervisorStatus, load_plan, load_status, save_status
+from swarm.worker.main import own_plan
 from tests.helpers.wait import wait_until
 
 
@@ -135,6 +148,14 @@ def test_a_server_that_never_gets_ready_is_quarantined_while_the_rest_runs(swarm
     wait_until(lambda: "quarantined" in one.child("worker-1").reason)
     assert one.lines("lives") == [f"brain {one.child('brain').pid}"]
     wait_until(lambda: (s := load_status(root / "workers")) and s.child("ollama-worker-1").state is ChildState.QUARANTINED)
+
+
+@pytest.mark.parametrize("workers", [(), (WorkerSpec(name="w1", gpus=(0,)),)])
+@pytest.mark.parametrize("start", [plan_swarm, lambda options: own_plan(options, "w1")])
+def test_a_start_without_cards_says_what_the_driver_said(root, monkeypatch, start, workers):
+    monkeypatch.setattr(NvmlReader, "read", lambda reader: setattr(reader, "unavailable", "Version Mismatch") or ())
+    with pytest.raises(ConfigError, match="Version Mismatch"):
+        start(RunOptions(settings=Settings(queue=QueueSettings(root=str(root)), workers=workers)))
 
 
 def test_a_lost_card_gets_no_server(swarm):
@@ -321,7 +342,7 @@ def test_a_full_disk_does_not_stop_it(swarm, root):
     wait_until(lambda: status.is_file() and json.loads(status.read_bytes())["phase"] == "running")
 
 
-def refuse(path: object, *_: object) -> None:
+def refuse(path: object = "", *_: object) -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
 
@@ -363,6 +384,93 @@ def test_a_life_lock_that_cannot_be_looked_at_hinders_its_process_alone(swarm, m
         one.running("brain", "w2")
         wait_until(lambda: "w1: cannot look at a process lock: Input/output error" in caplog.text, what="it is said")
     one.running("w1")
+
+
+@pytest.mark.parametrize(("call", "adopted"), [("current", False), ("is_same", True)])
+def test_a_host_that_shows_no_processes_now_does_not_stop_it(swarm, root, monkeypatch, call, adopted):
+    """As where no descriptor is left."""
+    one = swarm().up()
+    one.running()
+    old = one.child("w1").pid
+    if adopted:
+        one.die()
+        one = swarm().up()
+        one.running()
+    with monkeypatch.context() as full:
+        full.setattr(f"swarm.proc.identity.{call}", refuse)
+        os.kill(old, signal.SIGKILL)
+        turns = one.turns
+        wait_until(lambda: one.supervisor.wake() or one.turns > turns + 3, what="turns in which nothing can be seen")
+        wait_until(lambda: adopted or one.child("w1").restarts == 1, what="what can be seen is acted on")
+    wait_until(lambda: one.child("w1").pid not in (None, old), what="it sees again")
+    one.running()
+    wait_until(lambda: told(root)["w1"] is ChildState.RUNNING, what="the status file says so")
+
+
+def test_a_server_for_which_there_is_no_thread_now_is_started_again(swarm, root, monkeypatch):
+    refusals = [RuntimeError("can't start new thread")]
+    start = ReadinessProbe.start
+
+    def sometimes(probe: ReadinessProbe) -> None:
+        if refusals:
+            raise refusals.pop()
+        start(probe)
+
+    monkeypatch.setattr(ReadinessProbe, "start", sometimes)
+    one = swarm(simulate=1).up()
+    one.running()
+    assert "can't start new thread" in (one.child("ollama-worker-1").last_exit or "")
+    assert one.child("ollama-worker-1").restarts == 1
+    assert one.child("ollama-worker-1").pid in [i.pid for i in find_marked(SWARM_SERVER="worker-1", SWARM_ROOT=str(root))]
+
+
+@pytest.fixture
+def hosted(root):
+    settings = Settings(
+        queue=QueueSettings(root=str(root)),
+        ollama=OllamaSettings(base_port=free_port(), stop_grace_s=2.0),
+        supervisor=SupervisorSettings(restart_cap_s=7.0),
+    )
+    return RunOptions(settings=settings, simulate=1)
+
+
+def test_the_host_of_a_server_keeps_it_while_nobody_can_say_whether_a_supervisor_lives(root, hosted, caplog):
+    FileQueue(str(root)).prepare()
+    plan = own_plan(hosted, "worker-1")
+    spec = server_spec(plan, hosted.settings, root=root, base_env=os.environ)
+    book = WorkerQuarantine(root / "workers", plan.name, plan.gpu_uuids, hosted.settings.repair)
+    host = ServerHost(
+        root,
+        spec,
+        None,
+        book,
+        policy=RestartPolicy(),
+        supervised=refuse,
+        root_trouble=lambda: "",
+        log=logging.getLogger("host"),
+    )
+    try:
+        wait_until(lambda: host.step() and find_marked(**spec.markers), what="its server runs")
+        assert not host.finished
+        assert caplog.text.count("the supervisor's process lock: Read-only file system") == 1
+    finally:
+        host.wish.ask()
+        wait_until(lambda: host.finished or host.step() < 0, what="its end")
+        host.close()
+    assert find_marked(**spec.markers) == []
+
+
+def test_the_host_of_a_server_restarts_it_as_configured(hosted, monkeypatch):
+    policies = []
+
+    def caught(*_, policy: RestartPolicy, **__):
+        policies.append(policy)
+        raise InterruptedError
+
+    monkeypatch.setattr("swarm.supervisor.serve.ServerHost", caught)
+    with pytest.raises(InterruptedError):
+        run_server(hosted, "worker-1")
+    assert policies[0].cap_s == 7.0
 
 
 LINGERS = """

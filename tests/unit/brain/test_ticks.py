@@ -10,13 +10,16 @@ import pytest
 
 from swarm.brain.apply import Applied, Effects, Failed, Stale
 from swarm.brain.brain import PAUSE_S, Brain
+from swarm.brain.main import _brain
 from swarm.brain.observe import Observer
-from swarm.config.settings import Settings
+from swarm.config.settings import QueueSettings, Settings
 from swarm.core.policy.decisions import KillWorker, LoadModel
 from swarm.core.snapshot import BlockedView
 from swarm.core.worker import SlotView
 from swarm.errors import EngineError, StorageFault
+from swarm.runtime.bootstrap import RunOptions
 from swarm.runtime.loop import EXIT_CRASHED, StopWish, run_loop
+from tests.helpers.queues import prepared
 from tests.support.builders import MODEL, a_heartbeat, a_worker, cold_workers, live_waiting
 from tests.support.fakes import FakeBrainQueue, FakeClock, FakeHeart, FakeWaiter
 
@@ -294,3 +297,16 @@ def test_effects_answer_stale_where_the_world_has_changed(world):
     assert isinstance(world.effects.apply(kill), Stale)
     world.kill_answer = EngineError("not permitted")
     assert world.effects.apply(kill) == Failed(kill, "not permitted")
+
+
+def test_logs_of_model_servers_are_kept_small_with_a_supervisor_or_without(tmp_path, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr("swarm.supervisor.what_runs.truncate_if_large", trimmed.append)
+    queue = prepared(str(tmp_path / "queue"), "fast")
+    of_server = tmp_path / "queue" / "logs" / "ollama-worker-1.log"
+    of_server.touch()
+    options = RunOptions(settings=Settings(queue=QueueSettings(root=queue.layout.root)))
+    brain = _brain(queue, options, FakeWaiter(FakeClock()), StopWish(lambda: None), 1, logging.getLogger("test.brain"))
+    brain.step()
+    brain.step()
+    assert trimmed == [of_server]

@@ -108,12 +108,17 @@ def spawn(tmp_path) -> Iterator:
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_"),
-    [("raise SystemExit(3)", Exit(code=3)), ("import os; os.kill(os.getpid(), 9)", Exit(signal=9))],
+    ("code", "exit_", "words"),
+    [
+        ("raise SystemExit(3)", Exit(code=3), "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", Exit(signal=9), "killed by SIGKILL"),
+        ("import os; os.kill(os.getpid(), 40)", Exit(signal=40), "killed by signal 40"),
+    ],
 )
-def test_exit_status_is_kept_and_readable_twice(spawn, code, exit_):
+def test_exit_status_is_kept_and_readable_twice(spawn, code, exit_, words):
     child = spawn(code)
     assert wait_until(child.poll) == exit_
+    assert str(exit_) == words
     assert child.clean_up() == []
     assert child.poll() == exit_
     assert child.pidfd == -1
