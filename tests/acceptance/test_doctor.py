@@ -85,18 +85,18 @@ def stopped(*pids):
 
 
 def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarm.views.doctor.gather.ASK_S", 0.5)
     port = free_port()
     env = {"SWARM_SIM__VRAM_MIB": "6000", "SWARM_BRAIN__STUCK_AFTER_S": "1", "SWARM_SIM__REQUEST_S": "9000"}
     env |= {"SWARM_METRICS__PORT": str(port), "SWARM_WORKER__HEARTBEAT_S": "0.5"}
+    env["SWARM_GPU__CHECK_S"] = "3600"  # what happens to the cards is for the doctor alone
     with user(tmp_path, **env) as someone:
         someone.ok("up", "--simulate", "2", "--detach")
-        assert findings(someone) == {}
+        wait_until(lambda: findings(someone) == {}, what="all is well")
         queue, root = someone.queue, someone.root
 
         # a worker is stopped
         with stopped(pid_of(someone, "worker-1")):
-            found = findings(someone, "worker-1")
+            found = until(someone, "stopped", "worker-1")
         assert found["stopped"]["subject"] == "worker-1"
         assert f"kill -CONT {pid_of(someone, 'worker-1')}" in found["stopped"]["next"]
 
@@ -127,9 +127,9 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         # a task waits for a model that nobody has, another for one that fits on no card
         queue.enqueue(llm(model="nosuch:1b"))
         queue.enqueue(llm(model="qwen2.5:32b"))
-        assert "nosuch:1b" in findings(someone)["model-missing"]["what"]
+        assert "nosuch:1b" in until(someone, "model-missing")["model-missing"]["what"]
         wait_until(lambda: "qwen2.5:32b does" in until(someone, "fits-nowhere")["fits-nowhere"]["what"], what="the big one")
-        found = findings(someone)["fits-nowhere"]
+        found = until(someone, "fits-nowhere")["fits-nowhere"]
         assert "does not fit: needs" in found["what"]
         tried = [someone.log(f"worker-{n}").count("Loading model qwen2.5:32b") for n in (1, 2)]
         assert tried == [0, 0], "its file alone tells, so no card is asked"
@@ -140,7 +140,7 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         task = queue.enqueue(llm())
         assert until(someone, "stuck")["stuck"]["subject"] == task
         assert someone.json("queue", "stats")["stuck"] == 1
-        assert scrape(port)["swarm_stuck_tasks"] == 1
+        wait_until(lambda: scrape(port)["swarm_stuck_tasks"] == 1, what="the metric tells it")
         (cleared,) = someone.json("queue", "clear-stuck")["cleared"]
         assert (cleared["task_id"], cleared["outcome"]) == (task, "given back")
         document = queue.read(task)
@@ -153,8 +153,10 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
 
         # a model server hangs
         servers = [i.pid for i in find_marked(**{SERVER_MARKER: "worker-2", ROOT_MARKER: str(root)})]
+        monkeypatch.setattr("swarm.views.doctor.gather.ASK_S", 0.5)
         with stopped(*servers):
-            found = findings(someone, "worker-2")
+            found = until(someone, "server-unreachable", "worker-2")
+        monkeypatch.undo()
         assert found["server-unreachable"]["subject"] == "ollama-worker-2"
 
         # the clock was ahead
@@ -171,7 +173,7 @@ def test_faults_of_a_running_swarm(tmp_path, monkeypatch):
         os.kill(pid_of(someone, "worker-2"), signal.SIGKILL)
         found = until(someone, "no-brain")
         assert "swarm up" in found["no-brain"]["next"]
-        assert any(f["subject"] == "worker-2" for f in found.values())
+        wait_until(lambda: any(f["subject"] == "worker-2" for f in findings(someone).values()), what="its death is found")
 
         # heartbeats can no longer be written: the last worker says so, and lives on
         beats = root / "heartbeats"

@@ -85,10 +85,7 @@ def test_what_simulated_cards_left_goes_with_the_next_down_or_start(tmp_path):
     with user(tmp_path) as someone:
         for words, code in ((("down",), 3), (("up", "--simulate", "1", "--detach"), 0)):
             someone.ok("up", "--simulate", "2", "--detach")
-            for pid in someone.ours():
-                os.kill(pid, signal.SIGKILL)
-            kill(someone, "supervisor")
-            wait_until(lambda: not someone.ours(), what="all are dead")
+            someone.kill_all()
             assert len(os.listdir(someone.root / ".sim")) == 2
             assert someone.run(*words).returncode == code
             left = os.listdir(someone.root / ".sim") if code == 0 else (someone.root / ".sim").exists()
@@ -139,7 +136,7 @@ def test_a_worker_that_somebody_else_starts_again_is_not_said_to_have_ended(tmp_
 
 
 def test_a_run_whose_supervisor_is_killed_leaves_nothing(tmp_path):
-    with user(tmp_path, SWARM_SIM__REQUEST_S="1") as someone:
+    with user(tmp_path, SWARM_SIM__REQUEST_S="1", SWARM_LLM__SLOTS="1") as someone:
         words = ("run", str(someone.prompts(50)), "-o", str(tmp_path / "out.jsonl"), "--model", "llama3.2:3b")
         process = someone.start(*words, "--simulate", "1")
         wait_until(lambda: list(someone.queue.list(TaskState.PROCESSING)), what="work begins")

@@ -51,16 +51,16 @@ def test_a_pull_counts_only_with_success_and_only_one_runs_at_a_time(tmp_path, o
 
 
 def test_a_run_survives_a_lost_card_and_the_card_is_released(tmp_path):
-    with user(tmp_path, **QUICK, SWARM_SIM__REQUEST_S="0.1") as me:
+    with user(tmp_path, **QUICK, SWARM_SIM__REQUEST_S="0.2", SWARM_LLM__SLOTS="1") as me:
         me.ok("up", "--simulate", "2", "--detach")
         (me.root / ".sim" / "SIM-GPU-1").mkdir(parents=True, exist_ok=True)
         state = me.root / ".sim" / "SIM-GPU-1" / "state.json"
-        running = me.start("run", str(me.prompts(40)), "--model", "llama3.2:3b", "-o", "out.jsonl")
+        running = me.start("run", str(me.prompts(100)), "--model", "llama3.2:3b", "-o", "out.jsonl")
         wait_until(lambda: "Completed llm task" in me.log("worker-2"), what="worker-2 at work", timeout_s=60)
         state.write_text('{"fault": "Xid 79"}')
         _, err = running.communicate(timeout=60)
         assert running.returncode == 0, err
-        assert len((me.folder / "out.jsonl").read_text().splitlines()) == 40
+        assert len((me.folder / "out.jsonl").read_text().splitlines()) == 100
         told = "Card quarantined: GPU 1 cannot be read: Xid 79"
         wait_until(lambda: told in me.log("worker-2"), what="the loss is seen, though the work may be done before")
         state.unlink()

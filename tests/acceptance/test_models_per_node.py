@@ -40,12 +40,13 @@ def beat(person, worker):
 
 
 def on_nodes(person, model):
-    return next(row["installed_nodes"] for row in person.json("models")["models"] if row["model"] == model)
+    rows = person.json("models")["models"]
+    return next((row["installed_nodes"] for row in rows if row["model"] == model), None)
 
 
 def test_tasks_for_a_model_run_where_it_lies_and_nowhere_is_a_load_refused(me):
     """The card here is idle all the time, and comes first by name."""
-    assert (on_nodes(me, SHARED), on_nodes(me, BIG)) == (["", "box2"], ["box2"])
+    wait_until(lambda: (on_nodes(me, SHARED), on_nodes(me, BIG)) == (["", "box2"], ["box2"]), what="what lies where")
     me.ok("run", str(me.prompts(12)), "--model", BIG, "-o", "out.jsonl")
     assert len((me.folder / "out.jsonl").read_text().splitlines()) == 12
     assert BIG not in beat(me, "mine").models, "no load of it was even tried here"
@@ -61,13 +62,13 @@ def test_what_only_this_machine_is_to_have_is_refused_there_and_the_pull_here_go
     assert "file does not exist" in there["error"]
     assert "on 1 of 2 machines: box2" in done.stderr
     assert "local: odd:1b: success" in done.stderr
-    assert on_nodes(me, "odd:1b") == [""]
+    wait_until(lambda: on_nodes(me, "odd:1b") == [""], what="it is listed here alone")
 
 
 def test_a_model_is_pulled_to_the_machine_that_is_named_and_used_there(me):
     done = me.ok("models", "pull", GLM, "--node", "box2")
     assert done.startswith(f"{GLM}: pulled through box2-gpu0 in ")
-    assert on_nodes(me, GLM) == ["box2"]
+    wait_until(lambda: on_nodes(me, GLM) == ["box2"], what="it is listed there alone")
     me.ok("run", str(me.prompts(3, "few.jsonl")), "--model", GLM, "-o", "glm.jsonl")
     wait_until(lambda: beat(me, "box2-gpu0").models[GLM].completed == 3, what="all of them were done there")
     assert not os.path.exists(me.root / ".pull.json")

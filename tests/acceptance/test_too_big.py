@@ -33,10 +33,16 @@ def somebody(tmp_path_factory):
     env = {"SWARM_SIM__VRAM_MIB": "20000", "SWARM_SIM__REQUEST_S": "0.1", "SWARM_SIM__MODELS": models}
     with user(tmp_path_factory.mktemp("big"), **env) as person:
         person.ok("up", "--simulate", "2", "--detach")
-        person.prompts(40, "warm.jsonl")
-        person.ok("run", "warm.jsonl", "-o", "warm.out", "--model", SMALL)
-        wait_until(lambda: [w["model"] for w in person.json("workers")["workers"]] == [SMALL, SMALL], what="both hot")
+        wait_until(lambda: both_hot(person), what="both hot")
+        wait_until(lambda: not sum(person.queue.stats().pending.values()), what="what made them so is done")
         yield person
+
+
+def both_hot(person):
+    """Whether each has the small model; while one has not, there is work for it."""
+    if not sum(person.queue.stats().pending.values()):
+        list(person.queue.enqueue_many(llm(model=SMALL) for _ in range(40)))
+    return [w["model"] for w in person.json("workers")["workers"]] == [SMALL, SMALL]
 
 
 def alarms(someone):
@@ -86,7 +92,7 @@ def test_who_waits_from_python_is_told_as_well(somebody, monkeypatch):
 
 
 def test_a_model_that_no_server_has_is_one_alarm_that_goes_with_its_task(somebody):
-    somebody.ok("queue", "cancel", *(task.task_id for task in somebody.queue.list(TaskState.PENDING)))
+    somebody.queue.cancel_many([task.task_id for task in somebody.queue.list(TaskState.PENDING)], "of other tests")
     path = somebody.root / "pending" / "lost.json"
     path.write_text(json.dumps(llm(model="nosuch:1b", task_id="lost")))
     wait_until(lambda: "1 tasks wait for nosuch:1b, which no server has" in alarms(somebody), what="the alarm")

@@ -31,6 +31,8 @@ MOST_WAITING = 4000
 """Lower mark of the feed, of a long one; the upper is twice that."""
 DRAIN = Path(__file__).with_name("scene_drain.py")
 LOOK_S = 0.02
+BLIND_S = 0.2
+"""Without a look for so long: this process stood still, and what it was to shoot at may have passed by."""
 Shot = tuple[int, str, float]
 """At which line or soon after it, at whom, so many seconds later."""
 JUDGES = 2
@@ -110,7 +112,7 @@ class _Run:
         self._peaks_mib: dict[str, float] = {"feeder": 0.0, "brain": 0.0}
         self.feed_id = ""
         self.took_s = self.fed_s = 0.0
-        self._began_s = 0.0
+        self._began_s = self._blind_s = 0.0
 
     def work(self, workers: int) -> None:
         """Until all is fed and nothing is left."""
@@ -119,9 +121,11 @@ class _Run:
             self._worker(f"drain-{number}")
         self._began_s = time.monotonic()
         feeder = self._feeder()
-        said_s = time.monotonic()
+        said_s = looked_s = time.monotonic()
         while feeder.poll() is None or self._left():  # counting is dear, so it begins when the feeder has ended
             time.sleep(LOOK_S)
+            before_s, looked_s = looked_s, time.monotonic()
+            self._blind_s = max(self._blind_s, looked_s - before_s)
             self._watch(feeder)
             state = self._state()
             if time.monotonic() - said_s > 10:
@@ -215,7 +219,7 @@ class _Run:
 
     def missing(self) -> list[str]:
         """Shots for which the run was over too soon."""
-        number = len(self._shots)
+        number = len(self._shots) if self._blind_s < BLIND_S else 0
         return [f"{number} of the kills did not come to pass: all was fed before; take more lines"] if number else []
 
     def figures(self) -> dict[str, Any]:
@@ -227,6 +231,7 @@ class _Run:
             "waiting, between": f"{told['min']} and {told['target']}",
             "feeder killed": _places(self._hits["feeder"]),
             "worker killed": _places(self._hits["worker"]),
+            "longest time without a look, s": round(self._blind_s, 2),
             "lines offered again after a kill": told["again"],
             "from the first line to the last end, s": round(self.took_s, 1),
             "lines a second, fed and worked": round(self._lines / self.took_s),

@@ -16,6 +16,7 @@ from swarm.queue.lookup import Located
 from tests.endurance.checks import mapped_and_joined, one_record_each, text_of
 from tests.endurance.process_killer import Shooter, shoot
 from tests.endurance.scene_common import MODEL, Arena, SceneReport, dice_of, size, teller, told_hits
+from tests.helpers.wait import wait_until
 
 CUT = "Cut this into its questions, as a JSON list:\n[[lines]]\n"
 ANSWER = "Answer in a few words: "
@@ -72,9 +73,12 @@ def scene(options: argparse.Namespace) -> SceneReport:
         with open(arena.path("steps.jsonl"), "w", encoding="utf-8") as file:
             file.writelines(json.dumps(step) + "\n" for step in steps)
         arena.up()
+        arena.queue.pause("all")
         arena.swarm("submit", arena.path("steps.jsonl"), "--model", MODEL)
         job = Job(arena)
         hunter = Hunter(arena, job, dice)
+        hunter.begin()
+        arena.queue.resume("all")
         hunter.start()
         try:
             arena.until(job.left, say)
@@ -168,6 +172,12 @@ class Hunter(Shooter):
         super().__init__(arena.root, dice, name="hunter")
         self._job = job
         self.phases: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        """With the brain, before any of it runs: all that follows may be over before a shot."""
+        wait_until(lambda: shoot(self._root, "brain", self._dice), what="a brain to shoot at")
+        self.phases["cutting"] += 1
+        self.hit["brain"] += 1
 
     def _run(self) -> None:
         while not self._stop.is_set():

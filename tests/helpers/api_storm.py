@@ -25,7 +25,7 @@ from swarm.queue.fsck import fsck
 from tests.endurance.process_killer import shoot
 from tests.helpers.api_checks import ENDED, BatchSeen, Look, of_batch, of_files
 from tests.helpers.crashworld import MAY_REMAIN
-from tests.helpers.kept_supervisor import KeptSupervisor
+from tests.helpers.kept_supervisor import END_S, KeptSupervisor
 from tests.helpers.stormplan import MODELS, STUCK_S, storm_config
 from tests.helpers.wait import wait_until
 
@@ -216,7 +216,7 @@ class ApiStorm:
     def _end(self) -> None:
         self._swarm.keep_up()
         if not self._swarm.end():
-            self._report.findings.append("the supervisor did not end within 60 s")
+            self._report.findings.append(f"the supervisor did not end within {END_S:.0f} s")
         try:
             wait_until(lambda: not find_marked(**{ROOT_MARKER: self.root}), what="no process is left over")
         except AssertionError as left:

@@ -9,6 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from swarm.proc.env_markers import ROOT_MARKER, kill_marked
+from swarm.queue.layout import Layout
+from swarm.queue.stores import registry
+from tests.helpers.wait import wait_until
+
+END_S = 120.0
 
 
 class KeptSupervisor:
@@ -43,11 +48,18 @@ class KeptSupervisor:
         self.kill()
 
     def end(self) -> bool:
-        """Have it end in order; False: it did not within a minute."""
+        """Have it end in order, once it hears; False: it did not within ``END_S``."""
         assert self._process is not None
+        wait_until(self._hears, what="the supervisor is registered")
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(60)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def _hears(self) -> bool:
+        """Whether it obeys signals by now: before that, one would kill it, and what it was to adopt would be left."""
+        assert self._process is not None
+        row = registry.read_row(Layout(self._root), "supervisor")
+        return self._process.poll() is not None or (row is not None and row.process.pid == self._process.pid)

@@ -18,7 +18,7 @@ from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.queue.coordination import is_held
 from swarm.queue.file_queue import FileQueue
 from tests.endurance.process_killer import pick, victims
-from tests.helpers.kept_supervisor import KeptSupervisor
+from tests.helpers.kept_supervisor import END_S, KeptSupervisor
 from tests.helpers.storm_ledger import WAVES, StormLedger
 from tests.helpers.stormplan import TARGETS, Plan, Report, storm_config
 
@@ -122,9 +122,8 @@ class Storm:
 
     def _end(self) -> None:
         self._swarm.keep_up()
-        time.sleep(1.0)
         if not self._swarm.end():
-            self._say("the supervisor did not end within 60 s")
+            self._say(f"the supervisor did not end within {END_S:.0f} s")
         self._report.processes_left = len(find_marked(**{ROOT_MARKER: self.root}))
 
     def _executed(self) -> list[str]:

@@ -21,7 +21,7 @@ from swarm.proc.env_markers import ROOT_MARKER, find_marked
 from swarm.queue.file_queue import FileQueue
 from swarm.queue.stores.node_book import wish_drain
 from tests.endurance.process_killer import pick, shoot, victims
-from tests.helpers.kept_supervisor import KeptSupervisor
+from tests.helpers.kept_supervisor import END_S, KeptSupervisor
 from tests.helpers.node_plan import NodeEvent, NodePlan, plan_events
 from tests.helpers.node_times import Ran, Struck, again_s, back_s, began_between, broken_off, busy_share, ran
 from tests.helpers.storm_ledger import WAVES, StormLedger
@@ -263,9 +263,8 @@ class NodeStorm:
 
     def _end(self) -> None:
         self._swarm.keep_up()
-        time.sleep(1.0)
         if not self._swarm.end():
-            self._report.findings.append("the supervisor did not end within 60 s")
+            self._report.findings.append(f"the supervisor did not end within {END_S:.0f} s")
         self._none_left("here", lambda: find_marked(**{ROOT_MARKER: self.root}))
         self._nodes.end()
         for node in self._there:
