@@ -5,6 +5,7 @@ The fixed environment is the same on every machine.
 
 from __future__ import annotations
 
+import math
 import os
 import signal as signals
 import time
@@ -57,16 +58,17 @@ def is_marked(process: ProcessIdentity, /, **env: str) -> bool:
 def kill_marked(grace_s: float, wait_s: float = KILL_WAIT_S, /, **env: str) -> list[ProcessIdentity]:
     """End all that ``find_marked`` finds: SIGTERM, up to ``grace_s``, SIGKILL. Returns those that would not die.
 
-    With a grace of 0 SIGKILL goes out at once. Takes at most ``grace_s`` + ``wait_s``. Each is signalled through
+    With a grace of 0 SIGKILL goes out at once; from the first one on it takes at most ``wait_s``. Each is signalled through
     its identity, so an innocent process that took over a number is never hit.
     """
-    now = time.monotonic()
-    kill_at, give_up_at = now + grace_s, now + grace_s + wait_s
+    kill_at, give_up_at = time.monotonic() + grace_s, math.inf
     asked: set[ProcessIdentity] = set()
     while left := find_marked(**env):
         now = time.monotonic()
         if now >= give_up_at:
             return left
+        if now >= kill_at:
+            give_up_at = min(give_up_at, now + wait_s)
         for identity in left:
             if now >= kill_at:
                 identities.signal(identity, signals.SIGKILL)

@@ -5,6 +5,7 @@ A group has ended only when the kernel shows no member left.
 
 from __future__ import annotations
 
+import math
 import os
 import signal as signals
 import time
@@ -15,7 +16,7 @@ from swarm.proc import identity as identities
 from swarm.proc.identity import all_pids, read_stat
 
 KILL_WAIT_S = 5.0
-"""How long a SIGKILL may take. Longer means the process is stuck in the kernel, and nothing we do will end it."""
+"""How long a SIGKILL may take once it was sent. Longer means: stuck in the kernel, and nothing we do will end it."""
 _POLL_S = 0.005
 _POLL_MAX_S = 0.1
 
@@ -46,7 +47,7 @@ class _Stop(ABC):
 
     def __init__(self, grace_s: float, sig: int) -> None:
         self._kill_at = time.monotonic() + max(grace_s, 0.0)
-        self._give_up_at = self._kill_at + KILL_WAIT_S
+        self._give_up_at = math.inf  # whoever calls may have stood still until now, and killed nothing yet
         if self._signal(sig):
             self._signal(signals.SIGCONT)
 
@@ -58,6 +59,7 @@ class _Stop(ABC):
         if now >= self._give_up_at:
             return False
         if now >= self._kill_at:
+            self._give_up_at = min(self._give_up_at, now + KILL_WAIT_S)
             self._signal(signals.SIGKILL)  # again at each step: a member may have forked between two signals
         return None
 

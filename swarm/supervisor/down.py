@@ -85,7 +85,7 @@ def manager_of(process: ProcessIdentity) -> Manager | None:
 
 POLL_S = 0.05
 STOP_MARGIN_S = 60.0
-REGISTER_S = 2.0
+REGISTER_S = 10.0
 """Between taking a process lock and registering, and for a look or a recovery to release one."""
 HOST_END_S = 5.0
 """The host of a server ends by itself when a supervisor comes up; it looks once a second."""

@@ -29,7 +29,7 @@ from swarm.supervisor.what_runs import orphans
 log = logging.getLogger(__name__)
 REQUESTS_DIR = "supervisor.requests"
 POLL_S = 0.05
-TAKEN_S = 10.0
+TAKEN_S = 30.0
 """For the supervisor to take a request: it looks once a second."""
 READY_MARGIN_S = 60.0
 GIVE_UP_AFTER = 3

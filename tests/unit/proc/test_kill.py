@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.proc import env_markers, process_group
 from swarm.proc import identity as identities
 from swarm.proc.child import Child, Exit, rotate_if_large, truncate_if_large
 from swarm.proc.env_markers import kill_marked
@@ -68,6 +70,27 @@ def test_stubborn_and_stopped_groups_are_killed_within_the_grace(family, stopped
     assert kill_group(leader.pid, 0.1)
     assert time.monotonic() - began < 30, "it sleeps for a minute"
     assert leader.wait(60) == -signal.SIGKILL
+
+
+class StoodStill:
+    """The clock of a process that did not run for a minute after its first look at it."""
+
+    def __init__(self):
+        self._later_s = itertools.chain([0.0], itertools.repeat(60.0))
+        self.sleep = time.sleep
+
+    def monotonic(self):
+        return time.monotonic() + next(self._later_s)
+
+
+def test_who_stood_still_until_all_time_was_over_kills_before_giving_up(family, spawn, monkeypatch):
+    leader, child = family(ignore=True), spawn("import time; time.sleep(60)")
+    for module in (process_group, env_markers):
+        monkeypatch.setattr(module, "time", StoodStill())
+    assert kill_group(leader.pid, 0.1)
+    assert leader.wait(60) == -signal.SIGKILL
+    assert kill_marked(0.1, **MARK) == []
+    assert wait_until(child.poll) == Exit(signal=9)
 
 
 def test_a_group_outlives_its_dead_leader_and_is_still_ended(family):
