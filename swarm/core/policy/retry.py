@@ -3,6 +3,8 @@
 * The classes of blame are those of ``swarm.core.faults``.
 * Infra and suspect faults never use up an attempt of the task but are bounded by ``infra_limit``; transient ones count and
   wait; deterministic ones would fail again.
+* A load, which keeps its card from all other models, is given up after as many infra faults as attempts: who placed it
+  decides anew.
 * Crashes and poison faults have limits of their own, so that a task which kills its workers or breaks its servers stops.
 * Delays use full jitter: ``random(0, min(cap, base * 2^n))``.
 """
@@ -17,7 +19,7 @@ import msgspec
 from swarm.config.settings import RetrySettings
 from swarm.core.backoff import doubled_s
 from swarm.core.faults import LOST_NODE, FaultClass
-from swarm.core.task import Attempt, Task
+from swarm.core.task import Attempt, Task, TaskClass
 
 UNCOUNTED = ("infra", "suspect")
 """Faults that use up no attempt."""
@@ -77,7 +79,12 @@ def after_fault(
         case "crash":
             return after_crash(attempt=attempt, attempts=attempts, settings=settings, jitter=jitter)
         case "infra" | "suspect":
-            return _after_infra(fault, kind, attempt=attempt, attempts=attempts, settings=settings, jitter=jitter)
+            limit = settings.infra_limit
+            if task.task_class is TaskClass.RESOURCE:
+                limit = min(limit, task.max_attempts or settings.max_attempts)
+            return _after_infra(
+                fault, kind, attempt=attempt, attempts=attempts, limit=limit, settings=settings, jitter=jitter
+            )
         case "poison":
             broke = [*_broke(this_life(attempts, attempt)), Breakage(worker, kind, message)]
             return _after_poison(broke, task=task, attempt=attempt, settings=settings, jitter=jitter, others=others)
@@ -110,17 +117,24 @@ def crash_delay_s(attempts: Sequence[Attempt], *, settings: RetrySettings, jitte
 
 
 def _after_infra(
-    fault: FaultClass, kind: str, *, attempt: int, attempts: Sequence[Attempt], settings: RetrySettings, jitter: float
+    fault: FaultClass,
+    kind: str,
+    *,
+    attempt: int,
+    attempts: Sequence[Attempt],
+    limit: int,
+    settings: RetrySettings,
+    jitter: float,
 ) -> Again | GiveUp:
     faults = 1 + sum(past.fault in UNCOUNTED for past in this_life(attempts, attempt))
     what = "server or card failed" if fault == "infra" else "failed together with others"
-    if faults >= settings.infra_limit:
-        return GiveUp(f"{kind}: {what}, {faults} times (limit {settings.infra_limit})")
+    if faults >= limit:
+        return GiveUp(f"{kind}: {what}, {faults} times (limit {limit})")
     # Who takes it next works elsewhere: a worker takes nothing while the machine of its card is lost.
     delay_s = 0.0 if kind in LOST_NODE else backoff_s(faults - 1, settings=settings, jitter=jitter)
     if fault == "suspect":
         delay_s = max(LEAST_DELAY_S, delay_s)
-    return Again(delay_s, counts=False, reason=f"{kind}: {what}, {faults} of {settings.infra_limit}")
+    return Again(delay_s, counts=False, reason=f"{kind}: {what}, {faults} of {limit}")
 
 
 class Breakage(NamedTuple):

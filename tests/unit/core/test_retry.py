@@ -42,8 +42,9 @@ def judge(
     jitter: float = 0.5,
     *,
     others: bool = True,
+    task_class: TaskClass = TaskClass.LLM,
 ) -> Any:
-    task = Task(task_id="t", task_class=TaskClass.LLM, max_attempts=max_attempts)
+    task = Task(task_id="t", task_class=task_class, max_attempts=max_attempts)
     return after_fault(
         fault=fault,
         kind="k",
@@ -93,6 +94,13 @@ def test_verdicts(fault, attempt, attempts, expected):
         assert verdict == Again(*expected, reason=verdict.reason)
     else:
         assert isinstance(verdict, expected)
+
+
+def test_a_load_that_fails_for_ever_does_not_keep_its_card_from_other_models():
+    """Between two tries its worker is given nothing else, and no limit of attempts ends what is the server's fault."""
+    assert isinstance(judge("infra", 1, (I1,), task_class=TaskClass.RESOURCE), Again)
+    assert isinstance(judge("infra", 1, (I1, I1), task_class=TaskClass.RESOURCE), GiveUp)
+    assert isinstance(judge("infra", 1, (I1, I1), 9, task_class=TaskClass.RESOURCE), Again), "its own limit wins"
 
 
 @pytest.mark.parametrize("kind", sorted(LOST_NODE))
