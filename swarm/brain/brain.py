@@ -183,6 +183,8 @@ class Brain:
         self._beats = 0
         self._beat_due_s = self._trim_due_s = mono_s()
         self._trim_logs = trim_logs
+        self._mute = False
+        """The disk refused its last heartbeat, and so those of all others."""
         self._troubles = LogOnce(log)
         self._ticks = empty(TICK_BOUNDS_S)
 
@@ -234,7 +236,7 @@ class Brain:
 
     def _look(self) -> SwarmSnapshot | None:
         try:
-            snapshot = self._observer.snapshot()
+            snapshot = self._observer.snapshot(mute=self._mute)
         except StorageFault as fault:
             self._failing("read the queue", fault)
             return None
@@ -278,8 +280,10 @@ class Brain:
         try:
             self._heart.beat(heartbeat)
         except (StorageFault, OSError) as fault:
+            self._mute = True
             self._failing("write its heartbeat", fault)
         else:
+            self._mute = False
             self._troubles.working("write its heartbeat", "Brain can write its heartbeat again")
 
     def _failing(self, what: str, fault: Exception) -> None:

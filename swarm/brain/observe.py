@@ -63,12 +63,15 @@ class Watched:
         self._late = False
         self.now_s = 0.0
 
-    def look(self, now_s: float) -> bool:
-        """At this moment of the real clock; whether it comes late, which the last look did not."""
+    def look(self, now_s: float, *, mute: bool = False) -> bool:
+        """At this moment of the real clock; whether it comes late, which the last look did not.
+
+        ``mute``: nothing could be said since the last look, so that time does not count.
+        """
         gap_s = 0.0 if self._last_s is None else now_s - self._last_s
         before, self._late = self._late, gap_s > self._late_after_s
         self._last_s = now_s
-        self.now_s += min(gap_s, self._late_after_s)
+        self.now_s += 0.0 if mute else min(gap_s, self._late_after_s)
         return self._late and not before
 
 
@@ -123,10 +126,13 @@ class Observer:
         self._cards: tuple[GpuReading, ...] = ()
         self._cards_due_s = float("-inf")
 
-    def snapshot(self) -> SwarmSnapshot:
-        """Take a snapshot. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``."""
+    def snapshot(self, *, mute: bool = False) -> SwarmSnapshot:
+        """Take a snapshot. The first time after a gap of its own ``grace`` is set. Raises ``StorageFault``.
+
+        ``mute``: the disk takes no heartbeats now, so nobody's silence means anything.
+        """
         now_s = self._mono_s()
-        grace = self._watched.look(now_s)
+        grace = self._watched.look(now_s, mute=mute)
         seen = self._queue.look(self._old_after_s)
         workers = tuple(self._aged_worker(view, now_s) for view in seen.workers)
         slots = {(w.name, s.task_id, s.attempt): s for w in workers if w.heartbeat is not None for s in w.heartbeat.slots}

@@ -23,7 +23,7 @@ def process_findings(evidence: BoxEvidence, settings: Settings) -> Iterator[Doct
             continue
         yield from _lock(process)
         if process.alive:
-            yield from _silent(process, settings)
+            yield from _silent(process, settings, may_write=not evidence.disk.refused)
         if process.role != "ray":  # said where its nodes are
             yield from _end(process, evidence)
 
@@ -96,7 +96,7 @@ def _lock(process: ProcessEvidence) -> Iterator[DoctorFinding]:
         )
 
 
-def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[DoctorFinding]:
+def _silent(process: ProcessEvidence, settings: Settings, *, may_write: bool) -> Iterator[DoctorFinding]:
     limit_s = settings.worker.heartbeat_stale_s
     age = f"last heartbeat {process.beat_age_s:.0f} s ago (limit {limit_s:.0f} s)" if process.beat_age_s is not None else ""
     proofs = tuple(t for t in (f"/proc/{process.pid}/stat: state {process.kernel_state}", age) if t)
@@ -116,7 +116,7 @@ def _silent(process: ProcessEvidence, settings: Settings) -> Iterator[DoctorFind
             evidence=proofs,
             todo="look again: if it lasts, a disk or the GPU driver hangs; see `dmesg`",
         )
-    elif process.beat_age_s is not None and process.beat_age_s > limit_s:
+    elif process.beat_age_s is not None and process.beat_age_s > limit_s and may_write:
         yield critical(
             "heartbeat-stale",
             process.name,

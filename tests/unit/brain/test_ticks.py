@@ -188,6 +188,18 @@ def test_a_full_disk_is_said_when_it_comes_and_goes_and_stops_nothing_else(world
     assert world.said("can write its heartbeat again")
 
 
+def test_nobody_is_killed_for_a_silence_that_the_disk_imposes(world):
+    """They hold results that are put on record once there is room."""
+    world.queue.add_worker(a_worker(holding=MODEL, epoch=7))
+    world.heart.fault = StorageFault("no space left on device")
+    world.turns(600, beating=False)
+    world.heart.fault = None
+    world.turns(50, beating=False)
+    assert world.killed == []
+    world.turns(20, beating=False)
+    assert set(world.killed) == {("worker-1", 7)}, "it may write now, and says nothing"
+
+
 def test_a_queue_that_cannot_be_read_is_tried_again(world, monkeypatch):
     def broken(_old_after_s):
         raise StorageFault("input/output error")
