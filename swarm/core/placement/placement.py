@@ -168,9 +168,9 @@ def _move_spare(board: Board, settings: Settings) -> None:
 def _serve_unserved(board: Board, settings: Settings) -> None:
     """A model nobody holds takes a busy card: soon from a model with several, past ``max_wait_s`` from any.
 
-    In the second case the card must have served its own model for a fair share of ``max_wait_s``, else models that
-    are more than the cards would pass one card round without anybody getting work done. Cards of live requests may be taken
-    too, the last of all, unless ``live.share`` is 1.
+    In the second case the card must have served its own model for a fair share of ``max_wait_s``, and for as long as the
+    load takes, else models that are more than the cards would pass one card round without anybody getting work done.
+    Cards of live requests may be taken too, the last of all, unless ``live.share`` is 1.
     """
     max_wait_s = settings.brain.max_wait_s
     unserved = [d for d in board.needy(max_wait_s) if not board.on(d.model)]
@@ -180,7 +180,7 @@ def _serve_unserved(board: Board, settings: Settings) -> None:
         movable = board.movable(kept=starved and settings.live.share < 1)
         donors = [c for c in movable if demand.model not in c.refused and c.model is not None]
         if starved:
-            donors = [c for c in donors if c.held_s >= share_s or c.kept]
+            donors = [c for c in donors if c.held_s >= max(share_s, demand.load_s) or c.kept]
         elif demand.unserved_s > PATIENCE_LOADS * demand.load_s:
             donors = [c for c in donors if _can_spare(board, c, 2 * demand.load_s)]
         else:

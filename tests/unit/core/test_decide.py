@@ -265,6 +265,13 @@ def test_a_card_passed_round_serves_each_model_for_a_while():
     assert loads(workers=[a_worker(holding="a:1", held_s=301)], lanes=waiting) == [("worker-1", "b:1")]
 
 
+def test_of_very_many_models_on_one_card_each_is_served_for_as_long_as_its_load_takes():
+    learned = {f"m{n}:1": ModelTally(loads=1, load_s=30.0) for n in range(100)}
+    waiting = [llm_waiting(500, "a:1"), *(llm_waiting(3, model, unserved_s=601) for model in learned)]
+    turns = [loads(workers=[a_worker(holding="a:1", held_s=s, learned=learned)], lanes=waiting) for s in (20, 31)]
+    assert turns == [[], [("worker-1", "m0:1")]]
+
+
 def test_what_one_move_leaves_open_is_closed_in_the_same_turn():
     """Cards move from a to b; that leaves a short of slots, which a cold worker that b is refused on can give."""
     refuses_b = a_worker("c-1", learned={"b:1": ModelTally(load_failures=1)}, load_failed_s={"b:1": 1.0})
