@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+import signal
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -80,24 +81,29 @@ def _post(url: str, message: Mapping[str, Any], timeout_s: float) -> None:
 def _run(argv: tuple[str, ...], message: Mapping[str, Any], timeout_s: float) -> None:
     """The message comes on standard input and, its parts that are plain, as ``SWARM_…`` variables.
 
-    Any task may name any entry: it gets the environment of a task's program besides, not the brain's secrets.
+    Any task may name any entry: it gets the environment of a task's program besides, not the brain's secrets. What it writes
+    is not read, so that it has ended whatever it leaves running; past its time that is killed with it.
     """
     plain = {f"SWARM_{k}".upper(): str(v).replace("\0", "") for k, v in message.items() if isinstance(v, str | int)}
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             argv,
-            input=msgspec.json.encode(message),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env={**fixed_env(os.environ.get("HOME", "/")), **plain},
             cwd="/",
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
             start_new_session=True,
-        )
+        ) as process:
+            try:
+                process.communicate(msgspec.json.encode(message), timeout_s)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeliveryFailed(f"{argv[0]}: {error}", down=True) from error
-    if done.returncode:
-        raise DeliveryFailed(f"{argv[0]} ended with {done.returncode}")
+    if process.returncode:
+        raise DeliveryFailed(f"{argv[0]} ended with {process.returncode}")
 
 
 def _apprise(url: str, message: Mapping[str, Any]) -> None:

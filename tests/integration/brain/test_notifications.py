@@ -4,6 +4,7 @@ import http.server
 import json
 import logging
 import os
+import signal
 import socketserver
 import threading
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from swarm.queue.stores.notifications import write_note
 from swarm.queue.stores.outbox import Outbox
 from tests.helpers.cli import user
 from tests.helpers.queues import claim_one, finish_one, llm
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import runs, wait_until
 
 LOG = logging.getLogger("test.notify")
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise imports it
@@ -242,6 +243,23 @@ def test_a_script_gets_the_message(tmp_path):
     assert out.read_text() == '{"event":"batch_ended","batch_id":"b-1"}b-1\n'
     with pytest.raises(DeliveryFailed, match="ended with 3"):
         deliver("script:no", {"event": "x"}, Settings(scripts={"no": ("/bin/sh", "-c", "exit 3")}))
+
+
+def test_a_script_has_delivered_once_it_has_ended_whatever_it_leaves_running(tmp_path):
+    """Else the message would count as undelivered, and come again and again."""
+    script = f"sleep 600 & echo $! > {tmp_path}/pid"
+    settings = Settings(scripts={"hand-on": ("/bin/sh", "-c", script)})
+    deliver("script:hand-on", {"event": "batch_ended"}, settings)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_of_a_script_that_takes_too_long_nothing_runs_on(tmp_path):
+    script = f"sleep 600 & echo $! > {tmp_path}/pid; wait"
+    settings = Settings(notify=NotifySettings(timeout_s=0.5), scripts={"hangs": ("/bin/sh", "-c", script)})
+    with pytest.raises(DeliveryFailed, match="timed out"):
+        deliver("script:hangs", {"event": "batch_ended"}, settings)
+    child = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not runs(child))
 
 
 @pytest.mark.parametrize("target", ["ops", "script:nope", "ftp"])
