@@ -118,12 +118,12 @@ def _on(
     holds = view.heartbeat.model if view.alive and view.heartbeat is not None else None
     if any(task.model == model for task in outstanding(snapshot).get(name, ())):
         return Reason("loading", f"{who} is loading it, or about to.", f"swarm explain {name}")
-    if holds == model:
-        why = f": {want.reason}" if want is not None else ""
-        return Reason("loaded", f"{who} holds it{why}.", f"swarm explain {name}")
-    verdict = condition(view, snapshot, settings)
     if want is None:
-        return Reason(verdict.state, f"Not on {who}: {verdict.text}.", f"swarm explain {name}")
+        verdict = condition(view, snapshot, settings)
+        begin = f"{who} holds it, but that serves nobody" if holds == model else f"Not on {who}"
+        return Reason(verdict.state, f"{begin}: {verdict.text}.", f"swarm explain {name}")
+    if holds == model:
+        return Reason("loaded", f"{who} holds it: {want.reason}.", f"swarm explain {name}")
     why_not = misfit_reason(view, demand, snapshot, settings, before=f"Not on {who}: ") if demand is not None else None
     if why_not is not None:
         return why_not

@@ -25,6 +25,8 @@ from swarm.core.task import Attempt, Task, TaskClass, TaskState, Trail, canonica
 
 NO_BRAIN = Reason("no_brain", "No brain is running: no task is released, loaded or requeued.", "swarm up")
 _NEEDS_BRAIN = frozenset({"dead", "load_due", "cold", "load_retry"})
+_CLAIMS_NOTHING = frozenset({"dead", "stopped", "silent", "stale", "hung", "draining", "paused"})
+"""Conditions in which a worker takes no programs either."""
 
 
 def explain_task(
@@ -140,10 +142,19 @@ def _pending(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Re
         return _pending_llm(canonical_model(task.model or ""), snapshot, settings)
     if task.task_class is TaskClass.RESOURCE:
         return _pending_resource(task, snapshot, settings)
-    free = [w.name for w in workers if w.alive and not any(c.worker == w.name for c in snapshot.claims)]
+    return _pending_program(task, snapshot, settings)
+
+
+def _pending_program(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
+    workers = workers_of(snapshot)
+    verdicts = {w.name: condition(w, snapshot, settings) for w in workers}
+    able = [w for w in workers if verdicts[w.name].state not in _CLAIMS_NOTHING]
+    if not able:
+        return [not_ready(w, verdicts[w.name]) for w in workers if w.alive]
+    free = [w.name for w in able if not any(c.worker == w.name for c in snapshot.claims)]
     if free:
         return [Reason("soon", f"{free[0]} is free and will claim it.", f"swarm logs --task {task.task_id}")]
-    return [Reason("slots_busy", "Every worker is busy.", "swarm queue active")]
+    return [Reason("slots_busy", "Every worker that takes work is busy.", "swarm queue active")]
 
 
 def _pending_resource(task: Task, snapshot: SwarmSnapshot, settings: Settings) -> list[Reason]:
@@ -173,7 +184,10 @@ def _pending_llm(model: str, snapshot: SwarmSnapshot, settings: Settings) -> lis
         return [_load_reason(view, task) for view, task in loads]
     never = nowhere(model, snapshot, settings)
     reasons = [] if never is None else [Reason("fits_nowhere", f"{never}.", what_helps(model))]
-    reasons.append(Reason("not_loaded", f"No worker holds {model}, and none is loading it.", "swarm workers"))
+    text = f"No worker that takes llm work holds {model}, and none of them is loading it."
+    reasons.append(Reason("not_loaded", text, "swarm workers"))
+    idle = (w for w in workers_of(snapshot) if w.alive and w not in ready)
+    reasons += [not_ready(w, verdicts[w.name]) for w in idle if w.heartbeat is not None and w.heartbeat.model == model]
     demand = demands(snapshot).get(model)
     for view in ready:
         reasons += _spilled(view, model)

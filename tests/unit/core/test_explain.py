@@ -7,6 +7,7 @@ import pytest
 
 from swarm.config.settings import Settings
 from swarm.core.explain.tasks import explain_task, explain_worker
+from swarm.core.lanes import Pause, Pauses
 from swarm.core.policy.alarms import alarms
 from swarm.core.snapshot import BlockedView
 from swarm.core.task import Attempt, Task, TaskClass, TaskError, TaskState, Trail
@@ -31,6 +32,7 @@ LLM = Task(task_id="t3", task_class=TaskClass.LLM, model=MODEL)
 CPU = Task(task_id="c1", task_class=TaskClass.CPU)
 LOAD = Task(task_id="l1", task_class=TaskClass.RESOURCE, target_worker="worker-1", model=MODEL, action="load_llm")
 HOT = a_worker(holding=MODEL)
+PAUSED = Pauses((Pause("worker", "worker-1"),))
 LOAD_ID = a_load("worker-1").task_id
 
 
@@ -40,7 +42,7 @@ LOAD_ID = a_load("worker-1").task_id
         (LLM, {}, "no_worker", "No worker is running"),
         (LLM, {"workers": [a_worker(with_server=False)]}, "no_llm_worker", "ready for llm"),
         (LLM, {"workers": [a_worker(status=WorkerStatus.UNREADY, reason="spilled")]}, "no_llm_worker", "ready"),
-        (LLM, {"workers": cold_workers(1)}, "not_loaded", "none is loading"),
+        (LLM, {"workers": cold_workers(1)}, "not_loaded", "none of them is loading"),
         (LLM, {"workers": cold_workers(1), "lanes": [load_waiting("worker-1")]}, "load_waiting", LOAD_ID),
         (
             LLM,
@@ -57,6 +59,19 @@ LOAD_ID = a_load("worker-1").task_id
         (LLM, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "whose slots are busy"),
         (CPU, {"workers": [a_worker(with_server=False)]}, "soon", "worker-1 is free"),
         (CPU, {"workers": [HOT], "claims": [a_claim()]}, "slots_busy", "busy"),
+        (
+            CPU,
+            {"workers": cold_workers(1), "pauses": PAUSED},
+            "paused",
+            "worker-1 takes no new work: worker worker-1 is paused",
+        ),
+        (CPU, {"workers": cold_workers(2), "pauses": PAUSED}, "soon", "worker-2 is free"),
+        (
+            CPU,
+            {"workers": [a_worker(alive=False), a_worker("worker-2", quiet_s=20)]},
+            "stale",
+            "Worker worker-2 last heartbeat",
+        ),
         (LOAD, {"workers": [a_worker("worker-2")]}, "no_such_worker", "worker-1 is not registered"),
         (LOAD, {"workers": [a_worker(), a_worker("worker-2", alive=False)]}, "target_busy", "Only worker-1"),
         (LOAD, {"workers": [a_worker(alive=False), a_worker("worker-2")]}, "dead", "process lock is free"),
@@ -74,6 +89,16 @@ def test_a_pending_task_whose_model_cannot_be_loaded_says_why():
     reasons = explain_task(LLM, TaskState.PENDING, a_snapshot(workers=[broken], lanes=[llm_waiting(8)]), S)
     assert [r.code for r in reasons] == ["not_loaded", "misfit", "placement"]
     assert "failed to load llama3.2:3b 2x" in reasons[1].text
+
+
+def test_a_pending_task_whose_model_is_only_where_nothing_is_claimed_says_why():
+    workers = [HOT, a_worker("worker-2", holding="b:1", gpu=1)]
+    picture = a_snapshot(workers=workers, lanes=[llm_waiting(8), llm_waiting(500, "b:1")], pauses=PAUSED)
+    found = explain_task(LLM, TaskState.PENDING, picture, S)
+    assert [(r.code, r.next_step) for r in found[:2]] == [
+        ("not_loaded", "swarm workers"),
+        ("paused", "swarm queue resume --worker worker-1"),
+    ]
 
 
 def test_a_pending_task_whose_model_fits_nowhere_has_the_numbers_and_what_to_do():

@@ -44,6 +44,14 @@ def test_why_it_is_not_on_each_of_the_others():
     assert found["dead"].startswith("Not on worker-4: worker-4 is not running")
 
 
+def test_a_card_that_holds_it_and_serves_nobody_says_why():
+    paused = Pauses((Pause("worker", "worker-1"),))
+    picture = a_snapshot(workers=[a_worker(holding=SMALL)], lanes=[llm_waiting(9, SMALL)], pauses=paused)
+    assert reasons(SMALL, picture)["paused"] == (
+        "worker-1 holds it, but that serves nobody: worker-1 takes no new work: worker worker-1 is paused."
+    )
+
+
 def test_a_load_that_is_due_under_way_or_for_another_model():
     picture = a_snapshot(workers=cold_workers(2), lanes=[llm_waiting(100, SMALL)])
     assert "will load it at the brain's next tick" in reasons(SMALL, picture)["load_due"]
