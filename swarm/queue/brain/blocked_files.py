@@ -48,6 +48,7 @@ class BlockedEntry(msgspec.Struct, frozen=True, kw_only=True):
     due_s: float | None
     """Seconds since the epoch before which it must not run."""
     resource: ResourceTask | None
+    """Set for a load or unload that was tried before: one that waits to be tried at all keeps no card."""
     batch_id: str | None
     step: Literal["release", "expand", "gather"]
     ran: bool
@@ -64,12 +65,12 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> BlockedEntry | No
         return None  # foreign: `swarm queue fsck` names it
     try:
         parts = codec.read(path)
+        return _entry(name, parsed.attempt, parts.task, parts.trail)
     except FileNotFoundError:
         return None
-    except (TaskInvalid, ValueError) as exc:
+    except (TaskInvalid, ValueError, RecursionError) as exc:
         storage.quarantine(path, str(exc))
         return None
-    return _entry(name, parsed.attempt, parts.task, parts.trail)
 
 
 def _entry(name: str, attempt: int, task: Task, trail: Trail) -> BlockedEntry:
@@ -77,6 +78,7 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> BlockedEntry:
     mapped = task.map is not None and trail.children is not None and trail.children >= 0
     was_released = attempt > 0 or trail.released  # what it depends on has ended, and may be purged since
     made_s = time_of(task.task_id)
+    ran = attempt > 0 or bool(trail.attempts)
     return BlockedEntry(
         name=name,
         task_id=task.task_id,
@@ -89,10 +91,10 @@ def _entry(name: str, attempt: int, task: Task, trail: Trail) -> BlockedEntry:
         needs=task.depends_on if any(one.startswith("results.") for one in references(task.request)) else (),
         runs_anyway=task.on_dependency_failure == "run",
         due_s=max(times, default=None),
-        resource=resource_task(task),
+        resource=resource_task(task) if ran else None,
         batch_id=task.batch_id,
         step="release" if task.map is None else "gather" if mapped else "expand",
-        ran=attempt > 0 or bool(trail.attempts),
+        ran=ran,
         behind=waits_behind(trail.attempts),
     )
 

@@ -290,7 +290,7 @@ class BrainFileQueue:
                 line = act(found[0])
             except FileNotFoundError:
                 return None
-            except (MapFault, TaskInvalid, ValueError) as fault:
+            except (MapFault, TaskInvalid, ValueError, RecursionError) as fault:
                 error = TaskError(type="map", message=str(fault))
                 self._transitions.end_waiting(found[0], task_id, TaskState.FAILED, error)
                 line = f"Failed {task_id}: {fault}"

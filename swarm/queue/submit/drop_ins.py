@@ -47,11 +47,11 @@ class DropInFiler:
                 data = read_file(path, MAX_TASK_BYTES)
                 document = _decode(data)
                 task = self._check(document, file_name)
+                body = encode_body(document)
             except FileNotFoundError:
                 return f"Drop-in {file_name} is gone"
-            except (ValueError, TaskInvalid) as exc:
+            except (ValueError, TaskInvalid, RecursionError) as exc:
                 return self._refuse(path, file_name, str(exc))
-            body = encode_body(document)
             if body != data:
                 self._storage.replace(path, body, durable=True)
             return self._move(path, task)

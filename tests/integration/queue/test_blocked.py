@@ -400,6 +400,23 @@ def test_what_is_no_list_fails_the_map_task_with_the_reason(queue, answer, words
     assert words in queue.read("m")["error"]["message"]
 
 
+def test_a_request_nested_too_deeply_ends_its_task_and_no_brain(queue, monkeypatch):
+    deep = "{item}"
+    for _ in range(600):
+        deep = [deep]
+    brain, _ = over_list(queue, "[1]", request={"messages": deep})
+    turn(brain)
+    assert "recursion" in queue.read("m")["error"]["message"]
+    queue.enqueue(llm(task_id="later", not_before="2999-01-01"))
+
+    def too_deep(_request):
+        raise RecursionError("nested too deeply")
+
+    monkeypatch.setattr(blocked_files, "references", too_deep)
+    assert brain_of(queue).look().blocked == ()
+    assert "later.0.json" in os.listdir(queue.layout.corrupt)
+
+
 def test_a_failed_part_fails_the_whole_unless_it_is_to_run_anyway(queue):
     brain, worker = over_list(queue, "[1, 2]")
     queue.enqueue(llm("{item}", task_id="n", depends_on=["list"], map={"over": "list"}, on_dependency_failure="run"))

@@ -14,7 +14,7 @@ import pytest
 
 from swarm.core.lanes import resource_lane
 from swarm.core.policy.decide import DROP_IN_QUIET_S
-from swarm.core.task import Attempt, Finish, TaskError, TaskState, Trail
+from swarm.core.task import MAX_TASK_BYTES, Attempt, Finish, TaskError, TaskState, Trail
 from swarm.errors import DuplicateTask, LockHeld, QueueError, StorageFault, TaskInvalid, UnknownTask
 from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.operations.cancel import Canceller
@@ -433,6 +433,8 @@ def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
     drop(queue, "not-json.json", "{oops")
     drop(queue, "list.json", "[]")
     drop(queue, "bad field.json", llm())
+    least = '{"task_class":"llm","model":"m:1","request":{"prompt":"?"}}'
+    drop(queue, "huge.json", least.replace("?", "?" * (MAX_TASK_BYTES - len(least))))
     drop(queue, "no-model.json", {"task_class": "llm", "request": {"prompt": "x"}})
     os.mkfifo(f"{queue.layout.pending}/fifo.json")
     os.symlink("/etc/passwd", f"{queue.layout.pending}/link.json")
@@ -450,7 +452,8 @@ def test_good_drop_ins_run_and_bad_ones_are_set_aside_with_a_reason(queue):
     assert "`model`" in reasons["no-model.json.reason"]
     assert "symbolic link" in reasons["link.json.reason"]
     assert "is a FIFO" in reasons["fifo.json.reason"]
-    assert len(reasons) == 7
+    assert "at most 1048576 are allowed" in reasons["huge.json.reason"], "with what is added to it"
+    assert len(reasons) == 8
 
 
 def test_a_drop_in_that_is_still_being_copied_is_left_alone(queue):

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
+from swarm.clock import now_iso
 from swarm.core.lanes import resource_lane
-from swarm.core.placement.demand import load_document, load_id
-from swarm.core.task import TaskClass
+from swarm.core.placement.demand import load_document, load_id, outstanding
+from swarm.core.task import Attempt, TaskClass
 from swarm.queue import codec
 from tests.helpers.queues import claim_one, llm, open_queue
 
@@ -44,6 +45,17 @@ def test_a_load_of_the_brains_names_the_life_it_was_made_for_whatever_its_id(que
     (view,) = brain.look().claims
     assert (view.task_id, view.task_class, view.model) == (claim.task.task_id, TaskClass.RESOURCE, MODEL)
     assert len(brain.look().lanes[0].resource_tasks) == 1
+
+
+def test_a_load_that_waits_for_its_time_keeps_its_worker_from_nothing_until_it_was_tried(queue):
+    document = load_document("w", MODEL, epoch=7)
+    queue.enqueue({"task_id": "tonight", "not_before": now_iso(3600), **document})
+    queue.enqueue({"task_id": "failing", **document})
+    worker = queue.worker_view("w")
+    claim = claim_one(worker, [resource_lane("w")])
+    worker.retry(claim, [Attempt(attempt=1, worker="w", outcome="retried", fault="infra")], delay_s=60.0, counts=False)
+    snapshot = queue.brain_view(lambda _: 0.0, ready_only=True).look()
+    assert [one.task.task_id for one in outstanding(snapshot)["w"]] == ["failing"]
 
 
 def test_what_cannot_be_understood_is_a_claim_of_no_class_and_what_is_no_file_is_none(queue):
