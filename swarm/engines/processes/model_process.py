@@ -33,9 +33,11 @@ from swarm.proc.ports import describe, is_free, who_listens
 log = logging.getLogger(__name__)
 ORPHAN_GRACE_S = 2.0
 _POLL_S = 0.02
-_LAST_LINES, _LAST_BYTES, _SHOWN_LINES = 60, 32768, 2
+_LAST_LINES, _LAST_BYTES, _SHOWN_LINES = 200, 32768, 2
+"""vLLM tells the cause before two traces of some 60 lines each."""
+_NO_ROOM = ("out_of_memory", "does_not_fit")
 _UNKNOWN_FLAG = re.compile(
-    r"invalid argument|unknown argument|unrecognized arguments?|error while handling argument|unexpected value for",
+    r"invalid argument:|unknown argument|unrecognized arguments?|error while handling argument|unexpected value for",
     re.IGNORECASE,
 )
 _FOREIGN_FILE = re.compile(r"invalid magic|not a gguf|failed to read magic|bad magic|invalid gguf", re.IGNORECASE)
@@ -43,6 +45,8 @@ _UNKNOWN_MODEL = re.compile(
     r"unknown model architecture|unknown pre-tokenizer|done_getting_tensors: wrong number", re.IGNORECASE
 )
 _PORT = re.compile(r"couldn't bind|address already in use|bind.*in use", re.IGNORECASE)
+_RAISED = re.compile(r"\b\w*(Error|Exception): ")
+"""The first of them is the cause of the others."""
 
 
 class ModelNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,13 +174,14 @@ class ModelProcess:
         """What its end before it was ready means, by its last words."""
         words = self.last_words()
         text = "\n".join(words)
+        no_room = next((one.kind for one in map(fault_of_text, words) if one.kind in _NO_ROOM), None)
         exit_ = self.poll()
-        telling = next((line for line in words[:-_SHOWN_LINES] if _tells(line)), None)
+        before = words[:-_SHOWN_LINES]
+        telling = next((one for says in (_tells, _RAISED.search) for one in before if says(one)), None)
         said = shown_text(" | ".join([*([telling] if telling else []), *words[-_SHOWN_LINES:]])) or "it wrote nothing"
         what = f"the server of {self.spec.model} ended ({exit_}): {said}; see {self.spec.log_path}"
-        known = fault_of_text(text)
-        if known.kind in ("out_of_memory", "does_not_fit"):
-            return TaskFault("infra", known.kind, what)
+        if no_room is not None:
+            return TaskFault("infra", no_room, what)
         if _UNKNOWN_FLAG.search(text):
             version = version_of(find_program(self.spec.argv[0], self.spec.env).path, self.spec.env)
             old = f"{self.spec.argv[0]} ({version or 'it tells no version'}) does not know a flag that swarm needs: too old?"
@@ -218,7 +223,7 @@ class ModelProcess:
 def _tells(line: str) -> bool:
     """Whether a line gives a cause by itself."""
     causes = (_UNKNOWN_FLAG, _FOREIGN_FILE, _UNKNOWN_MODEL, _PORT)
-    return fault_of_text(line).kind in ("out_of_memory", "does_not_fit") or any(cause.search(line) for cause in causes)
+    return fault_of_text(line).kind in _NO_ROOM or any(cause.search(line) for cause in causes)
 
 
 def end_marked(markers: Mapping[str, str]) -> int:

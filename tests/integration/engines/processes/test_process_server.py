@@ -190,6 +190,7 @@ def test_another_model_or_other_slots_replace_the_process(world):
         ("gguf_init_from_file_impl: invalid magic characters: '<htm', expected 'GGUF'", "deterministic", "bad_model_file"),
         ("llama_model_load: error loading model: unknown model architecture: 'x'", "deterministic", "model_incompatible"),
         ("main: couldn't bind HTTP server socket, hostname: 127.0.0.1", "infra", "port_taken"),
+        ("CUDA error: invalid argument", "infra", "load_failed"),
         ("something went wrong", "infra", "load_failed"),
     ],
 )
@@ -203,6 +204,21 @@ def test_a_server_that_dies_at_its_load(world, said, fault, kind):
         assert "does not know a flag" in found.message
     assert server.ps() == ()
     assert world.note is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        ("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "out_of_memory"),
+        ("ValueError: Free memory on device (3.2/4.0 GiB) is less than desired GPU memory utilization", "load_failed"),
+    ],
+)
+def test_the_cause_of_an_end_is_found_before_long_traces(world, cause, kind):
+    trace = [f'  File "/usr/lib/python3/dist-packages/vllm/v1/engine/core_{n}.py", line {n}, in run' for n in range(120)]
+    said = [f"(EngineCore pid=7) {cause}", *trace, "RuntimeError: Engine core initialization failed. See root cause above."]
+    found = fault_of(lambda: load(world.server("--say", "\n".join(said), "--exit", "1", kind="openai")))
+    assert found.kind == kind
+    assert cause in found.message
 
 
 def test_a_server_that_is_never_ready_is_ended(world):
