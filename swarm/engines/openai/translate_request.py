@@ -84,16 +84,19 @@ def _embedding(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thinking(kind: EngineKind, think: object) -> dict[str, Any]:
-    """Templates differ in the word they look for, and pass over the others."""
+    """Templates differ in the word they look for, and pass over the others.
+
+    That no effort is wanted is said in no field of its own: many a vLLM and SGLang refuses the word ``none`` there.
+    """
     if think is None:
         return {}
     level = think if isinstance(think, str) else None
     enabled = level not in ("", "none") if level is not None else bool(think)
     words: dict[str, Any] = {"enable_thinking": enabled, "thinking": enabled}
+    effort = {"reasoning_effort": level} if level and enabled else {}
     if kind == "llama-server":
-        return {"chat_template_kwargs": words | ({"reasoning_effort": level} if level and enabled else {})}
-    effort = "none" if not enabled else level
-    return {"chat_template_kwargs": words} | ({"reasoning_effort": effort} if effort else {})
+        return {"chat_template_kwargs": words | effort}
+    return {"chat_template_kwargs": words} | effort
 
 
 def _sampling(kind: EngineKind, options: Mapping[str, Any]) -> dict[str, Any]:

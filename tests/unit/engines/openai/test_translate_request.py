@@ -91,11 +91,7 @@ def test_options_that_servers_call_differently(kind: EngineKind, options: dict[s
         ("openai", {"tools": [TOOL]}, {"tools": [TOOL]}),
         ("openai", {"think": None}, {}),
         ("openai", {"think": True}, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
-        (
-            "openai",
-            {"think": False},
-            {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}, "reasoning_effort": "none"},
-        ),
+        ("openai", {"think": False}, {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}),
         (
             "openai",
             {"think": "low"},
@@ -298,8 +294,10 @@ def message_meaning(message: dict[str, Any]) -> dict[str, Any]:
 def meaning(body: dict[str, Any]) -> dict[str, Any]:
     """What a body of OpenAI's form asks for, whichever of several ways it says it in."""
     named = dict(body)
-    for harmless in ("user", "n", "chat_template_kwargs", "encoding_format"):
+    for harmless in ("user", "n", "encoding_format"):
         named.pop(harmless, None)
+    if named.pop("chat_template_kwargs", {}).get("enable_thinking") is False:
+        named["reasoning_effort"] = "none"
     if named.pop("tool_choice", "auto") == "none":
         named.pop("tools", None)
     limits = [named.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
