@@ -96,7 +96,9 @@ class StreamedAnswer:
         self._on_event = on_event
         self._document: dict[str, Any] = {}
         self._texts: dict[str, list[str]] = {"content": [], "reasoning": [], "text": []}
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._open: dict[int | None, dict[str, Any]] = {}
+        """The last of each index."""
         self._logprobs: dict[str, list[Any]] = {}
         self._finish_reason: str | None = None
         self._stranger: Mapping[str, Any] | None = None
@@ -139,11 +141,16 @@ class StreamedAnswer:
             self._finish_reason = "" + choice["finish_reason"]
 
     def _add_call(self, call: dict[str, Any]) -> None:
-        index = call.get("index")
-        made = self._calls.setdefault(len(self._calls) if index is None else int(index), {"name": [], "arguments": []})
-        if call.get("id"):
-            made["id"] = "" + call["id"]
-        function = call.get("function") or {}
+        """A fragment with a name and another id begins a call, also at an index in use: some servers number all calls 0."""
+        index, call_id, function = call.get("index"), call.get("id"), call.get("function") or {}
+        made = self._open.get(index)
+        begins = function.get("name") and (index is None or (call_id and made and call_id != made.get("id")))
+        if made is None or begins:
+            made = {"index": len(self._calls) if index is None else int(index), "name": [], "arguments": []}
+            self._open[index] = made
+            self._calls.append(made)
+        if call_id:
+            made["id"] = "" + call_id
         for name in ("name", "arguments"):
             made[name].append("" + (function.get(name) or ""))
 
@@ -158,7 +165,7 @@ class StreamedAnswer:
         else:
             calls = [
                 {"id": call.get("id"), "function": {"name": "".join(call["name"]), "arguments": "".join(call["arguments"])}}
-                for _, call in sorted(self._calls.items())
+                for call in sorted(self._calls, key=lambda one: one["index"])
             ]
             texts = {name: "".join(self._texts[name]) for name in ("content", "reasoning")}
             choice["message"] = {**texts, "tool_calls": calls}

@@ -79,6 +79,22 @@ def test_a_stream_however_it_is_cut(cuts: list[int]) -> None:
     assert pieces == len(STREAM) - 1
 
 
+@pytest.mark.parametrize("index", [0, None])
+def test_calls_that_are_not_numbered_are_told_apart_by_their_names_and_ids(index: Any) -> None:
+    fragments = [
+        call(index, id="c0", name="f", arguments=""),
+        call(index, id="", arguments='{"x":'),
+        call(index, arguments=" 1}"),
+        call(index, id="c1", name="g", arguments='{"y":'),
+        call(index, id="c1", arguments=" 2}"),
+    ]
+    made = merged(sent([*map(chunk, fragments), chunk(reason="tool_calls")]))[0]["message"]["tool_calls"]
+    assert [(one["id"], one["function"]["name"], one["function"]["arguments"]) for one in made] == [
+        ("c0", "f", {"x": 1}),
+        ("c1", "g", {"y": 2}),
+    ]
+
+
 def test_a_text_completion_with_its_logprobs() -> None:
     events = [
         {"choices": [{"text": t, "logprobs": {"tokens": [t], "token_logprobs": [-0.5], "top_logprobs": None}}]} for t in "ab"
