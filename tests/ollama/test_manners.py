@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -175,12 +176,14 @@ def test_a_load_is_not_listed_before_it_is_done(speaker: Speaker) -> None:
 
 
 def test_hanging_up_aborts_the_load(speaker: Speaker) -> None:
-    unload(speaker)
     body = json.dumps({"model": MODEL, "options": OPTIONS, "keep_alive": -1}).encode()
-    with socket.create_connection(("127.0.0.1", speaker.port)) as raw:
-        head = f"POST {GENERATE} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        raw.sendall(head.encode() + body)
-        time.sleep(0.03)
+    head = f"POST {GENERATE} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    loaded = True
+    while loaded:  # before this process came to hang up
+        unload(speaker)
+        with socket.create_connection(("127.0.0.1", speaker.port)) as raw:
+            raw.sendall(head.encode() + body)
+            loaded = bool(select.select([raw], [], [], 0.03)[0])
     until = time.monotonic() + 0.6
     while time.monotonic() < until:
         assert speaker.ps() == []
