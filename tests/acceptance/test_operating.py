@@ -127,11 +127,12 @@ def check_restarts(someone):
     assert launch(someone, "status", SWARM_ENV_FILE="/nowhere")[0] == 2
 
 
-def test_launch_reads_its_environment_file_from_any_directory(tmp_path):
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_launch_reads_its_environment_file_from_any_directory(tmp_path, quote):
     with user(tmp_path) as someone:
         leave_behind(someone.root, ProcessIdentity(1, 1, "b"))
         file = tmp_path / "swarm.env"
-        file.write_text(f"# a comment\nSWARM_ROOT={someone.root}\nSWARM_LLM__SLOTS=3\n")
+        file.write_text(f"# a comment\nSWARM_ROOT={quote}{someone.root}{quote}\nSWARM_LLM__SLOTS=3\n")
         code, out, _ = launch(someone, "status", cwd="/", SWARM_ENV_FILE=str(file))
         assert code == 3
         assert f"swarm at {someone.root}: not running" in out
@@ -200,7 +201,9 @@ def test_the_systemd_units_are_valid(tmp_path):
     words = [str(install), "--user", me, "--state", str(state), "--into", str(units)]
     done = subprocess.run(words, text=True, capture_output=True, check=False, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
-    assert not any(re.search(r"@[A-Z_]+@", p.read_text()) for p in units.iterdir())
+    texts = [path.read_text() for path in units.iterdir()]
+    assert not any(re.search(r"@[A-Z_]+@", text) for text in texts)
+    assert all(f" HOME={state} " in text and f"\nReadWritePaths={state}\n" in text for text in texts), "models can be stored"
     alone = ("swarm-brain.service", "swarm-http.service", "swarm-worker@worker-1.service", "swarm-server@worker-1.service")
     names = ("swarm.service", *alone)
     verify = ["systemd-analyze", "verify", "--man=no", *names]
