@@ -13,6 +13,7 @@ from pathlib import Path
 from swarm.config.listen import http_address
 from swarm.errors import EngineError, LockHeld, OddEntry
 from swarm.filesystem.entries import read_file
+from swarm.proc import identity
 from swarm.proc.ports import describe
 from swarm.queue.coordination import is_held
 from swarm.queue.layout import Layout
@@ -77,9 +78,10 @@ def wait_until_up(options: RunOptions, process: subprocess.Popen[bytes], *, time
     """
     deadline_s = time.monotonic() + timeout_s
     nodes_s = time.monotonic() + NODES_S
+    supervisor = identity.of_pid(process.pid)
     while True:
         status = load_status(options.root / "workers")
-        mine = status if status is not None and status.process.pid == process.pid else None
+        mine = status if status is not None and status.process == supervisor else None
         if mine is not None and _settled(mine, may_be_empty=time.monotonic() > nodes_s):
             return mine
         if process.poll() is not None:

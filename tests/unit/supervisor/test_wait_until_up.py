@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
 
+import pytest
+from msgspec.structs import replace
+
+from swarm.config.settings import QueueSettings, Settings
 from swarm.core.worker import ProcessIdentity
-from swarm.supervisor.background import _fails_at_start, _settled
-from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus
+from swarm.errors import EngineError
+from swarm.proc.identity import boot_id
+from swarm.runtime.bootstrap import RunOptions
+from swarm.supervisor.background import _fails_at_start, _settled, wait_until_up
+from swarm.supervisor.state import ChildState, ChildStatus, SupervisorStatus, save_status
 
 
 def status(**children: str) -> SupervisorStatus:
@@ -53,3 +61,15 @@ def test_up(children, up, up_late):
 )
 def test_what_will_never_be_up(children, who):
     assert _fails_at_start(status(brain="running", **children)) == who
+
+
+def test_the_status_of_an_earlier_supervisor_with_the_same_number_is_not_believed(tmp_path):
+    """In a container the numbers are the same at each start."""
+    (tmp_path / "workers").mkdir()
+    options = RunOptions(settings=Settings(queue=QueueSettings(root=str(tmp_path))))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        earlier = ProcessIdentity(pid=process.pid, start_ticks=1, boot_id=boot_id())
+        save_status(tmp_path / "workers", replace(status(brain="running", w1="running"), process=earlier))
+        with pytest.raises(EngineError, match="the supervisor reports nothing"):
+            wait_until_up(options, process, timeout_s=0.2)
+        process.communicate(b"\n")
