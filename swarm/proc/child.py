@@ -18,7 +18,7 @@ from swarm.core.worker import ProcessIdentity
 from swarm.errors import OddEntry
 from swarm.filesystem.entries import odd_words, open_file, status_of
 from swarm.proc import identity as identities
-from swarm.proc.env_markers import find_marked, kill_marked
+from swarm.proc.env_markers import KEPT, find_marked, kill_marked
 from swarm.proc.identity import end_of_child, read_stat
 from swarm.proc.ports import describe
 from swarm.proc.process_group import GroupStop, LoneStop, kill_group
@@ -123,7 +123,7 @@ class Child:
         try:
             popen = subprocess.Popen(
                 list(argv),
-                env={**env, **markers},
+                env={**env, **KEPT, **markers},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -24,6 +24,8 @@ MODEL_MARKER = "SWARM_MODEL_SERVER"
 """The worker that started a process which serves one model."""
 PROCESS_MARKER = "SWARM_PROCESS"
 """The brain or worker a process is or descends from."""
+KEPT = {"SPT_NOENV": "1"}
+"""With it the library setproctitle, by which vLLM and SGLang name their processes, does not write over the environment."""
 _POLL_S = 0.01
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -153,6 +153,12 @@ def test_output_goes_to_the_log(spawn, tmp_path):
     assert (tmp_path / "log").read_text() == "out\nerr\n"
 
 
+def test_a_program_that_names_itself_by_setproctitle_keeps_its_markers(spawn, tmp_path):
+    child = spawn("import os; print(os.environ.get('SPT_NOENV'))")
+    wait_until(child.poll)
+    assert (tmp_path / "log").read_text() == "1\n", "without it /proc/<pid>/environ is empty"
+
+
 def test_stop_takes_escaped_descendants_along(spawn):
     child = spawn("import os, time\nif os.fork() == 0: os.setsid()\ntime.sleep(60)")
     wait_until(lambda: len(child.marked()) == 2 and len(group_members(child.identity.pid)) == 1, what="one has escaped")
