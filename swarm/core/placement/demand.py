@@ -141,6 +141,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     proven: bool = True
     """It was loaded somewhere: what it takes is known."""
+    failed_on: int = 0
+    """Workers whose last load of it failed, for another reason than that they have no room, or no such model."""
 
     @property
     def work_s(self) -> float:
@@ -189,6 +191,7 @@ def _learned(model: str, tallies: list[ModelTally], every: list[ModelTally]) -> 
         unserved_s=0.0,
         size_mib=max((t.size_mib for t in tallies), default=0),
         proven=any(t.loads or t.size_mib for t in tallies),
+        failed_on=sum(t.load_failures > 0 and not t.no_room and not t.missing for t in tallies),
     )
 
 

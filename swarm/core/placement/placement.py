@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from swarm.config.settings import Settings
+from swarm.core.backoff import doubled_s
 from swarm.core.health.liveness import ready_workers
 from swarm.core.live.demand import KEPT_S
 from swarm.core.placement.board import Board, Card
@@ -27,6 +28,8 @@ from swarm.core.task import TaskClass
 
 PATIENCE_LOADS = 3.0
 """A model nobody holds waits this many load times before it takes a busy card from a model with several."""
+LONGEST_TURN = 16
+"""So many turns a card keeps its model at most from one whose loads failed."""
 GAIN_LOADS = 1.0
 """A busy card moves only if that saves more than this many load times."""
 
@@ -170,6 +173,8 @@ def _serve_unserved(board: Board, settings: Settings) -> None:
 
     In the second case the card must have served its own model for a fair share of ``max_wait_s``, and for as long as the
     load takes, else models that are more than the cards would pass one card round without anybody getting work done.
+    For a model whose loads failed that is so in both cases, and twice as long for each worker on which they did: one that
+    loads nowhere would else unload all cards in turn, again and again.
     Cards of live requests may be taken too, the last of all, unless ``live.share`` is 1.
     """
     max_wait_s = settings.brain.max_wait_s
@@ -177,14 +182,16 @@ def _serve_unserved(board: Board, settings: Settings) -> None:
     share_s = max_wait_s / (len(unserved) + 1)
     for demand in sorted(unserved, key=lambda d: (-d.unserved_s, d.model)):
         starved = demand.unserved_s > max_wait_s
+        if not starved and demand.unserved_s <= PATIENCE_LOADS * demand.load_s:
+            continue
         movable = board.movable(kept=starved and settings.live.share < 1)
         donors = [c for c in movable if demand.model not in c.refused and c.model is not None]
-        if starved:
-            donors = [c for c in donors if c.held_s >= max(share_s, demand.load_s) or c.kept]
-        elif demand.unserved_s > PATIENCE_LOADS * demand.load_s:
+        turn_s = max(share_s, demand.load_s)
+        served_s = doubled_s(turn_s, demand.failed_on, LONGEST_TURN * turn_s)
+        if starved or demand.failed_on:
+            donors = [c for c in donors if c.held_s >= served_s or c.kept]
+        if not starved:
             donors = [c for c in donors if _can_spare(board, c, 2 * demand.load_s)]
-        else:
-            continue
         donor = min(donors, key=lambda c: (c.kept, -len(board.on(c.model or "")), -c.held_s, c.busy, c.name), default=None)
         if donor is not None:
             waited = f"{demand.waiting} tasks for {demand.model} have waited {demand.unserved_s:.0f}s with no card"

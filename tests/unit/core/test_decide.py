@@ -272,6 +272,19 @@ def test_of_very_many_models_on_one_card_each_is_served_for_as_long_as_its_load_
     assert turns == [[], [("worker-1", "m0:1")]]
 
 
+@pytest.mark.parametrize(("missing", "unserved_s", "turns"), [(False, 100, 4), (False, 601, 4), (True, 601, 1)])
+def test_a_model_that_loads_nowhere_does_not_unload_all_cards_again_and_again(missing, unserved_s, turns):
+    """One that is missing unloads none: that is seen before."""
+    learned = {"b:1": ModelTally(load_failures=9, missing=missing)}
+    failed = [a_worker(f"worker-{n}", learned=learned, load_failed_s={"b:1": 1.0}) for n in (1, 2)]
+    waiting = [llm_waiting(5000, "a:1"), llm_waiting(1, "b:1", unserved_s=unserved_s)]
+    taken = []
+    for held_s in (300 * turns - 1, 300 * turns + 1):
+        busy = [a_worker(f"worker-{n}", holding="a:1", held_s=held_s, gpu=n) for n in (3, 4)]
+        taken += [load for load in loads(workers=[*failed, *busy], lanes=waiting) if load[1] == "b:1"]
+    assert taken == [("worker-3", "b:1")]
+
+
 def test_what_one_move_leaves_open_is_closed_in_the_same_turn():
     """Cards move from a to b; that leaves a short of slots, which a cold worker that b is refused on can give."""
     refuses_b = a_worker("c-1", learned={"b:1": ModelTally(load_failures=1)}, load_failed_s={"b:1": 1.0})
