@@ -69,7 +69,7 @@ class User:
         self._started.append(started)
         return started
 
-    def run(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         process = self.start(*words)
         try:
             out, err = process.communicate(timeout=timeout_s)
@@ -79,7 +79,7 @@ class User:
             raise AssertionError(f"swarm {' '.join(words)}: not within {timeout_s} s\n{out}\n{err}") from late
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def ok(self, *words: str, timeout_s: float = 60.0) -> str:
+    def ok(self, *words: str, timeout_s: float = 120.0) -> str:
         done = self.run(*words, timeout_s=timeout_s)
         told = f"swarm {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == 0, told.encode("utf-8", "backslashreplace").decode()

@@ -134,7 +134,13 @@ def test_four_processes_lose_few_races(tmp_path):
     assert_one_state_each(queue, wanted)
 
 
-def test_slots_that_finish_together_share_flushes(tmp_path, monkeypatch):
+@pytest.fixture
+def no_flush_is_slow(monkeypatch):
+    """After a flush that takes long those that follow are not shared; how long one takes here is the machine's affair."""
+    monkeypatch.setattr(flush, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
+def test_slots_that_finish_together_share_flushes(tmp_path, monkeypatch, no_flush_is_slow):
     calls = Counter()
     for name, function in (("sync_fd", flush.sync_fd), ("sync_folder", flush.sync_folder)):
         monkeypatch.setattr(flush, name, counted(calls, "one", function))
@@ -212,10 +218,8 @@ def broken(_target):
     raise OSError(5, "Input/output error")
 
 
-def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path, monkeypatch, tells_errors):
+def test_a_failed_shared_flush_is_told_to_all_who_shared_it(tmp_path, tells_errors, no_flush_is_slow):
     """The first blocks while six others come; the flush they share fails."""
-    # After a flush that takes long those that follow are not shared; how long this one takes is the machine's affair.
-    monkeypatch.setattr(flush, "time", SimpleNamespace(monotonic=lambda: 0.0))
     begun, go_on = threading.Event(), threading.Event()
     flushes = []
 

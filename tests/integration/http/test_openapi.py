@@ -35,7 +35,7 @@ def described(tmp_path_factory) -> Iterator[schemathesis.BaseSchema]:
     user.ok("run", "in.jsonl", "-o", "out.jsonl", "--model", "llama3.2:1b", "--quiet")
     for state in ("blocked", "pending"):
         user.queue.enqueue(llm(model="a-model-that-nobody-has", depends_on=["nothere"] if state == "blocked" else []))
-    yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json", timeout=60)
     user.kill_all()
 
 
@@ -56,7 +56,7 @@ def test_answers_fit_the_document(described, one, mode):
     def answers_fit(case):
         if one.name == "logs":
             assume("follow" not in (case.query or {}))  # that would not end either
-        case.call_and_validate(excluded_checks=[] if one.group == "swarm" else IN_WORDS)
+        case.call_and_validate(excluded_checks=[] if one.group == "swarm" else IN_WORDS, timeout=60)
 
     answers_fit()
 
