@@ -16,8 +16,9 @@ for name in list(os.environ):
     if name in ("SWARM_ROOT", "SWARM_CONFIG") or (name.startswith("SWARM_") and "__" in name):
         del os.environ[name]
 
-# Whoever is started in the background ignores Ctrl-C, and so does every program that is started from there.
+# Whoever is started in the background ignores Ctrl-C, by `nohup` the end of the terminal, and so does what is started there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")
