@@ -20,7 +20,7 @@ from swarm.core.task import Task, Trail
 from swarm.core.workflow.fan_out import child_ids
 from swarm.core.workflow.templating import references
 from swarm.errors import TaskInvalid
-from swarm.filesystem.entries import list_names
+from swarm.filesystem.entries import list_names, status_of
 from swarm.queue import codec
 from swarm.queue.coordination import GONE, THERE, Inotify
 from swarm.queue.layout import Layout, made_here, parse_task_file, time_of
@@ -65,7 +65,8 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> BlockedEntry | No
         return None  # foreign: `swarm queue fsck` names it
     try:
         parts = codec.read(path)
-        return _entry(name, parsed.attempt, parts.task, parts.trail)
+        set_back_s = 0.0 if parts.trail.retry_at is None else _set_back_s(path)
+        return _entry(name, parsed.attempt, parts.task, parts.trail, set_back_s)
     except FileNotFoundError:
         return None
     except (TaskInvalid, ValueError, RecursionError) as exc:
@@ -73,8 +74,16 @@ def read_entry(layout: Layout, storage: Storage, name: str) -> BlockedEntry | No
         return None
 
 
-def _entry(name: str, attempt: int, task: Task, trail: Trail) -> BlockedEntry:
-    times = [_seconds(t) for t in (task.not_before, trail.retry_at) if t is not None]
+def _set_back_s(path: str) -> float:
+    """By how much the clock has been set back since the file was written, as far as that shows."""
+    status = status_of(path)
+    return 0.0 if status is None else max(0.0, status.st_mtime - time.time())
+
+
+def _entry(name: str, attempt: int, task: Task, trail: Trail, set_back_s: float) -> BlockedEntry:
+    times = [] if task.not_before is None else [_seconds(task.not_before)]
+    if trail.retry_at is not None:  # a delay, whatever the clock says
+        times.append(_seconds(trail.retry_at) - set_back_s)
     mapped = task.map is not None and trail.children is not None and trail.children >= 0
     was_released = attempt > 0 or trail.released  # what it depends on has ended, and may be purged since
     made_s = time_of(task.task_id)

@@ -44,6 +44,8 @@ MOST_READY = 1000
 """Tasks released in one tick: the brain has other things to see to as well."""
 AGAIN_S = 2.0
 """After a fault of the disk files are read again."""
+SET_BACK_S = 1.0
+"""When the clock was set back by so much, what waits for a time is read again: a delay is none longer for that."""
 
 
 class Row(msgspec.Struct):
@@ -71,6 +73,7 @@ class BlockedTable:
         self._names = BlockedNames(layout, watch=ready_only)
         self._needs = needs_log(layout, storage)
         self._again_s = 0.0
+        self._now_s = 0.0
         self._resources: set[str] = set()
         self._unsettled: frozenset[str] = frozenset()
         self.pauses = Pauses()
@@ -232,6 +235,11 @@ class BlockedTable:
         self._judge_first(self.sessions.ended(task_id))
 
     def _note_time(self, now_s: float) -> None:
+        if now_s < self._now_s - SET_BACK_S:
+            for name in {name for _, name in self.timers if name in self.rows}:
+                self._drop(name)
+                self.unread[name] = None
+        self._now_s = now_s
         while self.timers and (self.timers[0][0] <= now_s or self.timers[0][1] not in self.rows):
             due_s, name = heapq.heappop(self.timers)
             row = self.rows.get(name)

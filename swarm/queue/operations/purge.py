@@ -19,6 +19,7 @@ from swarm.queue.batches.purge_batches import EmptyBatches, being_submitted
 from swarm.queue.brain.release_log import read_turns, still_needed
 from swarm.queue.layout import Layout, is_shard
 from swarm.queue.lookup import task_of
+from swarm.queue.operations.cancel import cancel_marks
 from swarm.queue.operations.retention import Removed, ShardPass
 from swarm.queue.storage import REASON, Storage, storage_faults
 from swarm.queue.stores.feeds import FeedBook
@@ -32,8 +33,9 @@ class Needed:
 
     That is what blocked tasks depend on, the results that tasks in their lanes or at work ask for, the last task of each
     session, ended children of a mapped task that has not gathered them, tasks (and those of batches) of which somebody is
-    still to be notified, all of a batch whose submission is under way or that is open to a client of the HTTP server, and
-    what a feeder made that died before it moved its cursor. Fits ``retention.Keep``.
+    still to be notified, all of a batch whose submission is under way or that is open to a client of the HTTP server, what
+    a feeder made that died before it moved its cursor, and cancelled mapped tasks whose children the brain is yet to end.
+    Fits ``retention.Keep``.
     """
 
     def __init__(self, layout: Layout, waiting: BlockedNeeds) -> None:
@@ -41,6 +43,7 @@ class Needed:
         self._ids = (
             waiting.ids | still_needed(layout) | being_submitted(layout) | _to_be_notified(layout) | _open_to_clients(layout)
         )
+        self._ids |= frozenset(cancel_marks(layout))
         self._maps = waiting.maps
         self._cursors = _cursors(layout)
         self._turns = read_turns(layout)

@@ -112,6 +112,22 @@ def test_a_mapped_tasks_children_stay_until_their_answers_are_gathered(queue, br
     assert {"m", "m-0", "m-1"} <= purged(queue, brain)
 
 
+def test_a_cancelled_mapped_task_stays_until_its_children_are_ended(queue, brain):
+    queue.enqueue(llm(task_id="list"))
+    work(queue.worker_view("w"), trail=Trail(result={"message": {"content": "[1, 2]"}}))
+    queue.enqueue(llm("{item}", task_id="m", depends_on=["list"], map={"over": "list"}))
+    brain.settle()
+    with open(queue.layout.cancel_mark("m"), "wb"):
+        located = queue.find("m")  # a death came before its children were ended
+    queue.brain_view(lambda _: 0.0).withdraw(located.task_id, "no longer wanted")
+    age(queue)
+    assert queue.purge([TaskState.CANCELLED], older_than_s=OLD_S)[TaskState.CANCELLED].documents == 0
+    brain.settle()
+    assert queue.find("m-1").state is TaskState.CANCELLED
+    age(queue)
+    assert queue.purge([TaskState.CANCELLED], older_than_s=OLD_S)[TaskState.CANCELLED].documents == 3
+
+
 def test_put_back_after_its_result_was_removed_is_refused(queue, brain):
     queue.enqueue(llm(task_id="a"))
     worker = queue.worker_view("w")

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -552,6 +553,23 @@ def test_a_cancelled_map_task_whose_parts_were_purged_is_not_put_back(queue):
 
 def too_many_open_files(*_):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["the same brain", "another brain"])
+def test_a_delay_is_none_longer_when_the_clock_is_set_back(queue, monkeypatch, restarted):
+    queue.enqueue(llm(task_id="later", not_before="2999-01-01T00:00:00Z"))
+    queue.enqueue(llm(task_id="again"))
+    brain, worker = brain_of(queue), queue.worker_view("w")
+    claim, then_s = claim_one(worker), int(time.time()) + 7200
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: float(then_s))
+        ahead.setattr(time, "time_ns", lambda: then_s * 10**9)
+        worker.retry(claim, (), delay_s=0.2, counts=True)
+        os.utime(queue.find("again").path, (then_s, then_s))
+        assert turn(brain) == []
+    brain = brain_of(queue) if restarted else brain
+    wait_until(lambda: turn(brain) == ["again"], what="it is let go")
+    assert queue.find("later").state is TaskState.BLOCKED
 
 
 def test_whose_time_had_come_goes_also_when_the_clock_is_set_back(queue, monkeypatch):
