@@ -48,10 +48,15 @@ class Canceller:
 
     def end(self, located: Located, reason: str) -> bool:
         """Cancel one that waits; of a mapped one the children are still to be ended. False: it has moved away."""
-        if located.state is TaskState.BLOCKED and mapped_task(located.path) is not None:
+        mapped = located.state is TaskState.BLOCKED and mapped_task(located.path) is not None
+        if mapped:
             self._mark(located.task_id)
         error = TaskError(type="cancelled", message=reason)
-        return self._transitions.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
+        ended = self._transitions.end_waiting(located.path, located.task_id, TaskState.CANCELLED, error)
+        if ended and not mapped:  # of a worker that died: they would be meant for the next task of this id
+            forget_cancel(self._layout, located.task_id)
+            forget_requeue(self._layout, located.task_id)
+        return ended
 
     def ask(self, task_id: str) -> None:
         """Ask the worker of a running task to stop it."""

@@ -284,6 +284,19 @@ def test_of_many_cancelled_at_once_one_that_ends_meanwhile_leaves_no_mark(queue,
     assert os.listdir(queue.layout.cancels) == ids[1:]
 
 
+def test_what_was_asked_of_a_worker_that_died_is_not_kept_for_the_next_of_this_id(queue):
+    ids = [queue.enqueue(llm()) for _ in range(2)]
+    worker = queue.worker_view("w")
+    while claim_one(worker):
+        pass
+    assert queue.cancel_many(ids, "enough").asked == 2
+    queue.ask_requeue(ids[0])
+    queue.brain_view(crash_rule).recover("w")
+    assert queue.cancel(ids[0], "enough") == "cancelled"
+    assert queue.cancel_many(ids, "enough").cancelled == 1
+    assert os.listdir(queue.layout.cancels) == []
+
+
 def test_a_delayed_retry_waits_in_blocked_until_it_is_due(queue):
     task_id = queue.enqueue(llm())
     worker = queue.worker_view("w")
