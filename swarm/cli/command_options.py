@@ -69,9 +69,14 @@ class QueueOptions:
         return loaded
 
     def settings(self) -> "Settings":
-        """The settings in force, for commands that look at a queue that is there. Raises ``NotRunning`` if it is not."""
+        """The settings in force, for commands that look at a queue that is there.
+
+        Raises ``NotRunning`` if it is not, ``QueueError`` where this user may not look into it: it would seem to be empty.
+        """
+        from swarm.queue.root import check_readable
+
         found = self.load().settings
-        if not os.path.isdir(found.queue.root):
+        if not check_readable(found.queue.root):
             hint = "start one with `swarm up` (or `swarm up --simulate 2`), or name its directory with --root"
             raise NotRunning(f"there is no queue at {found.queue.root}", hint=hint)
         return found

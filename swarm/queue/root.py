@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r".*\.(json|jsonl|lock|log|err)(\.[0-9]+)?|counts", re.DOTALL).fullmatch
 """Names of our files in the flat directories."""
 _OTHER = "move it away or choose another --root"
+_OWNER = "run this as the user of the swarm (`sudo -u USER swarm …`), or choose another --root"
 
 
 def prepare(layout: Layout, storage: Storage) -> None:
@@ -78,6 +80,29 @@ def self_test(layout: Layout, storage: Storage, *, whole: bool) -> tuple[Check, 
 def exists(layout: Layout) -> bool:
     """Whether there is a queue at this root."""
     return os.path.isdir(layout.pending)
+
+
+def check_readable(root: str) -> bool:
+    """Whether there is a directory. Raises ``QueueError`` where this user may not look into it: it would seem empty."""
+    try:
+        is_there = stat.S_ISDIR(os.stat(root).st_mode)
+        inside = [path for path in (root, Layout(root).pending) if os.path.lexists(path)]
+    except PermissionError:
+        is_there, inside = True, []
+    except OSError:
+        return False
+    if inside and all(os.access(path, os.R_OK | os.X_OK, effective_ids=True) for path in inside):
+        return is_there
+    owner = f": it belongs to user {_user(os.stat(root).st_uid)}" if inside else ""
+    raise QueueError(f"{root} cannot be read by user {_user(os.geteuid())}{owner}", hint=_OWNER)
+
+
+def _user(uid: int) -> str:
+    """Their name where they have one."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _clear_ways(storage: Storage, folder: str) -> None:
@@ -131,7 +156,7 @@ def _check(path: str, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise QueueError(f"{path} is no directory", hint=_OTHER)
     if status.st_uid != os.geteuid():
-        raise QueueError(f"{path} belongs to user {status.st_uid}", hint="use a root of your own with --root")
+        raise QueueError(f"{path} belongs to user {_user(status.st_uid)}", hint=_OWNER)
     if status.st_mode & 0o022:
         raise QueueError(
             f"{path} can be written to by others: whoever can put tasks there can use the GPUs",

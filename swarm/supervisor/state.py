@@ -89,7 +89,8 @@ def save_visibility(workers_dir: Path, visibility: Visibility) -> None:
 
 def load_visibility(workers_dir: Path) -> Visibility | None:
     """What the running supervisor's environment left of the cards; None where there is no plan to go with it."""
-    return read_note(workers_dir / VISIBLE_FILE, Visibility) if (workers_dir / PLAN_FILE).exists() else None
+    found = read_note(workers_dir / VISIBLE_FILE, Visibility)
+    return found if found is not None and (workers_dir / PLAN_FILE).exists() else None
 
 
 def remove_plan(workers_dir: Path) -> None:

@@ -48,7 +48,7 @@ def logs(
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task} | grep -E ...")
     named = tuple(names or ())
     query = LogQuery(names=named, node=node, lines=lines, level=level, since=since, pattern=_pattern(grep), task=task)
-    chosen = choose(at.load().settings, query, follow=follow)
+    chosen = choose(at.settings(), query, follow=follow)
     if follow:
         _follow(chosen, as_json=at.as_json)
     elif at.as_json:

@@ -64,7 +64,7 @@ def _root(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
             "box",
             f"the queue root cannot be used: {evidence.root_trouble}",
             evidence=(evidence.root,),
-            todo=f"{evidence.root_mend or f'chown and chmod go-w {evidence.root}'}, or a root of your own with --root",
+            todo=f"{evidence.root_mend or _root_mend(evidence.root)}, or a root of your own with --root",
         )
     elif evidence.look_trouble:
         yield critical(
@@ -74,6 +74,10 @@ def _root(evidence: BoxEvidence) -> Iterator[DoctorFinding]:
             evidence=(evidence.root,),
             todo="run this as the user that runs the swarm",
         )
+
+
+def _root_mend(root: str) -> str:
+    return f"run this as the user of the swarm; if it is to be yours, chown and chmod go-w {root}"
 
 
 def _lacks(evidence: BoxEvidence) -> Iterator[DoctorFinding]:

@@ -336,6 +336,21 @@ def test_what_a_user_may_not_open_stops_nobody(open_home, tmp_path):
     as_nobody(lambda: work(swarm))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has entries that another user may not open")
+def test_the_queue_of_another_user_is_named_as_that(open_home):
+    (open_home / "queue" / "pending").mkdir(parents=True)
+    (open_home / "queue").chmod(0o700)
+
+    def look() -> None:
+        for words, code in (("queue", "stats"), 2), (("doctor",), 1):
+            answer = CliRunner().invoke(app, [*words, "--root", str(open_home / "queue")])
+            assert answer.exit_code == code, answer.output
+            assert "belongs to user" in answer.output
+
+    CliRunner().invoke(app, ["doctor", "--root", str(open_home / "queue")])  # imports what the child may not read
+    as_nobody(look)
+
+
 def test_a_whole_swarm_among_odd_entries(tmp_path):
     """Real processes: started where odd entries have the names of their files, and then one of each kind in each place."""
     outside = tmp_path / "outside"

@@ -73,6 +73,17 @@ def test_a_resume_says_what_it_has_ended(at_home):
     assert json.loads(swarm("queue", "resume", "all", "--json").stdout) == {"pauses": []}
 
 
+@pytest.mark.parametrize(
+    "command", [("queue", "list"), ("queue", "fsck"), ("queue", "pause", "all"), ("feeds",), ("logs",), ("status",)]
+)
+def test_a_queue_of_another_user_does_not_seem_empty(at_home, monkeypatch, command):
+    monkeypatch.setattr("swarm.queue.root.os.access", lambda *_, **__: False)
+    told = swarm(*command)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "cannot be read by user" in told.stderr
+    assert "sudo -u USER swarm" in told.stderr
+
+
 @pytest.mark.parametrize("command", ["retry", "cancel"])
 def test_a_task_that_is_not_there_comes_with_the_way_on(at_home, command):
     told = swarm("queue", command, "nope", "neither")
