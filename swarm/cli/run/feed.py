@@ -12,7 +12,6 @@ import functools
 import hashlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -24,6 +23,7 @@ from swarm import __version__
 from swarm.cli.command_options import FeedRequest, Outcome
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields
 from swarm.cli.run.servable import check_models
+from swarm.cli.run.single_task import note_if_nobody_works
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
 from swarm.config.settings import Settings
@@ -182,9 +182,8 @@ def feed(loaded: Loaded, request: FeedRequest, report: Report) -> Outcome:
     defaults = task_fields(request)
     fresh = _fresh(request, options, *_marks(request, loaded.settings))
     queue = open_queue(loaded.settings).prepare()
-    if not swarm_lives(loaded.settings):
-        print("note: no swarm is running; the tasks wait for `swarm up`", file=sys.stderr)
-    elif fresh.model:
+    note_if_nobody_works(loaded.settings)
+    if fresh.model and swarm_lives(loaded.settings):
         check_models(loaded.settings, [fresh.model], unfit="ignore")
     guard = RootGuard(queue.layout.root)
     book = FeedBook(queue.layout, queue.storage)

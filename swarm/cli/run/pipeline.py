@@ -20,7 +20,7 @@ from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
-from swarm.cli.run.single_task import somebody_works
+from swarm.cli.run.single_task import note_if_nobody_works, somebody_works
 from swarm.cli.run.watch import RunWatch, root_in_place
 from swarm.clock import now_iso
 from swarm.config.load import Loaded
@@ -301,13 +301,17 @@ def submit(loaded: Loaded, request: SubmitRequest, show: Show | None) -> Outcome
         "known_already": submitted.again,
     }
     accepted = Outcome(EXIT_OK, document, lines)
-    return accepted if show is None else _wait(loaded, batch, submitted, accepted, show)
+    if show is None:
+        note_if_nobody_works(loaded.settings)
+        return accepted
+    return _wait(loaded, batch, submitted, accepted, show)
 
 
 def _wait(loaded: Loaded, batch: BatchInput, submitted: Submitted, accepted: Outcome, show: Show) -> Outcome:
     """Wait for what was accepted; its end is added to what is said of it."""
     queue, scan = batch.queue, batch.scan
-    somebody_works(loaded.settings, f"{submitted.new} tasks are accepted")
+    if batch.work_left(retried=False):
+        somebody_works(loaded.settings, accepted.lines[0], then=f"`swarm results {scan.batch_id} -o OUT`")
     ids = queue.batches().task_ids(scan.batch_id, scan.items)
     watch = RunWatch(queue, ids, loaded.settings, time.monotonic(), again=submitted.again, models=scan.models)
     end = watch.wait(show, Hosting(own=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -120,6 +121,7 @@ def submit_one(settings: Settings, request: SubmitRequest) -> Outcome:
         check_models(settings, models, unfit="note")
     if not request.wait:
         task_id = queue.enqueue(document)
+        note_if_nobody_works(settings)
         lines = (f"accepted {task_id}", f"see: swarm queue show {task_id}")
         return Outcome(EXIT_OK, {"task_id": task_id}, lines)
     return _wait(queue, settings, document, models)
@@ -155,7 +157,7 @@ def _wait(queue: FileQueue, settings: Settings, document: dict[str, Any], models
     host = Hosting(own=None)
     with interrupts(host) as heard:  # from here on: an interruption says that the task is accepted
         task_id = queue.enqueue(document)
-        somebody_works(settings, f"task {task_id} is accepted")
+        somebody_works(settings, f"task {task_id} is accepted", then=f"`swarm queue show {task_id}`")
         watch = RunWatch(queue, (task_id,), settings, time.monotonic(), models=models, look_s=ANSWER_POLL_S)
         end = watch.wait(lambda _view: None, host, heard)
     if end == "unservable":
@@ -184,9 +186,16 @@ def _answer(queue: FileQueue, task_id: str) -> Outcome:
     return Outcome(EXIT_OK, ended, simulated, answer=str(text))
 
 
-def somebody_works(settings: Settings, accepted: str) -> None:
-    """Raises ``NotRunning`` if no swarm runs."""
+def note_if_nobody_works(settings: Settings) -> None:
+    """A note on standard error if no swarm runs: where the root is the wrong one, none ever will."""
+    if not swarm_lives(settings):
+        print(f"note: no swarm is running on {settings.queue.root}; the tasks wait for `swarm up`", file=sys.stderr)
+
+
+def somebody_works(settings: Settings, accepted: str, *, then: str = "") -> None:
+    """Raises ``NotRunning`` if no swarm runs. ``then``: what to do once one does."""
     if not swarm_lives(settings):
         raise NotRunning(
-            f"{accepted}, but no swarm is running to work on it", hint="`swarm up` (or `swarm up --simulate 2`)"
+            f"{accepted}, but no swarm is running on {settings.queue.root}",
+            hint=f"`swarm up` (or `swarm up --simulate 2`){then and f', then {then}'}",
         )

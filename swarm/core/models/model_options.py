@@ -1,7 +1,7 @@
 """Ollama's options: their names and types, checked when a task is submitted.
 
 A server ignores names it does not know and refuses the whole request for a wrong type. Names unknown here are accepted (a
-newer server may know them) unless they look like a misspelt one.
+newer server may know them) unless they look like a misspelt one, or are another program's word for one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ _KINDS = {
     "stop": _TEXTS,
 }
 KNOWN_OPTIONS = frozenset(_KINDS)
+OF_OTHERS = {
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict"), "num_predict"),
+    **dict.fromkeys(("n_ctx", "context_length", "max_model_len"), "num_ctx"),
+    "repetition_penalty": "repeat_penalty",
+    "temp": "temperature",
+}
+"""What other programs call some of them. A server of Ollama ignores these names, and answers at full length."""
 _BOUNDS = {"seed": 2**63}
 _BOUND = 2**31
 """A server keeps whole numbers in so many bits; what is larger would come to mean another number there."""
@@ -63,7 +70,9 @@ def near_option(name: str) -> str | None:
     """The known option that an unknown name was probably meant to be."""
     if name in KNOWN_OPTIONS:
         return None
-    return next(iter(nearest(name.lower(), sorted(KNOWN_OPTIONS), cutoff=_ALIKE, prefix=False)), None)
+    return OF_OTHERS.get(name.lower()) or next(
+        iter(nearest(name.lower(), sorted(KNOWN_OPTIONS), cutoff=_ALIKE, prefix=False)), None
+    )
 
 
 def misspelt(name: str) -> str | None:

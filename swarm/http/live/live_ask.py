@@ -14,7 +14,7 @@ import msgspec
 from swarm.config.settings import Settings
 from swarm.core.live.routing import prefix_keys
 from swarm.core.models.engines import EngineCheck
-from swarm.core.models.model_options import ModelTable, load_option_conflict, option_problems
+from swarm.core.models.model_options import OF_OTHERS, ModelTable, load_option_conflict, option_problems
 from swarm.core.task import MODEL_PATTERN, Endpoint, Task, TaskClass, canonical_model
 from swarm.formats.input.problems import FieldError, need_bool, need_object, need_text
 from swarm.formats.tasks.openai_batch import map_body
@@ -120,7 +120,7 @@ class AskReader:
     ) -> LiveAsk:
         """What would be refused at submission of a task, or fail of its options when it runs, is refused here."""
         options = request.get("options") or {}
-        for name, problem in option_problems(options):
+        for name, problem in option_problems({name: value for name, value in options.items() if name not in OF_OTHERS}):
             raise ApiError(400, f"options.{name}: {problem}", param=f"options.{name}")
         if options and (conflict := load_option_conflict(model, options, self._models.of(model).options)):
             raise ApiError(400, conflict.removeprefix("request."), param="options", code="load_option")

@@ -49,10 +49,11 @@ def test_one_task_is_refused_by_its_field(at_home: Path, config: Path) -> None:
 def test_a_text_completion_of_a_batch_reaches_other_engines_as_it_is(at_home: Path, config: Path) -> None:
     def request_of(model: str) -> dict[str, Any]:
         batch = lines(at_home / f"{model}.jsonl", COMPLETION)
-        code, told = swarm("submit", batch, "--model", model, "--json", "--config", str(config), "--root", f"q-{model}")
+        code, told = swarm("submit", batch, "--model", model, "--config", str(config), "--root", f"q-{model}")
         assert code == 0, told
         queue = FileQueue(str(at_home / f"q-{model}"))
-        found = [queue.read(task_id) for task_id in queue.batches().task_ids(json.loads(told)["batch_id"], 1)]
+        (accepted,) = queue.batches().names()
+        found = [queue.read(task_id) for task_id in queue.batches().task_ids(accepted, 1)]
         return dict(found[0]["request"])
 
     assert request_of("m") == {"prompt": "Once", "raw": True}

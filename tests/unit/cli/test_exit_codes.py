@@ -119,6 +119,20 @@ def submitted(path):
     return json.loads(swarm("submit", path.name, "--model", MODEL, "--json").stdout)["batch_id"]
 
 
+def test_tasks_that_nobody_works_on_are_said_to_wait_and_where(at_home):
+    (at_home / "in.jsonl").write_text('{"prompt": "a"}\n')
+    for what in ("in.jsonl", "--prompt=a"):
+        told = swarm("submit", what, "--model", MODEL, "--json")
+        assert f"note: no swarm is running on {at_home}/queue; the tasks wait for `swarm up`" in told.stderr
+        assert json.loads(told.stdout)
+    waited = swarm("submit", "in.jsonl", "--model", MODEL, "--wait")
+    (batch,) = json.loads(swarm("batches", "--json").stdout)["batches"]
+    assert waited.exit_code == 3
+    assert f"error: batch {batch['batch_id']}: 0 tasks accepted, 1 known already, but no swarm is" in waited.stderr
+    swarm("batch", "cancel", batch["batch_id"])
+    assert swarm("submit", "in.jsonl", "--model", MODEL, "--wait").exit_code == 1, "nothing is left to wait for"
+
+
 @pytest.mark.parametrize(
     ("command", "output"),
     [

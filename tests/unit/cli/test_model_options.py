@@ -31,7 +31,14 @@ def test_what_a_server_refuses_is_refused_before(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("numpredict", "num_predict"), ("Temperature", "temperature"), ("brand_new", None)]
+    ("name", "meant"),
+    [
+        ("numpredict", "num_predict"),
+        ("Temperature", "temperature"),
+        ("max_tokens", "num_predict"),
+        ("temp", "temperature"),
+        ("brand_new", None),
+    ],
 )
 def test_a_misspelt_name_is_told_from_a_new_one(name, meant):
     assert near_option(name) == meant
@@ -42,6 +49,7 @@ def test_a_misspelt_name_is_told_from_a_new_one(name, meant):
     [
         ({"num_predict": 3}, True),
         ({"num_pedict": 3}, True),
+        ({"max_tokens": 3}, True),
         ({"A": "Rome", "B": "Oslo"}, False),
         (["Rome"], False),
         ("x", False),
