@@ -24,6 +24,8 @@ MIN_WIDTH = 6
 """No column is cut to less than this."""
 MIN_KEPT_END = 13
 """Nor one that gives way in its middle to less than this."""
+READABLE = 18
+"""Before one that gives way keeps less than this, columns that may be left out are."""
 
 
 def show(document: object, blocks: Sequence[Block], *, as_json: bool) -> None:
@@ -114,11 +116,35 @@ def _terminal_table(table: Table, console: Console) -> None:
 
     if table.title:
         console.print(Text(one_line(table.title), style="bold"))
+    table, left_out = narrowed(table, console.width)
     head, *rows = table_lines(table, console.width)
     console.print(head, no_wrap=True, overflow="ellipsis")
     console.print(Text("─" * min(max(line.cell_len for line in (head, *rows)), console.width), style="dim"))
     for row in rows:
         console.print(row, no_wrap=True, overflow="ellipsis")
+    if left_out:
+        console.print(Text(f"too narrow for: {', '.join(left_out)}", style="dim"))
+
+
+def narrowed(table: Table, width: int) -> tuple[Table, list[str]]:
+    """The table without the columns that a terminal of that width has no room for, and their names.
+
+    Of those that may be left out the last goes first.
+    """
+    natural = _natural(table)
+    needed = [min(size, READABLE) if c.gives_way else size for size, c in zip(natural, table.columns, strict=True)]
+    kept = list(range(len(needed)))
+    for i in reversed(kept[:]):
+        if table.columns[i].optional and sum(needed[k] + 2 for k in kept) - 2 > width:
+            kept.remove(i)
+    left_out = [column.name for i, column in enumerate(table.columns) if i not in kept]
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    return msgspec.structs.replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows), left_out
+
+
+def _natural(table: Table) -> list[int]:
+    grid = [_cells(row) for row in table.rows]
+    return [max([len(c.name), *(len(row[i].text) for row in grid)]) for i, c in enumerate(table.columns)]
 
 
 def table_lines(table: Table, width: int) -> list[Text]:
@@ -126,9 +152,9 @@ def table_lines(table: Table, width: int) -> list[Text]:
 
     Laid out here and not by rich, which would rather cut every column than the ones that give way.
     """
+    table, _ = narrowed(table, width)
     grid = [_cells(row) for row in table.rows]
-    natural = [max([len(c.name), *(len(row[i].text) for row in grid)]) for i, c in enumerate(table.columns)]
-    widths = fit(natural, table.columns, width)
+    widths = fit(_natural(table), table.columns, width)
     head = tuple(Cell(column.name, "dim") for column in table.columns)
     return [_terminal_row(cells, widths, table.columns) for cells in (head, *grid)]
 

@@ -17,13 +17,15 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column's head, whether it is right-aligned, and whether it gives way where the terminal is narrow."""
+    """A column's head, whether it is right-aligned, and what becomes of it where the terminal is narrow."""
 
     name: str
     right: bool = False
     gives_way: bool = False
     keeps_end: bool = False
     """What gives way is the middle: its end tells cells apart."""
+    optional: bool = False
+    """It is left out before the table is cut, the last such column first."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -52,9 +54,20 @@ Block = Line | Table | Said
 
 
 def columns(*heads: str) -> tuple[Column, ...]:
-    """Columns by name: ``name>`` is right-aligned; on a narrow terminal ``name~`` gives way, ``name~~`` in its middle."""
-    return tuple(
-        Column(h.rstrip(">~"), right=h.endswith(">"), gives_way=h.endswith("~"), keeps_end=h.endswith("~~")) for h in heads
+    """Columns by name: ``name>`` is right-aligned; on a narrow terminal ``name~`` gives way, ``name~~`` in its middle.
+
+    One that ends with ``?`` besides is left out there before anything is cut.
+    """
+    return tuple(_column(head.removesuffix("?"), optional=head.endswith("?")) for head in heads)
+
+
+def _column(head: str, *, optional: bool) -> Column:
+    return Column(
+        head.rstrip(">~"),
+        right=head.endswith(">"),
+        gives_way=head.endswith("~"),
+        keeps_end=head.endswith("~~"),
+        optional=optional,
     )
 
 

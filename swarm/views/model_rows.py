@@ -171,11 +171,11 @@ def models_table(rows: Sequence[ModelRow], nodes: Collection[str] = ()) -> Table
     With several machines also those that have it on disk; ``nodes``: all that have model servers, also with an empty disk.
     """
     live = any(row.live_waiting or row.live_in_flight for row in rows)
-    places = ("live wait", "live run") if live else ()
-    numbers = ("waiting", "run", *places, "done", "failed", "on disk", "on card", "load", "task", "tok/s")
+    places = ("live wait>", "live run>") if live else ()
+    numbers = ("waiting>", "run>", *places, "done>", "failed>", "on disk>?", "on card>?", "load>?", "task>?", "tok/s>?")
     everywhere = {*nodes, *(node for row in rows for node in row.installed_nodes)}
     several = any(everywhere)
-    heads = columns("model~", "loaded on~", *(("on nodes~",) if several else ()), *(f"{name}>" for name in numbers))
+    heads = columns("model~~", "loaded on~", *(("on nodes~?",) if several else ()), *numbers)
     cells = tuple(_model_cells(row, live=live, nodes=everywhere if several else None) for row in rows)
     return Table(columns=heads, rows=cells, empty="no model is loaded, waited for or installed")
 

@@ -240,7 +240,7 @@ _STYLES: dict[str, Style] = {"up": "green", "draining": "yellow", "drained": "di
 
 def nodes_table(lines: Sequence[NodeLine]) -> Table:
     """Machines; cards with a living worker of all."""
-    heads = columns("node", "source", "phase", "address~", "cards>", "workers>", "swarm", "engines~", "since", "reason~")
+    heads = columns("node", "source", "phase", "address~?", "cards>", "workers>", "swarm?", "engines~?", "since?", "reason~")
     return Table(columns=heads, rows=tuple(_cells(line) for line in lines))
 
 

@@ -139,7 +139,7 @@ def _task_cells(row: TaskRow, *, ended: bool, nodes: bool) -> tuple[Cell | str, 
 def active_table(rows: Sequence[ActiveRow]) -> Table:
     """What the workers hold."""
     nodes = several_nodes(rows)
-    heads = columns(*worker_heads(nodes), "task", "class", "model~", "try>", "for>", "progress>", "phase", "name~")
+    heads = columns(*worker_heads(nodes), "task", "class?", "model~", "try>", "for>", "progress>", "phase", "name~?")
     cells = tuple(_active_cells(row, nodes=nodes) for row in rows)
     return Table(columns=heads, rows=cells, empty="no task is being processed")
 

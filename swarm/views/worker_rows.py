@@ -197,14 +197,14 @@ def workers_table(rows: Sequence[WorkerLine], *, short: bool = False, active: Se
 
     Their nodes are shown where not all are of this machine. Places of live requests are shown once there were such.
     """
-    more = () if short else ("tokens>", "gpus")
+    more = () if short else ("tokens>?", "gpus?")
     best = any(row.share_of_best is not None for row in rows) and short
-    rates = ("tok/s>", "best>") if best else ("tok/s>",)
+    rates = ("tok/s>", "best>?") if best else ("tok/s>",)
     live = any(row.live_in_flight or row.yielded for row in rows)
     places = () if not live else ("live>",) if short else ("live>", "yielded>")
     nodes = several_nodes(rows)
     who = worker_heads(nodes)
-    heads = columns(*who, "state", "model~", "slots>", *places, "done>", "failed>", *rates, *more, "doing~")
+    heads = columns(*who, "state", "model~", "slots>", *places, "done>?", "failed>?", *rates, *more, "doing~")
     held = {task.task_id: task for task in active}
     cells = tuple(
         (row.name, *node_cells(row.node, nodes), *_worker_cells(row, short=short, live=live, best=best, held=held))
@@ -218,7 +218,7 @@ def gave_blocks(rows: Sequence[WorkerLine]) -> list[Block]:
     known = [row for row in rows if row.tokens_per_s is not None or row.tokens_in_per_s is not None or row.slots_history]
     if not known:
         return []
-    heads = columns("worker", "tok/s in>", "tok/s out>", "of best>", "power>", "J/1k tok>", "tok/s by slots~")
+    heads = columns("worker", "tok/s in>", "tok/s out>", "of best>", "power>", "J/1k tok>?", "tok/s by slots~?")
     return [Line(""), Table(columns=heads, rows=tuple(_gave_cells(row) for row in known))]
 
 

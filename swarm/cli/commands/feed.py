@@ -69,11 +69,12 @@ def _table(feeds: Sequence[FeedRow]) -> list[Block]:
     from swarm.views.blocks import Cell, Table, columns
     from swarm.views.words import count
 
-    heads = columns("id", "source~", "state", "lines>", "tasks>", "again>", "rejected>", "marks>", "last moved")
+    heads = columns(
+        "id", "state", "lines>", "tasks>", "known already>?", "rejected>", "min-target>?", "last moved?", "source~?"
+    )
     rows = tuple(
         (
             state.feed_id,
-            state.source,
             _state_words(state, alive=state.alive),
             count(state.number),
             count(state.accepted),
@@ -81,6 +82,7 @@ def _table(feeds: Sequence[FeedRow]) -> list[Block]:
             Cell(count(state.rejected), "red" if state.rejected else ""),
             f"{state.min}-{state.target}",
             state.updated_at,
+            state.source,
         )
         for state in feeds
     )

@@ -135,9 +135,9 @@ def gave_blocks(gave: BatchGave) -> list[Block]:
         words += f"; {gave.share_of_best:.0%} of the best of these cards"
     if gave.energy_j is not None:
         words += f"; {joules(gave.energy_j)}, {_number(gave.j_per_1k_tokens)} J per 1,000 tokens"
-    numbers = ("tok/s in>", "tok/s out>", "of best>", "slots>", "energy>", "J/1k tok>")
+    numbers = ("tok/s in>?", "tok/s out>", "of best>?", "slots>?", "energy>?", "J/1k tok>?")
     nodes = several_nodes(gave.workers)
-    heads = columns(*worker_heads(nodes), "model~", *numbers, "slots over time~")
+    heads = columns(*worker_heads(nodes), "model~", *numbers, "slots over time~?")
     cells = tuple((row.worker, *node_cells(row.node, nodes), *_cells(row)) for row in gave.workers)
     return [Line(words), Table(columns=heads, rows=cells)]
 

@@ -100,9 +100,20 @@ def table(rows: tuple[BatchRow, ...]) -> list[Block]:
     priced = any(row.cost is not None for row in rows)
     cached = any(row.cached for row in rows)
     purged = any(row.purged for row in rows)
-    numbers = ["items", "done", "failed", "cancelled", "left", "progress", "ETA", "tok in", "tok out", "card time"]
-    numbers += [name for name, shown in (("purged", purged), ("cached", cached), ("cost", priced)) if shown]
-    heads = columns("id", "source~", "state", *(f"{name}>" for name in numbers))
+    numbers = [
+        "items>",
+        "done>",
+        "failed>",
+        "cancelled>?",
+        "left>",
+        "progress>?",
+        "ETA>",
+        "tok in>?",
+        "tok out>?",
+        "card time>?",
+    ]
+    numbers += [name for name, shown in (("purged>?", purged), ("cached>?", cached), ("cost>", priced)) if shown]
+    heads = columns("id", "state", *numbers, "source~?")
     cells = tuple(_cells(row, purged=purged, cached=cached, priced=priced) for row in rows)
     blocks: list[Block] = [Table(columns=heads, rows=cells, empty="no batches")]
     if cached:
@@ -115,7 +126,6 @@ def table(rows: tuple[BatchRow, ...]) -> list[Block]:
 def _cells(row: BatchRow, *, purged: bool, cached: bool, priced: bool) -> tuple[Cell | str, ...]:
     return (
         row.batch_id,
-        row.source,
         Cell(row.state, "green" if row.state == "finished" else ""),
         count(row.items),
         count(row.completed),
@@ -130,6 +140,7 @@ def _cells(row: BatchRow, *, purged: bool, cached: bool, priced: bool) -> tuple[
         *((count(row.purged),) if purged else ()),
         *((count(row.cached),) if cached else ()),
         *((_price(row.cost),) if priced and row.cost is not None else ()),
+        row.source,
     )
 
 

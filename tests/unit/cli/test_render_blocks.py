@@ -8,12 +8,12 @@ import json
 import msgspec
 from rich.console import Console
 
-from swarm.cli.render import to_json, to_plain, to_terminal
+from swarm.cli.render import narrowed, to_json, to_plain, to_terminal
 from swarm.config.settings import Settings
 from swarm.core.worker import RateSample, TunedSlots
 from swarm.plain_text import one_line
 from swarm.views import overview
-from swarm.views.blocks import Block, Cell, Column, Line, Table
+from swarm.views.blocks import Block, Cell, Column, Line, Table, columns
 from swarm.views.json_text import to_json_line
 from swarm.views.model_rows import model_rows, models_table
 from swarm.views.task_rows import active_rows, active_table, task_blocks
@@ -97,13 +97,24 @@ def test_every_table_fits_80_columns_and_keeps_its_names():
     for name, table in tables.items():
         lines = on_terminal([table], 80)
         assert max(len(line.rstrip()) for line in lines) <= 80, name
-        assert len(lines) == len(table.rows) + 2, (name, lines)
+        shown, left_out = narrowed(table, 80)
+        assert len(lines) == len(table.rows) + 2 + bool(left_out), (name, lines)
         text = "\n".join(lines)
-        kept = [i for i, column in enumerate(table.columns) if not column.gives_way]
+        kept = [i for i, c in enumerate(table.columns) if not c.gives_way and c in shown.columns]
         for i in kept:
             assert table.columns[i].name in text, (name, text)
             for row in table.rows:
                 assert (row[i].text if isinstance(row[i], Cell) else row[i]) in text, (name, text)
+
+
+def test_columns_are_left_out_by_name_before_what_tells_rows_apart_is_cut():
+    heads = columns("id", "model~~", "left>", "tok in>?", "source~?")
+    table = Table(columns=heads, rows=(("prompts-1a2b3c4d", "qwen2.5:32b", "12", "1,319", "/data/prompts.jsonl"),))
+    assert on_terminal([table], 80)[0].split() == ["id", "model", "left", "tok", "in", "source"]
+    head, _, row, note = on_terminal([table], 40)
+    assert (head.split(), row.split()) == (["id", "model", "left"], ["prompts-1a2b3c4d", "qwen2.5:32b", "12"])
+    assert note.strip() == "too narrow for: tok in, source"
+    assert "/data/prompts.jsonl" in to_plain([table]), "a pipe is never too narrow"
 
 
 def test_models_tell_the_slots_of_all_that_hold_them_and_their_rate():
