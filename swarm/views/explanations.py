@@ -116,6 +116,10 @@ def model(target: str, snapshot: SwarmSnapshot, settings: Settings) -> Explanati
     disk = model_rows.installed_models(snapshot, settings)
     have = disk[name].workers if name in disk else () if disk else None
     reasons = tuple(explain_model(name, snapshot, settings, installed_on=have))
+    known = models_to_explain(snapshot, settings)
+    if not have and name not in known and (near := nearest(name, {*disk, *known})):
+        text = f"No task, server or setting knows {name}; the nearest name is {near[0]}."
+        reasons = (Reason("unknown_model", text, f"swarm explain {near[0]}"), *reasons)
     return Explanation(subject=name, kind="model", state=state, reasons=reasons)
 
 

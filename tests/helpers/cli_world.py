@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -72,6 +73,9 @@ class MemoryQueue:
 
     def quarantined(self, task_id: str) -> None:
         return None
+
+    def batches(self) -> SimpleNamespace:
+        return SimpleNamespace(names=lambda: ["prompts-1a2b3c4d"])
 
     def list(self, state: TaskState) -> Iterator[Located]:
         for task_id, document in self.documents.items():

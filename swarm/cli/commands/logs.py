@@ -9,9 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.render import to_json
+from swarm.cli.task_names import meant
 from swarm.errors import InputError
+from swarm.runtime.open import open_queue
 from swarm.views.json_text import to_json_line
 from swarm.views.logs.log_files import Entry, is_start
 from swarm.views.logs.log_query import ChosenLogs, LogLines, LogQuery, choose, log_line
@@ -46,9 +50,10 @@ def logs(
     """
     if task is not None and grep is not None:
         raise InputError("--task and --grep cannot be used together", hint=f"swarm logs --task {task} | grep -E ...")
-    named = tuple(names or ())
+    named, settings = tuple(names or ()), at.settings()
     query = LogQuery(names=named, node=node, lines=lines, level=level, since=since, pattern=_pattern(grep), task=task)
-    chosen = choose(at.settings(), query, follow=follow)
+    with meant(open_queue(settings), task or "") as task_id:
+        chosen = choose(settings, replace(query, task=task_id or None), follow=follow)
     if follow:
         _follow(chosen, as_json=at.as_json)
     elif at.as_json:

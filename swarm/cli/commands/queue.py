@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from swarm.cli.command_options import ShowOptions, arg, opt
 from swarm.cli.commands import queue_maintenance
+from swarm.cli.task_names import meant
 from swarm.errors import EXIT_USAGE, SwarmError
 from swarm.runtime.open import open_observer, open_queue
 from swarm.views.blocks import Line
@@ -18,6 +19,9 @@ from swarm.views.task_lists import TaskFilter, state_of, task_list
 from swarm.views.task_rows import active_table, task_blocks, task_table
 from swarm.views.verbs import BY_HAND, TaskDone, cancel_task, each, retry_task
 from swarm.views.words import plural
+
+if TYPE_CHECKING:
+    from swarm.queue.file_queue import FileQueue
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -93,7 +97,9 @@ def show(
     Example:
       swarm queue show 1k7h2mz4q0035w3ce --json | jq .attempts
     """
-    document = at.queue().read(task_id)
+    queue = at.queue()
+    with meant(queue, task_id) as named:
+        document = queue.read(named)
     at.show(document, task_blocks(document))
 
 
@@ -119,7 +125,7 @@ def retry(at: ShowOptions, ids: Ids) -> None:
       swarm queue retry 1k7h2mz4q0035w3ce
     """
     queue = at.queue()
-    _each(at, ids, lambda task_id: retry_task(queue, task_id))
+    _each(at, queue, ids, lambda task_id: retry_task(queue, task_id))
 
 
 @app.command()
@@ -135,19 +141,23 @@ def cancel(
       swarm queue cancel 1k7h2mz4q0035w3ce --reason "wrong prompt"
     """
     queue = at.queue()
-    _each(at, ids, lambda task_id: cancel_task(queue, task_id, reason))
+    _each(at, queue, ids, lambda task_id: cancel_task(queue, task_id, reason))
 
 
-def _each(at: ShowOptions, ids: list[str], act: Callable[[str], TaskDone]) -> None:
+def _each(at: ShowOptions, queue: FileQueue, ids: list[str], act: Callable[[str], TaskDone]) -> None:
     """Do it to each task. Those that refuse are reported and make the exit code 2; the rest is done all the same."""
     hint: str | None = None
+
+    def done(text: str) -> TaskDone:
+        with meant(queue, text) as task_id:
+            return act(task_id)
 
     def refused(problem: SwarmError) -> None:
         nonlocal hint
         print(f"error: {problem.message}", file=sys.stderr)
         hint = problem.hint or hint
 
-    found = each(ids, act, refused)
+    found = each(ids, done, refused)
     at.show(found, [Line(f"{one.task_id}: {one.outcome}") for one in found.done])
     if found.refused:
         if hint:

@@ -161,11 +161,14 @@ def explain(
       swarm explain 1k7h2mz4q0035w3ce
       swarm explain llama3.2:3b
     """
+    from swarm.cli.task_names import meant
     from swarm.views.documents import explain as explained
     from swarm.views.explanations import explanation_blocks
 
     settings = at.settings()
-    found = explained(target, open_observer(settings).snapshot(), settings, open_queue(settings))
+    queue = open_queue(settings)
+    with meant(queue, target) as named:
+        found = explained(named, open_observer(settings).snapshot(), settings, queue)
     at.show(found, explanation_blocks(found))
 
 

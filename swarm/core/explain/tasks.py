@@ -58,7 +58,8 @@ def explain_task(
             why = trail.error.message if trail is not None and trail.error is not None else "no error is recorded"
             reasons = [Reason("failed", f"It failed for good: {why}", f"swarm queue retry {task.task_id}")]
         case TaskState.CANCELLED:
-            reasons = [Reason("cancelled", "It was cancelled.", f"swarm queue retry {task.task_id}")]
+            why = f": {trail.error.message}" if trail is not None and trail.error is not None else ""
+            reasons = [Reason("cancelled", f"It was cancelled{why}.", f"swarm queue retry {task.task_id}")]
         case TaskState.CORRUPT:
             reasons = [
                 Reason("corrupt", "Its file is no valid task; the reason is beside it in corrupt/.", "swarm queue fsck")

@@ -90,6 +90,8 @@ class BatchBook:
             raise QueueError(f"{self._path(batch_id, 'json')}: {exc}", hint="submit it again to rewrite it") from exc
         except FileNotFoundError as exc:
             hint = name_hint(batch_id, self.names(), "known batches:", 3, cutoff=0.7)
+            if lookup.find(self._layout, batch_id) is not None:
+                hint = f"that is a task: `swarm queue show {batch_id}`"
             raise UnknownBatch(f"there is no batch {batch_id}", hint=hint) from exc
 
     def names(self) -> list[str]:

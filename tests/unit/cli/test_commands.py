@@ -113,6 +113,15 @@ def test_queue_show(world):
     assert "there is no task nope" in call("queue", "show", "nope", code=2)
 
 
+def test_what_is_nearly_a_task_comes_with_what_was_meant(world):
+    for words in (("queue", "show"), ("explain",), ("queue", "cancel"), ("logs", "--task")):
+        assert "hint: did you mean waiting1 or waiting2?" in call(*words, "waiti", code=2), words
+    told = call("queue", "show", "prompts-1a2b3c4d", code=2)
+    assert "hint: that is a batch: `swarm batch show prompts-1a2b3c4d`" in told
+    assert "task dead1: failed" in call("queue", "show", "/q/failed/xa0/dead1.json")
+    assert "task dead1: failed" in call("explain", "/q/failed/xa0/dead1.json")
+
+
 def test_queue_active(world):
     (row,) = json.loads(call("queue", "active", "--json"))["tasks"]
     assert (row["worker"], row["task_id"], row["elapsed_s"], row["progress"], row["stuck"]) == (
@@ -183,6 +192,7 @@ def test_explain(world):
     assert call("explain", "worker-2").startswith("worker worker-2: idle\n  - ")
     assert call("explain", "llama3.2:3b").startswith("model llama3.2:3b: loaded on 2\n  - 123 tasks wait for llama3.2:3b")
     assert "try: swarm models pull other:1b" in call("explain", "other:1b")
+    assert "the nearest name is llama3.2:3b.\n    try: swarm explain llama3.2:3b" in call("explain", "lama3.2:3b")
     assert "did you mean worker-1?" in call("explain", "worker1", code=2)
     assert "there is no task or worker zzz" in call("explain", "zzz", code=2)
 

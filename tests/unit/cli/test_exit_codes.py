@@ -119,6 +119,11 @@ def submitted(path):
     return json.loads(swarm("submit", path.name, "--model", MODEL, "--json").stdout)["batch_id"]
 
 
+def test_a_task_in_the_place_of_a_batch_is_told_from_one(at_home):
+    task = FileQueue(str(at_home / "queue"), "fast").prepare().enqueue({"task_class": "script", "command": ["x"]})
+    assert f"hint: that is a task: `swarm queue show {task}`" in swarm("results", task, "-o", "out.jsonl").stderr
+
+
 def test_tasks_that_nobody_works_on_are_said_to_wait_and_where(at_home):
     (at_home / "in.jsonl").write_text('{"prompt": "a"}\n')
     for what in ("in.jsonl", "--prompt=a"):
