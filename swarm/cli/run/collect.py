@@ -58,7 +58,7 @@ def results(settings: Settings, batch_id: str, output: Path, errors: Path | None
     collected = collect(book, batch_id, str(output), errors)
     lines = (
         f"batch {manifest.batch_id} from {manifest.source}: {tally_words(collected.written)}",
-        *where_words(str(output), collected, again=f"swarm batch retry-failed {batch_id}"),
+        *where_words(str(output), collected, batch_id, again=f"swarm batch retry-failed {batch_id}"),
     )
     document = {"batch_id": batch_id, "source": manifest.source, **written_document(str(output), collected)}
     if report:
@@ -101,7 +101,7 @@ def ended_words(completed: int, failed: int, cancelled: int) -> str:
     return words + (f", {count(cancelled)} cancelled" if cancelled else "")
 
 
-def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
+def where_words(output: str, collected: Collected, batch_id: str, *, again: str) -> list[str]:
     """Where the results are, and what to do about failures: ``again`` has them done once more."""
     lines = [] if output == "-" else [f"results: {output} ({plural(collected.written.rows, 'item')})"]
     if collected.written.errors_path:
@@ -109,15 +109,19 @@ def where_words(output: str, collected: Collected, *, again: str) -> list[str]:
     if collected.written.damaged:
         records = plural(collected.written.damaged, "record")
         lines.append(f"damaged: {records}, of which the output has a row with an error; see `swarm queue fsck`")
-    if collected.written.failed or collected.written.cancelled:
-        if kinds := ", ".join(f"{kind} {count(n)}" for kind, n in sorted(collected.sums.errors.items())):
-            lines.append(f"failed with: {kinds}")
-        state = "failed" if collected.written.failed else "cancelled"
-        lines.append(f"why: swarm queue list {state}; again: {again}")
+    if kinds := ", ".join(f"{kind} {count(n)}" for kind, n in sorted(collected.sums.errors.items())):
+        lines.append(f"failed with: {kinds}")
+    lines += why_words(collected.written.failed, collected.written.cancelled, batch_id, again=again)
     lines += saved_words(collected.sums)
     if collected.sums.simulated:
         lines.append(f"simulated: {count(collected.sums.simulated)} of these answers come from simulated model servers")
     return lines
+
+
+def why_words(failed: int, cancelled: int, batch_id: str, *, again: str) -> list[str]:
+    """Where the reasons are, if some have not completed."""
+    state = "failed" if failed else "cancelled"
+    return [f"why: swarm queue list {state} --batch {batch_id}; again: {again}"] if failed or cancelled else []
 
 
 def saved_words(sums: Sums) -> list[str]:
@@ -182,7 +186,7 @@ def run_outcome(batch_id: str, ran: Ran, output: str, elapsed_s: float) -> Outco
         lines.append(
             f"tokens: {count(sums.tokens_in)} in, {count(sums.tokens_out)} out; time on cards {duration(sums.card_s)}"
         )
-    lines += where_words(output, collected, again="the same command with --retry-failed")
+    lines += where_words(output, collected, batch_id, again="the same command with --retry-failed")
     if ran.unservable:
         lines += [*unservable_words(ran.unservable), "run the same command again once that has changed"]
     if ran.goes_on:

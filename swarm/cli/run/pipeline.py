@@ -15,9 +15,10 @@ import msgspec
 
 from swarm import __version__
 from swarm.cli.command_options import BatchOptions, Outcome, RunRequest, SubmitRequest
-from swarm.cli.run.collect import Collected, Ran, check_errors, collect, ended_words, run_outcome, write_report
+from swarm.cli.run.collect import Collected, Ran, check_errors, collect, ended_words, run_outcome, why_words, write_report
 from swarm.cli.run.hosting import Hosting, SwarmGone, hosting
 from swarm.cli.run.input_options import LineCheck, check_options, read_options, task_fields, with_defaults
+from swarm.cli.run.kept_options import note_if_kept
 from swarm.cli.run.progress import Show
 from swarm.cli.run.servable import check_models, unservable_words
 from swarm.cli.run.single_task import note_if_nobody_works, somebody_works
@@ -95,6 +96,7 @@ class BatchInput:
     def accept(self) -> Submitted:
         """Put what is new into the queue, durably. Raises ``InputError`` if the input has changed, ``StorageFault``."""
         request, scan, source = self._request, self.scan, self._source
+        note_if_kept(self.queue, scan.batch_id, self.items(), self._defaults)
         manifest = Manifest(
             batch_id=scan.batch_id,
             source=as_text(source.label) if source.identity.startswith("pipe:") else source.identity,
@@ -325,7 +327,8 @@ def _wait(loaded: Loaded, batch: BatchInput, submitted: Submitted, accepted: Out
         "unservable": watch.unservable,
     }
     end_line = f"{ended_words(ended.completed, ended.failed, ended.cancelled)}, {count(ended.left)} left"
-    more = unservable_words(watch.unservable)
+    more = why_words(ended.failed, ended.cancelled, scan.batch_id, again=f"swarm batch retry-failed {scan.batch_id}")
+    more += unservable_words(watch.unservable)
     if end == "interrupted":
         more.append(f"interrupted: the swarm works on; `swarm batch cancel {scan.batch_id}` ends it")
     failed = ended.failed + ended.cancelled or watch.unservable

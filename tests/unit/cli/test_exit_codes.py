@@ -119,6 +119,15 @@ def submitted(path):
     return json.loads(swarm("submit", path.name, "--model", MODEL, "--json").stdout)["batch_id"]
 
 
+def test_an_option_that_changes_nothing_about_known_items_is_named(at_home):
+    (at_home / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "timeout_s": 7}\n')
+    again = ("submit", "in.jsonl", "--model", MODEL, "--timeout", "9", "--delay")
+    assert "keep theirs" not in swarm(*again, "1s").stderr
+    assert "keep theirs" not in swarm(*again, "2s").stderr, "the same again, only later"
+    told = swarm("submit", "in.jsonl", "--model", MODEL, "--timeout", "60", "--priority", "7").stderr
+    assert "note: --priority, --timeout: items submitted before keep theirs" in told
+
+
 def test_a_task_in_the_place_of_a_batch_is_told_from_one(at_home):
     task = FileQueue(str(at_home / "queue"), "fast").prepare().enqueue({"task_class": "script", "command": ["x"]})
     assert f"hint: that is a task: `swarm queue show {task}`" in swarm("results", task, "-o", "out.jsonl").stderr
