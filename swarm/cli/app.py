@@ -99,11 +99,20 @@ class Command(TyperCommand):
             elif kind in (str, Path) and isinstance(value, str):
                 ctx.params[param.name] = kind(value)
             else:
-                param.handle_parse_result(ctx, given, rest)
+                _parse(param, ctx, given, rest)
         if rest and not ctx.allow_extra_args:
             ctx.fail(f"Got unexpected extra argument(s) ({' '.join(rest)})")
         ctx.args = rest
         return list(rest)
+
+
+def _parse(param: Any, ctx: Any, given: Mapping[str, object], rest: list[str]) -> None:
+    """As typer does, but without the words of its validation library: raises ``typer.BadParameter``."""
+    try:
+        param.handle_parse_result(ctx, given, rest)
+    except typer.BadParameter as wrong:
+        wrong.message = wrong.message.removeprefix("Value error, ").replace("Input should be", "must be")
+        raise
 
 
 class CommandGroup(TyperGroup, Command):

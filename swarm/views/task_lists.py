@@ -40,12 +40,17 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError(f"{self.lane!r} is no lane", hint="lanes are cpu, script, llm@MODEL, resource@WORKER")
 
 
+_MEANT = {"waiting": "pending", "queued": "pending", "running": "processing", "active": "processing", "done": "completed"}
+"""What people call states, and tables call their numbers."""
+
+
 def state_of(text: str) -> TaskState:
     """A state by its name. Raises ``InputError``."""
     try:
         return TaskState(text.lower())
     except ValueError:
-        raise InputError(f"{text!r} is no state of a task", hint=name_hint(text.lower(), TaskState, "one of:")) from None
+        hint = name_hint(_MEANT.get(text.lower(), text.lower()), TaskState, "one of:")
+        raise InputError(f"{text!r} is no state of a task", hint=hint) from None
 
 
 def task_list(queue: FileQueue, wanted: TaskFilter, *, limit: int, offset: int = 0) -> TaskList:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from swarm.clock import parse_iso
 from swarm.core.health.liveness import stuck
 from swarm.core.lanes import parse_lane
+from swarm.core.task import DEFAULT_PRIORITY, TERMINAL
 from swarm.core.worker import SlotView
 from swarm.views.blocks import SIMULATED, Block, Cell, Line, Table, columns, state_cell
 from swarm.views.node_words import node_cells, several_nodes, worker_heads
@@ -31,6 +33,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     priority: int | None = None
     worker: str | None = None
+    """Who holds it, or ran its last attempt."""
     node: str = ""
     """Machine of that worker's cards; empty: this one."""
     created_at: str | None = None
@@ -67,16 +70,19 @@ def task_row(
     doc = document or {}
     parsed = parse_lane(located.lane) if located.lane else None
     error = doc.get("error") or {}
+    attempts = doc.get("attempts") or ()
+    ended = str(doc.get("state", located.state)) in TERMINAL
+    worker = located.worker or (attempts[-1].get("worker") if attempts and ended else None)
     return TaskRow(
         task_id=located.task_id,
         state=str(doc.get("state", located.state)),
-        attempt=located.attempt or len(doc.get("attempts", ())),
+        attempt=located.attempt or len(attempts),
         task_class=doc.get("task_class") or (str(parsed[0]) if parsed else None),
         model=doc.get("model") or (parsed[1] if parsed and parsed[0] == "llm" else None),
         name=str(doc.get("name", "")),
-        priority=doc.get("priority"),
-        worker=located.worker,
-        node=(nodes or {}).get(located.worker or "", ""),
+        priority=doc.get("priority", DEFAULT_PRIORITY) if doc else None,
+        worker=worker,
+        node=(nodes or {}).get(worker or "", ""),
         created_at=doc.get("created_at"),
         completed_at=doc.get("completed_at"),
         simulated=bool(doc.get("simulated", False)),
@@ -111,16 +117,16 @@ def _active_row(claim: ClaimView, worker: WorkerView | None, *, is_stuck: bool) 
     )
 
 
-def task_table(rows: Sequence[TaskRow], *, state: str) -> Table:
-    """A listing of one state."""
+def task_table(rows: Sequence[TaskRow], *, state: str, now_s: float, of: str = "") -> Table:
+    """A listing of one state, with the time since they came or ended. ``of``: which tasks were asked for, in words."""
     if state == "corrupt":
         return _corrupt_table(rows)
-    ended = state in ("failed", "cancelled")
+    bad = state in ("failed", "cancelled")
     nodes = several_nodes(rows)
-    last = "error~" if ended else "name~"
-    heads = columns("task", "class", "model~", "prio>", "tries>", *worker_heads(nodes), last)
-    cells = tuple(_task_cells(row, ended=ended, nodes=nodes) for row in rows)
-    return Table(columns=heads, rows=cells, empty=f"no {state} tasks")
+    when, last = "ended>" if state in TERMINAL else "age>", "error~" if bad else "name~"
+    heads = columns("task", "class?", "model~", "prio>?", "tries>", when, *worker_heads(nodes), last)
+    cells = tuple(_task_cells(row, bad=bad, nodes=nodes, now_s=now_s) for row in rows)
+    return Table(columns=heads, rows=cells, empty=f"no {state} tasks{of}")
 
 
 def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
@@ -129,11 +135,19 @@ def _corrupt_table(rows: Sequence[TaskRow]) -> Table:
     return Table(columns=columns("file", "why~"), rows=cells, empty="no corrupt files")
 
 
-def _task_cells(row: TaskRow, *, ended: bool, nodes: bool) -> tuple[Cell | str, ...]:
-    last = Cell(row.error or "-", "red") if ended else Cell(row.name or "-")
+def _task_cells(row: TaskRow, *, bad: bool, nodes: bool, now_s: float) -> tuple[Cell | str, ...]:
+    last = Cell(row.error or "-", "red") if bad else Cell(row.name or "-")
     prio = "-" if row.priority is None else str(row.priority)
-    what = (row.task_id, row.task_class or "-", row.model or "-", prio, str(row.attempt), row.worker or "-")
+    ago = f"{_since(row.completed_at, now_s)} ago" if row.completed_at else _since(row.created_at, now_s)
+    what = (row.task_id, row.task_class or "-", row.model or "-", prio, str(row.attempt), ago, row.worker or "-")
     return (*what, *node_cells(row.node if row.worker else None, nodes), last)
+
+
+def _since(moment: str | None, now_s: float) -> str:
+    try:
+        return "-" if moment is None else duration(max(0.0, now_s - parse_iso(moment)))
+    except ValueError:
+        return "-"
 
 
 def active_table(rows: Sequence[ActiveRow]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +81,9 @@ def list_tasks(
     """
     wanted = TaskFilter(state=state_of(state_option or state or "pending"), lane=lane, model=model, batch=batch)
     found = task_list(at.queue(), wanted, limit=limit)
-    blocks: list[Any] = [task_table(found.tasks, state=str(wanted.state))]
+    asked = (("lane", lane), ("model", model), ("batch", batch))
+    of = "".join(f" of {kind} {name}" for kind, name in asked if name is not None)
+    blocks: list[Any] = [task_table(found.tasks, state=str(wanted.state), now_s=time.time(), of=of)]
     if found.more:
         blocks.append(Line(f"only the first {plural(limit, 'task')}; -n shows more", "dim"))
     at.show(found, blocks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -141,13 +141,16 @@ def _blocks(left: Sequence[FsckFinding], done: Sequence[FsckFinding]) -> list[Bl
 class PauseTarget:
     """What is paused or resumed; exactly one of them."""
 
-    everything: Literal["all"] | None = arg("[all]", "Everything.", None)
+    everything: str | None = arg("[all]", "Everything.", None)
     model: str | None = opt("--model M", "Tasks of this model.")
     batch: str | None = opt("--batch B", "Tasks of this batch.")
     worker: str | None = opt("--worker W", "What this worker would claim.")
 
     def chosen(self) -> tuple[Kind, str]:
         """Its kind and name. Raises ``InputError``."""
+        if self.everything not in (None, "all"):
+            hint = f"name it by its kind: --worker {self.everything}, --model or --batch; or `all`"
+            raise InputError(f"{self.everything!r} is not `all`", hint=hint)
         named: tuple[tuple[Kind, str | None], ...] = (
             ("all", None if self.everything is None else ""),
             ("model", None if self.model is None else canonical_model(self.model)),

@@ -103,7 +103,9 @@ def test_queue_list(world):
     assert "exit_code: was 3" in call("queue", "list", "failed")
     assert call("queue", "list", "--state", "failed") == call("queue", "list", "failed")
     assert call("queue", "list", "blocked") == "no blocked tasks\n"
+    assert call("queue", "list", "blocked", "--model", "x") == "no blocked tasks of model x\n"
     assert "did you mean pending?" in call("queue", "list", "pendin", code=2)
+    assert "did you mean processing?" in call("queue", "list", "running", code=2)
     assert "'x@y' is no lane" in call("queue", "list", "--lane", "x@y", code=2)
 
 
@@ -298,6 +300,9 @@ def test_whether_a_brain_lives_is_told_by_its_lock(root):
 
 def test_usage_mistakes_end_with_2(root):
     assert "No such command" in call("statsu", code=2)
+    assert "'--priority': must be less than or equal to 9" in call("submit", "x", "--priority", "12", code=2)
+    assert "'--sort': 'long' is not one of" in call("submit", "x", "--sort", "long", code=2)
+    assert "hint: name it by its kind: --worker worker-1" in call("queue", "pause", "worker-1", code=2)
     assert "--simulate" in call("up", "--simulate", "0", code=2)
     assert "Missing argument" in call("explain", code=2)
 

@@ -9,14 +9,17 @@ import msgspec
 from rich.console import Console
 
 from swarm.cli.render import narrowed, to_json, to_plain, to_terminal
+from swarm.clock import parse_iso
 from swarm.config.settings import Settings
+from swarm.core.task import TaskState
 from swarm.core.worker import RateSample, TunedSlots
 from swarm.plain_text import one_line
+from swarm.queue.lookup import Located
 from swarm.views import overview
 from swarm.views.blocks import Block, Cell, Column, Line, Table, columns
 from swarm.views.json_text import to_json_line
 from swarm.views.model_rows import model_rows, models_table
-from swarm.views.task_rows import active_rows, active_table, task_blocks
+from swarm.views.task_rows import active_rows, active_table, task_blocks, task_row, task_table
 from swarm.views.worker_rows import card_rows, cards_table, gave_blocks, worker_lines, workers_table
 from tests.helpers.cli_world import MODEL, Counts, brain, card, claim, healthy, lane, swarm, worker
 
@@ -150,6 +153,20 @@ def test_a_task_is_shown_with_its_attempts_error_and_simulation_mark():
     text = to_plain(task_blocks(document))
     for words in ("task t1: failed", "simulated", "timeout: no token for 120 s", "t: gone", "--json shows all"):
         assert words in text
+
+
+def test_a_listing_tells_the_age_the_priority_and_who_ran_it():
+    ran = {"state": "completed", "attempts": [{"worker": "worker-1"}, {"worker": "worker-2"}], "priority": 7}
+    ran |= {"created_at": "2026-02-07T21:00:00+00:00", "completed_at": "2026-02-07T21:01:00+00:00"}
+    waits = {"state": "pending", "created_at": "2026-02-07T21:00:00+00:00", "attempts": [{"worker": "worker-1"}]}
+    rows = {
+        state: task_row(Located(task_id="t1", state=TaskState(state), path=""), document)
+        for state, document in (("completed", ran), ("pending", waits))
+    }
+    now_s = parse_iso("2026-02-07T21:03:05+00:00")
+    shown = {state: to_plain([task_table([row], state=state, now_s=now_s)]).split() for state, row in rows.items()}
+    assert shown["completed"][8:] == ["t1", "-", "-", "7", "2", "2m05s", "ago", "worker-2", "-"]
+    assert shown["pending"][8:] == ["t1", "-", "-", "5", "1", "3m05s", "-", "-"], "the worker of then holds it no more"
 
 
 def test_bytes_of_a_file_name_that_are_no_utf8_are_escaped_in_json():
