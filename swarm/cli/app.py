@@ -46,22 +46,30 @@ COMMANDS = {
     "workers": ("commands.status:workers_app", "Workers: state, model, slots, current or missing work."),
     "gpus": ("commands.status:gpus", "Cards: memory, load, temperature, power, worker."),
     "nodes": ("commands.nodes:app", "Machines whose cards are used: phase, cards, workers, versions."),
-    "models": ("commands.status:models_app", "Models: where loaded, tasks waiting, speed, idle time."),
+    "models": ("commands.status:models_app", "Models: where loaded, tasks waiting, memory, speed."),
     "explain": ("commands.status:explain", "Why a task waits, a worker idles, a model is loaded where it is."),
     "doctor": ("commands.doctor:doctor", "Find what is wrong: findings, their evidence, what to do."),
     "logs": ("commands.logs:logs", "Show the logs of all processes, merged by time."),
     "metrics": ("commands.status:metrics", "Prometheus metrics: tasks, workers, models, cards, brain."),
     "queue": ("commands.queue:app", "Tasks: count, list, show, retry, cancel."),
     "config": ("commands.config:app", "Configuration: show, check, schema."),
+    "token": ("commands.token:app", "Tokens of the HTTP server: create, list, revoke."),
     "brain": ("commands.up:brain", "Run the brain alone, in the foreground."),
     "worker": ("commands.up:worker", "Run one worker alone, in the foreground."),
     "http": ("commands.http:http", "Run the HTTP server alone, in the foreground."),
     "ray": ("commands.ray:ray", "Run the Ray driver alone, in the foreground."),
-    "token": ("commands.token:app", "Tokens of the HTTP server: create, list, revoke."),
     "serve": ("commands.serve:serve", "Run one worker's model server alone, or a relay, in the foreground."),
     "sim": ("commands.up:sim", "Simulated parts: a model server without models or GPU."),
 }
 """By name, in the order of the help: where it is in this package (a function or a ``typer.Typer``), and its line there."""
+_PARTS = {
+    "run": "Batches",
+    "up": "A swarm that stays up",
+    "status": "What it does, and why",
+    "queue": "Tasks, settings, access",
+    "brain": "Single processes",
+}
+"""Headings of the help, by the first command below each."""
 _PATHS_AS_TEXT = frozenset({"source", "words", "images_dir"})
 """Inputs: kept as they were typed, for `-` is one of them."""
 
@@ -128,8 +136,11 @@ class Group(CommandGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """List the commands without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        names = list(COMMANDS)
+        starts = [names.index(first) for first in _PARTS]
+        for heading, start, end in zip(_PARTS.values(), starts, [*starts[1:], len(names)], strict=True):
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:7}", COMMANDS[name][1]) for name in names[start:end]])
 
     def invoke(self, ctx: Any) -> object:
         """Run the command; an error becomes a message on standard error and ``typer.Exit``."""
@@ -284,8 +295,9 @@ app = typer.Typer(
       swarm run prompts.jsonl -o out.jsonl --model llama3.2:3b --simulate 4
 
     \b
-    Exit codes: 0 success, 1 some tasks failed, 2 usage or configuration,
-    3 no swarm is running or reachable, 130 interrupted (run again to resume).
+    Exit codes: 0 success, 1 some tasks failed (doctor, fsck: findings),
+    2 usage or configuration, 3 no swarm is running or reachable,
+    70 a fault in swarm itself, 130 interrupted (run again to resume).
     """,
 )
 

@@ -127,7 +127,7 @@ class LineOptions:
     prompt_field: str | None = opt("--prompt-field NAME", "Column that holds the prompt.")
     template: str | None = opt("--template TEXT", "Prompt built from columns: 'Sum up: {text}'.")
     system: str | None = opt("--system TEXT", "System message for every prompt.")
-    priority: int | None = opt("--priority", "Higher runs sooner. [default: 5]", least=0, most=9)
+    priority: int | None = opt("--priority N", "Higher runs sooner. [default: 5]", least=0, most=9)
     format: str | None = opt("--format F", "openai, jsonl, csv or text. [default: by IN's name and content]")
     endpoint: str | None = opt("--endpoint E", "chat, generate or embed. [default: chat]")
     option: list[str] | None = opt("--option NAME=VALUE", "Generation option: num_predict=64, temperature=0 …")

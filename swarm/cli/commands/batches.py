@@ -34,6 +34,7 @@ Price = Annotated[
 def batches(at: ShowOptions, price_per_mtok: Price = None) -> None:
     """All batches: progress, ETA, tokens, time on cards.
 
+    Card time: that in which a card had at least one request of the batch.
     The first call for a large batch reads all results; later ones read only what has changed.
 
     \b
@@ -72,7 +73,7 @@ def show(at: ShowOptions, batch: Batch, price_per_mtok: Price = None) -> None:
 def cancel(
     at: ShowOptions,
     batch: Batch,
-    reason: str = opt("--reason", "Kept in the tasks' documents.", BATCH_BY_HAND),
+    reason: str = opt("--reason TEXT", "Kept in the tasks' documents.", BATCH_BY_HAND),
 ) -> None:
     """Cancel a batch. Waiting items end at once; workers are asked to stop running ones.
 

@@ -55,6 +55,8 @@ def feed(
 def feeds(at: ShowOptions) -> None:
     """All feeds: progress, and whether a feeder runs.
 
+    Known already: tasks that were there when their lines were offered, as after a kill. Min-target: so many wait.
+
     \b
     Example:
       swarm feeds

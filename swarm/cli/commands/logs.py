@@ -28,7 +28,7 @@ def logs(
     at: ShowOptions,
     names: list[str] | None = arg("[NAME]...", "brain, worker-1, ollama-worker-1 …", None),
     follow: bool = opt("--follow -f", "Follow new lines; Ctrl-C ends.", False),
-    lines: int | None = opt("--lines -n", "Only the last N. [default: 100; all with --since]", least=0),
+    lines: int | None = opt("--lines -n N", "Only the last N. [default: 100; all with --since]", least=0),
     level: str | None = opt("--level LEVEL", "This level and above: debug, info, warning, error."),
     since: str | None = opt("--since AGE", "Only records newer than this: 90s, 15m, 24h, 2d."),
     grep: str | None = opt("--grep REGEX", "Only records that match, such as a task id."),

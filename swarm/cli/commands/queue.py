@@ -66,10 +66,10 @@ def list_tasks(
     at: ShowOptions,
     state: str | None = arg("[STATE]", "pending, blocked, processing, completed …", None),
     state_option: str | None = opt("--state STATE", "The same as an option."),
-    limit: int = opt("--limit -n", "Largest number of tasks.", 50, least=1, most=10**9),
-    lane: str | None = opt("--lane", "Only this lane: cpu, script, llm@MODEL, resource@WORKER."),
-    model: str | None = opt("--model", "Only tasks for this model."),
-    batch: str | None = opt("--batch", "Only tasks of this batch."),
+    limit: int = opt("--limit -n N", "Largest number of tasks.", 50, least=1, most=10**9),
+    lane: str | None = opt("--lane LANE", "Only this lane: cpu, script, llm@MODEL, resource@WORKER."),
+    model: str | None = opt("--model M", "Only tasks for this model."),
+    batch: str | None = opt("--batch B", "Only tasks of this batch."),
 ) -> None:
     """Tasks of one state, next in line first. [default: pending]
 
@@ -135,7 +135,7 @@ def retry(at: ShowOptions, ids: Ids) -> None:
 def cancel(
     at: ShowOptions,
     ids: Ids,
-    reason: str = opt("--reason", "Kept in the task's document.", BY_HAND),
+    reason: str = opt("--reason TEXT", "Kept in the task's document.", BY_HAND),
 ) -> None:
     """Cancel tasks. Waiting ones end at once; workers are asked to stop running ones.
 

@@ -6,6 +6,7 @@ worker or everything, while what already runs goes on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,12 +16,13 @@ import typer
 from swarm.cli.command_options import NEEDED, ShowOptions, arg, opt
 from swarm.core.lanes import Kind, Pause, Pauses
 from swarm.core.task import TERMINAL, TaskState, canonical_model
-from swarm.errors import EXIT_TASKS_FAILED, InputError
+from swarm.errors import EXIT_TASKS_FAILED, InputError, nearest
 from swarm.runtime.open import open_observer
 from swarm.views.blocks import Block, Line
 from swarm.views.words import parse_duration_s, plural
 
 if TYPE_CHECKING:
+    from swarm.config.settings import Settings
     from swarm.queue.fsck.rules import FsckFinding
 
 
@@ -173,7 +175,21 @@ def pause(at: ShowOptions, target: PauseTarget) -> None:
       swarm queue pause all
     """
     kind, name = target.chosen()
-    _end(at, at.queue().must_exist().pause(kind, name))
+    pauses = at.queue().must_exist().pause(kind, name)
+    if kind == "model":
+        _note_if_unknown(at.settings(), name)
+    _end(at, pauses)
+
+
+def _note_if_unknown(settings: Settings, model: str) -> None:
+    """A model may be paused before anything asks for it; one that is misspelt holds back nothing, and is said."""
+    from swarm.core.explain.models import models_to_explain
+
+    known = models_to_explain(open_observer(settings).snapshot(), settings)
+    if model not in known:
+        meant = nearest(model, known)
+        question = f"; did you mean {meant[0]}?" if meant else ""
+        print(f"note: no task, worker or setting here names the model {model}{question}", file=sys.stderr)
 
 
 def resume(at: ShowOptions, target: PauseTarget) -> None:

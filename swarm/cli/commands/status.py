@@ -105,7 +105,10 @@ def release(
 
 @models_app.callback()
 def models(at: ShowOptions, context: typer.Context) -> None:
-    """Models: where loaded, tasks waiting, speed, idle time.
+    """Models: where loaded, tasks waiting, memory, speed.
+
+    Run: tasks, of the slots of the workers that hold it. On card: how much of its size lies in cards' memory. Load, task,
+    tok/s: mean time of a load and of a request, and tokens generated per second.
 
     \b
     Examples:
@@ -175,8 +178,8 @@ def explain(
 def metrics(
     at: QueueOptions,
     serve: bool = opt("--serve", "Answer on http://HOST:PORT/metrics until interrupted.", False),
-    host: str | None = opt("--host", "[default: metrics.host, which is 127.0.0.1]"),
-    port: int | None = opt("--port", f"[default: metrics.port, else {METRICS_PORT}]", least=1, most=65535),
+    host: str | None = opt("--host HOST", "[default: metrics.host, which is 127.0.0.1]"),
+    port: int | None = opt("--port PORT", f"[default: metrics.port, else {METRICS_PORT}]", least=1, most=65535),
 ) -> None:
     """Prometheus metrics: tasks, workers, models, cards, brain.
 

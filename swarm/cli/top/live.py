@@ -12,9 +12,11 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import typer
+
 from swarm.cli.command_options import ShowOptions, opt
 from swarm.cli.top.screen_state import Act, TopState, press, said, seen
-from swarm.errors import SwarmError
+from swarm.errors import EXIT_NOT_RUNNING, SwarmError
 from swarm.views.overview import status_blocks
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def top(
 ) -> None:
     """Live view of the swarm, with keys to sort, open, retry, cancel.
 
-    Press ? for the keys. In a pipe it prints one screen, as `swarm status` does; --json prints it as a document.
+    Press ? for the keys. In a pipe it prints one screen and ends with exit code 3 if nothing is running, as `swarm status`
+    does; --json prints the screen as a document.
 
     \b
     Examples:
@@ -46,6 +49,8 @@ def top(
 
     view = Looker(settings).look().status
     at.show(view, status_blocks(view))
+    if not view.running:
+        raise typer.Exit(EXIT_NOT_RUNNING)
 
 
 def _run(settings: Settings, interval_s: float) -> None:

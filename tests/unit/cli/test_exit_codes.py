@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from swarm.cli.app import app, folded
+from swarm.cli.app import COMMANDS, app, folded
 from swarm.cli.command_options import RunRequest
 from swarm.cli.run.input_options import check_options
 from swarm.config.settings import ModelSettings, Settings
@@ -71,6 +71,16 @@ def test_a_resume_says_what_it_has_ended(at_home):
     assert swarm("queue", "resume", "all").stdout == "resumed: model qwen2.5:7b\n"
     assert swarm("queue", "resume", "all").stdout == "nothing is paused\n"
     assert json.loads(swarm("queue", "resume", "all", "--json").stdout) == {"pauses": []}
+
+
+def test_a_pause_of_a_model_that_nothing_names_says_so(at_home):
+    FileQueue(str(at_home / "queue"), "fast").prepare().enqueue(
+        {"task_class": "llm", "model": MODEL, "request": {"messages": [{"role": "user", "content": "x"}]}}
+    )
+    assert swarm("queue", "pause", "--model", MODEL).stderr == ""
+    told = swarm("queue", "pause", "--model", "lama3.2:3b", "--json")
+    assert f"note: no task, worker or setting here names the model lama3.2:3b; did you mean {MODEL}?" in told.stderr
+    assert len(json.loads(told.stdout)["pauses"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -187,8 +197,13 @@ def test_every_help_has_an_example_and_no_list_of_commands_is_cut_off():
         if words.startswith("sim"):  # hands on to a program with a help of its own
             continue
         assert re.search(r"^ +swarm ", text, re.MULTILINE) or "$ swarm" in text, words
-        listed = text.partition("Commands:")[2]
+        listed = text.partition("Commands:")[2] or text.partition("Batches:")[2]
         assert "..." not in listed, (words, listed)
+
+
+def test_the_help_lists_every_command_below_a_heading():
+    listed = get_command(app).get_help(typer.Context(get_command(app))).partition("\nBatches:\n")[2]
+    assert re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize(("cost", "words"), [(0.0, "0.00"), (0.000071, "0.000071"), (0.2, "0.2"), (1234.5, "1,234.50")])
