@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +146,8 @@ class Swarm:
         accepted then.
         """
         self._must_run()
+        if isinstance(items, str | Mapping):
+            raise InputError("items: is one piece of work, not a list of them", hint="submit() takes one; map([item], …)")
         if batch is not None and not ID_RE.match(batch):
             fit = re.sub(r"[^A-Za-z0-9_-]+", "-", batch).strip("-_")[:60] or "my-batch"
             raise InputError(f"{batch!r} is no name for a batch", hint=f"letters, digits, - and _: {fit}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from swarm.core.models.model_options import KNOWN_OPTIONS, OF_OTHERS
 from swarm.core.workflow.dag import Links, linked
 from swarm.errors import InputError
 from swarm.formats.input.problems import FieldError, did_you_mean
@@ -24,6 +26,8 @@ _READING = ("system", "endpoint", "options", "prompt_field", "name_field", "imag
 _REQUEST = ("format", "think", "tools")
 """Keywords that go into Ollama's request as they are; ``format`` may be a JSON Schema."""
 _WHOLE = ("command", "action", "request")
+_AS_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+"""How findings about a line name an option of the command line; here it is a keyword."""
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -32,7 +36,10 @@ class DocumentMaker:
 
     def __init__(self, *, model: str | None, template: str | None = None, fields: Mapping[str, Any]) -> None:
         known = (*sorted(FIELD_NAMES), *_READING, *_REQUEST)
-        for name in fields:
+        for name, value in fields.items():
+            if name in KNOWN_OPTIONS or name in OF_OTHERS:
+                hint = f"it is a generation option: options={{{OF_OTHERS.get(name, name)!r}: {value!r}}}"
+                raise InputError(f"unknown field {name!r}", hint=hint)
             if name not in known:
                 raise InputError(f"unknown field {name!r}{did_you_mean(name, known)}")
         reading = {name: fields[name] for name in _READING if name in fields}
@@ -50,7 +57,7 @@ class DocumentMaker:
             case Mapping():
                 record = dict(work)
             case _:
-                record = {"messages": [dict(message) for message in work]}
+                record = {"messages": _messages(work, index)}
         record = plain(record)
         if self._is_task(record):
             document = self._whole(record, index)
@@ -62,7 +69,7 @@ class DocumentMaker:
         try:
             return self._build(InputItem(index, record))
         except FieldError as error:
-            raise InputError(f"item {index}: {error}") from error
+            raise InputError(f"item {index}: {_AS_OPTION.sub(_as_keyword, str(error))}") from error
 
     def _whole(self, record: dict[str, Any], index: int) -> dict[str, Any]:
         """A whole task with what the keywords add to it."""
@@ -86,6 +93,17 @@ class DocumentMaker:
         if self._options.template is not None or self._options.prompt_field is not None:
             return False
         return not {"prompt", "messages"} & record.keys() and any(name in record for name in _WHOLE)
+
+
+def _messages(work: object, index: int) -> list[dict[str, Any]]:
+    if isinstance(work, Sequence) and all(isinstance(message, Mapping) for message in work):
+        return [dict(message) for message in work]
+    what = f"must be a prompt, a list of chat messages or a dictionary, is {type(work).__name__}"
+    raise InputError(f"item {index}: {what}")
+
+
+def _as_keyword(option: re.Match[str]) -> str:
+    return f"{option[1].replace('-', '_')}="
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,6 +159,9 @@ class Results(Iterator[Result]):
         self._alive = alive
         self._stream: Iterator[Result] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Results {self.batch_id}: {len(self._ids)} items>"
+
     def __len__(self) -> int:
         """How many items there are."""
         return len(self._ids)

@@ -131,6 +131,8 @@ def test_waiting_has_an_end_and_cancelling_works(swarm):
 
 
 def test_what_cannot_be_meant_is_said(swarm):
+    with pytest.raises(InputError, match="items: is one piece of work"):
+        swarm.map("Hello", model=MODEL)
     with pytest.raises(ModelNotFound) as missing:
         swarm.submit("x", model="llama3.2:3")
     assert MODEL in missing.value.hint

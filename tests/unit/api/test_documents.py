@@ -20,6 +20,16 @@ def test_keywords_reach_the_request_of_a_whole_task_which_keeps_its_own():
     assert made(CHAT) == CHAT
 
 
+def test_what_a_caller_gets_wrong_is_said_in_the_words_of_python():
+    with pytest.raises(InputError, match="unknown field 'max_tokens'") as caught:
+        made("Hi", model="m:1", max_tokens=64)
+    assert caught.value.hint == "it is a generation option: options={'num_predict': 64}"
+    with pytest.raises(InputError, match=r"name one with model=, or on the line"):
+        made("Hi")
+    with pytest.raises(InputError, match="item 0: must be a prompt, a list of chat messages or a dictionary, is NoneType"):
+        made(None)
+
+
 @pytest.mark.parametrize(
     ("work", "fields"),
     [
