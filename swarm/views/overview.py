@@ -290,8 +290,14 @@ def alarm_lines(found: Sequence[Alarm]) -> list[Block]:
 def throughput_line(now: Throughput) -> Line:
     """What was done in the last minute, and the time that the rest takes."""
     done = f"{now.completed:,} done by these workers"
-    if now.tasks_per_s is None and now.tokens_out_per_s is None and now.eta_s is None:
+    tokens = f"tokens {rate(now.tokens_in_per_s)} in {rate(now.tokens_out_per_s)} out"
+    known = (
+        (now.tasks_per_s, f"{rate(now.tasks_per_s)} tasks"),
+        (now.tokens_in_per_s or now.tokens_out_per_s, tokens),
+        (now.j_per_1k_tokens, f"{count(now.j_per_1k_tokens or 0)} J per 1,000 tokens"),
+        (now.eta_s, f"{duration(now.eta_s)} to go"),
+    )
+    words = ", ".join(text for value, text in known if value is not None)
+    if not words:
         return Line(f"throughput: no llm task is running, or too short to tell; {done}", "dim")
-    tokens = f"{rate(now.tokens_in_per_s)} tokens in, {rate(now.tokens_out_per_s)} out"
-    energy = "" if now.j_per_1k_tokens is None else f", {count(now.j_per_1k_tokens)} J per 1,000 tokens"
-    return Line(f"throughput: {rate(now.tasks_per_s)} tasks, {tokens}{energy}, {duration(now.eta_s)} to go; {done}")
+    return Line(f"throughput: {words}; {done}")

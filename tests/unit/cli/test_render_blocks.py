@@ -83,6 +83,13 @@ def test_status_fits_80_columns_and_one_screen():
         assert word in text, word
 
 
+def test_what_is_not_known_of_the_throughput_is_left_out():
+    unknown = dict.fromkeys(("tasks_per_s", "tokens_in_per_s", "tokens_out_per_s", "power_w", "j_per_1k_tokens", "eta_s"))
+    starting = overview.Throughput(**{**unknown, "eta_s": 34.0}, completed=3)
+    assert overview.throughput_line(starting).text == "throughput: 34s to go; 3 done by these workers"
+    assert "too short to tell" in overview.throughput_line(overview.Throughput(**unknown, completed=0)).text
+
+
 def test_every_table_fits_80_columns_and_keeps_its_names():
     picture = swarm(
         brain(),
