@@ -93,6 +93,11 @@ class Command(TyperCommand):
     Typer would load a validation library for each of them, which takes longer than most commands do.
     """
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Arguments as they were declared: some versions of typer put brackets of their own around those."""
+        arguments = (param for param in self.get_params(ctx) if param.param_type_name == "argument")
+        return ["[OPTIONS]", *(getattr(param, "metavar", None) or str(param.name).upper() for param in arguments)]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises ``InputError`` that names an option or argument, or typer's own errors."""
         parser: Any = self.make_parser(ctx)

@@ -201,6 +201,19 @@ def test_every_help_has_an_example_and_no_list_of_commands_is_cut_off():
         assert "..." not in listed, (words, listed)
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (("queue", "cancel"), "[OPTIONS] TASK..."),
+        (("queue", "list"), "[OPTIONS] [STATE]"),
+        (("run",), "[OPTIONS] IN"),
+        (("queue",), "[OPTIONS] COMMAND [ARGS]..."),
+    ],
+)
+def test_a_usage_line_has_one_pair_of_brackets(command, usage):
+    assert swarm(*command, "--help").stdout.splitlines()[0].endswith(f"{command[-1]} {usage}")
+
+
 def test_the_help_lists_every_command_below_a_heading():
     listed = get_command(app).get_help(typer.Context(get_command(app))).partition("\nBatches:\n")[2]
     assert re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE) == list(COMMANDS)
