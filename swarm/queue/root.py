@@ -91,7 +91,7 @@ def check_readable(root: str) -> bool:
         is_there, inside = True, []
     except OSError:
         return False
-    if inside and all(os.access(path, os.R_OK | os.X_OK, effective_ids=True) for path in inside):
+    if inside and all(os.access(path, os.R_OK | os.X_OK) for path in inside):
         return is_there
     owner = f": it belongs to user {_user(os.stat(root).st_uid)}" if inside else ""
     raise QueueError(f"{root} cannot be read by user {_user(os.geteuid())}{owner}", hint=_OWNER)
