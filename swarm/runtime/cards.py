@@ -16,8 +16,9 @@ from swarm.gpu.timeout_reader import TimeoutReader
 from swarm.gpu.visible import VisibleReader, cuda_order
 from swarm.supervisor.state import load_plan, load_visibility
 
-LOAD_S = 30.0
-"""Without persistence mode whoever looks first, or alone, has the driver loaded: on a large box for many seconds."""
+LOAD_S, LOOK_S = 30.0, 10.0
+"""Without persistence mode whoever looks first, or alone, has the driver loaded: on a large box for many seconds. A start
+waits that long; a look less, since a driver that hangs may be what is looked for."""
 
 
 def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedReader | VisibleReader:
@@ -33,10 +34,10 @@ def gpu_reader(settings: Settings, simulate: int | None = None) -> SimulatedRead
     if recorded is not None:
         # Whoever looks from another shell sees what the running swarm sees.
         return VisibleReader(machine_reader(), lambda _cards: recorded)
-    return visible_reader(settings)
+    return visible_reader(settings, LOOK_S)
 
 
-def visible_reader(settings: Settings) -> VisibleReader:
+def visible_reader(settings: Settings, first_s: float = LOAD_S) -> VisibleReader:
     """The cards that the environment of this process leaves: what a start has to choose from."""
 
     def decide(cards: Sequence[GpuReading]) -> Visibility:
@@ -44,7 +45,7 @@ def visible_reader(settings: Settings) -> VisibleReader:
         order = cuda_order() if asked else None
         return visible_cards(os.environ, cards, ignore=settings.gpu.ignore_visible, cuda_order=order)
 
-    return VisibleReader(machine_reader(LOAD_S), decide)
+    return VisibleReader(machine_reader(first_s), decide)
 
 
 def machine_reader(first_s: float | None = None) -> TimeoutReader:

@@ -12,11 +12,11 @@ from functools import partial
 
 import pytest
 
-from swarm.config.settings import Settings
+from swarm.config.settings import QueueSettings, Settings
 from swarm.core.gpu_reading import GpuReading
 from swarm.gpu.simulated import SimulatedReader
 from swarm.gpu.timeout_reader import TimeoutReader
-from swarm.runtime.cards import visible_reader
+from swarm.runtime.cards import gpu_reader, visible_reader
 from tests.helpers.wait import wait_until
 
 
@@ -81,13 +81,14 @@ def test_a_hung_driver_costs_one_wait_and_one_thread_and_recovers():
     assert reader.unavailable is None
 
 
-def test_a_start_waits_for_a_driver_that_is_being_loaded(monkeypatch):
+@pytest.mark.parametrize("reader_of", [visible_reader, gpu_reader], ids=["start", "look"])
+def test_a_driver_that_is_being_loaded_is_waited_for(tmp_path, monkeypatch, reader_of):
     inner = Hanging()
     inner.go.clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("swarm.runtime.cards.NvmlReader", lambda: inner)
     monkeypatch.setattr("swarm.runtime.cards.TimeoutReader", partial(TimeoutReader, timeout_s=0.05))
-    reader = visible_reader(Settings())
+    reader = reader_of(Settings(queue=QueueSettings(root=str(tmp_path))))
     threading.Timer(0.5, inner.go.set).start()
     assert [(card.uuid, card.fault) for card in reader.read()] == [("GPU-0", None)]
     inner.go.clear()
