@@ -4,7 +4,8 @@
   holds: its end is the relay's, however that comes.
 * Then it ends what runs on a card whose process lock nobody has held for ``TAKE_OVER_S``, with the lock in its own hands,
   so that no relay starts meanwhile; a card whose lock somebody has held for so long is the next life's, with its own guard.
-  No single look counts: a dying relay may hold its locks a moment longer than the pipe.
+  No single look counts: a dying relay may hold its locks a moment longer than the pipe. Looks are counted, not seconds: the
+  time in which the guard itself stood still tells nothing.
 * When the guard itself is killed, the relay starts another one.
 """
 
@@ -74,14 +75,13 @@ def main(words: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
         pass
-    seen: dict[str, tuple[bool, float]] = {}
+    seen: dict[str, tuple[bool, int]] = {}
     while left := _running(root) & set(cards):
-        now_s = time.monotonic()
         for card in left:
             held = is_held(Layout(root), card)
-            if card not in seen or seen[card][0] != held:
-                seen[card] = held, now_s
-            if now_s - seen[card][1] >= TAKE_OVER_S and (held or _end(root, card)):
+            before, looks = seen.get(card, (held, 0))
+            seen[card] = held, looks + 1 if held == before else 1
+            if seen[card][1] * _POLL_S > TAKE_OVER_S and (held or _end(root, card)):
                 cards.remove(card)
         time.sleep(_POLL_S)
     return 0

@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +26,7 @@ def left(tmp_path, monkeypatch):
     (tmp_path / "workers").mkdir()
     monkeypatch.setattr(relay_guard, "TAKE_OVER_S", 0.6)
     monkeypatch.setattr(relay_guard, "_POLL_S", 0.05)
+    monkeypatch.setattr(relay_guard, "_GRACE_S", 60.0)
     monkeypatch.setattr(relay_guard.os, "read", lambda _fd, _size: b"")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     server = subprocess.Popen(
@@ -37,14 +41,23 @@ def left(tmp_path, monkeypatch):
         signal.signal(number, handler)
 
 
-def test_a_lock_that_is_free_a_moment_after_the_pipe_is_a_dying_relay(left):
+def test_a_lock_that_is_free_a_moment_after_the_pipe_is_a_dying_relay_though_the_guard_stood_still_meanwhile(
+    left, monkeypatch
+):
     root, server = left
     lock = ProcessLock(Layout(root), CARD)
     lock.acquire(0.0)
     reaped = threading.Thread(target=server.wait)
     reaped.start()
-    release = threading.Timer(0.2, lock.release)
-    release.start()
+    pauses = count()
+
+    def pause(seconds):
+        number = next(pauses)
+        if number == 2:
+            lock.release()
+        time.sleep(seconds if number else 2 * relay_guard.TAKE_OVER_S)
+
+    monkeypatch.setattr(relay_guard, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
     assert relay_guard.main([root, CARD]) == 0
     reaped.join(60)
     assert server.returncode == -signal.SIGTERM
