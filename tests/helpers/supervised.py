@@ -27,7 +27,7 @@ asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 signal.signal(signal.SIGINT, lambda *_: asked.append(1))
 lock = FileLock(f"{root}/workers/{name}.lock")
-lock.acquire(timeout=1)
+lock.acquire(timeout=60)
 plan = {p["name"]: p for p in json.load(open(f"{root}/workers/supervisor.plan.json"))}.get(name, {})
 row = dict(name=name, process=msgspec.to_builtins(current()), started_at="x", epoch=1,
            url="auto" if name == "ray" else plan.get("url"), gpu_uuids=plan.get("gpu_uuids", []),
@@ -41,7 +41,8 @@ if mode == "orphan" and os.fork() == 0:
 while not asked: time.sleep(0.01)
 if mode == "busy":
     while len(asked) < 2 and not os.path.exists(f"{root}/done"): time.sleep(0.01)
-if mode == "deaf": time.sleep(60)
+if mode == "steady":
+    while not os.path.exists(f"{root}/done"): time.sleep(0.01)
 open(f"{root}/ends", "a").write(f"{name} {len(asked)}\\n")
 """
 FAST = SupervisorSettings(restart_base_s=0.05, restart_cap_s=0.2)
@@ -92,7 +93,7 @@ class Swarm:
         self.supervisor.wake()
         self._thread.join(60)
 
-    def join(self, timeout_s: float = 20.0) -> None:
+    def join(self, timeout_s: float = 60.0) -> None:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), self.supervisor.children
 
@@ -107,8 +108,13 @@ class Swarm:
     def running(self, *names: str) -> list[int]:
         """Pids of these, once all run."""
         wanted = names or tuple(c.name for c in self.supervisor.children)
-        wait_until(lambda: all(self.child(n).state is ChildState.RUNNING for n in wanted), what=f"{wanted} run")
-        return [pid for n in wanted if (pid := self.child(n).pid) is not None]
+
+        def pids() -> list[int]:
+            # One whose end was just seen has no number any more, while it is still said to run.
+            found = [c.pid for n in wanted if (c := self.child(n)).state is ChildState.RUNNING and c.pid is not None]
+            return found if len(found) == len(wanted) else []
+
+        return wait_until(pids, what=f"{wanted} run")
 
     def lines(self, name: str) -> list[str]:
         path = self.root / name

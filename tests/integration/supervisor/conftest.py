@@ -14,12 +14,13 @@ from tests.helpers.supervised import FAST, Swarm
 
 
 @pytest.fixture
-def swarm(root: Path) -> Iterator[Callable[..., Swarm]]:
+def swarm(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Swarm]]:
+    monkeypatch.setattr("swarm.supervisor.local_process.STOP_GRACE_S", 60.0)
     swarms: list[Swarm] = []
 
     def make(*, simulate: int | None = None, mode: str = "plain", env: dict[str, str] | None = None, **options) -> Swarm:
         ollama = OllamaSettings(
-            base_port=free_port(), env=env or {}, stop_grace_s=2.0, start_timeout_s=options.pop("start_timeout_s", 10)
+            base_port=free_port(), env=env or {}, stop_grace_s=60.0, start_timeout_s=options.pop("start_timeout_s", 60)
         )
         workers = () if simulate else tuple(WorkerSpec(name=n) for n in ("w1", "w2"))
         settings = Settings(
@@ -27,7 +28,7 @@ def swarm(root: Path) -> Iterator[Callable[..., Swarm]]:
         )
         plans = options.pop("plans", None)
         plans = plan_workers(settings, (), simulate=simulate) if plans is None else plans
-        swarms.append(Swarm(root, plans, settings, mode, options.pop("drain_s", 20.0), **options))
+        swarms.append(Swarm(root, plans, settings, mode, options.pop("drain_s", 300.0), **options))
         return swarms[-1]
 
     yield make

@@ -80,7 +80,7 @@ def test_a_worker_for_each_card_that_is_served_and_a_new_one_where_it_is_served_
 @pytest.mark.parametrize("configured", [False, True], ids=["of a record", "of the configuration"])
 def test_a_drained_node_finishes_its_work_and_is_used_again_when_it_is_resumed(swarm, root, configured):
     name, node = ("far", "box9") if configured else ("box2-gpu0", "box2")
-    one = swarm(ray="auto", mode="busy", plans=FAR).up()
+    one = swarm(ray="auto", mode="steady", plans=FAR).up()
     tell(one, box2(a_card(0)))
     wait_until(lambda: name in names(one), what="the worker is kept")
     (pid,) = one.running(name)
@@ -89,12 +89,12 @@ def test_a_drained_node_finishes_its_work_and_is_used_again_when_it_is_resumed(s
     assert runs(pid), "what it runs is finished"
     one.die()
 
-    two = swarm(ray="auto", mode="busy", plans=FAR).up()
+    two = swarm(ray="auto", mode="steady", plans=FAR).up()
     wait_until(lambda: two.child(name).state is ChildState.STOPPING, what="it is adopted, and asked again")
     assert two.child(name).pid == pid
     (root / "done").touch()
     wait_until(lambda: ended(two, name), what="it has ended")
-    wait_until(lambda: (s := load_status(root / "workers")) and (c := s.child(name)) and c.reason, what="the status says so")
+    wait_until(lambda: load_status(root / "workers").child(name).state is ChildState.EXITED, what="the status says so")
     assert f"swarm nodes resume {node}" in two.child(name).reason
     with pytest.raises(EngineError, match=f"its node {node} is drained"):
         list(restarts.restart(two.settings, [name], now=False))

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from swarm.queue.coordination import ProcessLock
+from swarm.queue.coordination import ProcessLock, is_held
 from swarm.queue.layout import Layout
 from swarm.supervisor import restarts
 from swarm.supervisor.state import ChildState
@@ -14,8 +14,7 @@ from tests.helpers.wait import wait_until
 
 
 def back(one, name: str, old: int) -> int:
-    wait_until(lambda: one.child(name).state is ChildState.RUNNING and one.child(name).pid != old, what=f"{name} is back")
-    return one.child(name).pid
+    return wait_until(lambda: (found := one.running(name)[0]) != old and found, what=f"{name} is back")
 
 
 def test_a_worker_and_a_server_are_restarted_as_asked(swarm, root):
@@ -38,7 +37,7 @@ def test_now_does_not_wait_for_a_busy_worker(swarm, root):
     wait_until(lambda: one.child("w1").state is ChildState.STOPPING, what="it drains")
     restarts.request_restart(root, "w1", now=True)
     back(one, "w1", before)
-    assert one.lines("ends") == ["w1 3"], "drained, then stopped"
+    assert one.lines("ends") in (["w1 2"], ["w1 3"]), "drained, then stopped: by two signals, of which one may be enough"
 
 
 def test_a_restart_that_is_under_way_does_not_outlive_the_end(swarm, root):
@@ -65,14 +64,18 @@ def test_wishes_for_nobody_and_of_an_earlier_life_do_nothing(swarm, root, caplog
     assert "as asked" not in caplog.text
 
 
-def test_a_dead_workers_lock_that_is_held_for_a_moment_delays_nothing(swarm, root):
+def test_a_dead_workers_lock_that_is_held_for_a_moment_delays_nothing(swarm, root, monkeypatch):
     """As the brain does, while it takes back what the worker held."""
+    monkeypatch.setattr("swarm.supervisor.local_process.LOCK_WAIT_S", 60.0)
+    taken = threading.Event()
     one = swarm().up()
     pid = one.running("w1")[0]
     lock = ProcessLock(Layout(str(root)), "w1")
+    monkeypatch.setattr("swarm.supervisor.local_process.is_held", lambda *which: taken.wait(60) and is_held(*which))
     os.kill(pid, signal.SIGKILL)
-    wait_until(lock.try_acquire, what="the freed lock", poll_s=0.0001)
+    wait_until(lock.try_acquire, what="the freed lock")
     threading.Timer(0.2, lock.release).start()
+    taken.set()
     back(one, "w1", pid)
     assert "has not registered" not in (one.child("w1").last_exit or "")
     assert one.child("w1").restarts == 1

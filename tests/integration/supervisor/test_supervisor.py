@@ -44,6 +44,7 @@ from swarm.queue.stores.registry import read_row
 from swarm.runtime.bootstrap import RunOptions
 from swarm.supervisor import restarts
 from swarm.supervisor.down import starter_of, stop_swarm
+from swarm.supervisor.keeper import IDLE_S
 from swarm.supervisor.main import plan_swarm
 from swarm.supervisor.serve import ServerHost, run_server
 from swarm.supervisor.state import ChildState, SupervisorStatus, load_plan, load_status, save_status
@@ -93,11 +94,13 @@ def test_the_ray_driver_is_kept_and_ends_after_the_workers_and_before_the_brain(
     assert [line.split()[0] for line in one.lines("ends")][-2:] == ["ray", "brain"]
 
 
-def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm):
-    one = swarm(simulate=1, env={"SWARM_SIM_START_DELAY_S": "0.6"}).up()
-    one.running("brain")
-    assert one.child("worker-1").state is ChildState.BACKOFF
-    assert "waits for its server" in one.child("worker-1").reason
+def test_a_worker_starts_once_its_server_is_ready_others_at_once(swarm, monkeypatch):
+    with monkeypatch.context() as slow:
+        slow.setattr("swarm.engines.ollama.server.ServerProcess.ready", lambda _server: False)
+        one = swarm(simulate=1).up()
+        one.running("brain")
+        assert one.child("worker-1").state is ChildState.BACKOFF
+        assert "waits for its server" in one.child("worker-1").reason
     one.running()
 
 
@@ -146,7 +149,7 @@ def test_a_server_that_never_gets_ready_is_quarantined_while_the_rest_runs(swarm
     assert "ollama-worker-1.log" in reason
     one.running("brain")
     wait_until(lambda: "quarantined" in one.child("worker-1").reason)
-    assert one.lines("lives") == [f"brain {one.child('brain').pid}"]
+    assert wait_until(lambda: one.lines("lives")) == [f"brain {one.child('brain').pid}"]
     wait_until(lambda: (s := load_status(root / "workers")) and s.child("ollama-worker-1").state is ChildState.QUARANTINED)
 
 
@@ -217,7 +220,7 @@ def test_the_next_supervisor_adopts_what_runs(swarm, root):
     one.die()
     two = swarm(simulate=2, ollama=one.settings.ollama).up()
     assert two.running() == before
-    assert len(one.lines("lives")) == 3
+    wait_until(lambda: len(one.lines("lives")) == 3, what="those are all there are")
     os.kill(two.child("worker-1").pid, signal.SIGKILL)
     wait_until(lambda: two.child("worker-1").restarts == 1)
     two.running()
@@ -320,17 +323,15 @@ def test_it_ends_by_itself_when_its_parent_is_gone(swarm, root):
 def test_an_idle_supervisor_hardly_wakes(swarm):
     one = swarm().up()
     one.running()
-    wait_until(lambda: one.child("w2").state is ChildState.RUNNING)
-    turns = one.turns
-    began = time.process_time()
+    turns, began_s = one.turns, time.monotonic()
     threading.Event().wait(1.2)
-    assert one.turns - turns <= 4
-    assert time.process_time() - began < 0.1
+    assert one.turns - turns <= 3 + (time.monotonic() - began_s) / IDLE_S
 
 
 def test_a_full_disk_does_not_stop_it(swarm, root):
     one = swarm().up()
     one.running()
+    wait_until(lambda: set(told(root).values()) == {ChildState.RUNNING}, what="nothing more is to be said")
     status = root / "workers" / "supervisor.status.json"
     status.unlink()
     status.mkdir()
