@@ -118,7 +118,7 @@ class Rig:
 
     def load(self, model: str = MODEL, **more: Any) -> object:
         order = LoadOrder(model=model, options={"num_ctx": 4096}, embedding="embed" in model)
-        return self.server.load(order, **({"timeout_s": 20, "cancel": None} | more))
+        return self.server.load(order, **({"timeout_s": 60, "cancel": None} | more))
 
     def run(self, endpoint: str = "/api/chat", *, model: str = MODEL, cancel: Cancel | None = None, **more: Any) -> Reply:
         body = {"model": model, "messages": QUESTION} if endpoint == "/api/chat" else {"model": model, **more.pop("body")}
@@ -143,7 +143,7 @@ def rig(request, tmp_path) -> Iterator[Rig]:
 
 
 def held(rig: Rig) -> LoadedModel:
-    (one,) = rig.server.ps(5)
+    (one,) = rig.server.ps(60)
     return one
 
 
@@ -167,7 +167,7 @@ def answers(rig: Rig) -> bool:
 
 
 def names(rig: Rig) -> list[str]:
-    return [one.name for one in rig.server.ps(5)]
+    return [one.name for one in rig.server.ps(60)]
 
 
 def test_load_ps_show_and_unload(rig: Rig) -> None:
@@ -175,11 +175,11 @@ def test_load_ps_show_and_unload(rig: Rig) -> None:
     assert names(rig) == [MODEL]
     assert not held(rig).spilled
     assert held(rig).context_length > 0
-    assert rig.server.show(MODEL.upper(), 5).name == MODEL
-    assert MODEL in [one.name for one in rig.server.tags(5)]
+    assert rig.server.show(MODEL.upper(), 60).name == MODEL
+    assert MODEL in [one.name for one in rig.server.tags(60)]
     rig.load()
     assert names(rig) == [MODEL], "a load of what is loaded changes nothing"
-    rig.server.unload(MODEL, 5)
+    rig.server.unload(MODEL, 60)
     wait_until(lambda: names(rig) == [], what="the model to be gone")
 
 
@@ -212,7 +212,7 @@ def test_embeddings(rig: Rig) -> None:
 
 def test_a_model_that_is_missing(rig: Rig) -> None:
     rig.load()
-    for call in (lambda: rig.load("nope:1b"), lambda: rig.server.show("nope:1b", 5)):
+    for call in (lambda: rig.load("nope:1b"), lambda: rig.server.show("nope:1b", 60)):
         found = fault_of(call)
         assert (found.fault, found.kind) == ("deterministic", "model_missing"), found.message
     assert names(rig) == [MODEL], "it costs the loaded one nothing"
@@ -306,7 +306,7 @@ def test_the_next_life_takes_over_the_process(rig: Rig) -> None:
 @pytest.mark.parametrize("rig", ["lab"], indirect=True)
 def test_a_server_that_speaks_something_else(rig: Rig) -> None:
     rig.set(impostor="html")
-    assert fault_of(lambda: rig.server.ps(5)).kind == "garbage"
+    assert fault_of(lambda: rig.server.ps(60)).kind == "garbage"
     assert rig.sim is not None
     rig.sim.kill()
-    assert fault_of(lambda: rig.server.ps(5)).kind == "server_down"
+    assert fault_of(lambda: rig.server.ps(60)).kind == "server_down"

@@ -30,6 +30,7 @@ QUIET = {
     "request_s": 0.02,
     "ps_hang": False,
     "pull_error": "",
+    "registry": [],
 }
 
 
@@ -57,7 +58,7 @@ def fault_of(call) -> TaskFault:
 def test_questions(sim: SimServer) -> None:
     assert is_simulated(sim.client.version())
     names = [model.name for model in sim.client.tags()]
-    assert sorted(names) == ["llama3.2:3b", "nomic-embed-text:latest", "qwen3:8b"]
+    assert {"llama3.2:3b", "nomic-embed-text:latest", "qwen3:8b"} <= set(names)
     details = sim.client.show("Qwen3:8B")
     assert details.name == "qwen3:8b"
     assert "thinking" in details.capabilities
@@ -306,7 +307,7 @@ def test_a_late_cancel_leaves_the_next_request_alone(sim: SimServer) -> None:
 
 
 def test_restart_kill_and_absence() -> None:
-    with SimServer(request_s=5, load_s=0) as sim:
+    with SimServer(request_s=600, load_s=0) as sim:
         assert sim.client.version()
         sim.kill()
         assert fault_of(sim.client.version).kind == "server_down"

@@ -268,7 +268,7 @@ def test_cancel_from_another_thread(face: Face, mode: str) -> None:
 
 def test_a_server_that_dies_and_comes_back(face: Face) -> None:
     flags = ("-m", MODEL) if face.kind == "llama-server" else (MODEL,)
-    with SimServer(face.kind, *flags, request_s=5) as sim, ThreadPoolExecutor(1) as pool:
+    with SimServer(face.kind, *flags, request_s=600) as sim, ThreadPoolExecutor(1) as pool:
         client = OpenAIClient(sim.url, kind=face.kind)
         found = pool.submit(face.fault, client=client)
         wait_until(lambda: sim.state()["in_flight"] == 1, what="the request to run")

@@ -29,7 +29,7 @@ def someone(tmp_path):
         yield person
 
 
-def shell(someone, redirections, *words, timeout_s=60):
+def shell(someone, redirections, *words, timeout_s=120):
     """The command with these redirections, as a shell makes them."""
     argv = ["bash", "-c", f'exec "$@" {redirections}', "bash", sys.executable, "-m", "swarm", *words]
     return subprocess.run(
@@ -79,7 +79,7 @@ def test_every_process_of_a_swarm_started_without_any_has_all_three(someone):
 
 def test_by_itself_a_simulated_server_needs_none(someone):
     argv = ["bash", "-c", f'exec "$@" {closing(ALL)}', "bash", sys.executable, "-m", "swarm.simulator"]
-    process = subprocess.Popen([*argv, "--host", "127.0.0.1:22330"], env=someone.env)
+    process = subprocess.Popen([*argv, "--host", "127.0.0.1:0"], env=someone.env)
     try:
         wait_until(lambda: process.poll() is not None or null_at(process.pid), what="its three descriptors")
         assert process.poll() is None

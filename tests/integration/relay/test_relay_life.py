@@ -33,9 +33,10 @@ def chat(text):
 def start(tmp_path):
     made = []
 
-    def begin(*words, **how):
+    def begin(*words, asked=True, **how):
         made.append(RunningRelay(tmp_path / "root", *words, **how))
-        wait_until(lambda: made[-1].ask("GET", "ps")[0] == 200, what="the server of gpu0")
+        if asked:
+            wait_until(lambda: made[-1].ask("GET", "ps")[0] == 200, what="the server of gpu0")
         return made[-1]
 
     yield begin
@@ -67,10 +68,12 @@ def killed(tmp_path_factory):
 def test_its_next_life_takes_over_what_a_killed_relay_left(killed, start):  # `killed` waits meanwhile for the last test
     first = start()
     list(first.lines("load", LOAD))
-    before = servers(first)
+    before, (guard,) = servers(first), guards(first)
+    os.kill(guard, signal.SIGSTOP)  # it does not wait for ever for the next life, which takes its time
     first.process.kill()
     first.process.wait()
     second = start()
+    os.kill(guard, signal.SIGCONT)
     assert servers(second) == before
     assert second.ask("GET", "ps")[1]["models"][0]["name"] == "llama3.2:1b", "its model is still loaded"
     wait_until(lambda: len(guards(second)) == 1, what="the guard of the first life has ended")
@@ -125,7 +128,7 @@ def test_it_ends_with_who_started_it(start):
 
 
 def test_it_ends_when_nobody_asks(start):
-    relay = start("--lease-s", "3")
+    relay = start("--lease-s", "3", asked=False)
     assert relay.process.wait(60) == 0
     assert not servers(relay)
     assert "nobody has asked it anything for 3 s" in (relay.root / "logs/relay.log").read_text()

@@ -120,10 +120,10 @@ def test_llama_server_tells_of_its_slots_and_of_what_it_reuses() -> None:
 
 
 def test_llama_server_refuses_in_its_own_words() -> None:
-    with llama("-c", "2048", "-np", "1", "--api-key", "secret,other", load_s=0.4, wait=False) as sim:
+    with llama(load_s=600, wait=False) as sim:
         wait_until(lambda: _answers(sim), what="HTTP")
         assert error(sim, "/health") == {"code": 503, "message": "Loading model", "type": "unavailable_error"}
-        wait_until(lambda: sim.ask("/health")[0] == 200, what="the load")
+    with llama("-c", "2048", "-np", "1", "--api-key", "secret,other") as sim:
         assert error(sim, CHAT, chat())["type"] == "authentication_error"
         key = {"Authorization": "Bearer other"}
         long = error(sim, CHAT, chat("x" * 8200), **key)
@@ -205,7 +205,7 @@ def test_vllm_does_not_listen_before_it_can_work_and_ends_with_its_engine() -> N
     with SimServer("openai", "qwen2.5:32b", "--vram-mib", "8000", wait=False) as sim:
         assert sim.process is not None and sim.process.wait(60) == 1
         assert "CUDA out of memory" in sim.log()
-    with vllm(poison=("dies=kill_runner",), request_s=1.0) as sim, ThreadPoolExecutor(1) as pool:
+    with vllm(poison=("dies=kill_runner", "bystander=hang_mid")) as sim, ThreadPoolExecutor(1) as pool:
         running = pool.submit(error, sim, CHAT, chat("a bystander"))
         wait_until(lambda: sim.state()["in_flight"] == 1, what="the bystander")
         assert "EngineCore encountered an issue" in error(sim, CHAT, chat("dies"))["message"]
@@ -214,15 +214,19 @@ def test_vllm_does_not_listen_before_it_can_work_and_ends_with_its_engine() -> N
 
 
 def test_more_tokens_at_once_than_the_memory_holds_end_the_runner_or_the_requests() -> None:
-    with llama("-np", "4", oom_tokens=200, request_s=0.5) as sim, ThreadPoolExecutor(4) as pool:
+    with llama("-np", "4", oom_tokens=200, request_s=30) as sim, ThreadPoolExecutor(4) as pool:
         for _ in pool.map(lambda n: _tried(sim, n), range(4)):
             pass
         assert sim.process is not None and sim.process.wait(60) == -signal.SIGABRT
         assert "CUDA error: out of memory" in sim.log()
     with llama("-np", "4", "-c", "300", "-kvu", request_s=0.5) as sim, ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda n: sim.ask(CHAT, chat(f"{n}" * 400)), range(4)))
-        assert {status for status, _ in answers} == {200, 500} or {status for status, _ in answers} == {500}
-        assert any(b"Context size has been exceeded." in answer for _, answer in answers)
+
+        def one_too_many() -> bool:
+            answers = list(pool.map(lambda n: sim.ask(CHAT, chat(f"{n}" * 400)), range(4)))
+            assert {status for status, _ in answers} <= {200, 500}
+            return any(b"Context size has been exceeded." in answer for _, answer in answers)
+
+        wait_until(one_too_many, what="requests that meet")
         assert said(sim, CHAT, chat()), "the server goes on"
 
 

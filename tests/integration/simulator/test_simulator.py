@@ -67,13 +67,18 @@ def test_lines_are_flushed_one_by_one_and_omit_zeros() -> None:
         sim.client.load(MODEL, options={})
         payload = json.dumps(body()).encode()
         head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload)
-        with socket.create_connection(("127.0.0.1", sim.port), timeout=60) as connection:
-            connection.sendall(head + payload)
-            seen, moments = b"", []
-            while b"0\r\n\r\n" not in seen:
-                seen += connection.recv(65536)
-                moments.append(time.monotonic())
-        assert moments[-1] - moments[0] > 0.2
+
+        def answered_bit_by_bit() -> bytes:
+            """An answer; none where this process has stood still and found all of it at once."""
+            with socket.create_connection(("127.0.0.1", sim.port), timeout=60) as connection:
+                connection.sendall(head + payload)
+                seen, moments = b"", []
+                while b"0\r\n\r\n" not in seen:
+                    seen += connection.recv(65536)
+                    moments.append(time.monotonic())
+            return seen if moments[-1] - moments[0] > 0.2 else b""
+
+        seen = wait_until(answered_bit_by_bit, what="an answer that comes line by line")
         lines = [json.loads(line) for line in seen.split(b"\r\n") if line.startswith(b"{")]
         assert len(lines) == 5
         assert all(set(line) == {"model", "created_at", "response", "done"} for line in lines[:-1])
@@ -124,14 +129,17 @@ def test_a_loading_model_is_not_listed_and_hanging_up_aborts_the_load() -> None:
 
 
 def test_unload_is_ordered_not_done_and_keep_alive_expires() -> None:
-    with SimServer(request_s=0.4, unload_s=0.1) as sim:
+    with SimServer(request_s=600, unload_s=0.1) as sim:
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(sim.client.run, "/api/generate", body(), limits=LIMITS)
+            cancel = Cancel()
+            running = pool.submit(sim.client.run, "/api/generate", body(), limits=LIMITS, cancel=cancel)
             wait_until(sim.client.ps, what="the model to be loaded")
             sim.client.unload(MODEL)
             (loaded,) = sim.client.ps()
             assert datetime.fromisoformat(loaded.expires_at) <= datetime.now(UTC), "ordered out, but still busy"
-            assert running.result().simulated
+            assert sim.state()["in_flight"] == 1
+            cancel.fire()
+            assert isinstance(running.exception(), TaskFault)
         wait_until(lambda: not sim.client.ps(), what="the model to be gone")
         sim.set(request_s=0.01)
         sim.client.run("/api/generate", body(keep_alive=-1), limits=LIMITS)
@@ -145,10 +153,16 @@ def test_slots_wait_without_503_but_loads_do_not() -> None:
     env = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_QUEUE": "1"}
     with SimServer(request_s=0.6, env=env) as sim:
         sim.client.load(MODEL, options={})
-        started = time.monotonic()
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: sim.client.run("/api/generate", body(str(n)), limits=LIMITS), range(8)))
-        assert 4 * 0.6 <= time.monotonic() - started < 8 * 0.6, "two at a time"
+
+        def two_at_a_time() -> bool:
+            started = time.monotonic()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda n: sim.client.run("/api/generate", body(str(n)), limits=LIMITS), range(8)))
+            took_s = time.monotonic() - started
+            assert took_s >= 4 * 0.6, "no more"
+            return took_s < 8 * 0.6
+
+        wait_until(two_at_a_time, what="two at a time")
         assert sim.client.load("nomic-embed-text", options={}, embedding=True)
         slots = {runner["model"]: runner["slots"] for runner in sim.state()["runners"]}
         assert slots == {MODEL: 2, "nomic-embed-text:latest": 1}
@@ -223,7 +237,9 @@ def test_ignored_sigterm_and_death_on_request() -> None:
 
 
 def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
-    with SimServer(start_delay_s=2.0, wait=False) as sim:
+    with SimServer(start_delay_s=0.5, wait=False) as sim:
+        assert sim.client.version(timeout_s=60)
+    with SimServer(start_delay_s=600.0, wait=False) as sim:
         socket.create_connection(("127.0.0.1", sim.port), timeout=60).close()
         with pytest.raises(TaskFault) as caught:
             sim.client.version(timeout_s=0.1)
@@ -234,7 +250,6 @@ def test_accepts_before_it_answers_and_refuses_a_taken_port() -> None:
         )
         assert second.returncode == 1
         assert "address already in use" in second.stderr
-        assert sim.client.version(timeout_s=60)
 
 
 def test_bad_flags_are_named() -> None:
@@ -278,12 +293,13 @@ def test_knobs_turn_while_it_runs_and_the_ledger_counts(tmp_path: Path) -> None:
 def test_small_answers_do_not_wait_for_delayed_acknowledgements() -> None:
     with SimServer(request_s=0.001, lines=2) as sim:
         sim.client.load(MODEL, options={})
-        times_s = []
-        for _ in range(31):
+
+        def took_s() -> float:
             started = time.monotonic()
             sim.client.run("/api/generate", body(), limits=LIMITS)
-            times_s.append(time.monotonic() - started)
-        assert min(times_s) < 0.04, "that is how long the kernel holds an acknowledgement back"
+            return time.monotonic() - started
+
+        wait_until(lambda: took_s() < 0.04, what="an answer before the kernel stops to hold an acknowledgement back")
 
 
 def test_a_length_cut_leaves_json_that_does_not_parse() -> None:
@@ -361,24 +377,26 @@ def test_requests_share_a_curve_and_the_prompt_costs_what_no_slot_knows() -> Non
             reply = sim.client.run("/api/generate", body(f"q{n}", options={"num_predict": 20}), limits=LIMITS)
             return float(reply.final["eval_duration"]) / 1e9
 
-        alone = seconds(0)
+        alone = min(seconds(0) for _ in range(3))
         together = list(pool.map(seconds, range(8)))
         assert sum(together) / 8 > 2.5 * alone, "eight share twice the rate of one"
         sim.set(curve=[], tokens_per_s=10000.0, prompt_tokens_per_s=2000.0)
         text = "The same long beginning of many prompts. " * 25
-        first, second = (
-            sim.client.run("/api/generate", body(f"{text}{n} and its end"), limits=LIMITS).final for n in range(2)
+        first, *others = (
+            sim.client.run("/api/generate", body(f"{text}{n} and its end"), limits=LIMITS).final["prompt_eval_duration"]
+            for n in range(4)
         )
-        assert first["prompt_eval_duration"] > 4 * second["prompt_eval_duration"], "what a slot knows is not read again"
+        assert first > 4 * min(others), "what a slot knows is not read again"
         assert sim.state()["prompt_tokens_reused"] >= len(text) // 4 - 1
 
 
 def test_a_runner_dies_of_too_many_tokens_at_once() -> None:
-    with SimServer(oom_tokens=150, request_s=0.5, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim, ThreadPoolExecutor(4) as pool:
+    with SimServer(oom_tokens=150, request_s=30, env={"OLLAMA_NUM_PARALLEL": "4"}) as sim, ThreadPoolExecutor(4) as pool:
         sim.client.load(MODEL, options={})
         running = [pool.submit(sim.client.run, "/api/generate", body("x" * 200 + str(n)), limits=LIMITS) for n in range(4)]
         faults = [one.exception() for one in running]
         assert any(isinstance(fault, TaskFault) and fault.kind == "out_of_memory" for fault in faults)
+        sim.set(request_s=0.01)
         assert sim.client.run("/api/generate", body(), limits=LIMITS).simulated, "and the next request has it loaded again"
 
 

@@ -148,7 +148,7 @@ HEADER_BYTES = 10_000
 """The tiny model's header is about as long."""
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_cut_or_garbled_header_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(TINY[: data.draw(st.integers(0, HEADER_BYTES))])

@@ -58,8 +58,10 @@ def test_an_old_answer_costs_no_listing_and_a_young_one_is_looked_up_again(tmp_p
     real = os.scandir
     monkeypatch.setattr(occupied.os, "scandir", lambda path: listed.append(path) or real(path))
     (tmp_path / "a").touch()
+    now_ns = time.time_ns()
+    monkeypatch.setattr(occupied.time, "time_ns", lambda: now_ns)
     for age_ns, listings in ((0, 3), (GRAIN_NS * 2, 1)):
-        os.utime(tmp_path, ns=(1, time.time_ns() - age_ns))
+        os.utime(tmp_path, ns=(1, now_ns - age_ns))
         listed.clear()
         for _ in range(3):
             clock.step()

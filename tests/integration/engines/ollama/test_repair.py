@@ -334,17 +334,23 @@ def test_an_answer_counts_although_the_note_of_a_quarantine_cannot_be_removed(tm
         assert quarantine.read(one.workers, "worker-1", UUIDS) is None
 
 
-def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path):
-    limits = RepairSettings(cut_requests=0, kill_runners=0, restart_servers=0, quarantine_s=0.3)
+def test_a_quarantine_outlives_the_worker_and_its_trial_decides(tmp_path, monkeypatch):
+    real, passed_s = time.time, [0.0]
+    monkeypatch.setattr(quarantine.time, "time", lambda: real() + passed_s[0])
+    limits = RepairSettings(cut_requests=0, kill_runners=0, restart_servers=0, quarantine_s=600.0)
     with Ladder(tmp_path, limits, faults=["hang_mid"]) as one:
         one.fault()
         assert one.fault() == "quarantined"
         one.server = RepairingServer(AsyncServer(one.sim.client), one.hands, limits, log=logging.getLogger("next-life"))
         assert one.fault() == "quarantined"
-        wait_until(lambda: not one.hands.quarantined(), what="the trial due")
+        passed_s[0] += limits.quarantine_s
+        assert not one.hands.quarantined(), "the trial is due"
         one.fault()
         assert quarantine.read(one.workers, "worker-1", UUIDS).times == 2, "a failed trial doubles it"
-        wait_until(lambda: not one.hands.quarantined(), what="the second trial due")
+        passed_s[0] += limits.quarantine_s
+        assert one.hands.quarantined()
+        passed_s[0] += limits.quarantine_s
+        assert not one.hands.quarantined(), "the second trial is due"
         one.sim.set(faults=[])
         one.ask()
         assert quarantine.read(one.workers, "worker-1", UUIDS) is None

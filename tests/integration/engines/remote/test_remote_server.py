@@ -107,7 +107,7 @@ def test_a_fault_is_carried_over_as_it_was_raised(server, sim, mode: str, fault:
     sim.set(faults=[mode])
     found = fault_of(lambda: run(server))
     assert (found.fault, found.kind) == (fault, kind)
-    missing = fault_of(lambda: server.show("nope", 5))
+    missing = fault_of(lambda: server.show("nope", 60))
     assert (missing.fault, missing.kind) == ("deterministic", "model_missing")
 
 
@@ -119,7 +119,9 @@ def test_the_limits_of_a_request_are_kept_over_there(server: RemoteServer, sim: 
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_machine_that_falls_silent_is_nobodys_fault(server: RemoteServer, relay: RelayDouble, sim: SimServer) -> None:
+def test_a_machine_that_falls_silent_is_nobodys_fault(
+    server: RemoteServer, relay: RelayDouble, sim: SimServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim.set(request_s=0.3)
     pieces: list[int] = []
 
@@ -127,18 +129,19 @@ def test_a_machine_that_falls_silent_is_nobodys_fault(server: RemoteServer, rela
         pieces.append(count)
         relay.silent = True
 
-    found = fault_of(lambda: run(server, progress=heard))
-    assert pieces
+    while not pieces:  # or it was taken for silent before it had said anything: here both stand still at the same time
+        found = fault_of(lambda: run(server, progress=heard))
     assert (found.fault, found.kind) == ("infra", "node_silent")
     assert fault_of(lambda: server.ps(0.1)).kind in LOST_NODE
     relay.silent = False
+    monkeypatch.undo()
     assert run(server).simulated
 
 
 def test_a_relay_that_is_gone_is_nobodys_fault_and_is_used_again_when_it_is_back(
     server: RemoteServer, relay: RelayDouble, sim: SimServer
 ) -> None:
-    sim.set(request_s=30)
+    sim.set(request_s=600)
     caught: list[TaskFault] = []
     thread = threading.Thread(target=lambda: caught.append(fault_of(lambda: run(server))))
     thread.start()
@@ -148,15 +151,15 @@ def test_a_relay_that_is_gone_is_nobodys_fault_and_is_used_again_when_it_is_back
     assert (caught[0].fault, caught[0].kind) == ("infra", "node_lost")
     found = fault_of(lambda: run(server))
     assert (found.fault, found.kind) == ("infra", "node_down")
-    assert fault_of(lambda: server.ps(5)).kind == "node_down"
+    assert fault_of(lambda: server.ps(60)).kind == "node_down"
     sim.set(request_s=0.02)
     relay.start()
-    assert list(server.ps(5)) is not None
+    assert list(server.ps(60)) is not None
     assert run(server).simulated
 
 
 def test_hanging_up_ends_it_over_there(server: RemoteServer, sim: SimServer) -> None:
-    sim.set(request_s=30)
+    sim.set(request_s=600)
     cancel, caught = Cancel(), []
     thread = threading.Thread(target=lambda: caught.append(fault_of(lambda: run(server, cancel))))
     thread.start()

@@ -43,7 +43,7 @@ class Kept:
             request_restart=self.request,
             restart_taken=lambda: self.listens,
             withdraw=withdraw,
-            start_timeout_s=0.2,
+            start_timeout_s=60.0 if self.comes_back else 0.2,
             log=log,
         )
 
