@@ -337,7 +337,7 @@ def test_a_run_tells_before_its_own_swarm_goes(tmp_path, listener):
 
 
 def settings_of(**targets):
-    return Settings(notify=NotifySettings(targets=targets, timeout_s=5.0))
+    return Settings(notify=NotifySettings(targets=targets, timeout_s=60.0))
 
 
 def test_a_message_that_comes_twice_says_so_and_another_end_is_another_message(queue, listener):

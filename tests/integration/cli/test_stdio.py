@@ -164,14 +164,14 @@ def hang_up(master):
 
 def test_a_terminal_that_goes_away_drains_a_run(someone):
     someone.env["SWARM_SIM__REQUEST_S"] = "0.2"
-    someone.prompts(60)
+    someone.prompts(2000)
     words = ("run", "prompts.jsonl", "-o", "o.jsonl", "--model", MODEL, "--simulate", "1")
     master, process = on_terminal(someone, *words)
     wait_until(lambda: someone.root.exists() and someone.queue.stats().completed > 2, what="some results")
     hang_up(master)
     assert process.wait(60) == 130
     out = [json.loads(line) for line in (someone.folder / "o.jsonl").read_text().splitlines()]
-    assert 2 < sum(line.get("status") == "completed" for line in out) < 60, "what was done is written"
+    assert 2 < sum(line.get("status") == "completed" for line in out) < 2000, "what was done is written"
     assert not someone.ours()
 
 

@@ -412,7 +412,7 @@ def test_eight_racing_processes_share_the_work_exactly(tmp_path):
     crew = [context.Process(target=_drain, args=(queue.layout.root, gate, results, f"w{i}")) for i in range(8)]
     for process in crew:
         process.start()
-    done = Counter(i for _ in crew for i in results.get(timeout=60))
+    done = Counter(i for _ in crew for i in results.get(timeout=200))
     for process in crew:
         process.join(60)
     assert set(done) == set(ids)

@@ -26,7 +26,7 @@ import os, signal, sys, time
 if {ignore}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = os.fork()
 print(os.getpid(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 MARK = {"SWARM_TEST_CHILD": f"kill-{os.getpid()}"}
 
