@@ -154,6 +154,11 @@ def test_each_cause_is_named_with_its_evidence_and_what_to_do(code):
     assert critical == sorted(critical), "the worst first"
 
 
+def test_who_cannot_write_a_heartbeat_is_not_said_to_be_killed_for_it():
+    full = replace(DISK, free_mib=3, refused="No space left on device")
+    assert list(codes(box(disk=full, worker_1={"beat_age_s": 400.0}))) == ["disk-full"]
+
+
 def test_what_an_orderly_end_leaves_is_no_finding():
     ended = box(supervisor_phase="ended", supervisor={"alive": False}, brain={"alive": False}, worker_1={"alive": False})
     assert codes(ended) == {}
