@@ -216,7 +216,7 @@ def test_the_systemd_units_are_valid(tmp_path):
 
 
 def test_the_incident_is_told_by_the_logs():
-    command = [sys.executable, str(REPOSITORY / "scripts" / "incident"), "--case", "death", "--tasks", "3"]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "incident"), "--case", "death", "--tasks", "6"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "death: as it should be" in done.stdout

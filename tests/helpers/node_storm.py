@@ -31,7 +31,7 @@ from tests.helpers.wait import wait_until
 
 LONGEST_S = 60.0
 """How long a node may take to be drained, or to end its processes."""
-VICTIM_S = 30.0
+VICTIM_S = 60.0
 """So long a process that is to be killed is waited for."""
 FIRST_S = 240.0
 """How long all nodes may take to start and to end a first task."""

@@ -108,13 +108,14 @@ def test_kill_marked_waits_no_longer_than_it_was_told_and_says_who_is_left(start
 
 
 def test_kill_marked_ends_stubborn_and_stopped_ones_and_no_others(start):
-    stubborn = start(STUBBORN, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT)
     stopped = start(SWARM_SERVER="w-kill", SWARM_ROOT=ROOT)
     innocent = start(SWARM_SERVER="w-kill-not", SWARM_ROOT=ROOT)
     os.kill(stopped.pid, signal.SIGSTOP)
-    assert kill_marked(1.0, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT) == []
-    assert stubborn.wait(60) == -signal.SIGKILL
+    assert kill_marked(60.0, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT) == []
     assert stopped.wait(60) == -signal.SIGTERM
+    stubborn = start(STUBBORN, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT)
+    assert kill_marked(0.1, SWARM_SERVER="w-kill", SWARM_ROOT=ROOT) == []
+    assert stubborn.wait(60) == -signal.SIGKILL
     assert innocent.poll() is None
 
 
