@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
@@ -62,18 +62,33 @@ _ENCODERS: Final = ("bert", "t5encoder")
 
 
 def read_gguf(path: Path) -> ModelFile:
-    """The header of a model file. Raises ``ModelFileInvalid``, which says what is wrong with which file."""
+    """The header of a model file, with the size of all files where this is the first of several.
+
+    Raises ``ModelFileInvalid``, which says what is wrong with which file.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ModelFileInvalid(f"{path} is no file")
             header = _Header(_Reader(file, status.st_size))
+        size = status.st_size + sum(part.stat().st_size for part in _other_files(path, header.files))
     except OSError as error:
-        raise ModelFileInvalid(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ModelFileInvalid(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except _Broken as problem:
         raise ModelFileInvalid(f"{path} is no usable GGUF file: {problem}", hint=_HINT) from problem
-    return header.model_file(-(-status.st_size // MIB))
+    return header.model_file(-(-size // MIB))
+
+
+def _other_files(path: Path, number: int) -> Iterator[Path]:
+    """The further ones of a model in so many files, as llama.cpp names and loads them. Raises ``_Broken``."""
+    if number < 2:
+        return
+    ending = f"-of-{number:05}.gguf"
+    if not path.name.endswith(f"-00001{ending}"):
+        raise _Broken(f"it is one of {number} files of a model; name the first of them, which ends in -00001{ending}")
+    stem = path.name.removesuffix(f"-00001{ending}")
+    yield from (path.with_name(f"{stem}-{part:05}{ending}") for part in range(2, number + 1))
 
 
 _HINT = "name a .gguf file as llama.cpp reads it; a file that was still being downloaded has to be fetched again"
@@ -183,6 +198,11 @@ class _Header:
         elements: int = prod(reader.number(_U64) for _ in range(dimensions))
         reader.skip(_U32.size + _U64.size)  # its type, and where it is
         return elements
+
+    @property
+    def files(self) -> int:
+        """In how many the model is kept."""
+        return self._count("split.count")
 
     def model_file(self, size_mib: int) -> ModelFile:
         architecture = one_line(self._get("general.architecture", str) or "", 100)

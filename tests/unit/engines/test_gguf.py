@@ -138,6 +138,18 @@ def test_a_file_that_is_none_is_named_with_what_is_wrong(tmp_path: Path, content
     assert caught.value.hint
 
 
+def test_the_size_is_that_of_all_files_of_a_model(tmp_path: Path) -> None:
+    first = gguf(tmp_path / "m-00001-of-00003.gguf", {"general.architecture": "x", "split.no": 0, "split.count": 3})
+    second = gguf(tmp_path / "m-00002-of-00003.gguf", {"split.no": 1, "split.count": 3}, tail=bytes(2 << 20))
+    third = tmp_path / "m-00003-of-00003.gguf"
+    with pytest.raises(ModelFileInvalid, match=f"{third} cannot be read"):
+        read_gguf(first)
+    third.write_bytes(bytes(3 << 20))
+    assert read_gguf(first).size_mib == 6
+    with pytest.raises(ModelFileInvalid, match="name the first of them"):
+        read_gguf(second)
+
+
 def test_what_is_no_file_at_all(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ModelFileInvalid, match=str(path)):
