@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from swarm.config.settings import Settings
@@ -24,6 +25,9 @@ from swarm.engines.gguf import read_gguf
 from swarm.engines.ollama_store import find_stored_model, model_directories, stored_names
 from swarm.engines.processes.model_spec import FoundModel
 from swarm.errors import ModelFileInvalid, ModelNotFound, ModelServerError
+
+REMEMBERED = 1024
+"""Headers of model files."""
 
 
 class ConfiguredFiles:
@@ -109,7 +113,7 @@ def _installed(find: Callable[[str], FoundModel], names: Iterable[str]) -> Itera
 def _described(
     model: str, path: Path, digest: str, projectors: tuple[str, ...] = (), adapters: tuple[str, ...] = ()
 ) -> FoundModel:
-    header = read_gguf(path)
+    header = _header(path, _digest_of(str(path)))
     return FoundModel(
         file=str(path),
         projectors=projectors,
@@ -118,6 +122,12 @@ def _described(
         size_mib=header.size_mib,
         details=_details(model, header, vision=bool(projectors)),
     )
+
+
+@lru_cache(REMEMBERED)
+def _header(path: Path, _digest: str) -> ModelFile:
+    """Read once for each state of the file: vocabularies are long, and all models are listed again and again."""
+    return read_gguf(path)
 
 
 def _details(model: str, header: ModelFile, *, vision: bool) -> ModelDetails:

@@ -10,6 +10,8 @@ import pytest
 from swarm.config.settings import EngineSettings, LlmSettings, ModelSettings, Settings
 from swarm.core.faults import TaskFault
 from swarm.core.models.engines import engine_named
+from swarm.engines.gguf import read_gguf
+from swarm.engines.processes import model_files
 from swarm.engines.processes.model_files import ConfiguredFiles, SimulatedFiles
 from tests.helpers.tinygguf import CONTEXT, tiny_gguf, write_tiny_gguf
 from tests.unit.engines.test_ollama_store import store
@@ -50,6 +52,17 @@ def test_the_digest_changes_with_the_file(tmp_path):
     assert one.find("a").digest == before
     os.utime(path, (1, 1))
     assert one.find("a").digest != before
+
+
+def test_a_header_is_read_again_only_once_its_file_is_another(tmp_path, monkeypatch):
+    path, read = write_tiny_gguf(tmp_path / "own.gguf"), []
+    monkeypatch.setattr(model_files, "read_gguf", lambda path: read.append(path) or read_gguf(path))
+    one = files(tmp_path, a=ModelSettings(file=str(path)))
+    assert one.listed() == one.listed()
+    assert read == [path]
+    os.utime(path, (1, 1))
+    one.listed()
+    assert read == [path, path]
 
 
 def test_what_is_no_model_is_named(tmp_path):
