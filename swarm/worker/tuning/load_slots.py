@@ -122,8 +122,8 @@ class LoadSlots:
         facts = self._facts.get(model)
         known = next((one for one in self.memory.records if self.is_of(one, model)), self.record(model))
         if slots > 1 and not self.fixed and facts is not None:
-            failed = min(slots, known.failed or slots)
-            self.memory.keep(msgspec.structs.replace(known, failed=failed, failed_context=facts.context))
+            # What it says of a longer context is no bound with this one, or no more would have been tried.
+            self.memory.keep(msgspec.structs.replace(known, failed=slots, failed_context=facts.context))
         return after_no_memory(slots, self._loaded.get(model, 0)) if slots and not self.fixed else 0
 
     def climb(self, model: str, slots: int, *, loaded: int) -> int:

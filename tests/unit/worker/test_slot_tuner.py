@@ -282,6 +282,13 @@ def test_what_found_no_memory_once_is_not_asked_for_again(monkeypatch):
     assert world.work(600) == []
 
 
+def test_what_found_no_memory_with_a_longer_context_is_no_bound_with_this_one(monkeypatch):
+    world = climbing(monkeypatch, waiting=50_000)
+    world.memory.keep(SlotRecord(card="GPU-1", engine="ollama", model=MODEL, failed=4, failed_context=32768))
+    assert world.slots.no_room(MODEL, 16) == 8
+    assert world.slots.choose(MODEL, DETAILS, embedding=False).slots >= 8
+
+
 def test_after_a_reload_that_found_no_memory_it_goes_on_as_before(monkeypatch):
     world = climbing(monkeypatch, waiting=50_000)
     assert world.work(400)[0] == 32
