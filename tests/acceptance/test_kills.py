@@ -55,10 +55,10 @@ GONE = "supervisor is not running; {} processes run on; `swarm up` adopts them, 
     ],
 )
 def test_what_a_killed_supervisor_left_is_told_and_ended(tmp_path, killed, stopped, run_on, words):
-    with user(tmp_path, SWARM_SIM__REQUEST_S="1") as someone:
+    with user(tmp_path, SWARM_SIM__REQUEST_S="1", SWARM_LLM__SLOTS="1") as someone:
         someone.ok("up", "--simulate", "1", "--detach")
         wait_until(lambda: at_work(someone.queue.layout, "brain"), what="a turn of the brain")
-        someone.ok("submit", str(someone.prompts(3)), "--model", "llama3.2:3b")
+        someone.ok("submit", str(someone.prompts(60)), "--model", "llama3.2:3b")
         wait_until(lambda: list(someone.queue.list(TaskState.PROCESSING)), what="work begins")
         for name in stopped:
             kill(someone, name, signal.SIGSTOP)
