@@ -130,7 +130,8 @@ def test_an_error_in_the_middle_puts_the_terminal_back_and_is_told(someone, term
 
 
 def test_in_a_pipe_it_prints_one_look_and_json_is_one_document(someone):
-    plain = someone.ok("top")
-    assert "not running" in plain
-    assert "\x1b" not in plain
-    assert json.loads(someone.ok("top", "--json"))["queue"]["pending"]["total"] == 0
+    plain, document = someone.run("top"), someone.run("top", "--json")
+    assert (plain.returncode, document.returncode) == (3, 3), "nothing is running"
+    assert "not running" in plain.stdout
+    assert "\x1b" not in plain.stdout
+    assert json.loads(document.stdout)["queue"]["pending"]["total"] == 0
