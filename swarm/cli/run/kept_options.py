@@ -38,6 +38,6 @@ def note_if_kept(
 def _say(kept: list[str]) -> None:
     if kept:
         options = ", ".join(f"--{name.removesuffix('_s').replace('_', '-')}" for name in kept)
-        forget = "`swarm queue purge --older-than 0s --state failed`"
+        forget = "`swarm queue purge --older-than 0s --state failed`, which forgets those of all batches,"
         told = f"note: {options}: items submitted before keep theirs; after {forget} failed ones are submitted anew"
         print(told, file=sys.stderr)

@@ -130,8 +130,7 @@ def capacity_for(facts: LoadFacts) -> Capacity:
 
 def _chosen(facts: LoadFacts) -> Capacity:
     if facts.memory_mib == 0:
-        first = _first_on_host(facts) if facts.pooled else 1
-        return _bounded(facts, max(first, facts.remembered, facts.wanted), "the model runs on the CPU")
+        return _on_cpu(facts)
     fits = _fitting(facts)
     most = FIRST_MOST if fits is not None else CAUTIOUS
     asked = facts.wanted or _rung_from(facts.remembered) or most
@@ -217,11 +216,14 @@ def _fitting(facts: LoadFacts) -> int | None:
     return max((level for level in LADDER if level <= fits), default=1)
 
 
-def _first_on_host(facts: LoadFacts) -> int:
-    """For how many a first load is without a card: the other half of the host's memory stays with its programs."""
-    half = None if facts.host_mib is None else facts.host_mib // 2
-    fits = _fitting(msgspec.structs.replace(facts, memory_mib=half))
-    return CAUTIOUS if fits is None else min(FIRST_MOST, fits)
+def _on_cpu(facts: LoadFacts) -> Capacity:
+    """Half of what the weights leave of the host's memory stays with its programs."""
+    weights_mib = int(facts.weights_mib * WEIGHTS_FACTOR)
+    for_model_mib = None if facts.host_mib is None else (facts.host_mib + weights_mib) // 2
+    fits = _fitting(msgspec.structs.replace(facts, memory_mib=for_model_mib))
+    first = FIRST_MOST if fits is not None else CAUTIOUS
+    asked = max(first if facts.pooled else 1, facts.remembered, facts.wanted)
+    return _bounded(facts, asked if fits is None else min(asked, fits), "the model runs on the CPU")
 
 
 def _rung_from(slots: int) -> int:
